@@ -1,0 +1,136 @@
+"""From messages to token ids, and which of those tokens are supervised.
+
+This is the one place that decides it: a model is trained on the content of
+assistant turns and on the token that ends them, and on nothing else. Each
+assistant turn is tokenised apart from the header before it, because that is
+where generation starts from, so a completion in training has the same ids as
+the same completion in sampling.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+Message = dict[str, str]
+ROLES = ("system", "user", "assistant")
+
+
+class ChatTokenizer(Protocol):
+  """What the template needs of a tokenizer."""
+
+  start_of_turn_id: int
+  end_of_turn_id: int
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of plain text."""
+    ...
+
+  def bos_id(self) -> int:
+    """Returns the id that begins a sequence."""
+    ...
+
+  def eos_id(self) -> int:
+    """Returns the id that ends plain text."""
+    ...
+
+
+class Tokens(NamedTuple):
+  """A tokenised sequence.
+
+  Attributes:
+    ids: the token ids.
+    loss_mask: True at the tokens that the model is trained to produce.
+  """
+
+  ids: list[int]
+  loss_mask: list[bool]
+
+
+def check_messages(messages: object) -> list[Message]:
+  """Returns `messages` if it is a conversation the template can render.
+
+  That is: an optional system message first, then user and assistant messages
+  in turn, starting with the user.
+
+  Raises:
+    ValueError: naming the message at fault.
+  """
+  if not isinstance(messages, list) or not messages:
+    raise ValueError("expected a non-empty list of messages")
+  for i, message in enumerate(messages):
+    if (
+      not isinstance(message, dict)
+      or message.get("role") not in ROLES
+      or not isinstance(message.get("content"), str)
+    ):
+      raise ValueError(
+        f"message {i} is not an object with a role ({', '.join(ROLES)}) and a"
+        " content of text"
+      )
+  turns = messages[1:] if messages[0]["role"] == "system" else messages
+  for i, message in enumerate(turns):
+    expected = ROLES[1 + i % 2]
+    if message["role"] != expected:
+      raise ValueError(
+        f"message {i + len(messages) - len(turns)} has the role"
+        f" {message['role']!r} where {expected!r} is due"
+      )
+  if not turns:
+    raise ValueError("there is no user message")
+  return messages
+
+
+def encode_chat(
+  messages: Sequence[Message], tokenizer: ChatTokenizer
+) -> Tokens:
+  """Tokenises a conversation with Gemma's template.
+
+  The template has no system role: a system message goes in front of the first
+  user message, a blank line between them.
+
+  Args:
+    messages: a conversation that `check_messages` accepts. Where the last
+      message is the user's, the header of the model's turn follows it, ready
+      for generation.
+    tokenizer: supplies control ids and the ids of plain text.
+
+  Returns:
+    The ids and which of them are supervised.
+  """
+  newline = tokenizer.encode("\n")
+  ids, loss_mask = [tokenizer.bos_id()], [False]
+
+  def add(tokens: list[int], supervised: bool = False) -> None:
+    ids.extend(tokens)
+    loss_mask.extend([supervised] * len(tokens))
+
+  system = ""
+  for message in messages:
+    role, content = message["role"], message["content"]
+    if role == "system":
+      system = f"{content}\n\n"
+    elif role == "user":
+      add([tokenizer.start_of_turn_id])
+      add(tokenizer.encode(f"user\n{system}{content}"))
+      add([tokenizer.end_of_turn_id] + newline)
+      add([tokenizer.start_of_turn_id] + tokenizer.encode("model\n"))
+      system = ""
+    else:
+      add(tokenizer.encode(content) + [tokenizer.end_of_turn_id], True)
+      add(newline)
+  if messages[-1]["role"] == "assistant":
+    # Nothing after the end of the last turn is read or trained.
+    del ids[-len(newline) :], loss_mask[-len(newline) :]
+  return Tokens(ids, loss_mask)
+
+
+def encode_text(
+  prompt: str, completion: str, tokenizer: ChatTokenizer
+) -> Tokens:
+  """Tokenises plain text without a template; the completion is supervised.
+
+  The two are tokenised apart, and a token that ends the text is supervised
+  too. With an empty prompt this is ordinary language modelling.
+  """
+  head = [tokenizer.bos_id()] + tokenizer.encode(prompt)
+  tail = tokenizer.encode(completion) + [tokenizer.eos_id()]
+  return Tokens(head + tail, [False] * len(head) + [True] * len(tail))

@@ -1,0 +1,161 @@
+"""SentencePiece tokenizers: loading one, and training a tiny one on the spot.
+
+A tokenizer here is what Tunix asks of one (`encode`, `decode`, `bos_id`,
+`eos_id`, `pad_id`) plus the ids of the chat template's control tokens. Control
+tokens are never produced by `encode`: text that spells `<end_of_turn>` stays
+text, so nobody's data can forge a turn.
+"""
+
+from collections.abc import Iterable, Sequence
+import hashlib
+import io
+import pathlib
+
+import sentencepiece
+
+from tunix_ttt import errors
+from tunix_ttt.language import prompts
+
+START_OF_TURN = "<start_of_turn>"
+END_OF_TURN = "<end_of_turn>"
+
+# Tokens of the two observation formats that are worth one id each, so that a
+# board costs few tokens and a coordinate is never split or merged.
+_GRID_SYMBOLS = (
+  *(f"[{c}]|" for c in prompts.COORDINATES if c[1] != "3"),
+  *(f"[{c}]" for c in prompts.COORDINATES if c[1] == "3"),
+  *(f" {mark}  |" for mark in "XO"),
+  *(f" {mark}" for mark in "XO"),
+  *prompts.COORDINATES,
+  *(f", {c}" for c in prompts.COORDINATES),
+  prompts.ROW_SEPARATOR,
+  "<think>",
+  "</think>",
+  "<move>",
+  "</move>",
+)
+_TURN_SYMBOLS = ("user\n", "model\n", "\n")
+_TOKEN_BOARD_SYMBOLS = (
+  *(f"<|{row}-{column}|>" for row in range(3) for column in range(3)),
+  *(f"<|{name}|>" for name in ("X", "O", "blank")),
+  *(f"<|board_{edge}|>" for edge in ("start", "end")),
+  *(f"<|{name}|>" for name in ("player", "turn", "symbol", "move", "end")),
+  "<player_think>",
+  "</player_think>",
+)
+SYMBOLS = _GRID_SYMBOLS + _TOKEN_BOARD_SYMBOLS + _TURN_SYMBOLS
+
+# Control, byte and user-defined pieces; below this nothing is left to learn.
+MIN_VOCAB_SIZE = 6 + 256 + len(SYMBOLS) + 64
+
+
+class SentencePieceTokenizer:
+  """A SentencePiece model with Gemma's control tokens.
+
+  Attributes:
+    start_of_turn_id: opens a turn.
+    end_of_turn_id: closes a turn; generation stops on it.
+    vocab_size: number of pieces.
+    digest: SHA-256 of the serialised model, in hexadecimal.
+  """
+
+  def __init__(self, model: bytes, source: str = "the tokenizer"):
+    """Reads a serialised SentencePiece model.
+
+    Raises:
+      errors.UserError: if it is no such model or lacks a control token;
+        `source` says whose it is.
+    """
+    self._model = model
+    self._processor = sentencepiece.SentencePieceProcessor()
+    try:
+      self._processor.LoadFromSerializedProto(model)
+    except (RuntimeError, ValueError) as error:
+      raise errors.UserError(
+        f"{source}: not a SentencePiece model ({error})"
+      ) from None
+    self.vocab_size: int = self._processor.GetPieceSize()
+    self.digest = hashlib.sha256(model).hexdigest()
+    self.start_of_turn_id = self._control_id(START_OF_TURN, source)
+    self.end_of_turn_id = self._control_id(END_OF_TURN, source)
+
+  def _control_id(self, piece: str, source: str) -> int:
+    token = self._processor.PieceToId(piece)
+    if token == self._processor.unk_id():
+      raise errors.UserError(f"{source}: has no token {piece}")
+    return token
+
+  @classmethod
+  def load(cls, path: pathlib.Path) -> "SentencePieceTokenizer":
+    """Reads a `tokenizer.model` file."""
+    try:
+      model = path.read_bytes()
+    except OSError as error:
+      raise errors.UserError(f"{path}: {error.strerror}") from None
+    return cls(model, str(path))
+
+  def serialize(self) -> bytes:
+    """Returns the bytes of the SentencePiece model."""
+    return self._model
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of plain text, without control tokens."""
+    return self._processor.EncodeAsIds(text)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; control tokens vanish."""
+    return self._processor.DecodeIds([int(i) for i in ids])
+
+  def bos_id(self) -> int:
+    """Returns the id that begins every sequence."""
+    return self._processor.bos_id()
+
+  def eos_id(self) -> int:
+    """Returns the id that ends plain text."""
+    return self._processor.eos_id()
+
+  def pad_id(self) -> int:
+    """Returns the id that fills up batches."""
+    return self._processor.pad_id()
+
+
+def train_tokenizer(
+  texts: Iterable[str], vocab_size: int
+) -> SentencePieceTokenizer:
+  """Trains a byte-fallback BPE tokenizer that reproduces any text exactly.
+
+  Pieces may span words, so that a phrase which recurs in every prompt becomes
+  a token or two; `SYMBOLS` are never merged with anything.
+
+  Args:
+    texts: what to learn pieces from, in a fixed order.
+    vocab_size: pieces at the most, `MIN_VOCAB_SIZE` at the least; fewer where
+      the texts have no more to learn.
+  """
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.Train(
+    sentence_iterator=iter(texts),
+    model_writer=model,
+    model_type="bpe",
+    vocab_size=vocab_size,
+    hard_vocab_limit=False,
+    byte_fallback=True,
+    character_coverage=1.0,
+    split_by_whitespace=False,
+    split_by_number=False,
+    split_by_unicode_script=False,
+    max_sentencepiece_length=64,
+    max_sentence_length=1 << 20,
+    normalization_rule_name="identity",
+    add_dummy_prefix=False,
+    remove_extra_whitespaces=False,
+    control_symbols=[START_OF_TURN, END_OF_TURN],
+    user_defined_symbols=[s.replace(" ", "\u2581") for s in SYMBOLS],
+    pad_id=0,
+    eos_id=1,
+    bos_id=2,
+    unk_id=3,
+    num_threads=1,
+    minloglevel=2,
+  )
+  return SentencePieceTokenizer(model.getvalue())

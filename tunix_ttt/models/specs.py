@@ -1,0 +1,182 @@
+"""Model architectures by name, built from Tunix's own model classes."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+import zlib
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tunix.models.gemma3 import model as gemma3
+from tunix.models.qwen2 import model as qwen2
+
+# Modules that write into the residual stream.
+_OUTPUT_MODULES = ("o_proj", "attn_vec_einsum", "down_proj")
+_EMBEDDING_STDDEV = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+  """The architecture of a model: all that is needed to build it.
+
+  Attributes:
+    family: `qwen2.5` or `gemma3`.
+    vocab_size: rows of the (tied) embedding.
+    num_layers: decoder layers.
+    embed_dim: width of the residual stream.
+    hidden_dim: width of the feed-forward layers.
+    num_heads: query heads.
+    num_kv_heads: key and value heads; divides `num_heads`.
+    head_dim: width of a head; even.
+    sliding_window: tokens that a local layer of Gemma 3 looks back on.
+    dtype: of parameters and computation.
+  """
+
+  family: str
+  vocab_size: int
+  num_layers: int
+  embed_dim: int
+  hidden_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  sliding_window: int | None = None
+  dtype: str = "float32"
+
+  def build(self, seed: int = 0) -> nnx.Module:
+    """Returns the model with Tunix's own initial values; see `initialize`.
+
+    Under `nnx.eval_shape` it has shapes and no values.
+    """
+    return _BUILDERS[self.family](self, nnx.Rngs(seed))
+
+
+def _build_qwen2(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
+  dtype = jnp.dtype(spec.dtype)
+  config = qwen2.ModelConfig(
+    num_layers=spec.num_layers,
+    vocab_size=spec.vocab_size,
+    embed_dim=spec.embed_dim,
+    hidden_dim=spec.hidden_dim,
+    num_heads=spec.num_heads,
+    head_dim=spec.head_dim,
+    num_kv_heads=spec.num_kv_heads,
+    rope_theta=10_000,
+    norm_eps=1e-6,
+    use_tied_embedding=True,
+    dtype=dtype,
+    param_dtype=dtype,
+  )
+  return qwen2.Qwen2(config, rngs=rngs)
+
+
+def _build_gemma3(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
+  config = gemma3.ModelConfig(
+    num_layers=spec.num_layers,
+    num_embed=spec.vocab_size,
+    embed_dim=spec.embed_dim,
+    hidden_dim=spec.hidden_dim,
+    num_heads=spec.num_heads,
+    head_dim=spec.head_dim,
+    num_kv_heads=spec.num_kv_heads,
+    sliding_window_size=spec.sliding_window,
+    param_dtype=jnp.dtype(spec.dtype),
+  )
+  return gemma3.Gemma3(config, rngs=rngs)
+
+
+_BUILDERS: dict[str, Callable[[ModelSpec, nnx.Rngs], nnx.Module]] = {
+  "qwen2.5": _build_qwen2,
+  "gemma3": _build_gemma3,
+}
+
+# Architectures to train from scratch; the tokenizer decides `vocab_size`.
+TINY_MODELS: dict[str, dict[str, Any]] = {
+  "tiny-qwen2.5": dict(
+    family="qwen2.5",
+    num_layers=3,
+    embed_dim=96,
+    hidden_dim=256,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=24,
+  ),
+  # Six layers, because Gemma 3 has a global layer after every five local ones.
+  "tiny-gemma3": dict(
+    family="gemma3",
+    num_layers=6,
+    embed_dim=64,
+    hidden_dim=192,
+    num_heads=4,
+    num_kv_heads=1,
+    head_dim=24,
+    sliding_window=512,
+  ),
+}
+
+
+def parameters(module: nnx.Module, kind: Any = nnx.Param) -> dict[str, Any]:
+  """Lists a model's parameters by dotted path, in path order.
+
+  Args:
+    module: the model, with values or (from `nnx.eval_shape`) without.
+    kind: the variable type, `nnx.Param` for all and `nnx.LoRAParam` for an
+      adapter's.
+  """
+  flat = nnx.to_flat_state(nnx.state(module, kind))
+  return {".".join(map(str, path)): leaf.get_value() for path, leaf in flat}
+
+
+def with_parameters(
+  module: nnx.Module, values: dict[str, jax.Array]
+) -> nnx.Module:
+  """Returns a copy of `module` whose parameters are `values` (see `parameters`).
+
+  Args:
+    module: a model; one without values, from `nnx.eval_shape`, will do.
+    values: a value for each of its parameters.
+  """
+  graphdef, state = nnx.split(module)
+  flat = [
+    (path, leaf.replace(values[".".join(map(str, path))]))
+    for path, leaf in nnx.to_flat_state(state)
+  ]
+  return nnx.merge(graphdef, nnx.from_flat_state(flat))
+
+
+def initialize(spec: ModelSpec, seed: int) -> nnx.Module:
+  """Returns a model from scratch with values that train.
+
+  Tunix's modules are made for loading weights: their feed-forward kernels
+  start at zero, which never get a gradient, and embeddings at unit variance.
+  Here kernels are normal with variance 1 / fan-in; those that write into the
+  residual stream are smaller by sqrt(2 * layers), as in GPT-2 (Radford et al.,
+  2019, section 2.3). Norms and biases keep Tunix's ones and zeros. Each value
+  depends on the seed and the parameter's name alone.
+  """
+  abstract = nnx.eval_shape(spec.build)
+  values = {
+    name: jnp.asarray(_initial_value(seed, name, shape, spec), shape.dtype)
+    for name, shape in parameters(abstract).items()
+  }
+  return with_parameters(abstract, values)
+
+
+def _initial_value(
+  seed: int, name: str, shape: jax.ShapeDtypeStruct, spec: ModelSpec
+) -> np.ndarray:
+  if len(shape.shape) == 1:
+    # RMSNorm of Qwen multiplies by `w`; Gemma's by 1 + `scale`.
+    return np.full(shape.shape, float(name.endswith("norm.w")), np.float32)
+  if name.endswith("input_embedding"):
+    stddev = _EMBEDDING_STDDEV
+  elif name.split(".")[-2] in _OUTPUT_MODULES:
+    fan_in = shape.size // spec.embed_dim
+    stddev = (fan_in * 2 * spec.num_layers) ** -0.5
+  else:
+    stddev = spec.embed_dim**-0.5
+  # NumPy rather than JAX: drawing needs no program compiled for each shape.
+  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+  return stddev * rng.standard_normal(shape.shape, np.float32)
