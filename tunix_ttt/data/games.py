@@ -1,5 +1,6 @@
 """Expert games: the solver against a random opponent, played in one batch."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,9 @@ import numpy as np
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
+from tunix_ttt.language import chat
+from tunix_ttt.language import prompts
+from tunix_ttt.language import thoughts as thoughts_lib
 
 # The agent moves at most five times, as X on an empty board.
 MAX_TURNS = (rules.NUM_CELLS + 1) // 2
@@ -35,35 +39,34 @@ class Games(NamedTuple):
 
 
 def expert_games(
-  seed: int, num_games: int, max_opening_plies: int = 0
+  seed: int, num_games: int, random_starts: float = 0.0
 ) -> Games:
   """Plays the solver's preferred moves against a uniformly random opponent.
 
-  The agent is X in every other game. A game may begin past the empty board,
-  after random moves of both sides, so that the expert is also seen where it
-  would never have led itself.
+  The agent is X in every other game. A game may begin on a random position
+  instead of the empty board, so that the expert is also seen where it would
+  never have led itself.
 
   Args:
-    seed: of the opponent's and the openings' luck.
+    seed: of the opponent's and the positions' luck.
     num_games: how many games.
-    max_opening_plies: each game's opening has a random number of moves from
-      none to this many, fewer where one more would end the game.
+    random_starts: probability that a game starts on a reachable position, each
+      as likely as any other, instead of the empty board.
   """
   agent = env_lib.starting_marks("mixed", num_games)
   keys = jax.random.split(jax.random.key(seed), num_games)
-  played = _play(keys, agent, max_opening_plies)
+  played = _play(keys, agent, random_starts)
   return Games(np.asarray(agent), *(np.asarray(a) for a in played))
 
 
-@jax.jit(static_argnums=2)
-def _play(keys: jax.Array, agent: jax.Array, max_opening_plies: int):
+@jax.jit
+def _play(keys: jax.Array, agent: jax.Array, random_starts: float):
   env = env_lib.TicTacToe(opponent=opponents.uniform_random)
 
   def game(key: jax.Array, agent: jax.Array):
-    opening_key, luck_key, expert_key = jax.random.split(key, 3)
-    board, last = _opening(opening_key, max_opening_plies)
-    mine = jnp.asarray(rules.side_to_move())[board] == agent
-    state = env.init(luck_key, agent, board, jnp.where(mine, last, -1))
+    start_key, luck_key, expert_key = jax.random.split(key, 3)
+    board, last_move = _start(start_key, agent, random_starts)
+    state = env.init(luck_key, agent, board, last_move)
 
     def turn(state: env_lib.State, _):
       action = opponents.preferred(expert_key, state.board)
@@ -81,24 +84,50 @@ def _play(keys: jax.Array, agent: jax.Array, max_opening_plies: int):
   return jax.vmap(game)(keys, agent)
 
 
-def _opening(key: jax.Array, max_plies: int) -> tuple[jax.Array, jax.Array]:
-  """Plays random moves that do not end the game; the board and last cell."""
-  length_key, move_key = jax.random.split(key)
-  length = jax.random.randint(length_key, (), 0, max_plies + 1)
-  ongoing = jnp.asarray(rules.winners() == rules.NO_WINNER)
-  after_move = jnp.asarray(rules.successors())
+def _start(
+  key: jax.Array, agent: jax.Array, random_starts: float
+) -> tuple[jax.Array, jax.Array]:
+  """Draws a board on which `agent` is to move, and the move before it."""
+  random_key, board_key, last_key = jax.random.split(key, 3)
+  boards = [rules.positions(mark) for mark in (rules.X, rules.O)]
+  size = jnp.array([len(b) for b in boards])[agent - rules.X]
+  table = np.stack([np.resize(b, max(map(len, boards))) for b in boards])
+  n = jax.random.randint(board_key, (), 0, size)
+  drawn = jnp.asarray(table)[agent - rules.X, n]
+  is_random = jax.random.uniform(random_key) < random_starts
+  board = jnp.where(is_random, drawn, rules.EMPTY_BOARD)
+  theirs = (jnp.asarray(rules.cells())[board] != rules.EMPTY) & (
+    jnp.asarray(rules.cells())[board] != agent
+  )
+  mask = (theirs << jnp.arange(rules.NUM_CELLS)).sum()
+  return board, opponents.choose(last_key, mask)
 
-  def ply(carry, i):
-    board, last, stopped = carry
-    cell = opponents.uniform_random(jax.random.fold_in(move_key, i), board)
-    after = after_move[board, cell]
-    stopped = stopped | (i >= length) | ~ongoing[after]
-    return (
-      jnp.where(stopped, board, after),
-      jnp.where(stopped, last, cell),
-      stopped,
-    ), None
 
-  start = (jnp.int32(rules.EMPTY_BOARD), jnp.int32(-1), jnp.array(False))
-  (board, last, _), _ = jax.lax.scan(ply, start, jnp.arange(max_plies))
-  return board, last
+def conversations(
+  games: Games, *, context: str, thoughts: bool
+) -> Iterator[list[chat.Message]]:
+  """Yields the games as conversations, in order.
+
+  Args:
+    games: what was played.
+    context: `board` for one conversation of each position, `full` for one of
+      each game.
+    thoughts: whether an answer explains its move first.
+  """
+  system = chat.message("system", prompts.system_prompt(thoughts=thoughts))
+  for n, agent in enumerate(games.agent.tolist()):
+    turns = []
+    for t in np.flatnonzero(games.played[n]):
+      board, cell = int(games.boards[n, t]), int(games.actions[n, t])
+      last_move = int(games.last_moves[n, t])
+      observation = prompts.render_observation(
+        board, agent, None if last_move < 0 else last_move
+      )
+      thought = thoughts_lib.explain_move(board, cell) if thoughts else None
+      turns += [
+        chat.message("user", observation),
+        chat.message("assistant", prompts.render_answer(cell, thought)),
+      ]
+    step = 2 if context == "board" else len(turns) or 1
+    for start in range(0, len(turns), step):
+      yield [system, *turns[start : start + step]]

@@ -97,6 +97,18 @@ def reachable() -> np.ndarray:
   return seen
 
 
+def positions(mark: int | None = None) -> np.ndarray:
+  """Lists the reachable boards that are not over, in ascending order.
+
+  Args:
+    mark: only those on which this side is to move; all of them where None.
+  """
+  ongoing = reachable() & (legal_masks() > 0)
+  if mark is not None:
+    ongoing &= side_to_move() == mark
+  return np.flatnonzero(ongoing).astype(np.int32)
+
+
 @functools.cache
 def successors() -> np.ndarray:
   """The board after each move of the side to move: int32 [NUM_BOARDS, 9].

@@ -45,6 +45,11 @@ class Tokens(NamedTuple):
   loss_mask: list[bool]
 
 
+def message(role: str, content: str) -> Message:
+  """Returns one message of a conversation."""
+  return {"role": role, "content": content}
+
+
 def check_messages(messages: object) -> list[Message]:
   """Returns `messages` if it is a conversation the template can render.
 
@@ -56,31 +61,34 @@ def check_messages(messages: object) -> list[Message]:
   """
   if not isinstance(messages, list) or not messages:
     raise ValueError("expected a non-empty list of messages")
-  for i, message in enumerate(messages):
+  for i, item in enumerate(messages):
     if (
-      not isinstance(message, dict)
-      or message.get("role") not in ROLES
-      or not isinstance(message.get("content"), str)
+      not isinstance(item, dict)
+      or item.get("role") not in ROLES
+      or not isinstance(item.get("content"), str)
     ):
       raise ValueError(
         f"message {i} is not an object with a role ({', '.join(ROLES)}) and a"
         " content of text"
       )
-  turns = messages[1:] if messages[0]["role"] == "system" else messages
-  for i, message in enumerate(turns):
-    expected = ROLES[1 + i % 2]
-    if message["role"] != expected:
+  first = int(messages[0]["role"] == "system")
+  for i, item in enumerate(messages[first:]):
+    due = ROLES[1 + i % 2]
+    if item["role"] != due:
       raise ValueError(
-        f"message {i + len(messages) - len(turns)} has the role"
-        f" {message['role']!r} where {expected!r} is due"
+        f"message {i + first} has the role {item['role']!r} where {due!r} is"
+        " due"
       )
-  if not turns:
+  if len(messages) == first:
     raise ValueError("there is no user message")
   return messages
 
 
 def encode_chat(
-  messages: Sequence[Message], tokenizer: ChatTokenizer
+  messages: Sequence[Message],
+  tokenizer: ChatTokenizer,
+  *,
+  supervised_from: int = 0,
 ) -> Tokens:
   """Tokenises a conversation with Gemma's template.
 
@@ -92,6 +100,7 @@ def encode_chat(
       message is the user's, the header of the model's turn follows it, ready
       for generation.
     tokenizer: supplies control ids and the ids of plain text.
+    supervised_from: assistant messages before this index are context only.
 
   Returns:
     The ids and which of them are supervised.
@@ -104,8 +113,8 @@ def encode_chat(
     loss_mask.extend([supervised] * len(tokens))
 
   system = ""
-  for message in messages:
-    role, content = message["role"], message["content"]
+  for i, turn in enumerate(messages):
+    role, content = turn["role"], turn["content"]
     if role == "system":
       system = f"{content}\n\n"
     elif role == "user":
@@ -115,7 +124,8 @@ def encode_chat(
       add([tokenizer.start_of_turn_id] + tokenizer.encode("model\n"))
       system = ""
     else:
-      add(tokenizer.encode(content) + [tokenizer.end_of_turn_id], True)
+      answer = tokenizer.encode(content) + [tokenizer.end_of_turn_id]
+      add(answer, i >= supervised_from)
       add(newline)
   if messages[-1]["role"] == "assistant":
     # Nothing after the end of the last turn is read or trained.

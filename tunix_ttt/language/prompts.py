@@ -4,6 +4,7 @@ Text only: no tokens, no model. A cell is written as a row letter and a column
 digit, A1 at the top left to C3 at the bottom right.
 """
 
+from collections.abc import Sequence
 import re
 from typing import NamedTuple
 
@@ -12,6 +13,11 @@ from tunix_ttt.game import rules
 MARK_NAMES = {rules.X: "X", rules.O: "O"}
 COORDINATES = tuple(row + column for row in "ABC" for column in "123")
 ROW_SEPARATOR = "\n----+----+----\n"
+
+# The parts of an observation that are the same on every board.
+LAST_MOVE, BOARD = "Opponent played ", "Board:\n"
+MOVES, MOVE_SEPARATOR = "\nAvailable moves: ", ", "
+TO_MOVE = {mark: f"\nYou are {name}. Your move?" for mark, name in MARK_NAMES.items()}
 
 _RULES = (
   "You are playing tic-tac-toe. Rows are A, B, C from the top, columns 1, 2, 3"
@@ -60,15 +66,19 @@ def system_prompt(*, thoughts: bool = True) -> str:
   return _RULES + (_WITH_THOUGHT if thoughts else _WITHOUT_THOUGHT)
 
 
+def render_row(row: int, marks: Sequence[int]) -> str:
+  """Draws one row (0 to 2) of a board that holds these three marks."""
+  drawn = [
+    f" {MARK_NAMES[mark]}  " if mark else f"[{COORDINATES[3 * row + column]}]"
+    for column, mark in enumerate(marks)
+  ]
+  return "|".join(drawn).rstrip()
+
+
 def render_grid(board: int) -> str:
   """Draws a board; a free cell shows its coordinate in brackets."""
-  marks = rules.cells()[board]
-  drawn = [
-    f"[{COORDINATES[c]}]" if marks[c] == rules.EMPTY else f" {MARK_NAMES[m]}  "
-    for c, m in enumerate(marks.tolist())
-  ]
-  rows = ["|".join(drawn[i : i + 3]).rstrip() for i in (0, 3, 6)]
-  return ROW_SEPARATOR.join(rows)
+  rows = rules.cells()[board].reshape(3, 3).tolist()
+  return ROW_SEPARATOR.join(render_row(i, row) for i, row in enumerate(rows))
 
 
 def render_observation(
@@ -84,14 +94,15 @@ def render_observation(
   Returns:
     The opponent's last move, the grid, the free cells and the player's mark.
   """
-  lines = []
-  if last_move is not None:
-    lines.append(f"Opponent played {coordinate(last_move)}.")
   free = rules.mask_to_cells(int(rules.legal_masks()[board]))
-  lines.append(f"Board:\n{render_grid(board)}")
-  lines.append(f"Available moves: {', '.join(map(coordinate, free))}")
-  lines.append(f"You are {MARK_NAMES[agent]}. Your move?")
-  return "\n".join(lines)
+  return "".join((
+    "" if last_move is None else f"{LAST_MOVE}{coordinate(last_move)}.\n",
+    BOARD,
+    render_grid(board),
+    MOVES,
+    MOVE_SEPARATOR.join(map(coordinate, free)),
+    TO_MOVE[agent],
+  ))
 
 
 def render_answer(cell: int, thought: str | None = None) -> str:

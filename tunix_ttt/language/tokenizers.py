@@ -9,32 +9,42 @@ text, so nobody's data can forge a turn.
 from collections.abc import Iterable, Sequence
 import hashlib
 import io
+import itertools
 import pathlib
 
 import sentencepiece
 
 from tunix_ttt import errors
+from tunix_ttt.game import rules
 from tunix_ttt.language import prompts
 
 START_OF_TURN = "<start_of_turn>"
 END_OF_TURN = "<end_of_turn>"
 
-# Tokens of the two observation formats that are worth one id each, so that a
-# board costs few tokens and a coordinate is never split or merged.
+_ROWS = tuple(
+  prompts.render_row(row, marks) + (prompts.ROW_SEPARATOR if row < 2 else "")
+  for row in range(3)
+  for marks in itertools.product((rules.EMPTY, rules.X, rules.O), repeat=3)
+)
+
+# What recurs in observations and answers is worth one token each: a whole row
+# of the grid, a coordinate, a fixed phrase. A board then costs about 20 tokens
+# and a tiny model spends its few layers on the game, not on spelling.
 _GRID_SYMBOLS = (
-  *(f"[{c}]|" for c in prompts.COORDINATES if c[1] != "3"),
-  *(f"[{c}]" for c in prompts.COORDINATES if c[1] == "3"),
-  *(f" {mark}  |" for mark in "XO"),
-  *(f" {mark}" for mark in "XO"),
+  *(prompts.system_prompt(thoughts=thoughts) for thoughts in (True, False)),
+  prompts.LAST_MOVE,
+  prompts.BOARD,
+  ".\n" + prompts.BOARD,
+  *_ROWS,
+  prompts.MOVES,
   *prompts.COORDINATES,
-  *(f", {c}" for c in prompts.COORDINATES),
-  prompts.ROW_SEPARATOR,
+  *(prompts.MOVE_SEPARATOR + c for c in prompts.COORDINATES),
+  *prompts.TO_MOVE.values(),
   "<think>",
   "</think>",
   "<move>",
   "</move>",
 )
-_TURN_SYMBOLS = ("user\n", "model\n", "\n")
 _TOKEN_BOARD_SYMBOLS = (
   *(f"<|{row}-{column}|>" for row in range(3) for column in range(3)),
   *(f"<|{name}|>" for name in ("X", "O", "blank")),
@@ -43,10 +53,14 @@ _TOKEN_BOARD_SYMBOLS = (
   "<player_think>",
   "</player_think>",
 )
-SYMBOLS = _GRID_SYMBOLS + _TOKEN_BOARD_SYMBOLS + _TURN_SYMBOLS
+_TURN_SYMBOLS = ("user\n", "model\n", "\n\n", "\n")
+# Rows A and B look the same when they are full.
+SYMBOLS = tuple(
+  dict.fromkeys(_GRID_SYMBOLS + _TOKEN_BOARD_SYMBOLS + _TURN_SYMBOLS)
+)
 
-# Control, byte and user-defined pieces; below this nothing is left to learn.
-MIN_VOCAB_SIZE = 6 + 256 + len(SYMBOLS) + 64
+# The least that leaves room, after control and byte pieces, to learn some.
+MIN_VOCAB_SIZE = 512
 
 
 class SentencePieceTokenizer:
@@ -150,6 +164,7 @@ def train_tokenizer(
     add_dummy_prefix=False,
     remove_extra_whitespaces=False,
     control_symbols=[START_OF_TURN, END_OF_TURN],
+    # SentencePiece matches symbols after it has rewritten spaces.
     user_defined_symbols=[s.replace(" ", "\u2581") for s in SYMBOLS],
     pad_id=0,
     eos_id=1,

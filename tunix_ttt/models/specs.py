@@ -12,8 +12,10 @@ import numpy as np
 from tunix.models.gemma3 import model as gemma3
 from tunix.models.qwen2 import model as qwen2
 
+from tunix_ttt import errors
+
 # Modules that write into the residual stream.
-_OUTPUT_MODULES = ("o_proj", "attn_vec_einsum", "down_proj")
+OUTPUT_MODULES = ("o_proj", "attn_vec_einsum", "down_proj")
 _EMBEDDING_STDDEV = 0.05
 
 
@@ -117,6 +119,20 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+def check_shape(shape: dict[str, Any]) -> None:
+  """Raises a UserError if the sizes of a model do not fit one another."""
+  heads, kv_heads = shape["num_heads"], shape["num_kv_heads"]
+  if heads % kv_heads:
+    raise errors.UserError(
+      f"model.num_kv_heads: {kv_heads} does not divide num_heads = {heads}"
+    )
+  if shape["head_dim"] % 2:
+    raise errors.UserError(
+      f"model.head_dim: {shape['head_dim']} is odd; rotary embeddings need"
+      " pairs"
+    )
+
+
 def parameters(module: nnx.Module, kind: Any = nnx.Param) -> dict[str, Any]:
   """Lists a model's parameters by dotted path, in path order.
 
@@ -172,7 +188,7 @@ def _initial_value(
     return np.full(shape.shape, float(name.endswith("norm.w")), np.float32)
   if name.endswith("input_embedding"):
     stddev = _EMBEDDING_STDDEV
-  elif name.split(".")[-2] in _OUTPUT_MODULES:
+  elif name.split(".")[-2] in OUTPUT_MODULES:
     fan_in = shape.size // spec.embed_dim
     stddev = (fan_in * 2 * spec.num_layers) ** -0.5
   else:

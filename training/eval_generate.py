@@ -1,0 +1,62 @@
+"""Lets a model answer an evalset, and scores the answers."""
+
+import argparse
+import pathlib
+
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
+from tunix_ttt import files
+from tunix_ttt.evaluate import answers as answers_lib
+from tunix_ttt.evaluate import evalsets
+
+
+def _parse() -> argparse.Namespace:
+  parser = cli.parser(
+    __doc__ or "",
+    "python training/eval_generate.py --model base --config"
+    " configs/sft_tiny.yaml --eval-set evalsets/tictactoe_v1.jsonl --output"
+    " eval_before.jsonl",
+  )
+  parser.add_argument(
+    "--model",
+    required=True,
+    help="base, for the model that the config starts from, or a checkpoint"
+    " such as RUN/checkpoint-final",
+  )
+  cli.add_config(parser)
+  parser.add_argument(
+    "--eval-set", type=pathlib.Path, required=True, help="JSONL of questions"
+  )
+  parser.add_argument(
+    "--output", type=pathlib.Path, required=True, help="JSONL to write"
+  )
+  parser.add_argument(
+    "--seed", type=cli.count, help="of the samples, in place of the config's"
+  )
+  parser.add_argument(
+    "--max-examples",
+    type=cli.positive,
+    help="answer only this many, from the start of the evalset",
+  )
+  return parser.parse_args()
+
+
+def main() -> None:
+  """Parses the flags, answers and writes."""
+  flags = _parse()
+  config = config_lib.load(config_lib.SFTConfig, flags.config, flags.set)
+  items = evalsets.load(flags.eval_set)[: flags.max_examples]
+  files.check_absent(flags.output)
+  cli.require_tunix()
+  seed = config.seed if flags.seed is None else flags.seed
+  answers = list(answers_lib.generate(flags.model, config, items, seed))
+  answers_lib.write(answers, flags.output)
+  right = sum(answer.score for answer in answers)
+  print(
+    f"{flags.model}: {right} of {len(answers)} right"
+    f" ({right / len(answers):.3f}); {flags.output}"
+  )
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,46 @@
+"""Checks evalsets, and makes the one of tic-tac-toe positions."""
+
+import argparse
+import collections
+import pathlib
+
+from tunix_ttt import cli
+from tunix_ttt import files
+from tunix_ttt.evaluate import evalsets
+
+
+def _parse() -> argparse.Namespace:
+  parser = cli.parser(
+    __doc__ or "",
+    "python training/evalset.py validate evalsets/tictactoe_v1.jsonl",
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+  validate = commands.add_parser("validate", help="check evalsets")
+  validate.add_argument("files", type=pathlib.Path, nargs="+")
+  make = commands.add_parser(
+    "make-tictactoe", help="write every position, one of each symmetric form"
+  )
+  make.add_argument("--output", type=pathlib.Path, required=True)
+  make.add_argument(
+    "--seed", type=cli.count, default=0, help="which of the symmetric forms"
+  )
+  return parser.parse_args()
+
+
+def main() -> None:
+  """Parses the flags and checks or writes."""
+  flags = _parse()
+  if flags.command == "make-tictactoe":
+    files.check_absent(flags.output)
+    rows = evalsets.tictactoe_rows(flags.seed)
+    text = "".join(files.to_json(row) + "\n" for row in rows)
+    files.write_text(flags.output, text)
+    flags.files = [flags.output]
+  for path in flags.files:
+    sections = collections.Counter(i.section for i in evalsets.load(path))
+    counts = ", ".join(f"{name} {n}" for name, n in sections.items())
+    print(f"{path}: {sections.total()} items ({counts})")
+
+
+if __name__ == "__main__":
+  cli.run(main)

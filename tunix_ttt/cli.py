@@ -1,0 +1,91 @@
+"""What the scripts share: flags, and mistakes told in one message."""
+
+import argparse
+from collections.abc import Callable, Sequence
+import importlib.metadata
+import pathlib
+import sys
+
+from tunix_ttt import errors
+
+_TUNIX = "google-tunix"
+_TUNIX_VERSION = "0.1.7"
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a script: a mistake in the input is a message and exit code 2."""
+  try:
+    main()
+  except errors.UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
+
+
+def parser(description: str, example: str) -> argparse.ArgumentParser:
+  """Returns a parser whose help ends with an example."""
+  return argparse.ArgumentParser(
+    description=description,
+    epilog=f"example: {example}",
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+
+
+def add_config(arguments: argparse.ArgumentParser) -> None:
+  """Adds `--config` and `--set`."""
+  arguments.add_argument(
+    "--config", type=pathlib.Path, required=True, help="YAML file of settings"
+  )
+  arguments.add_argument(
+    "--set",
+    action="append",
+    default=[],
+    metavar="KEY=VALUE",
+    help="replace a setting, as in --set training.max_steps=50; repeatable",
+  )
+
+
+def positive(text: str) -> int:
+  """Parses a whole number of at least 1, for argparse."""
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f"must be at least 1, found {value}")
+  return value
+
+
+def count(text: str) -> int:
+  """Parses a whole number of at least 0, for argparse."""
+  value = int(text)
+  if value < 0:
+    raise argparse.ArgumentTypeError(f"must be at least 0, found {value}")
+  return value
+
+
+def require_tunix() -> None:
+  """Raises a UserError, saying how to install it, where Tunix is missing."""
+  install = f"run: pip install {_TUNIX}=={_TUNIX_VERSION}"
+  try:
+    found = importlib.metadata.version(_TUNIX)
+  except importlib.metadata.PackageNotFoundError:
+    raise errors.UserError(
+      f"Tunix is not installed; {install} (the package named tunix is another"
+      " and empty)"
+    ) from None
+  if found != _TUNIX_VERSION:
+    raise errors.UserError(
+      f"tunix_ttt works with {_TUNIX} {_TUNIX_VERSION}, found {found};"
+      f" {install}"
+    )
+
+
+def overrides(
+  assignments: Sequence[str], **values: object
+) -> list[str]:
+  """Returns `--set` assignments, with those that other flags stand for."""
+  keys = {key.replace("__", "."): value for key, value in values.items()}
+  return [
+    *assignments,
+    *(f"{key}={value}" for key, value in keys.items() if value is not None),
+  ]

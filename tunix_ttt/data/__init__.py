@@ -1,0 +1,1 @@
+"""Training data: generated games, row formats, batches."""

@@ -1,0 +1,214 @@
+"""The delta report: what training changed, in Markdown."""
+
+from collections.abc import Iterable, Sequence
+import html
+import pathlib
+from typing import NamedTuple
+
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt.evaluate import answers as answers_lib
+from tunix_ttt.evaluate import statistics
+
+Answers = dict[str, answers_lib.Answer]
+
+_HEADER = (
+  "| section | items | before | after | change | 95% CI of the change | p |"
+  " wrong → right | right → wrong |\n"
+  "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+class Pair(NamedTuple):
+  """The answers to one item."""
+
+  before: answers_lib.Answer
+  after: answers_lib.Answer
+
+  @property
+  def flip(self) -> int:
+    """1 if training made the answer right, -1 if wrong, else 0."""
+    return self.after.score - self.before.score
+
+
+def pair(
+  before: Answers, after: Answers, names: tuple[str, str]
+) -> list[Pair]:
+  """Pairs answers by item.
+
+  Args:
+    before: answers by item id.
+    after: answers by item id.
+    names: the files they come from, for messages.
+
+  Raises:
+    errors.UserError: if an item is in one of them only, or differs.
+  """
+  for ours, theirs, there, missing in (
+    (before, after, *names),
+    (after, before, *reversed(names)),
+  ):
+    lone = sorted(ours.keys() - theirs.keys())
+    if lone:
+      raise errors.UserError(
+        f"{missing}: has no answer to {', '.join(lone[:3])}"
+        f"{f' and {len(lone) - 3} more' if len(lone) > 3 else ''}, which"
+        f" {there} answers; generate both from the same evalset"
+      )
+  pairs = [Pair(answer, after[key]) for key, answer in before.items()]
+  for b, a in pairs:
+    for field in ("prompt", "expected_answer", "match", "section"):
+      if getattr(b, field) != getattr(a, field):
+        raise errors.UserError(
+          f"{names[1]}: the item {a.id!r} has another {field} than in"
+          f" {names[0]}; generate both from the same evalset"
+        )
+  return pairs
+
+
+def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
+  """Returns the report.
+
+  Args:
+    pairs: the answers before and after, paired.
+    num_examples: how many flips of each kind to show, and as many items whose
+      score stayed.
+  """
+  overall = _compare(pairs)
+  sections = list(dict.fromkeys(p.before.section for p in pairs))
+  rows = [
+    _row(name, _compare([p for p in pairs if p.before.section == name]))
+    for name in sections
+  ]
+  parts = [
+    "# Evaluation: before and after",
+    f"Before: {_code(pairs[0].before.model)}  \n"
+    f"After: {_code(pairs[0].after.model)}",
+    f"**{overall.before:.3f} → {overall.after:.3f}** of {overall.count} items"
+    f" right ({overall.change:+.3f}, 95% CI {overall.low:+.3f} to"
+    f" {overall.high:+.3f}).{_chance(pairs)}",
+    "\n".join((_HEADER, _row("**all**", overall), *rows)),
+    "Before and after are means ± sample standard deviations of the items'"
+    " scores, 1 for right and 0 for wrong. p: exact McNemar test. Interval:"
+    " Newcombe 1998, method 10, for paired proportions.",
+    _verdicts(pairs),
+    *_examples("Wrong → right", pairs, 1, num_examples),
+    *_examples("Right → wrong", pairs, -1, num_examples),
+    *_examples("Unchanged", pairs, 0, num_examples),
+    _items(pairs),
+  ]
+  return "\n\n".join(parts) + "\n"
+
+
+def _compare(pairs: Iterable[Pair]) -> statistics.Paired:
+  scores = [(p.before.score, p.after.score) for p in pairs]
+  return statistics.compare([b for b, _ in scores], [a for _, a in scores])
+
+
+def _row(name: str, s: statistics.Paired) -> str:
+  cells = (
+    name if name.startswith("**") else _text(name),
+    str(s.count),
+    f"{s.before:.3f} ± {s.before_std:.3f}",
+    f"{s.after:.3f} ± {s.after_std:.3f}",
+    f"{s.change:+.3f}",
+    f"{s.low:+.3f} to {s.high:+.3f}",
+    f"{s.p_value:.2g}",
+    str(s.gained),
+    str(s.lost),
+  )
+  return f"| {' | '.join(cells)} |"
+
+
+def _chance(pairs: Sequence[Pair]) -> str:
+  chances = [p.before.chance for p in pairs]
+  known = [chance for chance in chances if chance is not None]
+  if len(known) < len(pairs):
+    return ""
+  return f" A random legal move would score {sum(known) / len(known):.3f}."
+
+
+def _verdicts(pairs: Sequence[Pair]) -> str:
+  lines = ["| verdict | before | after |", "|---|---:|---:|"]
+  kinds = dict.fromkeys(a.verdict for p in pairs for a in p)
+  for kind in sorted(kinds):
+    before = sum(p.before.verdict == kind for p in pairs)
+    after = sum(p.after.verdict == kind for p in pairs)
+    lines.append(f"| {_text(kind)} | {before} | {after} |")
+  return "\n".join(lines)
+
+
+def _examples(
+  title: str, pairs: Sequence[Pair], flip: int, limit: int
+) -> list[str]:
+  chosen = [p for p in pairs if p.flip == flip]
+  blocks = [f"## {title}: {len(chosen)}"]
+  for b, a in chosen[:limit]:
+    blocks.append(
+      f"### {_text(b.id)}\n\n<pre>{_pre(b.prompt)}</pre>\n\n"
+      f"Expected: {_code(_expected(b))}\n\n"
+      "<table><tr><th>before</th><th>after</th></tr>"
+      f"<tr><td><pre>{_pre(b.response)}</pre></td>"
+      f"<td><pre>{_pre(a.response)}</pre></td></tr>"
+      f"<tr><td>{_pre(b.verdict)}</td><td>{_pre(a.verdict)}</td></tr></table>"
+    )
+  return blocks
+
+
+def _items(pairs: Sequence[Pair]) -> str:
+  lines = [
+    "## Every item",
+    "",
+    "<details><summary>score before and after</summary>",
+    "",
+    "| item | section | before | after |",
+    "|---|---|---:|---:|",
+  ]
+  for b, a in pairs:
+    lines.append(
+      f"| {_text(b.id)} | {_text(b.section)} | {b.score} | {a.score} |"
+    )
+  return "\n".join([*lines, "", "</details>"])
+
+
+def _expected(answer: answers_lib.Answer) -> str:
+  expected = answer.expected_answer
+  return expected if isinstance(expected, str) else ", ".join(expected)
+
+
+def _pre(text: str) -> str:
+  """Escapes text for a raw HTML block, which a blank line would end."""
+  return html.escape(text).replace("\n", "&#10;")
+
+
+def _text(text: str) -> str:
+  """Escapes text for a Markdown line or table cell."""
+  escaped = html.escape(" ".join(text.split()))
+  for mark in "\\`*_{}[]|#~":
+    escaped = escaped.replace(mark, f"&#{ord(mark)};")
+  return escaped
+
+
+def _code(text: str) -> str:
+  return f"<code>{_text(text)}</code>"
+
+
+def write(
+  before: pathlib.Path, after: pathlib.Path, output: pathlib.Path
+) -> statistics.Paired:
+  """Compares two answer files and writes the report.
+
+  Returns:
+    The overall comparison.
+
+  Raises:
+    errors.UserError: if a file is wrong, they do not match, or `output` exists.
+  """
+  files.check_absent(output)
+  pairs = pair(
+    answers_lib.read(before),
+    answers_lib.read(after),
+    (str(before), str(after)),
+  )
+  files.write_text(output, render(pairs))
+  return _compare(pairs)

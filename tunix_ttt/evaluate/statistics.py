@@ -1,0 +1,132 @@
+"""Statistics of right and wrong answers to the same items, before and after."""
+
+from collections.abc import Sequence
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+_Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
+
+
+class Paired(NamedTuple):
+  """A comparison of paired right (1) and wrong (0) answers.
+
+  Attributes:
+    count: items.
+    before: mean score before.
+    before_std: sample standard deviation before, 0 for a single item.
+    after: mean score after.
+    after_std: sample standard deviation after.
+    change: `after - before`.
+    low: lower end of the change's 95% confidence interval.
+    high: its upper end.
+    p_value: of no change, by the exact McNemar test.
+    gained: items wrong before and right after.
+    lost: items right before and wrong after.
+  """
+
+  count: int
+  before: float
+  before_std: float
+  after: float
+  after_std: float
+  change: float
+  low: float
+  high: float
+  p_value: float
+  gained: int
+  lost: int
+
+
+def compare(before: Sequence[int], after: Sequence[int]) -> Paired:
+  """Compares scores of the same items, in the same order.
+
+  Raises:
+    ValueError: if there are none, or not equally many.
+  """
+  if len(before) != len(after) or not before:
+    raise ValueError(f"{len(before)} scores before, {len(after)} after")
+  b, a = np.asarray(before), np.asarray(after)
+  gained, lost = int(((b == 0) & (a == 1)).sum()), int((b > a).sum())
+  both = int((b * a).sum())
+  low, high = change_interval(both, gained, lost, len(b) - both - gained - lost)
+  return Paired(
+    count=len(b),
+    before=float(b.mean()),
+    before_std=_std(b),
+    after=float(a.mean()),
+    after_std=_std(a),
+    change=float(a.mean() - b.mean()),
+    low=low,
+    high=high,
+    p_value=mcnemar(gained, lost),
+    gained=gained,
+    lost=lost,
+  )
+
+
+def _std(values: np.ndarray) -> float:
+  return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def mcnemar(gained: int, lost: int) -> float:
+  """Returns the two-sided exact p-value that a flip is as likely either way.
+
+  McNemar (1947), with the binomial distribution of the discordant pairs.
+  """
+  if gained + lost == 0:
+    return 1.0
+  return float(stats.binomtest(gained, gained + lost).pvalue)
+
+
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+  """Returns the 95% score interval of a proportion (Wilson, 1927)."""
+  p, z2 = right / count, _Z * _Z
+  centre = p + z2 / (2 * count)
+  margin = _Z * math.sqrt(p * (1 - p) / count + z2 / (4 * count * count))
+  scale = 1 + z2 / count
+  # At 0 and 1 the ends are exact; rounding must not push them outside.
+  low = 0.0 if right == 0 else (centre - margin) / scale
+  high = 1.0 if right == count else (centre + margin) / scale
+  return low, high
+
+
+def change_interval(
+  both: int, gained: int, lost: int, neither: int
+) -> tuple[float, float]:
+  """Returns the 95% interval of the change of a paired proportion.
+
+  Newcombe (1998), "Improved confidence intervals for the difference between
+  binomial proportions based on paired data", method 10: Wilson intervals of
+  both proportions, joined with their correlation (continuity-corrected).
+
+  Args:
+    both: items right before and after.
+    gained: items right only after.
+    lost: items right only before.
+    neither: items right neither time.
+  """
+  n = both + gained + lost + neither
+  after, before = (both + gained) / n, (both + lost) / n
+  after_low, after_high = wilson_interval(both + gained, n)
+  before_low, before_high = wilson_interval(both + lost, n)
+  marginals = (
+    (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
+  )
+  phi = 0.0
+  if marginals:
+    cross = both * neither - gained * lost
+    if cross > 0:
+      cross = max(cross - n / 2, 0)
+    phi = cross / math.sqrt(marginals)
+
+  def join(up: float, down: float) -> float:
+    return math.sqrt(max(up * up - 2 * phi * up * down + down * down, 0.0))
+
+  change = after - before
+  low = change - join(after - after_low, before_high - before)
+  high = change + join(after_high - after, before - before_low)
+  return max(low, -1.0), min(high, 1.0)

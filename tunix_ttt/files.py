@@ -1,0 +1,129 @@
+"""Reading other people's files strictly, and writing our own whole."""
+
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+from typing import Any
+
+from tunix_ttt import errors
+
+
+def read_text(path: pathlib.Path, what: str) -> str:
+  """Reads UTF-8 text, with or without a byte order mark; CRLF becomes LF.
+
+  Args:
+    path: the file.
+    what: what it is to the user ("config", "data file"), for the message.
+
+  Raises:
+    errors.UserError: if there is no such file or it is not UTF-8.
+  """
+  try:
+    data = path.read_bytes()
+  except FileNotFoundError:
+    raise errors.UserError(f"{path}: no such {what}") from None
+  except OSError as error:
+    raise errors.UserError(
+      f"{path}: cannot read this {what}: {error.strerror}"
+    ) from None
+  try:
+    text = data.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    line = data.count(b"\n", 0, error.start) + 1
+    raise errors.UserError(
+      f"{path}:{line}: this {what} is not UTF-8 text (byte"
+      f" 0x{data[error.start]:02x}); save it as UTF-8"
+    ) from None
+  return text.replace("\r\n", "\n")
+
+
+def read_jsonl(
+  path: pathlib.Path, what: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yields (line number, object) for each line that is not blank.
+
+  Raises:
+    errors.UserError: if the file cannot be read or holds no object, or at the
+      first line that is not a JSON object.
+  """
+  found = False
+  for number, line in enumerate(read_text(path, what).split("\n"), start=1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line, parse_constant=_reject_constant)
+    except ValueError as error:
+      detail = getattr(error, "msg", str(error))
+      raise errors.UserError(
+        f"{path}:{number}: not valid JSON: {detail}"
+      ) from None
+    if not isinstance(row, dict):
+      raise errors.UserError(
+        f"{path}:{number}: expected a JSON object, found"
+        f" {type(row).__name__}"
+      )
+    found = True
+    yield number, row
+  if not found:
+    raise errors.UserError(f"{path}: this {what} has no rows")
+
+
+def _reject_constant(name: str) -> None:
+  raise ValueError(f"{name} is not JSON")
+
+
+def to_json(value: Any) -> str:
+  """Returns compact JSON on one line, text in UTF-8."""
+  return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file whole or not at all: beside its place, then renamed."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
+  """Writes a file whole or not at all: beside its place, then renamed."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+  try:
+    with beside.open("wb") as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    beside.replace(path)
+  finally:
+    beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a directory to fill, which becomes `path` when the block ends.
+
+  Where the block raises, nothing is left behind.
+
+  Raises:
+    errors.UserError: if `path` exists.
+  """
+  check_absent(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+  beside.mkdir()
+  try:
+    yield beside
+    check_absent(path)
+    beside.rename(path)
+  finally:
+    shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_absent(path: pathlib.Path) -> None:
+  """Raises a UserError if something stands at `path`."""
+  if os.path.lexists(path):
+    raise errors.UserError(
+      f"{path}: already exists and is never written over; choose another path"
+    )

@@ -1,0 +1,1 @@
+"""The game: rules, environment, exact solution, opponents. Knows no text."""

@@ -1,0 +1,1 @@
+"""Text: prompts, answers, chat template, tokenizers. Knows no model."""

@@ -1,0 +1,1 @@
+"""Models: architectures, adapters, checkpoints, generation."""

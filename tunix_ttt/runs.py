@@ -1,0 +1,296 @@
+"""Run directories: the manifest that says what made a run, and its metrics.
+
+A run directory is created whole, is never written over, and is held by one
+process at a time:
+
+    run_manifest.json                 what made the run, and how it ended
+    metrics.jsonl                     one row a step, in step order
+    {sft}_training_logs_<time>.txt    the console's lines, one file a session
+    tensorboard/                      the same metrics as events
+    tokenizer.model                   the tokenizer that was trained for it
+    checkpoints/                      Orbax checkpoints to resume from
+    checkpoint-final/                 the trained model
+"""
+
+from collections.abc import Iterator
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any, Literal, Self
+
+import pydantic
+
+from tunix_ttt import errors
+from tunix_ttt import files
+
+MANIFEST = "run_manifest.json"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+TOKENIZER = "tokenizer.model"
+CHECKPOINTS = "checkpoints"
+FINAL_CHECKPOINT = "checkpoint-final"
+RUNS_ROOT = pathlib.Path("artifacts/training_runs")
+
+_PACKAGES = (
+  "tunix_ttt",
+  "google-tunix",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "qwix",
+  "sentencepiece",
+  "numpy",
+)
+
+
+class _Record(pydantic.BaseModel):
+  model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetRecord(_Record):
+  """What a run was trained on.
+
+  Attributes:
+    key: a short name: the file's, or `expert-games`.
+    path: the data file, None for generated games.
+    digest: SHA-256 of the file's bytes, or of the generated rows.
+    rows: rows in the source, or read of it where there is a limit.
+    dropped_too_long: rows over the length limit.
+    train_rows: rows trained on.
+    eval_rows: rows held out for the eval loss.
+  """
+
+  key: str
+  path: str | None
+  digest: str
+  rows: int
+  dropped_too_long: int
+  train_rows: int
+  eval_rows: int
+
+
+class ModelRecord(_Record):
+  """What a run started from.
+
+  Attributes:
+    name: as in the config.
+    revision: SHA-256 of the base model's parameters.
+    tokenizer: SHA-256 of the tokenizer.
+    parameters: how many numbers the model has, adapters included.
+    trainable_parameters: how many of them are trained.
+  """
+
+  name: str
+  revision: str
+  tokenizer: str
+  parameters: int
+  trainable_parameters: int
+
+
+class Session(_Record):
+  """One process's work on a run: the step it began after, and when."""
+
+  started_at: str
+  from_step: int
+
+
+class RunManifest(_Record):
+  """What made a run: all that is needed to make it again.
+
+  Attributes:
+    run_id: the directory's name.
+    created_at: UTC, ISO 8601.
+    recipe: `sft`.
+    status: `running` until the final checkpoint is saved, then `finished`.
+    seed: of all randomness.
+    config: the whole config, defaults spelled out.
+    dataset: the data.
+    dataset_key: the data's short name.
+    model: the base model.
+    versions: of Python and the packages that matter.
+    platform: of the machine.
+    devices: the kind of each device.
+    mesh: axis sizes; empty where a single device is used without a mesh.
+    git_sha: the commit of the code, None outside a checkout.
+    git_dirty: whether files differed from that commit.
+    artifacts_path: where the run was created.
+    sessions: one entry for each process that worked on it.
+    finished_at: UTC, ISO 8601.
+    final_metrics: the last metrics of training and of evaluation.
+  """
+
+  schema_version: Literal[1] = 1
+  run_id: str
+  created_at: str
+  recipe: Literal["sft"]
+  status: Literal["running", "finished"] = "running"
+  seed: int
+  config: dict[str, Any]
+  dataset: DatasetRecord
+  dataset_key: str
+  model: ModelRecord
+  versions: dict[str, str]
+  platform: str
+  devices: list[str]
+  mesh: dict[str, int]
+  git_sha: str | None
+  git_dirty: bool | None
+  artifacts_path: str
+  sessions: list[Session] = []
+  finished_at: str | None = None
+  final_metrics: dict[str, float] = {}
+
+  @classmethod
+  def read(cls, run: pathlib.Path) -> Self:
+    """Reads and validates the manifest of a run directory.
+
+    Raises:
+      errors.UserError: if there is none or it does not fit the schema.
+    """
+    path = run / MANIFEST
+    text = files.read_text(path, "run manifest")
+    try:
+      return cls.model_validate_json(text)
+    except pydantic.ValidationError as error:
+      first = error.errors()[0]
+      where = ".".join(map(str, first["loc"]))
+      raise errors.UserError(
+        f"{path}: not a run manifest: {where}: {first['msg']}"
+      ) from None
+
+  def write(self, run: pathlib.Path) -> None:
+    """Writes the manifest into a run directory, replacing the one there."""
+    files.write_text(run / MANIFEST, self.model_dump_json(indent=2) + "\n")
+
+
+def now() -> str:
+  """Returns the time in UTC, ISO 8601 to the second."""
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def new_run_id(prefix: str) -> str:
+  """Returns a directory name made of a prefix and the time in UTC."""
+  stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+  return f"{prefix}-{stamp}"
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of Python and of the packages that matter."""
+  found = {"python": platform.python_version()}
+  for package in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[package] = importlib.metadata.version(package)
+  return found
+
+
+def git_state() -> tuple[str | None, bool | None]:
+  """Returns the commit of this code and whether files differ from it."""
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ["git", *arguments],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+
+  try:
+    # An installed copy may lie inside somebody else's repository.
+    if pathlib.Path(git("rev-parse", "--show-toplevel")) != _project_root():
+      return None, None
+    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+  except (OSError, subprocess.CalledProcessError):
+    return None, None
+
+
+def _project_root() -> pathlib.Path:
+  return pathlib.Path(__file__).resolve().parents[1]
+
+
+@contextlib.contextmanager
+def hold(run: pathlib.Path) -> Iterator[None]:
+  """Holds a run directory for this process.
+
+  Raises:
+    errors.UserError: if another process holds it.
+  """
+  with (run / ".lock").open("w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise errors.UserError(
+        f"{run}: another process is working on this run"
+      ) from None
+    yield
+
+
+class MetricsFile:
+  """Appends rows to a run's `metrics.jsonl`."""
+
+  def __init__(self, run: pathlib.Path):
+    self._file = (run / METRICS).open("a", encoding="utf-8")
+
+  def write(self, row: dict[str, Any]) -> None:
+    """Appends a row; it is in the file when this returns."""
+    self._file.write(json.dumps(row) + "\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+def rewind_metrics(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
+  """Drops the metrics of what happened after a checkpoint.
+
+  These are the rows of later steps, the eval row of this step, which is
+  computed anew, and a last line that was cut short.
+
+  Args:
+    run: the run directory.
+    step: of the checkpoint.
+
+  Returns:
+    The rows that stay.
+  """
+  kept = []
+  for line in (run / METRICS).read_text().splitlines():
+    try:
+      row = json.loads(line)
+    except ValueError:
+      break
+    if row["step"] < step or (row["step"], row["split"]) == (step, "train"):
+      kept.append(row)
+  text = "".join(json.dumps(row) + "\n" for row in kept)
+  files.write_text(run / METRICS, text)
+  return kept
+
+
+class TextLog:
+  """Prints lines to the console and keeps them in a run's text log."""
+
+  def __init__(self, run: pathlib.Path, recipe: str):
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d_%H%M%S")
+    path = run / f"{recipe}_training_logs_{stamp}.txt"
+    self._file = path.open("a", encoding="utf-8")
+    self._file.write(f"=== {recipe.upper()} Training Logs ===\n")
+    self._file.write(f"Started at: {now()}\n{'=' * 50}\n\n")
+    self._file.flush()
+
+  def write(self, line: str) -> None:
+    """Appends a line; it is in the file when this returns."""
+    self._file.write(line + "\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()

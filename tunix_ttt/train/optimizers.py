@@ -1,0 +1,80 @@
+"""Optimizers and schedules, from Optax."""
+
+from typing import Any
+
+import jax
+import optax
+from optax import contrib
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.models import specs
+
+
+def learning_rate(config: config_lib.TrainingConfig) -> optax.Schedule:
+  """Returns linear warmup and cosine decay, by the number of steps done.
+
+  The first step has a `warmup_steps`-th of the peak, not 0, which would waste
+  it.
+  """
+  return optax.warmup_cosine_decay_schedule(
+    init_value=config.learning_rate / max(config.warmup_steps, 1),
+    peak_value=config.learning_rate,
+    warmup_steps=config.warmup_steps,
+    decay_steps=config.max_steps,
+    end_value=config.learning_rate * config.final_learning_rate,
+  )
+
+
+def make(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
+  """Returns the optimizer, on gradients clipped by their global norm."""
+  return optax.chain(
+    optax.clip_by_global_norm(config.max_grad_norm),
+    _muon(config) if config.optimizer == "muon" else _adamw(config),
+  )
+
+
+def _adamw(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
+  return optax.adamw(
+    learning_rate(config),
+    b1=config.b1,
+    b2=config.b2,
+    weight_decay=config.weight_decay,
+  )
+
+
+def _muon(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
+  """Muon (Jordan et al., 2024) on matrices, Adam on the embedding and vectors.
+
+  Updates have the size that Adam's would have (Liu et al., 2025, section 2.2),
+  so that one learning rate serves both.
+  """
+  schedule = learning_rate(config)
+  return contrib.muon(
+    schedule,
+    weight_decay=config.weight_decay,
+    adam_b1=config.b1,
+    adam_b2=config.b2,
+    adam_weight_decay=config.weight_decay,
+    adam_learning_rate=schedule,
+    muon_weight_dimension_numbers=_matrix_axes,
+    consistent_rms=0.2,
+  )
+
+
+def _matrix_axes(params: Any) -> Any:
+  """Says which axes of each parameter are a matrix's; None for Adam."""
+
+  def axes(path: Any, value: Any) -> contrib.MuonDimensionNumbers | None:
+    name = jax.tree_util.keystr(path)
+    if value.ndim < 2 or "embedding" in name or "lm_head" in name:
+      return None
+    if any(module in name for module in specs.OUTPUT_MODULES):
+      # Heads and their features go in, [N, H, D] or [F, D].
+      inputs = tuple(range(value.ndim - 1))
+      return contrib.MuonDimensionNumbers(inputs, value.ndim - 1)
+    if "_einsum" in name:
+      # Gemma: [N, D, H] or [2, K, D, H], a matrix for each head.
+      return contrib.MuonDimensionNumbers(value.ndim - 2, value.ndim - 1)
+    return contrib.MuonDimensionNumbers(0, tuple(range(1, value.ndim)))
+
+  return jax.tree_util.tree_map_with_path(axes, params)

@@ -1,0 +1,180 @@
+"""Tunix's `PeftTrainer`, made exact about metrics and resuming."""
+
+from collections.abc import Iterable
+import pathlib
+from typing import Any
+
+from flax import nnx
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from tunix.sft import metrics_logger
+from tunix.sft import peft_trainer
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import runs
+from tunix_ttt.train import losses
+from tunix_ttt.train import optimizers
+from tunix_ttt.train import recorder as recorder_lib
+
+_TRAIN, _EVAL = metrics_logger.Mode.TRAIN, metrics_logger.Mode.EVAL
+
+
+class SFTTrainer(peft_trainer.PeftTrainer):
+  """A `PeftTrainer` on supervised tokens that records every step.
+
+  It differs from its parent in these ways:
+
+  - Metrics are on disk before the checkpoint of their step is, so that a run
+    killed at any moment goes on with a complete `metrics.jsonl`. The parent
+    holds each step's back until the next.
+  - The held-out rows are evaluated at fixed steps and after the last one,
+    whether the run was interrupted or not.
+  - The learning rate is logged of the step it was used in.
+  """
+
+  def __init__(
+    self,
+    model: nnx.Module,
+    config: config_lib.SFTConfig,
+    run: pathlib.Path,
+  ):
+    """Restores the latest checkpoint of the run directory, if there is one."""
+    training = config.training
+    accumulation = training.gradient_accumulation_steps
+    super().__init__(
+      model,
+      optimizers.make(training),
+      peft_trainer.TrainingConfig(
+        eval_every_n_steps=training.eval_every_n_steps,
+        # The data ends after `max_steps`; naming it here would also start
+        # Tunix's own progress bar.
+        max_steps=None,
+        gradient_accumulation_steps=accumulation if accumulation > 1 else None,
+        checkpoint_root_directory=str((run / runs.CHECKPOINTS).absolute()),
+        checkpointing_options=_checkpointing(config.checkpoint),
+        metrics_prefix="sft",
+        metrics_logging_options=_logging(config.logging, run),
+      ),
+    )
+    self._schedule = optimizers.learning_rate(training)
+    self._max_steps = training.max_steps
+    self._save_interval = config.checkpoint.save_interval_steps
+    self._evaluated: set[int] = set()
+    self._eval_batches: list[Any] = []
+    self._recorder: recorder_lib.Recorder | None = None
+    self.with_gen_model_input_fn(losses.model_inputs)
+    self.with_loss_fn(losses.supervised_loss, has_aux=True)
+
+  def fit(
+    self,
+    train_batches: Iterable[Any],
+    eval_batches: list[Any],
+    recorder: recorder_lib.Recorder,
+  ) -> None:
+    """Trains to the end of `train_batches`, from where the checkpoint was.
+
+    Args:
+      train_batches: the run's micro-batches from its first step on; those of
+        restored steps are skipped.
+      eval_batches: the held-out rows; may be empty.
+      recorder: takes the metrics.
+    """
+    self._recorder = recorder
+    self._eval_batches = eval_batches
+    try:
+      self.train(train_batches, eval_batches)
+    except BaseException:
+      # Backends listen to all of JAX until they are closed.
+      self.metrics_logger.close()
+      raise
+
+  def _is_eval_step(self, step: int) -> bool:
+    every = self.config.eval_every_n_steps
+    return step % every == 0 or step == self._max_steps
+
+  def _prepare_inputs(self, input_data: Any) -> Any:
+    self._batch_tokens = int(input_data["input_mask"].sum())
+    return input_data
+
+  def _post_process_train_step(self, aux: Any) -> None:
+    self._add_metrics(self._buffered_train_metrics, aux)
+
+  def _post_process_eval_step(self, aux: Any) -> None:
+    self._add_metrics(self._buffered_eval_metrics, aux)
+
+  def _add_metrics(self, buffer: Any, aux: Any) -> None:
+    metrics = buffer.additional_metrics
+    for name, value, reduce in (
+      ("token_accuracy", aux["token_accuracy"], np.mean),
+      ("tokens", self._batch_tokens, np.sum),
+    ):
+      metrics.setdefault(name, ([], reduce))[0].append(value)
+
+  def _write_train_metrics(self) -> None:
+    super()._write_train_metrics()
+    step = self._train_steps
+    if step % self._save_interval == 0 or self._is_eval_step(step):
+      # The second call writes what the first one held back.
+      super()._write_train_metrics()
+
+  def _log_metrics(
+    self,
+    loss: Any,
+    step: int | None = None,
+    additional_metrics: dict[str, Any] | None = None,
+  ) -> None:
+    assert step is not None and self._recorder is not None
+    metrics = {k: float(v) for k, v in (additional_metrics or {}).items()}
+    if self._mode == _TRAIN:
+      metrics["learning_rate"] = float(self._schedule(step - 1))
+      self._recorder.train(step, float(loss), metrics)
+    else:
+      self._recorder.eval(step, float(loss), metrics)
+    super()._log_metrics(loss, step, metrics)
+
+  def _run_eval(self, eval_ds: Any, eval_step_fn: Any) -> None:
+    step = self._train_steps
+    if self._is_eval_step(step) and step not in self._evaluated:
+      self._evaluated.add(step)
+      super()._run_eval(eval_ds, eval_step_fn)
+
+  def close(self) -> None:
+    """Evaluates a last time, saves the last checkpoint and closes."""
+    self._write_train_metrics()
+    if self._eval_batches:
+      _, eval_step = self.jit_train_and_eval_step(cache_nnx_graph=True)
+      self._run_eval(self._eval_batches, eval_step)
+    super().close()
+
+
+def _checkpointing(
+  config: config_lib.CheckpointConfig,
+) -> ocp.CheckpointManagerOptions:
+  policies = ocp.checkpoint_managers
+  return ocp.CheckpointManagerOptions(
+    save_decision_policy=policies.FixedIntervalPolicy(
+      config.save_interval_steps
+    ),
+    max_to_keep=config.max_to_keep,
+    # On a CPU, Orbax's background thread reads the very buffers that the next
+    # step is given to overwrite.
+    enable_async_checkpointing=False,
+  )
+
+
+def _logging(
+  config: config_lib.LoggingConfig, run: pathlib.Path
+) -> metrics_logger.MetricsLoggerOptions:
+  directory = str(run / runs.TENSORBOARD)
+  factories = [lambda: metrics_logger.TensorboardBackend(log_dir=directory)]
+  if config.wandb:
+    factories.append(
+      lambda: metrics_logger.WandbBackend(
+        project=config.wandb_project, name=run.name
+      )
+    )
+  # Without a list of backends Tunix adds W&B wherever it can be imported.
+  return metrics_logger.MetricsLoggerOptions(
+    log_dir=directory, backend_kwargs={"custom_backend": factories}
+  )
