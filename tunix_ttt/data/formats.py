@@ -20,8 +20,7 @@ class Conversation(NamedTuple):
 
   def texts(self) -> Iterator[str]:
     """Yields what the tokenizer will be asked to encode."""
-    for message in self.messages:
-      yield message["content"]
+    yield from chat.chat_texts(self.messages)
 
   def encode(self, tokenizer: chat.ChatTokenizer) -> chat.Tokens:
     """Returns the tokens and the loss mask."""

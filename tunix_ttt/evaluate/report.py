@@ -18,6 +18,8 @@ _HEADER = (
   "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
+_ESCAPES = {ord(c): f"&#{ord(c)};" for c in "&<>\"'\\`*_{}[]|#~"}
+
 
 class Pair(NamedTuple):
   """The answers to one item."""
@@ -143,7 +145,8 @@ def _examples(
 ) -> list[str]:
   chosen = [p for p in pairs if p.flip == flip]
   blocks = [f"## {title}: {len(chosen)}"]
-  for b, a in chosen[:limit]:
+  # From all over the evalset, not its first section alone.
+  for b, a in chosen[:: -(-len(chosen) // limit) or 1]:
     blocks.append(
       f"### {_text(b.id)}\n\n<pre>{_pre(b.prompt)}</pre>\n\n"
       f"Expected: {_code(_expected(b))}\n\n"
@@ -183,10 +186,7 @@ def _pre(text: str) -> str:
 
 def _text(text: str) -> str:
   """Escapes text for a Markdown line or table cell."""
-  escaped = html.escape(" ".join(text.split()))
-  for mark in "\\`*_{}[]|#~":
-    escaped = escaped.replace(mark, f"&#{ord(mark)};")
-  return escaped
+  return " ".join(text.split()).translate(_ESCAPES)
 
 
 def _code(text: str) -> str:

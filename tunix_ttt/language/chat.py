@@ -7,7 +7,7 @@ where generation starts from, so a completion in training has the same ids as
 the same completion in sampling.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 Message = dict[str, str]
@@ -84,6 +84,23 @@ def check_messages(messages: object) -> list[Message]:
   return messages
 
 
+def chat_texts(messages: Sequence[Message]) -> Iterator[str]:
+  """Yields the text of each turn as `encode_chat` tokenises it.
+
+  Gemma's template has no system role: a system message goes in front of the
+  first user message, a blank line between them.
+  """
+  system = ""
+  for turn in messages:
+    if turn["role"] == "system":
+      system = f"{turn['content']}\n\n"
+    elif turn["role"] == "user":
+      yield f"user\n{system}{turn['content']}"
+      system = ""
+    else:
+      yield turn["content"]
+
+
 def encode_chat(
   messages: Sequence[Message],
   tokenizer: ChatTokenizer,
@@ -91,9 +108,6 @@ def encode_chat(
   supervised_from: int = 0,
 ) -> Tokens:
   """Tokenises a conversation with Gemma's template.
-
-  The template has no system role: a system message goes in front of the first
-  user message, a blank line between them.
 
   Args:
     messages: a conversation that `check_messages` accepts. Where the last
@@ -106,30 +120,23 @@ def encode_chat(
     The ids and which of them are supervised.
   """
   newline = tokenizer.encode("\n")
+  start, end = [tokenizer.start_of_turn_id], [tokenizer.end_of_turn_id]
   ids, loss_mask = [tokenizer.bos_id()], [False]
 
   def add(tokens: list[int], supervised: bool = False) -> None:
     ids.extend(tokens)
     loss_mask.extend([supervised] * len(tokens))
 
-  system = ""
-  for i, turn in enumerate(messages):
-    role, content = turn["role"], turn["content"]
-    if role == "system":
-      system = f"{content}\n\n"
-    elif role == "user":
-      add([tokenizer.start_of_turn_id])
-      add(tokenizer.encode(f"user\n{system}{content}"))
-      add([tokenizer.end_of_turn_id] + newline)
-      add([tokenizer.start_of_turn_id] + tokenizer.encode("model\n"))
-      system = ""
+  first = int(messages[0]["role"] == "system")
+  for i, text in enumerate(chat_texts(messages), start=first):
+    if messages[i]["role"] == "user":
+      add(start + tokenizer.encode(text) + end + newline)
+      add(start + tokenizer.encode("model\n"))
     else:
-      answer = tokenizer.encode(content) + [tokenizer.end_of_turn_id]
-      add(answer, i >= supervised_from)
-      add(newline)
-  if messages[-1]["role"] == "assistant":
-    # Nothing after the end of the last turn is read or trained.
-    del ids[-len(newline) :], loss_mask[-len(newline) :]
+      add(tokenizer.encode(text) + end, i >= supervised_from)
+      # Nothing after the end of the last turn is read or trained.
+      if i + 1 < len(messages):
+        add(newline)
   return Tokens(ids, loss_mask)
 
 

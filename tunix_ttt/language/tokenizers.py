@@ -28,13 +28,15 @@ _ROWS = tuple(
 )
 
 # What recurs in observations and answers is worth one token each: a whole row
-# of the grid, a coordinate, a fixed phrase. A board then costs about 20 tokens
+# of the grid, a coordinate, a fixed phrase. A board then costs under 20 tokens
 # and a tiny model spends its few layers on the game, not on spelling.
 _GRID_SYMBOLS = (
-  *(prompts.system_prompt(thoughts=thoughts) for thoughts in (True, False)),
-  prompts.LAST_MOVE,
+  *(
+    f"user\n{prompts.system_prompt(thoughts=thoughts)}\n\n"
+    for thoughts in (True, False)
+  ),
   prompts.BOARD,
-  ".\n" + prompts.BOARD,
+  *(f"{prompts.LAST_MOVE}{c}.\n{prompts.BOARD}" for c in prompts.COORDINATES),
   *_ROWS,
   prompts.MOVES,
   *prompts.COORDINATES,
@@ -42,6 +44,7 @@ _GRID_SYMBOLS = (
   *prompts.TO_MOVE.values(),
   "<think>",
   "</think>",
+  "</think>\n<move>",
   "<move>",
   "</move>",
 )
@@ -145,32 +148,42 @@ def train_tokenizer(
     texts: what to learn pieces from, in a fixed order.
     vocab_size: pieces at the most, `MIN_VOCAB_SIZE` at the least; fewer where
       the texts have no more to learn.
+
+  Raises:
+    errors.UserError: if the texts have too many different characters.
   """
   model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.Train(
-    sentence_iterator=iter(texts),
-    model_writer=model,
-    model_type="bpe",
-    vocab_size=vocab_size,
-    hard_vocab_limit=False,
-    byte_fallback=True,
-    character_coverage=1.0,
-    split_by_whitespace=False,
-    split_by_number=False,
-    split_by_unicode_script=False,
-    max_sentencepiece_length=64,
-    max_sentence_length=1 << 20,
-    normalization_rule_name="identity",
-    add_dummy_prefix=False,
-    remove_extra_whitespaces=False,
-    control_symbols=[START_OF_TURN, END_OF_TURN],
-    # SentencePiece matches symbols after it has rewritten spaces.
-    user_defined_symbols=[s.replace(" ", "\u2581") for s in SYMBOLS],
-    pad_id=0,
-    eos_id=1,
-    bos_id=2,
-    unk_id=3,
-    num_threads=1,
-    minloglevel=2,
-  )
+  try:
+    sentencepiece.SentencePieceTrainer.Train(
+      sentence_iterator=iter(texts),
+      model_writer=model,
+      model_type="bpe",
+      vocab_size=vocab_size,
+      hard_vocab_limit=False,
+      # Characters beyond this share of the text are spelled in bytes.
+      character_coverage=0.9995,
+      byte_fallback=True,
+      split_by_whitespace=False,
+      split_by_number=False,
+      split_by_unicode_script=False,
+      max_sentencepiece_length=64,
+      max_sentence_length=1 << 20,
+      normalization_rule_name="identity",
+      add_dummy_prefix=False,
+      remove_extra_whitespaces=False,
+      control_symbols=[START_OF_TURN, END_OF_TURN],
+      # SentencePiece matches symbols after it has rewritten spaces.
+      user_defined_symbols=[s.replace(" ", "\u2581") for s in SYMBOLS],
+      pad_id=0,
+      eos_id=1,
+      bos_id=2,
+      unk_id=3,
+      num_threads=1,
+      minloglevel=2,
+    )
+  except RuntimeError as error:
+    reason = str(error).rpartition("] ")[2]
+    raise errors.UserError(
+      f"tokenizer.vocab_size: {vocab_size} pieces do not fit this data: {reason}"
+    ) from None
   return SentencePieceTokenizer(model.getvalue())

@@ -311,8 +311,12 @@ def _compare(
       raise errors.UserError(f"{path}: the parameter {name} is missing")
     if name not in target:
       raise errors.UserError(f"{path}: the parameter {name} is unknown")
-    if tuple(found[name].shape) != tuple(target[name].shape):
-      raise errors.UserError(
-        f"{path}: the parameter {name} has shape {tuple(found[name].shape)},"
-        f" the model needs {tuple(target[name].shape)}"
-      )
+    for what, ours, theirs in (
+      ("shape", tuple(found[name].shape), tuple(target[name].shape)),
+      ("type", str(found[name].dtype), str(target[name].dtype)),
+    ):
+      if ours != theirs:
+        raise errors.UserError(
+          f"{path}: the parameter {name} has {what} {ours}, the model needs"
+          f" {theirs}"
+        )

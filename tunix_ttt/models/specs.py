@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 import zlib
 
 from flax import nnx
@@ -24,7 +24,7 @@ class ModelSpec:
   """The architecture of a model: all that is needed to build it.
 
   Attributes:
-    family: `qwen2.5` or `gemma3`.
+    family: of models, which has a class of Tunix's.
     vocab_size: rows of the (tied) embedding.
     num_layers: decoder layers.
     embed_dim: width of the residual stream.
@@ -36,7 +36,7 @@ class ModelSpec:
     dtype: of parameters and computation.
   """
 
-  family: str
+  family: Literal["qwen2.5", "gemma3"]
   vocab_size: int
   num_layers: int
   embed_dim: int
@@ -45,7 +45,7 @@ class ModelSpec:
   num_kv_heads: int
   head_dim: int
   sliding_window: int | None = None
-  dtype: str = "float32"
+  dtype: Literal["float32", "bfloat16"] = "float32"
 
   def build(self, seed: int = 0) -> nnx.Module:
     """Returns the model with Tunix's own initial values; see `initialize`.

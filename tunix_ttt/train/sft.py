@@ -49,18 +49,17 @@ class Plan:
   def summary(self) -> str:
     """Describes the run in a few lines."""
     training, data, model = self.config.training, self.dataset, self.record
-    parts = [
+    rows = f"{len(data.train):,} row{'s' if len(data.train) > 1 else ''}"
+    epochs = training.max_steps * training.batch_size / len(data.train)
+    return (
       f"model    {model.name}: {model.parameters:,} parameters,"
-      f" {model.trainable_parameters:,} trained",
-      f"data     {self.source.key}: {len(data.train):,} rows to train on,"
+      f" {model.trainable_parameters:,} trained\n"
+      f"data     {self.source.key}: {rows} to train on,"
       f" {len(data.eval):,} held out, {data.dropped_too_long:,} dropped as"
-      f" longer than {self.config.data.max_seq_length} tokens",
+      f" longer than {self.config.data.max_seq_length} tokens\n"
       f"steps    {training.max_steps:,} of {training.batch_size} rows, padded"
-      f" to {data.length} tokens:"
-      f" {training.max_steps * training.batch_size / len(data.train):.1f}"
-      " epochs",
-    ]
-    return "\n".join(parts)
+      f" to {data.length} tokens: {epochs:.1f} epochs"
+    )
 
 
 def base_model(

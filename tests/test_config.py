@@ -1,0 +1,132 @@
+"""Configs: every shipped one loads; every mistake is told where it is."""
+
+import pathlib
+import shlex
+
+import pytest
+import yaml
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def load(tmp_path, text, *overrides):
+  path = tmp_path / "c.yaml"
+  path.write_text(text)
+  return config_lib.load(config_lib.SFTConfig, path, overrides)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_shipped_configs_load_and_say_how_to_run_them(path):
+  config_lib.load(config_lib.SFTConfig, path)
+  command = path.read_text().splitlines()[0]
+  assert command.startswith("# python training/")
+  words = shlex.split(command[2:])
+  assert words[words.index("--config") + 1] == f"configs/{path.name}"
+  assert (ROOT / words[1]).is_file()
+
+
+def test_values_and_defaults(tmp_path):
+  text = "seed: 3\ntraining: {learning_rate: 1e-4, max_steps: 9}\nlora: {rank: 2}"
+  config = load(tmp_path, text)
+  assert config.seed == 3
+  assert config.training.learning_rate == 1e-4
+  assert config.lora == config_lib.LoraConfig(rank=2)
+  assert load(tmp_path, "") == config_lib.SFTConfig()
+
+
+def test_plain_data_round_trips(tmp_path):
+  config = load(tmp_path, "lora: {target_modules: [q_proj]}")
+  data = config_lib.to_dict(config)
+  assert yaml.safe_load(yaml.safe_dump(data)) == data
+  assert config_lib.from_dict(config_lib.SFTConfig, data) == config
+
+
+def test_overrides(tmp_path):
+  config = load(
+    tmp_path,
+    "training: {max_steps: 5}",
+    "training.max_steps=7",
+    "lora.rank=2",
+    "data.path=x.jsonl",
+    "training.learning_rate=2e-3",
+  )
+  assert config.training.max_steps == 7
+  assert config.lora is not None and config.lora.rank == 2
+  assert config.data.path == "x.jsonl"
+  assert config.training.learning_rate == 2e-3
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("\ntraining:\n  max_stepz: 3", ":3: training.max_stepz: unknown key; did you mean 'max_steps'?"),
+    ("trainin: {}", ":1: trainin: unknown key; did you mean 'training'?"),
+    ("zzz: 1", ":1: zzz: unknown key; the keys here are seed, model,"),
+    ("lora:\n  rnk: 1", ":2: lora.rnk: unknown key; did you mean 'rank'?"),
+    ("training:\n  max_steps: -3", ":2: training.max_steps: must be greater than or equal to 1, found -3"),
+    ("training: {max_steps: '3'}", ":1: training.max_steps: must be a valid integer, found '3'"),
+    ("training: {max_steps: 2.5}", "must be a valid integer, found 2.5"),
+    ("seed: true", ":1: seed: must be a valid integer, found True"),
+    ("training: {learning_rate: fast}", "must be a valid number, found 'fast'"),
+    ("training: {learning_rate: .inf}", "must be a finite number, found inf"),
+    ("training: 3", ":1: training: must be a section of keys, found 3"),
+    ("data: {format: csv}", ":1: data.format: must be 'auto', 'messages',"),
+    ("lora: {target_modules: 3}", "must be 'all-linear', found 3; or must be a valid list"),
+    ("training: {batch_size: 10, gradient_accumulation_steps: 3}", ":1: training: batch_size 10 is not divisible by gradient_accumulation_steps 3"),
+    ("training: {max_steps: 5, warmup_steps: 5}", "warmup_steps 5 must be below max_steps 5"),
+    ("lora: {}\ntraining: {optimizer: muon}", "muon is for whole models"),
+    ("seed: 1\nseed: 2", ":2: seed: given twice"),
+    ("- seed", "expected keys and values, found list"),
+    ("seed: [1", ":1: not valid YAML"),
+    ("!!python/object/apply:os.system ['true']", ":1: not valid YAML: could not determine a constructor"),
+  ],
+)  # fmt: skip
+def test_mistakes(tmp_path, text, message):
+  with pytest.raises(errors.UserError) as error:
+    load(tmp_path, text)
+  assert message in str(error.value)
+  assert str(error.value).startswith(str(tmp_path / "c.yaml"))
+
+
+def test_every_mistake_is_told_at_once(tmp_path):
+  with pytest.raises(errors.UserError) as error:
+    load(tmp_path, "seed: -1\ntraining:\n  max_steps: 0\n")
+  assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+  "override, message",
+  [
+    ("training.max_steps=-4", "--set training.max_steps=-4: training.max_steps:"),
+    ("traning.max_steps=4", "--set traning.max_steps=4: traning: unknown key"),
+    ("seed", "--set seed: expected key=value"),
+    ("a..b=1", "expected key=value"),
+    ("seed=[", "the value is not valid YAML"),
+  ],
+)
+def test_mistakes_in_overrides(tmp_path, override, message):
+  with pytest.raises(errors.UserError) as error:
+    load(tmp_path, "seed: 1", override)
+  assert message in str(error.value)
+
+
+def test_missing_file(tmp_path):
+  with pytest.raises(errors.UserError, match="none.yaml: no such config"):
+    config_lib.load(config_lib.SFTConfig, tmp_path / "none.yaml")
+
+
+def test_configs_made_in_python_are_checked_too():
+  with pytest.raises(ValueError, match="greater than or equal to 1"):
+    config_lib.TrainingConfig(max_steps=0)
+
+
+def test_differences(tmp_path):
+  ours = load(tmp_path, "seed: 1\nlora: {rank: 2}")
+  theirs = load(tmp_path, "training: {max_steps: 4}")
+  keys = config_lib.differences(ours, theirs)
+  assert "seed" in keys and "training.max_steps" in keys and "lora.rank" in keys
+  assert config_lib.differences(ours, ours) == []

@@ -1,0 +1,76 @@
+"""Opponents: what each may play, and how often."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from tunix_ttt.game import opponents
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+
+
+def moves(opponent, boards, seed=0):
+  boards = jnp.asarray(boards, jnp.int32)
+  keys = jax.random.split(jax.random.key(seed), len(boards))
+  return np.asarray(jax.jit(jax.vmap(opponent))(keys, boards))
+
+
+def allowed(mask, cells):
+  return (np.asarray(mask) >> cells & 1).astype(bool)
+
+
+def test_random_moves_are_legal_on_every_position():
+  boards = rules.positions()
+  cells = moves(opponents.uniform_random, boards)
+  assert allowed(rules.legal_masks()[boards], cells).all()
+
+
+@pytest.mark.parametrize("opponent", [opponents.optimal, opponents.preferred])
+def test_optimal_moves_are_optimal_on_every_position(opponent):
+  boards = rules.positions()
+  cells = moves(opponent, boards)
+  assert allowed(solver.solve().optimal[boards], cells).all()
+
+
+def test_random_moves_are_uniform():
+  # X . .
+  # . O .
+  # . . X   six cells left
+  board = rules.board_from_cells([1, 0, 0, 0, 2, 0, 0, 0, 1])
+  cells = moves(opponents.uniform_random, [board] * 6000)
+  counts = np.bincount(cells, minlength=9)
+  assert counts[[0, 4, 8]].sum() == 0
+  assert stats.chisquare(counts[[1, 2, 3, 5, 6, 7]]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_epsilon_is_how_often_the_move_is_random(epsilon):
+  # After a corner opening one move of eight keeps the draw.
+  board = rules.board_from_cells([1, 0, 0, 0, 0, 0, 0, 0, 0])
+  n = 8000
+  cells = moves(opponents.epsilon_optimal(epsilon), [board] * n)
+  slips = int((cells != 4).sum())
+  assert stats.binomtest(slips, n, epsilon * 7 / 8).pvalue > 1e-3
+
+
+def test_scripted_plays_its_line_and_then_the_first_free_cell():
+  opponent = opponents.scripted([4, 0])
+  # X to move and O to move, both for their first time.
+  assert moves(opponent, [rules.EMPTY_BOARD])[0] == 4
+  assert moves(opponent, [rules.board_from_cells([1] + [0] * 8)])[0] == 4
+  # Cell 0 is taken; the line has run out.
+  taken = rules.board_from_cells([1, 0, 0, 0, 2, 0, 0, 0, 1])
+  assert moves(opponent, [taken])[0] == 1
+  over = rules.board_from_cells([1, 1, 0, 0, 2, 0, 0, 0, 2])
+  assert moves(opponent, [over])[0] == 2
+
+
+def test_bad_settings():
+  with pytest.raises(ValueError, match="between 0 and 1"):
+    opponents.epsilon_optimal(1.5)
+  with pytest.raises(ValueError, match="cells 0 to 8"):
+    opponents.scripted([4, 9])
+  with pytest.raises(ValueError, match="cells 0 to 8"):
+    opponents.scripted([])

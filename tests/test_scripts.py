@@ -1,0 +1,243 @@
+"""The scripts as users run them: the whole path, and every wrong input."""
+
+import importlib.metadata
+import json
+import pathlib
+import runpy
+import sys
+
+import pytest
+import yaml
+
+from tests import conftest
+from tunix_ttt import runs
+
+TRAIN, GENERATE, REPORT, EVALSET = (
+  conftest.ROOT / "training" / f"{name}.py"
+  for name in ("train_sft_tunix", "eval_generate", "eval_report", "evalset")
+)
+SETTINGS = {
+  "model": conftest.SMALL_MODEL,
+  "data": {"games": {"num_games": 40}},
+  "training": {"max_steps": 3, "batch_size": 8},
+  "eval": {"max_new_tokens": 16, "batch_size": 8},
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path("config.yaml").write_text(yaml.safe_dump(SETTINGS))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+  """Runs a script; its exit code, output and errors."""
+
+  def run_script(script, *flags):
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, flags)])
+    try:
+      runpy.run_path(str(script), run_name="__main__")
+      code = 0
+    except SystemExit as error:
+      code = error.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+  return run_script
+
+
+def listing():
+  return sorted(str(p) for p in pathlib.Path().rglob("*"))
+
+
+def edit(**sections):
+  merged = {k: {**SETTINGS.get(k, {}), **v} for k, v in sections.items()}
+  pathlib.Path("config.yaml").write_text(yaml.safe_dump({**SETTINGS, **merged}))
+
+
+def refused(result, *found):
+  """Asserts one clear message, exit code 2 and no traceback."""
+  code, _, err = result
+  assert code == 2
+  assert err.startswith("error: ") and len(err.strip().splitlines()) == 1
+  for text in found:
+    assert text in err
+
+
+def test_train_generate_report(run):
+  evalset = conftest.ROOT / "evalsets" / "tictactoe_v1.jsonl"
+  code, out, err = run(TRAIN, "--config", "config.yaml", "--output", "runs/a")
+  assert code == 0, err
+  assert "step 3/3  loss" in out
+  assert "trained model: runs/a/checkpoint-final" in out
+  for model, name in (("base", "before"), ("runs/a/checkpoint-final", "after")):
+    code, out, err = run(
+      GENERATE, "--model", model, "--config", "config.yaml", "--eval-set",
+      evalset, "--output", f"runs/a/eval_{name}.jsonl", "--max-examples", 12,
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"{model}: " in out and "of 12 right" in out
+  code, out, err = run(
+    REPORT, "--before", "runs/a/eval_before.jsonl", "--after",
+    "runs/a/eval_after.jsonl", "--output", "runs/a/delta_report.md",
+  )  # fmt: skip
+  assert code == 0, err
+  assert "score before " in out and "95% CI" in out
+  assert pathlib.Path("runs/a/delta_report.md").read_text().startswith("# Eval")
+
+
+def test_a_run_without_output_makes_its_own_directory(run):
+  code, out, _ = run(TRAIN, "--config", "config.yaml", "--set", "seed=5")
+  assert code == 0
+  (path,) = pathlib.Path("artifacts/training_runs").iterdir()
+  assert f"trained model: {path}/checkpoint-final" in out
+  assert runs.RunManifest.read(path).seed == 5
+
+
+def test_dry_run_writes_nothing(run):
+  before = listing()
+  code, out, _ = run(
+    TRAIN, "--config", "config.yaml", "--dry-run", "--max-samples", 30
+  )
+  assert code == 0 and listing() == before
+  assert "model    tiny-qwen2.5:" in out and "steps    3 of 8 rows" in out
+  assert "29 rows to train on, 1 held out, 0 dropped" in out
+
+
+def test_rows_over_the_limit_are_reported(run):
+  rows = [{"text": "ab"}, {"text": "".join(map(chr, range(0x4E00, 0x4E50)))}, {"text": "cd"}]
+  pathlib.Path("d.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+  code, out, _ = run(
+    TRAIN, "--config", "config.yaml", "--dry-run", "--data", "d.jsonl",
+    "--set", "data.max_seq_length=10",
+  )  # fmt: skip
+  assert code == 0
+  assert "1 row to train on, 1 held out, 1 dropped" in out
+
+
+@pytest.mark.parametrize(
+  "flags, found",
+  [
+    (["--config", "none.yaml"], ["none.yaml: no such config"]),
+    (["--config", "."], ["cannot read this config"]),
+    (["--config", "config.yaml", "--data", "no.jsonl"], ["no.jsonl: no such data file"]),
+    (["--config", "config.yaml", "--set", "training.max_stepz=3"], ["did you mean 'max_steps'?"]),
+    (["--config", "config.yaml", "--set", "training.max_steps=three"], ["must be a valid integer, found 'three'"]),
+    (["--config", "config.yaml", "--set", "training.max_steps=-3"], ["greater than or equal to 1, found -3"]),
+    (["--config", "config.yaml", "--set", "model.name=tiny-quen"], ["model.name: 'tiny-quen' is neither"]),
+    (["--config", "config.yaml", "--set", "model.num_kv_heads=3"], ["3 does not divide num_heads"]),
+    (["--config", "config.yaml", "--output", "config.yaml"], ["config.yaml: already exists"]),
+    (["--config", "config.yaml", "--output", "new", "--resume", "latest"], ["no such run manifest"]),
+    (["--config", "config.yaml", "--set", "lora.target_modules=[q]"], ["lora.target_modules: q: this model's linear"]),
+  ],
+)  # fmt: skip
+def test_wrong_flags_and_settings(run, flags, found):
+  before = listing()
+  refused(run(TRAIN, *flags), *found)
+  assert listing() == before
+
+
+@pytest.mark.parametrize(
+  "flags, found",
+  [
+    ([], "--config"),
+    (["--config", "config.yaml", "--max-samples", "0"], "must be at least 1, found 0"),
+    (["--config", "config.yaml", "--resume", "latest"], "--resume needs --output"),
+    (["--config", "config.yaml", "--output", "x", "--resume", "soon"], "invalid"),
+    (["--config", "config.yaml", "--nonsense"], "unrecognized arguments"),
+  ],
+)
+def test_flags_that_do_not_parse(run, flags, found):
+  code, _, err = run(TRAIN, *flags)
+  assert code == 2 and found in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  "content, found",
+  [
+    (b"", "d.jsonl: this data file has no rows"),
+    (b'{"text": "a"}\n{"text": \n', "d.jsonl:2: not valid JSON"),
+    (b'{"text": "a"}\n\n{"txt": "b"}\n', "d.jsonl:3: found the fields txt, expected one of: messages"),
+    (b'{"messages": []}\n', "d.jsonl:1: expected a non-empty list of messages"),
+    (b'{"text": "\xe9"}\n', "d.jsonl:1: this data file is not UTF-8"),
+  ],
+)  # fmt: skip
+def test_wrong_data(run, content, found):
+  pathlib.Path("d.jsonl").write_bytes(content)
+  before = listing()
+  refused(run(TRAIN, "--config", "config.yaml", "--data", "d.jsonl"), found)
+  assert listing() == before
+
+
+def test_tunix_is_not_installed(run, monkeypatch):
+  version = importlib.metadata.version
+
+  def missing(name):
+    if name == "google-tunix":
+      raise importlib.metadata.PackageNotFoundError
+    return version(name)
+
+  monkeypatch.setattr(importlib.metadata, "version", missing)
+  result = run(TRAIN, "--config", "config.yaml", "--output", "x")
+  refused(result, "Tunix is not installed; run: pip install google-tunix==0.1.7")
+  monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1.6")
+  result = run(TRAIN, "--config", "config.yaml", "--output", "x")
+  refused(result, "works with google-tunix 0.1.7, found 0.1.6")
+  assert not pathlib.Path("x").exists()
+
+
+@pytest.fixture
+def trained(run):
+  code, _, err = run(TRAIN, "--config", "config.yaml", "--output", "run")
+  assert code == 0, err
+  return "run/checkpoint-final"
+
+
+def test_a_checkpoint_of_another_model(run, trained):
+  pathlib.Path("e.jsonl").write_text(
+    '{"id": "a", "prompt": "2+2?", "expected_answer": "4"}\n'
+  )
+  common = ["--config", "config.yaml", "--eval-set", "e.jsonl", "--output", "o"]
+  edit(model={"embed_dim": 16})
+  refused(
+    run(GENERATE, "--model", trained, *common),
+    "the checkpoint is of another model: its embed_dim is 32",
+  )
+  refused(
+    run(TRAIN, "--config", "config.yaml", "--output", "run", "--resume", "latest"),
+    "these keys differ",
+    "model.embed_dim",
+  )
+  refused(run(GENERATE, "--model", "none", *common), "none: no such model")
+  assert not pathlib.Path("o").exists()
+
+
+def test_wrong_evaluation_input(run, trained):
+  common = ["--model", trained, "--config", "config.yaml"]
+  refused(run(GENERATE, *common, "--eval-set", "e", "--output", "o"), "e: no such evalset")
+  pathlib.Path("e").write_text('{"id": "a", "prompt": "b"}\n')
+  refused(run(GENERATE, *common, "--eval-set", "e", "--output", "o"), "e:1: expected_answer: Field required")
+  pathlib.Path("e").write_text('{"id": "a", "prompt": "b", "expected_answer": "c"}\n')
+  refused(run(GENERATE, *common, "--eval-set", "e", "--output", "e"), "e: already exists")
+  refused(run(REPORT, "--before", "e", "--after", "e", "--output", "o"), "e:1: section: Field required")
+  refused(run(REPORT, "--before", "x", "--after", "e", "--output", "o"), "x: no such answer file")
+
+
+def test_evalset_commands(run):
+  code, out, _ = run(EVALSET, "make-tictactoe", "--output", "t.jsonl")
+  shipped = conftest.ROOT / "evalsets" / "tictactoe_v1.jsonl"
+  assert code == 0 and "t.jsonl: 627 items" in out
+  assert pathlib.Path("t.jsonl").read_bytes() == shipped.read_bytes()
+  refused(run(EVALSET, "make-tictactoe", "--output", "t.jsonl"), "already exists")
+  code, out, _ = run(EVALSET, "validate", "t.jsonl", shipped)
+  assert code == 0 and len(out.splitlines()) == 2
+  with pathlib.Path("t.jsonl").open("a") as file:
+    file.write("{}\n")
+  refused(run(EVALSET, "validate", "t.jsonl"), "t.jsonl:628: id: Field required")
+
+
+def test_help_of_every_script_has_an_example(run):
+  for script in (conftest.ROOT / "training").glob("*.py"):
+    code, out, _ = run(script, "--help")
+    assert code == 0 and "example: python training/" in out.replace("\n", " ")

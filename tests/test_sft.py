@@ -1,0 +1,304 @@
+"""Runs: what they leave, that they repeat, and that they resume exactly."""
+
+import dataclasses
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import yaml
+
+from tests import conftest
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import runs
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import specs
+from tunix_ttt.train import recorder
+from tunix_ttt.train import sft
+
+STEPS = 8
+CONFIG = config_lib.SFTConfig(
+  model=config_lib.ModelConfig(**conftest.SMALL_MODEL),
+  data=config_lib.DataConfig(
+    games=config_lib.GamesConfig(num_games=60), eval_fraction=0.1
+  ),
+  training=config_lib.TrainingConfig(
+    max_steps=STEPS, batch_size=8, learning_rate=3e-3, eval_every_n_steps=3
+  ),
+  checkpoint=config_lib.CheckpointConfig(save_interval_steps=3),
+)
+LORA = dataclasses.replace(CONFIG, lora=config_lib.LoraConfig(rank=2))
+
+
+def rows(run: pathlib.Path):
+  """The metrics of a run, less what depends on the machine's speed."""
+  text = (run / runs.METRICS).read_text()
+  parsed = [json.loads(line) for line in text.splitlines()]
+  return [
+    {k: v for k, v in row.items() if k not in recorder.TIMES} for row in parsed
+  ]
+
+
+def final(run: pathlib.Path):
+  description = json.loads((run / "checkpoint-final/model.json").read_text())
+  return description["params"]
+
+
+def optimizer_state(run: pathlib.Path):
+  step = max(int(p.name) for p in (run / runs.CHECKPOINTS).iterdir())
+  path = (run / runs.CHECKPOINTS / str(step) / "optimizer_state").absolute()
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    tree = checkpointer.restore(path)
+  leaves = ocp.tree.to_flat_dict(tree)
+  return step, {str(k): np.asarray(v).tobytes() for k, v in leaves.items()}
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def finished(request, tmp_path_factory):
+  """A finished run, of the whole model or of an adapter."""
+  config = CONFIG if request.param == "full" else LORA
+  path = tmp_path_factory.mktemp("runs") / request.param
+  assert sft.train(config, path) == path
+  return config, path
+
+
+def test_a_run_leaves_what_it_should(finished):
+  config, run = finished
+  names = {p.name for p in run.iterdir()}
+  log = next(n for n in names if n.startswith("sft_training_logs_"))
+  assert names == {
+    ".lock",
+    "run_manifest.json",
+    "metrics.jsonl",
+    log,
+    "tensorboard",
+    "tokenizer.model",
+    "checkpoints",
+    "checkpoint-final",
+  }
+  assert {p.name for p in (run / "checkpoints").iterdir()} == {"3", "6", "8"}
+  assert list((run / "tensorboard").glob("events.*"))
+  assert "=== SFT Training Logs ===" in (run / log).read_text()
+
+
+def test_every_step_is_recorded_once_and_in_order(finished):
+  _, run = finished
+  found = [(row["step"], row["split"]) for row in rows(run)]
+  expected = [(0, "eval")]
+  for step in range(1, STEPS + 1):
+    expected.append((step, "train"))
+    if step % 3 == 0 or step == STEPS:
+      expected.append((step, "eval"))
+  assert found == expected
+  train = [row for row in rows(run) if row["split"] == "train"]
+  assert all(row["grad_norm"] > 0 for row in train)
+  tokens = [row["num_tokens"] for row in train]
+  assert tokens == sorted(set(tokens))
+
+
+def test_the_manifest_says_what_made_the_run(finished):
+  config, run = finished
+  manifest = runs.RunManifest.read(run)
+  assert manifest.status == "finished" and manifest.finished_at
+  assert manifest.seed == config.seed
+  assert manifest.config == config_lib.to_dict(config)
+  assert manifest.versions["google-tunix"] == "0.1.7"
+  assert manifest.devices and manifest.mesh == {}
+  assert [s.from_step for s in manifest.sessions] == [0]
+  assert manifest.dataset.rows == (
+    manifest.dataset.train_rows
+    + manifest.dataset.eval_rows
+    + manifest.dataset.dropped_too_long
+  )
+  model = manifest.model
+  whole = model.parameters == model.trainable_parameters
+  assert whole == (config.lora is None)
+  assert manifest.final_metrics["eval/loss"] == rows(run)[-1]["loss"]
+
+
+def test_training_changes_what_is_trained_and_nothing_else(finished):
+  config, run = finished
+  start = sft.plan(config).model
+  trained = checkpoints.load(run)
+  before, after = (
+    specs.parameters(m.module) for m in (start, trained)
+  )
+  changed = {k for k in before if not np.array_equal(before[k], after[k])}
+  kinds = specs.parameters(trained.module, start.trainable)
+  assert changed == set(kinds)
+
+
+def test_the_loss_falls(finished):
+  _, run = finished
+  losses = [row["loss"] for row in rows(run) if row["split"] == "eval"]
+  assert losses[-1] < losses[0]
+
+
+def test_the_same_config_gives_the_same_run(finished, tmp_path):
+  config, run = finished
+  again = sft.train(config, tmp_path / "again")
+  assert rows(again) == rows(run)
+  assert final(again) == final(run)
+
+
+def test_accumulation_gives_the_update_of_one_batch(finished, tmp_path):
+  config, run = finished
+  parts = dataclasses.replace(
+    config,
+    training=dataclasses.replace(
+      config.training, gradient_accumulation_steps=4
+    ),
+  )
+  split = sft.train(parts, tmp_path / "parts")
+  for ours, theirs in zip(rows(run), rows(split), strict=True):
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-5)
+  a, b = (specs.parameters(checkpoints.load(r).module) for r in (run, split))
+  for name in a:
+    np.testing.assert_allclose(a[name], b[name], atol=2e-4)
+
+
+def test_a_finished_run_is_left_alone(finished):
+  config, run = finished
+  before = (run / runs.MANIFEST).read_bytes()
+  assert sft.resume(config, run) == run
+  assert (run / runs.MANIFEST).read_bytes() == before
+
+
+def test_resuming_from_an_earlier_step_ends_the_same(finished, tmp_path):
+  config, run = finished
+  copy = tmp_path / "copy"
+  subprocess.run(["cp", "-r", run, copy], check=True)
+  sft.resume(config, copy, 3)
+  assert rows(copy) == rows(run)
+  assert final(copy) == final(run)
+  assert optimizer_state(copy) == optimizer_state(run)
+  aside = next(copy.glob("superseded-*"))
+  assert {p.name for p in aside.iterdir()} == {"6", "8", "checkpoint-final"}
+  sessions = runs.RunManifest.read(copy).sessions
+  assert [s.from_step for s in sessions] == [0, 3]
+
+
+def test_what_resuming_refuses(finished, tmp_path):
+  config, run = finished
+  with pytest.raises(errors.UserError, match="no checkpoint of step 5; there are 3, 6, 8"):
+    sft.resume(config, run, 5)
+  other = dataclasses.replace(config, seed=1)
+  with pytest.raises(errors.UserError, match="these keys differ .*: seed"):
+    sft.resume(other, run)
+  with pytest.raises(errors.UserError, match="no such run manifest"):
+    sft.resume(config, tmp_path)
+  logging = config_lib.LoggingConfig(log_every_n_steps=1)
+  free = dataclasses.replace(config, logging=logging)
+  assert sft.resume(free, run) == run
+
+
+def test_a_run_that_is_being_worked_on_is_refused(finished):
+  config, run = finished
+  with runs.hold(run):
+    with pytest.raises(errors.UserError, match="another process is working"):
+      sft.resume(config, run, 3)
+
+
+def test_a_directory_in_use_is_refused_and_left_alone(finished):
+  config, run = finished
+  before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+  with pytest.raises(errors.UserError, match="already exists"):
+    sft.train(config, run)
+  assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_a_change_of_the_data_is_noticed(tmp_path):
+  data = tmp_path / "rows.jsonl"
+  data.write_text('{"text": "abc"}\n' * 20)
+  config = dataclasses.replace(
+    CONFIG, data=config_lib.DataConfig(path=str(data))
+  )
+  run = sft.train(config, tmp_path / "run")
+  data.write_text('{"text": "abd"}\n' * 20)
+  with pytest.raises(errors.UserError, match="the data has changed"):
+    sft.resume(config, run, 3)
+
+
+def test_a_diverging_run_says_so(tmp_path):
+  config = dataclasses.replace(
+    CONFIG,
+    training=dataclasses.replace(
+      CONFIG.training, learning_rate=1e30, max_grad_norm=1e30
+    ),
+  )
+  with pytest.raises(errors.UserError, match="has diverged; lower"):
+    sft.train(config, tmp_path / "run")
+
+
+def test_lora_on_a_model_that_was_trained_first(tmp_path):
+  base = sft.train(CONFIG, tmp_path / "base")
+  config = dataclasses.replace(
+    LORA, model=config_lib.ModelConfig(name=str(base / "checkpoint-final"))
+  )
+  run = sft.train(config, tmp_path / "lora")
+  first = rows(run)[0]
+  assert first["loss"] == pytest.approx(rows(base)[-1]["loss"], rel=1e-5)
+  assert rows(run)[-1]["loss"] < first["loss"]
+  manifest = runs.RunManifest.read(run)
+  assert manifest.model.revision == final(base)
+
+
+def start(config_path: pathlib.Path, run: pathlib.Path, *flags: str):
+  script = conftest.ROOT / "training" / "train_sft_tunix.py"
+  command = [sys.executable, script, "--config", config_path, "--output", run]
+  return subprocess.Popen(
+    [*map(str, command), *flags],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    cwd=conftest.ROOT,
+    text=True,
+  )
+
+
+def kill_at(process: subprocess.Popen, run: pathlib.Path, step: int):
+  """Kills a run, outright, as soon as it has recorded a step."""
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline and process.poll() is None:
+    if (run / runs.METRICS).exists():
+      recorded = (run / runs.METRICS).read_text()
+      if f'"step": {step}, "split": "train"' in recorded:
+        break
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_killed_runs_end_as_if_they_had_not_been(lora, tmp_path):
+  steps = 240
+  config = dataclasses.replace(
+    LORA if lora else CONFIG,
+    training=dataclasses.replace(
+      CONFIG.training, max_steps=steps, eval_every_n_steps=25
+    ),
+    checkpoint=config_lib.CheckpointConfig(save_interval_steps=10),
+  )
+  path = tmp_path / "config.yaml"
+  path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
+  run = tmp_path / "killed"
+  # Before the first checkpoint, then between checkpoints.
+  kill_at(start(path, run), run, 4)
+  kill_at(start(path, run, "--resume", "latest"), run, 87)
+  process = start(path, run, "--resume", "latest")
+  out, err = process.communicate(timeout=600)
+  assert process.returncode == 0, err
+  assert f"trained model: {run}/checkpoint-final" in out
+
+  whole = sft.train(config, tmp_path / "whole")
+  assert rows(run) == rows(whole)
+  assert final(run) == final(whole)
+  assert optimizer_state(run) == optimizer_state(whole)
+  sessions = [s.from_step for s in runs.RunManifest.read(run).sessions]
+  assert sessions[0] == sessions[1] == 0 and 80 <= sessions[2] < steps

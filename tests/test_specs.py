@@ -1,0 +1,140 @@
+"""Tiny models: built from Tunix's classes, with values that train."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+import numpy as np
+import optax
+import pytest
+
+from tunix_ttt import errors
+from tunix_ttt.models import lora
+from tunix_ttt.models import specs
+from tunix_ttt.train import losses
+
+NAMES = sorted(specs.TINY_MODELS)
+
+
+def make(name, seed=0):
+  spec = specs.ModelSpec(**specs.TINY_MODELS[name], vocab_size=64)
+  return spec, specs.initialize(spec, seed)
+
+
+def batch():
+  rng = np.random.default_rng(0)
+  # Every token of the vocabulary occurs, so every embedding has a gradient.
+  tokens = np.stack([rng.permutation(64) for _ in range(2)]).astype(np.int32)
+  ones = np.ones_like(tokens, bool)
+  return losses.model_inputs(
+    {
+      "input_tokens": jnp.asarray(tokens),
+      "input_mask": jnp.asarray(ones),
+      "loss_mask": jnp.asarray(ones),
+      "denominator": jnp.float32(126),
+    }
+  )
+
+
+def loss_of(module, kind=nnx.Param):
+  graphdef, trained, rest = nnx.split(module, kind, ...)
+
+  def loss(state):
+    model = nnx.merge(graphdef, state, rest)
+    return losses.supervised_loss(model, **batch())[0]
+
+  return jax.jit(loss), trained
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_gets_a_gradient(name):
+  _, module = make(name)
+  loss, state = loss_of(module)
+  grads = jax.jit(jax.grad(loss))(state)
+  for path, grad in nnx.to_flat_state(grads):
+    assert float(jnp.abs(grad.get_value()).max()) > 1e-7, path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_initial_loss_is_that_of_guessing(name):
+  _, module = make(name)
+  loss, state = loss_of(module)
+  assert abs(float(loss(state)) - np.log(64)) < 0.6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tunix_own_values_would_not_train_the_feed_forward_layers(name):
+  spec, _ = make(name)
+  values = specs.parameters(spec.build())
+  assert not values["layers.0.mlp.gate_proj.kernel"].any()
+
+
+def test_gradient_descent_lowers_the_loss():
+  _, module = make("tiny-qwen2.5")
+  loss, state = loss_of(module)
+  optimizer = optax.adam(3e-3)
+  moments = optimizer.init(state)
+  before = float(loss(state))
+
+  @jax.jit
+  def step(state, moments):
+    updates, moments = optimizer.update(jax.grad(loss)(state), moments, state)
+    return optax.apply_updates(state, updates), moments
+
+  for _ in range(20):
+    state, moments = step(state, moments)
+  assert float(loss(state)) < 0.8 * before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_depend_on_the_seed_alone(name):
+  values, again, other = (
+    specs.parameters(make(name, seed)[1]) for seed in (1, 1, 2)
+  )
+  assert all(np.array_equal(values[k], again[k]) for k in values)
+  kernel = "layers.1.mlp.up_proj.kernel"
+  assert not np.array_equal(values[kernel], other[kernel])
+  # Parameters of one shape differ from each other.
+  assert not np.array_equal(values[kernel], values["layers.0.mlp.up_proj.kernel"])
+
+
+def test_gemma_has_local_layers_and_a_global_one():
+  _, module = make("tiny-gemma3")
+  kinds = [layer.attn.attn_type.name for layer in module.layers]
+  assert kinds == ["LOCAL_SLIDING"] * 5 + ["GLOBAL"]
+
+
+def test_bad_shapes():
+  shape = specs.TINY_MODELS["tiny-qwen2.5"]
+  with pytest.raises(errors.UserError, match="3 does not divide num_heads"):
+    specs.check_shape({**shape, "num_kv_heads": 3})
+  with pytest.raises(errors.UserError, match="head_dim: 15 is odd"):
+    specs.check_shape({**shape, "head_dim": 15})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lora_starts_as_the_base_and_only_adapters_train(name):
+  _, module = make(name)
+  adapted = lora.apply_lora(
+    module, rank=4, alpha=8.0, target_modules="all-linear", seed=0
+  )
+  base_loss, base = loss_of(module)
+  loss, adapters = loss_of(adapted, nnx.LoRAParam)
+  assert float(loss(adapters)) == pytest.approx(float(base_loss(base)), rel=1e-6)
+  # A is multiplied by B, which is zero: at first B alone has a gradient.
+  grads = jax.jit(jax.grad(loss))(adapters)
+  for path, grad in nnx.to_flat_state(grads):
+    moves = float(jnp.abs(grad.get_value()).max()) > 0
+    assert moves == str(path[-1]).endswith("_b"), path
+  modules = {path[-2] for path, _ in nnx.to_flat_state(adapters)}
+  assert modules == set(lora.linear_modules(module))
+
+
+def test_lora_on_chosen_modules():
+  _, module = make("tiny-qwen2.5")
+  adapted = lora.apply_lora(
+    module, rank=2, alpha=2.0, target_modules=["q_proj"], seed=0
+  )
+  names = specs.parameters(adapted, nnx.LoRAParam)
+  assert {name.split(".")[-2] for name in names} == {"q_proj"}
+  with pytest.raises(errors.UserError, match="q_einsum: this model's linear modules are"):
+    lora.apply_lora(module, rank=2, alpha=2.0, target_modules=["q_einsum"], seed=0)

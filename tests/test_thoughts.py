@@ -1,0 +1,49 @@
+"""Template thoughts are true of the board they are about."""
+
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+from tunix_ttt.language import prompts
+from tunix_ttt.language import thoughts
+
+LINES = rules.LINES
+
+
+def completes(board: int, cell: int, mark: int) -> bool:
+  """Whether `mark` on `cell` makes a line, from the marks alone."""
+  marks = rules.cells()[board].copy()
+  marks[cell] = mark
+  return any(all(marks[c] == mark for c in line) for line in LINES)
+
+
+def test_every_thought_of_every_legal_move_is_true():
+  kinds = set()
+  for board in rules.positions().tolist():
+    mark = int(rules.side_to_move()[board])
+    other = rules.X + rules.O - mark
+    for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
+      thought = thoughts.explain_move(board, cell)
+      kinds.add(thought.replace(prompts.coordinate(cell), "#"))
+      after = int(rules.successors()[board, cell])
+      free = [c for c in range(9) if rules.cells()[after][c] == rules.EMPTY]
+      wins_next = sum(completes(after, c, mark) for c in free)
+      value = solver.value_for(after, mark)
+      truth = {
+        "I complete a line at #": rules.winners()[after] == mark,
+        "I block #": completes(board, cell, other),
+        "I make two threats": wins_next > 1,
+        "I force a win": value == solver.WIN,
+        "I keep the draw": value == solver.DRAW,
+        "I am losing": value == solver.LOSS,
+      }
+      said = thought.replace(prompts.coordinate(cell), "#")
+      assert [t for s, t in truth.items() if said.startswith(s)] == [True], said
+  assert len(kinds) == 6
+
+
+def test_winning_cells():
+  # X X .
+  # O O .
+  # . . .
+  board = rules.board_from_cells([1, 1, 0, 2, 2, 0, 0, 0, 0])
+  assert thoughts.winning_cells(board, rules.X) == [2]
+  assert thoughts.winning_cells(board, rules.O) == [5]

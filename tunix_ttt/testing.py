@@ -1,0 +1,176 @@
+"""For tests, ours and users': environment conformance, a toy tokenizer."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import rules
+
+
+class Environment(Protocol):
+  """An environment in the shape of `game.env.TicTacToe`."""
+
+  def init(self, key: jax.Array, agent: Any = ...) -> env_lib.State:
+    """Starts a game."""
+    ...
+
+  def step(self, state: env_lib.State, action: Any) -> env_lib.State:
+    """Plays a move and the reply to it."""
+    ...
+
+
+def check_environment(
+  env: Environment, *, num_games: int = 64, seed: int = 0
+) -> None:
+  """Checks that an environment keeps the promises the samplers rely on.
+
+  Random games are played as X and as O, legally and not:
+
+  - states keep their structure, shapes and types from `init` through `step`;
+  - `init` leaves the move to the agent, or the game over;
+  - a legal move takes its cell, and the opponent takes at most one more;
+  - a move that is not legal ends the game as `ILLEGAL`, the board unchanged;
+  - a game that is over ignores further moves and allows none;
+  - every game ends within five moves of the agent;
+  - the same key and moves give the same game, whatever the batch and whether
+    compiled or not.
+
+  Args:
+    env: the environment.
+    num_games: how many random games to play.
+    seed: of the games.
+
+  Raises:
+    AssertionError: naming the broken promise.
+  """
+  keys = jax.random.split(jax.random.key(seed), num_games)
+  marks = env_lib.starting_marks("mixed", num_games)
+  init, step = jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step))
+  rng = np.random.default_rng(seed)
+  states = init(keys, marks)
+  history, actions = [states], []
+  for _ in range((rules.NUM_CELLS + 1) // 2):
+    legal = np.asarray(jax.vmap(env_lib.legal_actions)(states))
+    ongoing = np.asarray(states.outcome) == env_lib.Outcome.ONGOING
+    _check(
+      np.array_equal(legal.any(axis=1), ongoing),
+      "moves are legal exactly while a game is on",
+    )
+    _check_illegal(step, states, legal, ongoing)
+    action = np.array([rng.choice(np.flatnonzero(r)) if r.any() else 0 for r in legal])
+    after = step(states, action)
+    _check_moved(states, after, action, ongoing)
+    actions.append(action)
+    history.append(after)
+    states = after
+  _check(
+    bool((states.outcome != env_lib.Outcome.ONGOING).all()),
+    "every game ends within five moves of the agent",
+  )
+  _check_alone(env, keys, marks, actions, history)
+
+
+def _check(holds: bool, promise: str) -> None:
+  if not holds:
+    raise AssertionError(f"the environment breaks a promise: {promise}")
+
+
+def _check_moved(
+  before: env_lib.State, after: env_lib.State, action: np.ndarray, ongoing: Any
+) -> None:
+  _check(
+    jax.tree.structure(before) == jax.tree.structure(after)
+    and all(
+      a.shape == b.shape and a.dtype == b.dtype
+      for a, b in zip(
+        jax.tree.leaves(before), jax.tree.leaves(after), strict=True
+      )
+    ),
+    "states keep their structure, shapes and types",
+  )
+  old, new = (rules.cells()[np.asarray(s.board)] for s in (before, after))
+  agent = np.asarray(before.agent)
+  rows = np.arange(len(action))
+  _check(
+    bool((new[rows, action] == agent)[ongoing].all()),
+    "a legal move takes its cell",
+  )
+  changed = (old != new).sum(axis=1)
+  _check(
+    bool(((changed >= 1) & (changed <= 2))[ongoing].all()),
+    "a move changes one cell, and the reply at most one more",
+  )
+  _check(
+    bool((changed == 0)[~ongoing].all())
+    and bool((before.outcome == after.outcome)[~ongoing].all()),
+    "a game that is over ignores further moves",
+  )
+
+
+def _check_illegal(
+  step: Any, states: env_lib.State, legal: np.ndarray, ongoing: np.ndarray
+) -> None:
+  taken = legal.argmin(axis=1)
+  for name, action, wrong in (
+    ("taken", taken, ~legal.all(axis=1)),
+    ("below the board", np.full(len(legal), -1), True),
+    ("above the board", np.full(len(legal), rules.NUM_CELLS), True),
+  ):
+    after = step(states, action)
+    rows = ongoing & wrong
+    _check(
+      bool((after.outcome == env_lib.Outcome.ILLEGAL)[rows].all())
+      and bool((after.board == states.board)[rows].all()),
+      f"a move to a cell {name} ends the game as ILLEGAL, the board unchanged",
+    )
+
+
+def _check_alone(
+  env: Environment,
+  keys: jax.Array,
+  marks: jax.Array,
+  actions: list[np.ndarray],
+  history: list[env_lib.State],
+) -> None:
+  """Plays two of the games again, alone and uncompiled."""
+  for n in range(2):
+    state = env.init(keys[n], marks[n])
+    for t, expected in enumerate(history):
+      _check(
+        bool(state.board == expected.board[n])
+        and bool(state.outcome == expected.outcome[n]),
+        "a game does not depend on its batch or on compilation",
+      )
+      if t < len(actions):
+        state = env.step(state, jnp.int32(actions[t][n]))
+
+
+class CharacterTokenizer:
+  """A toy tokenizer: one id a character, control ids 0 to 5."""
+
+  start_of_turn_id, end_of_turn_id = 4, 5
+  vocab_size = 6 + 128
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the code of each character plus 6; ASCII only."""
+    return [6 + code for code in text.encode("ascii")]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; control ids vanish."""
+    return bytes(int(i) - 6 for i in ids if i > 5).decode("ascii")
+
+  def pad_id(self) -> int:
+    """Returns 0."""
+    return 0
+
+  def eos_id(self) -> int:
+    """Returns 1."""
+    return 1
+
+  def bos_id(self) -> int:
+    """Returns 2."""
+    return 2
