@@ -17,14 +17,14 @@ from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
 
 # Small enough to compile in seconds; the code is that of any other run.
-SMALL_MODEL = {
-  "num_layers": 2,
-  "embed_dim": 32,
-  "hidden_dim": 64,
-  "num_heads": 2,
-  "num_kv_heads": 1,
-  "head_dim": 16,
-}
+SMALL_MODEL = config_lib.ModelConfig(
+  num_layers=2,
+  embed_dim=32,
+  hidden_dim=64,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=16,
+)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tunix_ttt"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each may import those before it.
-LAYERS = ["game", "language", "rollout", "rewards", "data", "models", "train", "evaluate"]
+LAYERS = [
+  "game",
+  "language",
+  "rollout",
+  "rewards",
+  "data",
+  "models",
+  "train",
+  "evaluate",
+]
 # Beside the layers: anyone may import these, and they import only each other.
 SHARED = {"errors", "files", "config", "runs"}
 TUNIX = {"tunix", "qwix", "orbax"}
@@ -33,19 +42,27 @@ def layer(path: pathlib.Path) -> str:
   return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+  "path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_imports_go_one_way(path):
   own = layer(path)
   if own in ("__init__", "cli", "testing"):
     return
-  used = {name.split(".")[1] for name in imports(path) if name.startswith("tunix_ttt.")}
+  used = {
+    name.split(".")[1]
+    for name in imports(path)
+    if name.startswith("tunix_ttt.")
+  }
   allowed = SHARED | {own}
   if own in LAYERS:
     allowed |= set(LAYERS[: LAYERS.index(own)])
   assert used <= allowed
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+  "path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_tunix_is_touched_in_models_and_train_only(path):
   used = {name.split(".")[0] for name in imports(path)}
   assert not used & TUNIX or layer(path) in ("models", "train")
@@ -67,7 +84,9 @@ def test_importing_starts_no_backend_and_needs_no_tunix():
 
 def test_importing_everything_starts_no_backend():
   names = [
-    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(
+      ".__init__"
+    )
     for p in MODULES
   ]
   code = f"import {', '.join(names)}; from jax._src import xla_bridge; assert not xla_bridge._backends"
@@ -75,5 +94,9 @@ def test_importing_everything_starts_no_backend():
 
 
 def test_no_file_is_long():
-  for path in [*MODULES, *(ROOT / "tests").glob("*.py"), *(ROOT / "training").glob("*.py")]:
+  for path in [
+    *MODULES,
+    *(ROOT / "tests").glob("*.py"),
+    *(ROOT / "training").glob("*.py"),
+  ]:
     assert len(path.read_text().splitlines()) < 500, path

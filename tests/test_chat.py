@@ -10,9 +10,7 @@ CHARACTERS = testing.CharacterTokenizer()
 
 def turns(*contents):
   roles = ["user", "assistant"] * len(contents)
-  return [
-    chat.message(r, c) for r, c in zip(roles, contents, strict=False)
-  ]
+  return [chat.message(r, c) for r, c in zip(roles, contents, strict=False)]
 
 
 def spelled(tokens):
@@ -38,7 +36,9 @@ def test_a_prompt_ends_with_the_models_header():
 
 
 def test_a_prompt_is_a_prefix_of_its_conversation(tokenizer):
-  messages = turns("What now?", "<think>x</think>\n<move>A1</move>", "And now?", "C3")
+  messages = turns(
+    "What now?", "<think>x</think>\n<move>A1</move>", "And now?", "C3"
+  )
   whole = chat.encode_chat(messages, tokenizer)
   for length in (1, 3):
     prompt = chat.encode_chat(messages[:length], tokenizer)
@@ -47,7 +47,9 @@ def test_a_prompt_is_a_prefix_of_its_conversation(tokenizer):
 
 
 def test_supervised_from_leaves_earlier_answers_out():
-  tokens = chat.encode_chat(turns("a", "b", "c", "d"), CHARACTERS, supervised_from=3)
+  tokens = chat.encode_chat(
+    turns("a", "b", "c", "d"), CHARACTERS, supervised_from=3
+  )
   assert spelled(tokens) == "^{user\na}\n{model\nb}\n{user\nc}\n{model\n`d`}"
 
 

@@ -14,7 +14,7 @@ from tunix_ttt import errors
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import specs
 
-CONFIG = config_lib.ModelConfig(**conftest.SMALL_MODEL)
+CONFIG = conftest.SMALL_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +100,14 @@ def test_an_adapter_refuses_another_base(base, saved, tmp_path):
   values = specs.parameters(base.module)
   values["final_norm.w"] = values["final_norm.w"] + 1
   module = specs.with_parameters(base.module, values)
-  checkpoints.save(
-    checkpoints.dataclasses.replace(base, module=module), saved
-  )
+  checkpoints.save(checkpoints.dataclasses.replace(base, module=module), saved)
   with pytest.raises(errors.UserError, match="trained on another base"):
     checkpoints.load(tmp_path / "adapter")
 
 
-def test_adapters_are_trained_further_with_the_same_settings_only(saved, tmp_path):
+def test_adapters_are_trained_further_with_the_same_settings_only(
+  saved, tmp_path
+):
   checkpoints.save(adapted(checkpoints.load(saved), saved), tmp_path / "a")
   loaded = checkpoints.load(tmp_path / "a")
   same = checkpoints.adapt(loaded, config_lib.LoraConfig(rank=2), "a", 0)
@@ -178,7 +178,9 @@ def test_another_tokenizer_is_refused(saved):
 def test_a_checkpoint_of_another_model_than_the_configs(base, saved, tmp_path):
   checkpoints.check_matches(base, CONFIG)
   checkpoints.check_matches(base, config_lib.ModelConfig(name=str(saved)))
-  with pytest.raises(errors.UserError, match="of another model: its num_layers"):
+  with pytest.raises(
+    errors.UserError, match="of another model: its num_layers"
+  ):
     checkpoints.check_matches(base, config_lib.ModelConfig())
   other = config_lib.ModelConfig(name="tiny-gemma3")
   with pytest.raises(errors.UserError, match="its family is qwen2.5"):
@@ -196,7 +198,9 @@ def test_starting_from_a_name(tokenizer, saved):
     )
   with pytest.raises(errors.UserError, match="model.num_layers: the shape of"):
     checkpoints.start_from(
-      config_lib.ModelConfig(name=str(saved), num_layers=2), lambda: tokenizer, 0
+      config_lib.ModelConfig(name=str(saved), num_layers=2),
+      lambda: tokenizer,
+      0,
     )
 
 
@@ -210,4 +214,6 @@ def test_the_revision_is_of_names_types_shapes_and_values():
     {"a": jnp.zeros(4), "b": jnp.zeros(2)},
   ]
   assert checkpoints.revision(one) == checkpoints.revision(same)
-  assert all(checkpoints.revision(one) != checkpoints.revision(o) for o in others)
+  assert all(
+    checkpoints.revision(one) != checkpoints.revision(o) for o in others
+  )

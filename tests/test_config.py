@@ -30,7 +30,9 @@ def test_shipped_configs_load_and_say_how_to_run_them(path):
 
 
 def test_values_and_defaults(tmp_path):
-  text = "seed: 3\ntraining: {learning_rate: 1e-4, max_steps: 9}\nlora: {rank: 2}"
+  text = (
+    "seed: 3\ntraining: {learning_rate: 1e-4, max_steps: 9}\nlora: {rank: 2}"
+  )
   config = load(tmp_path, text)
   assert config.seed == 3
   assert config.training.learning_rate == 1e-4
@@ -101,7 +103,10 @@ def test_every_mistake_is_told_at_once(tmp_path):
 @pytest.mark.parametrize(
   "override, message",
   [
-    ("training.max_steps=-4", "--set training.max_steps=-4: training.max_steps:"),
+    (
+      "training.max_steps=-4",
+      "--set training.max_steps=-4: training.max_steps:",
+    ),
     ("traning.max_steps=4", "--set traning.max_steps=4: traning: unknown key"),
     ("seed", "--set seed: expected key=value"),
     ("a..b=1", "expected key=value"),

@@ -95,7 +95,9 @@ def test_held_out_rows_are_not_trained_on():
   config = config_lib.DataConfig(eval_fraction=0.25)
   source = rows_of([chr(65 + i) for i in range(20)])
   dataset = datasets.tokenize(source, CHARACTERS, config, 0)
-  train, held = ({r.ids[1] for r in rows} for rows in (dataset.train, dataset.eval))
+  train, held = (
+    {r.ids[1] for r in rows} for rows in (dataset.train, dataset.eval)
+  )
   assert len(held) == 5 and len(train) == 15 and not train & held
   single = datasets.tokenize(rows_of(["a"]), CHARACTERS, config, 0)
   assert (len(single.train), len(single.eval)) == (1, 0)
@@ -114,7 +116,9 @@ def batches(dataset, **settings):
 @pytest.fixture
 def dataset():
   tokens = [chat.encode_text("", "a" * n, CHARACTERS) for n in range(1, 7)]
-  return datasets.Dataset(train=tokens, eval=tokens[:3], dropped_too_long=0, length=8)
+  return datasets.Dataset(
+    train=tokens, eval=tokens[:3], dropped_too_long=0, length=8
+  )
 
 
 def test_every_epoch_has_every_row_once_in_an_order_of_its_own(dataset):
@@ -142,7 +146,9 @@ def test_batches_pad_and_mask(dataset):
 
 def test_accumulation_splits_a_batch_and_shares_its_denominator(dataset):
   whole = next(batches(dataset))
-  parts = list(itertools.islice(batches(dataset, gradient_accumulation_steps=2), 2))
+  parts = list(
+    itertools.islice(batches(dataset, gradient_accumulation_steps=2), 2)
+  )
   joined = np.concatenate([p["input_tokens"] for p in parts])
   assert np.array_equal(joined, whole["input_tokens"])
   assert [p["denominator"] for p in parts] == [whole["denominator"] / 2] * 2
@@ -154,7 +160,9 @@ def test_eval_batches_cover_the_held_out_rows_once(dataset):
   assert all(b["input_tokens"].shape == (2, 8) for b in found)
   tokens = sum(sum(row.loss_mask) for row in dataset.eval)
   assert all(b["denominator"] == tokens / 2 for b in found)
-  empty = datasets.Dataset(train=dataset.train, eval=[], dropped_too_long=0, length=8)
+  empty = datasets.Dataset(
+    train=dataset.train, eval=[], dropped_too_long=0, length=8
+  )
   assert datasets.eval_batches(empty, batch_size=2, pad_id=0) == []
 
 

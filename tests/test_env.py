@@ -1,5 +1,7 @@
 """The environment: conformance, and games whose every move is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +36,7 @@ def test_conformance_finds_a_broken_environment():
   class Forgetful(env_lib.TicTacToe):
     def step(self, state, action):
       stepped = super().step(state, action)
-      return stepped.replace(board=state.board)
+      return dataclasses.replace(stepped, board=state.board)
 
   with pytest.raises(AssertionError, match="a legal move takes its cell"):
     testing.check_environment(Forgetful())
@@ -78,7 +80,11 @@ def test_the_agent_as_o_finds_an_opening_move():
   state = play([], [6], agent=rules.O)
   assert rules.cells()[int(state.board)].tolist() == [0] * 6 + [1, 0, 0]
   assert state.last_move == 6
-  assert env_lib.legal_actions(state).tolist() == [True] * 6 + [False, True, True]
+  assert env_lib.legal_actions(state).tolist() == [True] * 6 + [
+    False,
+    True,
+    True,
+  ]
 
 
 def test_a_win_as_o_is_a_win():

@@ -9,6 +9,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
 from tunix_ttt.game import rules
+from tunix_ttt.language import prompts
 
 EVALSETS = pathlib.Path(__file__).resolve().parents[1] / "evalsets"
 GENERAL = {"id": "a", "prompt": "2+2?", "expected_answer": "4"}
@@ -26,7 +27,9 @@ def tictactoe():
   )
 
 
-@pytest.mark.parametrize("path", sorted(EVALSETS.glob("*.jsonl")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+  "path", sorted(EVALSETS.glob("*.jsonl")), ids=lambda p: p.name
+)
 def test_shipped_evalsets_are_valid(path):
   assert evalsets.load(path)
 
@@ -38,7 +41,7 @@ def test_tictactoe_v1_is_what_the_command_makes():
 
 def test_tictactoe_v1_has_every_position_once_up_to_symmetry():
   items = evalsets.load(EVALSETS / "tictactoe_v1.jsonl")
-  boards = [evalsets.board_index(i.board) for i in items]
+  boards = [evalsets.board_index(i.board or "") for i in items]
   forms = [int(rules.canonical()[b]) for b in boards]
   every = {int(rules.canonical()[b]) for b in rules.positions()}
   assert len(forms) == len(set(forms)) == 627 and set(forms) == every
@@ -69,7 +72,8 @@ def test_scoring_text(match, expected, response, verdict):
 
 def test_scoring_moves():
   corner = tictactoe()
-  taken = "ABC"[corner.board.index("X") // 3] + "123"[corner.board.index("X") % 3]
+  assert corner.board is not None
+  taken = prompts.coordinate(corner.board.index("X"))
   free = "A2" if corner.board[1] == "." else "A1"
   for move, verdict in (
     ("B2", "right"),

@@ -28,10 +28,13 @@ def test_a_directory_appears_when_it_is_complete(tmp_path):
 
 
 def test_a_directory_that_fails_leaves_nothing(tmp_path):
-  with pytest.raises(ZeroDivisionError):
+  def fail():
     with files.new_directory(tmp_path / "a") as new:
       (new / "x").write_text("1")
       raise ZeroDivisionError
+
+  with pytest.raises(ZeroDivisionError):
+    fail()
   assert names(tmp_path) == []
 
 
@@ -44,9 +47,9 @@ def test_what_exists_stays(tmp_path, kind):
     path.mkdir()
   else:
     path.symlink_to(tmp_path / "nowhere")
-  with pytest.raises(errors.UserError, match="already exists"):
-    with files.new_directory(path):
-      pass
+  refused = pytest.raises(errors.UserError, match="already exists")
+  with refused, files.new_directory(path):
+    pass
   assert names(tmp_path) == ["a"]
 
 

@@ -32,7 +32,10 @@ TURNS = "<start_of_turn>user\n2+2?<end_of_turn>\n<start_of_turn>model\n"
       formats.Conversation([USER, ANSWER]),
     ),
     (
-      {"prompts": TURNS.split("\n<start_of_turn>model")[0], "final_answer": "4"},
+      {
+        "prompts": TURNS.split("\n<start_of_turn>model")[0],
+        "final_answer": "4",
+      },
       formats.Conversation([USER, ANSWER]),
     ),
   ],
@@ -55,7 +58,11 @@ def test_formats(row, expected):
     ({"prompt": "a"}, "prompt_completion", "the field 'completion' is missing"),
     ({"messages": [USER]}, "auto", "no answer to train on"),
     ({"messages": "hi"}, "auto", "non-empty list"),
-    ({"prompt": "a", "completion": ["b"]}, "auto", "both be text or both lists"),
+    (
+      {"prompt": "a", "completion": ["b"]},
+      "auto",
+      "both be text or both lists",
+    ),
     ({"prompt": "a", "completion": None}, "auto", "both be text or both lists"),
     ({"text": ""}, "auto", "not empty"),
     ({"text": 3}, "auto", "'text' must be text"),

@@ -1,5 +1,7 @@
 """Generated games: legal, optimal, of both sides, and told truly."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def test_the_expert_plays_optimal_moves_on_its_turn(games):
 def test_games_follow_the_rules(games):
   for n in range(len(games.agent)):
     played = np.flatnonzero(games.played[n])
-    for t, following in zip(played, played[1:], strict=False):
+    for t, following in itertools.pairwise(played):
       board, action = int(games.boards[n, t]), int(games.actions[n, t])
       reply = int(games.last_moves[n, following])
       after = int(rules.successors()[board, action])
@@ -44,7 +46,9 @@ def test_the_last_move_is_the_opponents(games):
 
 def test_an_expert_never_loses_from_the_empty_board():
   games = games_lib.expert_games(0, 400)
-  assert not np.isin(games.outcome, [env_lib.Outcome.LOSS, env_lib.Outcome.ILLEGAL]).any()
+  assert not np.isin(
+    games.outcome, [env_lib.Outcome.LOSS, env_lib.Outcome.ILLEGAL]
+  ).any()
   assert (games.agent == rules.X).sum() == 200
 
 
@@ -79,3 +83,14 @@ def test_conversations(games, context, thoughts):
       assert answer is not None
       answers.append(answer.cell)
   assert answers == games.actions[games.played].tolist()
+
+
+def test_positions_where_any_move_will_do_are_thinned_out():
+  games = games_lib.expert_games(0, 2000, 0.8)
+  kept = games_lib.keep_decisions(games, 0.25, 0)
+  optimal = solver.solve().optimal[games.boards]
+  indifferent = games.played & (optimal == rules.legal_masks()[games.boards])
+  decisive = games.played & ~indifferent
+  assert np.array_equal(kept.played & ~indifferent, decisive)
+  share = kept.played[indifferent].mean()
+  assert indifferent.sum() > 500 and abs(share - 0.25) < 0.05

@@ -89,4 +89,4 @@ def test_equals_tunix_own_loss(name):
     args["positions"],
     args["attention_mask"],
   )
-  assert float(ours) == pytest.approx(float(theirs), rel=1e-6)
+  assert float(ours) == pytest.approx(float(jnp.asarray(theirs)), rel=1e-6)

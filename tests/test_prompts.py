@@ -46,7 +46,11 @@ def test_every_observation_is_distinct():
 
 def test_coordinates():
   assert [prompts.coordinate(c) for c in (0, 4, 8)] == ["A1", "B2", "C3"]
-  assert [prompts.cell_from_coordinate(t) for t in ("A1", "b2", "C3")] == [0, 4, 8]
+  assert [prompts.cell_from_coordinate(t) for t in ("A1", "b2", "C3")] == [
+    0,
+    4,
+    8,
+  ]
   with pytest.raises(ValueError, match="'D1' is no coordinate"):
     prompts.cell_from_coordinate("D1")
 

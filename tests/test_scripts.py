@@ -17,7 +17,7 @@ TRAIN, GENERATE, REPORT, EVALSET = (
   for name in ("train_sft_tunix", "eval_generate", "eval_report", "evalset")
 )
 SETTINGS = {
-  "model": conftest.SMALL_MODEL,
+  "model": conftest.SMALL_MODEL.shape(),
   "data": {"games": {"num_games": 40}},
   "training": {"max_steps": 3, "batch_size": 8},
   "eval": {"max_new_tokens": 16, "batch_size": 8},
@@ -106,8 +106,14 @@ def test_dry_run_writes_nothing(run):
 
 
 def test_rows_over_the_limit_are_reported(run):
-  rows = [{"text": "ab"}, {"text": "".join(map(chr, range(0x4E00, 0x4E50)))}, {"text": "cd"}]
-  pathlib.Path("d.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+  rows = [
+    {"text": "ab"},
+    {"text": "".join(map(chr, range(0x4E00, 0x4E50)))},
+    {"text": "cd"},
+  ]
+  pathlib.Path("d.jsonl").write_text(
+    "".join(json.dumps(r) + "\n" for r in rows)
+  )
   code, out, _ = run(
     TRAIN, "--config", "config.yaml", "--dry-run", "--data", "d.jsonl",
     "--set", "data.max_seq_length=10",
@@ -142,9 +148,18 @@ def test_wrong_flags_and_settings(run, flags, found):
   "flags, found",
   [
     ([], "--config"),
-    (["--config", "config.yaml", "--max-samples", "0"], "must be at least 1, found 0"),
-    (["--config", "config.yaml", "--resume", "latest"], "--resume needs --output"),
-    (["--config", "config.yaml", "--output", "x", "--resume", "soon"], "invalid"),
+    (
+      ["--config", "config.yaml", "--max-samples", "0"],
+      "must be at least 1, found 0",
+    ),
+    (
+      ["--config", "config.yaml", "--resume", "latest"],
+      "--resume needs --output",
+    ),
+    (
+      ["--config", "config.yaml", "--output", "x", "--resume", "soon"],
+      "invalid",
+    ),
     (["--config", "config.yaml", "--nonsense"], "unrecognized arguments"),
   ],
 )
@@ -180,7 +195,9 @@ def test_tunix_is_not_installed(run, monkeypatch):
 
   monkeypatch.setattr(importlib.metadata, "version", missing)
   result = run(TRAIN, "--config", "config.yaml", "--output", "x")
-  refused(result, "Tunix is not installed; run: pip install google-tunix==0.1.7")
+  refused(
+    result, "Tunix is not installed; run: pip install google-tunix==0.1.7"
+  )
   monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1.6")
   result = run(TRAIN, "--config", "config.yaml", "--output", "x")
   refused(result, "works with google-tunix 0.1.7, found 0.1.6")
@@ -205,7 +222,9 @@ def test_a_checkpoint_of_another_model(run, trained):
     "the checkpoint is of another model: its embed_dim is 32",
   )
   refused(
-    run(TRAIN, "--config", "config.yaml", "--output", "run", "--resume", "latest"),
+    run(
+      TRAIN, "--config", "config.yaml", "--output", "run", "--resume", "latest"
+    ),
     "these keys differ",
     "model.embed_dim",
   )
@@ -215,13 +234,30 @@ def test_a_checkpoint_of_another_model(run, trained):
 
 def test_wrong_evaluation_input(run, trained):
   common = ["--model", trained, "--config", "config.yaml"]
-  refused(run(GENERATE, *common, "--eval-set", "e", "--output", "o"), "e: no such evalset")
+  refused(
+    run(GENERATE, *common, "--eval-set", "e", "--output", "o"),
+    "e: no such evalset",
+  )
   pathlib.Path("e").write_text('{"id": "a", "prompt": "b"}\n')
-  refused(run(GENERATE, *common, "--eval-set", "e", "--output", "o"), "e:1: expected_answer: Field required")
-  pathlib.Path("e").write_text('{"id": "a", "prompt": "b", "expected_answer": "c"}\n')
-  refused(run(GENERATE, *common, "--eval-set", "e", "--output", "e"), "e: already exists")
-  refused(run(REPORT, "--before", "e", "--after", "e", "--output", "o"), "e:1: section: Field required")
-  refused(run(REPORT, "--before", "x", "--after", "e", "--output", "o"), "x: no such answer file")
+  refused(
+    run(GENERATE, *common, "--eval-set", "e", "--output", "o"),
+    "e:1: expected_answer: Field required",
+  )
+  pathlib.Path("e").write_text(
+    '{"id": "a", "prompt": "b", "expected_answer": "c"}\n'
+  )
+  refused(
+    run(GENERATE, *common, "--eval-set", "e", "--output", "e"),
+    "e: already exists",
+  )
+  refused(
+    run(REPORT, "--before", "e", "--after", "e", "--output", "o"),
+    "e:1: section: Field required",
+  )
+  refused(
+    run(REPORT, "--before", "x", "--after", "e", "--output", "o"),
+    "x: no such answer file",
+  )
 
 
 def test_evalset_commands(run):
@@ -229,12 +265,16 @@ def test_evalset_commands(run):
   shipped = conftest.ROOT / "evalsets" / "tictactoe_v1.jsonl"
   assert code == 0 and "t.jsonl: 627 items" in out
   assert pathlib.Path("t.jsonl").read_bytes() == shipped.read_bytes()
-  refused(run(EVALSET, "make-tictactoe", "--output", "t.jsonl"), "already exists")
+  refused(
+    run(EVALSET, "make-tictactoe", "--output", "t.jsonl"), "already exists"
+  )
   code, out, _ = run(EVALSET, "validate", "t.jsonl", shipped)
   assert code == 0 and len(out.splitlines()) == 2
   with pathlib.Path("t.jsonl").open("a") as file:
     file.write("{}\n")
-  refused(run(EVALSET, "validate", "t.jsonl"), "t.jsonl:628: id: Field required")
+  refused(
+    run(EVALSET, "validate", "t.jsonl"), "t.jsonl:628: id: Field required"
+  )
 
 
 def test_help_of_every_script_has_an_example(run):

@@ -24,7 +24,7 @@ from tunix_ttt.train import sft
 
 STEPS = 8
 CONFIG = config_lib.SFTConfig(
-  model=config_lib.ModelConfig(**conftest.SMALL_MODEL),
+  model=conftest.SMALL_MODEL,
   data=config_lib.DataConfig(
     games=config_lib.GamesConfig(num_games=60), eval_fraction=0.1
   ),
@@ -69,7 +69,7 @@ def finished(request, tmp_path_factory):
 
 
 def test_a_run_leaves_what_it_should(finished):
-  config, run = finished
+  _config, run = finished
   names = {p.name for p in run.iterdir()}
   log = next(n for n in names if n.startswith("sft_training_logs_"))
   assert names == {
@@ -126,9 +126,7 @@ def test_training_changes_what_is_trained_and_nothing_else(finished):
   config, run = finished
   start = sft.plan(config).model
   trained = checkpoints.load(run)
-  before, after = (
-    specs.parameters(m.module) for m in (start, trained)
-  )
+  before, after = (specs.parameters(m.module) for m in (start, trained))
   changed = {k for k in before if not np.array_equal(before[k], after[k])}
   kinds = specs.parameters(trained.module, start.trainable)
   assert changed == set(kinds)
@@ -186,7 +184,9 @@ def test_resuming_from_an_earlier_step_ends_the_same(finished, tmp_path):
 
 def test_what_resuming_refuses(finished, tmp_path):
   config, run = finished
-  with pytest.raises(errors.UserError, match="no checkpoint of step 5; there are 3, 6, 8"):
+  with pytest.raises(
+    errors.UserError, match="no checkpoint of step 5; there are 3, 6, 8"
+  ):
     sft.resume(config, run, 5)
   other = dataclasses.replace(config, seed=1)
   with pytest.raises(errors.UserError, match="these keys differ .*: seed"):
@@ -200,9 +200,9 @@ def test_what_resuming_refuses(finished, tmp_path):
 
 def test_a_run_that_is_being_worked_on_is_refused(finished):
   config, run = finished
-  with runs.hold(run):
-    with pytest.raises(errors.UserError, match="another process is working"):
-      sft.resume(config, run, 3)
+  working = pytest.raises(errors.UserError, match="another process is working")
+  with runs.hold(run), working:
+    sft.resume(config, run, 3)
 
 
 def test_a_directory_in_use_is_refused_and_left_alone(finished):

@@ -1,8 +1,10 @@
 """Tiny models: built from Tunix's classes, with values that train."""
 
+from typing import Any, cast
+
+from flax import nnx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 import numpy as np
 import optax
 import pytest
@@ -94,12 +96,15 @@ def test_values_depend_on_the_seed_alone(name):
   kernel = "layers.1.mlp.up_proj.kernel"
   assert not np.array_equal(values[kernel], other[kernel])
   # Parameters of one shape differ from each other.
-  assert not np.array_equal(values[kernel], values["layers.0.mlp.up_proj.kernel"])
+  assert not np.array_equal(
+    values[kernel], values["layers.0.mlp.up_proj.kernel"]
+  )
 
 
 def test_gemma_has_local_layers_and_a_global_one():
   _, module = make("tiny-gemma3")
-  kinds = [layer.attn.attn_type.name for layer in module.layers]
+  layers = cast(Any, module).layers
+  kinds = [layer.attn.attn_type.name for layer in layers]
   assert kinds == ["LOCAL_SLIDING"] * 5 + ["GLOBAL"]
 
 
@@ -119,7 +124,9 @@ def test_lora_starts_as_the_base_and_only_adapters_train(name):
   )
   base_loss, base = loss_of(module)
   loss, adapters = loss_of(adapted, nnx.LoRAParam)
-  assert float(loss(adapters)) == pytest.approx(float(base_loss(base)), rel=1e-6)
+  assert float(loss(adapters)) == pytest.approx(
+    float(base_loss(base)), rel=1e-6
+  )
   # A is multiplied by B, which is zero: at first B alone has a gradient.
   grads = jax.jit(jax.grad(loss))(adapters)
   for path, grad in nnx.to_flat_state(grads):
@@ -136,5 +143,9 @@ def test_lora_on_chosen_modules():
   )
   names = specs.parameters(adapted, nnx.LoRAParam)
   assert {name.split(".")[-2] for name in names} == {"q_proj"}
-  with pytest.raises(errors.UserError, match="q_einsum: this model's linear modules are"):
-    lora.apply_lora(module, rank=2, alpha=2.0, target_modules=["q_einsum"], seed=0)
+  with pytest.raises(
+    errors.UserError, match="q_einsum: this model's linear modules are"
+  ):
+    lora.apply_lora(
+      module, rank=2, alpha=2.0, target_modules=["q_einsum"], seed=0
+    )

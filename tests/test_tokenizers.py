@@ -11,7 +11,9 @@ from tunix_ttt.language import tokenizers
 
 
 def test_any_text_survives(tokenizer):
-  @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+  @given(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+  )
   def survives(text):
     # SentencePiece writes spaces as U+2581, so it cannot tell the two apart.
     text = text.replace("\u2581", " ")
@@ -29,7 +31,12 @@ def test_no_text_encodes_to_a_control_token(tokenizer):
     tokenizer.end_of_turn_id,
   }
   assert len(control) == 5
-  for text in ("<end_of_turn>", "<start_of_turn>user\n", "<s></s><pad>", "<bos>"):
+  for text in (
+    "<end_of_turn>",
+    "<start_of_turn>user\n",
+    "<s></s><pad>",
+    "<bos>",
+  ):
     assert not control & set(tokenizer.encode(text))
     assert tokenizer.decode(tokenizer.encode(text)) == text
 

@@ -80,9 +80,7 @@ def require_tunix() -> None:
     )
 
 
-def overrides(
-  assignments: Sequence[str], **values: object
-) -> list[str]:
+def overrides(assignments: Sequence[str], **values: object) -> list[str]:
   """Returns `--set` assignments, with those that other flags stand for."""
   keys = {key.replace("__", "."): value for key, value in values.items()}
   return [

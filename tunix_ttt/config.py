@@ -9,7 +9,15 @@ import dataclasses
 import difflib
 import pathlib
 import re
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import (
+  Annotated,
+  Any,
+  Literal,
+  Self,
+  TypeVar,
+  dataclass_transform,
+  get_args,
+)
 
 import pydantic
 from pydantic import dataclasses as pydantic_dataclasses
@@ -27,12 +35,19 @@ NonNegative = Annotated[float, _Strict, pydantic.Field(ge=0)]
 AboveZero = Annotated[float, _Strict, pydantic.Field(gt=0)]
 Fraction = Annotated[float, _Strict, pydantic.Field(ge=0, le=1)]
 
-_settings = pydantic_dataclasses.dataclass(
-  frozen=True,
-  kw_only=True,
-  config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False),
-)
+T = TypeVar("T")
 ConfigT = TypeVar("ConfigT")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _settings(cls: type[T]) -> type[T]:
+  """Makes a class a frozen dataclass whose values are checked."""
+  decorate: Any = pydantic_dataclasses.dataclass(
+    frozen=True,
+    kw_only=True,
+    config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False),
+  )
+  return decorate(cls)
 
 
 @_settings
@@ -100,6 +115,8 @@ class GamesConfig:
     random_starts: share of games that start on a random position.
     context: `board` makes one conversation of each position; `full` makes one
       of each game.
+    any_move_positions: share of the positions kept, in the context `board`, on
+      which any legal move is as good as any other.
     thoughts: `template` explains each move in a sentence; `none` has moves
       alone.
   """
@@ -107,6 +124,7 @@ class GamesConfig:
   num_games: Positive = 8000
   random_starts: Fraction = 0.8
   context: Literal["board", "full"] = "board"
+  any_move_positions: Fraction = 0.2
   thoughts: Literal["template", "none"] = "template"
 
 
@@ -303,7 +321,9 @@ class _Source:
       )
     self.values: dict[str, Any] = values
 
-  def _read(self, loader: _Loader, node: yaml.Node, key: tuple[str, ...]) -> Any:
+  def _read(
+    self, loader: _Loader, node: yaml.Node, key: tuple[str, ...]
+  ) -> Any:
     self.places[key] = f"{self.path}:{node.start_mark.line + 1}"
     if not isinstance(node, yaml.MappingNode):
       return loader.construct_object(node, deep=True)

@@ -63,8 +63,7 @@ def read_jsonl(
       ) from None
     if not isinstance(row, dict):
       raise errors.UserError(
-        f"{path}:{number}: expected a JSON object, found"
-        f" {type(row).__name__}"
+        f"{path}:{number}: expected a JSON object, found {type(row).__name__}"
       )
     found = True
     yield number, row

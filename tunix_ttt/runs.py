@@ -21,7 +21,6 @@ import json
 import pathlib
 import platform
 import subprocess
-import sys
 from typing import Any, Literal, Self
 
 import pydantic

@@ -61,7 +61,9 @@ def check_environment(
       "moves are legal exactly while a game is on",
     )
     _check_illegal(step, states, legal, ongoing)
-    action = np.array([rng.choice(np.flatnonzero(r)) if r.any() else 0 for r in legal])
+    action = np.array(
+      [rng.choice(np.flatnonzero(r)) if r.any() else 0 for r in legal]
+    )
     after = step(states, action)
     _check_moved(states, after, action, ongoing)
     actions.append(action)

@@ -31,7 +31,7 @@ class Source:
   key: str
   path: str | None
   digest: str
-  samples: list[formats.Sample]
+  samples: Sequence[formats.Sample]
 
   def texts(self, limit: int) -> Iterator[str]:
     """Yields the text of the first `limit` rows, to learn a tokenizer from."""
@@ -68,24 +68,23 @@ def _generate(config: config_lib.DataConfig, seed: int) -> Source:
   # Here, because a data file needs no JAX.
   from tunix_ttt.data import games
 
-  played = games.expert_games(
-    seed, config.games.num_games, config.games.random_starts
+  settings = config.games
+  played = games.expert_games(seed, settings.num_games, settings.random_starts)
+  if settings.context == "board":
+    share = settings.any_move_positions
+    played = games.keep_decisions(played, share, seed)
+  conversations = games.conversations(
+    played,
+    context=settings.context,
+    thoughts=settings.thoughts == "template",
   )
-  rows = itertools.islice(
-    games.conversations(
-      played,
-      context=config.games.context,
-      thoughts=config.games.thoughts == "template",
-    ),
-    config.max_samples,
-  )
-  samples: list[formats.Sample] = [formats.Conversation(row) for row in rows]
-  text = "".join(files.to_json(s.messages) + "\n" for s in samples)
+  rows = list(itertools.islice(conversations, config.max_samples))
+  text = "".join(files.to_json(row) + "\n" for row in rows)
   return Source(
     key="expert-games",
     path=None,
     digest=hashlib.sha256(text.encode()).hexdigest(),
-    samples=samples,
+    samples=[formats.Conversation(row) for row in rows],
   )
 
 
@@ -126,9 +125,7 @@ def tokenize(
       f" data.max_seq_length = {config.max_seq_length} tokens (the shortest"
       f" has {shortest}); raise the limit"
     )
-  num_eval = min(
-    int(np.ceil(len(kept) * config.eval_fraction)), len(kept) - 1
-  )
+  num_eval = min(int(np.ceil(len(kept) * config.eval_fraction)), len(kept) - 1)
   order = np.random.default_rng([seed, 0]).permutation(len(kept))
   held_out = set(order[:num_eval].tolist())
   return Dataset(
@@ -219,5 +216,5 @@ def make_batch(
     "input_tokens": tokens,
     "input_mask": input_mask,
     "loss_mask": loss_mask,
-    "denominator": np.float32(denominator),
+    "denominator": np.asarray(denominator, np.float32),
   }

@@ -70,9 +70,7 @@ def parse_row(row: Row, data_format: str = "auto") -> Sample:
       if all(field in row for field in fields):
         return parse(row)
     known = "; ".join(" + ".join(f) for f, _ in FORMATS.values())
-    hint = (
-      " (a preference pair, which is for DPO)" if "chosen" in row else ""
-    )
+    hint = " (a preference pair, which is for DPO)" if "chosen" in row else ""
     raise ValueError(
       f"found the fields {', '.join(row) or 'none'}{hint}, expected one of:"
       f" {known}"

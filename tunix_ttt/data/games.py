@@ -10,6 +10,7 @@ import numpy as np
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
+from tunix_ttt.game import solver
 from tunix_ttt.language import chat
 from tunix_ttt.language import prompts
 from tunix_ttt.language import thoughts as thoughts_lib
@@ -101,6 +102,22 @@ def _start(
   )
   mask = (theirs << jnp.arange(rules.NUM_CELLS)).sum()
   return board, opponents.choose(last_key, mask)
+
+
+def keep_decisions(games: Games, share: float, seed: int) -> Games:
+  """Drops most positions on which any legal move is as good as any other.
+
+  They teach a player nothing but the format. Dropping them leaves holes in
+  games, so this is for positions that stand alone.
+
+  Args:
+    games: what was played.
+    share: how many such positions to keep, drawn at random.
+    seed: of the draw.
+  """
+  any_move = solver.solve().optimal == rules.legal_masks()
+  drawn = np.random.default_rng(seed).random(games.boards.shape) < share
+  return games._replace(played=games.played & (drawn | ~any_move[games.boards]))
 
 
 def conversations(

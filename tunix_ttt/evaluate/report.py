@@ -33,9 +33,7 @@ class Pair(NamedTuple):
     return self.after.score - self.before.score
 
 
-def pair(
-  before: Answers, after: Answers, names: tuple[str, str]
-) -> list[Pair]:
+def pair(before: Answers, after: Answers, names: tuple[str, str]) -> list[Pair]:
   """Pairs answers by item.
 
   Args:

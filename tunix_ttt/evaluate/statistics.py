@@ -1,8 +1,8 @@
 """Statistics of right and wrong answers to the same items, before and after."""
 
 from collections.abc import Sequence
+import dataclasses
 import math
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -11,7 +11,8 @@ CONFIDENCE = 0.95
 _Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 
 
-class Paired(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Paired:
   """A comparison of paired right (1) and wrong (0) answers.
 
   Attributes:

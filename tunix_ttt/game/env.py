@@ -103,7 +103,7 @@ class TicTacToe:
     replied = _select(
       moved.outcome == Outcome.ONGOING, self._reply(moved), moved
     )
-    illegal = state.replace(outcome=jnp.int8(Outcome.ILLEGAL))
+    illegal = dataclasses.replace(state, outcome=jnp.int8(Outcome.ILLEGAL))
     played = _select(is_legal, replied, illegal)
     return _select(state.outcome == Outcome.ONGOING, played, state)
 
@@ -112,7 +112,7 @@ class TicTacToe:
     cell = jnp.asarray(self.opponent(key, state.board), jnp.int32)
     mark = (rules.X + rules.O - state.agent).astype(jnp.int8)
     moved = _moved(state, cell, mark)
-    return moved.replace(last_move=cell.astype(jnp.int8))
+    return dataclasses.replace(moved, last_move=cell.astype(jnp.int8))
 
 
 def legal_actions(state: State) -> jax.Array:
@@ -145,15 +145,17 @@ def _outcome(board: jax.Array, agent: jax.Array) -> jax.Array:
     Outcome.DRAW,
     jnp.where(winner == agent, Outcome.WIN, Outcome.LOSS),
   )
-  return jnp.where(
-    winner == rules.NO_WINNER, Outcome.ONGOING, over
-  ).astype(jnp.int8)
+  return jnp.where(winner == rules.NO_WINNER, Outcome.ONGOING, over).astype(
+    jnp.int8
+  )
 
 
 def _moved(state: State, cell: jax.Array, mark: jax.Array) -> State:
   powers = jnp.asarray(rules.POWERS)
   board = state.board + mark.astype(jnp.int32) * powers[cell]
-  return state.replace(board=board, outcome=_outcome(board, state.agent))
+  return dataclasses.replace(
+    state, board=board, outcome=_outcome(board, state.agent)
+  )
 
 
 def _select(condition: jax.Array, yes: State, no: State) -> State:

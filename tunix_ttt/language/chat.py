@@ -148,6 +148,6 @@ def encode_text(
   The two are tokenised apart, and a token that ends the text is supervised
   too. With an empty prompt this is ordinary language modelling.
   """
-  head = [tokenizer.bos_id()] + tokenizer.encode(prompt)
-  tail = tokenizer.encode(completion) + [tokenizer.eos_id()]
+  head = [tokenizer.bos_id(), *tokenizer.encode(prompt)]
+  tail = [*tokenizer.encode(completion), tokenizer.eos_id()]
   return Tokens(head + tail, [False] * len(head) + [True] * len(tail))

@@ -17,7 +17,9 @@ ROW_SEPARATOR = "\n----+----+----\n"
 # The parts of an observation that are the same on every board.
 LAST_MOVE, BOARD = "Opponent played ", "Board:\n"
 MOVES, MOVE_SEPARATOR = "\nAvailable moves: ", ", "
-TO_MOVE = {mark: f"\nYou are {name}. Your move?" for mark, name in MARK_NAMES.items()}
+TO_MOVE = {
+  mark: f"\nYou are {name}. Your move?" for mark, name in MARK_NAMES.items()
+}
 
 _RULES = (
   "You are playing tic-tac-toe. Rows are A, B, C from the top, columns 1, 2, 3"
@@ -95,14 +97,16 @@ def render_observation(
     The opponent's last move, the grid, the free cells and the player's mark.
   """
   free = rules.mask_to_cells(int(rules.legal_masks()[board]))
-  return "".join((
-    "" if last_move is None else f"{LAST_MOVE}{coordinate(last_move)}.\n",
-    BOARD,
-    render_grid(board),
-    MOVES,
-    MOVE_SEPARATOR.join(map(coordinate, free)),
-    TO_MOVE[agent],
-  ))
+  return "".join(
+    (
+      "" if last_move is None else f"{LAST_MOVE}{coordinate(last_move)}.\n",
+      BOARD,
+      render_grid(board),
+      MOVES,
+      MOVE_SEPARATOR.join(map(coordinate, free)),
+      TO_MOVE[agent],
+    )
+  )
 
 
 def render_answer(cell: int, thought: str | None = None) -> str:

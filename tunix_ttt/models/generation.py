@@ -1,6 +1,7 @@
 """Completions of single prompts, by Tunix's own sampler."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from flax import nnx
 import numpy as np
@@ -13,7 +14,7 @@ from tunix_ttt.models import specs
 class _TokenSampler(sampler_lib.Sampler):
   """Tunix's sampler, prompted with ids, which text cannot always spell."""
 
-  def tokenize(self, input_string: Sequence[int]) -> np.ndarray:
+  def tokenize(self, input_string: Any) -> np.ndarray:
     return np.asarray(input_string, np.int32)
 
 
@@ -58,7 +59,7 @@ def generate(
   for start in range(0, len(prompts), batch_size):
     batch = list(prompts[start : start + batch_size])
     # One shape for every batch, so that the sampler compiles once.
-    filled = batch + batch[:1] * (batch_size - len(batch))
+    filled: Any = batch + batch[:1] * (batch_size - len(batch))
     output = sampler(
       filled,
       max_generation_steps=max_new_tokens,

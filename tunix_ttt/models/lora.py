@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 import re
-from typing import Literal
+from typing import Any, Literal, cast
 
 from flax import nnx
 import qwix
@@ -57,9 +57,12 @@ def apply_lora(
     rank=rank,
     alpha=alpha,
   )
-  return qwix.apply_lora_to_model(
-    module, provider, rngs=nnx.Rngs(seed), **module.get_model_input()
+  # Every model of Tunix's has such an example of its inputs.
+  example = cast(Any, module).get_model_input()
+  adapted = qwix.apply_lora_to_model(
+    module, provider, rngs=nnx.Rngs(seed), **example
   )
+  return cast(nnx.Module, adapted)
 
 
 def is_adapted(module: nnx.Module) -> bool:

@@ -96,26 +96,26 @@ _BUILDERS: dict[str, Callable[[ModelSpec, nnx.Rngs], nnx.Module]] = {
 
 # Architectures to train from scratch; the tokenizer decides `vocab_size`.
 TINY_MODELS: dict[str, dict[str, Any]] = {
-  "tiny-qwen2.5": dict(
-    family="qwen2.5",
-    num_layers=3,
-    embed_dim=96,
-    hidden_dim=256,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=24,
-  ),
+  "tiny-qwen2.5": {
+    "family": "qwen2.5",
+    "num_layers": 3,
+    "embed_dim": 96,
+    "hidden_dim": 256,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 24,
+  },
   # Six layers, because Gemma 3 has a global layer after every five local ones.
-  "tiny-gemma3": dict(
-    family="gemma3",
-    num_layers=6,
-    embed_dim=64,
-    hidden_dim=192,
-    num_heads=4,
-    num_kv_heads=1,
-    head_dim=24,
-    sliding_window=512,
-  ),
+  "tiny-gemma3": {
+    "family": "gemma3",
+    "num_layers": 6,
+    "embed_dim": 64,
+    "hidden_dim": 192,
+    "num_heads": 4,
+    "num_kv_heads": 1,
+    "head_dim": 24,
+    "sliding_window": 512,
+  },
 }
 
 

@@ -1,15 +1,18 @@
 """Losses: pure functions of a model and a batch."""
 
+from collections.abc import Callable
 from typing import Any
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import optax
 from tunix.sft import utils as sft_utils
 
+# (tokens, positions, cache, attention_mask) -> (logits, cache), as Tunix's.
+Model = Callable[..., tuple[jax.Array, Any]]
 
-def model_inputs(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+
+def model_inputs(batch: dict[str, jax.Array]) -> dict[str, Any]:
   """Adds positions and a causal attention mask to a batch.
 
   Args:
@@ -29,7 +32,7 @@ def model_inputs(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def supervised_loss(
-  model: nnx.Module,
+  model: Model,
   input_tokens: jax.Array,
   loss_mask: jax.Array,
   denominator: jax.Array,

@@ -6,7 +6,6 @@ from typing import Any
 
 from flax import nnx
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 from tunix.sft import metrics_logger
 from tunix.sft import peft_trainer
@@ -86,7 +85,8 @@ class SFTTrainer(peft_trainer.PeftTrainer):
       self.train(train_batches, eval_batches)
     except BaseException:
       # Backends listen to all of JAX until they are closed.
-      self.metrics_logger.close()
+      if self.metrics_logger is not None:
+        self.metrics_logger.close()
       raise
 
   def _is_eval_step(self, step: int) -> bool:
@@ -122,16 +122,16 @@ class SFTTrainer(peft_trainer.PeftTrainer):
     self,
     loss: Any,
     step: int | None = None,
-    additional_metrics: dict[str, Any] | None = None,
+    additional_metrics: Any = None,
   ) -> None:
     assert step is not None and self._recorder is not None
     metrics = {k: float(v) for k, v in (additional_metrics or {}).items()}
     if self._mode == _TRAIN:
-      metrics["learning_rate"] = float(self._schedule(step - 1))
+      metrics["learning_rate"] = float(np.asarray(self._schedule(step - 1)))
       self._recorder.train(step, float(loss), metrics)
     else:
       self._recorder.eval(step, float(loss), metrics)
-    super()._log_metrics(loss, step, metrics)
+    super()._log_metrics(loss, step, {**metrics})
 
   def _run_eval(self, eval_ds: Any, eval_step_fn: Any) -> None:
     step = self._train_steps
@@ -167,7 +167,9 @@ def _logging(
   config: config_lib.LoggingConfig, run: pathlib.Path
 ) -> metrics_logger.MetricsLoggerOptions:
   directory = str(run / runs.TENSORBOARD)
-  factories = [lambda: metrics_logger.TensorboardBackend(log_dir=directory)]
+  factories: list[metrics_logger.BackendFactory] = [
+    lambda: metrics_logger.TensorboardBackend(log_dir=directory)
+  ]
   if config.wandb:
     factories.append(
       lambda: metrics_logger.WandbBackend(
