@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -54,7 +55,11 @@ def optimizer_state(run: pathlib.Path):
   step = max(int(p.name) for p in (run / runs.CHECKPOINTS).iterdir())
   path = (run / runs.CHECKPOINTS / str(step) / "optimizer_state").absolute()
   with ocp.PyTreeCheckpointer() as checkpointer:
-    tree = checkpointer.restore(path)
+    metadata = checkpointer.metadata(path).item_metadata
+    as_numpy = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree
+    )
+    tree = checkpointer.restore(path, restore_args=as_numpy)
   leaves = ocp.tree.to_flat_dict(tree)
   return step, {str(k): np.asarray(v).tobytes() for k, v in leaves.items()}
 

@@ -71,11 +71,17 @@ class Recorder:
   def train(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
     """Records an optimizer step.
 
+    Args:
+      step: its number, from 1.
+      loss: the mean over its supervised tokens.
+      metrics: `token_accuracy`, `grad_norm`, `learning_rate`, `tokens` of the
+        batch, and `clock`, the `time.perf_counter()` of the step.
+
     Raises:
       errors.UserError: if the loss is not a finite number.
     """
     self._num_tokens += int(metrics["tokens"])
-    elapsed = time.perf_counter() - self._started
+    elapsed = metrics["clock"] - self._started
     row = {
       "step": step,
       "split": "train",

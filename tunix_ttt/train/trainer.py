@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 import pathlib
+import time
 from typing import Any
 
 from flax import nnx
@@ -108,6 +109,8 @@ class SFTTrainer(peft_trainer.PeftTrainer):
     for name, value, reduce in (
       ("token_accuracy", aux["token_accuracy"], np.mean),
       ("tokens", self._batch_tokens, np.sum),
+      # Of the step itself, whenever its metrics are written.
+      ("clock", time.perf_counter(), np.max),
     ):
       metrics.setdefault(name, ([], reduce))[0].append(value)
 
@@ -131,6 +134,7 @@ class SFTTrainer(peft_trainer.PeftTrainer):
       self._recorder.train(step, float(loss), metrics)
     else:
       self._recorder.eval(step, float(loss), metrics)
+    del metrics["clock"]
     super()._log_metrics(loss, step, {**metrics})
 
   def _run_eval(self, eval_ds: Any, eval_step_fn: Any) -> None:
