@@ -98,12 +98,12 @@ _BUILDERS: dict[str, Callable[[ModelSpec, nnx.Rngs], nnx.Module]] = {
 TINY_MODELS: dict[str, dict[str, Any]] = {
   "tiny-qwen2.5": {
     "family": "qwen2.5",
-    "num_layers": 3,
+    "num_layers": 2,
     "embed_dim": 96,
     "hidden_dim": 256,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 24,
+    "num_heads": 6,
+    "num_kv_heads": 6,
+    "head_dim": 16,
   },
   # Six layers, because Gemma 3 has a global layer after every five local ones.
   "tiny-gemma3": {
