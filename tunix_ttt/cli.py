@@ -40,10 +40,11 @@ def add_config(arguments: argparse.ArgumentParser) -> None:
   )
   arguments.add_argument(
     "--set",
-    action="append",
+    action="extend",
+    nargs="+",
     default=[],
     metavar="KEY=VALUE",
-    help="replace a setting, as in --set training.max_steps=50; repeatable",
+    help="replace settings, as in --set seed=1 training.max_steps=50",
   )
 
 

@@ -122,9 +122,9 @@ class GamesConfig:
   """
 
   num_games: Positive = 8000
-  random_starts: Fraction = 0.8
+  random_starts: Fraction = 1.0
   context: Literal["board", "full"] = "board"
-  any_move_positions: Fraction = 0.2
+  any_move_positions: Fraction = 0.3
   thoughts: Literal["template", "none"] = "template"
 
 
