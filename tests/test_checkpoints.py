@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_model_than_the_configs(base, saved, tmp_path):
   checkpoints.check_matches(base, CONFIG)
   checkpoints.check_matches(base, config_lib.ModelConfig(name=str(saved)))
   with pytest.raises(
-    errors.UserError, match="of another model: its num_layers"
+    errors.UserError, match="of another model: its embed_dim is 32"
   ):
     checkpoints.check_matches(base, config_lib.ModelConfig())
   other = config_lib.ModelConfig(name="tiny-gemma3")

@@ -110,8 +110,8 @@ def test_gemma_has_local_layers_and_a_global_one():
 
 def test_bad_shapes():
   shape = specs.TINY_MODELS["tiny-qwen2.5"]
-  with pytest.raises(errors.UserError, match="3 does not divide num_heads"):
-    specs.check_shape({**shape, "num_kv_heads": 3})
+  with pytest.raises(errors.UserError, match="4 does not divide num_heads"):
+    specs.check_shape({**shape, "num_kv_heads": 4})
   with pytest.raises(errors.UserError, match="head_dim: 15 is odd"):
     specs.check_shape({**shape, "head_dim": 15})
 

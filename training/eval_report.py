@@ -33,7 +33,7 @@ def main() -> None:
   print(
     f"score before {overall.before:.3f}, after {overall.after:.3f}"
     f" ({overall.change:+.3f}, 95% CI {overall.low:+.3f} to"
-    f" {overall.high:+.3f}); {flags.output}"
+    f" {overall.high:+.3f})\nreport: {flags.output}"
   )
 
 
