@@ -5,6 +5,7 @@ import pathlib
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
+from tunix_ttt import files
 
 
 def _resume(text: str) -> int | str:
@@ -57,6 +58,8 @@ def main() -> None:
   from tunix_ttt.train import sft
 
   if flags.dry_run:
+    if flags.output is not None and flags.resume is None:
+      files.check_absent(flags.output)
     print(sft.plan(config).summary())
     return
   if flags.resume is None:

@@ -1,7 +1,6 @@
 """A supervised fine-tuning run, from a config to a trained model on disk."""
 
 import dataclasses
-import importlib.util
 import itertools
 import pathlib
 import platform
@@ -19,6 +18,7 @@ from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import specs
 from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
 # Rows of the data that a tiny model's tokenizer is trained on.
@@ -98,7 +98,7 @@ def plan(
   Raises:
     errors.UserError: if anything in the config or its files is wrong.
   """
-  _check_tracking(config.logging)
+  tracking.check(config.logging)
   source = datasets.load(config.data, config.seed)
   base = base_model(config, source, tokenizer)
   dataset = datasets.tokenize(source, base.tokenizer, config.data, config.seed)
@@ -321,11 +321,3 @@ def _set_aside_after(run: pathlib.Path, step: int | None) -> None:
     if path.exists():
       aside.mkdir(exist_ok=True)
       path.rename(aside / path.name)
-
-
-def _check_tracking(config: config_lib.LoggingConfig) -> None:
-  if config.wandb and importlib.util.find_spec("wandb") is None:
-    raise errors.UserError(
-      "logging.wandb: Weights & Biases is not installed; run: pip install"
-      " 'tunix_ttt[tracking]'"
-    )

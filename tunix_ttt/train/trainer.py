@@ -16,8 +16,9 @@ from tunix_ttt import runs
 from tunix_ttt.train import losses
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import tracking
 
-_TRAIN, _EVAL = metrics_logger.Mode.TRAIN, metrics_logger.Mode.EVAL
+_PREFIX = "sft"
 
 
 class SFTTrainer(peft_trainer.PeftTrainer):
@@ -53,8 +54,8 @@ class SFTTrainer(peft_trainer.PeftTrainer):
         gradient_accumulation_steps=accumulation if accumulation > 1 else None,
         checkpoint_root_directory=str((run / runs.CHECKPOINTS).absolute()),
         checkpointing_options=_checkpointing(config.checkpoint),
-        metrics_prefix="sft",
-        metrics_logging_options=_logging(config.logging, run),
+        metrics_prefix=_PREFIX,
+        metrics_logging_options=tracking.options(config.logging, run, _PREFIX),
       ),
     )
     self._schedule = optimizers.learning_rate(training)
@@ -85,7 +86,6 @@ class SFTTrainer(peft_trainer.PeftTrainer):
     try:
       self.train(train_batches, eval_batches)
     except BaseException:
-      # Backends listen to all of JAX until they are closed.
       if self.metrics_logger is not None:
         self.metrics_logger.close()
       raise
@@ -129,7 +129,7 @@ class SFTTrainer(peft_trainer.PeftTrainer):
   ) -> None:
     assert step is not None and self._recorder is not None
     metrics = {k: float(v) for k, v in (additional_metrics or {}).items()}
-    if self._mode == _TRAIN:
+    if self._mode == metrics_logger.Mode.TRAIN:
       metrics["learning_rate"] = float(np.asarray(self._schedule(step - 1)))
       self._recorder.train(step, float(loss), metrics)
     else:
@@ -164,23 +164,4 @@ def _checkpointing(
     # On a CPU, Orbax's background thread reads the very buffers that the next
     # step is given to overwrite.
     enable_async_checkpointing=False,
-  )
-
-
-def _logging(
-  config: config_lib.LoggingConfig, run: pathlib.Path
-) -> metrics_logger.MetricsLoggerOptions:
-  directory = str(run / runs.TENSORBOARD)
-  factories: list[metrics_logger.BackendFactory] = [
-    lambda: metrics_logger.TensorboardBackend(log_dir=directory)
-  ]
-  if config.wandb:
-    factories.append(
-      lambda: metrics_logger.WandbBackend(
-        project=config.wandb_project, name=run.name
-      )
-    )
-  # Without a list of backends Tunix adds W&B wherever it can be imported.
-  return metrics_logger.MetricsLoggerOptions(
-    log_dir=directory, backend_kwargs={"custom_backend": factories}
   )

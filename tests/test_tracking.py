@@ -1,0 +1,59 @@
+"""TensorBoard and W&B hear what they should, and no more."""
+
+import importlib.util
+
+import jax
+import pytest
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt.train import tracking
+
+
+class Recording:
+  """A backend that keeps what it is told."""
+
+  def __init__(self):
+    self.heard = []
+    self.closed = 0
+
+  def log_scalar(self, event, value, **kwargs):
+    self.heard.append((event, value, kwargs))
+
+  def close(self):
+    self.closed += 1
+
+
+def test_only_the_trainers_own_metrics_are_heard_until_the_end():
+  inner = Recording()
+  backend = tracking.OwnMetrics(inner, "sft")
+  jax.monitoring.register_scalar_listener(backend.log_scalar)
+  jax.monitoring.record_scalar("sft/train/loss", 1.5, step=3)
+  jax.monitoring.record_scalar("/jax/orbax/write/gbytes", 0.1)
+  jax.monitoring.record_scalar("sft2/loss", 0.1)
+  backend.close()
+  backend.close()
+  jax.monitoring.record_scalar("sft/train/loss", 2.5, step=4)
+  assert inner.heard == [("sft/train/loss", 1.5, {"step": 3})]
+  assert inner.closed == 1
+
+
+def test_tensorboard_always_and_wandb_on_request(tmp_path):
+  def backends(**settings):
+    config = config_lib.LoggingConfig(**settings)
+    options = tracking.options(config, tmp_path, "sft")
+    return options.backend_kwargs["custom_backend"]
+
+  assert len(backends()) == 1
+  assert len(backends(wandb=True)) == 2
+  (make,) = backends()
+  assert callable(make)
+  make().close()
+  assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_wandb_that_is_not_installed(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  tracking.check(config_lib.LoggingConfig())
+  with pytest.raises(errors.UserError, match=r"tunix_ttt\[tracking\]"):
+    tracking.check(config_lib.LoggingConfig(wandb=True))
