@@ -165,6 +165,10 @@ class CharacterTokenizer:
     """Returns the text of ids; control ids vanish."""
     return bytes(int(i) - 6 for i in ids if i > 5).decode("ascii")
 
+  def token_bytes(self) -> list[bytes | None]:
+    """Returns what each id stands for; None for control ids."""
+    return [None] * 6 + [bytes([code]) for code in range(128)]
+
   def pad_id(self) -> int:
     """Returns 0."""
     return 0

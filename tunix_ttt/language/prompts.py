@@ -35,7 +35,7 @@ _WITHOUT_THOUGHT = " Answer with exactly one move such as <move>B2</move>."
 _ANSWER = re.compile(
   r"\s*(?:<think>(?P<thought>(?:(?!</think>).)*)</think>\s*)?"
   r"<move>(?P<row>[A-Ca-c])(?P<column>[1-3])</move>\s*",
-  re.DOTALL,
+  re.DOTALL | re.ASCII,
 )
 
 

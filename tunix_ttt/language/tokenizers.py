@@ -6,17 +6,24 @@ tokens are never produced by `encode`: text that spells `<end_of_turn>` stays
 text, so nobody's data can forge a turn.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 import hashlib
 import io
 import itertools
+import json
 import pathlib
+import re
+from typing import Any
 
 import sentencepiece
+import tokenizers as hf_tokenizers
 
 from tunix_ttt import errors
 from tunix_ttt.game import rules
 from tunix_ttt.language import prompts
+
+# How SentencePiece writes a space.
+_SPACE = "\u2581"
 
 START_OF_TURN = "<start_of_turn>"
 END_OF_TURN = "<end_of_turn>"
@@ -123,6 +130,20 @@ class SentencePieceTokenizer:
     """Returns the text of ids; control tokens vanish."""
     return self._processor.DecodeIds([int(i) for i in ids])
 
+  def token_bytes(self) -> list[bytes | None]:
+    """Returns what each token stands for in text; None for control tokens."""
+    processor = self._processor
+
+    def spell(token: int) -> bytes | None:
+      if processor.IsControl(token) or processor.IsUnknown(token):
+        return None
+      piece = processor.IdToPiece(token)
+      if processor.IsByte(token):
+        return bytes([int(piece[1:-1], 16)])
+      return piece.replace(_SPACE, " ").encode()
+
+    return [spell(token) for token in range(self.vocab_size)]
+
   def bos_id(self) -> int:
     """Returns the id that begins every sequence."""
     return self._processor.bos_id()
@@ -173,7 +194,7 @@ def train_tokenizer(
       remove_extra_whitespaces=False,
       control_symbols=[START_OF_TURN, END_OF_TURN],
       # SentencePiece matches symbols after it has rewritten spaces.
-      user_defined_symbols=[s.replace(" ", "\u2581") for s in SYMBOLS],
+      user_defined_symbols=[s.replace(" ", _SPACE) for s in SYMBOLS],
       pad_id=0,
       eos_id=1,
       bos_id=2,
@@ -187,3 +208,74 @@ def train_tokenizer(
       f"tokenizer.vocab_size: {vocab_size} pieces do not fit this data: {reason}"
     ) from None
   return SentencePieceTokenizer(model.getvalue())
+
+
+def hugging_face_token_bytes(
+  tokenizer: hf_tokenizers.Tokenizer, control_ids: Collection[int]
+) -> list[bytes | None]:
+  """Returns what each token of a `tokenizer.json` stands for in text.
+
+  Args:
+    tokenizer: byte-level BPE, as Qwen's, or BPE with byte fallback, as Gemma's.
+    control_ids: tokens that are no text: padding, the marks of turns.
+
+  Returns:
+    A list by token id; None for control tokens and for ids without a token.
+
+  Raises:
+    errors.UserError: if the tokenizer is of another kind.
+  """
+  settings = json.loads(tokenizer.to_str())
+  kinds = _component_types(settings["decoder"])
+  if "ByteLevel" in kinds:
+    codes = {char: byte for byte, char in _byte_level_alphabet().items()}
+
+    def spell(piece: str) -> bytes:
+      return bytes(codes[char] for char in piece)
+
+  elif "ByteFallback" in kinds:
+    spell = _spell_with_byte_fallback
+  else:
+    raise errors.UserError(
+      "the tokenizer is neither byte-level BPE nor BPE with byte fallback: its"
+      f" tokenizer.json decodes by {', '.join(kinds) or 'nothing'}"
+    )
+  added = tokenizer.get_added_tokens_decoder()
+  vocab = tokenizer.get_vocab(with_added_tokens=True)
+  result: list[bytes | None] = [None] * (max(vocab.values()) + 1)
+  for piece, token in vocab.items():
+    if token not in control_ids:
+      text = added[token].content.encode() if token in added else spell(piece)
+      result[token] = text
+  return result
+
+
+def _component_types(component: dict[str, Any] | None) -> list[str]:
+  """Lists the types of a component of `tokenizer.json` and of its parts."""
+  if component is None:
+    return []
+  parts = component.get("decoders", [])
+  return [
+    component["type"],
+    *(t for part in parts for t in _component_types(part)),
+  ]
+
+
+def _spell_with_byte_fallback(piece: str) -> bytes:
+  if re.fullmatch("<0x[0-9A-F]{2}>", piece):
+    return bytes([int(piece[1:-1], 16)])
+  return piece.replace(_SPACE, " ").encode()
+
+
+def _byte_level_alphabet() -> dict[int, str]:
+  """Returns the character that stands for each byte in byte-level BPE.
+
+  Printable characters of Latin-1 stand for themselves, the other bytes in
+  ascending order for the characters from 256 on (Radford et al., 2019).
+  """
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [byte for byte in range(256) if byte not in printable]
+  return {
+    **{byte: chr(byte) for byte in printable},
+    **{byte: chr(256 + i) for i, byte in enumerate(others)},
+  }

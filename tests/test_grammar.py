@@ -1,0 +1,215 @@
+"""The answer grammars, against regular expressions and however text is split."""
+
+import itertools
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import tokenizers as hf_tokenizers
+from tokenizers import decoders
+from tokenizers import models
+from tokenizers import normalizers
+from tokenizers import pre_tokenizers
+from tokenizers import trainers
+
+from tunix_ttt import errors
+from tunix_ttt import testing
+from tunix_ttt.language import grammar
+from tunix_ttt.language import prompts
+from tunix_ttt.language import tokenizers
+
+_TOKEN_ANSWER = re.compile(
+  r"\s*(?:<player_think>(?P<thought>(?:(?!</player_think>).)*)</player_think>"
+  r"\s*)?<\|move\|><\|(?P<row>[0-2])-(?P<column>[0-2])\|><\|end\|>\s*",
+  re.DOTALL | re.ASCII,
+)
+
+
+def parse_token_answer(text, *, thoughts):
+  match = _TOKEN_ANSWER.fullmatch(text)
+  if match is None or (match["thought"] is None) is thoughts:
+    return -1
+  return 3 * int(match["row"]) + int(match["column"])
+
+
+def parse_grid_answer(text, *, thoughts):
+  answer = prompts.parse_answer(text, thoughts=thoughts)
+  return -1 if answer is None else answer.cell
+
+
+FORMATS = {
+  "grid": (grammar.grid_grammar, parse_grid_answer),
+  "token board": (grammar.token_board_grammar, parse_token_answer),
+}
+FRAGMENTS = [
+  *("<think>", "</think>", "<move>", "</move>", "A1", "c3", "B", "2", "d1"),
+  *("<player_think>", "</player_think>", "<|move|>", "<|1-1|>", "<|2-0|>"),
+  *("<|end|>", "<|3-0|>", "<", ">", "</", "</thi", "</</think>", "\n", " "),
+  *("\u00a0", "\x1c", "é", "I block B2.", "\t\v\f\r"),
+]
+# Text that is likely to be nearly right, where the mistakes hide.
+TEXT = st.one_of(
+  st.lists(st.sampled_from(FRAGMENTS), max_size=9).map("".join),
+  st.tuples(
+    st.sampled_from(["", " ", "\n"]),
+    st.sampled_from(["", "<think>", "<player_think>"]),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=9),
+    st.sampled_from(["", "</think>", "</player_think>", "</think></think>"]),
+    st.sampled_from(["", "\n", "  ", "."]),
+    st.sampled_from(
+      ["<move>A2</move>", "<move>b3</move>", "<|move|><|0-2|><|end|>"]
+    ),
+    st.sampled_from(["", "\n", "x"]),
+  ).map("".join),
+)
+
+
+@pytest.mark.parametrize("thoughts", [True, False])
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_automaton_is_the_regular_expression(name, thoughts):
+  make, parse = FORMATS[name]
+  automaton = make(thoughts=thoughts)
+
+  @given(TEXT)
+  def agrees(text):
+    state = automaton.read(text.encode())
+    assert automaton.moves[state] == parse(text, thoughts=thoughts)
+
+  agrees()
+
+
+@pytest.mark.parametrize("thoughts", [True, False])
+def test_every_answer_is_read(thoughts):
+  thought = "I block <B2>.</think" if thoughts else None
+  automaton = grammar.grid_grammar(thoughts=thoughts)
+  for cell in range(9):
+    text = prompts.render_answer(cell, thought)
+    assert automaton.moves[automaton.read(text.encode())] == cell
+
+
+def byte_level_tokenizer() -> hf_tokenizers.Tokenizer:
+  """Trains what Qwen's tokenizer is, small."""
+  tokenizer = hf_tokenizers.Tokenizer(models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  texts = [prompts.render_answer(c, "I block é and win.") for c in range(9)]
+  tokenizer.train_from_iterator(
+    texts,
+    trainers.BpeTrainer(
+      vocab_size=300,
+      special_tokens=["<|im_end|>", "<pad>"],
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+      show_progress=False,
+    ),
+  )
+  tokenizer.add_tokens(["<think>", "</think>"])
+  tokenizer.add_special_tokens(["<|move|>", "<|1-1|>"])
+  return tokenizer
+
+
+def byte_fallback_tokenizer() -> hf_tokenizers.Tokenizer:
+  """Makes what Gemma's tokenizer is, without merges but for one."""
+  pieces = ["<pad>", "<end_of_turn>", *(f"<0x{b:02X}>" for b in range(256))]
+  pieces += ["\u2581", "I", "\u2581I", *"</>thinkmove"]
+  vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+  model = models.BPE(vocab, [("\u2581", "I")], byte_fallback=True)
+  tokenizer = hf_tokenizers.Tokenizer(model)
+  tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+  tokenizer.decoder = decoders.Sequence(
+    [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+  )
+  tokenizer.add_special_tokens(["<pad>", "<end_of_turn>"])
+  return tokenizer
+
+
+@pytest.fixture(scope="module", params=["sentencepiece", "qwen", "gemma"])
+def spelled(request, tokenizer):
+  """A tokenizer's `encode`, the bytes of its tokens and its control tokens."""
+  if request.param == "sentencepiece":
+    control = {tokenizer.end_of_turn_id, tokenizer.pad_id()}
+    return tokenizer.encode, tokenizer.token_bytes(), control
+  make = {"qwen": byte_level_tokenizer, "gemma": byte_fallback_tokenizer}
+  made = make[request.param]()
+  control = {0, 1}
+  token_bytes = tokenizers.hugging_face_token_bytes(made, control)
+  return lambda text: made.encode(text).ids, token_bytes, control
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_table_is_the_automaton_however_text_is_split(spelled, name):
+  encode, token_bytes, control = spelled
+  automaton = FORMATS[name][0]()
+  table = grammar.compile_table(automaton, token_bytes)
+
+  def fold(tokens):
+    state = grammar.START
+    for token in tokens:
+      state = int(table.next_state[state, token])
+    return state
+
+  @given(TEXT, st.lists(st.integers(0, 60), max_size=4))
+  def agrees(text, cuts):
+    # SentencePiece writes spaces as U+2581, so it cannot tell the two apart.
+    text = text.replace("\u2581", " ").replace("\0", "")
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    parts = [text[a:b] for a, b in itertools.pairwise(edges)]
+    tokens = [token for part in parts for token in encode(part)]
+    assert b"".join(token_bytes[t] or b"" for t in tokens) == text.encode()
+    assert fold(tokens) == automaton.read(text.encode())
+    for token in control:
+      assert fold([*tokens, token]) == grammar.DEAD
+
+  agrees()
+
+
+def test_the_fewest_tokens_to_the_end():
+  tokens = testing.CharacterTokenizer().token_bytes()
+  table = grammar.compile_table(grammar.grid_grammar(), tokens)
+  assert table.tokens_left[grammar.START] == len(
+    "<think></think><move>A1</move>"
+  )
+  state = grammar.START
+  for token in testing.CharacterTokenizer().encode("<think>a</thi"):
+    state = int(table.next_state[state, token])
+  assert table.tokens_left[state] == len("nk><move>A1</move>")
+  assert (table.tokens_left[table.moves >= 0] == 0).all()
+
+
+def test_a_state_that_tokens_cannot_leave_is_dead():
+  answers = [prompts.render_answer(cell).encode() for cell in range(9)]
+  tokens = [*answers, b"<mo", b" ", None, b""]
+  table = grammar.compile_table(grammar.grid_grammar(thoughts=False), tokens)
+  after = table.next_state[grammar.START]
+  assert table.moves[after[:9]].tolist() == list(range(9))
+  assert after[9:].tolist() == [
+    grammar.DEAD,
+    grammar.START,
+    grammar.DEAD,
+    grammar.DEAD,
+  ]
+
+
+def test_a_tokenizer_that_cannot_spell_the_format():
+  tokens = testing.CharacterTokenizer().token_bytes()
+  tokens[tokens.index(b"3")] = None
+  with pytest.raises(errors.UserError, match="that plays A3, B3, C3"):
+    grammar.compile_table(grammar.grid_grammar(), tokens)
+  with pytest.raises(errors.UserError, match="cannot spell the answer format"):
+    grammar.compile_table(grammar.grid_grammar(), [None, b"a"])
+
+
+def test_a_tokenizer_of_another_kind():
+  made = hf_tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+  with pytest.raises(errors.UserError, match="neither byte-level BPE nor"):
+    tokenizers.hugging_face_token_bytes(made, set())
+
+
+def test_a_table_for_a_large_vocabulary_is_small():
+  rng = np.random.default_rng(0)
+  characters = [bytes([b]) for b in range(256)]
+  words = [rng.bytes(n) for n in rng.integers(2, 20, 150_000 - 256)]
+  table = grammar.compile_table(grammar.grid_grammar(), characters + words)
+  assert table.next_state.shape[1] == 150_000
+  assert table.next_state.nbytes < 20e6
