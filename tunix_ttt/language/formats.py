@@ -1,0 +1,152 @@
+"""Text formats of the game: how a conversation about boards is tokenised.
+
+A conversation is a chunk of tokens that begins it, then answers of the model
+and chunks that follow them in turn. A chunk ends where the model is to speak,
+and tokens never reach across its edges: what was sampled is what is kept.
+"""
+
+import dataclasses
+from typing import Protocol
+
+from tunix_ttt.game import rules
+from tunix_ttt.language import chat
+from tunix_ttt.language import grammar
+from tunix_ttt.language import prompts
+
+TRUNCATED = "[TRUNCATED]"
+_RETRY = "That is not an answer of the required format.\n"
+
+
+class TextFormat(Protocol):
+  """What the rollout asks of a format."""
+
+  def grammar(self) -> grammar.Automaton:
+    """Returns the grammar of answers."""
+    ...
+
+  def observation(self, board: int, last_move: int | None) -> str:
+    """Describes a board to the player whose turn it is."""
+    ...
+
+  def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
+    """Returns the chunk that begins a conversation with an observation."""
+    ...
+
+  def follow(
+    self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
+  ) -> list[int]:
+    """Returns the chunk that closes an answer and shows an observation.
+
+    With `retry` it first says that the answer could not be read.
+    """
+    ...
+
+  def answer(
+    self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
+  ) -> list[int]:
+    """Returns an answer that plays `cell`; None is one that was not readable.
+
+    The thought is left out where the format asks for none.
+    """
+    ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GridFormat:
+  """The grid, in the turns of a chat.
+
+  Attributes:
+    thoughts: whether answers begin with a thought.
+  """
+
+  thoughts: bool = True
+
+  def grammar(self) -> grammar.Automaton:
+    """Returns the grammar of `<think>…</think><move>B2</move>`."""
+    return grammar.grid_grammar(thoughts=self.thoughts)
+
+  def observation(self, board: int, last_move: int | None) -> str:
+    """Draws a board as `prompts.render_observation` does."""
+    agent = int(rules.side_to_move()[board])
+    return prompts.render_observation(board, agent, last_move)
+
+  def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
+    """Returns the system prompt, the observation and the model's header."""
+    system = prompts.system_prompt(thoughts=self.thoughts)
+    messages = [chat.message("system", system), chat.message("user", text)]
+    return chat.encode_chat(messages, tokenizer).ids
+
+  def follow(
+    self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
+  ) -> list[int]:
+    """Returns the end of the model's turn and the user's next one."""
+    shown = _RETRY + text if retry else text
+    before = [chat.message("user", "")]
+    after = [chat.message("assistant", ""), chat.message("user", shown)]
+    skipped = len(chat.encode_chat(before, tokenizer).ids)
+    return chat.encode_chat(before + after, tokenizer).ids[skipped:]
+
+  def answer(
+    self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
+  ) -> list[int]:
+    """Returns an answer as `prompts.render_answer` writes it."""
+    if cell is None:
+      return tokenizer.encode(thought)
+    kept = thought if self.thoughts else None
+    return tokenizer.encode(prompts.render_answer(cell, kept))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenBoardFormat:
+  """ThinkTacToe's boards of special tokens, as plain text.
+
+  Attributes:
+    thoughts: whether answers begin with a thought; its prompts then name the
+      player in another way.
+  """
+
+  thoughts: bool = True
+
+  def grammar(self) -> grammar.Automaton:
+    """Returns the grammar of `<|move|><|1-1|><|end|>`."""
+    return grammar.token_board_grammar(thoughts=self.thoughts)
+
+  def observation(self, board: int, last_move: int | None) -> str:
+    """Writes a board cell by cell; the last move is no part of it."""
+    del last_move
+    names = {rules.EMPTY: "blank", **prompts.MARK_NAMES}
+    cells = rules.cells()[board].tolist()
+    rows = (
+      " ".join(f"<|{r}-{c}|><|{names[cells[3 * r + c]]}|>" for c in range(3))
+      for r in range(3)
+    )
+    player = prompts.MARK_NAMES[int(rules.side_to_move()[board])]
+    side = (
+      f"<|player|>{player}\n"
+      if self.thoughts
+      else f"<|turn|>bot\n<|symbol|>{player}\n"
+    )
+    return "\n".join(("<|board_start|>", *rows, "<|board_end|>", side))
+
+  def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
+    """Returns the observation after the token that begins a text."""
+    return [tokenizer.bos_id(), *tokenizer.encode(text)]
+
+  def follow(
+    self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
+  ) -> list[int]:
+    """Returns the observation on a new line; there are no words for `retry`."""
+    del retry
+    return tokenizer.encode("\n" + text)
+
+  def answer(
+    self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
+  ) -> list[int]:
+    """Returns an answer in ThinkTacToe's tokens."""
+    if cell is None:
+      return tokenizer.encode(thought)
+    row, column = divmod(cell, 3)
+    text = f"<|move|><|{row}-{column}|><|end|>"
+    if self.thoughts:
+      text = f"<player_think>{thought}</player_think>\n{text}"
+    return tokenizer.encode(text)

@@ -1,0 +1,85 @@
+"""Every observation of the game as tokens, rendered once and looked up in play.
+
+There are some fifteen thousand pairs of a board and the opponent's last move
+on it. Each is put through the format, the chat template and the tokenizer
+whole, so that during play no text is touched and nothing is tokenised again.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tunix_ttt.game import rules
+from tunix_ttt.language import chat
+from tunix_ttt.language import formats
+
+
+class Chunks(NamedTuple):
+  """Token sequences of different lengths, padded at the end.
+
+  Attributes:
+    ids: int32 [N, L].
+    lengths: int32 [N].
+  """
+
+  ids: np.ndarray
+  lengths: np.ndarray
+
+
+class Observations(NamedTuple):
+  """The tables of a format and tokenizer.
+
+  Attributes:
+    index: int32 [3^9, 10], the row of a board and of the cell that the
+      opponent took last, plus 1 (0 for none); -1 where nobody is asked.
+    begin: of N rows, the chunk that begins a conversation.
+    follow: of N rows, the chunk after an answer.
+    retry: of N rows, the chunk after an answer that could not be read.
+    answers: of 10 rows, what stands for a past answer in the context
+      `truncated`: its cell, or 9 for one that could not be read.
+  """
+
+  index: np.ndarray
+  begin: Chunks
+  follow: Chunks
+  retry: Chunks
+  answers: Chunks
+
+
+def build(
+  text_format: formats.TextFormat, tokenizer: chat.ChatTokenizer
+) -> Observations:
+  """Renders and tokenises every observation."""
+  index = np.full((rules.NUM_BOARDS, rules.NUM_CELLS + 1), -1, np.int32)
+  pairs = []
+  for board in rules.positions().tolist():
+    cells = rules.cells()[board]
+    theirs = rules.X + rules.O - int(rules.side_to_move()[board])
+    for cell in (-1, *np.flatnonzero(cells == theirs).tolist()):
+      index[board, cell + 1] = len(pairs)
+      pairs.append((board, None if cell < 0 else cell))
+  texts = [text_format.observation(board, cell) for board, cell in pairs]
+
+  def chunks(encode: Callable[[str], list[int]]) -> Chunks:
+    return _pad([encode(text) for text in texts], tokenizer.pad_id())
+
+  answers = [
+    text_format.answer(cell, formats.TRUNCATED, tokenizer)
+    for cell in (*range(rules.NUM_CELLS), None)
+  ]
+  return Observations(
+    index=index,
+    begin=chunks(lambda text: text_format.begin(text, tokenizer)),
+    follow=chunks(lambda text: text_format.follow(text, tokenizer)),
+    retry=chunks(lambda text: text_format.follow(text, tokenizer, retry=True)),
+    answers=_pad(answers, tokenizer.pad_id()),
+  )
+
+
+def _pad(rows: Sequence[list[int]], pad_id: int) -> Chunks:
+  lengths = np.array([len(row) for row in rows], np.int32)
+  ids = np.full((len(rows), int(lengths.max())), pad_id, np.int32)
+  for i, row in enumerate(rows):
+    ids[i, : len(row)] = row
+  return Chunks(ids, lengths)
