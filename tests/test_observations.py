@@ -30,7 +30,7 @@ def grid(tokenizer):
 
 
 def test_a_whole_conversation_has_the_same_ids(grid, tokenizer):
-  first, second = grid.index[OPENING, 4 + 1], grid.index[LATER, 0 + 1]
+  first, second = grid.rows[OPENING, 4 + 1], grid.rows[LATER, 0 + 1]
   said = prompts.render_answer(1, "I keep the draw.")
   messages = [
     chat.message("system", prompts.system_prompt()),
@@ -54,19 +54,19 @@ def test_a_whole_conversation_has_the_same_ids(grid, tokenizer):
 
 
 def test_every_observation_of_the_game_is_there(grid):
-  asked = np.flatnonzero((grid.index >= 0).any(axis=1))
+  asked = np.flatnonzero((grid.rows >= 0).any(axis=1))
   assert asked.tolist() == rules.positions().tolist()
-  assert sorted(grid.index[grid.index >= 0]) == list(range(len(grid.begin.ids)))
+  assert sorted(grid.rows[grid.rows >= 0]) == list(range(len(grid.begin.ids)))
   for board in asked[::97].tolist():
     theirs = rules.X + rules.O - rules.side_to_move()[board]
-    cells = np.flatnonzero(grid.index[board, 1:] >= 0)
+    cells = np.flatnonzero(grid.rows[board, 1:] >= 0)
     assert (
       cells.tolist() == np.flatnonzero(rules.cells()[board] == theirs).tolist()
     )
 
 
 def test_rows_read_as_what_they_stand_for(grid, tokenizer):
-  n = grid.index[LATER, 0 + 1]
+  n = grid.rows[LATER, 0 + 1]
   text = prompts.render_observation(LATER, rules.O, 0)
   assert tokenizer.decode(row(grid.follow, n)) == f"\nuser\n{text}\nmodel\n"
   assert "required format.\nOpponent played A1." in tokenizer.decode(
@@ -87,7 +87,7 @@ def test_token_boards_are_those_of_thinktactoe(tokenizer, thoughts):
   answer = "<|move|><|0-2|><|end|>"
   if thoughts:
     answer = f"<player_think>[TRUNCATED]</player_think>\n{answer}"
-  n = table.index[LATER, 0]
+  n = table.rows[LATER, 0]
   sample = data_formats.PlainText(board, answer).encode(tokenizer)
   assert row(table.begin, n) + row(table.answers, 2) == sample.ids[:-1]
   assert tokenizer.decode(row(table.follow, n)) == f"\n{board}"

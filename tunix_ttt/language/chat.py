@@ -32,6 +32,10 @@ class ChatTokenizer(Protocol):
     """Returns the id that ends plain text."""
     ...
 
+  def pad_id(self) -> int:
+    """Returns the id that fills up batches."""
+    ...
+
 
 class Tokens(NamedTuple):
   """A tokenised sequence.

@@ -31,7 +31,7 @@ class Observations(NamedTuple):
   """The tables of a format and tokenizer.
 
   Attributes:
-    index: int32 [3^9, 10], the row of a board and of the cell that the
+    rows: int32 [3^9, 10], the row of a board and of the cell that the
       opponent took last, plus 1 (0 for none); -1 where nobody is asked.
     begin: of N rows, the chunk that begins a conversation.
     follow: of N rows, the chunk after an answer.
@@ -40,7 +40,7 @@ class Observations(NamedTuple):
       `truncated`: its cell, or 9 for one that could not be read.
   """
 
-  index: np.ndarray
+  rows: np.ndarray
   begin: Chunks
   follow: Chunks
   retry: Chunks
@@ -69,7 +69,7 @@ def build(
     for cell in (*range(rules.NUM_CELLS), None)
   ]
   return Observations(
-    index=index,
+    rows=index,
     begin=chunks(lambda text: text_format.begin(text, tokenizer)),
     follow=chunks(lambda text: text_format.follow(text, tokenizer)),
     retry=chunks(lambda text: text_format.follow(text, tokenizer, retry=True)),

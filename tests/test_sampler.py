@@ -1,0 +1,289 @@
+"""The compiled sampler against a loop that reads the whole text every time."""
+
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import conftest
+from tunix_ttt import errors
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import rules
+from tunix_ttt.language import formats
+from tunix_ttt.language import grammar
+from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import specs
+from tunix_ttt.rollout import sampler as sampler_lib
+from tunix_ttt.rollout import sampling as sampling_lib
+from tunix_ttt.rollout import tables as tables_lib
+from tunix_ttt.rollout import trajectory as trajectory_lib
+
+Ending = trajectory_lib.Ending
+ENV = env_lib.TicTacToe()
+# What the reference pads its texts to, so that it has one shape.
+LENGTH = 320
+GAMES = 3
+
+
+@pytest.fixture(scope="module")
+def tables(tokenizer):
+  return tables_lib.build(formats.GridFormat(), tokenizer)
+
+
+@pytest.fixture(scope="module", params=["qwen2.5", "gemma3"])
+def model(request, tokenizer):
+  shape = {
+    name: getattr(conftest.SMALL_MODEL, name)
+    for name in (
+      *("num_layers", "embed_dim", "hidden_dim"),
+      *("num_heads", "num_kv_heads", "head_dim"),
+    )
+  }
+  spec = specs.ModelSpec(
+    family=request.param,
+    vocab_size=tokenizer.vocab_size,
+    sliding_window=512 if request.param == "gemma3" else None,
+    **shape,
+  )
+  return spec, specs.initialize(spec, 0)
+
+
+def starts(num_games=GAMES, seed=0):
+  keys = jax.random.split(jax.random.key(seed), num_games)
+  marks = env_lib.starting_marks("mixed", num_games)
+  return jax.vmap(ENV.init)(keys, marks)
+
+
+def token_keys(num_games=GAMES, seed=1):
+  return jax.random.split(jax.random.key(seed), num_games)
+
+
+def make(model, tables, **settings):
+  spec, module = model
+  policy = policy_lib.ModelPolicy(module, spec)
+  config = sampler_lib.RolloutConfig(**settings)
+  sampler = sampler_lib.Sampler(policy, ENV, tables, config)
+  return lambda keys, states: sampler(policy.params, keys, states), sampler
+
+
+def chunk(chunks, row):
+  return chunks.ids[row, : chunks.lengths[row]].tolist()
+
+
+class Reference:
+  """One game, un-jitted and without a cache."""
+
+  def __init__(self, model, tables, config):
+    self.module = model[1]
+    # On the host, as NumPy arrays.
+    self.tables, self.config = jax.device_get(tables), config
+
+  def logits(self, ids):
+    tokens = np.zeros((1, LENGTH), np.int32)
+    tokens[0, : len(ids)] = ids
+    positions = jnp.arange(LENGTH)[None]
+    mask = jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool))
+    logits, _ = self.module(jnp.asarray(tokens), positions, None, mask)
+    return logits[0, len(ids) - 1].astype(jnp.float32)
+
+  def play(self, key, state):
+    text, turns, ending = [], [], Ending.ONGOING
+    past = rules.NUM_CELLS
+    for number in range(self.config.max_turns):
+      if ending != Ending.ONGOING:
+        break
+      row = self.tables.observations.rows[
+        int(state.board), int(state.last_move) + 1
+      ]
+      if self.config.context == "board" or number == 0:
+        text = chunk(self.tables.observations.begin, row)
+      else:
+        retry = self.config.on_parse_error == "retry" and past == 9
+        text += chunk(
+          self.tables.observations.retry
+          if retry
+          else self.tables.observations.follow,
+          row,
+        )
+      answer, log_probs, at = self.answer(jax.random.fold_in(key, number), text)
+      cell = int(self.tables.moves[at])
+      if cell >= 0:
+        state = ENV.step(state, cell)
+        ending, past = Ending(int(state.outcome)), cell
+      else:
+        past = rules.NUM_CELLS
+        if at != grammar.DEAD:
+          ending = Ending.LENGTH
+        elif self.config.on_parse_error == "end":
+          ending = Ending.PARSE_ERROR
+      turns.append((answer, log_probs, cell))
+      kept = chunk(self.tables.observations.answers, past)
+      text = text + (kept if self.config.context == "truncated" else answer)
+    if ending == Ending.ONGOING:
+      ending = Ending.LENGTH
+    return turns, ending, int(state.board)
+
+  def answer(self, key, text):
+    sampling, room = self.config.sampling, self.config.max_new_tokens
+    answer, log_probs, at = [], [], grammar.START
+    while (
+      len(answer) < room and at != grammar.DEAD and self.tables.moves[at] < 0
+    ):
+      logits = self.logits(text + answer)
+      if sampling.temperature:
+        logits = logits / sampling.temperature
+      allowed = jnp.ones(logits.shape, bool)
+      if sampling.constrained:
+        after = self.tables.next_state[at]
+        left = room - len(answer) - 1
+        allowed = (after != 0) & (self.tables.tokens_left[after] <= left)
+      masked = jnp.where(allowed, logits, -jnp.inf)
+      if sampling.temperature:
+        token_key = jax.random.fold_in(key, len(answer))
+        token = int(jax.random.categorical(token_key, masked))
+      else:
+        token = int(masked.argmax())
+      answer.append(token)
+      log_probs.append(float(jax.nn.log_softmax(logits)[token]))
+      at = int(self.tables.next_state[at, token])
+    return answer, log_probs, at
+
+
+def references(model, tables, settings, keys, states):
+  config = sampler_lib.RolloutConfig(**settings)
+  reference = Reference(model, tables, config)
+  return [
+    reference.play(key, jax.tree.map(operator.itemgetter(n), states))
+    for n, key in enumerate(keys)
+  ]
+
+
+def check_equal(played, references):
+  for n, (turns, ending, board) in enumerate(references):
+    assert played.ending[n] == ending
+    assert played.board[n] == board
+    assert played.turn_mask[n].sum() == len(turns)
+    for t, (answer, log_probs, cell) in enumerate(turns):
+      mask = np.asarray(played.action_mask[n, t])
+      assert np.asarray(played.actions[n, t])[mask].tolist() == answer
+      assert not mask[len(answer) :].any()
+      assert played.moves[n, t] == cell
+      np.testing.assert_allclose(
+        np.asarray(played.log_probs[n, t])[mask], log_probs, atol=2e-5
+      )
+
+
+@pytest.mark.parametrize("context", ["full", "truncated", "board"])
+@pytest.mark.parametrize(
+  "sampling",
+  [
+    sampling_lib.Sampling(temperature=0.0, constrained=True),
+    sampling_lib.Sampling(temperature=0.8, constrained=True),
+  ],
+  ids=["greedy", "sampled"],
+)
+def test_equal_to_the_reference(model, tables, context, sampling):
+  settings = {
+    "context": context,
+    "max_new_tokens": 12,
+    "sampling": sampling,
+  }
+  play, sampler = make(model, tables, **settings)
+  keys, states = token_keys(), starts()
+  played = jax.device_get(play(keys, states))
+  check_equal(played, references(model, tables, settings, keys, states))
+  # Constrained answers are complete, so games are played to their end.
+  assert played.turn_mask.sum() > GAMES
+  assert (played.ending != Ending.PARSE_ERROR).all()
+  assert (played.ending != Ending.LENGTH).all()
+  assert sampler.num_traces == 1
+
+
+@pytest.mark.parametrize("context", ["full", "truncated"])
+def test_unreadable_answers_are_answered(model, tables, context):
+  # A model that has learned nothing says nothing that can be read.
+  settings = {
+    "context": context,
+    "max_turns": 4,
+    "max_new_tokens": 30,
+    "on_parse_error": "retry",
+  }
+  play, _ = make(model, tables, **settings)
+  keys, states = token_keys(), starts()
+  played = jax.device_get(play(keys, states))
+  check_equal(played, references(model, tables, settings, keys, states))
+  assert played.retried[:, 1:].any() and not played.retried[:, 0].any()
+
+
+def test_an_unreadable_answer_ends_the_game(model, tables):
+  play, _ = make(model, tables, max_new_tokens=30)
+  played = jax.device_get(play(token_keys(), starts()))
+  assert (played.ending == Ending.PARSE_ERROR).any()
+  assert played.turn_mask.sum(axis=1).max() == 1
+  # The token that spoiled it is the last one.
+  at = grammar.START
+  for token in played.actions[0, 0][played.action_mask[0, 0]][:-1]:
+    at = tables.next_state[at, token]
+    assert at != grammar.DEAD
+
+
+def test_a_game_does_not_depend_on_its_batch(model, tables):
+  sampling = sampling_lib.Sampling(temperature=1.3, constrained=True)
+  play, sampler = make(model, tables, max_new_tokens=14, sampling=sampling)
+  whole = play(token_keys(), starts())
+  order = jnp.array([2, 0])
+  part = play(
+    token_keys()[order], jax.tree.map(lambda leaf: leaf[order], starts())
+  )
+  assert sampler.num_traces == 2
+  for name in ("actions", "action_mask", "moves", "ending", "board"):
+    expected, found = getattr(whole, name)[order], getattr(part, name)
+    np.testing.assert_array_equal(expected, found, err_msg=name)
+  np.testing.assert_allclose(whole.log_probs[order], part.log_probs, atol=1e-5)
+
+
+def test_limits_of_a_turn_and_of_a_game(model, tables):
+  # Without the constraint a thought may go on; with it, it is cut to fit.
+  longest = int(tables.observations.begin.lengths.max())
+  sampling = sampling_lib.Sampling(temperature=0.0, constrained=True)
+  play, _ = make(
+    model,
+    tables,
+    context="full",
+    max_new_tokens=12,
+    max_game_tokens=longest + 20,
+    sampling=sampling,
+  )
+  played = jax.device_get(play(token_keys(), starts()))
+  assert (played.ending == Ending.LENGTH).all()
+  used = tables.observations.begin.lengths[
+    tables.observations.rows[played.boards[:, 0], played.last_moves[:, 0] + 1]
+  ] + played.action_mask.sum(axis=(1, 2))
+  assert (used <= longest + 20).all()
+
+
+def test_limits_that_leave_no_room(model, tables):
+  with pytest.raises(errors.UserError, match="max_new_tokens: 3 is too few"):
+    make(model, tables, max_new_tokens=3)
+  with pytest.raises(errors.UserError, match="max_game_tokens: 9 is too few"):
+    make(model, tables, max_game_tokens=9)
+
+
+def test_games_longer_than_a_sliding_window(tokenizer, tables):
+  spec = specs.ModelSpec(
+    family="gemma3",
+    vocab_size=tokenizer.vocab_size,
+    num_layers=1,
+    embed_dim=16,
+    hidden_dim=16,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=8,
+    sliding_window=64,
+  )
+  model = spec, specs.initialize(spec, 0)
+  play, _ = make(model, tables, context="full")
+  with pytest.raises(errors.UserError, match="sliding window of 64"):
+    play(token_keys(), starts())

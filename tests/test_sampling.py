@@ -1,0 +1,69 @@
+"""Tokens are drawn from where they should be, as often as they should be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tunix_ttt.rollout import sampling
+
+PROBS = np.array([0.5, 0.3, 0.15, 0.05], np.float32)
+LOGITS = jnp.log(jnp.tile(PROBS, (4000, 1)))
+KEYS = jax.random.split(jax.random.key(0), 4000)
+
+
+def draw(allowed=None, **settings):
+  tokens, log_probs = sampling.sample(
+    KEYS, LOGITS, sampling.Sampling(**settings), allowed
+  )
+  return np.bincount(tokens, minlength=4) / 4000, tokens, log_probs
+
+
+def test_tokens_are_as_frequent_as_they_are_likely():
+  found, tokens, log_probs = draw()
+  # Five standard deviations of the least certain one.
+  np.testing.assert_allclose(found, PROBS, atol=5 * (0.25 / 4000) ** 0.5)
+  np.testing.assert_allclose(log_probs, np.log(PROBS)[tokens], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("settings", "kept"),
+  [
+    ({"temperature": 0.0}, [0]),
+    ({"top_k": 1}, [0]),
+    ({"top_k": 3}, [0, 1, 2]),
+    ({"top_k": 9}, [0, 1, 2, 3]),
+    ({"top_p": 0.4}, [0]),
+    ({"top_p": 0.7}, [0, 1]),
+    ({"top_p": 0.9}, [0, 1, 2]),
+    ({"top_k": 3, "top_p": 0.8}, [0, 1]),
+  ],
+)
+def test_what_is_cut_off(settings, kept):
+  found, tokens, log_probs = draw(**settings)
+  assert np.flatnonzero(found).tolist() == kept
+  # What was cut off is still part of the probabilities that are reported.
+  np.testing.assert_allclose(log_probs, np.log(PROBS)[tokens], rtol=1e-5)
+
+
+def test_temperature():
+  found, tokens, log_probs = draw(temperature=2.0)
+  expected = PROBS**0.5 / (PROBS**0.5).sum()
+  np.testing.assert_allclose(found, expected, atol=5 * (0.25 / 4000) ** 0.5)
+  np.testing.assert_allclose(log_probs, np.log(expected)[tokens], rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_only_what_is_allowed(temperature):
+  allowed = jnp.tile(jnp.array([False, True, False, True]), (4000, 1))
+  found, _, _ = draw(allowed, temperature=temperature)
+  assert found[0] == found[2] == 0
+  assert (found[3] > 0) == (temperature > 0)
+
+
+@pytest.mark.parametrize(
+  "settings", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}]
+)
+def test_settings_that_mean_nothing(settings):
+  with pytest.raises(ValueError, match="must"):
+    sampling.Sampling(**settings)

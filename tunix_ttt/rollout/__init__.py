@@ -1,0 +1,1 @@
+"""Whole games of a language model, sampled as one compiled program."""

@@ -1,0 +1,52 @@
+"""What a rollout leaves: every game with all that was decided in it."""
+
+import enum
+
+from flax import struct
+import jax
+
+from tunix_ttt.game import env as env_lib
+
+
+class Ending(enum.IntEnum):
+  """How a game ended; the first are those of `game.env.Outcome`."""
+
+  ONGOING = env_lib.Outcome.ONGOING
+  WIN = env_lib.Outcome.WIN
+  DRAW = env_lib.Outcome.DRAW
+  LOSS = env_lib.Outcome.LOSS
+  ILLEGAL = env_lib.Outcome.ILLEGAL
+  PARSE_ERROR = 5
+  LENGTH = 6
+
+
+@struct.dataclass
+class Trajectory:
+  """B games of at most T turns of at most A sampled tokens each.
+
+  Attributes:
+    agent: int8 [B], the model's mark.
+    ending: int8 [B], an `Ending`; never `ONGOING`.
+    board: int32 [B], the board at the end.
+    boards: int32 [B, T], what the model was asked about.
+    last_moves: int8 [B, T], the cell the opponent had taken last, -1 for none.
+    retried: bool [B, T], whether the turn answers an unreadable answer.
+    turn_mask: bool [B, T], which turns were played.
+    moves: int8 [B, T], the cell that was played, -1 for an unreadable answer.
+    actions: int32 [B, T, A], the sampled tokens.
+    action_mask: bool [B, T, A], which of them exist.
+    log_probs: float32 [B, T, A], their log-probabilities (see
+      `sampling.sample`), 0 where there is none.
+  """
+
+  agent: jax.Array
+  ending: jax.Array
+  board: jax.Array
+  boards: jax.Array
+  last_moves: jax.Array
+  retried: jax.Array
+  turn_mask: jax.Array
+  moves: jax.Array
+  actions: jax.Array
+  action_mask: jax.Array
+  log_probs: jax.Array
