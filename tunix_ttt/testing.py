@@ -1,6 +1,6 @@
-"""For tests, ours and users': environment conformance, a toy tokenizer."""
+"""For tests, ours and users': conformance, a toy tokenizer, scripted players."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import rules
+from tunix_ttt.rollout import trajectory as trajectory_lib
 
 
 class Environment(Protocol):
@@ -180,3 +181,50 @@ class CharacterTokenizer:
   def bos_id(self) -> int:
     """Returns 2."""
     return 2
+
+
+def scripted_play(
+  env: env_lib.TicTacToe, table: np.ndarray, num_turns: int = 5
+) -> Callable[[jax.Array, env_lib.State], trajectory_lib.Trajectory]:
+  """Returns a player without a model: a rollout that reads moves off a table.
+
+  Args:
+    env: the environment.
+    table: int [3^9], the cell it takes on each board.
+    num_turns: how many turns it plays.
+  """
+  cells = jnp.asarray(table, jnp.int8)
+
+  @jax.jit
+  def play(keys: jax.Array, states: env_lib.State) -> trajectory_lib.Trajectory:
+    del keys
+
+    def turn(state: env_lib.State, _: None) -> tuple[env_lib.State, Any]:
+      on = state.outcome == env_lib.Outcome.ONGOING
+      move = cells[state.board]
+      record = (
+        state.board,
+        state.last_move,
+        on,
+        jnp.where(on, move, jnp.int8(-1)),
+      )
+      return jax.vmap(env.step)(state, move), record
+
+    end, records = jax.lax.scan(turn, states, None, num_turns)
+    boards, last_moves, on, moves = (jnp.swapaxes(r, 0, 1) for r in records)
+    nothing = jnp.zeros((*on.shape, 0))
+    return trajectory_lib.Trajectory(
+      agent=states.agent,
+      ending=end.outcome,
+      board=end.board,
+      boards=boards,
+      last_moves=last_moves,
+      retried=jnp.zeros_like(on),
+      turn_mask=on,
+      moves=moves,
+      actions=nothing.astype(jnp.int32),
+      action_mask=nothing.astype(bool),
+      log_probs=nothing,
+    )
+
+  return play

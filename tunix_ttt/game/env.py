@@ -5,6 +5,7 @@ opponent's opening move on its first board. `init` and `step` are pure, know
 no batch (map them with `jax.vmap`) and know no text.
 """
 
+from collections.abc import Callable
 import dataclasses
 import enum
 
@@ -53,9 +54,11 @@ class TicTacToe:
 
   Attributes:
     opponent: who plays the other mark.
+    fold: makes the key of one of its moves from the state's key and the board.
   """
 
   opponent: opponents.Opponent = opponents.uniform_random
+  fold: Callable[[jax.Array, jax.Array], jax.Array] = jax.random.fold_in
 
   def init(
     self,
@@ -108,7 +111,7 @@ class TicTacToe:
     return _select(state.outcome == Outcome.ONGOING, played, state)
 
   def _reply(self, state: State) -> State:
-    key = jax.random.fold_in(state.key, state.board)
+    key = self.fold(state.key, state.board)
     cell = jnp.asarray(self.opponent(key, state.board), jnp.int32)
     mark = (rules.X + rules.O - state.agent).astype(jnp.int8)
     moved = _moved(state, cell, mark)
@@ -160,3 +163,13 @@ def _moved(state: State, cell: jax.Array, mark: jax.Array) -> State:
 
 def _select(condition: jax.Array, yes: State, no: State) -> State:
   return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def every_line() -> TicTacToe:
+  """Returns the environment in which a state's key is the number of a line.
+
+  A line is a choice of the opponent's at each of its turns. Those below
+  `opponents.num_lines` are all there are, each as likely as any other against
+  an opponent that plays at random.
+  """
+  return TicTacToe(opponent=opponents.line, fold=lambda line, board: line)

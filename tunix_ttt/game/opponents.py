@@ -6,9 +6,11 @@ ignored. Each consumes the key it is given.
 """
 
 from collections.abc import Callable, Sequence
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
@@ -85,3 +87,31 @@ def scripted(line: Sequence[int]) -> Opponent:
     return jnp.where(usable, cell, first)
 
   return play
+
+
+def num_lines(mark: int) -> int:
+  """Returns how many lines the opponent of `mark` has; see `line`.
+
+  That is 8 * 6 * 4 * 2 against X and 9 * 7 * 5 * 3 * 1 against O.
+  """
+  return math.prod(range(rules.NUM_CELLS - (mark == rules.X), 0, -2))
+
+
+def line(number: jax.Array, board: jax.Array) -> jax.Array:
+  """Plays a numbered line, in place of a key.
+
+  The number's digits are the choices, each among as many cells as are free at
+  that turn, the first turn's the least significant.
+  """
+  mask = jnp.asarray(rules.legal_masks())[board]
+  size = jnp.asarray(rules.mask_sizes())[mask].astype(jnp.int32)
+  choice = number // jnp.asarray(_line_units())[size] % jnp.maximum(size, 1)
+  return jnp.asarray(rules.nth_cell())[mask, choice].astype(jnp.int32)
+
+
+def _line_units() -> np.ndarray:
+  """What a line's digit counts by, where so many cells are free: int32 [10]."""
+  units = np.ones(rules.NUM_CELLS + 1, np.int32)
+  for size in range(rules.NUM_CELLS - 2, 0, -1):
+    units[size] = units[size + 2] * (size + 2)
+  return units

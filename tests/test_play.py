@@ -1,0 +1,130 @@
+"""Exact play of scripted players, against theory and a plain enumeration."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tunix_ttt import testing
+from tunix_ttt.evaluate import play
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import opponents
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+
+FIRST_LEGAL = rules.nth_cell()[rules.legal_masks(), 0].astype(np.int32)
+PERFECT = solver.solve().preferred.astype(np.int32)
+MARKS = [rules.X, rules.O]
+
+
+@functools.cache
+def judged(name, agent):
+  table = {"perfect": PERFECT, "first": FIRST_LEGAL, "stuck": PERFECT * 0}[name]
+  scripted = testing.scripted_play(env_lib.every_line(), table)
+  return play.exact(play.play_every_line(scripted, agent, batch_size=128))
+
+
+def enumerate_game(table, agent, board=0, probability=1.0, best=False):
+  """Yields (probability, winner's mark or 3) of every game, in plain Python."""
+  cells = [board // 3**i % 3 for i in range(9)]
+  for line in rules.LINES:
+    marks = {cells[c] for c in line}
+    if len(marks) == 1 and marks != {0}:
+      yield probability, marks.pop()
+      return
+  free = [i for i in range(9) if not cells[i]]
+  if not free:
+    yield probability, 3
+    return
+  mark = 1 + (9 - len(free)) % 2
+  if mark == agent:
+    replies = [int(table[board])]
+  elif best:
+    mask = int(solver.solve().optimal[board])
+    replies = [i for i in free if mask >> i & 1]
+  else:
+    replies = free
+  for cell in replies:
+    yield from enumerate_game(
+      table, agent, board + mark * 3**cell, probability / len(replies), best
+    )
+
+
+@pytest.mark.parametrize("agent", MARKS)
+def test_lines_are_every_reply_once(agent):
+  # A player that always has a free cell left never cuts a line short.
+  total = opponents.num_lines(agent)
+  assert total == {rules.X: 384, rules.O: 945}[agent]
+  env = env_lib.every_line()
+  states = jax.vmap(env.init)(
+    jnp.arange(total), jnp.full(total, agent, jnp.int8)
+  )
+  first = np.asarray(states.last_move)
+  if agent == rules.O:
+    assert np.bincount(first).tolist() == [105] * 9
+  after = jax.vmap(env.step)(states, jnp.asarray(FIRST_LEGAL)[states.board])
+  replies = set(
+    zip(first.tolist(), np.asarray(after.last_move).tolist(), strict=True)
+  )
+  assert len(replies) == {rules.X: 8, rules.O: 9 * 7}[agent]
+
+
+@pytest.mark.parametrize("agent", MARKS)
+def test_a_perfect_player_never_loses(agent):
+  found = judged("perfect", agent)
+  assert found.lines_lost == 0
+  assert found.worst == "draw"
+  assert found.optimal["draw_rate"] == 1.0
+  assert found.optimal_move_rate == 1.0
+
+
+@pytest.mark.parametrize("agent", MARKS)
+@pytest.mark.parametrize("name", ["perfect", "first"])
+def test_rates_are_those_of_an_enumeration(name, agent):
+  table = {"perfect": PERFECT, "first": FIRST_LEGAL}[name]
+  found = judged(name, agent)
+  for best, rates in ((False, found.random), (True, found.optimal)):
+    games = list(enumerate_game(table, agent, best=best))
+    for rate, winners in (
+      ("win_rate", {agent}),
+      ("draw_rate", {3}),
+      ("loss_rate", {3 - agent}),
+    ):
+      expected = sum(p for p, winner in games if winner in winners)
+      assert rates[rate] == pytest.approx(expected, abs=1e-12)
+  games = list(enumerate_game(table, agent))
+  assert found.lines == len(games)
+  assert found.lines_lost == sum(winner == 3 - agent for _, winner in games)
+
+
+def test_a_player_that_takes_taken_cells():
+  found = judged("stuck", rules.X)
+  assert found.random["illegal_rate"] == 1.0
+  assert found.worst == "illegal"
+  assert found.lines == found.lines_lost == 8
+
+
+def test_sampled_games():
+  env = env_lib.TicTacToe()
+  keys = jax.random.split(jax.random.key(0), 2000)
+  states = jax.vmap(env.init)(keys, env_lib.starting_marks("x", 2000))
+  games = jax.device_get(testing.scripted_play(env, FIRST_LEGAL)(keys, states))
+  found = play.sampled(games)
+  exact = judged("first", rules.X).random
+  for name, (low, high) in found.intervals.items():
+    # Far wider than the interval, so that chance does not fail the test.
+    wide = 2 * (high - low)
+    assert low - wide <= exact[name] <= high + wide
+  assert sum(found.rates.values()) == pytest.approx(1.0)
+
+
+def test_episodes_are_readable():
+  scripted = testing.scripted_play(env_lib.every_line(), PERFECT)
+  games = play.play_every_line(scripted, rules.O, batch_size=945)
+  first = next(play.episodes(games, lambda ids: f"{ids}"))
+  assert first["agent"] == "O" and first["ending"] in ("win", "draw")
+  turn = first["turns"][0]
+  assert turn["board"] == "X........" and turn["opponent_move"] == "A1"
+  assert turn["move"] == "B2" and turn["optimal"]
