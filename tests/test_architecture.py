@@ -22,7 +22,7 @@ LAYERS = [
   "evaluate",
 ]
 # Beside the layers: anyone may import these, and they import only each other.
-SHARED = {"errors", "files", "config", "runs"}
+SHARED = {"errors", "files", "yaml_source", "config", "runs"}
 TUNIX = {"tunix", "qwix", "orbax"}
 
 

@@ -74,3 +74,13 @@ def test_bad_settings():
     opponents.scripted([4, 9])
   with pytest.raises(ValueError, match="cells 0 to 8"):
     opponents.scripted([])
+
+
+def test_opponents_by_name():
+  board = rules.board_from_cells([1, 0, 0, 0, 0, 0, 0, 0, 0])
+  for name in ("optimal", "epsilon-optimal:0", "scripted:4,0"):
+    assert set(moves(opponents.from_name(name), [board] * 20)) == {4}
+  assert opponents.from_name("random") is opponents.uniform_random
+  for name in ("", "perfect", "random:1", "epsilon-optimal:x", "scripted:"):
+    with pytest.raises(ValueError, match="opponent"):
+      opponents.from_name(name)

@@ -11,16 +11,25 @@ import yaml
 
 from tests import conftest
 from tunix_ttt import runs
+from tunix_ttt.language import prompts
 
-TRAIN, GENERATE, REPORT, EVALSET = (
+TRAIN, GENERATE, REPORT, EVALSET, PLAY = (
   conftest.ROOT / "training" / f"{name}.py"
-  for name in ("train_sft_tunix", "eval_generate", "eval_report", "evalset")
+  for name in (
+    "train_sft_tunix",
+    "eval_generate",
+    "eval_report",
+    "evalset",
+    "eval_play",
+  )
 )
 SETTINGS = {
   "model": conftest.SMALL_MODEL.shape(),
   "data": {"games": {"num_games": 40}},
   "training": {"max_steps": 3, "batch_size": 8},
   "eval": {"max_new_tokens": 16, "batch_size": 8},
+  # So that a model that has learned nothing gives answers, too.
+  "play": {"max_new_tokens": 9, "batch_size": 64, "constrained": True},
 }
 
 
@@ -281,3 +290,62 @@ def test_help_of_every_script_has_an_example(run):
   for script in (conftest.ROOT / "training").glob("*.py"):
     code, out, _ = run(script, "--help")
     assert code == 0 and "example: python training/" in out.replace("\n", " ")
+
+
+PLAY_BASE = (PLAY, "--model", "base", "--config", "config.yaml", "--output")
+
+
+def test_play_every_line(run):
+  code, out, err = run(*PLAY_BASE, "games.jsonl", "--exhaustive")
+  assert code == 0, err
+  assert "as X: " in out and "as O: " in out and "games: games.jsonl" in out
+  results = json.loads(pathlib.Path("games.summary.json").read_text())[
+    "results"
+  ]
+  games = [
+    json.loads(line)
+    for line in pathlib.Path("games.jsonl").read_text().splitlines()
+  ]
+  for mark, result in results.items():
+    assert sum(result["random"].values()) == pytest.approx(1)
+    assert sum(result["optimal"].values()) == pytest.approx(1)
+    theirs = [game for game in games if game["agent"] == mark]
+    assert len(theirs) == result["lines"]
+    lost = [g for g in theirs if g["ending"] not in ("win", "draw")]
+    assert len(lost) == result["lines_lost"]
+  for game in games:
+    for turn in game["turns"]:
+      answer = prompts.parse_answer(turn["response"])
+      assert answer and prompts.coordinate(answer.cell) == turn["move"]
+
+
+def test_sampled_games_depend_on_the_seed_alone(run):
+  flags = ("--episodes", 70, "--temperature", 1.0, "--opponent", "optimal")
+  for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+    code, out, err = run(*PLAY_BASE, f"{name}.jsonl", *flags, "--seed", seed)
+    assert code == 0, err
+    assert "as O: 70 games" in out
+  a, b, c = (pathlib.Path(f"{name}.jsonl").read_text() for name in "abc")
+  assert len(a.splitlines()) == 140
+  assert a == b != c
+
+
+@pytest.mark.parametrize(
+  ("flags", "found"),
+  [
+    (("--opponent", "stockfish"), "there is no opponent 'stockfish'"),
+    (("--opponent", "scripted:9"), "holds cells 0 to 8"),
+    (("--context", "none"), "must be 'board', 'full' or 'truncated'"),
+    (("--exhaustive", "--temperature", 1), "temperature: 1.0 is not greedy"),
+    (("--set", "play.max_new_tokens=2"), "max_new_tokens: 2 is too few"),
+  ],
+)
+def test_play_that_is_refused(run, flags, found):
+  before = listing()
+  refused(run(*PLAY_BASE, "games.jsonl", *flags), found)
+  assert listing() == before
+
+
+def test_play_that_would_write_over(run):
+  pathlib.Path("games.summary.json").write_text("mine")
+  refused(run(*PLAY_BASE, "games.jsonl"), "games.summary.json", "exists")

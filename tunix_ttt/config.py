@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import dataclasses
 import difflib
 import pathlib
-import re
 from typing import (
   Annotated,
   Any,
@@ -21,10 +20,9 @@ from typing import (
 
 import pydantic
 from pydantic import dataclasses as pydantic_dataclasses
-import yaml
 
 from tunix_ttt import errors
-from tunix_ttt import files
+from tunix_ttt import yaml_source
 
 _Strict = pydantic.Strict()
 Text = Annotated[str, _Strict]
@@ -251,6 +249,43 @@ class EvalConfig:
 
 
 @_settings
+class PlayConfig:
+  """How a model plays whole games.
+
+  Attributes:
+    format: of boards and answers; `data.games.thoughts` says whether answers
+      begin with a thought.
+    context: what a turn is shown: `board` the present board alone, `full` the
+      whole conversation, `truncated` the same with past thoughts replaced.
+    opponent: `random`, `optimal`, `epsilon-optimal:0.3` for one that is random
+      three times in ten, or `scripted:4,0` for a line of cells.
+    num_games: games with each mark, where games are sampled.
+    batch_size: games played together.
+    max_new_tokens: where an answer is cut.
+    max_turns: turns of the model in a game.
+    on_parse_error: `end` ends the game at an unreadable answer, `retry` shows
+      the board again.
+    temperature: 0 for greedy decoding.
+    top_k: draw from this many most likely tokens; None for all.
+    top_p: nucleus.
+    constrained: only tokens that can complete an answer are drawn.
+  """
+
+  format: Literal["grid", "token_board"] = "grid"
+  context: Literal["board", "full", "truncated"] = "board"
+  opponent: Text = "random"
+  num_games: Positive = 256
+  batch_size: Positive = 128
+  max_new_tokens: Positive = 32
+  max_turns: Positive = 5
+  on_parse_error: Literal["end", "retry"] = "end"
+  temperature: NonNegative = 0.0
+  top_k: Positive | None = None
+  top_p: Annotated[float, _Strict, pydantic.Field(gt=0, le=1)] = 1.0
+  constrained: Flag = False
+
+
+@_settings
 class SFTConfig:
   """A supervised fine-tuning run.
 
@@ -265,6 +300,7 @@ class SFTConfig:
     checkpoint: what to resume from.
     logging: what else to write.
     eval: how to sample completions.
+    play: how to play whole games.
   """
 
   seed: Count = 0
@@ -276,6 +312,7 @@ class SFTConfig:
   checkpoint: CheckpointConfig = CheckpointConfig()
   logging: LoggingConfig = LoggingConfig()
   eval: EvalConfig = EvalConfig()
+  play: PlayConfig = PlayConfig()
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
@@ -284,86 +321,6 @@ class SFTConfig:
         "training.optimizer: muon is for whole models; use adamw with lora"
       )
     return self
-
-
-class _Loader(yaml.SafeLoader):
-  """A safe loader that reads 1e-3 as a number, as YAML 1.2 does."""
-
-
-_Loader.add_implicit_resolver(
-  "tag:yaml.org,2002:float",
-  re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-  list("-+0123456789"),
-)
-
-
-class _Source:
-  """A config's values as plain data, and where each of them was written."""
-
-  def __init__(self, path: pathlib.Path):
-    self.path = path
-    self.places: dict[tuple[str, ...], str] = {(): str(path)}
-    text = files.read_text(path, "config")
-    try:
-      loader = _Loader(text)
-      node = loader.get_single_node()
-      values = {} if node is None else self._read(loader, node, ())
-    except yaml.MarkedYAMLError as error:
-      line = error.problem_mark.line + 1 if error.problem_mark else 1
-      raise errors.UserError(
-        f"{path}:{line}: not valid YAML: {error.problem}"
-      ) from None
-    except yaml.YAMLError as error:
-      raise errors.UserError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-      raise errors.UserError(
-        f"{path}: expected keys and values, found {type(values).__name__}"
-      )
-    self.values: dict[str, Any] = values
-
-  def _read(
-    self, loader: _Loader, node: yaml.Node, key: tuple[str, ...]
-  ) -> Any:
-    self.places[key] = f"{self.path}:{node.start_mark.line + 1}"
-    if not isinstance(node, yaml.MappingNode):
-      return loader.construct_object(node, deep=True)
-    values = {}
-    for name_node, value_node in node.value:
-      name = str(loader.construct_object(name_node, deep=True))
-      line = name_node.start_mark.line + 1
-      if name in values:
-        raise errors.UserError(
-          f"{self.path}:{line}: {'.'.join((*key, name))}: given twice"
-        )
-      values[name] = self._read(loader, value_node, (*key, name))
-      self.places[*key, name] = f"{self.path}:{line}"
-    return values
-
-  def set(self, assignment: str) -> None:
-    """Applies one `a.b=value`, the value in YAML."""
-    place = f"--set {assignment}"
-    dotted, separator, text = assignment.partition("=")
-    key = tuple(dotted.strip().split("."))
-    if not separator or not all(key):
-      raise errors.UserError(f"{place}: expected key=value, as in a.b=3")
-    try:
-      value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-      raise errors.UserError(f"{place}: the value is not valid YAML") from None
-    section = self.values
-    for depth, name in enumerate(key[:-1], start=1):
-      if not isinstance(section.get(name), dict):
-        section[name] = {}
-        self.places[key[:depth]] = place
-      section = section[name]
-    section[key[-1]] = value
-    self.places[key] = place
-
-  def place(self, key: tuple[str, ...]) -> str:
-    """Returns where a key, or the nearest section around it, was written."""
-    while key not in self.places:
-      key = key[:-1]
-    return self.places[key]
 
 
 def load(
@@ -379,7 +336,7 @@ def load(
   Raises:
     errors.UserError: a line for each mistake, with its place and what to do.
   """
-  source = _Source(path)
+  source = yaml_source.Source(path)
   for assignment in overrides:
     source.set(assignment)
   try:
@@ -417,7 +374,7 @@ def differences(ours: Any, theirs: Any) -> list[str]:
   return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
 
 
-def _explain(kind: type, source: _Source, found: list[Any]) -> str:
+def _explain(kind: type, source: yaml_source.Source, found: list[Any]) -> str:
   """Returns a line for each key that Pydantic found fault with."""
   faults: dict[tuple[str, ...], list[str]] = {}
   for error in found:

@@ -66,15 +66,10 @@ def generate(
       config's.
   """
   # Here, because reading answers needs neither JAX nor Tunix.
-  from tunix_ttt.models import checkpoints
+  from tunix_ttt.evaluate import models
   from tunix_ttt.models import generation
-  from tunix_ttt.train import sft
 
-  if name == "base":
-    model = sft.base_model(config)
-  else:
-    model = checkpoints.load(pathlib.Path(name))
-    checkpoints.check_matches(model, config.model)
+  model = models.load(name, config)
   encoded = [
     chat.encode_chat(_messages(item), model.tokenizer).ids for item in items
   ]

@@ -89,6 +89,33 @@ def scripted(line: Sequence[int]) -> Opponent:
   return play
 
 
+def from_name(name: str) -> Opponent:
+  """Returns the opponent that a config or flag names.
+
+  Args:
+    name: `random`, `optimal`, `epsilon-optimal:EPSILON` or
+      `scripted:CELL,CELL,…`, cells as numbers from 0 to 8.
+
+  Raises:
+    ValueError: if there is no such opponent.
+  """
+  kind, _, setting = name.partition(":")
+  plain = {"random": uniform_random, "optimal": optimal}
+  if name in plain:
+    return plain[name]
+  try:
+    if kind == "epsilon-optimal":
+      return epsilon_optimal(float(setting))
+    if kind == "scripted":
+      return scripted([int(cell) for cell in setting.split(",")])
+  except ValueError as error:
+    raise ValueError(f"opponent {name!r}: {error}") from None
+  raise ValueError(
+    f"there is no opponent {name!r}; there are random, optimal,"
+    " epsilon-optimal:0.3 and scripted:4,0"
+  )
+
+
 def num_lines(mark: int) -> int:
   """Returns how many lines the opponent of `mark` has; see `line`.
 

@@ -1,0 +1,222 @@
+"""Games of a saved model: played, judged and written down."""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt.evaluate import play as play_lib
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import opponents
+from tunix_ttt.game import rules
+from tunix_ttt.language import formats
+from tunix_ttt.language import prompts
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.rollout import sampler as sampler_lib
+from tunix_ttt.rollout import sampling as sampling_lib
+from tunix_ttt.rollout import tables as tables_lib
+from tunix_ttt.rollout import trajectory as trajectory_lib
+
+Trajectory = trajectory_lib.Trajectory
+
+_FORMATS = {
+  "grid": formats.GridFormat,
+  "token_board": formats.TokenBoardFormat,
+}
+
+
+class Match(NamedTuple):
+  """A model's games with one mark.
+
+  Attributes:
+    agent: the mark.
+    games: on the host.
+    result: what they are worth.
+  """
+
+  agent: int
+  games: Trajectory
+  result: play_lib.Exact | play_lib.Sampled
+
+
+def make_sampler(
+  model: checkpoints.Model,
+  config: config_lib.SFTConfig,
+  env: env_lib.TicTacToe,
+) -> play_lib.Play:
+  """Returns a model's rollout in an environment, compiled on its first call.
+
+  Raises:
+    errors.UserError: if the model's tokenizer cannot spell the answers, or the
+      limits leave no room for one.
+  """
+  settings = config.play
+  thoughts = config.data.games.thoughts == "template"
+  text_format = _FORMATS[settings.format](thoughts=thoughts)
+  policy = policy_lib.ModelPolicy(model.module, model.spec)
+  sampler = sampler_lib.Sampler(
+    policy,
+    env,
+    tables_lib.build(text_format, model.tokenizer),
+    sampler_lib.RolloutConfig(
+      context=settings.context,
+      max_turns=settings.max_turns,
+      max_new_tokens=settings.max_new_tokens,
+      on_parse_error=settings.on_parse_error,
+      sampling=sampling_lib.Sampling(
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        constrained=settings.constrained,
+      ),
+    ),
+  )
+  return functools.partial(sampler, policy.params)
+
+
+def play_all_lines(
+  model: checkpoints.Model, config: config_lib.SFTConfig
+) -> Iterator[Match]:
+  """Yields a greedy model's games on every line, as X and as O.
+
+  Raises:
+    errors.UserError: if the config's temperature is not 0.
+  """
+  if config.play.temperature != 0:
+    raise errors.UserError(
+      f"play.temperature: {config.play.temperature} is not greedy; playing"
+      " every line says everything about a policy only at temperature 0"
+    )
+  play = make_sampler(model, config, env_lib.every_line())
+  for agent in (rules.X, rules.O):
+    total = opponents.num_lines(agent)
+    with _progress(agent, total) as bar:
+      games = play_lib.play_every_line(
+        _watched(play, bar), agent, config.play.batch_size
+      )
+    yield Match(agent, games, play_lib.exact(games))
+
+
+def play_games(
+  model: checkpoints.Model, config: config_lib.SFTConfig, seed: int
+) -> Iterator[Match]:
+  """Yields games against the config's opponent, as X and as O.
+
+  Args:
+    model: who plays.
+    config: the settings.
+    seed: of the games and the samples. A game depends on it and its number.
+
+  Raises:
+    errors.UserError: if there is no such opponent.
+  """
+  settings = config.play
+  try:
+    opponent = opponents.from_name(settings.opponent)
+  except ValueError as error:
+    raise errors.UserError(f"play.opponent: {error}") from None
+  env = env_lib.TicTacToe(opponent=opponent)
+  play = make_sampler(model, config, env)
+  init = jax.jit(jax.vmap(env.init))
+  fold = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+  for agent in (rules.X, rules.O):
+    agent_key = jax.random.fold_in(jax.random.key(seed), agent)
+    game_key, token_key = jax.random.split(agent_key)
+    batches, size = [], settings.batch_size
+    with _progress(agent, settings.num_games) as bar:
+      for first in range(0, settings.num_games, size):
+        numbers = jnp.arange(first, first + size)
+        marks = jnp.full(size, agent, jnp.int8)
+        states = init(fold(game_key, numbers), marks)
+        played = _watched(play, bar)(fold(token_key, numbers), states)
+        batches.append(jax.device_get(played))
+    games = jax.tree.map(
+      lambda *rows: np.concatenate(rows)[: settings.num_games], *batches
+    )
+    yield Match(agent, games, play_lib.sampled(games))
+
+
+def write(
+  matches: list[Match], model: checkpoints.Model, output: pathlib.Path
+) -> None:
+  """Writes every different game as a line of JSON."""
+  rows = []
+  for match in matches:
+    games = match.games
+    if isinstance(match.result, play_lib.Exact):
+      once = play_lib.games_once(games)
+      games = jax.tree.map(lambda leaf, rows=once: leaf[rows], games)
+    rows += play_lib.episodes(games, model.tokenizer.decode)
+  files.write_text(output, "".join(files.to_json(row) + "\n" for row in rows))
+
+
+def summary(
+  matches: list[Match], name: str, config: config_lib.SFTConfig
+) -> dict[str, Any]:
+  """Returns the results as plain data."""
+  return {
+    "model": name,
+    "play": config_lib.to_dict(config)["play"],
+    "results": {
+      prompts.MARK_NAMES[match.agent]: dataclasses.asdict(match.result)
+      for match in matches
+    },
+  }
+
+
+def table(matches: list[Match]) -> str:
+  """Returns the results as lines of text."""
+  lines = []
+  for match in matches:
+    name, result = prompts.MARK_NAMES[match.agent], match.result
+    if isinstance(result, play_lib.Exact):
+      lines += [
+        f"as {name}: {result.lines} lines, {result.lines_lost} lost; at worst"
+        f" {result.worst}",
+        f"  against random   {_percent(result.random)}",
+        f"  against optimal  {_percent(result.optimal)}",
+      ]
+    else:
+      low, high = result.intervals["win_rate"]
+      lines += [
+        f"as {name}: {result.games} games",
+        f"  {_percent(result.rates)}, wins within {low:.1%} to {high:.1%}",
+      ]
+    lines.append(f"  optimal moves    {result.optimal_move_rate:.2%}")
+  return "\n".join(lines)
+
+
+def _percent(rates: dict[str, float]) -> str:
+  """Names wins, draws and losses, and whatever else happened."""
+  always = ("win_rate", "draw_rate", "loss_rate")
+  return ", ".join(
+    f"{name.removesuffix('_rate').replace('_', ' ')} {rate:.2%}"
+    for name, rate in rates.items()
+    if rate or name in always
+  )
+
+
+def _progress(agent: int, total: int) -> tqdm.tqdm:
+  name = prompts.MARK_NAMES[agent]
+  return tqdm.tqdm(total=total, desc=f"as {name}", unit="game", disable=None)
+
+
+def _watched(play: play_lib.Play, bar: tqdm.tqdm) -> play_lib.Play:
+  """Returns `play`, telling a progress bar how many games are done."""
+
+  def watched(keys: jax.Array, states: env_lib.State) -> Trajectory:
+    games = jax.block_until_ready(play(keys, states))
+    bar.update(min(len(keys), bar.total - bar.n))
+    return games
+
+  return watched

@@ -1,0 +1,26 @@
+"""The models that the scripts are asked to judge."""
+
+import pathlib
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.models import checkpoints
+from tunix_ttt.train import sft
+
+
+def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
+  """Returns a model by name.
+
+  Args:
+    name: `base` for the model that the config starts from, or a model
+      directory.
+    config: the settings.
+
+  Raises:
+    errors.UserError: if there is no such model, or it is another than the
+      config's.
+  """
+  if name == "base":
+    return sft.base_model(config)
+  model = checkpoints.load(pathlib.Path(name))
+  checkpoints.check_matches(model, config.model)
+  return model

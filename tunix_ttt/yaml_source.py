@@ -1,0 +1,105 @@
+"""YAML files read with the line of every key, for messages that name it."""
+
+import pathlib
+import re
+from typing import Any
+
+import yaml
+
+from tunix_ttt import errors
+from tunix_ttt import files
+
+
+class _Loader(yaml.SafeLoader):
+  """A safe loader that reads 1e-3 as a number, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+  "tag:yaml.org,2002:float",
+  re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+  list("-+0123456789"),
+)
+
+
+class Source:
+  """A config's values as plain data, and where each of them was written.
+
+  Attributes:
+    path: the file.
+    values: what it says.
+    places: `file:line` by key.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    """Reads a file.
+
+    Raises:
+      errors.UserError: if it cannot be read, is no YAML or no mapping.
+    """
+    self.path = path
+    self.places: dict[tuple[str, ...], str] = {(): str(path)}
+    text = files.read_text(path, "config")
+    try:
+      loader = _Loader(text)
+      node = loader.get_single_node()
+      values = {} if node is None else self._read(loader, node, ())
+    except yaml.MarkedYAMLError as error:
+      line = error.problem_mark.line + 1 if error.problem_mark else 1
+      raise errors.UserError(
+        f"{path}:{line}: not valid YAML: {error.problem}"
+      ) from None
+    except yaml.YAMLError as error:
+      raise errors.UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+      raise errors.UserError(
+        f"{path}: expected keys and values, found {type(values).__name__}"
+      )
+    self.values: dict[str, Any] = values
+
+  def _read(
+    self, loader: _Loader, node: yaml.Node, key: tuple[str, ...]
+  ) -> Any:
+    self.places[key] = f"{self.path}:{node.start_mark.line + 1}"
+    if not isinstance(node, yaml.MappingNode):
+      return loader.construct_object(node, deep=True)
+    values = {}
+    for name_node, value_node in node.value:
+      name = str(loader.construct_object(name_node, deep=True))
+      line = name_node.start_mark.line + 1
+      if name in values:
+        raise errors.UserError(
+          f"{self.path}:{line}: {'.'.join((*key, name))}: given twice"
+        )
+      values[name] = self._read(loader, value_node, (*key, name))
+      self.places[*key, name] = f"{self.path}:{line}"
+    return values
+
+  def set(self, assignment: str) -> None:
+    """Applies one `a.b=value`, the value in YAML.
+
+    Raises:
+      errors.UserError: if it is no such assignment.
+    """
+    place = f"--set {assignment}"
+    dotted, separator, text = assignment.partition("=")
+    key = tuple(dotted.strip().split("."))
+    if not separator or not all(key):
+      raise errors.UserError(f"{place}: expected key=value, as in a.b=3")
+    try:
+      value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+      raise errors.UserError(f"{place}: the value is not valid YAML") from None
+    section = self.values
+    for depth, name in enumerate(key[:-1], start=1):
+      if not isinstance(section.get(name), dict):
+        section[name] = {}
+        self.places[key[:depth]] = place
+      section = section[name]
+    section[key[-1]] = value
+    self.places[key] = place
+
+  def place(self, key: tuple[str, ...]) -> str:
+    """Returns where a key, or the nearest section around it, was written."""
+    while key not in self.places:
+      key = key[:-1]
+    return self.places[key]
