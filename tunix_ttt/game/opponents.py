@@ -21,8 +21,16 @@ Opponent = Callable[[jax.Array, jax.Array], jax.Array]
 
 def choose(key: jax.Array, mask: jax.Array) -> jax.Array:
   """Draws a cell of a 9-bit `mask` uniformly; int32 [], -1 from no cells."""
+  return pick(jax.random.uniform(key), mask)
+
+
+def pick(uniform: jax.Array, mask: jax.Array) -> jax.Array:
+  """Turns a number drawn uniformly from [0, 1) into a cell of `mask`.
+
+  Shapes broadcast; the cell is int32, -1 from no cells.
+  """
   size = jnp.asarray(rules.mask_sizes())[mask].astype(jnp.int32)
-  n = (jax.random.uniform(key) * size).astype(jnp.int32)
+  n = (uniform * size).astype(jnp.int32)
   return jnp.asarray(rules.nth_cell())[mask, n].astype(jnp.int32)
 
 

@@ -1,7 +1,7 @@
 """Completions of single prompts, by Tunix's own sampler."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from flax import nnx
 import numpy as np
@@ -16,6 +16,65 @@ class _TokenSampler(sampler_lib.Sampler):
 
   def tokenize(self, input_string: Any) -> np.ndarray:
     return np.asarray(input_string, np.int32)
+
+
+class Generator:
+  """Tunix's sampler on token ids, compiled once for each batch size."""
+
+  def __init__(
+    self,
+    module: nnx.Module,
+    spec: specs.ModelSpec,
+    tokenizer: tokenizers.SentencePieceTokenizer,
+    *,
+    max_prompt_length: int,
+    max_new_tokens: int,
+  ):
+    """Takes a model, its architecture, its tokenizer and the limits."""
+    self._tokenizer = tokenizer
+    self._max_prompt_length = max_prompt_length
+    self._max_new_tokens = max_new_tokens
+    self._sampler = _TokenSampler(
+      module,
+      tokenizer,
+      sampler_lib.CacheConfig(
+        cache_size=max_prompt_length + max_new_tokens,
+        num_layers=spec.num_layers,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+      ),
+    )
+
+  def __call__(
+    self,
+    prompts: Sequence[Sequence[int]],
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> list[str]:
+    """Returns the completion of each prompt, up to the end of the turn.
+
+    Args:
+      prompts: token ids, beginning with the bos token.
+      temperature: 0 for the most likely token at each step.
+      top_p: nucleus, where the temperature is above 0.
+      seed: of the samples.
+    """
+    tokenizer, given = self._tokenizer, cast(Any, list(prompts))
+    output = self._sampler(
+      given,
+      max_generation_steps=self._max_new_tokens,
+      max_prompt_length=self._max_prompt_length,
+      eos_tokens=[tokenizer.end_of_turn_id, tokenizer.eos_id()],
+      # The sampler takes a sampled pad token for padding.
+      forbidden_tokens=[tokenizer.pad_id()],
+      temperature=temperature,
+      # Tunix is greedy where top_p is None, whatever the temperature.
+      top_p=top_p if temperature > 0 else None,
+      seed=seed,
+    )
+    return output.text
 
 
 def generate(
@@ -45,31 +104,18 @@ def generate(
   """
   if not prompts:
     return
-  longest = max(map(len, prompts))
-  sampler = _TokenSampler(
+  generator = Generator(
     module,
+    spec,
     tokenizer,
-    sampler_lib.CacheConfig(
-      cache_size=longest + max_new_tokens,
-      num_layers=spec.num_layers,
-      num_kv_heads=spec.num_kv_heads,
-      head_dim=spec.head_dim,
-    ),
+    max_prompt_length=max(map(len, prompts)),
+    max_new_tokens=max_new_tokens,
   )
   for start in range(0, len(prompts), batch_size):
     batch = list(prompts[start : start + batch_size])
     # One shape for every batch, so that the sampler compiles once.
-    filled: Any = batch + batch[:1] * (batch_size - len(batch))
-    output = sampler(
-      filled,
-      max_generation_steps=max_new_tokens,
-      max_prompt_length=longest,
-      eos_tokens=[tokenizer.end_of_turn_id, tokenizer.eos_id()],
-      # The sampler takes a sampled pad token for padding.
-      forbidden_tokens=[tokenizer.pad_id()],
-      temperature=temperature,
-      # Tunix is greedy where top_p is None, whatever the temperature.
-      top_p=top_p if temperature > 0 else None,
-      seed=seed + start,
+    filled = batch + batch[:1] * (batch_size - len(batch))
+    completions = generator(
+      filled, temperature=temperature, top_p=top_p, seed=seed + start
     )
-    yield from output.text[: len(batch)]
+    yield from completions[: len(batch)]

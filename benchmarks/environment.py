@@ -1,0 +1,127 @@
+"""Random playouts of the environment beside pgx's tic-tac-toe.
+
+Both play the same number of games from the empty board, uniformly at random on
+both sides, in one compiled program; a ply is one move of either side.
+"""
+
+import argparse
+from collections.abc import Callable
+import json
+import pathlib
+import platform
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tunix_ttt import cli
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import opponents
+from tunix_ttt.game import rules
+
+
+def ours(num_games: int) -> Callable[[jax.Array], jax.Array]:
+  """Returns a program that plays games and counts their plies."""
+  env = env_lib.TicTacToe()
+
+  def playout(key: jax.Array) -> jax.Array:
+    luck_key, move_key = jax.random.split(key)
+    states = jax.vmap(env.init)(jax.random.split(luck_key, num_games))
+
+    def turn(states: env_lib.State, key: jax.Array) -> tuple[Any, None]:
+      masks = jnp.asarray(rules.legal_masks())[states.board]
+      draws = jax.random.uniform(key, (num_games,))
+      moves = opponents.pick(draws, masks)
+      return jax.vmap(env.step)(states, moves), None
+
+    keys = jax.random.split(move_key, (rules.NUM_CELLS + 1) // 2)
+    states, _ = jax.lax.scan(turn, states, keys)
+    return jnp.asarray(rules.num_marks())[states.board].astype(jnp.int32).sum()
+
+  return jax.jit(playout)
+
+
+def peers(num_games: int) -> Callable[[jax.Array], jax.Array]:
+  """Returns the same of pgx's."""
+  try:
+    import pgx  # pyright: ignore[reportMissingImports]
+    from pgx.experimental import utils as pgx_utils  # pyright: ignore[reportMissingImports]
+  except ImportError:
+    raise errors.UserError(
+      "pgx is not installed; run: pip install 'tunix_ttt[bench]'"
+    ) from None
+  env = pgx.make("tic_tac_toe")
+
+  def playout(key: jax.Array) -> jax.Array:
+    init_key, move_key = jax.random.split(key)
+    states = jax.vmap(env.init)(jax.random.split(init_key, num_games))
+
+    def ply(states: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+      moves = pgx_utils.act_randomly(key, states.legal_action_mask)
+      live = ~states.terminated
+      return jax.vmap(env.step)(states, moves), live.sum()
+
+    keys = jax.random.split(move_key, rules.NUM_CELLS)
+    _, plies = jax.lax.scan(ply, states, keys)
+    return plies.sum()
+
+  return jax.jit(playout)
+
+
+def plies_per_second(
+  playout: Callable[[jax.Array], jax.Array], repeats: int
+) -> float:
+  """Returns the median over runs, the first left out."""
+  speeds = []
+  for n in range(repeats + 1):
+    started = time.perf_counter()
+    plies = int(playout(jax.random.key(n)))
+    speeds.append(plies / (time.perf_counter() - started))
+  return statistics.median(speeds[1:])
+
+
+def main() -> None:
+  """Measures, prints and writes."""
+  parser = cli.parser(__doc__ or "", "python benchmarks/environment.py")
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.add_argument("--num-games", type=cli.positive, default=4096)
+  parser.add_argument("--repeats", type=cli.positive, default=20)
+  parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
+  flags = parser.parse_args()
+  rows = []
+  # The generator is JAX's choice; `rbg` is its faster one.
+  for generator in ("threefry2x32", "rbg"):
+    jax.config.update("jax_default_prng_impl", generator)
+    speeds = [
+      plies_per_second(make(flags.num_games), flags.repeats)
+      for make in (ours, peers)
+    ]
+    rows.append(
+      {
+        "generator": generator,
+        "num_games": flags.num_games,
+        "plies_per_second": round(speeds[0]),
+        "pgx_plies_per_second": round(speeds[1]),
+        "ratio": round(speeds[0] / speeds[1], 2),
+      }
+    )
+    print(
+      f"{generator:12}  {speeds[0]:.3g} plies/s, pgx {speeds[1]:.3g}:"
+      f" {speeds[0] / speeds[1]:.1f} times"
+    )
+  if flags.output is not None:
+    results = {
+      "platform": platform.platform(),
+      "device": jax.devices()[0].device_kind,
+      "jax": jax.__version__,
+      "rows": rows,
+    }
+    files.write_text(flags.output, json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,198 @@
+"""Whole games by the jitted sampler beside Tunix's own, driven from the host.
+
+Both play the same games with the same model: the same observations, the same
+limit of tokens, greedy decoding, the same random opponent. Tunix's sampler is
+called once a turn on the conversation so far, as one would without this
+library; its answers are parsed and the games stepped on the host.
+"""
+
+import argparse
+from collections.abc import Callable
+import json
+import pathlib
+import platform
+import resource
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
+from tunix_ttt import files
+from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import models
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.language import formats
+from tunix_ttt.language import observations
+from tunix_ttt.language import prompts
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import generation
+
+ENV = env_lib.TicTacToe()
+MAX_TURNS = 5
+
+
+def start(batch_size: int) -> env_lib.State:
+  """Returns games that are about to begin, X and O in turn."""
+  keys = jax.random.split(jax.random.key(0), batch_size)
+  marks = env_lib.starting_marks("mixed", batch_size)
+  return jax.vmap(ENV.init)(keys, marks)
+
+
+class HostDriven:
+  """Tunix's sampler, called once a turn."""
+
+  def __init__(self, model: checkpoints.Model, config: config_lib.SFTConfig):
+    """Takes a model and the settings of its play."""
+    self._model, self._play = model, config.play
+    self._step = jax.jit(jax.vmap(ENV.step))
+    self.num_tokens = 0
+    self._generate = generation.Generator(
+      model.module,
+      model.spec,
+      model.tokenizer,
+      max_prompt_length=_longest_prompt(model, config.play),
+      max_new_tokens=config.play.max_new_tokens,
+    )
+
+  def __call__(self, states: env_lib.State) -> None:
+    """Plays games to their end."""
+    count = len(states.board)
+    tokenizer, shown = self._model.tokenizer, formats.GridFormat()
+    texts: list[list[int]] = [[] for _ in range(count)]
+    for turn in range(MAX_TURNS):
+      ongoing = np.asarray(states.outcome) == env_lib.Outcome.ONGOING
+      if not ongoing.any():
+        break
+      for n in np.flatnonzero(ongoing):
+        last = int(states.last_move[n])
+        text = shown.observation(
+          int(states.board[n]), None if last < 0 else last
+        )
+        if turn == 0 or self._play.context == "board":
+          texts[n] = shown.begin(text, tokenizer)
+        else:
+          texts[n] = texts[n] + shown.follow(text, tokenizer)
+      answers = self._generate(texts)
+      cells = np.full(count, -1)
+      for n in np.flatnonzero(ongoing):
+        answer = prompts.parse_answer(answers[n])
+        self.num_tokens += len(tokenizer.encode(answers[n]))
+        if answer is not None:
+          cells[n] = answer.cell
+        if self._play.context == "full":
+          texts[n] = texts[n] + tokenizer.encode(answers[n])
+        elif self._play.context == "truncated":
+          texts[n] = texts[n] + shown.answer(
+            None if answer is None else answer.cell,
+            formats.TRUNCATED,
+            tokenizer,
+          )
+      states = self._step(states, jnp.asarray(cells))
+
+
+def _longest_prompt(
+  model: checkpoints.Model, play: config_lib.PlayConfig
+) -> int:
+  """Returns a bound that is no looser than the jitted sampler's own."""
+  known = observations.build(formats.GridFormat(), model.tokenizer)
+  begin, follow = (
+    chunks.ids.shape[1] for chunks in (known.begin, known.follow)
+  )
+  said = {
+    "board": None,
+    "full": play.max_new_tokens,
+    "truncated": known.answers.ids.shape[1],
+  }[play.context]
+  return begin if said is None else begin + (MAX_TURNS - 1) * (said + follow)
+
+
+def timed(play: Callable[[env_lib.State], Any], states: env_lib.State) -> float:
+  """Returns the seconds that games take."""
+  started = time.perf_counter()
+  jax.block_until_ready(play(states))
+  return time.perf_counter() - started
+
+
+def measure(
+  model: checkpoints.Model,
+  config: config_lib.SFTConfig,
+  batch_size: int,
+  repeats: int,
+) -> dict[str, Any]:
+  """Plays the same games both ways."""
+  states = start(batch_size)
+  keys = jax.random.split(jax.random.key(1), batch_size)
+  rollout = matches.make_sampler(model, config, ENV)
+  host = HostDriven(model, config)
+
+  def jitted(states: env_lib.State) -> Any:
+    return rollout(keys, states)
+
+  row: dict[str, Any] = {
+    "context": config.play.context,
+    "batch_size": batch_size,
+    "first_result_seconds": round(timed(jitted, states), 2),
+    "peer_first_result_seconds": round(timed(host, states), 2),
+  }
+  # Taken in turn, so that a change in the machine's speed meets both.
+  seconds = [
+    (timed(jitted, states), timed(host, states)) for _ in range(repeats)
+  ]
+  ours = statistics.median(pair[0] for pair in seconds)
+  theirs = statistics.median(pair[1] for pair in seconds)
+  played = jax.device_get(rollout(keys, states))
+  return row | {
+    "turns_per_episode": round(played.turn_mask.sum() / batch_size, 2),
+    "episodes_per_second": round(batch_size / ours, 1),
+    "peer_episodes_per_second": round(batch_size / theirs, 1),
+    "tokens_per_second": round(played.action_mask.sum() / ours),
+    "peer_tokens_per_second": round(host.num_tokens / (repeats + 1) / theirs),
+    "ratio": round(theirs / ours, 1),
+  }
+
+
+def main() -> None:
+  """Measures, prints and writes."""
+  parser = cli.parser(
+    __doc__ or "",
+    "python benchmarks/sampler.py --model RUN/checkpoint-final --config"
+    " configs/sft_tiny.yaml --contexts board",
+  )
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.add_argument("--model", required=True, help="a checkpoint, or base")
+  cli.add_config(parser)
+  parser.add_argument("--contexts", nargs="+", default=["board"])
+  parser.add_argument(
+    "--batch-sizes", type=cli.positive, nargs="+", default=[16, 64, 256]
+  )
+  parser.add_argument("--repeats", type=cli.positive, default=5)
+  parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
+  flags = parser.parse_args()
+  rows = []
+  for context in flags.contexts:
+    settings = [*flags.set, f"play.context={context}"]
+    config = config_lib.load(config_lib.SFTConfig, flags.config, settings)
+    model = models.load(flags.model, config)
+    for batch_size in flags.batch_sizes:
+      row = measure(model, config, batch_size, flags.repeats)
+      rows.append(row)
+      print("  ".join(f"{name} {value}" for name, value in row.items()))
+  if flags.output is not None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    results = {
+      "platform": platform.platform(),
+      "device": jax.devices()[0].device_kind,
+      "jax": jax.__version__,
+      "peak_memory_mib": round(peak),
+      "rows": rows,
+    }
+    files.write_text(flags.output, json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  cli.run(main)
