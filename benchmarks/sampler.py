@@ -164,7 +164,7 @@ def main() -> None:
     " configs/sft_tiny.yaml --contexts board",
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
-  parser.add_argument("--model", required=True, help="a checkpoint, or base")
+  cli.add_model(parser)
   cli.add_config(parser)
   parser.add_argument("--contexts", nargs="+", default=["board"])
   parser.add_argument(

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any, Literal
 
 # Before JAX is imported, here and in the processes that tests start.
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -15,6 +16,7 @@ import pytest
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
+from tunix_ttt.models import specs
 
 # Small enough to compile in seconds; the code is that of any other run.
 SMALL_MODEL = config_lib.ModelConfig(
@@ -25,6 +27,14 @@ SMALL_MODEL = config_lib.ModelConfig(
   num_kv_heads=1,
   head_dim=16,
 )
+
+
+def small_spec(
+  family: Literal["qwen2.5", "gemma3"], vocab_size: int, **changes: Any
+) -> specs.ModelSpec:
+  """Returns an architecture of `SMALL_MODEL`'s shape."""
+  shape: dict[str, Any] = {**SMALL_MODEL.shape(), **changes}
+  return specs.ModelSpec(family=family, vocab_size=vocab_size, **shape)
 
 
 @pytest.fixture(scope="session")

@@ -34,19 +34,8 @@ def tables(tokenizer):
 
 @pytest.fixture(scope="module", params=["qwen2.5", "gemma3"])
 def model(request, tokenizer):
-  shape = {
-    name: getattr(conftest.SMALL_MODEL, name)
-    for name in (
-      *("num_layers", "embed_dim", "hidden_dim"),
-      *("num_heads", "num_kv_heads", "head_dim"),
-    )
-  }
-  spec = specs.ModelSpec(
-    family=request.param,
-    vocab_size=tokenizer.vocab_size,
-    sliding_window=512 if request.param == "gemma3" else None,
-    **shape,
-  )
+  window = {"sliding_window": 512} if request.param == "gemma3" else {}
+  spec = conftest.small_spec(request.param, tokenizer.vocab_size, **window)
   return spec, specs.initialize(spec, 0)
 
 
@@ -272,16 +261,8 @@ def test_limits_that_leave_no_room(model, tables):
 
 
 def test_games_longer_than_a_sliding_window(tokenizer, tables):
-  spec = specs.ModelSpec(
-    family="gemma3",
-    vocab_size=tokenizer.vocab_size,
-    num_layers=1,
-    embed_dim=16,
-    hidden_dim=16,
-    num_heads=1,
-    num_kv_heads=1,
-    head_dim=8,
-    sliding_window=64,
+  spec = conftest.small_spec(
+    "gemma3", tokenizer.vocab_size, num_layers=1, sliding_window=64
   )
   model = spec, specs.initialize(spec, 0)
   play, _ = make(model, tables, context="full")

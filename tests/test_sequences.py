@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import conftest
 from tests import test_sampler
 from tunix_ttt.language import formats
 from tunix_ttt.models import specs
@@ -21,16 +22,7 @@ def tables(tokenizer):
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-  spec = specs.ModelSpec(
-    family="qwen2.5",
-    vocab_size=tokenizer.vocab_size,
-    num_layers=2,
-    embed_dim=32,
-    hidden_dim=64,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=16,
-  )
+  spec = conftest.small_spec("qwen2.5", tokenizer.vocab_size)
   return spec, specs.initialize(spec, 0)
 
 

@@ -17,12 +17,7 @@ def _parse() -> argparse.Namespace:
     " configs/sft_tiny.yaml --eval-set evalsets/tictactoe_v1.jsonl --output"
     " eval_before.jsonl",
   )
-  parser.add_argument(
-    "--model",
-    required=True,
-    help="base, for the model that the config starts from, or a checkpoint"
-    " such as RUN/checkpoint-final",
-  )
+  cli.add_model(parser)
   cli.add_config(parser)
   parser.add_argument(
     "--eval-set", type=pathlib.Path, required=True, help="JSONL of questions"

@@ -14,12 +14,7 @@ def _parse() -> argparse.Namespace:
     "python training/eval_play.py --model RUN/checkpoint-final --config"
     " configs/sft_tiny.yaml --exhaustive --output episodes.jsonl",
   )
-  parser.add_argument(
-    "--model",
-    required=True,
-    help="base, for the model that the config starts from, or a checkpoint"
-    " such as RUN/checkpoint-final",
-  )
+  cli.add_model(parser)
   cli.add_config(parser)
   kind = parser.add_mutually_exclusive_group()
   kind.add_argument(

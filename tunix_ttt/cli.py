@@ -48,6 +48,16 @@ def add_config(arguments: argparse.ArgumentParser) -> None:
   )
 
 
+def add_model(arguments: argparse.ArgumentParser) -> None:
+  """Adds `--model`, as `evaluate.models.load` takes it."""
+  arguments.add_argument(
+    "--model",
+    required=True,
+    help="base, for the model that the config starts from, or a checkpoint"
+    " such as RUN/checkpoint-final",
+  )
+
+
 def positive(text: str) -> int:
   """Parses a whole number of at least 1, for argparse."""
   value = int(text)
