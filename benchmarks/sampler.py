@@ -38,9 +38,9 @@ MAX_TURNS = 5
 
 def start(batch_size: int) -> env_lib.State:
   """Returns games that are about to begin, X and O in turn."""
-  keys = jax.random.split(jax.random.key(0), batch_size)
+  luck = jax.random.bits(jax.random.key(0), (batch_size,))
   marks = env_lib.starting_marks("mixed", batch_size)
-  return jax.vmap(ENV.init)(keys, marks)
+  return jax.vmap(ENV.init)(luck, marks)
 
 
 class HostDriven:

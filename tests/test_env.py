@@ -44,7 +44,7 @@ def test_conformance_finds_a_broken_environment():
 
 def play(moves, script, agent=rules.X):
   env = env_lib.TicTacToe(opponent=opponents.scripted(script))
-  state = env.init(jax.random.key(0), agent)
+  state = env.init(0, agent)
   for move in moves:
     state = env.step(state, move)
   return state
@@ -106,25 +106,24 @@ def test_starting_from_a_position():
   # . . .   X to move; as O the agent waits for the opponent's move.
   board = rules.board_from_cells([1, 2, 0, 0, 0, 0, 0, 0, 0])
   env = env_lib.TicTacToe(opponent=opponents.scripted([0, 4]))
-  mine = env.init(jax.random.key(0), rules.X, board, 1)
+  mine = env.init(0, rules.X, board, 1)
   assert (int(mine.board), int(mine.last_move)) == (board, 1)
-  waited = env.init(jax.random.key(0), rules.O, board)
+  waited = env.init(0, rules.O, board)
   assert int(waited.board) == rules.place(board, 4, rules.X)
   assert int(waited.last_move) == 4
 
 
-def test_games_with_one_key_share_the_opponents_luck():
+def test_games_of_one_luck_meet_the_same_opponent():
   env = env_lib.TicTacToe()
-  keys = jnp.broadcast_to(jax.random.key(7), (64,))
-  states = jax.jit(jax.vmap(env.init))(keys, jnp.full(64, rules.O, jnp.int8))
+  init = jax.jit(jax.vmap(env.init))
+  agents = jnp.full(64, rules.O, jnp.int8)
+  states = init(jnp.full(64, 7, jnp.uint32), agents)
   assert len(np.unique(states.board)) == 1
   actions = jnp.arange(64, dtype=jnp.int32) % 9
   after = jax.jit(jax.vmap(env.step))(states, actions)
   for action in range(9):
     assert len(np.unique(after.board[action::9])) == 1
-  others = jax.jit(jax.vmap(env.init))(
-    jax.random.split(jax.random.key(7), 64), jnp.full(64, rules.O, jnp.int8)
-  )
+  others = init(jax.random.bits(jax.random.key(7), (64,)), agents)
   assert len(np.unique(others.board)) == 9
 
 

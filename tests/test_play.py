@@ -22,7 +22,7 @@ MARKS = [rules.X, rules.O]
 @functools.cache
 def judged(name, agent):
   table = {"perfect": PERFECT, "first": FIRST_LEGAL, "stuck": PERFECT * 0}[name]
-  scripted = testing.scripted_play(env_lib.every_line(), table)
+  scripted = testing.scripted_play(env_lib.TicTacToe(), table)
   return play.exact(play.play_every_line(scripted, agent, batch_size=128))
 
 
@@ -55,12 +55,11 @@ def enumerate_game(table, agent, board=0, probability=1.0, best=False):
 @pytest.mark.parametrize("agent", MARKS)
 def test_lines_are_every_reply_once(agent):
   # A player that always has a free cell left never cuts a line short.
-  total = opponents.num_lines(agent)
+  luck = jnp.asarray(opponents.every_luck(agent))
+  total = len(luck)
   assert total == {rules.X: 384, rules.O: 945}[agent]
-  env = env_lib.every_line()
-  states = jax.vmap(env.init)(
-    jnp.arange(total), jnp.full(total, agent, jnp.int8)
-  )
+  env = env_lib.TicTacToe()
+  states = jax.vmap(env.init)(luck, jnp.full(total, agent, jnp.int8))
   first = np.asarray(states.last_move)
   if agent == rules.O:
     assert np.bincount(first).tolist() == [105] * 9
@@ -109,7 +108,8 @@ def test_a_player_that_takes_taken_cells():
 def test_sampled_games():
   env = env_lib.TicTacToe()
   keys = jax.random.split(jax.random.key(0), 2000)
-  states = jax.vmap(env.init)(keys, env_lib.starting_marks("x", 2000))
+  luck = jax.random.bits(jax.random.key(1), (2000,))
+  states = jax.vmap(env.init)(luck, env_lib.starting_marks("x", 2000))
   games = jax.device_get(testing.scripted_play(env, FIRST_LEGAL)(keys, states))
   found = play.sampled(games)
   exact = judged("first", rules.X).random
@@ -121,7 +121,7 @@ def test_sampled_games():
 
 
 def test_episodes_are_readable():
-  scripted = testing.scripted_play(env_lib.every_line(), PERFECT)
+  scripted = testing.scripted_play(env_lib.TicTacToe(), PERFECT)
   games = play.play_every_line(scripted, rules.O, batch_size=945)
   first = next(play.episodes(games, lambda ids: f"{ids}"))
   assert first["agent"] == "O" and first["ending"] in ("win", "draw")

@@ -40,9 +40,9 @@ def model(request, tokenizer):
 
 
 def starts(num_games=GAMES, seed=0):
-  keys = jax.random.split(jax.random.key(seed), num_games)
+  luck = jax.random.bits(jax.random.key(seed), (num_games,))
   marks = env_lib.starting_marks("mixed", num_games)
-  return jax.vmap(ENV.init)(keys, marks)
+  return jax.vmap(ENV.init)(luck, marks)
 
 
 def token_keys(num_games=GAMES, seed=1):

@@ -15,7 +15,7 @@ from tunix_ttt.rollout import trajectory as trajectory_lib
 class Environment(Protocol):
   """An environment in the shape of `game.env.TicTacToe`."""
 
-  def init(self, key: jax.Array, agent: Any = ...) -> env_lib.State:
+  def init(self, luck: jax.Array, agent: Any = ...) -> env_lib.State:
     """Starts a game."""
     ...
 
@@ -37,7 +37,7 @@ def check_environment(
   - a move that is not legal ends the game as `ILLEGAL`, the board unchanged;
   - a game that is over ignores further moves and allows none;
   - every game ends within five moves of the agent;
-  - the same key and moves give the same game, whatever the batch and whether
+  - the same luck and moves give the same game, whatever the batch and whether
     compiled or not.
 
   Args:
@@ -48,11 +48,11 @@ def check_environment(
   Raises:
     AssertionError: naming the broken promise.
   """
-  keys = jax.random.split(jax.random.key(seed), num_games)
+  luck = jax.random.bits(jax.random.key(seed), (num_games,))
   marks = env_lib.starting_marks("mixed", num_games)
   init, step = jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step))
   rng = np.random.default_rng(seed)
-  states = init(keys, marks)
+  states = init(luck, marks)
   history, actions = [states], []
   for _ in range((rules.NUM_CELLS + 1) // 2):
     legal = np.asarray(jax.vmap(env_lib.legal_actions)(states))
@@ -74,7 +74,7 @@ def check_environment(
     bool((states.outcome != env_lib.Outcome.ONGOING).all()),
     "every game ends within five moves of the agent",
   )
-  _check_alone(env, keys, marks, actions, history)
+  _check_alone(env, luck, marks, actions, history)
 
 
 def _check(holds: bool, promise: str) -> None:
@@ -134,14 +134,14 @@ def _check_illegal(
 
 def _check_alone(
   env: Environment,
-  keys: jax.Array,
+  luck: jax.Array,
   marks: jax.Array,
   actions: list[np.ndarray],
   history: list[env_lib.State],
 ) -> None:
   """Plays two of the games again, alone and uncompiled."""
   for n in range(2):
-    state = env.init(keys[n], marks[n])
+    state = env.init(luck[n], marks[n])
     for t, expected in enumerate(history):
       _check(
         bool(state.board == expected.board[n])

@@ -65,12 +65,13 @@ def _play(keys: jax.Array, agent: jax.Array, random_starts: float):
   env = env_lib.TicTacToe(opponent=opponents.uniform_random)
 
   def game(key: jax.Array, agent: jax.Array):
-    start_key, luck_key, expert_key = jax.random.split(key, 3)
+    start_key, luck_key = jax.random.split(key)
+    luck = jax.random.bits(luck_key)
     board, last_move = _start(start_key, agent, random_starts)
-    state = env.init(luck_key, agent, board, last_move)
+    state = env.init(luck, agent, board, last_move)
 
     def turn(state: env_lib.State, _):
-      action = opponents.preferred(expert_key, state.board)
+      action = opponents.preferred(luck, state.board)
       seen = (
         state.board,
         state.last_move,

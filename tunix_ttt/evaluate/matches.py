@@ -97,9 +97,9 @@ def play_all_lines(
       f"play.temperature: {config.play.temperature} is not greedy; playing"
       " every line says everything about a policy only at temperature 0"
     )
-  play = make_sampler(model, config, env_lib.every_line())
+  play = make_sampler(model, config, env_lib.TicTacToe())
   for agent in (rules.X, rules.O):
-    total = opponents.num_lines(agent)
+    total = len(opponents.every_luck(agent))
     with _progress(agent, total) as bar:
       games = play_lib.play_every_line(
         _watched(play, bar), agent, config.play.batch_size
@@ -129,6 +129,7 @@ def play_games(
   play = make_sampler(model, config, env)
   init = jax.jit(jax.vmap(env.init))
   fold = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+  draw = jax.jit(jax.vmap(jax.random.bits))
   for agent in (rules.X, rules.O):
     agent_key = jax.random.fold_in(jax.random.key(seed), agent)
     game_key, token_key = jax.random.split(agent_key)
@@ -137,7 +138,7 @@ def play_games(
       for first in range(0, settings.num_games, size):
         numbers = jnp.arange(first, first + size)
         marks = jnp.full(size, agent, jnp.int8)
-        states = init(fold(game_key, numbers), marks)
+        states = init(draw(fold(game_key, numbers)), marks)
         played = _watched(play, bar)(fold(token_key, numbers), states)
         batches.append(jax.device_get(played))
     games = jax.tree.map(

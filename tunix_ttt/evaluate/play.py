@@ -83,19 +83,19 @@ def play_every_line(
   """Plays a greedy policy on every line against `agent`.
 
   Args:
-    play: in the environment `env.every_line`.
+    play: in an environment whose opponent is `opponents.uniform_random`.
     agent: the policy's mark.
     batch_size: games at a time; the last batch is filled up with others.
 
   Returns:
     One game a line, on the host.
   """
-  total, start = opponents.num_lines(agent), env_lib.every_line().init
-  batches = []
+  luck, init = opponents.every_luck(agent), env_lib.TicTacToe().init
+  total, batches = len(luck), []
   for first in range(0, total, batch_size):
     numbers = jnp.arange(first, first + batch_size) % total
     marks = jnp.full(batch_size, agent, jnp.int8)
-    states = jax.vmap(start)(numbers, marks)
+    states = jax.vmap(init)(jnp.asarray(luck)[numbers], marks)
     # Greedy decoding draws nothing, but every row has a key.
     keys = jax.vmap(jax.random.key)(numbers)
     batches.append(jax.device_get(play(keys, states)))

@@ -5,7 +5,6 @@ opponent's opening move on its first board. `init` and `step` are pure, know
 no batch (map them with `jax.vmap`) and know no text.
 """
 
-from collections.abc import Callable
 import dataclasses
 import enum
 
@@ -36,16 +35,16 @@ class State:
     agent: int8, the agent's mark, X or O.
     last_move: int8, the cell the opponent took last, -1 before it has moved.
     outcome: int8, an `Outcome`.
-    key: the opponent's luck. Its move on a board depends on this key and that
-      board only, so games that share the key meet the same opponent whatever
-      else differs between them.
+    luck: uint32, the opponent's. Its move on a board depends on this and that
+      board only, so games that share it meet the same opponent whatever else
+      differs between them.
   """
 
   board: jax.Array
   agent: jax.Array
   last_move: jax.Array
   outcome: jax.Array
-  key: jax.Array
+  luck: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,15 +53,13 @@ class TicTacToe:
 
   Attributes:
     opponent: who plays the other mark.
-    fold: makes the key of one of its moves from the state's key and the board.
   """
 
   opponent: opponents.Opponent = opponents.uniform_random
-  fold: Callable[[jax.Array, jax.Array], jax.Array] = jax.random.fold_in
 
   def init(
     self,
-    key: jax.Array,
+    luck: jax.Array | int,
     agent: jax.Array | int = rules.X,
     board: jax.Array | int = rules.EMPTY_BOARD,
     last_move: jax.Array | int = -1,
@@ -70,7 +67,8 @@ class TicTacToe:
     """Starts a game in which it is the agent's turn.
 
     Args:
-      key: kept in the state as the opponent's luck.
+      luck: the opponent's, such as `jax.random.bits(key)`, or the number of a
+        line (see `opponents.uniform_random`).
       agent: the agent's mark.
       board: a reachable board to start from. Where the other side is to move
         on it, the opponent moves first.
@@ -78,17 +76,16 @@ class TicTacToe:
     """
     board = jnp.asarray(board, jnp.int32)
     agent = jnp.asarray(agent, jnp.int8)
+    outcome = _outcome(board, agent)
     state = State(
       board=board,
       agent=agent,
       last_move=jnp.asarray(last_move, jnp.int8),
-      outcome=_outcome(board, agent),
-      key=key,
+      outcome=outcome,
+      luck=jnp.asarray(luck, jnp.uint32),
     )
-    waits = (jnp.asarray(rules.side_to_move())[board] != agent) & (
-      state.outcome == Outcome.ONGOING
-    )
-    return _select(waits, self._reply(state), state)
+    waits = jnp.asarray(rules.side_to_move())[board] != agent
+    return self._reply(state, waits & (outcome == Outcome.ONGOING))
 
   def step(self, state: State, action: jax.Array | int) -> State:
     """Plays the agent's `action` (a cell) and then the opponent's reply.
@@ -96,31 +93,36 @@ class TicTacToe:
     A cell that is taken or does not exist ends the game as `ILLEGAL` with the
     board as it was. A finished game ignores further steps.
     """
+    is_on = state.outcome == Outcome.ONGOING
     action = jnp.asarray(action, jnp.int32)
-    legal = jnp.asarray(rules.legal_masks())[state.board].astype(jnp.int32)
     in_range = (action >= 0) & (action < rules.NUM_CELLS)
     cell = jnp.where(in_range, action, 0)
-    is_legal = in_range & (legal >> cell & 1).astype(bool)
-
-    moved = _moved(state, cell, state.agent)
-    replied = _select(
-      moved.outcome == Outcome.ONGOING, self._reply(moved), moved
+    is_free = (opponents.legal_mask(state.board) >> cell & 1).astype(bool)
+    is_played = is_on & in_range & is_free
+    moved = _placed(state, cell, state.agent, is_played)
+    goes_on = _outcome(moved.board, state.agent) == Outcome.ONGOING
+    replied = self._reply(moved, is_played & goes_on)
+    outcome = jnp.where(is_played, replied.outcome, Outcome.ILLEGAL)
+    return dataclasses.replace(
+      replied,
+      outcome=jnp.where(is_on, outcome, state.outcome).astype(jnp.int8),
     )
-    illegal = dataclasses.replace(state, outcome=jnp.int8(Outcome.ILLEGAL))
-    played = _select(is_legal, replied, illegal)
-    return _select(state.outcome == Outcome.ONGOING, played, state)
 
-  def _reply(self, state: State) -> State:
-    key = self.fold(state.key, state.board)
-    cell = jnp.asarray(self.opponent(key, state.board), jnp.int32)
+  def _reply(self, state: State, waits: jax.Array) -> State:
+    """Plays the opponent's move where it `waits`, and judges the board."""
+    cell = jnp.asarray(self.opponent(state.luck, state.board), jnp.int32)
     mark = (rules.X + rules.O - state.agent).astype(jnp.int8)
-    moved = _moved(state, cell, mark)
-    return dataclasses.replace(moved, last_move=cell.astype(jnp.int8))
+    placed = _placed(state, cell, mark, waits)
+    return dataclasses.replace(
+      placed,
+      last_move=jnp.where(waits, cell.astype(jnp.int8), state.last_move),
+      outcome=_outcome(placed.board, state.agent),
+    )
 
 
 def legal_actions(state: State) -> jax.Array:
   """Returns which cells the agent may take: bool [9], none once it is over."""
-  mask = jnp.asarray(rules.legal_masks())[state.board].astype(jnp.int32)
+  mask = opponents.legal_mask(state.board)
   legal = (mask >> jnp.arange(rules.NUM_CELLS) & 1).astype(bool)
   return legal & (state.outcome == Outcome.ONGOING)
 
@@ -142,7 +144,7 @@ def starting_marks(agent: str, num_games: int) -> jax.Array:
 
 
 def _outcome(board: jax.Array, agent: jax.Array) -> jax.Array:
-  winner = jnp.asarray(rules.winners())[board]
+  winner = jnp.asarray(rules.status())[board] >> rules.NUM_CELLS
   over = jnp.where(
     winner == rules.DRAWN,
     Outcome.DRAW,
@@ -153,23 +155,10 @@ def _outcome(board: jax.Array, agent: jax.Array) -> jax.Array:
   )
 
 
-def _moved(state: State, cell: jax.Array, mark: jax.Array) -> State:
-  powers = jnp.asarray(rules.POWERS)
-  board = state.board + mark.astype(jnp.int32) * powers[cell]
+def _placed(
+  state: State, cell: jax.Array, mark: jax.Array, condition: jax.Array
+) -> State:
+  added = mark.astype(jnp.int32) * jnp.asarray(rules.POWERS)[cell]
   return dataclasses.replace(
-    state, board=board, outcome=_outcome(board, state.agent)
+    state, board=state.board + jnp.where(condition, added, 0)
   )
-
-
-def _select(condition: jax.Array, yes: State, no: State) -> State:
-  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
-
-
-def every_line() -> TicTacToe:
-  """Returns the environment in which a state's key is the number of a line.
-
-  A line is a choice of the opponent's at each of its turns. Those below
-  `opponents.num_lines` are all there are, each as likely as any other against
-  an opponent that plays at random.
-  """
-  return TicTacToe(opponent=opponents.line, fold=lambda line, board: line)

@@ -1,8 +1,10 @@
-"""Opponents: functions from a key and a board to a legal cell.
+"""Opponents: functions from a game's luck and a board to a legal cell.
 
-They are traced into the program that plays against them, so a new opponent is
-any function of this signature. On a board that is over, what they return is
-ignored. Each consumes the key it is given.
+Luck is one number, drawn uniformly from all of uint32 and kept for the whole
+game, so games that share it meet the same opponent whatever else differs
+between them. Opponents are traced into the program that plays against them: a
+new one is any function of this signature. On a board that is over, what they
+return is ignored.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,39 +17,75 @@ import numpy as np
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
 
-# (key, int32 board []) -> int32 cell [], for the side to move.
+# (uint32 luck [], int32 board []) -> int32 cell [], for the side to move.
 Opponent = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def choose(key: jax.Array, mask: jax.Array) -> jax.Array:
-  """Draws a cell of a 9-bit `mask` uniformly; int32 [], -1 from no cells."""
-  return pick(jax.random.uniform(key), mask)
+def legal_mask(board: jax.Array) -> jax.Array:
+  """Returns the legal cells, none once the game is over: int32, 9 bits."""
+  return jnp.asarray(rules.status())[board].astype(jnp.int32) & rules.ALL_CELLS
 
 
-def pick(uniform: jax.Array, mask: jax.Array) -> jax.Array:
-  """Turns a number drawn uniformly from [0, 1) into a cell of `mask`.
+def uniform_random(luck: jax.Array, board: jax.Array) -> jax.Array:
+  """Plays every legal move with equal probability (to 1 in 100,000).
 
-  Shapes broadcast; the cell is int32, -1 from no cells.
+  Luck is read as a fraction of 2^32 in mixed radix: its digits are the choices,
+  each among as many cells as are free at that turn.
   """
-  size = jnp.asarray(rules.mask_sizes())[mask].astype(jnp.int32)
-  n = (uniform * size).astype(jnp.int32)
-  return jnp.asarray(rules.nth_cell())[mask, n].astype(jnp.int32)
+  mask = legal_mask(board)
+  size = jax.lax.population_count(mask).astype(jnp.uint32)
+  # What is left of the fraction after the turns before; uint32 wraps around.
+  rest = luck.astype(jnp.uint32) * jnp.asarray(_num_choices())[size]
+  # Nine cells fit into the four bits that are dropped.
+  return _nth_cell(mask, ((rest >> 4) * size >> 28).astype(jnp.int32))
 
 
-def uniform_random(key: jax.Array, board: jax.Array) -> jax.Array:
-  """Plays every legal move with equal probability."""
-  return choose(key, jnp.asarray(rules.legal_masks())[board])
+def every_luck(mark: int) -> np.ndarray:
+  """Returns a luck for every line that a game of the agent of `mark` can take.
+
+  A line is what `uniform_random` replies at each of its turns. From the empty
+  board there are 8 * 6 * 4 * 2 against X and 9 * 7 * 5 * 3 * 1 against O, each
+  as likely as any other: uint32 [384] or [945].
+  """
+  total = math.prod(range(rules.NUM_CELLS - (mark == rules.X), 0, -2))
+  # The middle of each line's share, far from the next one's.
+  middles = [(2 * n + 1) * 2**31 // total for n in range(total)]
+  return np.array(middles, np.uint32)
 
 
-def optimal(key: jax.Array, board: jax.Array) -> jax.Array:
+def _num_choices() -> np.ndarray:
+  """In how many ways one's turns so far went, by free cells: uint32 [10]."""
+  choices = np.ones(rules.NUM_CELLS + 1, np.uint32)
+  for size in range(rules.NUM_CELLS - 2, 0, -1):
+    choices[size] = choices[size + 2] * (size + 2)
+  return choices
+
+
+def optimal(luck: jax.Array, board: jax.Array) -> jax.Array:
   """Plays every minimax-optimal move with equal probability."""
-  return choose(key, jnp.asarray(solver.solve().optimal)[board])
+  return choose(_key(luck, board), jnp.asarray(solver.solve().optimal)[board])
 
 
-def preferred(key: jax.Array, board: jax.Array) -> jax.Array:
-  """Plays the solver's one preferred move; the key is not used."""
-  del key
+def preferred(luck: jax.Array, board: jax.Array) -> jax.Array:
+  """Plays the solver's one preferred move; luck does not matter."""
+  del luck
   return jnp.asarray(solver.solve().preferred)[board].astype(jnp.int32)
+
+
+def _key(luck: jax.Array, board: jax.Array) -> jax.Array:
+  return jax.random.fold_in(jax.random.key(luck), board)
+
+
+def choose(key: jax.Array, mask: jax.Array) -> jax.Array:
+  """Draws a cell of a 9-bit mask."""
+  size = jax.lax.population_count(mask).astype(jnp.int32)
+  return _nth_cell(mask, jax.random.randint(key, (), 0, jnp.maximum(size, 1)))
+
+
+def _nth_cell(mask: jax.Array, n: jax.Array) -> jax.Array:
+  # One index is looked up faster than two.
+  table = jnp.asarray(rules.nth_cell().ravel())
+  return table[mask * rules.NUM_CELLS + n].astype(jnp.int32)
 
 
 def epsilon_optimal(epsilon: float) -> Opponent:
@@ -59,11 +97,11 @@ def epsilon_optimal(epsilon: float) -> Opponent:
   if not 0.0 <= epsilon <= 1.0:
     raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
 
-  def play(key: jax.Array, board: jax.Array) -> jax.Array:
-    slip_key, move_key = jax.random.split(key)
+  def play(luck: jax.Array, board: jax.Array) -> jax.Array:
+    slip_key, move_key = jax.random.split(_key(luck, board))
     mask = jnp.where(
       jax.random.uniform(slip_key) < epsilon,
-      jnp.asarray(rules.legal_masks())[board],
+      legal_mask(board),
       jnp.asarray(solver.solve().optimal)[board],
     )
     return choose(move_key, mask)
@@ -84,11 +122,11 @@ def scripted(line: Sequence[int]) -> Opponent:
     raise ValueError(f"a scripted line holds cells 0 to 8, got {list(line)}")
   cells = jnp.asarray(line, jnp.int32)
 
-  def play(key: jax.Array, board: jax.Array) -> jax.Array:
-    del key
+  def play(luck: jax.Array, board: jax.Array) -> jax.Array:
+    del luck
     # The side to move has made half of the moves so far, rounded down.
     turn = jnp.asarray(rules.num_marks())[board].astype(jnp.int32) // 2
-    legal = jnp.asarray(rules.legal_masks())[board].astype(jnp.int32)
+    legal = legal_mask(board)
     cell = cells[jnp.minimum(turn, len(line) - 1)]
     first = jnp.asarray(rules.nth_cell())[legal, 0].astype(jnp.int32)
     usable = (turn < len(line)) & (legal >> cell & 1).astype(bool)
@@ -122,31 +160,3 @@ def from_name(name: str) -> Opponent:
     f"there is no opponent {name!r}; there are random, optimal,"
     " epsilon-optimal:0.3 and scripted:4,0"
   )
-
-
-def num_lines(mark: int) -> int:
-  """Returns how many lines the opponent of `mark` has; see `line`.
-
-  That is 8 * 6 * 4 * 2 against X and 9 * 7 * 5 * 3 * 1 against O.
-  """
-  return math.prod(range(rules.NUM_CELLS - (mark == rules.X), 0, -2))
-
-
-def line(number: jax.Array, board: jax.Array) -> jax.Array:
-  """Plays a numbered line, in place of a key.
-
-  The number's digits are the choices, each among as many cells as are free at
-  that turn, the first turn's the least significant.
-  """
-  mask = jnp.asarray(rules.legal_masks())[board]
-  size = jnp.asarray(rules.mask_sizes())[mask].astype(jnp.int32)
-  choice = number // jnp.asarray(_line_units())[size] % jnp.maximum(size, 1)
-  return jnp.asarray(rules.nth_cell())[mask, choice].astype(jnp.int32)
-
-
-def _line_units() -> np.ndarray:
-  """What a line's digit counts by, where so many cells are free: int32 [10]."""
-  units = np.ones(rules.NUM_CELLS + 1, np.int32)
-  for size in range(rules.NUM_CELLS - 2, 0, -1):
-    units[size] = units[size + 2] * (size + 2)
-  return units
