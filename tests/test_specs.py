@@ -1,5 +1,6 @@
 """Tiny models: built from Tunix's classes, with values that train."""
 
+import dataclasses
 from typing import Any, cast
 
 from flax import nnx
@@ -101,11 +102,15 @@ def test_values_depend_on_the_seed_alone(name):
   )
 
 
-def test_gemma_has_local_layers_and_a_global_one():
-  _, module = make("tiny-gemma3")
-  layers = cast(Any, module).layers
-  kinds = [layer.attn.attn_type.name for layer in layers]
-  assert kinds == ["LOCAL_SLIDING"] * 5 + ["GLOBAL"]
+@pytest.mark.parametrize(
+  ("name", "local"),
+  [("tiny-gemma", "..."), ("tiny-gemma2", "L.L."), ("tiny-gemma3", "LLLLL.")],
+)
+def test_gemma_has_local_layers_and_global_ones(name, local):
+  _, module = make(name)
+  kinds = [type(layer.attn) for layer in cast(Any, module).layers]
+  found = "".join("L" if "Windowed" in kind.__name__ else "." for kind in kinds)
+  assert found == local
 
 
 def test_bad_shapes():
@@ -149,3 +154,23 @@ def test_lora_on_chosen_modules():
     lora.apply_lora(
       module, rank=2, alpha=2.0, target_modules=["q_einsum"], seed=0
     )
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_windows_are_those_of_tunix(family, monkeypatch):
+  shape = {**specs.TINY_MODELS[f"tiny-{family}"], "sliding_window": 5}
+  spec = specs.ModelSpec(**shape, vocab_size=64)
+  ours = specs.initialize(spec, 0)
+  monkeypatch.setattr(specs.windows, "replace", lambda module: None)
+  tunix = specs.initialize(spec, 0)
+  inputs = (
+    jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 16))),
+    jnp.arange(16)[None].repeat(2, axis=0),
+    None,
+    jnp.tril(jnp.ones((2, 16, 16), bool)),
+  )
+  expected = cast(Any, tunix)(*inputs)[0]
+  np.testing.assert_allclose(cast(Any, ours)(*inputs)[0], expected, atol=1e-5)
+  # And they matter: the whole past says something else.
+  whole = specs.initialize(dataclasses.replace(spec, sliding_window=16), 0)
+  assert np.abs(cast(Any, whole)(*inputs)[0] - expected).max() > 1e-3

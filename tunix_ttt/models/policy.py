@@ -6,7 +6,6 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from tunix_ttt import errors
 from tunix_ttt.models import specs
 
 
@@ -34,19 +33,7 @@ class ModelPolicy:
     }
 
   def grow_cache(self, cache: Any, num_slots: int) -> Any:
-    """Returns the cache with empty slots at its end, `num_slots` in all.
-
-    Raises:
-      errors.UserError: if that is more than a sliding window holds.
-    """
-    window = self._spec.sliding_window
-    if window is not None and num_slots > window:
-      # Tunix takes a chunk behind others to stand at the window's beginning.
-      raise errors.UserError(
-        f"a game takes up to {num_slots} tokens, more than the model's sliding"
-        f" window of {window}; lower max_new_tokens or play in the context"
-        " board"
-      )
+    """Returns the cache with empty slots at its end, `num_slots` in all."""
 
     def grow(leaf: jax.Array) -> jax.Array:
       return jnp.pad(
@@ -78,8 +65,8 @@ class ModelPolicy:
     hidden = sown["all_hidden_states"].get_value()[-1]
     # Of one token a row: logits of them all would be most of the memory.
     last = jnp.take_along_axis(hidden, read[:, None, None], axis=1)
-    logits = module.embedder.decode(last)[:, 0]
+    logits = specs.logits(module, last)[:, 0]
     cache = {
       name: {"k": layer["k"], "v": layer["v"]} for name, layer in cache.items()
     }
-    return logits.astype(jnp.float32), cache
+    return logits, cache

@@ -9,10 +9,13 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tunix.models.gemma import model as gemma
 from tunix.models.gemma3 import model as gemma3
 from tunix.models.qwen2 import model as qwen2
+from tunix.models.qwen3 import model as qwen3
 
 from tunix_ttt import errors
+from tunix_ttt.models import windows
 
 # Modules that write into the residual stream.
 OUTPUT_MODULES = ("o_proj", "attn_vec_einsum", "down_proj")
@@ -32,11 +35,11 @@ class ModelSpec:
     num_heads: query heads.
     num_kv_heads: key and value heads; divides `num_heads`.
     head_dim: width of a head; even.
-    sliding_window: tokens that a local layer of Gemma 3 looks back on.
+    sliding_window: tokens that a local layer of Gemma 2 or 3 sees.
     dtype: of parameters and computation.
   """
 
-  family: Literal["qwen2.5", "gemma3"]
+  family: Literal["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
   vocab_size: int
   num_layers: int
   embed_dim: int
@@ -55,9 +58,10 @@ class ModelSpec:
     return _BUILDERS[self.family](self, nnx.Rngs(seed))
 
 
-def _build_qwen2(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
+def _build_qwen(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
   dtype = jnp.dtype(spec.dtype)
-  config = qwen2.ModelConfig(
+  tunix: Any = qwen2 if spec.family == "qwen2.5" else qwen3
+  config = tunix.ModelConfig(
     num_layers=spec.num_layers,
     vocab_size=spec.vocab_size,
     embed_dim=spec.embed_dim,
@@ -71,7 +75,37 @@ def _build_qwen2(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
     dtype=dtype,
     param_dtype=dtype,
   )
-  return qwen2.Qwen2(config, rngs=rngs)
+  build = qwen2.Qwen2 if spec.family == "qwen2.5" else qwen3.Qwen3
+  return build(config, rngs=rngs)
+
+
+def _build_gemma(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
+  is_second = spec.family == "gemma2"
+  kinds = gemma.AttentionType
+  pattern = (
+    (kinds.LOCAL_SLIDING, kinds.GLOBAL) if is_second else (kinds.GLOBAL,)
+  )
+  config = gemma.ModelConfig(
+    num_layers=spec.num_layers,
+    num_embed=spec.vocab_size,
+    embed_dim=spec.embed_dim,
+    hidden_dim=spec.hidden_dim,
+    num_heads=spec.num_heads,
+    head_dim=spec.head_dim,
+    num_kv_heads=spec.num_kv_heads,
+    final_logit_softcap=30.0 if is_second else None,
+    attn_logits_soft_cap=50.0 if is_second else None,
+    use_post_attn_norm=is_second,
+    use_post_ffw_norm=is_second,
+    attention_types=[pattern[n % len(pattern)] for n in range(spec.num_layers)],
+    sliding_window_size=spec.sliding_window,
+  )
+  module = gemma.Gemma(config, rngs=rngs)
+  # Tunix has no setting for it.
+  dtype = jnp.dtype(spec.dtype)
+  nnx.update(module, jax.tree.map(lambda x: x.astype(dtype), nnx.state(module)))
+  windows.replace(module)
+  return module
 
 
 def _build_gemma3(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
@@ -86,11 +120,16 @@ def _build_gemma3(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
     sliding_window_size=spec.sliding_window,
     param_dtype=jnp.dtype(spec.dtype),
   )
-  return gemma3.Gemma3(config, rngs=rngs)
+  module = gemma3.Gemma3(config, rngs=rngs)
+  windows.replace(module)
+  return module
 
 
 _BUILDERS: dict[str, Callable[[ModelSpec, nnx.Rngs], nnx.Module]] = {
-  "qwen2.5": _build_qwen2,
+  "qwen2.5": _build_qwen,
+  "qwen3": _build_qwen,
+  "gemma": _build_gemma,
+  "gemma2": _build_gemma,
   "gemma3": _build_gemma3,
 }
 
@@ -104,6 +143,35 @@ TINY_MODELS: dict[str, dict[str, Any]] = {
     "num_heads": 6,
     "num_kv_heads": 6,
     "head_dim": 16,
+  },
+  "tiny-qwen3": {
+    "family": "qwen3",
+    "num_layers": 2,
+    "embed_dim": 96,
+    "hidden_dim": 256,
+    "num_heads": 6,
+    "num_kv_heads": 6,
+    "head_dim": 16,
+  },
+  "tiny-gemma": {
+    "family": "gemma",
+    "num_layers": 3,
+    "embed_dim": 64,
+    "hidden_dim": 192,
+    "num_heads": 4,
+    "num_kv_heads": 1,
+    "head_dim": 24,
+  },
+  # Local and global layers in turn.
+  "tiny-gemma2": {
+    "family": "gemma2",
+    "num_layers": 4,
+    "embed_dim": 64,
+    "hidden_dim": 192,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 24,
+    "sliding_window": 512,
   },
   # Six layers, because Gemma 3 has a global layer after every five local ones.
   "tiny-gemma3": {
@@ -131,6 +199,23 @@ def check_shape(shape: dict[str, Any]) -> None:
       f"model.head_dim: {shape['head_dim']} is odd; rotary embeddings need"
       " pairs"
     )
+
+
+def logits(module: nnx.Module, hidden: jax.Array) -> jax.Array:
+  """Returns what a model's head makes of its last hidden states.
+
+  Args:
+    module: the model.
+    hidden: [..., D], as the final norm leaves them.
+
+  Returns:
+    float32 [..., V].
+  """
+  model: Any = module
+  head = model.lm_head if hasattr(model, "lm_head") else model.embedder.decode
+  logits = head(hidden).astype(jnp.float32)
+  cap = getattr(model, "final_logits_softcap", None)
+  return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def parameters(module: nnx.Module, kind: Any = nnx.Param) -> dict[str, Any]:
