@@ -146,7 +146,11 @@ def measure(
   ours = statistics.median(pair[0] for pair in seconds)
   theirs = statistics.median(pair[1] for pair in seconds)
   played = jax.device_get(rollout(keys, states))
+  program: Any = jax.jit(jitted).lower(states).compile()
+  temporary = program.memory_analysis().temp_size_in_bytes
   return row | {
+    # Of the games: parameters and tables are there for any batch.
+    "temporary_mib": round(temporary / 2**20, 1),
     "turns_per_episode": round(played.turn_mask.sum() / batch_size, 2),
     "episodes_per_second": round(batch_size / ours, 1),
     "peer_episodes_per_second": round(batch_size / theirs, 1),

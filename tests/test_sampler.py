@@ -1,6 +1,10 @@
 """The compiled sampler against a loop that reads the whole text every time."""
 
+import itertools
+import math
 import operator
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -251,6 +255,40 @@ def test_a_game_does_not_depend_on_its_batch(model, tables):
   np.testing.assert_allclose(whole.log_probs[order], part.log_probs, atol=1e-5)
 
 
+def test_a_game_does_not_depend_on_those_beside_it(model, tables):
+  sampling = sampling_lib.Sampling(temperature=1.3, constrained=True)
+  settings = {"max_new_tokens": 14, "sampling": sampling}
+  several, one = (
+    make(model, tables, rows_at_once=n, **settings)[0](token_keys(), starts())
+    for n in (2, 1)
+  )
+  np.testing.assert_array_equal(several.actions, one.actions)
+  np.testing.assert_array_equal(several.boards, one.boards)
+  assert len(set(several.turn_mask.sum(axis=1).tolist())) > 1
+
+
+def test_a_group_shares_its_start_and_the_opponents_luck(model, tables):
+  groups, size = 4, 6
+  sampling = sampling_lib.Sampling(temperature=1.5, constrained=True)
+  play, _ = make(
+    model, tables, context="full", max_new_tokens=12, sampling=sampling
+  )
+  states = jax.tree.map(lambda leaf: leaf.repeat(size, 0), starts(groups))
+  games = jax.device_get(play(token_keys(groups * size), states))
+  replies = {}
+  for n in range(groups * size):
+    group = n // size
+    assert games.boards[n, 0] == games.boards[group * size, 0]
+    turns = np.flatnonzero(games.turn_mask[n])
+    for t, after in itertools.pairwise(turns):
+      asked = group, games.boards[n, t], games.moves[n, t]
+      replies.setdefault(asked, set()).add(games.last_moves[n, after])
+  assert all(len(found) == 1 for found in replies.values())
+  # The games are not one another's copies: own tokens, and other moves.
+  assert len({game.tobytes() for game in games.actions}) > groups * size // 2
+  assert len(replies) > groups
+
+
 def test_limits_of_a_turn_and_of_a_game(model, tables):
   # Without the constraint a thought may go on; with it, it is cut to fit.
   longest = int(tables.observations.begin.lengths.max())
@@ -276,3 +314,21 @@ def test_limits_that_leave_no_room(model, tables):
     make(model, tables, max_new_tokens=3)
   with pytest.raises(errors.UserError, match="max_game_tokens: 9 is too few"):
     make(model, tables, max_game_tokens=9)
+
+
+@pytest.mark.parametrize("context", ["full", "board"])
+def test_memory_is_linear_and_holds_no_logits_of_whole_chunks(
+  model, tables, context
+):
+  play, _ = make(model, tables, context=context, max_turns=2)
+  sizes = {}
+  for count in (16, 32):
+    lowered = jax.jit(play).lower(token_keys(count), starts(count))
+    program: Any = lowered.compile()
+    sizes[count] = program.memory_analysis().temp_size_in_bytes
+    vocab_size = model[0].vocab_size
+    shapes = re.findall(rf"f32\[([\d,]+),{vocab_size}\]", program.as_text())
+    rows = {math.prod(map(int, shape.split(","))) for shape in shapes}
+    # Logits of one token a game, and the embedding turned on its side.
+    assert count in rows and rows <= {count, model[0].embed_dim}
+  assert 1.5 < sizes[32] / sizes[16] < 2.1

@@ -1,5 +1,8 @@
 """Training sequences are what was read and said, with its log-probabilities."""
 
+from typing import Any, cast
+
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,8 +57,21 @@ def test_a_trainers_log_probabilities_are_the_samplers(
   )
   games = play(test_sampler.token_keys(), test_sampler.starts())
   batch = sequences_lib.sequences(games, tables, context)
+  check_log_probs(model, batch, temperature)
+  # Every token that was sampled is there, once, in order.
+  np.testing.assert_array_equal(
+    np.asarray(batch.tokens)[np.asarray(batch.action_mask)],
+    np.asarray(games.actions)[np.asarray(games.action_mask)],
+  )
+  # Without gaps, and nothing where there is no token.
+  mask = np.asarray(batch.mask)
+  assert (mask[:, :-1] >= mask[:, 1:]).all()
+  assert not np.asarray(batch.tokens)[~mask].any()
+  assert not np.asarray(batch.action_mask)[~mask].any()
 
-  # As a trainer computes them, from the whole sequence at once.
+
+def check_log_probs(model, batch, temperature):
+  """Compares with a trainer's, from the whole sequence at once."""
   inputs = losses.model_inputs(
     {
       "input_tokens": batch.tokens,
@@ -75,16 +91,62 @@ def test_a_trainers_log_probabilities_are_the_samplers(
     np.asarray(batch.log_probs[:, 1:])[acted],
     atol=1e-4,
   )
-  # Every token that was sampled is there, once, in order.
-  np.testing.assert_array_equal(
-    np.asarray(batch.tokens)[np.asarray(batch.action_mask)],
-    np.asarray(games.actions)[np.asarray(games.action_mask)],
+
+
+def likely(model, tables, tokens):
+  """Returns the model with tokens that it often samples first."""
+  spec: specs.ModelSpec = model[0]
+  bent = model[1]
+  row = tables.observations.rows[0, 0]
+  prompt = jnp.asarray(test_sampler.chunk(tables.observations.begin, row))[None]
+  size = prompt.shape[1]
+  for _ in range(4):
+    cast(Any, bent)(
+      prompt,
+      jnp.arange(size)[None],
+      None,
+      jnp.tril(jnp.ones((1, size, size), bool)),
+      output_hidden_states=True,
+    )
+    sown: Any = nnx.pop(bent, nnx.Intermediate)
+    hidden = sown["all_hidden_states"].get_value()[-1][0, -1]
+    values = specs.parameters(bent)
+    towards = 6 * hidden / (hidden @ hidden)
+    table = values["embedder.input_embedding"]
+    values["embedder.input_embedding"] = table.at[tokens].set(towards)
+    bent = specs.with_parameters(bent, values)
+  return spec, bent
+
+
+@pytest.mark.parametrize("context", ["full", "board"])
+def test_control_tokens_in_the_middle_of_an_answer(
+  model, tables, tokenizer, context
+):
+  control = np.array([tokenizer.pad_id(), tokenizer.end_of_turn_id])
+  bent = likely(model, tables, control)
+  play, _ = test_sampler.make(
+    bent,
+    tables,
+    context=context,
+    max_new_tokens=30,
+    max_turns=3,
+    on_parse_error="retry",
   )
-  # Without gaps, and nothing where there is no token.
-  mask = np.asarray(batch.mask)
-  assert (mask[:, :-1] >= mask[:, 1:]).all()
-  assert not np.asarray(batch.tokens)[~mask].any()
-  assert not np.asarray(batch.action_mask)[~mask].any()
+  states = test_sampler.starts(32)
+  games = play(test_sampler.token_keys(32), states)
+  said = np.asarray(games.actions)[np.asarray(games.action_mask)]
+  assert {*control.tolist()} <= {*said.tolist()}
+  # They are tokens like any other: sampled, kept, and what ends the answer.
+  lengths = np.asarray(games.action_mask).sum(axis=-1)
+  for n, t in zip(*np.nonzero(games.turn_mask), strict=True):
+    ids = np.asarray(games.actions[n, t])[: lengths[n, t]]
+    assert not np.isin(ids[:-1], control).any()
+    if np.isin(ids[-1], control):
+      assert games.moves[n, t] == -1
+  batch = sequences_lib.sequences(games, tables, context)
+  check_log_probs(bent, batch, 1.0)
+  found = np.asarray(batch.tokens)[np.asarray(batch.action_mask)]
+  np.testing.assert_array_equal(found, said)
 
 
 def test_full_sequences_are_the_conversation(model, tables):

@@ -7,6 +7,7 @@ leaves slots empty, which cost a little work and change nothing.
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 from flax import struct
@@ -19,10 +20,13 @@ from tunix_ttt.game import rules
 from tunix_ttt.language import grammar as grammar_lib
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
+from tunix_ttt.rollout import schedule
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
+# A turn's part of a trajectory.
+_Record = dict[str, jax.Array]
 # Answers that were not readable have their own row in the table of answers.
 _UNREADABLE = rules.NUM_CELLS
 
@@ -39,6 +43,10 @@ class RolloutConfig:
     max_new_tokens: tokens of a turn's answer.
     max_game_tokens: tokens of a conversation, chunks and answers; None for no
       limit of its own.
+    rows_at_once: in the context `board`, how many games have their turn
+      together; others take the place of those that end. None for what is fast:
+      a quarter of them, 32 at least, on a CPU, and all of them elsewhere.
+      Results do not depend on it.
     on_parse_error: `end` ends the game at an unreadable answer; `retry` shows
       the board again.
     sampling: how tokens are drawn.
@@ -48,6 +56,7 @@ class RolloutConfig:
   max_turns: int = 5
   max_new_tokens: int = 32
   max_game_tokens: int | None = None
+  rows_at_once: int | None = None
   on_parse_error: Literal["end", "retry"] = "end"
   sampling: sampling_lib.Sampling = dataclasses.field(
     default_factory=sampling_lib.Sampling
@@ -183,26 +192,24 @@ class Sampler:
       ending=states.outcome,
       last_answer=jnp.full(batch_size, _UNREADABLE),
     )
+    play = functools.partial(self._turn, params, tables)
     if self._config.context == "board":
-      # Turns do not depend on one another, so one turn is compiled for all.
-      def turn(games: _Games, number: jax.Array) -> tuple[_Games, dict]:
-        memory = self._empty(batch_size)
-        _, games, record = self._turn(
-          params, tables, keys, number, memory, games, begins=True
-        )
-        return games, record
+      fastest = batch_size
+      if jax.default_backend() == "cpu":
+        fastest = max(32, batch_size // 4)
+      width = min(batch_size, self._config.rows_at_once or fastest)
 
-      numbers = jnp.arange(self._config.max_turns)
-      games, records = jax.lax.scan(turn, games, numbers)
+      def turn(keys: jax.Array, games: _Games) -> tuple[_Games, _Record]:
+        return play(self._empty(width), keys, games, begins=True)[1:]
+
+      games, records = schedule.alone(
+        turn, keys, games, self._config.max_turns, width
+      )
     else:
-      memory, turns = self._empty(batch_size), []
-      for number in range(self._config.max_turns):
-        memory, games, record = self._turn(
-          params, tables, keys, number, memory, games, begins=number == 0
-        )
-        turns.append(record)
-      records = jax.tree.map(lambda *leaves: jnp.stack(leaves), *turns)
-    records = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), records)
+      games, records = schedule.together(
+        play, self._empty(batch_size), keys, games, self._config.max_turns
+      )
+    moves = records.pop("moves")
     return trajectory_lib.Trajectory(
       agent=states.agent,
       # With retries the turns can run out.
@@ -210,6 +217,7 @@ class Sampler:
         games.ending == Ending.ONGOING, jnp.int8(Ending.LENGTH), games.ending
       ),
       board=games.state.board,
+      moves=jnp.where(records["turn_mask"], moves, jnp.int8(-1)),
       **records,
     )
 
@@ -227,13 +235,12 @@ class Sampler:
     self,
     params: Any,
     tables: tables_lib.Tables,
-    keys: jax.Array,
-    number: jax.Array | int,
     memory: _Memory,
+    keys: jax.Array,
     games: _Games,
     *,
     begins: bool,
-  ) -> tuple[_Memory, _Games, dict[str, jax.Array]]:
+  ) -> tuple[_Memory, _Games, _Record]:
     """Plays a turn of every game that is still on."""
     tokens, mask, retried = self._chunk(tables, memory, games, begins=begins)
     active = games.ending == Ending.ONGOING
@@ -245,10 +252,7 @@ class Sampler:
     memory = self._grow(memory, tokens.shape[1] + self._config.max_new_tokens)
     memory, logits = self._feed(params, memory, tokens, mask & active[:, None])
     asked = memory
-    turn_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-    memory, answers = self._answer(
-      params, tables, turn_keys, memory, logits, active
-    )
+    memory, answers = self._answer(params, tables, keys, memory, logits, active)
     games_after = self._move(tables, games, active, answers)
     if self._config.context == "truncated":
       # What was sampled is forgotten; the next chunk has what stands for it.
@@ -263,7 +267,7 @@ class Sampler:
       "last_moves": games.state.last_move,
       "retried": retried & active,
       "turn_mask": active,
-      "moves": jnp.where(active, tables.moves[answers.state], jnp.int8(-1)),
+      "moves": tables.moves[answers.state],
       "actions": answers.actions,
       "action_mask": answers.action_mask,
       "log_probs": answers.log_probs,

@@ -1,0 +1,123 @@
+"""In which order the turns of a batch of games are played."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from tunix_ttt.rollout import trajectory as trajectory_lib
+
+# A turn's part of a trajectory: arrays of one row a game.
+Record = dict[str, jax.Array]
+
+
+class Games(Protocol):
+  """What is known here of games: arrays of one row a game."""
+
+  ending: jax.Array
+
+
+AnyGames = TypeVar("AnyGames", bound=Games)
+
+
+def _is_on(games: Games) -> jax.Array:
+  return games.ending == trajectory_lib.Ending.ONGOING
+
+
+def together(
+  play: Callable[..., tuple[Any, AnyGames, Record]],
+  memory: Any,
+  keys: jax.Array,
+  games: AnyGames,
+  max_turns: int,
+) -> tuple[AnyGames, Record]:
+  """Plays conversations, in which each turn builds on those before.
+
+  Args:
+    play: `play(memory, keys, games, begins=…)` plays a turn of all games.
+    memory: what is remembered at the beginning; its shapes grow by the turn.
+    keys: [B], of each game.
+    games: B games.
+    max_turns: of a game.
+
+  Returns:
+    The games at their end and the records [B, T, ...].
+  """
+  turns = []
+  for number in range(max_turns):
+    turn_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+    def turn(
+      memory: Any, keys: jax.Array, games: Any, first=number == 0
+    ) -> Any:
+      return play(memory, keys, games, begins=first)
+
+    shapes = jax.eval_shape(turn, memory, turn_keys, games)
+
+    def skip(memory: Any, keys: jax.Array, games: Any, shapes=shapes) -> Any:
+      del memory, keys
+      memory, _, record = jax.tree.map(_zeros, shapes)
+      return memory, games, record
+
+    memory, games, record = jax.lax.cond(
+      _is_on(games).any(), turn, skip, memory, turn_keys, games
+    )
+    turns.append(record)
+  return games, jax.tree.map(lambda *rows: jnp.stack(rows, axis=1), *turns)
+
+
+def alone(
+  play: Callable[[jax.Array, AnyGames], tuple[AnyGames, Record]],
+  keys: jax.Array,
+  games: AnyGames,
+  max_turns: int,
+  width: int,
+) -> tuple[AnyGames, Record]:
+  """Plays turns that need none before them, a few games at a time.
+
+  Args:
+    play: plays a turn of `width` games.
+    keys: [B], of each game.
+    games: B games.
+    max_turns: of a game.
+    width: at most B; others take the place of games that are over.
+
+  Returns:
+    The games at their end and the records [B, T, ...].
+  """
+  batch_size = len(keys)
+
+  def waiting(games: Games, numbers: jax.Array) -> jax.Array:
+    return _is_on(games) & (numbers < max_turns)
+
+  def step(carry: Any) -> Any:
+    games, numbers, records = carry
+    # Turns past the end of a game are sorted last and written nowhere.
+    at = jnp.where(waiting(games, numbers), numbers, max_turns)
+    rows = jnp.argsort(at)[:width]
+    turn_keys = jax.vmap(jax.random.fold_in)(keys[rows], numbers[rows])
+    chosen = jax.tree.map(lambda leaf: leaf[rows], games)
+    chosen, record = play(turn_keys, chosen)
+    games = jax.tree.map(lambda a, b: a.at[rows].set(b), games, chosen)
+    records = jax.tree.map(
+      lambda a, b: a.at[rows, at[rows]].set(b, mode="drop"), records, record
+    )
+    return games, numbers.at[rows].add(at[rows] < max_turns), records
+
+  some = jax.tree.map(lambda leaf: leaf[:width], (keys, games))
+  records = jax.tree.map(
+    lambda leaf: _zeros(leaf, (batch_size, max_turns, *leaf.shape[1:])),
+    jax.eval_shape(play, *some)[1],
+  )
+  numbers = jnp.zeros(batch_size, jnp.int32)
+  games, _, records = jax.lax.while_loop(
+    lambda carry: waiting(carry[0], carry[1]).any(),
+    step,
+    (games, numbers, records),
+  )
+  return games, records
+
+
+def _zeros(leaf: Any, shape: tuple[int, ...] | None = None) -> jax.Array:
+  return jnp.zeros(leaf.shape if shape is None else shape, leaf.dtype)
