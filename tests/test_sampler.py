@@ -186,16 +186,29 @@ def check_equal(played, references):
       )
 
 
-@pytest.mark.parametrize("context", ["full", "truncated", "board"])
 @pytest.mark.parametrize(
-  "sampling",
+  ("context", "temperature"),
   [
-    sampling_lib.Sampling(temperature=0.0, constrained=True),
-    sampling_lib.Sampling(temperature=0.8, constrained=True),
+    ("full", 0.8),
+    *(
+      pytest.param(context, temperature, marks=pytest.mark.slow)
+      for context in ("full", "truncated", "board")
+      for temperature in (0.0, 0.8)
+      if (context, temperature) != ("full", 0.8)
+    ),
   ],
-  ids=["greedy", "sampled"],
 )
-def test_equal_to_the_reference(any_model, tables, context, sampling):
+def test_equal_to_the_reference(any_model, tables, context, temperature):
+  check_reference(any_model, tables, context, temperature)
+
+
+@pytest.mark.parametrize("context", ["full", "truncated", "board"])
+def test_greedy_games_are_the_references(model, tables, context):
+  check_reference(model, tables, context, 0.0)
+
+
+def check_reference(any_model, tables, context, temperature):
+  sampling = sampling_lib.Sampling(temperature=temperature, constrained=True)
   settings = {
     "context": context,
     "max_new_tokens": 12,
