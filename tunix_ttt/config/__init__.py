@@ -1,0 +1,30 @@
+"""Typed configs: YAML in, validated frozen dataclasses out.
+
+A config can be made in Python as well as read from YAML; it is checked the same
+way.
+"""
+
+from tunix_ttt.config.grpo import AlgorithmConfig as AlgorithmConfig
+from tunix_ttt.config.grpo import EpisodesConfig as EpisodesConfig
+from tunix_ttt.config.grpo import GRPOConfig as GRPOConfig
+from tunix_ttt.config.grpo import MoveQualityConfig as MoveQualityConfig
+from tunix_ttt.config.grpo import OpponentsConfig as OpponentsConfig
+from tunix_ttt.config.grpo import OutcomeConfig as OutcomeConfig
+from tunix_ttt.config.grpo import RewardsConfig as RewardsConfig
+from tunix_ttt.config.grpo import RolloutConfig as RolloutConfig
+from tunix_ttt.config.loading import differences as differences
+from tunix_ttt.config.loading import from_dict as from_dict
+from tunix_ttt.config.loading import load as load
+from tunix_ttt.config.loading import to_dict as to_dict
+from tunix_ttt.config.sections import CheckpointConfig as CheckpointConfig
+from tunix_ttt.config.sections import DataConfig as DataConfig
+from tunix_ttt.config.sections import DataFormat as DataFormat
+from tunix_ttt.config.sections import EvalConfig as EvalConfig
+from tunix_ttt.config.sections import GamesConfig as GamesConfig
+from tunix_ttt.config.sections import LoggingConfig as LoggingConfig
+from tunix_ttt.config.sections import LoraConfig as LoraConfig
+from tunix_ttt.config.sections import ModelConfig as ModelConfig
+from tunix_ttt.config.sections import PlayConfig as PlayConfig
+from tunix_ttt.config.sections import SFTConfig as SFTConfig
+from tunix_ttt.config.sections import TokenizerConfig as TokenizerConfig
+from tunix_ttt.config.sections import TrainingConfig as TrainingConfig

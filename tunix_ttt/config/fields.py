@@ -1,0 +1,28 @@
+"""What settings are made of: types that are checked, and their dataclasses."""
+
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import pydantic
+from pydantic import dataclasses as pydantic_dataclasses
+
+Strict = pydantic.Strict()
+Text = Annotated[str, Strict]
+Flag = Annotated[bool, Strict]
+Count = Annotated[int, Strict, pydantic.Field(ge=0)]
+Positive = Annotated[int, Strict, pydantic.Field(ge=1)]
+NonNegative = Annotated[float, Strict, pydantic.Field(ge=0)]
+AboveZero = Annotated[float, Strict, pydantic.Field(gt=0)]
+Fraction = Annotated[float, Strict, pydantic.Field(ge=0, le=1)]
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings(cls: type[T]) -> type[T]:
+  """Makes a class a frozen dataclass whose values are checked."""
+  decorate: Any = pydantic_dataclasses.dataclass(
+    frozen=True,
+    kw_only=True,
+    config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False),
+  )
+  return decorate(cls)

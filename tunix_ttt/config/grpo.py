@@ -1,0 +1,245 @@
+"""The settings of a GRPO run, over those it shares with other runs."""
+
+from typing import Annotated, Literal, Self
+
+import pydantic
+
+from tunix_ttt.config import fields
+from tunix_ttt.config import sections
+
+# A share at the first step and at the last, linear in between.
+Course = tuple[fields.NonNegative, fields.NonNegative]
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+
+
+@fields.settings
+class RolloutConfig:
+  """How games are sampled to train on; `play` says what they look like.
+
+  Attributes:
+    temperature: above 0.
+    top_k: draw from this many most likely tokens; None for all. Log-
+      probabilities are those before anything is cut off.
+    top_p: nucleus.
+    constrained: only tokens that can complete an answer are drawn.
+  """
+
+  temperature: fields.AboveZero = 1.0
+  top_k: fields.Positive | None = None
+  top_p: Annotated[float, fields.Strict, pydantic.Field(gt=0, le=1)] = 1.0
+  constrained: fields.Flag = False
+
+
+@fields.settings
+class EpisodesConfig:
+  """Where games begin and how long they are.
+
+  Attributes:
+    source: `games` from the empty board to the end, or `positions`: a single
+      move on a random position.
+    agent: who the model is: `x`, `o`, or `mixed`, half of the groups each.
+  """
+
+  source: Literal["games", "positions"] = "games"
+  agent: Literal["x", "o", "mixed"] = "mixed"
+
+
+@fields.settings
+class OpponentsConfig:
+  """Who the model plays against, as shares of the games.
+
+  Shares go from the first number at the first step to the second at the last.
+
+  Attributes:
+    random: plays any legal move.
+    optimal: plays any optimal move.
+    past_selves: plays the greedy moves of an earlier state of the model; the
+      random opponent stands in until there is one.
+    pool_size: how many earlier states are kept, the latest ones.
+    add_every_n_steps: steps between them.
+  """
+
+  random: Course = (1.0, 1.0)
+  optimal: Course = (0.0, 0.0)
+  past_selves: Course = (0.0, 0.0)
+  pool_size: fields.Positive = 4
+  add_every_n_steps: fields.Positive = 20
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    for end in (0, 1):
+      shares = (self.random[end], self.optimal[end], self.past_selves[end])
+      if sum(shares) <= 0:
+        raise ValueError("the shares of all opponents are 0")
+    return self
+
+
+@fields.settings
+class OutcomeConfig:
+  """What a game is worth by how it ended.
+
+  Attributes:
+    weight: of this reward in the sum.
+    win: three in a row.
+    forced_draw: a draw in which the model never had a won position.
+    draw: any other draw.
+    loss: the opponent's three in a row.
+    illegal: a cell that is taken.
+    parse_error: an answer that cannot be read.
+    length: cut by a limit of tokens or turns.
+    unfinished: a single move that did not end the game.
+  """
+
+  weight: Finite = 1.0
+  win: Finite = 1.0
+  forced_draw: Finite = 1.0
+  draw: Finite = 0.5
+  loss: Finite = 0.0
+  illegal: Finite = -1.0
+  parse_error: Finite = -1.0
+  length: Finite = -0.1
+  unfinished: Finite = 0.0
+
+
+@fields.settings
+class MoveQualityConfig:
+  """What a move is worth by a rule of thumb; the first that applies.
+
+  Attributes:
+    weight: of this reward in the sum.
+    win: completes a line.
+    block: takes the cell that would complete the opponent's.
+    center: the middle.
+    corner: a corner.
+    edge: any other cell.
+    invalid: no legal move.
+  """
+
+  weight: Finite = 0.0
+  win: Finite = 1.0
+  block: Finite = 0.8
+  center: Finite = 0.6
+  corner: Finite = 0.4
+  edge: Finite = 0.2
+  invalid: Finite = -1.0
+
+
+@fields.settings
+class RewardsConfig:
+  """Rewards, each times its weight, summed.
+
+  Attributes:
+    outcome: of the whole game.
+    move_quality: of each move, by a rule of thumb.
+    optimal_move_weight: of 1 for each optimal move.
+    regret_weight: of minus what each move gave away, by the solver: from a won
+      to a drawn or a drawn to a lost position 1, from won to lost 2, and 2 for
+      no legal move.
+    format_weight: of 1 for each answer that can be read.
+    length_weight: of minus the share of `play.max_new_tokens` that each answer
+      takes.
+  """
+
+  outcome: OutcomeConfig = OutcomeConfig()
+  move_quality: MoveQualityConfig = MoveQualityConfig()
+  optimal_move_weight: Finite = 0.0
+  regret_weight: Finite = 0.0
+  format_weight: Finite = 0.0
+  length_weight: Finite = 0.0
+
+
+@fields.settings
+class AlgorithmConfig:
+  """The algorithm, by Tunix's names.
+
+  Attributes:
+    num_generations: games of a group, which share start and opponent's luck.
+    num_iterations: optimizer steps on each batch of games.
+    loss_algo: `grpo`, with a ratio for each token, or `gspo-token`, with one
+      for each sequence (Zheng et al., 2025).
+    advantage_estimator: `grpo` (Shao et al., 2024), `drgrpo` without the
+      division by the standard deviation (Liu et al., 2025), or `rloo` (Ahmadian
+      et al., 2024).
+    advantage_level: `episode` gives every token its game's advantage; `turn`
+      gives it the advantage of what was earned from its turn on.
+    loss_agg_mode: how the losses of tokens are averaged.
+    beta: weight of the KL divergence to the model that training started from;
+      0 for none.
+    kl_loss_mode: its estimator.
+    epsilon: clips the ratio from below at 1 - epsilon.
+    epsilon_high: from above at 1 + epsilon_high; None for epsilon. DAPO (Yu et
+      al., 2025) has 0.28.
+    epsilon_c: bounds the loss of negative advantages (dual clip, Ye et al.,
+      2020); None for no bound.
+    positive_only: negative advantages count as 0.
+  """
+
+  num_generations: Annotated[int, fields.Strict, pydantic.Field(ge=2)] = 8
+  num_iterations: fields.Positive = 1
+  loss_algo: Literal["grpo", "gspo-token"] = "grpo"
+  advantage_estimator: Literal["grpo", "drgrpo", "rloo"] = "grpo"
+  advantage_level: Literal["episode", "turn"] = "episode"
+  loss_agg_mode: Literal[
+    "token-mean",
+    "sequence-mean-token-mean",
+    "sequence-mean-token-scale",
+    "seq-mean-token-sum",
+    "sequence-mean-token-sum-norm",
+  ] = "token-mean"
+  beta: fields.NonNegative = 0.0
+  kl_loss_mode: Literal["kl", "mse_kl", "low_var_kl"] = "low_var_kl"
+  epsilon: fields.AboveZero = 0.2
+  epsilon_high: fields.AboveZero | None = None
+  epsilon_c: Annotated[float, pydantic.Field(gt=1)] | None = None
+  positive_only: fields.Flag = False
+
+
+@fields.settings
+class GRPOConfig(sections.SFTConfig):
+  """A GRPO run on whole games.
+
+  `training.max_steps` counts batches of games, `training.batch_size` the games
+  of a batch. `data` and `tokenizer` are for a tiny model from scratch, as in
+  the config of a supervised run.
+
+  Attributes:
+    training: how to optimise.
+    rollout: how to sample.
+    episodes: where games begin.
+    opponents: who the model plays against.
+    rewards: what games and moves are worth.
+    grpo: the algorithm.
+    exhaustive_eval: evaluate on every line, exactly, instead of on
+      `play.num_games` games against `play.opponent`.
+    rollouts_per_log: whole games written to `rollouts.jsonl` at each logged
+      step.
+  """
+
+  training: sections.TrainingConfig = sections.TrainingConfig(
+    max_steps=100, batch_size=128, learning_rate=3e-4, eval_every_n_steps=25
+  )
+  rollout: RolloutConfig = RolloutConfig()
+  episodes: EpisodesConfig = EpisodesConfig()
+  opponents: OpponentsConfig = OpponentsConfig()
+  rewards: RewardsConfig = RewardsConfig()
+  grpo: AlgorithmConfig = AlgorithmConfig()
+  exhaustive_eval: fields.Flag = True
+  rollouts_per_log: fields.Count = 2
+
+  @pydantic.model_validator(mode="after")
+  def _check_groups(self) -> Self:
+    parts = (
+      self.grpo.num_generations * self.training.gradient_accumulation_steps
+    )
+    if self.training.batch_size % parts:
+      raise ValueError(
+        f"training.batch_size {self.training.batch_size} is not divisible by"
+        " grpo.num_generations * training.gradient_accumulation_steps ="
+        f" {parts}"
+      )
+    if self.exhaustive_eval and self.play.temperature != 0:
+      raise ValueError(
+        "exhaustive_eval: every line is played greedily; set play.temperature"
+        " to 0, or exhaustive_eval to false"
+      )
+    return self

@@ -1,0 +1,128 @@
+"""From YAML to configs and back to plain data, mistakes named by their place."""
+
+from collections.abc import Sequence
+import dataclasses
+import difflib
+import pathlib
+from typing import Any, TypeVar, get_args
+
+import pydantic
+
+from tunix_ttt import errors
+from tunix_ttt import yaml_source
+
+ConfigT = TypeVar("ConfigT")
+
+
+def load(
+  kind: type[ConfigT], path: pathlib.Path, overrides: Sequence[str] = ()
+) -> ConfigT:
+  """Reads a config file.
+
+  Args:
+    kind: the config's dataclass.
+    path: a YAML file.
+    overrides: `a.b=value` assignments that replace what the file says.
+
+  Raises:
+    errors.UserError: a line for each mistake, with its place and what to do.
+  """
+  source = yaml_source.Source(path)
+  for assignment in overrides:
+    source.set(assignment)
+  try:
+    return pydantic.TypeAdapter(kind).validate_python(source.values)
+  except pydantic.ValidationError as error:
+    raise errors.UserError(_explain(kind, source, error.errors())) from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """Returns a config as plain data, every default spelled out."""
+  return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+  """Returns the config that `to_dict` gave `values` for.
+
+  Raises:
+    pydantic.ValidationError: if they are not such a config's.
+  """
+  return pydantic.TypeAdapter(kind).validate_python(values)
+
+
+def differences(ours: Any, theirs: Any) -> list[str]:
+  """Lists the dotted keys in which two configs of one kind differ."""
+
+  def flatten(values: Any, key: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+      return {key: values}
+    flat = {}
+    for name, value in values.items():
+      flat |= flatten(value, f"{key}.{name}" if key else name)
+    return flat
+
+  a, b = flatten(to_dict(ours), ""), flatten(to_dict(theirs), "")
+  return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
+
+
+def _explain(kind: type, source: yaml_source.Source, found: list[Any]) -> str:
+  """Returns a line for each key that Pydantic found fault with."""
+  faults: dict[tuple[str, ...], list[str]] = {}
+  for error in found:
+    key = _key(kind, error)
+    if error["type"] == "unexpected_keyword_argument":
+      known = list(_fields(_section_at(kind, key[:-1])))
+      fault = f"unknown key; {_suggest(key[-1], known)}"
+    elif error["type"] == "value_error":
+      fault = error["msg"].removeprefix("Value error, ")
+    elif error["type"] == "dataclass_type":
+      fault = f"must be a section of keys, found {error['input']!r}"
+    else:
+      must = error["msg"].replace("Input should be", "must be")
+      fault = f"{must}, found {error['input']!r}"
+    faults.setdefault(key, []).append(fault)
+  return "\n".join(
+    f"{source.place(key)}: {'.'.join(key)}: {'; or '.join(fault)}"
+    for key, fault in faults.items()
+  )
+
+
+def _key(kind: type, error: Any) -> tuple[str, ...]:
+  """Returns the config key of an error, less the names of union members."""
+  key, section = [], kind
+  for part in error["loc"]:
+    fields = _fields(section)
+    if part in fields or (
+      section and error["type"] == "unexpected_keyword_argument"
+    ):
+      key.append(part)
+      section = _section_type(fields.get(part))
+  return tuple(key)
+
+
+def _fields(section: type | None) -> dict[str, Any]:
+  if section is None:
+    return {}
+  return {f.name: f.type for f in dataclasses.fields(section)}
+
+
+def _section_type(annotation: Any) -> type | None:
+  """Returns the dataclass that an annotation is, or has among its members."""
+  for member in (annotation, *get_args(annotation)):
+    if dataclasses.is_dataclass(member) and isinstance(member, type):
+      return member
+  return None
+
+
+def _section_at(kind: type, key: Sequence[str]) -> type | None:
+  section: type | None = kind
+  for name in key:
+    section = _section_type(_fields(section).get(name))
+  return section
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+  close = difflib.get_close_matches(name, known, n=1)
+  if close:
+    return f"did you mean {close[0]!r}?"
+  return f"the keys here are {', '.join(known)}"

@@ -1,0 +1,290 @@
+"""The settings of runs, section by section.
+
+Field names are Tunix's and Optax's where they have one.
+"""
+
+import dataclasses
+from typing import Annotated, Literal, Self
+
+import pydantic
+
+from tunix_ttt.config import fields
+
+
+@fields.settings
+class ModelConfig:
+  """What to train.
+
+  Attributes:
+    name: `tiny-qwen2.5` or `tiny-gemma3`, made from scratch, or the directory
+      of a checkpoint to go on from. The other fields change the shape of a
+      tiny model; None keeps its own.
+    num_layers: decoder layers.
+    embed_dim: width of the residual stream.
+    hidden_dim: width of the feed-forward layers.
+    num_heads: query heads.
+    num_kv_heads: key and value heads; divides `num_heads`.
+    head_dim: width of a head; even.
+  """
+
+  name: fields.Text = "tiny-qwen2.5"
+  num_layers: fields.Positive | None = None
+  embed_dim: fields.Positive | None = None
+  hidden_dim: fields.Positive | None = None
+  num_heads: fields.Positive | None = None
+  num_kv_heads: fields.Positive | None = None
+  head_dim: fields.Positive | None = None
+
+  def shape(self) -> dict[str, int]:
+    """Returns the shape fields that are set."""
+    values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    return {k: v for k, v in values.items() if k != "name" and v is not None}
+
+
+@fields.settings
+class TokenizerConfig:
+  """The tokenizer of a tiny model, trained on its data before the model is.
+
+  Attributes:
+    vocab_size: pieces at the most.
+  """
+
+  vocab_size: Annotated[
+    int, fields.Strict, pydantic.Field(ge=512, le=65536)
+  ] = 512
+
+
+@fields.settings
+class LoraConfig:
+  """Low-rank adapters (Hu et al., 2021), by Qwix; the base stays frozen.
+
+  Attributes:
+    rank: inner width of an adapter.
+    alpha: an adapter's output is scaled by alpha / rank.
+    target_modules: `all-linear`, or names of the model's linear modules.
+  """
+
+  rank: fields.Positive = 8
+  alpha: fields.AboveZero = 16.0
+  target_modules: Literal["all-linear"] | list[fields.Text] = "all-linear"
+
+
+@fields.settings
+class GamesConfig:
+  """Expert games to train on where no data file is given.
+
+  Attributes:
+    num_games: games of the solver against a random opponent, half as X.
+    random_starts: share of games that start on a random position.
+    context: `board` makes one conversation of each position; `full` makes one
+      of each game.
+    any_move_positions: share of the positions kept, in the context `board`, on
+      which any legal move is as good as any other.
+    thoughts: `template` explains each move in a sentence; `none` has moves
+      alone.
+  """
+
+  num_games: fields.Positive = 8000
+  random_starts: fields.Fraction = 1.0
+  context: Literal["board", "full"] = "board"
+  any_move_positions: fields.Fraction = 0.3
+  thoughts: Literal["template", "none"] = "template"
+
+
+DataFormat = Literal[
+  "auto", "messages", "prompt_completion", "text", "tunix_sft"
+]
+
+
+@fields.settings
+class DataConfig:
+  """Training data.
+
+  Attributes:
+    path: a JSONL file; None generates expert games from the seed.
+    format: of its rows; `auto` tells by each row's fields.
+    games: the games to generate.
+    max_seq_length: rows of more tokens are dropped and counted.
+    max_samples: at most this many rows, from the start of the data.
+    eval_fraction: share of the rows that is held out for the eval loss.
+  """
+
+  path: fields.Text | None = None
+  format: DataFormat = "auto"
+  games: GamesConfig = GamesConfig()
+  max_seq_length: fields.Positive = 512
+  max_samples: fields.Positive | None = None
+  eval_fraction: Annotated[float, fields.Strict, pydantic.Field(ge=0, lt=1)] = (
+    0.02
+  )
+
+
+@fields.settings
+class TrainingConfig:
+  """Optimisation.
+
+  Attributes:
+    max_steps: optimizer steps.
+    batch_size: rows of an optimizer step.
+    gradient_accumulation_steps: parts that a batch is computed in; divides
+      `batch_size`. The update does not depend on it.
+    optimizer: `adamw`, or `muon`, which needs fewer steps from scratch; it is
+      for whole models, not for adapters.
+    learning_rate: peak of the schedule.
+    warmup_steps: linear warmup, from 0.
+    final_learning_rate: where the cosine decay ends, as a share of the peak.
+    b1: decay of Adam's first moment.
+    b2: decay of Adam's second moment.
+    weight_decay: decoupled, of all parameters.
+    max_grad_norm: gradients are clipped to this global norm.
+    eval_every_n_steps: steps between eval losses; also one before the first
+      step and one after the last.
+  """
+
+  max_steps: fields.Positive = 300
+  batch_size: fields.Positive = 64
+  gradient_accumulation_steps: fields.Positive = 1
+  optimizer: Literal["adamw", "muon"] = "adamw"
+  learning_rate: fields.AboveZero = 1e-3
+  warmup_steps: fields.Count = 0
+  final_learning_rate: fields.Fraction = 0.1
+  b1: Annotated[float, fields.Strict, pydantic.Field(ge=0, lt=1)] = 0.9
+  b2: Annotated[float, fields.Strict, pydantic.Field(ge=0, lt=1)] = 0.99
+  weight_decay: fields.NonNegative = 0.0
+  max_grad_norm: fields.AboveZero = 1.0
+  eval_every_n_steps: fields.Positive = 50
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    if self.batch_size % self.gradient_accumulation_steps:
+      raise ValueError(
+        f"batch_size {self.batch_size} is not divisible by"
+        f" gradient_accumulation_steps {self.gradient_accumulation_steps}"
+      )
+    if self.warmup_steps >= self.max_steps:
+      raise ValueError(
+        f"warmup_steps {self.warmup_steps} must be below max_steps"
+        f" {self.max_steps}"
+      )
+    return self
+
+
+@fields.settings
+class CheckpointConfig:
+  """Checkpoints to resume from; the final one is saved in any case.
+
+  Attributes:
+    save_interval_steps: steps between checkpoints.
+    max_to_keep: older ones are deleted; None keeps all.
+  """
+
+  save_interval_steps: fields.Positive = 100
+  max_to_keep: fields.Positive | None = 3
+
+
+@fields.settings
+class LoggingConfig:
+  """What a run writes besides its checkpoints.
+
+  Attributes:
+    log_every_n_steps: steps between lines on the console and in the text log;
+      `metrics.jsonl` has every step.
+    wandb: also log to Weights & Biases (needs the extra `tracking`).
+    wandb_project: the project there.
+  """
+
+  log_every_n_steps: fields.Positive = 10
+  wandb: fields.Flag = False
+  wandb_project: fields.Text = "tunix_ttt"
+
+
+@fields.settings
+class EvalConfig:
+  """How completions of an evalset are sampled.
+
+  Attributes:
+    max_new_tokens: where a completion is cut.
+    batch_size: prompts sampled together.
+    temperature: 0 for greedy decoding.
+    top_p: nucleus, where the temperature is above 0.
+  """
+
+  max_new_tokens: fields.Positive = 64
+  batch_size: fields.Positive = 128
+  temperature: fields.NonNegative = 0.0
+  top_p: Annotated[float, fields.Strict, pydantic.Field(gt=0, le=1)] = 1.0
+
+
+@fields.settings
+class PlayConfig:
+  """How a model plays whole games.
+
+  Attributes:
+    format: of boards and answers; `data.games.thoughts` says whether answers
+      begin with a thought.
+    context: what a turn is shown: `board` the present board alone, `full` the
+      whole conversation, `truncated` the same with past thoughts replaced.
+    opponent: `random`, `optimal`, `epsilon-optimal:0.3` for one that is random
+      three times in ten, or `scripted:4,0` for a line of cells.
+    num_games: games with each mark, where games are sampled.
+    batch_size: games played together.
+    max_new_tokens: where an answer is cut.
+    max_turns: turns of the model in a game.
+    on_parse_error: `end` ends the game at an unreadable answer, `retry` shows
+      the board again.
+    temperature: 0 for greedy decoding.
+    top_k: draw from this many most likely tokens; None for all.
+    top_p: nucleus.
+    constrained: only tokens that can complete an answer are drawn.
+  """
+
+  format: Literal["grid", "token_board"] = "grid"
+  context: Literal["board", "full", "truncated"] = "board"
+  opponent: fields.Text = "random"
+  num_games: fields.Positive = 256
+  batch_size: fields.Positive = 128
+  max_new_tokens: fields.Positive = 32
+  max_turns: fields.Positive = 5
+  on_parse_error: Literal["end", "retry"] = "end"
+  temperature: fields.NonNegative = 0.0
+  top_k: fields.Positive | None = None
+  top_p: Annotated[float, fields.Strict, pydantic.Field(gt=0, le=1)] = 1.0
+  constrained: fields.Flag = False
+
+
+@fields.settings
+class SFTConfig:
+  """A supervised fine-tuning run.
+
+  Attributes:
+    seed: of the games, the data order, the model's and the adapter's values
+      and the samples.
+    model: what to train.
+    tokenizer: the tokenizer of a tiny model.
+    lora: adapters to train instead of the whole model; None for the whole.
+    data: what to train on.
+    training: how to optimise.
+    checkpoint: what to resume from.
+    logging: what else to write.
+    eval: how to sample completions.
+    play: how to play whole games.
+  """
+
+  seed: fields.Count = 0
+  model: ModelConfig = ModelConfig()
+  tokenizer: TokenizerConfig = TokenizerConfig()
+  lora: LoraConfig | None = None
+  data: DataConfig = DataConfig()
+  training: TrainingConfig = TrainingConfig()
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  logging: LoggingConfig = LoggingConfig()
+  eval: EvalConfig = EvalConfig()
+  play: PlayConfig = PlayConfig()
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    if self.lora is not None and self.training.optimizer == "muon":
+      raise ValueError(
+        "training.optimizer: muon is for whole models; use adamw with lora"
+      )
+    return self
