@@ -1,0 +1,209 @@
+"""Rewards of games that are known, and advantages against plain arithmetic."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import rewards
+from tunix_ttt import testing
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import opponents
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+from tunix_ttt.rollout import trajectory as trajectory_lib
+
+Ending = trajectory_lib.Ending
+FIRST_LEGAL = rules.nth_cell()[rules.legal_masks(), 0].astype(np.int32)
+
+
+def replaced(games, **changes):
+  changed: Any = dataclasses.replace(games, **changes)
+  return changed
+
+
+def games_of(moves, script, agent=rules.X, turns=5):
+  """Plays listed moves against a scripted opponent."""
+  env = env_lib.TicTacToe(opponent=opponents.scripted(script))
+  state = env.init(0, agent)
+  boards, last_moves, played, actions = [], [], [], []
+  for n in range(turns):
+    on = bool(state.outcome == env_lib.Outcome.ONGOING) and n < len(moves)
+    boards.append(int(state.board) if on else 0)
+    last_moves.append(int(state.last_move))
+    played.append(on)
+    actions.append(moves[n] if on else -1)
+    if on:
+      state = env.step(state, moves[n])
+  ending = int(state.outcome) or Ending.LENGTH
+  mask = np.zeros((1, turns, 4), bool)
+  mask[0, :, 0] = played
+  fields: dict[str, Any] = {
+    "agent": np.array([agent], np.int8),
+    "ending": np.array([ending], np.int8),
+    "board": np.array([int(state.board)]),
+    "boards": np.array([boards]),
+    "last_moves": np.array([last_moves], np.int8),
+    "retried": np.zeros((1, turns), bool),
+    "turn_mask": np.array([played]),
+    "moves": np.array([actions], np.int8),
+    "actions": np.zeros((1, turns, 4), np.int32),
+    "action_mask": mask,
+    "log_probs": np.zeros((1, turns, 4), np.float32),
+  }
+  return trajectory_lib.Trajectory(**fields)
+
+
+@pytest.mark.parametrize(
+  ("moves", "script", "agent", "worth"),
+  [
+    ([0, 1, 2], [3, 4], rules.X, [0, 0, 1, 0, 0]),
+    ([3, 4, 8], [0, 1, 2], rules.X, [0, 0, 0, 0, 0]),
+    # The opponent left a won position at the second turn.
+    ([0, 2, 3, 7, 8], [1, 4, 6, 5], rules.X, [0, 0, 0, 0, 0.5]),
+    # Nobody ever left the draw.
+    ([4, 1, 6, 5, 8], [0, 7, 2, 3], rules.X, [0, 0, 0, 0, 1]),
+    ([0, 0], [3], rules.X, [0, -1, 0, 0, 0]),
+  ],
+)
+def test_outcomes(moves, script, agent, worth):
+  games = games_of(moves, script, agent)
+  found = rewards.outcome(games, config_lib.OutcomeConfig())
+  assert found.tolist() == [pytest.approx(worth)]
+
+
+def test_unreadable_and_cut_games():
+  config = config_lib.OutcomeConfig()
+  games = games_of([0], [3])
+  for ending, worth in ((Ending.PARSE_ERROR, -1), (Ending.LENGTH, -0.1)):
+    ended = replaced(games, ending=np.array([ending]))
+    assert rewards.outcome(ended, config)[0, 0] == pytest.approx(worth)
+  single = games_of([0], [3], turns=1)
+  assert rewards.outcome(single, config).tolist() == [[0.0]]
+
+
+def test_move_quality():
+  # X X .
+  # O O .
+  # . . .   X to move
+  board = rules.board_from_cells([1, 1, 0, 2, 2, 0, 0, 0, 0])
+  games = games_of([0], [3], turns=1)
+  expected = {2: 1.0, 5: 0.8, 6: 0.4, 7: 0.2, 0: -1.0, -1: -1.0}
+  for move, worth in expected.items():
+    changed = replaced(
+      games,
+      boards=np.array([[board]]),
+      moves=np.array([[move]], np.int8),
+    )
+    found = rewards.move_quality(changed, config_lib.MoveQualityConfig())
+    assert found[0, 0] == pytest.approx(worth), move
+  empty = replaced(games, moves=np.array([[4]], np.int8))
+  found = rewards.move_quality(empty, config_lib.MoveQualityConfig())
+  assert found[0, 0] == pytest.approx(0.6)
+
+
+def test_move_quality_of_every_position_against_plain_python():
+  def wins(cells, cell, mark):
+    cells = [*cells[:cell], mark, *cells[cell + 1 :]]
+    return any(all(cells[c] == mark for c in line) for line in rules.LINES)
+
+  for board in rules.positions()[::7].tolist():
+    cells = rules.cells()[board].tolist()
+    me = int(rules.side_to_move()[board])
+    for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
+      place = 3 if cell == 4 else 2 if cell in (0, 2, 6, 8) else 1
+      blocks = wins(cells, cell, 3 - me)
+      kind = 5 if wins(cells, cell, me) else 4 if blocks else place
+      assert rewards._move_kinds()[board, cell] == kind
+
+
+def test_regret_is_what_a_move_gives_away():
+  boards = rules.positions()
+  solved, games = solver.solve(), games_of([0], [3], turns=1)
+  for board in boards[::11].tolist():
+    for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
+      games = replaced(
+        games, boards=np.array([[board]]), moves=np.array([[cell]], np.int8)
+      )
+      found = float(rewards.regret(games)[0, 0])
+      assert 0 <= found <= 2
+      assert (found == 0) == bool(solved.optimal[board] >> cell & 1)
+  unreadable = replaced(games, moves=np.array([[-1]], np.int8))
+  assert rewards.regret(unreadable)[0, 0] == 2
+
+
+def test_components_are_weighted_and_only_where_turns_were_played():
+  env = env_lib.TicTacToe()
+  keys = jax.random.split(jax.random.key(0), 64)
+  luck = jax.random.bits(jax.random.key(1), (64,))
+  states = jax.vmap(env.init)(luck, env_lib.starting_marks("mixed", 64))
+  games = jax.device_get(testing.scripted_play(env, FIRST_LEGAL)(keys, states))
+  config = config_lib.RewardsConfig(
+    outcome=config_lib.OutcomeConfig(weight=2.0),
+    move_quality=config_lib.MoveQualityConfig(weight=0.5),
+    optimal_move_weight=1.0,
+    regret_weight=1.0,
+    format_weight=0.1,
+  )
+  found = rewards.components(games, config, 8)
+  assert set(found) == {
+    "outcome",
+    "move_quality",
+    "optimal_move",
+    "regret",
+    "format",
+  }
+  played = np.asarray(games.turn_mask)
+  for name, values in found.items():
+    assert values.shape == played.shape, name
+    assert not values[~played].any(), name
+  np.testing.assert_allclose(found["format"][played], 0.1)
+  won = np.asarray(games.ending) == Ending.WIN
+  np.testing.assert_allclose(found["outcome"].sum(axis=1)[won], 2.0)
+  is_optimal = found["optimal_move"] == 1
+  assert (is_optimal == (found["regret"] == 0))[played].all()
+
+
+def test_length_is_the_share_of_the_limit():
+  games = games_of([0, 1, 2], [3, 4])
+  config = config_lib.RewardsConfig(length_weight=1.0)
+  found = rewards.components(games, config, 8)["length"]
+  assert found.tolist() == [[-0.125, -0.125, -0.125, 0, 0]]
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "drgrpo", "rloo"])
+def test_advantages_of_turns(estimator):
+  rng = np.random.default_rng(0)
+  group, turns = 4, 3
+  given = rng.normal(size=(2 * group, turns))
+  played = np.arange(turns) < rng.integers(1, turns + 1, (2 * group, 1))
+  given = given * played
+  found = rewards.turn_advantages(given, played, group, estimator)
+  for n in range(2 * group):
+    members = range(n // group * group, n // group * group + group)
+    for t in range(turns):
+      ahead = {m: given[m, t:].sum() for m in members if played[m, t]}
+      if n not in ahead or len(ahead) < 2:
+        assert found[n, t] == 0
+        continue
+      values = np.array(list(ahead.values()))
+      others = [ahead[m] for m in ahead if m != n]
+      expected = {
+        "grpo": (ahead[n] - values.mean()) / (values.std(ddof=1) + 1e-6),
+        "drgrpo": ahead[n] - values.mean(),
+        "rloo": ahead[n] - np.mean(others),
+      }[estimator]
+      assert found[n, t] == pytest.approx(expected, abs=1e-5)
+
+
+def test_groups_without_signal():
+  given = np.array([[1, 0], [0, 1], [1, 0], [0, 0]], np.float32)
+  assert rewards.without_signal(given, 2).tolist() == [True, True, False, False]
+
+
+def test_an_unknown_estimator():
+  with pytest.raises(ValueError, match="no advantage estimator 'gae'"):
+    rewards.turn_advantages(np.zeros((2, 1)), np.ones((2, 1), bool), 2, "gae")

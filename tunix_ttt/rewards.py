@@ -1,0 +1,183 @@
+"""From trajectories to rewards and advantages: pure functions, on the host.
+
+Every reward is credited to the turn that earned it, so that it can be given to
+whole games or to single turns.
+"""
+
+from collections.abc import Callable
+import functools
+
+import numpy as np
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+from tunix_ttt.rollout import trajectory as trajectory_lib
+
+Ending = trajectory_lib.Ending
+Trajectory = trajectory_lib.Trajectory
+
+_CENTER, _CORNERS = 4, (0, 2, 6, 8)
+# What is given away by an answer that is no legal move: won to lost.
+_WORST_REGRET = 2
+
+
+def components(
+  games: Trajectory, config: config_lib.RewardsConfig, max_new_tokens: int
+) -> dict[str, np.ndarray]:
+  """Returns each reward that has a weight, times its weight.
+
+  Args:
+    games: B games of at most T turns, on the host.
+    config: values and weights.
+    max_new_tokens: of an answer.
+
+  Returns:
+    float32 [B, T] by name; 0 where no turn was played.
+  """
+  played = np.asarray(games.turn_mask)
+  functions: dict[str, tuple[float, Callable[[], np.ndarray]]] = {
+    "outcome": (config.outcome.weight, lambda: outcome(games, config.outcome)),
+    "move_quality": (
+      config.move_quality.weight,
+      lambda: move_quality(games, config.move_quality),
+    ),
+    "optimal_move": (
+      config.optimal_move_weight,
+      lambda: (regret(games) == 0).astype(np.float32),
+    ),
+    "regret": (config.regret_weight, lambda: -regret(games)),
+    "format": (
+      config.format_weight,
+      lambda: (np.asarray(games.moves) >= 0).astype(np.float32),
+    ),
+    "length": (
+      config.length_weight,
+      lambda: -np.asarray(games.action_mask).sum(axis=2) / max_new_tokens,
+    ),
+  }
+  return {
+    name: np.where(played, weight * function(), 0).astype(np.float32)
+    for name, (weight, function) in functions.items()
+    if weight
+  }
+
+
+def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
+  """What each game is worth, at its last turn: float32 [B, T]."""
+  endings, played = np.asarray(games.ending), np.asarray(games.turn_mask)
+  num_turns = played.sum(axis=1)
+  last = np.maximum(num_turns - 1, 0)
+  rows = np.arange(len(endings))
+  values = {
+    Ending.WIN: config.win,
+    Ending.DRAW: config.draw,
+    Ending.LOSS: config.loss,
+    Ending.ILLEGAL: config.illegal,
+    Ending.PARSE_ERROR: config.parse_error,
+    Ending.LENGTH: config.length,
+  }
+  worth = np.zeros(len(endings), np.float32)
+  for ending, value in values.items():
+    worth[endings == ending] = value
+  value = solver.solve().value[np.asarray(games.boards)]
+  had_won = ((value == solver.WIN) & played).any(axis=1)
+  worth[(endings == Ending.DRAW) & ~had_won] = config.forced_draw
+  # One turn alone, and a move that did not end the game.
+  is_single = played.shape[1] == 1
+  moved = np.asarray(games.moves)[rows, last] >= 0
+  unfinished = (endings == Ending.LENGTH) & moved & is_single
+  worth[unfinished] = config.unfinished
+  credited = np.zeros(played.shape, np.float32)
+  credited[rows, last] = np.where(num_turns > 0, worth, 0)
+  return credited
+
+
+def move_quality(
+  games: Trajectory, config: config_lib.MoveQualityConfig
+) -> np.ndarray:
+  """What each move is worth by a rule of thumb: float32 [B, T]."""
+  boards, moves = np.asarray(games.boards), np.asarray(games.moves)
+  values = [
+    config.invalid,
+    config.edge,
+    config.corner,
+    config.center,
+    config.block,
+    config.win,
+  ]
+  kinds = _move_kinds()[boards, np.maximum(moves, 0)]
+  return np.array(values, np.float32)[np.where(moves < 0, 0, kinds)]
+
+
+@functools.cache
+def _move_kinds() -> np.ndarray:
+  """Of every board and cell, an index of `move_quality`'s values: int8."""
+  kinds = np.ones((rules.NUM_BOARDS, rules.NUM_CELLS), np.int8)
+  kinds[:, _CORNERS] = 2
+  kinds[:, _CENTER] = 3
+  boards = np.arange(rules.NUM_BOARDS)[:, None]
+  mine = rules.side_to_move()[:, None]
+  for kind, mark in ((4, rules.X + rules.O - mine), (5, mine)):
+    # The board if `mark` took the cell; taken cells are sorted out below.
+    after = np.minimum(boards + mark * rules.POWERS, rules.NUM_BOARDS - 1)
+    kinds[rules.winners()[after] == mark] = kind
+  legal = rules.mask_to_bool(rules.legal_masks())
+  return np.where(legal, kinds, 0)
+
+
+def regret(games: Trajectory) -> np.ndarray:
+  """What each move gave away, by the solver: float32 [B, T], 0 to 2."""
+  boards, moves = np.asarray(games.boards), np.asarray(games.moves)
+  value = solver.solve().value
+  after = rules.successors()[boards, np.maximum(moves, 0)]
+  is_legal = (moves >= 0) & (after >= 0)
+  # Values are for the side to move, which is the other one after a move.
+  lost = value[boards] + value[np.maximum(after, 0)]
+  return np.where(is_legal, lost, _WORST_REGRET).astype(np.float32)
+
+
+def turn_advantages(
+  rewards: np.ndarray,
+  played: np.ndarray,
+  num_generations: int,
+  estimator: str,
+) -> np.ndarray:
+  """Compares what is earned from each turn on within the group.
+
+  Args:
+    rewards: float [B, T], groups of `num_generations` games in a row.
+    played: bool [B, T].
+    num_generations: games of a group.
+    estimator: `grpo`, `drgrpo` or `rloo`, as Tunix's of whole games.
+
+  Returns:
+    float32 [B, T], 0 where a turn has nothing to be compared with.
+  """
+  ahead = np.cumsum(rewards[:, ::-1], axis=1)[:, ::-1]
+  shape = (-1, num_generations, rewards.shape[1])
+  ahead, mask = ahead.reshape(shape), played.reshape(shape)
+  count = mask.sum(axis=1, keepdims=True)
+  mean = (ahead * mask).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+  centered = np.where(mask & (count > 1), ahead - mean, 0)
+  if estimator == "grpo":
+    variance = (centered**2).sum(axis=1, keepdims=True)
+    centered = centered / (np.sqrt(variance / np.maximum(count - 1, 1)) + 1e-6)
+  elif estimator == "rloo":
+    # The mean of the others is that far from a game's own.
+    centered = centered * count / np.maximum(count - 1, 1)
+  elif estimator != "drgrpo":
+    raise ValueError(f"there is no advantage estimator {estimator!r}")
+  return centered.reshape(rewards.shape).astype(np.float32)
+
+
+def without_signal(rewards: np.ndarray, num_generations: int) -> np.ndarray:
+  """Returns which games are of a group that earned all the same: bool [B].
+
+  Args:
+    rewards: float [B, T], groups of `num_generations` games in a row.
+    num_generations: games of a group.
+  """
+  totals = rewards.sum(axis=1).reshape(-1, num_generations)
+  same = np.ptp(totals, axis=1) < 1e-6
+  return np.repeat(same, num_generations)
