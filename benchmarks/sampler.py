@@ -127,7 +127,7 @@ def measure(
   """Plays the same games both ways."""
   states = start(batch_size)
   keys = jax.random.split(jax.random.key(1), batch_size)
-  rollout = matches.make_sampler(model, config, ENV)
+  rollout = matches.Player(model, config, ENV)
   host = HostDriven(model, config)
 
   def jitted(states: env_lib.State) -> Any:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import dataclasses
-import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -18,21 +17,13 @@ from tunix_ttt.evaluate import play as play_lib
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
-from tunix_ttt.language import formats
 from tunix_ttt.language import prompts
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import policy as policy_lib
-from tunix_ttt.rollout import sampler as sampler_lib
-from tunix_ttt.rollout import sampling as sampling_lib
-from tunix_ttt.rollout import tables as tables_lib
+from tunix_ttt.rollout import setup
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Trajectory = trajectory_lib.Trajectory
-
-_FORMATS = {
-  "grid": formats.GridFormat,
-  "token_board": formats.TokenBoardFormat,
-}
 
 
 class Match(NamedTuple):
@@ -49,39 +40,33 @@ class Match(NamedTuple):
   result: play_lib.Exact | play_lib.Sampled
 
 
-def make_sampler(
-  model: checkpoints.Model,
-  config: config_lib.SFTConfig,
-  env: env_lib.TicTacToe,
-) -> play_lib.Play:
-  """Returns a model's rollout in an environment, compiled on its first call.
+class Player:
+  """A model that plays in an environment, compiled on its first call.
 
-  Raises:
-    errors.UserError: if the model's tokenizer cannot spell the answers, or the
-      limits leave no room for one.
+  Attributes:
+    params: its values; those of the same model after more training will do.
   """
-  settings = config.play
-  thoughts = config.data.games.thoughts == "template"
-  text_format = _FORMATS[settings.format](thoughts=thoughts)
-  policy = policy_lib.ModelPolicy(model.module, model.spec)
-  sampler = sampler_lib.Sampler(
-    policy,
-    env,
-    tables_lib.build(text_format, model.tokenizer),
-    sampler_lib.RolloutConfig(
-      context=settings.context,
-      max_turns=settings.max_turns,
-      max_new_tokens=settings.max_new_tokens,
-      on_parse_error=settings.on_parse_error,
-      sampling=sampling_lib.Sampling(
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        constrained=settings.constrained,
-      ),
-    ),
-  )
-  return functools.partial(sampler, policy.params)
+
+  def __init__(
+    self,
+    model: checkpoints.Model,
+    config: config_lib.SFTConfig,
+    env: env_lib.TicTacToe,
+  ):
+    """Takes a model and the settings of its play.
+
+    Raises:
+      errors.UserError: if the model's tokenizer cannot spell the answers, or
+        the limits leave no room for one.
+    """
+    policy = policy_lib.ModelPolicy(model.module, model.spec)
+    tables = setup.make_tables(config, model.tokenizer)
+    self.params = policy.params
+    self._sample = setup.make_sampler(policy, env, tables, config.play)
+
+  def __call__(self, keys: jax.Array, states: env_lib.State) -> Trajectory:
+    """Plays games to their end; see `rollout.sampler.Sampler`."""
+    return self._sample(self.params, keys, states)
 
 
 def play_all_lines(
@@ -97,14 +82,38 @@ def play_all_lines(
       f"play.temperature: {config.play.temperature} is not greedy; playing"
       " every line says everything about a policy only at temperature 0"
     )
-  play = make_sampler(model, config, env_lib.TicTacToe())
+  player = Player(model, config, env_lib.TicTacToe())
+  yield from exact_matches(player, config.play.batch_size)
+
+
+def exact_matches(
+  play: play_lib.Play, batch_size: int, *, quiet: bool = False
+) -> Iterator[Match]:
+  """Yields a greedy player's games on every line, as X and as O.
+
+  Args:
+    play: who plays, against a random opponent.
+    batch_size: games at a time.
+    quiet: show no progress.
+  """
   for agent in (rules.X, rules.O):
     total = len(opponents.every_luck(agent))
-    with _progress(agent, total) as bar:
-      games = play_lib.play_every_line(
-        _watched(play, bar), agent, config.play.batch_size
-      )
+    with _progress(agent, total, quiet) as bar:
+      games = play_lib.play_every_line(_watched(play, bar), agent, batch_size)
     yield Match(agent, games, play_lib.exact(games))
+
+
+def environment(config: config_lib.PlayConfig) -> env_lib.TicTacToe:
+  """Returns the environment with a config's opponent.
+
+  Raises:
+    errors.UserError: if there is no such opponent.
+  """
+  try:
+    opponent = opponents.from_name(config.opponent)
+  except ValueError as error:
+    raise errors.UserError(f"play.opponent: {error}") from None
+  return env_lib.TicTacToe(opponent=opponent)
 
 
 def play_games(
@@ -120,29 +129,43 @@ def play_games(
   Raises:
     errors.UserError: if there is no such opponent.
   """
-  settings = config.play
-  try:
-    opponent = opponents.from_name(settings.opponent)
-  except ValueError as error:
-    raise errors.UserError(f"play.opponent: {error}") from None
-  env = env_lib.TicTacToe(opponent=opponent)
-  play = make_sampler(model, config, env)
+  env = environment(config.play)
+  yield from sampled_matches(Player(model, config, env), env, config.play, seed)
+
+
+def sampled_matches(
+  play: play_lib.Play,
+  env: env_lib.TicTacToe,
+  config: config_lib.PlayConfig,
+  seed: int,
+  *,
+  quiet: bool = False,
+) -> Iterator[Match]:
+  """Yields sampled games, as X and as O.
+
+  Args:
+    play: who plays.
+    env: against whom, the player's own.
+    config: how many games, and how many of them at a time.
+    seed: see `play_games`.
+    quiet: show no progress.
+  """
   init = jax.jit(jax.vmap(env.init))
   fold = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
   draw = jax.jit(jax.vmap(jax.random.bits))
   for agent in (rules.X, rules.O):
     agent_key = jax.random.fold_in(jax.random.key(seed), agent)
     game_key, token_key = jax.random.split(agent_key)
-    batches, size = [], settings.batch_size
-    with _progress(agent, settings.num_games) as bar:
-      for first in range(0, settings.num_games, size):
+    batches, size = [], config.batch_size
+    with _progress(agent, config.num_games, quiet) as bar:
+      for first in range(0, config.num_games, size):
         numbers = jnp.arange(first, first + size)
         marks = jnp.full(size, agent, jnp.int8)
         states = init(draw(fold(game_key, numbers)), marks)
         played = _watched(play, bar)(fold(token_key, numbers), states)
         batches.append(jax.device_get(played))
     games = jax.tree.map(
-      lambda *rows: np.concatenate(rows)[: settings.num_games], *batches
+      lambda *rows: np.concatenate(rows)[: config.num_games], *batches
     )
     yield Match(agent, games, play_lib.sampled(games))
 
@@ -207,9 +230,11 @@ def _percent(rates: dict[str, float]) -> str:
   )
 
 
-def _progress(agent: int, total: int) -> tqdm.tqdm:
+def _progress(agent: int, total: int, quiet: bool) -> tqdm.tqdm:
   name = prompts.MARK_NAMES[agent]
-  return tqdm.tqdm(total=total, desc=f"as {name}", unit="game", disable=None)
+  # None: shown on a terminal alone.
+  disable = True if quiet else None
+  return tqdm.tqdm(total=total, desc=f"as {name}", unit="game", disable=disable)
 
 
 def _watched(play: play_lib.Play, bar: tqdm.tqdm) -> play_lib.Play:

@@ -135,6 +135,34 @@ def scripted(line: Sequence[int]) -> Opponent:
   return play
 
 
+def mixture(
+  shares: jax.Array, tables: jax.Array, luck: jax.Array, board: jax.Array
+) -> jax.Array:
+  """Plays a whole game as one of several opponents.
+
+  With `jax.tree_util.Partial(mixture, shares, tables)` as the opponent, both
+  are inputs of a compiled program rather than parts of it.
+
+  Args:
+    shares: float32 [2 + K], how often the random, the optimal and each of K
+      other opponents plays, up to a factor.
+    tables: int8 [K, 3^9], the cell that each of the others takes on a board; a
+      random one where that is not legal.
+    luck: the game's.
+    board: where it stands.
+  """
+  # No board has this number, so that the draw is independent of the moves'.
+  drawn = jax.random.uniform(_key(luck, jnp.int32(rules.NUM_BOARDS)))
+  reached = jnp.cumsum(shares) > drawn * shares.sum()
+  kind = jnp.argmax(reached)
+  at_random = uniform_random(luck, board)
+  moves = jnp.stack([at_random, optimal(luck, board)])
+  others = tables[:, board].astype(jnp.int32)
+  is_legal = (legal_mask(board) >> jnp.maximum(others, 0) & 1).astype(bool)
+  others = jnp.where(is_legal & (others >= 0), others, at_random)
+  return jnp.concatenate([moves, others])[kind]
+
+
 def from_name(name: str) -> Opponent:
   """Returns the opponent that a config or flag names.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from tunix_ttt import errors
 from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
 from tunix_ttt.language import grammar as grammar_lib
 from tunix_ttt.rollout import policy as policy_lib
@@ -151,7 +152,11 @@ class Sampler:
     self._play = jax.jit(self._rollout)
 
   def __call__(
-    self, params: Any, keys: jax.Array, states: env_lib.State
+    self,
+    params: Any,
+    keys: jax.Array,
+    states: env_lib.State,
+    opponent: opponents.Opponent | None = None,
   ) -> trajectory_lib.Trajectory:
     """Plays games to their end.
 
@@ -159,8 +164,10 @@ class Sampler:
       params: the policy's values.
       keys: [B], of each game's tokens; not consumed elsewhere.
       states: B games, as `TicTacToe.init` under `jax.vmap` makes them.
+      opponent: in place of the environment's; a `jax.tree_util.Partial`, whose
+        arrays may change from call to call.
     """
-    return self._play(params, self._tables, keys, states)
+    return self._play(params, self._tables, keys, states, opponent)
 
   def _check_limits(self) -> None:
     config, tables = self._config, self._tables
@@ -184,15 +191,19 @@ class Sampler:
     tables: tables_lib.Tables,
     keys: jax.Array,
     states: env_lib.State,
+    opponent: opponents.Opponent | None,
   ) -> trajectory_lib.Trajectory:
     self.num_traces += 1
+    env = self._env
+    if opponent is not None:
+      env = dataclasses.replace(env, opponent=opponent)
     batch_size = keys.shape[0]
     games = _Games(
       state=states,
       ending=states.outcome,
       last_answer=jnp.full(batch_size, _UNREADABLE),
     )
-    play = functools.partial(self._turn, params, tables)
+    play = functools.partial(self._turn, params, tables, env)
     if self._config.context == "board":
       fastest = batch_size
       if jax.default_backend() == "cpu":
@@ -235,6 +246,7 @@ class Sampler:
     self,
     params: Any,
     tables: tables_lib.Tables,
+    env: env_lib.TicTacToe,
     memory: _Memory,
     keys: jax.Array,
     games: _Games,
@@ -253,7 +265,7 @@ class Sampler:
     memory, logits = self._feed(params, memory, tokens, mask & active[:, None])
     asked = memory
     memory, answers = self._answer(params, tables, keys, memory, logits, active)
-    games_after = self._move(tables, games, active, answers)
+    games_after = self._move(tables, env, games, active, answers)
     if self._config.context == "truncated":
       # What was sampled is forgotten; the next chunk has what stands for it.
       memory = dataclasses.replace(
@@ -435,6 +447,7 @@ class Sampler:
   def _move(
     self,
     tables: tables_lib.Tables,
+    env: env_lib.TicTacToe,
     games: _Games,
     active: jax.Array,
     answers: _Answers,
@@ -442,7 +455,7 @@ class Sampler:
     """Plays the answers' moves and the opponent's replies."""
     cell = tables.moves[answers.state].astype(jnp.int32)
     answered = active & (cell >= 0)
-    stepped = jax.vmap(self._env.step)(games.state, jnp.maximum(cell, 0))
+    stepped = jax.vmap(env.step)(games.state, jnp.maximum(cell, 0))
     state = jax.tree.map(
       lambda new, old: jnp.where(answered, new, old), stepped, games.state
     )

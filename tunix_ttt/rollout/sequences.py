@@ -28,12 +28,14 @@ class Sequences:
     mask: bool [N, L], which tokens exist.
     action_mask: bool [N, L], which of them the model sampled.
     log_probs: float32 [N, L], what it sampled them with, 0 elsewhere.
+    turns: int32 [N, L], of which turn a sampled token is, 0 elsewhere.
   """
 
   tokens: jax.Array
   mask: jax.Array
   action_mask: jax.Array
   log_probs: jax.Array
+  turns: jax.Array
 
 
 def sequences(
@@ -101,6 +103,7 @@ def _said(games: trajectory_lib.Trajectory, turn: int) -> Sequences:
     mask=mask,
     action_mask=mask,
     log_probs=games.log_probs[:, turn],
+    turns=jnp.full(mask.shape, turn, jnp.int32),
   )
 
 
@@ -123,6 +126,7 @@ def _read(tokens: jax.Array, mask: jax.Array) -> Sequences:
     mask=mask,
     action_mask=jnp.zeros_like(mask),
     log_probs=jnp.zeros(tokens.shape, jnp.float32),
+    turns=jnp.zeros(tokens.shape, jnp.int32),
   )
 
 
