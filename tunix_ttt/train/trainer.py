@@ -16,12 +16,13 @@ from tunix_ttt import runs
 from tunix_ttt.train import losses
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import steps
 from tunix_ttt.train import tracking
 
 _PREFIX = "sft"
 
 
-class SFTTrainer(peft_trainer.PeftTrainer):
+class SFTTrainer(steps.LeanSteps):
   """A `PeftTrainer` on supervised tokens that records every step.
 
   It differs from its parent in these ways:
@@ -84,7 +85,7 @@ class SFTTrainer(peft_trainer.PeftTrainer):
     self._recorder = recorder
     self._eval_batches = eval_batches
     try:
-      self.train(train_batches, eval_batches)
+      self.train(train_batches, eval_batches, skip_jit=True)
     except BaseException:
       if self.metrics_logger is not None:
         self.metrics_logger.close()
@@ -147,8 +148,7 @@ class SFTTrainer(peft_trainer.PeftTrainer):
     """Evaluates a last time, saves the last checkpoint and closes."""
     self._write_train_metrics()
     if self._eval_batches:
-      _, eval_step = self.jit_train_and_eval_step(cache_nnx_graph=True)
-      self._run_eval(self._eval_batches, eval_step)
+      self._run_eval(self._eval_batches, self.create_eval_step_fn())
     super().close()
 
 

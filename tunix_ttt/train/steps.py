@@ -1,0 +1,70 @@
+"""Steps that leave frozen weights where they are."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+import jax
+from tunix.sft import peft_trainer
+
+
+class LeanSteps(peft_trainer.PeftTrainer):
+  """A `PeftTrainer` whose compiled steps return only what they train.
+
+  The parent's step takes and returns the whole model, so that every weight is
+  there twice while it runs, and frozen ones are new arrays afterwards, no
+  longer those that others share. Train with `skip_jit=True`: these steps are
+  compiled already.
+  """
+
+  _steps: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+
+  def clear_jit_cache(self) -> None:
+    """See the parent."""
+    super().clear_jit_cache()
+    self._steps = None
+
+  def create_train_step_fn(self) -> Callable[..., Any]:
+    """Returns the step that updates the model and the optimizer in place."""
+    return self._compiled()[0]
+
+  def create_eval_step_fn(self) -> Callable[..., Any]:
+    """Returns the step that computes the loss alone."""
+    return self._compiled()[1]
+
+  def _compiled(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    if self._steps is None:
+      self._steps = self._make_steps()
+    return self._steps
+
+  def _make_steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
+    # The graph of a model with adapters is not hashable: it is closed over.
+    graph, *_ = nnx.split(self.model, trained, ...)
+    optimizer_graph, _ = nnx.split(self.optimizer)
+
+    def update(values: Any, moments: Any, frozen: Any, inputs: Any) -> Any:
+      model = nnx.merge(graph, values, frozen)
+      optimizer = nnx.merge(optimizer_graph, moments)
+      result = self._train_step(model, optimizer, inputs)
+      return nnx.state(model, trained), nnx.state(optimizer), result
+
+    def evaluate(values: Any, frozen: Any, inputs: Any) -> Any:
+      return self._eval_step(nnx.merge(graph, values, frozen), inputs)
+
+    jitted_update = jax.jit(update, donate_argnums=1)
+    jitted_evaluate = jax.jit(evaluate)
+
+    def train_step(inputs: Any) -> Any:
+      _, values, frozen = nnx.split(self.model, trained, ...)
+      _, moments = nnx.split(self.optimizer)
+      values, moments, result = jitted_update(values, moments, frozen, inputs)
+      nnx.update(self.model, values)
+      nnx.update(self.optimizer, moments)
+      return result
+
+    def eval_step(inputs: Any) -> Any:
+      _, values, frozen = nnx.split(self.model, trained, ...)
+      return jitted_evaluate(values, frozen, inputs)
+
+    return train_step, eval_step
