@@ -13,6 +13,7 @@ from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
+from tunix_ttt.rollout import episodes
 
 FIRST_LEGAL = rules.nth_cell()[rules.legal_masks(), 0].astype(np.int32)
 PERFECT = solver.solve().preferred.astype(np.int32)
@@ -123,7 +124,7 @@ def test_sampled_games():
 def test_episodes_are_readable():
   scripted = testing.scripted_play(env_lib.TicTacToe(), PERFECT)
   games = play.play_every_line(scripted, rules.O, batch_size=945)
-  first = next(play.episodes(games, lambda ids: f"{ids}"))
+  first = next(episodes.describe(games, lambda ids: f"{ids}"))
   assert first["agent"] == "O" and first["ending"] in ("win", "draw")
   turn = first["turns"][0]
   assert turn["board"] == "X........" and turn["opponent_move"] == "A1"

@@ -116,11 +116,9 @@ def test_the_manifest_says_what_made_the_run(finished):
   assert manifest.versions["google-tunix"] == "0.1.7"
   assert manifest.devices and manifest.mesh == {}
   assert [s.from_step for s in manifest.sessions] == [0]
-  assert manifest.dataset.rows == (
-    manifest.dataset.train_rows
-    + manifest.dataset.eval_rows
-    + manifest.dataset.dropped_too_long
-  )
+  data = manifest.dataset
+  assert data is not None
+  assert data.rows == data.train_rows + data.eval_rows + data.dropped_too_long
   model = manifest.model
   whole = model.parameters == model.trainable_parameters
   assert whole == (config.lora is None)

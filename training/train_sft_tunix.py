@@ -1,15 +1,10 @@
 """Fine-tunes a model on games or on a JSONL file, through Tunix."""
 
 import argparse
-import pathlib
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import files
-
-
-def _resume(text: str) -> int | str:
-  return text if text == "latest" else cli.count(text)
 
 
 def _parse() -> argparse.Namespace:
@@ -22,28 +17,10 @@ def _parse() -> argparse.Namespace:
     "--data", help="JSONL file to train on, in place of data.path"
   )
   parser.add_argument(
-    "--output",
-    type=pathlib.Path,
-    help="run directory to make; one under artifacts/training_runs if not given",
-  )
-  parser.add_argument(
     "--max-samples", type=cli.positive, help="use this many rows at the most"
   )
-  parser.add_argument(
-    "--dry-run",
-    action="store_true",
-    help="check config, data and model, say what would be run, write nothing",
-  )
-  parser.add_argument(
-    "--resume",
-    type=_resume,
-    metavar="latest|STEP",
-    help="go on with the run in --output from its latest or this checkpoint",
-  )
-  arguments = parser.parse_args()
-  if arguments.resume is not None and arguments.output is None:
-    parser.error("--resume needs --output, the run directory to go on with")
-  return arguments
+  cli.add_run(parser)
+  return cli.parse_run(parser)
 
 
 def main() -> None:

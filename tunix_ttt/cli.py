@@ -58,6 +58,38 @@ def add_model(arguments: argparse.ArgumentParser) -> None:
   )
 
 
+def add_run(arguments: argparse.ArgumentParser) -> None:
+  """Adds what every training script has; see `parse_run`."""
+  arguments.add_argument(
+    "--output",
+    type=pathlib.Path,
+    help="run directory to make; one under artifacts/training_runs if not given",
+  )
+  arguments.add_argument(
+    "--dry-run",
+    action="store_true",
+    help="check config, data and model, say what would be run, write nothing",
+  )
+  arguments.add_argument(
+    "--resume",
+    type=_resume,
+    metavar="latest|STEP",
+    help="go on with the run in --output from its latest or this checkpoint",
+  )
+
+
+def parse_run(arguments: argparse.ArgumentParser) -> argparse.Namespace:
+  """Parses the flags of a training script."""
+  flags = arguments.parse_args()
+  if flags.resume is not None and flags.output is None:
+    arguments.error("--resume needs --output, the run directory to go on with")
+  return flags
+
+
+def _resume(text: str) -> int | str:
+  return text if text == "latest" else count(text)
+
+
 def positive(text: str) -> int:
   """Parses a whole number of at least 1, for argparse."""
   value = int(text)

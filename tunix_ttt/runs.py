@@ -5,11 +5,17 @@ process at a time:
 
     run_manifest.json                 what made the run, and how it ended
     metrics.jsonl                     one row a step, in step order
-    {sft}_training_logs_<time>.txt    the console's lines, one file a session
+    {sft,grpo}_training_logs_….txt    the console's lines, one file a session
     tensorboard/                      the same metrics as events
     tokenizer.model                   the tokenizer that was trained for it
     checkpoints/                      Orbax checkpoints to resume from
     checkpoint-final/                 the trained model
+
+A GRPO run also has
+
+    rollouts.jsonl                    a few whole games of each logged step
+    opponents/                        past selves, as tables of moves
+    checkpoint-best/                  the model with the best score so far
 """
 
 from collections.abc import Iterator
@@ -34,6 +40,9 @@ TENSORBOARD = "tensorboard"
 TOKENIZER = "tokenizer.model"
 CHECKPOINTS = "checkpoints"
 FINAL_CHECKPOINT = "checkpoint-final"
+BEST_CHECKPOINT = "checkpoint-best"
+ROLLOUTS = "rollouts.jsonl"
+OPPONENTS = "opponents"
 RUNS_ROOT = pathlib.Path("artifacts/training_runs")
 
 _PACKAGES = (
@@ -107,11 +116,11 @@ class RunManifest(_Record):
   Attributes:
     run_id: the directory's name.
     created_at: UTC, ISO 8601.
-    recipe: `sft`.
+    recipe: `sft` or `grpo`.
     status: `running` until the final checkpoint is saved, then `finished`.
     seed: of all randomness.
     config: the whole config, defaults spelled out.
-    dataset: the data.
+    dataset: the data, None where games are played.
     dataset_key: the data's short name.
     model: the base model.
     versions: of Python and the packages that matter.
@@ -129,11 +138,11 @@ class RunManifest(_Record):
   schema_version: Literal[1] = 1
   run_id: str
   created_at: str
-  recipe: Literal["sft"]
+  recipe: Literal["sft", "grpo"]
   status: Literal["running", "finished"] = "running"
   seed: int
   config: dict[str, Any]
-  dataset: DatasetRecord
+  dataset: DatasetRecord | None
   dataset_key: str
   model: ModelRecord
   versions: dict[str, str]
@@ -269,9 +278,25 @@ def rewind_metrics(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
       break
     if row["step"] < step or (row["step"], row["split"]) == (step, "train"):
       kept.append(row)
-  text = "".join(json.dumps(row) + "\n" for row in kept)
-  files.write_text(run / METRICS, text)
+  files.write_text(run / METRICS, _lines(kept))
   return kept
+
+
+def rewind_rollouts(run: pathlib.Path, step: int) -> None:
+  """Drops the games of steps after `step`, and a line that was cut short."""
+  path, kept = run / ROLLOUTS, []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    try:
+      row = json.loads(line)
+    except ValueError:
+      break
+    if row["step"] <= step:
+      kept.append(row)
+  files.write_text(path, _lines(kept))
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+  return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 class TextLog:

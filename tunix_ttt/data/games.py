@@ -91,18 +91,12 @@ def _start(
 ) -> tuple[jax.Array, jax.Array]:
   """Draws a board on which `agent` is to move, and the move before it."""
   random_key, board_key, last_key = jax.random.split(key, 3)
-  boards = [rules.positions(mark) for mark in (rules.X, rules.O)]
-  size = jnp.array([len(b) for b in boards])[agent - rules.X]
-  table = np.stack([np.resize(b, max(map(len, boards))) for b in boards])
-  n = jax.random.randint(board_key, (), 0, size)
-  drawn = jnp.asarray(table)[agent - rules.X, n]
   is_random = jax.random.uniform(random_key) < random_starts
-  board = jnp.where(is_random, drawn, rules.EMPTY_BOARD)
-  theirs = (jnp.asarray(rules.cells())[board] != rules.EMPTY) & (
-    jnp.asarray(rules.cells())[board] != agent
+  board, last_move = opponents.random_position(board_key, last_key, agent)
+  return (
+    jnp.where(is_random, board, rules.EMPTY_BOARD),
+    jnp.where(is_random, last_move, -1),
   )
-  mask = (theirs << jnp.arange(rules.NUM_CELLS)).sum()
-  return board, opponents.choose(last_key, mask)
 
 
 def keep_decisions(games: Games, share: float, seed: int) -> Games:

@@ -20,6 +20,7 @@ from tunix_ttt.game import rules
 from tunix_ttt.language import prompts
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.rollout import episodes
 from tunix_ttt.rollout import setup
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
@@ -180,7 +181,7 @@ def write(
     if isinstance(match.result, play_lib.Exact):
       once = play_lib.games_once(games)
       games = jax.tree.map(lambda leaf, rows=once: leaf[rows], games)
-    rows += play_lib.episodes(games, model.tokenizer.decode)
+    rows += episodes.describe(games, model.tokenizer.decode)
   files.write_text(output, "".join(files.to_json(row) + "\n" for row in rows))
 
 

@@ -6,7 +6,7 @@ all gives its exact rates against a random and against a perfect opponent, and
 its worst result against any opponent whatever.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -19,7 +19,7 @@ from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
-from tunix_ttt.language import prompts
+from tunix_ttt.rollout import episodes
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
@@ -27,15 +27,7 @@ Trajectory = trajectory_lib.Trajectory
 # (keys [B], states of B games) -> their trajectory.
 Play = Callable[[jax.Array, env_lib.State], Trajectory]
 
-# The names of the endings' rates, from the best to the worst.
-RATES = {
-  "win_rate": Ending.WIN,
-  "draw_rate": Ending.DRAW,
-  "loss_rate": Ending.LOSS,
-  "illegal_rate": Ending.ILLEGAL,
-  "parse_error_rate": Ending.PARSE_ERROR,
-  "truncated_rate": Ending.LENGTH,
-}
+RATES = trajectory_lib.RATES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,47 +137,6 @@ def games_once(games: Trajectory) -> np.ndarray:
   return np.array(list(seen.values()))
 
 
-def optimal_moves(games: Trajectory) -> np.ndarray:
-  """Returns which turns played an optimal move: bool [B, T]."""
-  masks = solver.solve().optimal[np.asarray(games.boards)].astype(np.int32)
-  moves = np.asarray(games.moves).astype(np.int32)
-  good = (masks >> np.maximum(moves, 0) & 1).astype(bool)
-  return good & (moves >= 0) & np.asarray(games.turn_mask)
-
-
-def episodes(
-  games: Trajectory, decode: Callable[[list[int]], str]
-) -> Iterator[dict[str, Any]]:
-  """Yields each game in words and coordinates, for people to read."""
-  optimal = optimal_moves(games)
-  for n in range(len(games.ending)):
-    yield {
-      "agent": prompts.MARK_NAMES[int(games.agent[n])],
-      "ending": Ending(int(games.ending[n])).name.lower(),
-      "board": _draw(int(games.board[n])),
-      "turns": [
-        {
-          "board": _draw(int(games.boards[n, t])),
-          "opponent_move": _coordinate(int(games.last_moves[n, t])),
-          "response": decode(
-            np.asarray(games.actions[n, t])[games.action_mask[n, t]].tolist()
-          ),
-          "move": _coordinate(int(games.moves[n, t])),
-          "optimal": bool(optimal[n, t]),
-        }
-        for t in np.flatnonzero(games.turn_mask[n])
-      ],
-    }
-
-
-def _draw(board: int) -> str:
-  return "".join(".XO"[mark] for mark in rules.cells()[board])
-
-
-def _coordinate(cell: int) -> str | None:
-  return None if cell < 0 else prompts.coordinate(cell)
-
-
 def _rates(games: Trajectory, weights: np.ndarray) -> dict[str, float]:
   ending = np.asarray(games.ending)
   total = weights.sum()
@@ -197,7 +148,7 @@ def _rates(games: Trajectory, weights: np.ndarray) -> dict[str, float]:
 
 def _optimal_move_rate(games: Trajectory) -> float:
   asked = np.asarray(games.turn_mask).sum()
-  return float(optimal_moves(games).sum() / asked) if asked else 0.0
+  return float(episodes.optimal_moves(games).sum() / asked) if asked else 0.0
 
 
 def _optimal_over_random(games: Trajectory) -> np.ndarray:

@@ -163,6 +163,30 @@ def mixture(
   return jnp.concatenate([moves, others])[kind]
 
 
+def random_position(
+  board_key: jax.Array, last_key: jax.Array, agent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Draws a reachable board on which `agent` is to move, and the move before.
+
+  Args:
+    board_key: of the board.
+    last_key: of the move before.
+    agent: X or O.
+
+  Returns:
+    int32 [] board and int32 [] cell, one of the opponent's, -1 for none.
+  """
+  boards = [rules.positions(mark) for mark in (rules.X, rules.O)]
+  size = jnp.array([len(b) for b in boards])[agent - rules.X]
+  table = np.stack([np.resize(b, max(map(len, boards))) for b in boards])
+  n = jax.random.randint(board_key, (), 0, size)
+  board = jnp.asarray(table)[agent - rules.X, n]
+  cells = jnp.asarray(rules.cells())[board]
+  theirs = (cells != rules.EMPTY) & (cells != agent)
+  mask = (theirs << jnp.arange(rules.NUM_CELLS)).sum()
+  return board, choose(last_key, mask)
+
+
 def from_name(name: str) -> Opponent:
   """Returns the opponent that a config or flag names.
 

@@ -69,3 +69,12 @@ def make_sampler(
 def single_moves(play: config_lib.PlayConfig) -> config_lib.PlayConfig:
   """Returns the same play, a single move of each game."""
   return dataclasses.replace(play, max_turns=1)
+
+
+def greedy_single_moves(
+  play: config_lib.PlayConfig,
+) -> config_lib.PlayConfig:
+  """Returns a single greedy move on the board alone."""
+  return dataclasses.replace(
+    play, max_turns=1, context="board", temperature=0.0, on_parse_error="end"
+  )

@@ -20,6 +20,17 @@ class Ending(enum.IntEnum):
   LENGTH = 6
 
 
+# The names of the endings' rates, from the best to the worst.
+RATES = {
+  "win_rate": Ending.WIN,
+  "draw_rate": Ending.DRAW,
+  "loss_rate": Ending.LOSS,
+  "illegal_rate": Ending.ILLEGAL,
+  "parse_error_rate": Ending.PARSE_ERROR,
+  "truncated_rate": Ending.LENGTH,
+}
+
+
 @struct.dataclass
 class Trajectory:
   """B games of at most T turns of at most A sampled tokens each.

@@ -99,7 +99,7 @@ class Recorder:
       f"loss {loss:.4f}, {row['tokens_per_second']:,.0f} tokens/s", False
     )
     self._bar.update()
-    if step % self._log_every == 0 or step in (1, self._max_steps):
+    if self._is_logged(step):
       done = step - self._first_step
       left = elapsed / done * (self._max_steps - step)
       self._say(
@@ -128,6 +128,16 @@ class Recorder:
     # What an evaluation takes is not the next steps' time.
     self._window.clear()
 
+  def _is_logged(self, step: int) -> bool:
+    return step % self._log_every == 0 or step in (1, self._max_steps)
+
+  def _elapsed(self) -> float:
+    return time.perf_counter() - self._started
+
+  def _warn(self, text: str) -> None:
+    self._log.write(text)
+    self._bar.write(text, file=sys.stderr)
+
   def _speed(self, elapsed: float) -> float:
     """Returns tokens per second over the last steps, 0 while unknown."""
     self._window.append((elapsed, self._num_tokens))
@@ -151,7 +161,7 @@ class Recorder:
     self._log.close()
 
   def _write(self, row: dict[str, Any]) -> None:
-    if not abs(row["loss"]) < float("inf"):
+    if not abs(row.get("loss", 0.0)) < float("inf"):
       raise errors.UserError(
         f"step {row['step']}: the {row['split']} loss is {row['loss']}: the run"
         " has diverged; lower training.learning_rate, or raise"

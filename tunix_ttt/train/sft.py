@@ -3,11 +3,6 @@
 import dataclasses
 import itertools
 import pathlib
-import platform
-import shutil
-from typing import Any
-
-import jax
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -16,16 +11,13 @@ from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import specs
 from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import setup
 from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
 # Rows of the data that a tiny model's tokenizer is trained on.
 _TOKENIZER_ROWS = 2000
-
-# Settings that change what is written and nothing that is computed.
-_FREE_ON_RESUME = ("logging.", "checkpoint.max_to_keep")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,20 +94,7 @@ def plan(
   source = datasets.load(config.data, config.seed)
   base = base_model(config, source, tokenizer)
   dataset = datasets.tokenize(source, base.tokenizer, config.data, config.seed)
-  revision = checkpoints.revision(specs.parameters(base.module))
-  model = checkpoints.adapt(base, config.lora, config.model.name, config.seed)
-
-  def count(kind: Any) -> int:
-    values = specs.parameters(model.module, kind).values()
-    return sum(value.size for value in values)
-
-  record = runs.ModelRecord(
-    name=config.model.name,
-    revision=revision,
-    tokenizer=base.tokenizer.digest,
-    parameters=count(specs.nnx.Param),
-    trainable_parameters=count(model.trainable),
-  )
+  model, record = setup.adapt(base, config)
   return Plan(
     config=config, source=source, dataset=dataset, model=model, record=record
   )
@@ -171,12 +150,12 @@ def resume(
   """
   manifest = runs.RunManifest.read(run)
   with runs.hold(run):
-    _check_same_config(config, manifest, run)
+    setup.check_same_config(config, manifest, run)
     if manifest.status == "finished" and step is None:
       return run
     prepared = plan(config, run / runs.TOKENIZER)
     _check_same_inputs(prepared, manifest, run)
-    _set_aside_after(run, step)
+    setup.set_aside_after(run, step)
     return _run(prepared, manifest, run)
 
 
@@ -187,15 +166,7 @@ def _run(
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
   training, pad_id = config.training, model.tokenizer.pad_id()
   trainer = trainer_lib.SFTTrainer(model.module, config, run)
-  session = runs.Session(started_at=runs.now(), from_step=trainer.train_steps)
-  manifest = manifest.model_copy(
-    update={
-      "status": "running",
-      "finished_at": None,
-      "sessions": [*manifest.sessions, session],
-    }
-  )
-  manifest.write(run)
+  manifest = setup.begin_session(manifest, run, trainer.train_steps)
   recorder = recorder_lib.Recorder(
     run,
     "sft",
@@ -223,101 +194,33 @@ def _run(
     )
   finally:
     recorder.close()
-  # There is one if the run was killed between saving it and saying so.
-  final = run / runs.FINAL_CHECKPOINT
-  shutil.rmtree(final, ignore_errors=True)
-  checkpoints.save(dataclasses.replace(model, module=trainer.model), final)
-  manifest.model_copy(
-    update={
-      "status": "finished",
-      "finished_at": runs.now(),
-      "final_metrics": recorder.summary(),
-    }
-  ).write(run)
+  trained = dataclasses.replace(model, module=trainer.model)
+  setup.finish(manifest, run, trained, recorder.summary())
   return run
 
 
 def _manifest(prepared: Plan, output: pathlib.Path) -> runs.RunManifest:
-  config, source, dataset = prepared.config, prepared.source, prepared.dataset
-  sha, dirty = runs.git_state()
-  return runs.RunManifest(
-    run_id=output.name,
-    created_at=runs.now(),
-    recipe="sft",
-    seed=config.seed,
-    config=config_lib.to_dict(config),
-    dataset=runs.DatasetRecord(
-      key=source.key,
-      path=source.path,
-      digest=source.digest,
-      rows=len(source.samples),
-      dropped_too_long=dataset.dropped_too_long,
-      train_rows=len(dataset.train),
-      eval_rows=len(dataset.eval),
-    ),
-    dataset_key=source.key,
-    model=prepared.record,
-    versions=runs.versions(),
-    platform=platform.platform(),
-    devices=[device.device_kind for device in jax.devices()],
-    mesh={},
-    git_sha=sha,
-    git_dirty=dirty,
-    artifacts_path=str(output),
+  source, dataset = prepared.source, prepared.dataset
+  record = runs.DatasetRecord(
+    key=source.key,
+    path=source.path,
+    digest=source.digest,
+    rows=len(source.samples),
+    dropped_too_long=dataset.dropped_too_long,
+    train_rows=len(dataset.train),
+    eval_rows=len(dataset.eval),
   )
-
-
-def _check_same_config(
-  config: config_lib.SFTConfig, manifest: runs.RunManifest, run: pathlib.Path
-) -> None:
-  path = run / runs.MANIFEST
-  try:
-    theirs = config_lib.from_dict(config_lib.SFTConfig, manifest.config)
-  except ValueError as error:
-    raise errors.UserError(f"{path}: config: {error}") from None
-  changed = [
-    key
-    for key in config_lib.differences(config, theirs)
-    if not key.startswith(_FREE_ON_RESUME)
-  ]
-  if changed:
-    raise errors.UserError(
-      f"{run}: a run is resumed with the config it was started with; these"
-      f" keys differ from {path}: {', '.join(changed)}"
-    )
+  return setup.manifest("sft", prepared.config, prepared.record, output, record)
 
 
 def _check_same_inputs(
   prepared: Plan, manifest: runs.RunManifest, run: pathlib.Path
 ) -> None:
   ours, theirs = prepared.source, manifest.dataset
-  if ours.digest != theirs.digest:
+  if theirs is None or ours.digest != theirs.digest:
     raise errors.UserError(
       f"{run}: the data has changed since this run was started:"
       f" {ours.path or ours.key} has the digest {ours.digest}, the manifest"
-      f" has {theirs.digest}"
+      f" has {theirs and theirs.digest}"
     )
-  if prepared.record != manifest.model:
-    raise errors.UserError(
-      f"{run}: the model has changed since this run was started: now"
-      f" {prepared.record}, in the manifest {manifest.model}"
-    )
-
-
-def _set_aside_after(run: pathlib.Path, step: int | None) -> None:
-  """Moves what came after the checkpoint of `step` out of the way."""
-  if step is None:
-    return
-  root = run / runs.CHECKPOINTS
-  steps = sorted(int(p.name) for p in root.glob("*") if p.name.isdecimal())
-  if step not in steps:
-    raise errors.UserError(
-      f"{root}: there is no checkpoint of step {step}; there are"
-      f" {', '.join(map(str, steps)) or 'none'}"
-    )
-  later = [root / str(s) for s in steps if s > step]
-  aside = run / runs.new_run_id("superseded")
-  for path in [*later, run / runs.FINAL_CHECKPOINT]:
-    if path.exists():
-      aside.mkdir(exist_ok=True)
-      path.rename(aside / path.name)
+  setup.check_same_model(prepared.record, manifest, run)

@@ -1,0 +1,49 @@
+"""Improves a model by playing whole games with GRPO, through Tunix."""
+
+import argparse
+
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
+from tunix_ttt import files
+
+
+def _parse() -> argparse.Namespace:
+  parser = cli.parser(
+    __doc__ or "",
+    "python training/train_grpo_tunix.py --config configs/grpo_tiny.yaml"
+    " --model RUN/checkpoint-final",
+  )
+  cli.add_config(parser)
+  parser.add_argument(
+    "--model", help="checkpoint to start from, in place of model.name"
+  )
+  cli.add_run(parser)
+  return cli.parse_run(parser)
+
+
+def main() -> None:
+  """Parses the flags and trains."""
+  flags = _parse()
+  settings = cli.overrides(flags.set, model__name=flags.model)
+  config = config_lib.load(config_lib.GRPOConfig, flags.config, settings)
+  cli.require_tunix()
+
+  from tunix_ttt.evaluate import in_training
+  from tunix_ttt.train import grpo
+
+  judge = in_training.Evaluator
+  if flags.dry_run:
+    if flags.output is not None and flags.resume is None:
+      files.check_absent(flags.output)
+    print(grpo.plan(config, judge).summary())
+    return
+  if flags.resume is None:
+    run = grpo.train(config, judge, flags.output)
+  else:
+    step = None if flags.resume == "latest" else flags.resume
+    run = grpo.resume(config, judge, flags.output, step)
+  print(f"trained model: {run / 'checkpoint-final'}")
+
+
+if __name__ == "__main__":
+  cli.run(main)

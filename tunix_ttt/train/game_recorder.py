@@ -1,0 +1,141 @@
+"""What a GRPO run writes: metrics of each batch, evaluations and games."""
+
+from collections.abc import Callable, Mapping
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import runs
+from tunix_ttt.rollout import episodes
+from tunix_ttt.train import learner as learner_lib
+from tunix_ttt.train import recorder as recorder_lib
+
+# So many batches without a signal, one after the other, are worth a warning.
+_IDLE_STEPS = 10
+
+
+class GameRecorder(recorder_lib.Recorder):
+  """Writes each batch's metrics once, in step order, and some of its games.
+
+  Attributes:
+    best: the best score of the evaluations so far, None before the first.
+  """
+
+  def __init__(
+    self,
+    run: pathlib.Path,
+    config: config_lib.GRPOConfig,
+    kept: list[dict[str, Any]],
+    decode: Callable[[list[int]], str],
+  ):
+    """Opens a run's files.
+
+    Args:
+      run: the run directory.
+      config: the settings.
+      kept: the rows already in `metrics.jsonl`.
+      decode: from ids to text.
+    """
+    super().__init__(
+      run,
+      "grpo",
+      max_steps=config.training.max_steps,
+      log_every_n_steps=config.logging.log_every_n_steps,
+      steps_per_epoch=1.0,
+      kept=kept,
+    )
+    self._config, self._decode = config, decode
+    self._games = (run / runs.ROLLOUTS).open("a", encoding="utf-8")
+    scores = [row["score"] for row in kept if row["split"] == "eval"]
+    self.best: float | None = max(scores, default=None)
+    self._idle = 0
+
+  def batch(self, step: learner_lib.Step, learning_rate: float) -> None:
+    """Records a batch of games.
+
+    Raises:
+      errors.UserError: if the loss is not a finite number.
+    """
+    metrics = dict(step.metrics)
+    self._num_tokens += int(metrics.pop("tokens"))
+    elapsed = self._elapsed()
+    row = {
+      "step": step.number,
+      "split": "train",
+      **metrics,
+      "learning_rate": learning_rate,
+      "num_tokens": self._num_tokens,
+      "memory_bytes": _memory(),
+      "seconds": round(elapsed, 3),
+      "tokens_per_second": self._speed(elapsed),
+    }
+    self._write(row)
+    text = (
+      f"reward {row['reward']:.3f}  win {row['win_rate']:.1%}  loss"
+      f" {row['loss_rate']:.1%}  optimal moves {row['optimal_move_rate']:.1%}"
+    )
+    self._bar.set_postfix_str(text, False)
+    self._bar.update()
+    if self._is_logged(step.number):
+      self._write_games(step)
+      self._say(row, f"{text}  {row['tokens_per_second']:,.0f} tokens/s")
+    self._warn_if_idle(row)
+
+  def evaluation(self, step: int, metrics: Mapping[str, float]) -> bool:
+    """Records an evaluation; returns whether its score is the best so far."""
+    row = {"step": step, "split": "eval", **metrics}
+    self._write(row)
+    shown = "  ".join(
+      f"{name} {value:.4g}"
+      for name, value in metrics.items()
+      if name.endswith(("lines_lost", "score", "/win_rate"))
+    )
+    self._say(row, f"evaluation  {shown}")
+    self._window.clear()
+    is_best = self.best is None or metrics["score"] > self.best
+    if is_best:
+      self.best = metrics["score"]
+    return is_best
+
+  def summary(self) -> dict[str, float]:
+    """Returns the last metrics of games and of evaluation."""
+    return {
+      f"{split}/{name}": value
+      for split, row in self._last.items()
+      for name, value in row.items()
+      if isinstance(value, float) and name not in recorder_lib.TIMES
+    }
+
+  def close(self) -> None:
+    """Closes the files and the bar."""
+    self._games.close()
+    super().close()
+
+  def _write_games(self, step: learner_lib.Step) -> None:
+    count = self._config.rollouts_per_log
+    some = jax.tree.map(lambda leaf: leaf[:count], step.games)
+    for game in episodes.describe(some, self._decode):
+      self._games.write(json.dumps({"step": step.number, **game}) + "\n")
+    self._games.flush()
+
+  def _warn_if_idle(self, row: Mapping[str, Any]) -> None:
+    training, group = self._config.training, self._config.grpo.num_generations
+    groups = training.batch_size // group
+    self._idle = self._idle + 1 if row["dropped_groups"] == groups else 0
+    if self._idle and self._idle % _IDLE_STEPS == 0:
+      self._warn(
+        f"WARNING: in the last {self._idle} steps every group of games earned"
+        " all the same, so nothing was learned; raise rollout.temperature or"
+        " grpo.num_generations, or choose rewards that tell games apart"
+      )
+
+
+def _memory() -> int:
+  """Returns the bytes in use on the first device, or of live arrays."""
+  stats = jax.devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return int(stats["peak_bytes_in_use"])
+  return sum(array.nbytes for array in jax.live_arrays())

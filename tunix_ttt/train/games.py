@@ -1,0 +1,193 @@
+"""Games to train on, sampled by the jitted rollout, as a Tunix rollout engine."""
+
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tunix.rl.rollout import base_rollout
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import opponents
+from tunix_ttt.game import rules
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.rollout import setup
+from tunix_ttt.rollout import trajectory as trajectory_lib
+
+Trajectory = trajectory_lib.Trajectory
+# What the keys of a run are folded with, so that no two draw the same.
+_LUCK, _START, _LAST, _TOKENS = 0, 1, 2, 3
+
+
+class GameRollout(base_rollout.BaseRollout):
+  """Whole games of the model that is trained.
+
+  Prompts are numbers of groups. A group's start and the opponent's luck depend
+  on the seed and its number alone, each game's tokens on its place in the group
+  too, so that a run can go on from any step.
+
+  Attributes:
+    tables: what games are played with.
+  """
+
+  def __init__(
+    self,
+    rollout_actor: Any,
+    tokenizer: Any,
+    mesh: Any,
+    rollout_config: Any,
+    *,
+    model: checkpoints.Model,
+    config: config_lib.GRPOConfig,
+  ):
+    """Called by Tunix's `RLCluster`, except for `model` and `config`."""
+    del tokenizer, rollout_config
+    self.mesh = mesh
+    self._model = rollout_actor
+    self._config = config
+    self._tokenizer = model.tokenizer
+    self.tables = setup.make_tables(config, model.tokenizer)
+    play = config.play
+    if config.episodes.source == "positions":
+      play = setup.single_moves(play)
+    self._policy = policy_lib.ModelPolicy(rollout_actor, model.spec)
+    self._sample = setup.make_sampler(
+      self._policy, env_lib.TicTacToe(), self.tables, play, config.rollout
+    )
+    self._begin = jax.jit(self._start)
+    self._pool: list[np.ndarray] = []
+    self._greedy: Any = None
+
+  def play(self, groups: np.ndarray, step: int) -> Trajectory:
+    """Plays a game for each entry; those of one group stand in a row.
+
+    Args:
+      groups: int [B], the number of each game's group.
+      step: of the run, from 0, which decides who the opponents are.
+    """
+    members = np.arange(len(groups)) % self._config.grpo.num_generations
+    opponent = self._opponent(step)
+    keys, states = self._begin(
+      jnp.asarray(groups), jnp.asarray(members), opponent
+    )
+    params = nnx.split(self._model)[1]
+    return self._sample(params, keys, states, opponent)
+
+  def _start(
+    self, groups: jax.Array, members: jax.Array, opponent: Any
+  ) -> tuple[jax.Array, env_lib.State]:
+    key = jax.random.key(self._config.seed)
+    env = env_lib.TicTacToe(opponent=opponent)
+    agents = {"x": (rules.X, rules.X), "o": (rules.O, rules.O)}
+    marks = jnp.array(
+      agents.get(self._config.episodes.agent, (rules.X, rules.O)), jnp.int8
+    )
+
+    def begin(group: jax.Array, member: jax.Array) -> Any:
+      def own(purpose: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, purpose), group)
+
+      agent = marks[group % 2]
+      luck = jax.random.bits(own(_LUCK))
+      if self._config.episodes.source == "positions":
+        board, last = opponents.random_position(own(_START), own(_LAST), agent)
+        state = env.init(luck, agent, board, last)
+      else:
+        state = env.init(luck, agent)
+      return jax.random.fold_in(own(_TOKENS), member), state
+
+    return jax.vmap(begin)(groups, members)
+
+  def _opponent(self, step: int) -> Any:
+    config = self._config.opponents
+    done = step / max(self._config.training.max_steps - 1, 1)
+
+    def share(course: tuple[float, float]) -> float:
+      return course[0] + done * (course[1] - course[0])
+
+    shares = np.zeros(2 + config.pool_size, np.float32)
+    shares[0], shares[1] = share(config.random), share(config.optimal)
+    past = share(config.past_selves)
+    tables = np.full((config.pool_size, rules.NUM_BOARDS), -1, np.int8)
+    if self._pool:
+      shares[2 : 2 + len(self._pool)] = past / len(self._pool)
+      tables[: len(self._pool)] = self._pool
+    else:
+      shares[0] += past
+    return jax.tree_util.Partial(
+      opponents.mixture, jnp.asarray(shares), jnp.asarray(tables)
+    )
+
+  def set_pool(self, tables: list[np.ndarray]) -> None:
+    """Sets the past selves: int8 [3^9] each, of which the last are kept."""
+    self._pool = tables[-self._config.opponents.pool_size :]
+
+  def greedy_moves(self) -> np.ndarray:
+    """Returns the model's move on every board on which one is to be made.
+
+    It is asked on the board alone, greedily: int8 [3^9], -1 for an unreadable
+    answer and where nobody is to move.
+    """
+    boards = rules.positions()
+    if self._greedy is None:
+      play = setup.greedy_single_moves(self._config.play)
+      self._greedy = setup.make_sampler(
+        self._policy, env_lib.TicTacToe(), self.tables, play
+      )
+    theirs = rules.X + rules.O - rules.side_to_move()[boards]
+    taken = (rules.cells()[boards] == theirs[:, None]).argmax(axis=1)
+    last = np.where(boards == rules.EMPTY_BOARD, -1, taken)
+    params, moves, size = nnx.split(self._model)[1], [], 512
+    for first in range(0, len(boards), size):
+      rows = np.arange(first, first + size) % len(boards)
+      states = jax.vmap(env_lib.TicTacToe().init)(
+        jnp.zeros(size, jnp.uint32),
+        jnp.asarray(rules.side_to_move()[boards[rows]]),
+        jnp.asarray(boards[rows]),
+        jnp.asarray(last[rows], jnp.int8),
+      )
+      keys = jax.random.split(jax.random.key(0), size)
+      moves.append(np.asarray(self._greedy(params, keys, states).moves[:, 0]))
+    table = np.full(rules.NUM_BOARDS, -1, np.int8)
+    table[boards] = np.concatenate(moves)[: len(boards)]
+    return table
+
+  def generate(
+    self, prompts: Any, rollout_config: Any, **kwargs: Any
+  ) -> base_rollout.RolloutOutput:
+    """Plays games; what a game's model said is one text."""
+    del rollout_config, kwargs
+    games = jax.device_get(self.play(np.asarray(prompts), 0))
+    said = np.asarray(games.action_mask)
+    tokens = [games.actions[n][mask] for n, mask in enumerate(said)]
+    return base_rollout.RolloutOutput(
+      text=[self._tokenizer.decode(row.tolist()) for row in tokens],
+      logits=[],
+      tokens=tokens,
+      left_padded_prompt_tokens=np.zeros((len(tokens), 0), np.int32),
+      logprobs=[games.log_probs[n][mask] for n, mask in enumerate(said)],
+    )
+
+  def get_per_token_logps(self, prompt_tokens: Any, completion_tokens: Any):
+    """Not needed: the sampler's log-probabilities are the old ones."""
+    raise NotImplementedError
+
+  def update_params(self, params: Any, filter_types: Any = None) -> None:
+    """Takes new values for the model."""
+    del filter_types
+    nnx.update(self._model, params)
+
+  def pad_id(self) -> int:
+    """Returns the tokenizer's pad token."""
+    return self._tokenizer.pad_id()
+
+  def eos_id(self) -> int:
+    """Returns the tokenizer's end token."""
+    return self._tokenizer.eos_id()
+
+  def model(self) -> Any:
+    """Returns the model that plays, which is the one that is trained."""
+    return self._model

@@ -1,0 +1,276 @@
+"""A GRPO run on whole games, from a config to a trained model on disk."""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+import shutil
+from typing import Any
+
+from flax import nnx
+import numpy as np
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt import runs
+from tunix_ttt.game import rules
+from tunix_ttt.models import checkpoints
+from tunix_ttt.train import cluster as cluster_lib
+from tunix_ttt.train import game_recorder
+from tunix_ttt.train import games as games_lib
+from tunix_ttt.train import learner as learner_lib
+from tunix_ttt.train import optimizers
+from tunix_ttt.train import setup
+from tunix_ttt.train import sft
+from tunix_ttt.train import tracking
+
+_PREFIX = "grpo"
+
+# (parameters) -> metrics by name, `score` among them.
+Evaluate = Callable[[Any], dict[str, float]]
+# Makes one for the model of a run. It comes from outside, because evaluation
+# builds on training and not the other way round.
+MakeEvaluate = Callable[[checkpoints.Model, config_lib.GRPOConfig], Evaluate]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """All that a run needs, checked and in memory; nothing is written yet.
+
+  Attributes:
+    config: the settings.
+    model: what to train.
+    record: of the model, for the manifest.
+    evaluate: how to judge it.
+  """
+
+  config: config_lib.GRPOConfig
+  model: checkpoints.Model
+  record: runs.ModelRecord
+  evaluate: Evaluate
+
+  def summary(self) -> str:
+    """Describes the run in a few lines."""
+    config, model = self.config, self.record
+    training, size = config.training, config.grpo.num_generations
+    games = training.max_steps * training.batch_size
+    return (
+      f"model    {model.name}: {model.parameters:,} parameters,"
+      f" {model.trainable_parameters:,} trained\n"
+      f"games    {games:,}: {training.max_steps:,} steps of"
+      f" {training.batch_size // size} groups of {size}\n"
+      f"turns    context {config.play.context}, answers of"
+      f" {config.play.max_new_tokens} tokens at the most"
+    )
+
+
+def plan(
+  config: config_lib.GRPOConfig,
+  make_evaluate: MakeEvaluate,
+  tokenizer: pathlib.Path | None = None,
+) -> Plan:
+  """Makes the model; writes nothing.
+
+  Args:
+    config: the settings.
+    make_evaluate: see `MakeEvaluate`.
+    tokenizer: a tiny model's tokenizer, where it has been trained already.
+
+  Raises:
+    errors.UserError: if anything in the config or its files is wrong.
+  """
+  tracking.check(config.logging)
+  base = sft.base_model(config, tokenizer=tokenizer)
+  model, record = setup.adapt(base, config)
+  if not record.trainable_parameters:
+    raise errors.UserError(
+      "nothing would be trained: no parameter is trainable"
+    )
+  # The tables are checked here, where a mistake costs nothing.
+  evaluate = make_evaluate(model, config)
+  return Plan(config=config, model=model, record=record, evaluate=evaluate)
+
+
+def train(
+  config: config_lib.GRPOConfig,
+  make_evaluate: MakeEvaluate,
+  output: pathlib.Path | None = None,
+) -> pathlib.Path:
+  """Trains a model in a new run directory.
+
+  Args:
+    config: the settings.
+    make_evaluate: see `MakeEvaluate`.
+    output: the run directory, which must not exist; None makes one under
+      `artifacts/training_runs`.
+
+  Returns:
+    The run directory; the model is in its `checkpoint-final`.
+
+  Raises:
+    errors.UserError: if the input is wrong, before anything is written.
+  """
+  output = output or runs.RUNS_ROOT / runs.new_run_id(f"grpo-{config.seed}")
+  files.check_absent(output)
+  prepared = plan(config, make_evaluate)
+  manifest = setup.manifest("grpo", config, prepared.record, output, None)
+  with files.new_directory(output) as new:
+    manifest.write(new)
+    tokenizer = prepared.model.tokenizer.serialize()
+    files.write_bytes(new / runs.TOKENIZER, tokenizer)
+    files.write_text(new / runs.METRICS, "")
+    (new / runs.OPPONENTS).mkdir()
+  with runs.hold(output):
+    return _run(prepared, manifest, output)
+
+
+def resume(
+  config: config_lib.GRPOConfig,
+  make_evaluate: MakeEvaluate,
+  run: pathlib.Path,
+  step: int | None = None,
+) -> pathlib.Path:
+  """Goes on with an interrupted run, as if it had not been interrupted.
+
+  Args:
+    config: the settings it was started with.
+    make_evaluate: see `MakeEvaluate`.
+    run: its directory.
+    step: see `sft.resume`.
+
+  Returns:
+    The run directory.
+
+  Raises:
+    errors.UserError: if there is no such run or checkpoint, or the config or
+      the model is not the run's.
+  """
+  manifest = runs.RunManifest.read(run)
+  with runs.hold(run):
+    setup.check_same_config(config, manifest, run)
+    if manifest.status == "finished" and step is None:
+      return run
+    prepared = plan(config, make_evaluate, run / runs.TOKENIZER)
+    setup.check_same_model(prepared.record, manifest, run)
+    setup.set_aside_after(run, step)
+    return _run(prepared, manifest, run)
+
+
+class _Run:
+  """A run at work: what happens between the steps of the learner."""
+
+  def __init__(self, prepared: Plan, run: pathlib.Path):
+    self.prepared, self.path = prepared, run
+    config = prepared.config
+    self.cluster = cluster_lib.make(
+      prepared.model, config, tracking.options(config.logging, run, _PREFIX)
+    )
+    self.manager = cluster_lib.checkpoints_of(
+      (run / runs.CHECKPOINTS).absolute(), config.checkpoint
+    )
+    self.first_step = cluster_lib.restore(self.cluster, self.manager, config)
+    engine = self.cluster.rollout
+    assert isinstance(engine, games_lib.GameRollout)
+    self.engine = engine
+    runs.rewind_rollouts(run, self.first_step)
+    self.recorder = game_recorder.GameRecorder(
+      run,
+      config,
+      runs.rewind_metrics(run, self.first_step),
+      prepared.model.tokenizer.decode,
+    )
+    self._rate = optimizers.learning_rate(config.training)
+
+  def fit(self) -> None:
+    """Trains from the latest checkpoint to the end."""
+    try:
+      self._restore_pool()
+      # Its row was dropped, since a run may be killed before it is written.
+      if self._is_evaluated(self.first_step):
+        self._evaluate(self.first_step)
+      learner = learner_lib.GameLearner(
+        self.cluster, self.prepared.config, self.prepared.model
+      )
+      learner.fit(self._after)
+    finally:
+      self.recorder.close()
+      self.manager.close()
+
+  @property
+  def module(self) -> nnx.Module:
+    """The model as it is now."""
+    return self.cluster.actor_trainer.model
+
+  def _after(self, step: learner_lib.Step) -> None:
+    config, number = self.prepared.config, step.number
+    rate = float(np.asarray(self._rate(number - 1)))
+    self.recorder.batch(step, rate)
+    self._log(number, step.metrics)
+    pool = config.opponents
+    if any(pool.past_selves) and number % pool.add_every_n_steps == 0:
+      self._add_to_pool(number)
+    is_last = number == config.training.max_steps
+    # Saved before it is judged: what is written after a checkpoint is dropped
+    # on resuming, and the evaluation of its step is made again.
+    if is_last or number % config.checkpoint.save_interval_steps == 0:
+      cluster_lib.save(self.cluster, self.manager, number)
+    if self._is_evaluated(number):
+      self._evaluate(number)
+
+  def _is_evaluated(self, step: int) -> bool:
+    training = self.prepared.config.training
+    every = training.eval_every_n_steps
+    return step % every == 0 or step == training.max_steps
+
+  def _evaluate(self, step: int) -> None:
+    metrics = self.prepared.evaluate(nnx.split(self.module)[1])
+    is_best = self.recorder.evaluation(step, metrics)
+    self._log(step, {f"eval/{name}": v for name, v in metrics.items()})
+    if is_best:
+      self._save_best()
+
+  def _save_best(self) -> None:
+    model = dataclasses.replace(self.prepared.model, module=self.module)
+    best = self.path / runs.BEST_CHECKPOINT
+    new = best.with_name(f".{best.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    checkpoints.save(model, new)
+    shutil.rmtree(best, ignore_errors=True)
+    new.rename(best)
+
+  def _log(self, step: int, metrics: dict[str, float]) -> None:
+    logger: Any = self.cluster.actor_trainer.metrics_logger
+    for name, value in metrics.items():
+      logger.log(_PREFIX, name, value, "train", step)
+
+  def _add_to_pool(self, step: int) -> None:
+    path = self.path / runs.OPPONENTS / f"{step}.bin"
+    files.write_bytes(path, self.engine.greedy_moves().tobytes())
+    self._restore_pool(step)
+
+  def _restore_pool(self, step: int | None = None) -> None:
+    """Takes the past selves up to a step, as they were written down."""
+    until = self.first_step if step is None else step
+    steps = sorted(
+      int(path.stem) for path in (self.path / runs.OPPONENTS).glob("*.bin")
+    )
+    tables = []
+    for number in (n for n in steps if n <= until):
+      path = self.path / runs.OPPONENTS / f"{number}.bin"
+      table = np.frombuffer(path.read_bytes(), np.int8)
+      if table.shape != (rules.NUM_BOARDS,):
+        raise errors.UserError(f"{path}: not a table of moves")
+      tables.append(table)
+    self.engine.set_pool(tables)
+
+
+def _run(
+  prepared: Plan, manifest: runs.RunManifest, path: pathlib.Path
+) -> pathlib.Path:
+  """Trains from the latest checkpoint to the end and saves the model."""
+  run = _Run(prepared, path)
+  manifest = setup.begin_session(manifest, path, run.first_step)
+  run.fit()
+  trained = dataclasses.replace(prepared.model, module=run.module)
+  setup.finish(manifest, path, trained, run.recorder.summary())
+  return path

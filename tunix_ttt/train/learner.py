@@ -1,0 +1,349 @@
+"""Tunix's `GRPOLearner` on whole games."""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import time
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tunix.rl import common
+from tunix.rl import function_registry
+from tunix.rl import rl_cluster as rl_cluster_lib
+from tunix.rl import trainer as rl_trainer
+from tunix.rl.grpo import grpo_learner
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import rewards as rewards_lib
+from tunix_ttt.models import checkpoints
+from tunix_ttt.rollout import sequences as sequences_lib
+from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.train import games as games_lib
+from tunix_ttt.train import policy_loss
+from tunix_ttt.train import steps
+
+# Of Tunix's loss metrics, those that are logged, by the names they get.
+_LOSS_METRICS = {
+  "kl": "kl",
+  "entropy": "entropy",
+  "pg_clipfrac": "pg_clipfrac",
+  "log_ratio/abs_mean": "log_ratio",
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class AlgorithmConfig(grpo_learner.GRPOConfig):
+  """Tunix's `GRPOConfig` with the fields that its loss looks for besides."""
+
+  policy_loss_fn: str = policy_loss.NAME
+  epsilon_high: float = 0.2
+  epsilon_c: float | None = None
+
+
+class RecordingTrainer(steps.LeanSteps, rl_trainer.Trainer):
+  """Tunix's trainer of the cluster, its metrics and checkpoints left to others.
+
+  Attributes:
+    results: of each step since they were last taken.
+  """
+
+  results: list[dict[str, Any]]
+
+  def _buffer_metrics(
+    self,
+    metrics_buffer: Any,
+    loss: Any,
+    step: int,
+    additional_metrics: Any = None,
+  ) -> Any:
+    grad_norm = additional_metrics["grad_norm"][0]
+    self.results.append({"loss": loss, "grad_norm": grad_norm})
+    return super()._buffer_metrics(
+      metrics_buffer, loss, step, additional_metrics
+    )
+
+  def _post_process_train_step(self, aux: Any) -> None:
+    row = {name: aux[key] for key, name in _LOSS_METRICS.items()}
+    self.results[-1].update(row)
+
+  def _write_train_metrics(self) -> None:
+    self._buffered_train_metrics = None
+
+  def _save_last_checkpoint(self) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A batch of games, trained on.
+
+  Attributes:
+    number: from 1.
+    games: what was played, on the host.
+    metrics: by name.
+  """
+
+  number: int
+  games: trajectory_lib.Trajectory
+  metrics: dict[str, float]
+
+
+class GameLearner(grpo_learner.GRPOLearner):
+  """A `GRPOLearner` whose generation step plays whole games.
+
+  Prompts are numbers of groups. The sampler's log-probabilities are the old
+  ones of the loss, so that several iterations on a batch clip as they should.
+  """
+
+  def __init__(
+    self,
+    cluster: rl_cluster_lib.RLCluster,
+    config: config_lib.GRPOConfig,
+    model: checkpoints.Model,
+  ):
+    """Takes a cluster whose rollout engine is a `GameRollout`.
+
+    Args:
+      cluster: with the model as its actor.
+      config: the settings.
+      model: what the actor was before training.
+    """
+    algorithm = config.grpo
+    high = algorithm.epsilon_high
+    super().__init__(
+      cluster,
+      AlgorithmConfig(
+        num_generations=algorithm.num_generations,
+        num_iterations=algorithm.num_iterations,
+        loss_algo=algorithm.loss_algo,
+        advantage_estimator=algorithm.advantage_estimator,
+        loss_agg_mode=algorithm.loss_agg_mode,
+        beta=algorithm.beta,
+        kl_loss_mode=algorithm.kl_loss_mode,
+        epsilon=algorithm.epsilon,
+        epsilon_high=algorithm.epsilon if high is None else high,
+        epsilon_c=algorithm.epsilon_c,
+      ),
+      # Rewards are functions of trajectories, not of texts.
+      reward_fns=[],
+    )
+    self._config = config
+    engine = cluster.rollout
+    assert isinstance(engine, games_lib.GameRollout)
+    self._engine = engine
+    trainer = cluster.actor_trainer
+    assert isinstance(trainer, RecordingTrainer)
+    self._trainer = trainer
+    trainer.results = []
+    # Data begins where the checkpoint ended; there is nothing to skip.
+    self._iter_steps = self._last_iter_step = trainer.iter_steps
+    self._sequences = jax.jit(
+      lambda games, tables: sequences_lib.sequences(
+        games, tables, config.play.context
+      )
+    )
+    self._reference = _Reference(model, trainer, config)
+    self._on_step: Callable[[Step], None] = lambda step: None
+    self._played: tuple[trajectory_lib.Trajectory, dict[str, float]]
+
+  @property
+  def step(self) -> int:
+    """How many batches of games have been trained on."""
+    return self._trainer.train_steps // self._config.grpo.num_iterations
+
+  def fit(self, on_step: Callable[[Step], None]) -> None:
+    """Trains to `training.max_steps`, from where the checkpoint was.
+
+    Args:
+      on_step: called after each batch of games.
+    """
+    self._on_step = on_step
+    if self.step < self._config.training.max_steps:
+      # The trainer's steps are compiled already.
+      self.train(self._groups(), skip_jit=True)
+    else:
+      self.rl_cluster.close()
+
+  def _groups(self) -> Iterator[Any]:
+    config = self._config
+    count = config.training.batch_size // config.grpo.num_generations
+    for step in range(self.step, config.training.max_steps):
+      yield {"prompts": np.arange(step * count, (step + 1) * count)}
+
+  def _generate_and_compute_advantage(
+    self, training_input: Any, mode: Any = rl_cluster_lib.Mode.TRAIN
+  ) -> policy_loss.GameExample:
+    del mode
+    config, started = self._config, time.perf_counter()
+    groups = np.asarray(training_input["prompts"])
+    played = self._engine.play(groups, self.step)
+    games = jax.device_get(played)
+    seconds = time.perf_counter() - started
+    parts = rewards_lib.components(
+      games, config.rewards, config.play.max_new_tokens
+    )
+    total = sum(parts.values(), np.zeros(games.turn_mask.shape, np.float32))
+    size = config.grpo.num_generations
+    idle = rewards_lib.without_signal(total, size)
+    if config.grpo.advantage_level == "turn":
+      # Turns of one worth in all may still be told apart.
+      idle = np.zeros_like(idle)
+    advantages = self._advantages(total, games.turn_mask)
+    self._played = (
+      games,
+      _summary(games, parts, total, idle, size) | {"seconds_sampling": seconds},
+    )
+    return self._example(played, advantages, ~idle)
+
+  def _advantages(self, rewards: np.ndarray, played: np.ndarray) -> np.ndarray:
+    """Returns what each turn is to be weighted with: float32 [B, T]."""
+    config = self._config.grpo
+    if config.advantage_level == "turn":
+      found = rewards_lib.turn_advantages(
+        rewards, played, config.num_generations, config.advantage_estimator
+      )
+    else:
+      estimate = function_registry.get_advantage_estimator(
+        config.advantage_estimator
+      )
+      games = np.asarray(estimate(rewards.sum(axis=1), config.num_generations))
+      found = np.where(played, games[:, None], 0).astype(np.float32)
+    return np.maximum(found, 0) if config.positive_only else found
+
+  def _example(
+    self,
+    games: trajectory_lib.Trajectory,
+    advantages: np.ndarray,
+    counts: np.ndarray,
+  ) -> policy_loss.GameExample:
+    """Puts games together as a trainer reads them."""
+    batch = self._sequences(games, self._engine.tables)
+    num_games, length = len(advantages), batch.tokens.shape[1]
+    rows = jax.tree.map(lambda leaf: leaf.reshape(num_games, -1, length), batch)
+    action_mask = rows.action_mask & jnp.asarray(counts)[:, None, None]
+    of_token = jnp.take_along_axis(
+      jnp.asarray(advantages)[:, None], rows.turns, axis=-1
+    )
+    reference = None
+    if self._config.grpo.beta:
+      reference = self._reference(batch).reshape(rows.tokens.shape)[..., 1:]
+    # Its fields are its parent's too, which type checkers do not see.
+    make: Any = policy_loss.GameExample
+    return make(
+      prompt_ids=rows.tokens[..., :1],
+      prompt_mask=rows.mask[..., :1],
+      completion_ids=rows.tokens[..., 1:],
+      completion_mask=action_mask[..., 1:],
+      advantages=(of_token * action_mask)[..., 1:],
+      ref_per_token_logps=reference,
+      old_per_token_logps=rows.log_probs[..., 1:],
+      mask=rows.mask,
+      weight=jnp.asarray(self._weights(np.asarray(action_mask))),
+    )
+
+  def _weights(self, action_mask: np.ndarray) -> np.ndarray:
+    """Returns each micro-batch's part of what is averaged over: float32 [B].
+
+    Tunix averages the losses of micro-batches, which are averages themselves;
+    with this the result is the average over the batch.
+    """
+    counts = action_mask.sum(axis=-1)
+    if self._config.grpo.loss_agg_mode != "token-mean":
+      counts = counts > 0
+    parts = self._config.training.gradient_accumulation_steps
+    sums = counts.reshape(parts, -1).sum(axis=1)
+    weights = sums * parts / max(sums.sum(), 1)
+    return np.repeat(weights, len(action_mask) // parts).astype(np.float32)
+
+  def _run_global_step(self, *arguments: Any, **settings: Any) -> None:
+    started = time.perf_counter()
+    super()._run_global_step(*arguments, **settings)
+    games, metrics = self._played
+    results = jax.device_get(self._trainer.results)
+    self._trainer.results = []
+    means = {
+      name: float(np.mean([result[name] for result in results]))
+      for name in results[0]
+    }
+    # The model before its first update agrees with the sampler; how closely
+    # says whether both compute the same.
+    means["log_ratio"] = float(results[0]["log_ratio"])
+    seconds = time.perf_counter() - started - metrics["seconds_sampling"]
+    metrics = {**means, **metrics, "seconds_training": seconds}
+    self._on_step(Step(self.step, games, metrics))
+
+
+class _Reference:
+  """The model that training started from, for the KL divergence.
+
+  With adapters it is the trained model without them; only where the whole
+  model is trained is there a copy.
+  """
+
+  def __init__(
+    self,
+    model: checkpoints.Model,
+    trainer: RecordingTrainer,
+    config: config_lib.GRPOConfig,
+  ):
+    self._trainer = trainer
+    self._copy: Any = None
+    if config.grpo.beta and model.lora is None:
+      self._copy = jax.tree.map(jnp.copy, nnx.state(model.module))
+    abstract = nnx.eval_shape(model.spec.build)
+    graph, _ = nnx.split(abstract)
+    temperature = config.rollout.temperature
+
+    @jax.jit
+    def log_probs(state: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+      masked = policy_loss.Masked(nnx.merge(graph, state), mask)
+      found = common.compute_per_token_logps(
+        *nnx.split(masked),
+        prompt_tokens=tokens[:, :1],
+        completion_tokens=tokens[:, 1:],
+        pad_id=0,
+        eos_id=0,
+        temperature=temperature,
+      )
+      return jnp.pad(found, ((0, 0), (1, 0)))
+
+    self._log_probs = log_probs
+
+  def __call__(self, batch: sequences_lib.Sequences) -> jax.Array:
+    """Returns log-probabilities of tokens: float32 [N, L]."""
+    state = self._copy
+    if state is None:
+      state = nnx.state(self._trainer.model, nnx.filterlib.Not(nnx.LoRAParam))
+    return self._log_probs(state, batch.tokens, batch.mask)
+
+
+def _summary(
+  games: trajectory_lib.Trajectory,
+  parts: dict[str, np.ndarray],
+  total: np.ndarray,
+  idle: np.ndarray,
+  num_generations: int,
+) -> dict[str, float]:
+  """Returns what there is to know of a batch of games."""
+  played = np.asarray(games.turn_mask)
+  tokens = np.asarray(games.action_mask).sum(axis=2)
+  is_optimal = rewards_lib.regret(games) == 0
+  return {
+    "reward": float(total.sum(axis=1).mean()),
+    "reward_std": float(total.sum(axis=1).std()),
+    **{
+      f"reward/{name}": float(values.sum(axis=1).mean())
+      for name, values in parts.items()
+    },
+    **{
+      name: float((np.asarray(games.ending) == ending).mean())
+      for name, ending in trajectory_lib.RATES.items()
+    },
+    "optimal_move_rate": float(is_optimal[played].mean()),
+    "turns": float(played.sum(axis=1).mean()),
+    "tokens_per_turn": float(tokens[played].mean()),
+    "dropped_groups": float(idle.sum() / num_generations),
+    "tokens": float(tokens.sum()),
+  }

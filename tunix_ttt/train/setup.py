@@ -1,0 +1,157 @@
+"""What begins, ends and resumes a run of any kind."""
+
+import pathlib
+import platform
+import shutil
+from typing import Any, Literal
+
+import jax
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import runs
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import specs
+
+# Settings that change what is written and nothing that is computed.
+_FREE_ON_RESUME = ("logging.", "checkpoint.max_to_keep", "rollouts_per_log")
+
+
+def adapt(
+  base: checkpoints.Model, config: config_lib.SFTConfig
+) -> tuple[checkpoints.Model, runs.ModelRecord]:
+  """Adds the config's adapters, and says what is trained.
+
+  Raises:
+    errors.UserError: if the model has other adapters already.
+  """
+  revision = checkpoints.revision(specs.parameters(base.module))
+  model = checkpoints.adapt(base, config.lora, config.model.name, config.seed)
+
+  def count(kind: Any) -> int:
+    values = specs.parameters(model.module, kind).values()
+    return sum(value.size for value in values)
+
+  record = runs.ModelRecord(
+    name=config.model.name,
+    revision=revision,
+    tokenizer=base.tokenizer.digest,
+    parameters=count(specs.nnx.Param),
+    trainable_parameters=count(model.trainable),
+  )
+  return model, record
+
+
+def manifest(
+  recipe: Literal["sft", "grpo"],
+  config: config_lib.SFTConfig,
+  model: runs.ModelRecord,
+  output: pathlib.Path,
+  dataset: runs.DatasetRecord | None,
+) -> runs.RunManifest:
+  """Returns the manifest of a new run; `dataset` is None for played games."""
+  sha, dirty = runs.git_state()
+  return runs.RunManifest(
+    run_id=output.name,
+    created_at=runs.now(),
+    recipe=recipe,
+    seed=config.seed,
+    config=config_lib.to_dict(config),
+    dataset=dataset,
+    dataset_key="games" if dataset is None else dataset.key,
+    model=model,
+    versions=runs.versions(),
+    platform=platform.platform(),
+    devices=[device.device_kind for device in jax.devices()],
+    mesh={},
+    git_sha=sha,
+    git_dirty=dirty,
+    artifacts_path=str(output),
+  )
+
+
+def begin_session(
+  manifest: runs.RunManifest, run: pathlib.Path, from_step: int
+) -> runs.RunManifest:
+  """Writes into the manifest that this process works on the run."""
+  session = runs.Session(started_at=runs.now(), from_step=from_step)
+  manifest = manifest.model_copy(
+    update={
+      "status": "running",
+      "finished_at": None,
+      "sessions": [*manifest.sessions, session],
+    }
+  )
+  manifest.write(run)
+  return manifest
+
+
+def finish(
+  manifest: runs.RunManifest,
+  run: pathlib.Path,
+  model: checkpoints.Model,
+  final_metrics: dict[str, float],
+) -> None:
+  """Saves the trained model and writes that the run is finished."""
+  # There is one if the run was killed between saving it and saying so.
+  final = run / runs.FINAL_CHECKPOINT
+  shutil.rmtree(final, ignore_errors=True)
+  checkpoints.save(model, final)
+  manifest.model_copy(
+    update={
+      "status": "finished",
+      "finished_at": runs.now(),
+      "final_metrics": final_metrics,
+    }
+  ).write(run)
+
+
+def check_same_config(
+  config: config_lib.SFTConfig, manifest: runs.RunManifest, run: pathlib.Path
+) -> None:
+  """Raises a UserError if a run was started with another config."""
+  path = run / runs.MANIFEST
+  try:
+    theirs = config_lib.from_dict(type(config), manifest.config)
+  except ValueError as error:
+    raise errors.UserError(f"{path}: config: {error}") from None
+  changed = [
+    key
+    for key in config_lib.differences(config, theirs)
+    if not key.startswith(_FREE_ON_RESUME)
+  ]
+  if changed:
+    raise errors.UserError(
+      f"{run}: a run is resumed with the config it was started with; these"
+      f" keys differ from {path}: {', '.join(changed)}"
+    )
+
+
+def check_same_model(
+  record: runs.ModelRecord, manifest: runs.RunManifest, run: pathlib.Path
+) -> None:
+  """Raises a UserError if a run was started with another model."""
+  if record != manifest.model:
+    raise errors.UserError(
+      f"{run}: the model has changed since this run was started: now"
+      f" {record}, in the manifest {manifest.model}"
+    )
+
+
+def set_aside_after(run: pathlib.Path, step: int | None) -> None:
+  """Moves what came after the checkpoint of `step` out of the way."""
+  if step is None:
+    return
+  root = run / runs.CHECKPOINTS
+  steps = sorted(int(p.name) for p in root.glob("*") if p.name.isdecimal())
+  if step not in steps:
+    raise errors.UserError(
+      f"{root}: there is no checkpoint of step {step}; there are"
+      f" {', '.join(map(str, steps)) or 'none'}"
+    )
+  later = [root / str(s) for s in steps if s > step]
+  aside = run / runs.new_run_id("superseded")
+  for path in [*later, run / runs.FINAL_CHECKPOINT]:
+    if path.exists():
+      aside.mkdir(exist_ok=True)
+      path.rename(aside / path.name)
