@@ -70,7 +70,8 @@ def make(
         eval_every_n_steps=training.max_steps + 1,
         max_steps=training.max_steps * algorithm.num_iterations,
         mini_batch_size=groups,
-        train_micro_batch_size=groups // parts,
+        # Given a size, Tunix accumulates gradients even over a single part.
+        train_micro_batch_size=groups // parts if parts > 1 else None,
         rollout_micro_batch_size=groups,
         compute_logps_micro_batch_size=groups,
         metrics_logging_options=metrics,

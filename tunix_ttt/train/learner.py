@@ -24,6 +24,9 @@ from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import policy_loss
 from tunix_ttt.train import steps
 
+# Lengths of sequences are rounded up to this, so that few are compiled.
+_MULTIPLE = 16
+
 # Of Tunix's loss metrics, those that are logged, by the names they get.
 _LOSS_METRICS = {
   "kl": "kl",
@@ -126,8 +129,7 @@ class GameLearner(grpo_learner.GRPOLearner):
         epsilon_high=algorithm.epsilon if high is None else high,
         epsilon_c=algorithm.epsilon_c,
       ),
-      # Rewards are functions of trajectories, not of texts.
-      reward_fns=[],
+      reward_fns=[_rewards_of_texts],
     )
     self._config = config
     engine = cluster.rollout
@@ -219,28 +221,35 @@ class GameLearner(grpo_learner.GRPOLearner):
     counts: np.ndarray,
   ) -> policy_loss.GameExample:
     """Puts games together as a trainer reads them."""
-    batch = self._sequences(games, self._engine.tables)
-    num_games, length = len(advantages), batch.tokens.shape[1]
-    rows = jax.tree.map(lambda leaf: leaf.reshape(num_games, -1, length), batch)
-    action_mask = rows.action_mask & jnp.asarray(counts)[:, None, None]
-    of_token = jnp.take_along_axis(
-      jnp.asarray(advantages)[:, None], rows.turns, axis=-1
+    batch: Any = jax.device_get(self._sequences(games, self._engine.tables))
+    game = np.repeat(np.arange(len(counts)), len(batch.tokens) // len(counts))
+    trained = batch.action_mask & counts[game][:, None]
+    of_token = np.take_along_axis(advantages[game], batch.turns, axis=1)
+    rows = _pack(
+      {
+        "tokens": batch.tokens,
+        "mask": batch.mask,
+        "trained": trained,
+        "advantages": np.where(trained, of_token, 0),
+        "log_probs": batch.log_probs,
+      },
+      len(counts),
     )
     reference = None
     if self._config.grpo.beta:
-      reference = self._reference(batch).reshape(rows.tokens.shape)[..., 1:]
+      reference = self._reference(rows["tokens"], rows["mask"])[..., 1:]
     # Its fields are its parent's too, which type checkers do not see.
     make: Any = policy_loss.GameExample
     return make(
-      prompt_ids=rows.tokens[..., :1],
-      prompt_mask=rows.mask[..., :1],
-      completion_ids=rows.tokens[..., 1:],
-      completion_mask=action_mask[..., 1:],
-      advantages=(of_token * action_mask)[..., 1:],
+      prompt_ids=rows["tokens"][..., :1],
+      prompt_mask=rows["mask"][..., :1],
+      completion_ids=rows["tokens"][..., 1:],
+      completion_mask=rows["trained"][..., 1:],
+      advantages=rows["advantages"][..., 1:],
       ref_per_token_logps=reference,
-      old_per_token_logps=rows.log_probs[..., 1:],
-      mask=rows.mask,
-      weight=jnp.asarray(self._weights(np.asarray(action_mask))),
+      old_per_token_logps=rows["log_probs"][..., 1:],
+      mask=rows["mask"],
+      weight=self._weights(rows["trained"]),
     )
 
   def _weights(self, action_mask: np.ndarray) -> np.ndarray:
@@ -273,6 +282,11 @@ class GameLearner(grpo_learner.GRPOLearner):
     seconds = time.perf_counter() - started - metrics["seconds_sampling"]
     metrics = {**means, **metrics, "seconds_training": seconds}
     self._on_step(Step(self.step, games, metrics))
+
+
+def _rewards_of_texts(prompts: Any, completions: Any, **kwargs: Any) -> Any:
+  """Tunix asks for such a function; rewards are of trajectories here."""
+  raise NotImplementedError
 
 
 class _Reference:
@@ -311,12 +325,40 @@ class _Reference:
 
     self._log_probs = log_probs
 
-  def __call__(self, batch: sequences_lib.Sequences) -> jax.Array:
-    """Returns log-probabilities of tokens: float32 [N, L]."""
+  def __call__(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns log-probabilities of tokens: float32 [..., L]."""
     state = self._copy
     if state is None:
       state = nnx.state(self._trainer.model, nnx.filterlib.Not(nnx.LoRAParam))
-    return self._log_probs(state, batch.tokens, batch.mask)
+    length = tokens.shape[-1]
+    found = self._log_probs(
+      state, tokens.reshape(-1, length), mask.reshape(-1, length)
+    )
+    return np.asarray(found).reshape(tokens.shape)
+
+
+def _pack(rows: dict[str, np.ndarray], num_games: int) -> dict[str, np.ndarray]:
+  """Leaves out rows and columns in which nothing is trained.
+
+  Args:
+    rows: [N, L] each; `trained` and `mask` say which tokens matter.
+    num_games: B, into as many groups the rows are put, since that is how Tunix
+      counts them.
+
+  Returns:
+    [B, R, L'] each, with few different shapes.
+  """
+  used = np.flatnonzero(rows["trained"].any(axis=1))
+  per_game = max(-(-len(used) // num_games), 1)
+  longest = rows["mask"][used].sum(axis=1).max(initial=1)
+  length = min(-(-longest // _MULTIPLE) * _MULTIPLE, rows["mask"].shape[1])
+
+  def pack(values: np.ndarray) -> np.ndarray:
+    packed = np.zeros((num_games * per_game, length), values.dtype)
+    packed[: len(used)] = values[used, :length]
+    return packed.reshape(num_games, per_game, length)
+
+  return {name: pack(values) for name, values in rows.items()}
 
 
 def _summary(

@@ -39,6 +39,10 @@ class LeanSteps(peft_trainer.PeftTrainer):
 
   def _make_steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
     trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
+    # What a step returns stays on its device for good; what it is first given
+    # must too, or the second step is compiled anew.
+    for node in (self.model, self.optimizer):
+      nnx.update(node, jax.tree.map(_committed, nnx.state(node)))
     # The graph of a model with adapters is not hashable: it is closed over.
     graph, *_ = nnx.split(self.model, trained, ...)
     optimizer_graph, _ = nnx.split(self.optimizer)
@@ -68,3 +72,7 @@ class LeanSteps(peft_trainer.PeftTrainer):
       return jitted_evaluate(values, frozen, inputs)
 
     return train_step, eval_step
+
+
+def _committed(value: jax.Array) -> jax.Array:
+  return jax.device_put(value, value.sharding)
