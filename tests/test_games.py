@@ -94,3 +94,16 @@ def test_positions_where_any_move_will_do_are_thinned_out():
   assert np.array_equal(kept.played & ~indifferent, decisive)
   share = kept.played[indifferent].mean()
   assert indifferent.sum() > 500 and abs(share - 0.25) < 0.05
+
+
+def test_a_worse_player_makes_mistakes_and_its_won_games_can_be_kept():
+  games = games_lib.expert_games(0, 600, mistakes=0.5)
+  boards, actions = games.boards[games.played], games.actions[games.played]
+  legal = rules.legal_masks()[boards].astype(int) >> actions & 1
+  assert legal.all()
+  optimal = (solver.solve().optimal[boards].astype(int) >> actions & 1).mean()
+  assert 0.6 < optimal < 0.9
+  assert (games.outcome == env_lib.Outcome.LOSS).any()
+  won = games_lib.keep_won(games)
+  assert 0 < len(won.agent) < 600
+  assert (won.outcome == env_lib.Outcome.WIN).all()

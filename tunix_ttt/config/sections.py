@@ -71,10 +71,12 @@ class LoraConfig:
 
 @fields.settings
 class GamesConfig:
-  """Expert games to train on where no data file is given.
+  """Games to train on where no data file is given.
 
   Attributes:
     num_games: games of the solver against a random opponent, half as X.
+    mistakes: probability that a move is any legal one instead of the solver's.
+    keep: `won` keeps the games that were won, as rejection sampling does.
     random_starts: share of games that start on a random position.
     context: `board` makes one conversation of each position; `full` makes one
       of each game.
@@ -85,6 +87,8 @@ class GamesConfig:
   """
 
   num_games: fields.Positive = 8000
+  mistakes: fields.Fraction = 0.0
+  keep: Literal["all", "won"] = "all"
   random_starts: fields.Fraction = 1.0
   context: Literal["board", "full"] = "board"
   any_move_positions: fields.Fraction = 0.3

@@ -69,7 +69,11 @@ def _generate(config: config_lib.DataConfig, seed: int) -> Source:
   from tunix_ttt.data import games
 
   settings = config.games
-  played = games.expert_games(seed, settings.num_games, settings.random_starts)
+  played = games.expert_games(
+    seed, settings.num_games, settings.random_starts, settings.mistakes
+  )
+  if settings.keep == "won":
+    played = games.keep_won(played)
   if settings.context == "board":
     share = settings.any_move_positions
     played = games.keep_decisions(played, share, seed)

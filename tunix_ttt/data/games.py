@@ -1,4 +1,4 @@
-"""Expert games: the solver against a random opponent, played in one batch."""
+"""Games of the solver, or of a worse player, against a random opponent."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -40,7 +40,10 @@ class Games(NamedTuple):
 
 
 def expert_games(
-  seed: int, num_games: int, random_starts: float = 0.0
+  seed: int,
+  num_games: int,
+  random_starts: float = 0.0,
+  mistakes: float = 0.0,
 ) -> Games:
   """Plays the solver's preferred moves against a uniformly random opponent.
 
@@ -53,15 +56,18 @@ def expert_games(
     num_games: how many games.
     random_starts: probability that a game starts on a reachable position, each
       as likely as any other, instead of the empty board.
+    mistakes: probability that a move is any legal one instead.
   """
   agent = env_lib.starting_marks("mixed", num_games)
   keys = jax.random.split(jax.random.key(seed), num_games)
-  played = _play(keys, agent, random_starts)
+  played = _play(keys, agent, random_starts, mistakes)
   return Games(np.asarray(agent), *(np.asarray(a) for a in played))
 
 
 @jax.jit
-def _play(keys: jax.Array, agent: jax.Array, random_starts: float):
+def _play(
+  keys: jax.Array, agent: jax.Array, random_starts: float, mistakes: float
+):
   env = env_lib.TicTacToe(opponent=opponents.uniform_random)
 
   def game(key: jax.Array, agent: jax.Array):
@@ -70,8 +76,16 @@ def _play(keys: jax.Array, agent: jax.Array, random_starts: float):
     board, last_move = _start(start_key, agent, random_starts)
     state = env.init(luck, agent, board, last_move)
 
-    def turn(state: env_lib.State, _):
-      action = opponents.preferred(luck, state.board)
+    slip_key = jax.random.fold_in(key, 2)
+
+    def turn(state: env_lib.State, number: jax.Array):
+      draws = jax.random.split(jax.random.fold_in(slip_key, number))
+      slips = jax.random.uniform(draws[0]) < mistakes
+      action = jnp.where(
+        slips,
+        opponents.choose(draws[1], opponents.legal_mask(state.board)),
+        opponents.preferred(luck, state.board),
+      )
       seen = (
         state.board,
         state.last_move,
@@ -80,7 +94,7 @@ def _play(keys: jax.Array, agent: jax.Array, random_starts: float):
       )
       return env.step(state, action), seen
 
-    state, seen = jax.lax.scan(turn, state, length=MAX_TURNS)
+    state, seen = jax.lax.scan(turn, state, jnp.arange(MAX_TURNS))
     return *seen, state.outcome
 
   return jax.vmap(game)(keys, agent)
@@ -97,6 +111,12 @@ def _start(
     jnp.where(is_random, board, rules.EMPTY_BOARD),
     jnp.where(is_random, last_move, -1),
   )
+
+
+def keep_won(games: Games) -> Games:
+  """Returns the games that the agent won."""
+  rows = np.flatnonzero(games.outcome == env_lib.Outcome.WIN)
+  return Games(*(values[rows] for values in games))
 
 
 def keep_decisions(games: Games, share: float, seed: int) -> Games:

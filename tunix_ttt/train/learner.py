@@ -249,22 +249,12 @@ class GameLearner(grpo_learner.GRPOLearner):
       ref_per_token_logps=reference,
       old_per_token_logps=rows["log_probs"][..., 1:],
       mask=rows["mask"],
-      weight=self._weights(rows["trained"]),
+      weight=micro_batch_weights(
+        rows["trained"],
+        self._config.training.gradient_accumulation_steps,
+        self._config.grpo.loss_agg_mode,
+      ),
     )
-
-  def _weights(self, action_mask: np.ndarray) -> np.ndarray:
-    """Returns each micro-batch's part of what is averaged over: float32 [B].
-
-    Tunix averages the losses of micro-batches, which are averages themselves;
-    with this the result is the average over the batch.
-    """
-    counts = action_mask.sum(axis=-1)
-    if self._config.grpo.loss_agg_mode != "token-mean":
-      counts = counts > 0
-    parts = self._config.training.gradient_accumulation_steps
-    sums = counts.reshape(parts, -1).sum(axis=1)
-    weights = sums * parts / max(sums.sum(), 1)
-    return np.repeat(weights, len(action_mask) // parts).astype(np.float32)
 
   def _run_global_step(self, *arguments: Any, **settings: Any) -> None:
     started = time.perf_counter()
@@ -282,6 +272,27 @@ class GameLearner(grpo_learner.GRPOLearner):
     seconds = time.perf_counter() - started - metrics["seconds_sampling"]
     metrics = {**means, **metrics, "seconds_training": seconds}
     self._on_step(Step(self.step, games, metrics))
+
+
+def micro_batch_weights(
+  trained: np.ndarray, parts: int, loss_agg_mode: str
+) -> np.ndarray:
+  """Returns each micro-batch's part of what is averaged over: float32 [B].
+
+  Tunix averages the losses of micro-batches, which are averages themselves;
+  with these weights the result is the average over the batch.
+
+  Args:
+    trained: bool [B, R, L].
+    parts: micro-batches of a batch; divides B.
+    loss_agg_mode: Tunix's.
+  """
+  counts = trained.sum(axis=-1)
+  if loss_agg_mode != "token-mean":
+    counts = counts > 0
+  sums = counts.reshape(parts, -1).sum(axis=1)
+  weights = sums * parts / max(sums.sum(), 1)
+  return np.repeat(weights, len(trained) // parts).astype(np.float32)
 
 
 def _rewards_of_texts(prompts: Any, completions: Any, **kwargs: Any) -> Any:

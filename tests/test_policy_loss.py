@@ -1,0 +1,156 @@
+"""The loss of games is Tunix's, whatever the masks and the micro-batches."""
+
+import dataclasses
+from typing import Any, cast
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tunix.rl import algo_core
+from tunix.rl.grpo import grpo_learner
+
+from tests import conftest
+from tunix_ttt.models import specs
+from tunix_ttt.train import learner
+from tunix_ttt.train import policy_loss
+
+PAD, VOCAB = 0, 64
+
+
+@pytest.fixture(scope="module")
+def model():
+  return specs.initialize(conftest.small_spec("qwen2.5", VOCAB), 0)
+
+
+def algorithm(**changes):
+  config = learner.AlgorithmConfig(num_generations=2, **changes)
+  config.temperature = 0.9  # pyright: ignore[reportAttributeAccessIssue]
+  return config
+
+
+def example(rng, num_games=4, rows=2, length=12, pads=False):
+  lengths = rng.integers(6, length + 1, (num_games, rows, 1))
+  mask = np.arange(length) < lengths
+  tokens = rng.integers(1, VOCAB, mask.shape)
+  if pads:
+    tokens = np.where(rng.random(mask.shape) < 0.3, PAD, tokens)
+  tokens = tokens * mask
+  trained = mask & (rng.random(mask.shape) < 0.5)
+  trained[..., 0] = False
+  log_probs = -rng.random(mask.shape).astype(np.float32)
+  make: Any = policy_loss.GameExample
+  return make(
+    prompt_ids=tokens[..., :1],
+    prompt_mask=mask[..., :1],
+    completion_ids=tokens[..., 1:],
+    completion_mask=trained[..., 1:],
+    advantages=rng.normal(size=mask.shape)[..., 1:].astype(np.float32),
+    ref_per_token_logps=log_probs[..., 1:] - 0.1,
+    old_per_token_logps=log_probs[..., 1:],
+    mask=mask,
+    weight=np.ones(num_games, np.float32),
+  )
+
+
+def loss_of(model, batch, config):
+  def loss(module):
+    return policy_loss.games_loss(module, batch, config, PAD, 1)[0]
+
+  value, grads = nnx.value_and_grad(loss)(model)
+  return float(value), jax.tree.leaves(grads)
+
+
+VARIANTS: list[dict[str, Any]] = [
+  {},
+  {"loss_algo": "gspo-token"},
+  {"loss_agg_mode": "sequence-mean-token-mean"},
+  {"beta": 0.1, "kl_loss_mode": "low_var_kl"},
+  {"epsilon_high": 0.28, "epsilon_c": 3.0},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_it_is_tunixs_where_the_pad_token_is_nowhere_else(model, changes):
+  batch = example(np.random.default_rng(0))
+  config = algorithm(**{"loss_agg_mode": "token-mean", **changes})
+  value, grads = loss_of(model, batch, config)
+
+  def flat(leaf):
+    return jnp.asarray(leaf).reshape(-1, leaf.shape[-1])
+
+  names = (
+    "prompt_ids",
+    "prompt_mask",
+    "completion_ids",
+    "completion_mask",
+    "advantages",
+    "ref_per_token_logps",
+    "old_per_token_logps",
+  )
+  plain = grpo_learner.TrainExample(
+    **{name: flat(getattr(batch, name)) for name in names}
+  )
+
+  def theirs(module):
+    return algo_core.grpo_loss_fn(module, plain, config, PAD, 1)[0]
+
+  expected, expected_grads = nnx.value_and_grad(theirs)(model)
+  assert value == pytest.approx(float(expected), rel=1e-5)
+  for ours, other in zip(grads, jax.tree.leaves(expected_grads), strict=True):
+    np.testing.assert_allclose(ours, other, atol=2e-6)
+
+
+def test_a_sampled_pad_token_is_a_token(model):
+  batch = example(np.random.default_rng(1), pads=True)
+  seen = np.asarray(batch.mask) & (
+    np.concatenate([batch.prompt_ids, batch.completion_ids], -1) == PAD
+  )
+  assert seen.any()
+  value, _ = loss_of(model, batch, algorithm(loss_agg_mode="token-mean"))
+  # The same with tokens renamed, so that no token is the pad token.
+  values = specs.parameters(model)
+  table = values["embedder.input_embedding"]
+  other = table.at[jnp.array([PAD, 7])].set(table[jnp.array([7, PAD])])
+  renamed = specs.with_parameters(
+    model, {**values, "embedder.input_embedding": other}
+  )
+
+  def swap(ids):
+    return np.where(ids == PAD, 7, np.where(ids == 7, PAD, ids))
+
+  swapped = dataclasses.replace(
+    batch,
+    prompt_ids=swap(batch.prompt_ids),
+    completion_ids=swap(batch.completion_ids),
+  )
+  again, _ = loss_of(
+    cast(Any, renamed), swapped, algorithm(loss_agg_mode="token-mean")
+  )
+  assert value == pytest.approx(again, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["token-mean", "sequence-mean-token-mean"])
+def test_micro_batches_average_to_the_batch(model, mode):
+  batch = example(np.random.default_rng(2))
+  config = algorithm(loss_agg_mode=mode)
+  value, grads = loss_of(model, batch, config)
+  full = np.concatenate(
+    [np.zeros_like(batch.prompt_mask), batch.completion_mask], axis=-1
+  )
+  weights = learner.micro_batch_weights(full, 2, mode)
+  parts = [
+    loss_of(
+      model,
+      jax.tree.map(
+        lambda leaf, n=n: leaf[n : n + 2],
+        dataclasses.replace(batch, weight=weights),
+      ),
+      config,
+    )
+    for n in (0, 2)
+  ]
+  assert np.mean([part[0] for part in parts]) == pytest.approx(value, rel=1e-5)
+  for whole, a, b in zip(grads, parts[0][1], parts[1][1], strict=True):
+    np.testing.assert_allclose((a + b) / 2, whole, atol=2e-6)
