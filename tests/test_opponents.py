@@ -67,6 +67,37 @@ def test_scripted_plays_its_line_and_then_the_first_free_cell():
   assert moves(opponent, [over])[0] == 2
 
 
+def mixed(shares, tables, boards):
+  opponent = jax.tree_util.Partial(
+    opponents.mixture,
+    jnp.asarray(shares, jnp.float32),
+    jnp.asarray(tables, jnp.int8),
+  )
+  luck = jax.random.bits(jax.random.key(0), (len(boards),))
+  play = jax.jit(jax.vmap(opponent))
+  return np.asarray(play(luck, jnp.asarray(boards, jnp.int32)))
+
+
+def test_a_mixture_plays_as_often_as_each_share_says():
+  # After a corner opening the optimal move is 4; the table's is 7.
+  board = rules.board_from_cells([1, 0, 0, 0, 0, 0, 0, 0, 0])
+  table = np.full((1, rules.NUM_BOARDS), -1)
+  table[0, board] = 7
+  n = 8000
+  cells = mixed([2.0, 1.0, 1.0], table, [board] * n)
+  for cell, rate in ((4, 0.5 / 8 + 0.25), (7, 0.5 / 8 + 0.25), (1, 0.5 / 8)):
+    count = int((cells == cell).sum())
+    assert stats.binomtest(count, n, rate).pvalue > 1e-3
+
+
+def test_a_table_without_a_legal_move_gives_way_to_chance():
+  board = rules.board_from_cells([1, 0, 0, 0, 0, 0, 0, 0, 0])
+  for cell in (-1, 0):
+    table = np.full((1, rules.NUM_BOARDS), cell)
+    cells = mixed([0.0, 0.0, 1.0], table, [board] * 200)
+    assert set(cells) == set(range(1, 9))
+
+
 def test_bad_settings():
   with pytest.raises(ValueError, match="between 0 and 1"):
     opponents.epsilon_optimal(1.5)

@@ -1,0 +1,323 @@
+"""GRPO runs of a small model: what they write, and that they go on exactly."""
+
+import dataclasses
+import gc
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from tests import conftest
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import runs
+from tunix_ttt.evaluate import in_training
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import specs
+from tunix_ttt.rollout import trajectory
+from tunix_ttt.train import grpo
+from tunix_ttt.train import recorder
+
+CONFIG = config_lib.GRPOConfig(
+  model=conftest.SMALL_MODEL,
+  data=config_lib.DataConfig(games=config_lib.GamesConfig(num_games=60)),
+  training=config_lib.TrainingConfig(
+    max_steps=4, batch_size=16, learning_rate=1e-3, eval_every_n_steps=2
+  ),
+  # Constrained, so that a model that has learned nothing plays whole games.
+  rollout=config_lib.RolloutConfig(constrained=True),
+  play=config_lib.PlayConfig(
+    max_new_tokens=12, num_games=8, batch_size=8, constrained=True
+  ),
+  grpo=config_lib.AlgorithmConfig(num_generations=4),
+  rewards=config_lib.RewardsConfig(regret_weight=0.5),
+  exhaustive_eval=False,
+  checkpoint=config_lib.CheckpointConfig(save_interval_steps=2),
+  logging=config_lib.LoggingConfig(log_every_n_steps=2),
+)
+
+
+def changed(config, section, **changes):
+  new = dataclasses.replace(getattr(config, section), **changes)
+  return dataclasses.replace(config, **{section: new})
+
+
+def train(config, output):
+  return grpo.train(config, in_training.Evaluator, output)
+
+
+def rows(run: pathlib.Path) -> list[dict[str, Any]]:
+  lines = (run / runs.METRICS).read_text().splitlines()
+  drop = (
+    *recorder.TIMES,
+    "seconds_sampling",
+    "seconds_training",
+    "memory_bytes",
+  )
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in drop}
+    for line in lines
+  ]
+
+
+def final(run: pathlib.Path) -> str:
+  model = checkpoints.load(run / runs.FINAL_CHECKPOINT)
+  return checkpoints.revision(specs.parameters(model.module))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  return train(CONFIG, tmp_path_factory.mktemp("grpo") / "run")
+
+
+def test_a_run_leaves_what_it_should(run):
+  manifest = runs.RunManifest.read(run)
+  assert manifest.recipe == "grpo" and manifest.status == "finished"
+  assert manifest.dataset is None and manifest.dataset_key == "games"
+  found = rows(run)
+  assert [(r["step"], r["split"]) for r in found] == [
+    (0, "eval"),
+    (1, "train"),
+    (2, "train"),
+    (2, "eval"),
+    (3, "train"),
+    (4, "train"),
+    (4, "eval"),
+  ]
+  for row in found:
+    if row["split"] == "eval":
+      assert 0 <= row["score"] <= 1
+      assert 0 <= row["X/random/win_rate"] <= 1
+      continue
+    # The sampler and the trainer compute the same.
+    assert row["log_ratio"] < 1e-4
+    assert row["reward"] == pytest.approx(
+      row["reward/outcome"] + row["reward/regret"], abs=1e-5
+    )
+    assert sum(v for k, v in row.items() if k in trajectory.RATES) == 1
+    assert row["entropy"] > 0 and row["grad_norm"] > 0
+  games = [
+    json.loads(line) for line in (run / runs.ROLLOUTS).read_text().splitlines()
+  ]
+  assert {game["step"] for game in games} == {1, 2, 4}
+  assert games[0]["turns"][0]["response"]
+  assert (run / runs.BEST_CHECKPOINT / "model.json").is_file()
+  assert len(list(run.glob("grpo_training_logs_*.txt"))) == 1
+  assert list((run / runs.TENSORBOARD).iterdir())
+
+
+def test_the_same_config_gives_the_same_run(run, tmp_path):
+  again = train(CONFIG, tmp_path / "again")
+  assert rows(again) == rows(run)
+  assert final(again) == final(run)
+
+
+def test_going_on_from_a_checkpoint(run, tmp_path):
+  other = train(CONFIG, tmp_path / "run")
+  grpo.resume(CONFIG, in_training.Evaluator, other, 2)
+  assert rows(other) == rows(run)
+  assert final(other) == final(run)
+  assert [s.from_step for s in runs.RunManifest.read(other).sessions] == [0, 2]
+
+
+VARIANTS: dict[str, Any] = {
+  "full, turns, lora, kl": {
+    "play": {"context": "full"},
+    "grpo": {"advantage_level": "turn", "beta": 0.05, "num_iterations": 2},
+    "lora": config_lib.LoraConfig(rank=4),
+  },
+  "truncated, rloo, accumulation": {
+    "play": {"context": "truncated"},
+    "grpo": {"advantage_estimator": "rloo", "positive_only": True},
+    "training": {"gradient_accumulation_steps": 2},
+  },
+  "positions, drgrpo, kl": {
+    "episodes": {"source": "positions", "agent": "o"},
+    "grpo": {"advantage_estimator": "drgrpo", "beta": 0.05},
+  },
+}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if n else ())
+    for n, name in enumerate(VARIANTS)
+  ],
+)
+def test_variants(name, tmp_path):
+  config = changed(CONFIG, "training", max_steps=2)
+  for section, changes in VARIANTS[name].items():
+    if isinstance(changes, dict):
+      config = changed(config, section, **changes)
+    else:
+      config = dataclasses.replace(config, **{section: changes})
+  found = rows(train(config, tmp_path / "run"))
+  trained = [row for row in found if row["split"] == "train"]
+  assert all(row["log_ratio"] < 1e-4 for row in trained)
+  assert trained[-1]["grad_norm"] > 0
+  if config.grpo.beta:
+    # At first the model is its own reference.
+    assert abs(trained[0]["kl"]) < abs(trained[1]["kl"])
+  if config.episodes.source == "positions":
+    assert all(row["turns"] == 1 for row in trained)
+
+
+def test_adapters_leave_one_backbone_in_memory(tmp_path):
+  config = dataclasses.replace(
+    changed(CONFIG, "training", max_steps=3),
+    lora=config_lib.LoraConfig(rank=2),
+    model=config_lib.ModelConfig(
+      num_layers=2,
+      embed_dim=192,
+      hidden_dim=768,
+      num_heads=4,
+      num_kv_heads=4,
+      head_dim=32,
+    ),
+  )
+  gc.collect()
+  before = {id(array) for array in jax.live_arrays()}
+  prepared = grpo.plan(config, in_training.Evaluator)
+  seen: list[int] = []
+
+  def count() -> None:
+    gc.collect()
+    arrays = [a for a in jax.live_arrays() if id(a) not in before]
+    seen.append(sum(array.nbytes for array in arrays))
+
+  whole = specs.parameters(prepared.model.module)
+  adapter = specs.parameters(prepared.model.module, specs.nnx.LoRAParam)
+  backbone = sum(v.nbytes for k, v in whole.items() if k not in adapter)
+  small = sum(v.nbytes for v in adapter.values())
+  tables: Any = prepared.evaluate
+  fixed = sum(
+    leaf.nbytes
+    for leaf in jax.tree.leaves(tables._player._sample._tables)
+    if isinstance(leaf, jax.Array)
+  )
+
+  class Watched(in_training.Evaluator):
+    def __call__(self, params):
+      count()
+      return super().__call__(params)
+
+  del prepared, whole, adapter, tables
+  grpo.train(config, Watched, tmp_path / "run")
+  # Adapter, its two moments, and the tables of the sampler and of the judge.
+  assert seen[-1] < 1.1 * backbone + 4 * small + 2.2 * fixed
+  assert len(seen) == 3
+
+
+@pytest.mark.slow
+def test_past_selves_are_kept_and_met_again(tmp_path):
+  config = dataclasses.replace(
+    changed(CONFIG, "training", max_steps=4),
+    opponents=config_lib.OpponentsConfig(
+      random=(0.5, 0.0),
+      optimal=(0.0, 0.5),
+      past_selves=(0.5, 1.0),
+      add_every_n_steps=1,
+      pool_size=2,
+    ),
+  )
+  run = train(config, tmp_path / "run")
+  tables = sorted((run / runs.OPPONENTS).glob("*.bin"))
+  assert [path.stem for path in tables] == ["1", "2", "3", "4"]
+  table = np.frombuffer(tables[0].read_bytes(), np.int8)
+  assert (table >= 0).sum() > 4000
+  again = rows(run)
+  grpo.resume(config, in_training.Evaluator, run, 2)
+  assert rows(run) == again
+
+
+def test_batches_without_a_signal_are_told(tmp_path):
+  config = dataclasses.replace(
+    changed(CONFIG, "training", max_steps=10, eval_every_n_steps=10),
+    rewards=config_lib.RewardsConfig(
+      outcome=config_lib.OutcomeConfig(weight=0.0)
+    ),
+  )
+  run = train(config, tmp_path / "run")
+  (log,) = run.glob("grpo_training_logs_*.txt")
+  assert "WARNING: in the last 10 steps every group" in log.read_text()
+  assert rows(run)[-2]["dropped_groups"] == 4
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"training": {"batch_size": 10}}, "batch_size 10 is not divisible by"),
+    ({"grpo": {"num_generations": 1}}, "greater than or equal to 2"),
+    (
+      {"exhaustive_eval": True, "play": {"temperature": 0.5}},
+      "every line is played greedily",
+    ),
+    (
+      {"opponents": {"random": [0, 1]}},
+      "the shares of all opponents are 0",
+    ),
+    ({"rollout": {"temperature": 0}}, "greater than 0"),
+  ],
+)
+def test_wrong_settings(settings, message, tmp_path):
+  path = tmp_path / "config.yaml"
+  path.write_text(yaml.safe_dump(settings))
+  with pytest.raises(errors.UserError, match=message):
+    config_lib.load(config_lib.GRPOConfig, path)
+
+
+def test_an_unknown_opponent_is_told_before_anything_is_written(tmp_path):
+  config = changed(CONFIG, "play", opponent="perfect")
+  with pytest.raises(errors.UserError, match="there is no opponent 'perfect'"):
+    train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(run, tmp_path):
+  config = changed(CONFIG, "training", max_steps=40, eval_every_n_steps=20)
+  path = tmp_path / "config.yaml"
+  path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
+  killed = tmp_path / "killed"
+
+  def start(*flags):
+    script = conftest.ROOT / "training" / "train_grpo_tunix.py"
+    command = [sys.executable, script, "--config", path, "--output", killed]
+    return subprocess.Popen(
+      [*map(str, command), *flags],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      cwd=conftest.ROOT,
+      text=True,
+    )
+
+  process = start()
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline and process.poll() is None:
+    metrics = killed / runs.METRICS
+    if metrics.exists() and '"step": 7, "split": "train"' in (
+      metrics.read_text()
+    ):
+      break
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  process = start("--resume", "latest")
+  out, err = process.communicate(timeout=600)
+  assert process.returncode == 0, err
+  assert f"trained model: {killed}/checkpoint-final" in out
+  whole = train(config, tmp_path / "whole")
+  assert rows(killed) == rows(whole)
+  assert final(killed) == final(whole)
+  assert (killed / runs.ROLLOUTS).read_text() == (
+    whole / runs.ROLLOUTS
+  ).read_text()
