@@ -13,10 +13,11 @@ from tests import conftest
 from tunix_ttt import runs
 from tunix_ttt.language import prompts
 
-TRAIN, GENERATE, REPORT, EVALSET, PLAY = (
+TRAIN, TRAIN_GRPO, GENERATE, REPORT, EVALSET, PLAY = (
   conftest.ROOT / "training" / f"{name}.py"
   for name in (
     "train_sft_tunix",
+    "train_grpo_tunix",
     "eval_generate",
     "eval_report",
     "evalset",
@@ -349,3 +350,29 @@ def test_play_that_is_refused(run, flags, found):
 def test_play_that_would_write_over(run):
   pathlib.Path("games.summary.json").write_text("mine")
   refused(run(*PLAY_BASE, "games.jsonl"), "games.summary.json", "exists")
+
+
+GRPO = {
+  **SETTINGS,
+  "training": {"max_steps": 1, "batch_size": 8},
+  "grpo": {"num_generations": 4},
+  "exhaustive_eval": False,
+}
+
+
+def test_grpo_dry_run_and_wrong_input(run):
+  pathlib.Path("grpo.yaml").write_text(yaml.safe_dump(GRPO))
+  before = listing()
+  code, out, _ = run(TRAIN_GRPO, "--config", "grpo.yaml", "--dry-run")
+  assert code == 0
+  assert "games    8: 1 steps of 2 groups of 4" in out
+  for flags, found in (
+    (["--model", "nowhere"], "model.name: 'nowhere' is neither"),
+    (["--set", "grpo.num_generation=4"], "did you mean 'num_generations'?"),
+    (["--set", "play.max_new_tokens=2"], "max_new_tokens: 2 is too few"),
+    (["--set", "grpo.num_generations=3"], "batch_size 8 is not divisible by"),
+  ):
+    code, _, err = run(TRAIN_GRPO, "--config", "grpo.yaml", *flags)
+    assert code == 2
+    assert found in err and len(err.splitlines()) == 1
+  assert listing() == before
