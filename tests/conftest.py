@@ -2,6 +2,10 @@
 
 import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 # Before JAX is imported, here and in the processes that tests start.
@@ -14,6 +18,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 import pytest
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import specs
@@ -33,6 +38,35 @@ def small_spec(family: Any, vocab_size: int, **changes: Any) -> specs.ModelSpec:
   """Returns an architecture of `SMALL_MODEL`'s shape."""
   shape: dict[str, Any] = {**SMALL_MODEL.shape(), **changes}
   return specs.ModelSpec(family=family, vocab_size=vocab_size, **shape)
+
+
+def start(
+  script: str, config: pathlib.Path, run: pathlib.Path, *flags: str
+) -> subprocess.Popen:
+  """Starts a training script in a process of its own."""
+  path = ROOT / "training" / f"{script}.py"
+  command = [sys.executable, path, "--config", config, "--output", run, *flags]
+  return subprocess.Popen(
+    [*map(str, command)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    cwd=ROOT,
+    text=True,
+  )
+
+
+def kill_at(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
+  """Kills a run, outright, as soon as it has recorded a step."""
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline and process.poll() is None:
+    if (run / runs.METRICS).exists():
+      recorded = (run / runs.METRICS).read_text()
+      if f'"step": {step}, "split": "train"' in recorded:
+        break
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,6 @@ import dataclasses
 import gc
 import json
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 from typing import Any
 
 import jax
@@ -288,30 +284,9 @@ def test_a_killed_run_ends_as_if_it_had_not_been(run, tmp_path):
   path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
   killed = tmp_path / "killed"
 
-  def start(*flags):
-    script = conftest.ROOT / "training" / "train_grpo_tunix.py"
-    command = [sys.executable, script, "--config", path, "--output", killed]
-    return subprocess.Popen(
-      [*map(str, command), *flags],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      cwd=conftest.ROOT,
-      text=True,
-    )
-
-  process = start()
-  deadline = time.monotonic() + 300
-  while time.monotonic() < deadline and process.poll() is None:
-    metrics = killed / runs.METRICS
-    if metrics.exists() and '"step": 7, "split": "train"' in (
-      metrics.read_text()
-    ):
-      break
-    time.sleep(0.002)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-  process = start("--resume", "latest")
+  script = "train_grpo_tunix"
+  conftest.kill_at(conftest.start(script, path, killed), killed, 7)
+  process = conftest.start(script, path, killed, "--resume", "latest")
   out, err = process.communicate(timeout=600)
   assert process.returncode == 0, err
   assert f"trained model: {killed}/checkpoint-final" in out

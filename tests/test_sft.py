@@ -3,10 +3,7 @@
 import dataclasses
 import json
 import pathlib
-import signal
 import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -23,6 +20,7 @@ from tunix_ttt.models import specs
 from tunix_ttt.train import recorder
 from tunix_ttt.train import sft
 
+SCRIPT = "train_sft_tunix"
 STEPS = 8
 CONFIG = config_lib.SFTConfig(
   model=conftest.SMALL_MODEL,
@@ -252,32 +250,6 @@ def test_lora_on_a_model_that_was_trained_first(tmp_path):
   assert manifest.model.revision == final(base)
 
 
-def start(config_path: pathlib.Path, run: pathlib.Path, *flags: str):
-  script = conftest.ROOT / "training" / "train_sft_tunix.py"
-  command = [sys.executable, script, "--config", config_path, "--output", run]
-  return subprocess.Popen(
-    [*map(str, command), *flags],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    cwd=conftest.ROOT,
-    text=True,
-  )
-
-
-def kill_at(process: subprocess.Popen, run: pathlib.Path, step: int):
-  """Kills a run, outright, as soon as it has recorded a step."""
-  deadline = time.monotonic() + 300
-  while time.monotonic() < deadline and process.poll() is None:
-    if (run / runs.METRICS).exists():
-      recorded = (run / runs.METRICS).read_text()
-      if f'"step": {step}, "split": "train"' in recorded:
-        break
-    time.sleep(0.002)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_killed_runs_end_as_if_they_had_not_been(lora, tmp_path):
   steps = 240
@@ -292,9 +264,11 @@ def test_killed_runs_end_as_if_they_had_not_been(lora, tmp_path):
   path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
   run = tmp_path / "killed"
   # Before the first checkpoint, then between checkpoints.
-  kill_at(start(path, run), run, 4)
-  kill_at(start(path, run, "--resume", "latest"), run, 87)
-  process = start(path, run, "--resume", "latest")
+  conftest.kill_at(conftest.start(SCRIPT, path, run), run, 4)
+  conftest.kill_at(
+    conftest.start(SCRIPT, path, run, "--resume", "latest"), run, 87
+  )
+  process = conftest.start(SCRIPT, path, run, "--resume", "latest")
   out, err = process.communicate(timeout=600)
   assert process.returncode == 0, err
   assert f"trained model: {run}/checkpoint-final" in out

@@ -58,17 +58,25 @@ class ModelSpec:
     return _BUILDERS[self.family](self, nnx.Rngs(seed))
 
 
+def _sizes(spec: ModelSpec) -> dict[str, Any]:
+  """Returns the sizes that Tunix has one name for."""
+  names = (
+    "num_layers",
+    "embed_dim",
+    "hidden_dim",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+  )
+  return {name: getattr(spec, name) for name in names}
+
+
 def _build_qwen(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
   dtype = jnp.dtype(spec.dtype)
   tunix: Any = qwen2 if spec.family == "qwen2.5" else qwen3
   config = tunix.ModelConfig(
-    num_layers=spec.num_layers,
     vocab_size=spec.vocab_size,
-    embed_dim=spec.embed_dim,
-    hidden_dim=spec.hidden_dim,
-    num_heads=spec.num_heads,
-    head_dim=spec.head_dim,
-    num_kv_heads=spec.num_kv_heads,
+    **_sizes(spec),
     rope_theta=10_000,
     norm_eps=1e-6,
     use_tied_embedding=True,
@@ -86,13 +94,8 @@ def _build_gemma(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
     (kinds.LOCAL_SLIDING, kinds.GLOBAL) if is_second else (kinds.GLOBAL,)
   )
   config = gemma.ModelConfig(
-    num_layers=spec.num_layers,
     num_embed=spec.vocab_size,
-    embed_dim=spec.embed_dim,
-    hidden_dim=spec.hidden_dim,
-    num_heads=spec.num_heads,
-    head_dim=spec.head_dim,
-    num_kv_heads=spec.num_kv_heads,
+    **_sizes(spec),
     final_logit_softcap=30.0 if is_second else None,
     attn_logits_soft_cap=50.0 if is_second else None,
     use_post_attn_norm=is_second,
@@ -110,13 +113,8 @@ def _build_gemma(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
 
 def _build_gemma3(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
   config = gemma3.ModelConfig(
-    num_layers=spec.num_layers,
     num_embed=spec.vocab_size,
-    embed_dim=spec.embed_dim,
-    hidden_dim=spec.hidden_dim,
-    num_heads=spec.num_heads,
-    head_dim=spec.head_dim,
-    num_kv_heads=spec.num_kv_heads,
+    **_sizes(spec),
     sliding_window_size=spec.sliding_window,
     param_dtype=jnp.dtype(spec.dtype),
   )
