@@ -21,7 +21,10 @@ def load(tmp_path, text, *overrides):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_shipped_configs_load_and_say_how_to_run_them(path):
-  config_lib.load(config_lib.SFTConfig, path)
+  is_grpo = path.name.startswith("grpo")
+  config_lib.load(
+    config_lib.GRPOConfig if is_grpo else config_lib.SFTConfig, path
+  )
   command = path.read_text().splitlines()[0]
   assert command.startswith("# python training/")
   words = shlex.split(command[2:])
