@@ -174,6 +174,15 @@ def test_length_is_the_share_of_the_limit():
   assert found.tolist() == [[-0.125, -0.125, -0.125, 0, 0]]
 
 
+@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
+def test_returns_are_discounted_sums(discount):
+  given = np.random.default_rng(1).normal(size=(5, 4))
+  found = rewards.returns(given, discount)
+  for t in range(4):
+    expected = sum(discount ** (s - t) * given[:, s] for s in range(t, 4))
+    np.testing.assert_allclose(found[:, t], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("estimator", ["grpo", "drgrpo", "rloo"])
 def test_advantages_of_turns(estimator):
   rng = np.random.default_rng(0)
@@ -181,7 +190,8 @@ def test_advantages_of_turns(estimator):
   given = rng.normal(size=(2 * group, turns))
   played = np.arange(turns) < rng.integers(1, turns + 1, (2 * group, 1))
   given = given * played
-  found = rewards.turn_advantages(given, played, group, estimator)
+  worth = rewards.returns(given, 1.0)
+  found = rewards.turn_advantages(worth, played, group, estimator)
   for n in range(2 * group):
     members = range(n // group * group, n // group * group + group)
     for t in range(turns):
@@ -199,9 +209,12 @@ def test_advantages_of_turns(estimator):
       assert found[n, t] == pytest.approx(expected, abs=1e-5)
 
 
-def test_groups_without_signal():
-  given = np.array([[1, 0], [0, 1], [1, 0], [0, 0]], np.float32)
-  assert rewards.without_signal(given, 2).tolist() == [True, True, False, False]
+def test_where_the_members_of_a_group_differ():
+  worth = np.array([[1, 2], [1, 0], [1, 5], [0, 5]], np.float32)
+  played = np.array([[1, 1], [1, 0], [1, 1], [1, 1]], bool)
+  found = rewards.with_signal(worth, played, 2)
+  # The second turn of the first group was played by one game alone.
+  assert found.tolist() == [[False, False]] * 2 + [[True, False]] * 2
 
 
 def test_an_unknown_estimator():

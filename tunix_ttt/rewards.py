@@ -137,16 +137,29 @@ def regret(games: Trajectory) -> np.ndarray:
   return np.where(is_legal, lost, _WORST_REGRET).astype(np.float32)
 
 
+def returns(rewards: np.ndarray, discount: float) -> np.ndarray:
+  """Returns what is earned from each turn on: float32 [B, T].
+
+  Args:
+    rewards: float [B, T].
+    discount: of what is earned a turn later.
+  """
+  found = np.array(rewards, np.float32)
+  for turn in reversed(range(rewards.shape[1] - 1)):
+    found[:, turn] += discount * found[:, turn + 1]
+  return found
+
+
 def turn_advantages(
-  rewards: np.ndarray,
+  worth: np.ndarray,
   played: np.ndarray,
   num_generations: int,
   estimator: str,
 ) -> np.ndarray:
-  """Compares what is earned from each turn on within the group.
+  """Compares the turns of one number within the group.
 
   Args:
-    rewards: float [B, T], groups of `num_generations` games in a row.
+    worth: float [B, T], groups of `num_generations` games in a row.
     played: bool [B, T].
     num_generations: games of a group.
     estimator: `grpo`, `drgrpo` or `rloo`, as Tunix's of whole games.
@@ -154,12 +167,11 @@ def turn_advantages(
   Returns:
     float32 [B, T], 0 where a turn has nothing to be compared with.
   """
-  ahead = np.cumsum(rewards[:, ::-1], axis=1)[:, ::-1]
-  shape = (-1, num_generations, rewards.shape[1])
-  ahead, mask = ahead.reshape(shape), played.reshape(shape)
+  shape = (-1, num_generations, worth.shape[1])
+  values, mask = worth.reshape(shape), played.reshape(shape)
   count = mask.sum(axis=1, keepdims=True)
-  mean = (ahead * mask).sum(axis=1, keepdims=True) / np.maximum(count, 1)
-  centered = np.where(mask & (count > 1), ahead - mean, 0)
+  mean = (values * mask).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+  centered = np.where(mask & (count > 1), values - mean, 0)
   if estimator == "grpo":
     variance = (centered**2).sum(axis=1, keepdims=True)
     centered = centered / (np.sqrt(variance / np.maximum(count - 1, 1)) + 1e-6)
@@ -168,16 +180,22 @@ def turn_advantages(
     centered = centered * count / np.maximum(count - 1, 1)
   elif estimator != "drgrpo":
     raise ValueError(f"there is no advantage estimator {estimator!r}")
-  return centered.reshape(rewards.shape).astype(np.float32)
+  return centered.reshape(worth.shape).astype(np.float32)
 
 
-def without_signal(rewards: np.ndarray, num_generations: int) -> np.ndarray:
-  """Returns which games are of a group that earned all the same: bool [B].
+def with_signal(
+  worth: np.ndarray, played: np.ndarray, num_generations: int
+) -> np.ndarray:
+  """Returns where the members of a group differ: bool, the shape of `worth`.
 
   Args:
-    rewards: float [B, T], groups of `num_generations` games in a row.
+    worth: float [B, T], groups of `num_generations` games in a row.
+    played: bool [B, T], what is compared.
     num_generations: games of a group.
   """
-  totals = rewards.sum(axis=1).reshape(-1, num_generations)
-  same = np.ptp(totals, axis=1) < 1e-6
-  return np.repeat(same, num_generations)
+  shape = (-1, num_generations, worth.shape[1])
+  values, mask = worth.reshape(shape), played.reshape(shape)
+  highest = np.where(mask, values, -np.inf).max(axis=1, keepdims=True)
+  lowest = np.where(mask, values, np.inf).min(axis=1, keepdims=True)
+  differs = highest - lowest > 1e-6
+  return np.repeat(differs, num_generations, axis=1).reshape(worth.shape)

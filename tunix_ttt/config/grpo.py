@@ -38,10 +38,13 @@ class EpisodesConfig:
     source: `games` from the empty board to the end, or `positions`: a single
       move on a random position.
     agent: who the model is: `x`, `o`, or `mixed`, half of the groups each.
+    luck: of the opponent, shared by the games of a `group`, which then differ
+      by the model's moves alone, or each `game`'s own.
   """
 
   source: Literal["games", "positions"] = "games"
   agent: Literal["x", "o", "mixed"] = "mixed"
+  luck: Literal["group", "game"] = "group"
 
 
 @fields.settings
@@ -153,7 +156,7 @@ class AlgorithmConfig:
   """The algorithm, by Tunix's names.
 
   Attributes:
-    num_generations: games of a group, which share start and opponent's luck.
+    num_generations: games of a group, which share their start.
     num_iterations: optimizer steps on each batch of games.
     loss_algo: `grpo`, with a ratio for each token, or `gspo-token`, with one
       for each sequence (Zheng et al., 2025).
@@ -162,6 +165,8 @@ class AlgorithmConfig:
       et al., 2024).
     advantage_level: `episode` gives every token its game's advantage; `turn`
       gives it the advantage of what was earned from its turn on.
+    discount: of what is earned a turn later, at the level of turns; 0 counts
+      what the turn itself earned.
     loss_agg_mode: how the losses of tokens are averaged.
     beta: weight of the KL divergence to the model that training started from;
       0 for none.
@@ -179,6 +184,7 @@ class AlgorithmConfig:
   loss_algo: Literal["grpo", "gspo-token"] = "grpo"
   advantage_estimator: Literal["grpo", "drgrpo", "rloo"] = "grpo"
   advantage_level: Literal["episode", "turn"] = "episode"
+  discount: fields.Fraction = 1.0
   loss_agg_mode: Literal[
     "token-mean",
     "sequence-mean-token-mean",

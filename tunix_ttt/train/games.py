@@ -82,17 +82,19 @@ class GameRollout(base_rollout.BaseRollout):
     key = jax.random.key(self._config.seed)
     env = env_lib.TicTacToe(opponent=opponent)
     agents = {"x": (rules.X, rules.X), "o": (rules.O, rules.O)}
-    marks = jnp.array(
-      agents.get(self._config.episodes.agent, (rules.X, rules.O)), jnp.int8
-    )
+    episodes = self._config.episodes
+    marks = jnp.array(agents.get(episodes.agent, (rules.X, rules.O)), jnp.int8)
 
     def begin(group: jax.Array, member: jax.Array) -> Any:
       def own(purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, purpose), group)
 
       agent = marks[group % 2]
-      luck = jax.random.bits(own(_LUCK))
-      if self._config.episodes.source == "positions":
+      luck_key = own(_LUCK)
+      if episodes.luck == "game":
+        luck_key = jax.random.fold_in(luck_key, member)
+      luck = jax.random.bits(luck_key)
+      if episodes.source == "positions":
         board, last = opponents.random_position(own(_START), own(_LAST), agent)
         state = env.init(luck, agent, board, last)
       else:

@@ -26,6 +26,8 @@ from tunix_ttt.train import steps
 
 # Lengths of sequences are rounded up to this, so that few are compiled.
 _MULTIPLE = 16
+# Fewer rows than this are not worth a compilation.
+_MIN_ROWS = 64
 
 # Of Tunix's loss metrics, those that are logged, by the names they get.
 _LOSS_METRICS = {
@@ -187,32 +189,46 @@ class GameLearner(grpo_learner.GRPOLearner):
       games, config.rewards, config.play.max_new_tokens
     )
     total = sum(parts.values(), np.zeros(games.turn_mask.shape, np.float32))
-    size = config.grpo.num_generations
-    idle = rewards_lib.without_signal(total, size)
-    if config.grpo.advantage_level == "turn":
-      # Turns of one worth in all may still be told apart.
-      idle = np.zeros_like(idle)
-    advantages = self._advantages(total, games.turn_mask)
+    advantages, counts = self._advantages(total, games.turn_mask)
+    groups = counts.any(axis=1).reshape(-1, config.grpo.num_generations)
     self._played = (
       games,
-      _summary(games, parts, total, idle, size) | {"seconds_sampling": seconds},
+      _summary(games, parts, total)
+      | {
+        "dropped_groups": float((~groups.any(axis=1)).sum()),
+        "seconds_sampling": seconds,
+      },
     )
-    return self._example(played, advantages, ~idle)
+    return self._example(played, advantages, counts)
 
-  def _advantages(self, rewards: np.ndarray, played: np.ndarray) -> np.ndarray:
-    """Returns what each turn is to be weighted with: float32 [B, T]."""
+  def _advantages(
+    self, rewards: np.ndarray, played: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what each turn is weighted with and whether it is trained.
+
+    Turns are left out of the loss where a group earned all the same.
+
+    Args:
+      rewards: float32 [B, T].
+      played: bool [B, T].
+
+    Returns:
+      float32 [B, T] and bool [B, T].
+    """
     config = self._config.grpo
+    size, estimator = config.num_generations, config.advantage_estimator
     if config.advantage_level == "turn":
-      found = rewards_lib.turn_advantages(
-        rewards, played, config.num_generations, config.advantage_estimator
-      )
+      worth = rewards_lib.returns(rewards, config.discount)
+      found = rewards_lib.turn_advantages(worth, played, size, estimator)
+      counts = rewards_lib.with_signal(worth, played, size) & played
     else:
-      estimate = function_registry.get_advantage_estimator(
-        config.advantage_estimator
-      )
-      games = np.asarray(estimate(rewards.sum(axis=1), config.num_generations))
-      found = np.where(played, games[:, None], 0).astype(np.float32)
-    return np.maximum(found, 0) if config.positive_only else found
+      worth = rewards.sum(axis=1, keepdims=True)
+      estimate = function_registry.get_advantage_estimator(estimator)
+      games = np.asarray(estimate(worth[:, 0], size))[:, None]
+      found = np.where(played, games, 0).astype(np.float32)
+      differs = rewards_lib.with_signal(worth, np.ones_like(worth, bool), size)
+      counts = differs & played
+    return np.maximum(found, 0) if config.positive_only else found, counts
 
   def _example(
     self,
@@ -223,8 +239,9 @@ class GameLearner(grpo_learner.GRPOLearner):
     """Puts games together as a trainer reads them."""
     batch: Any = jax.device_get(self._sequences(games, self._engine.tables))
     game = np.repeat(np.arange(len(counts)), len(batch.tokens) // len(counts))
-    trained = batch.action_mask & counts[game][:, None]
     of_token = np.take_along_axis(advantages[game], batch.turns, axis=1)
+    counted = np.take_along_axis(counts[game], batch.turns, axis=1)
+    trained = batch.action_mask & counted
     rows = _pack(
       {
         "tokens": batch.tokens,
@@ -234,6 +251,7 @@ class GameLearner(grpo_learner.GRPOLearner):
         "log_probs": batch.log_probs,
       },
       len(counts),
+      self._config.training.gradient_accumulation_steps,
     )
     reference = None
     if self._config.grpo.beta:
@@ -348,26 +366,34 @@ class _Reference:
     return np.asarray(found).reshape(tokens.shape)
 
 
-def _pack(rows: dict[str, np.ndarray], num_games: int) -> dict[str, np.ndarray]:
+def _pack(
+  rows: dict[str, np.ndarray], num_games: int, parts: int
+) -> dict[str, np.ndarray]:
   """Leaves out rows and columns in which nothing is trained.
 
   Args:
     rows: [N, L] each; `trained` and `mask` say which tokens matter.
-    num_games: B, into as many groups the rows are put, since that is how Tunix
-      counts them.
+    num_games: of the batch.
+    parts: micro-batches of the batch.
 
   Returns:
-    [B, R, L'] each, with few different shapes.
+    [B, R, L'] each, of few different shapes, since each is compiled. B is the
+    number of games, by which Tunix cuts micro-batches; a batch that is not cut
+    may be smaller.
   """
   used = np.flatnonzero(rows["trained"].any(axis=1))
-  per_game = max(-(-len(used) // num_games), 1)
+  size, per_game = num_games, 1
+  while size * per_game < len(used):
+    per_game *= 2
+  while parts == 1 and size % 2 == 0 and size // 2 >= max(len(used), _MIN_ROWS):
+    size //= 2
   longest = rows["mask"][used].sum(axis=1).max(initial=1)
   length = min(-(-longest // _MULTIPLE) * _MULTIPLE, rows["mask"].shape[1])
 
   def pack(values: np.ndarray) -> np.ndarray:
-    packed = np.zeros((num_games * per_game, length), values.dtype)
+    packed = np.zeros((size * per_game, length), values.dtype)
     packed[: len(used)] = values[used, :length]
-    return packed.reshape(num_games, per_game, length)
+    return packed.reshape(size, per_game, length)
 
   return {name: pack(values) for name, values in rows.items()}
 
@@ -376,8 +402,6 @@ def _summary(
   games: trajectory_lib.Trajectory,
   parts: dict[str, np.ndarray],
   total: np.ndarray,
-  idle: np.ndarray,
-  num_generations: int,
 ) -> dict[str, float]:
   """Returns what there is to know of a batch of games."""
   played = np.asarray(games.turn_mask)
@@ -397,6 +421,5 @@ def _summary(
     "optimal_move_rate": float(is_optimal[played].mean()),
     "turns": float(played.sum(axis=1).mean()),
     "tokens_per_turn": float(tokens[played].mean()),
-    "dropped_groups": float(idle.sum() / num_generations),
     "tokens": float(tokens.sum()),
   }

@@ -1,0 +1,143 @@
+"""A step of GRPO beside TRL's, on the same shapes, in one run.
+
+Both sample 64 completions of 16 tokens, in groups of 8, with a Qwen2 of random
+weights in float32, reward them by chance and take one optimizer step. TRL runs
+in an environment of its own, which is made on first use.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+import venv
+
+from flax import nnx
+import jax
+import numpy as np
+
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt.models import checkpoints
+from tunix_ttt.train import cluster as cluster_lib
+from tunix_ttt.train import learner as learner_lib
+from tunix_ttt.train import sft
+
+BATCH, GROUP, COMPLETION = 64, 8, 16
+# The first steps compile, or warm up.
+WARMUP = 3
+PEER = ("trl==1.16.0", "torch==2.13.0")
+PEER_SCRIPT = pathlib.Path(__file__).with_name("trl_peer.py")
+
+
+class RandomRewards(learner_lib.GameLearner):
+  """Weights games by chance: the model's answers are noise."""
+
+  def _advantages(
+    self, rewards: np.ndarray, played: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    draws = np.random.default_rng(self.step).normal(size=rewards.shape)
+    return draws.astype(np.float32), played
+
+
+def ours(config: config_lib.GRPOConfig, model: checkpoints.Model) -> Any:
+  """Returns the seconds of each step, and the tokens that were trained on."""
+  learner = RandomRewards(cluster_lib.make(model, config, None), config, model)
+  ended, tokens = [time.perf_counter()], []
+
+  def on_step(step: learner_lib.Step) -> None:
+    ended.append(time.perf_counter())
+    tokens.append(step.metrics["tokens"])
+
+  learner.fit(on_step)
+  return np.diff(ended), float(np.mean(tokens))
+
+
+def peer(python: pathlib.Path, shapes: dict[str, Any]) -> dict[str, Any]:
+  """Returns what TRL's side measured."""
+  command = [str(python), str(PEER_SCRIPT), json.dumps(shapes)]
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  if done.returncode:
+    raise errors.UserError(f"TRL failed:\n{done.stderr[-2000:]}")
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def environment(directory: pathlib.Path) -> pathlib.Path:
+  """Returns the Python of an environment with TRL, made on first use."""
+  python = directory / "bin" / "python"
+  if not python.exists():
+    print(f"installing {', '.join(PEER)} into {directory}", file=sys.stderr)
+    venv.create(directory, with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", *PEER], check=True)
+  return python
+
+
+def main() -> None:
+  """Measures, prints and writes."""
+  parser = cli.parser(
+    __doc__ or "", "python benchmarks/grpo.py --output grpo_cpu.json"
+  )
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.add_argument("--steps", type=cli.positive, default=20)
+  parser.add_argument(
+    "--peer", type=pathlib.Path, default=pathlib.Path("artifacts/trl")
+  )
+  parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
+  flags = parser.parse_args()
+  python = environment(flags.peer)
+  steps = flags.steps + WARMUP
+  config = config_lib.from_dict(
+    config_lib.GRPOConfig,
+    {
+      "model": {"name": "tiny-qwen2.5", "num_layers": 3},
+      "training": {"max_steps": steps, "batch_size": BATCH},
+      "episodes": {"source": "positions"},
+      "grpo": {"num_generations": GROUP},
+      # A model of random weights would stop at its first token otherwise.
+      "rollout": {"constrained": True},
+      "play": {"max_new_tokens": COMPLETION},
+    },
+  )
+  model = sft.base_model(config)
+  params = nnx.state(model.module)
+  seconds, tokens = ours(config, model)
+  shapes = dataclasses.asdict(model.spec) | {
+    "batch_size": BATCH,
+    "num_generations": GROUP,
+    "completion": COMPLETION,
+    "steps": steps,
+  }
+  theirs = peer(python, shapes)
+  mine = statistics.median(seconds[WARMUP:])
+  other = statistics.median(theirs["seconds"][WARMUP:])
+  results = {
+    "platform": platform.platform(),
+    "device": jax.devices()[0].device_kind,
+    "jax": jax.__version__,
+    "trl": theirs["trl"],
+    "torch": theirs["torch"],
+    "torch_threads": theirs["threads"],
+    "steps": flags.steps,
+    "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    "completion_tokens": round(tokens / BATCH, 2),
+    "first_step_seconds": round(float(seconds[0]), 2),
+    "peer_first_step_seconds": round(theirs["seconds"][0], 2),
+    "seconds_per_step": round(mine, 4),
+    "peer_seconds_per_step": round(other, 4),
+    "ratio": round(other / mine, 2),
+  }
+  for name, value in results.items():
+    print(f"{name:24} {value}")
+  if flags.output is not None:
+    files.write_text(flags.output, json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,95 @@
+"""Cold start and GRPO with several seeds, judged on every line there is.
+
+Each seed trains a poor player with `configs/sft_cold_start.yaml` and improves
+it with `configs/grpo_tiny.yaml`; what is printed is how often each mark wins,
+draws and loses before and after, exactly, and on how many lines it fails.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import statistics
+from typing import Any
+
+import jax
+
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
+from tunix_ttt import files
+from tunix_ttt import runs
+from tunix_ttt.evaluate import in_training
+from tunix_ttt.train import grpo
+from tunix_ttt.train import sft
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def run(seed: int, output: pathlib.Path) -> dict[str, Any]:
+  """Trains with one seed; returns the evaluations, first to last."""
+  cold, improved = output / f"cold-{seed}", output / f"grpo-{seed}"
+  changes = [f"seed={seed}"]
+  path = CONFIGS / "sft_cold_start.yaml"
+  sft.train(config_lib.load(config_lib.SFTConfig, path, changes), cold)
+  changes.append(f"model.name={cold / runs.FINAL_CHECKPOINT}")
+  path = CONFIGS / "grpo_tiny.yaml"
+  config = config_lib.load(config_lib.GRPOConfig, path, changes)
+  grpo.train(config, in_training.Evaluator, improved)
+  lines = (improved / runs.METRICS).read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  return {
+    "seed": seed,
+    "seconds": round(rows[-1].get("seconds", rows[-2].get("seconds", 0))),
+    "evaluations": [row for row in rows if row["split"] == "eval"],
+  }
+
+
+def summary(results: list[dict[str, Any]], when: int) -> dict[str, Any]:
+  """Returns mean, least and most of each rate over the seeds."""
+  found = [result["evaluations"][when] for result in results]
+  names = [name for name in found[0] if "/" in name or name == "score"]
+  return {
+    name: {
+      "mean": round(statistics.mean(row[name] for row in found), 4),
+      "min": round(min(row[name] for row in found), 4),
+      "max": round(max(row[name] for row in found), 4),
+    }
+    for name in names
+  }
+
+
+def main() -> None:
+  """Trains, prints and writes."""
+  parser = cli.parser(
+    __doc__ or "", "python benchmarks/seeds.py --runs RUNS --output seeds.json"
+  )
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+  parser.add_argument(
+    "--runs", type=pathlib.Path, required=True, help="directory for the runs"
+  )
+  parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
+  flags = parser.parse_args()
+  cli.require_tunix()
+  results = []
+  for seed in flags.seeds:
+    results.append(run(seed, flags.runs))
+    for row in results[-1]["evaluations"]:
+      lost = {mark: row[f"{mark}/lines_lost"] for mark in "XO"}
+      print(f"seed {seed}  step {row['step']:4}  lines lost {lost}", flush=True)
+  found = {
+    "platform": platform.platform(),
+    "device": jax.devices()[0].device_kind,
+    "jax": jax.__version__,
+    "before": summary(results, 0),
+    "after": summary(results, -1),
+    "seeds": results,
+  }
+  for name, after in found["after"].items():
+    print(f"{name:28} before {found['before'][name]}  after {after}")
+  if flags.output is not None:
+    files.write_text(flags.output, json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  cli.run(main)
