@@ -245,6 +245,10 @@ def test_a_checkpoint_of_another_model(run, trained):
 def test_wrong_evaluation_input(run, trained):
   common = ["--model", trained, "--config", "config.yaml"]
   refused(
+    run(PLAY, *common, "--set", "lora.rank=2", "--output", "o"),
+    "holds no adapter, and the config has lora",
+  )
+  refused(
     run(GENERATE, *common, "--eval-set", "e", "--output", "o"),
     "e: no such evalset",
   )

@@ -150,6 +150,20 @@ class RewardsConfig:
   format_weight: Finite = 0.0
   length_weight: Finite = 0.0
 
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    weights = (
+      self.outcome.weight,
+      self.move_quality.weight,
+      self.optimal_move_weight,
+      self.regret_weight,
+      self.format_weight,
+      self.length_weight,
+    )
+    if not any(weights):
+      raise ValueError("the weights of all rewards are 0; set at least one")
+    return self
+
 
 @fields.settings
 class AlgorithmConfig:

@@ -233,6 +233,8 @@ class PlayConfig:
     num_games: games with each mark, where games are sampled.
     batch_size: games played together.
     max_new_tokens: where an answer is cut.
+    max_game_tokens: where a conversation is cut, observations and answers; None
+      for no limit. The model's own context, if it has one.
     max_turns: turns of the model in a game.
     on_parse_error: `end` ends the game at an unreadable answer, `retry` shows
       the board again.
@@ -248,12 +250,24 @@ class PlayConfig:
   num_games: fields.Positive = 256
   batch_size: fields.Positive = 128
   max_new_tokens: fields.Positive = 32
+  max_game_tokens: fields.Positive | None = None
   max_turns: fields.Positive = 5
   on_parse_error: Literal["end", "retry"] = "end"
   temperature: fields.NonNegative = 0.0
   top_k: fields.Positive | None = None
   top_p: Annotated[float, fields.Strict, pydantic.Field(gt=0, le=1)] = 1.0
   constrained: fields.Flag = False
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    limit = self.max_game_tokens
+    if limit is not None and self.max_new_tokens >= limit:
+      raise ValueError(
+        f"max_new_tokens {self.max_new_tokens} leaves nothing of the"
+        f" max_game_tokens {limit} for the board; lower the first or raise the"
+        " second"
+      )
+    return self
 
 
 @fields.settings

@@ -3,6 +3,7 @@
 import pathlib
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt.models import checkpoints
 from tunix_ttt.train import sft
 
@@ -23,4 +24,9 @@ def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
     return sft.base_model(config)
   model = checkpoints.load(pathlib.Path(name))
   checkpoints.check_matches(model, config.model)
+  if config.lora is not None and model.lora is None:
+    raise errors.UserError(
+      f"{name}: holds no adapter, and the config has lora; for the model before"
+      " training, say --model base"
+    )
   return model

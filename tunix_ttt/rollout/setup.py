@@ -60,6 +60,7 @@ def make_sampler(
     context=play.context,
     max_turns=play.max_turns,
     max_new_tokens=play.max_new_tokens,
+    max_game_tokens=play.max_game_tokens,
     on_parse_error=play.on_parse_error,
     sampling=sampling,
   )

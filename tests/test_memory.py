@@ -1,0 +1,100 @@
+"""What a run with adapters keeps in memory: one backbone."""
+
+from collections.abc import Callable
+import dataclasses
+import gc
+from typing import Any
+
+from flax import nnx
+import jax
+import pytest
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.evaluate import in_training
+from tunix_ttt.models import specs
+from tunix_ttt.train import grpo
+from tunix_ttt.train import recorder
+from tunix_ttt.train import sft
+
+# Large beside the tables of the sampler and the batches.
+SETTINGS: dict[str, Any] = {
+  "model": {
+    "num_layers": 2,
+    "embed_dim": 192,
+    "hidden_dim": 768,
+    "num_heads": 4,
+    "num_kv_heads": 4,
+    "head_dim": 32,
+  },
+  "lora": {"rank": 2},
+  "data": {"games": {"num_games": 60}},
+  "training": {"max_steps": 3, "batch_size": 8, "eval_every_n_steps": 3},
+}
+
+
+@pytest.fixture
+def live() -> Callable[[], int]:
+  """Counts the bytes of the arrays that the test has made and still holds."""
+  gc.collect()
+  before = {id(array) for array in jax.live_arrays()}
+
+  def count() -> int:
+    gc.collect()
+    found = (a for a in jax.live_arrays() if id(a) not in before)
+    return sum(array.nbytes for array in found)
+
+  return count
+
+
+def sizes(module: nnx.Module) -> tuple[int, int]:
+  """Returns the bytes of a model without its adapter, and of that."""
+  adapter = specs.parameters(module, nnx.LoRAParam)
+  whole = specs.parameters(module)
+  small = sum(value.nbytes for value in adapter.values())
+  return sum(value.nbytes for value in whole.values()) - small, small
+
+
+def test_supervised(live, tmp_path, monkeypatch):
+  config = config_lib.from_dict(config_lib.SFTConfig, SETTINGS)
+  backbone, small = sizes(sft.plan(config).model.module)
+  seen: list[int] = []
+
+  class Watched(recorder.Recorder):
+    def train(self, step, loss, metrics):
+      seen.append(live())
+      super().train(step, loss, metrics)
+
+  monkeypatch.setattr(recorder, "Recorder", Watched)
+  sft.train(config, tmp_path / "run")
+  # The adapter and Adam's two moments, with room for a batch.
+  assert len(seen) == 3
+  assert backbone < seen[-1] < 1.1 * backbone + 4 * small
+
+
+def test_games(live, tmp_path):
+  config = config_lib.from_dict(
+    config_lib.GRPOConfig, SETTINGS | {"grpo": {"num_generations": 4}}
+  )
+  config = dataclasses.replace(
+    config, play=dataclasses.replace(config.play, batch_size=32)
+  )
+  prepared = grpo.plan(config, in_training.Evaluator)
+  backbone, small = sizes(prepared.model.module)
+  judge: Any = prepared.evaluate
+  tables = sum(
+    leaf.nbytes
+    for leaf in jax.tree.leaves(judge._player._sample._tables)
+    if isinstance(leaf, jax.Array)
+  )
+  seen: list[int] = []
+
+  class Watched(in_training.Evaluator):
+    def __call__(self, params):
+      seen.append(live())
+      return super().__call__(params)
+
+  del prepared, judge
+  grpo.train(config, Watched, tmp_path / "run")
+  # Besides, the tables of the sampler and of the judge.
+  assert len(seen) == 2
+  assert backbone < seen[-1] < 1.1 * backbone + 4 * small + 2.2 * tables
