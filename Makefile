@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-RUN := artifacts/training_runs/demo-$(shell date -u +%Y%m%d-%H%M%S)
-CONFIG := configs/sft_tiny.yaml
+DEMO := artifacts/training_runs/demo-$(shell date -u +%Y%m%d-%H%M%S)
+COLD := configs/sft_cold_start.yaml
+GRPO := configs/grpo_tiny.yaml
 EVALSET := evalsets/tictactoe_v1.jsonl
 
 .PHONY: demo test test-all lint clean
@@ -16,12 +17,15 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-# Train a tiny model, and judge it before and after.
+# Train a poor player, improve it by playing, and judge it before and after.
 demo: $(READY)
-	$(BIN)/python training/train_sft_tunix.py --config $(CONFIG) --output $(RUN)
-	$(BIN)/python training/eval_generate.py --model base --config $(CONFIG) --eval-set $(EVALSET) --output $(RUN)/eval_before.jsonl
-	$(BIN)/python training/eval_generate.py --model $(RUN)/checkpoint-final --config $(CONFIG) --eval-set $(EVALSET) --output $(RUN)/eval_after.jsonl
-	$(BIN)/python training/eval_report.py --before $(RUN)/eval_before.jsonl --after $(RUN)/eval_after.jsonl --output $(RUN)/delta_report.md
+	$(BIN)/python training/train_sft_tunix.py --config $(COLD) --output $(DEMO)/cold
+	$(BIN)/python training/train_grpo_tunix.py --config $(GRPO) --model $(DEMO)/cold/checkpoint-final --output $(DEMO)/grpo
+	for run in cold grpo; do \
+	  $(BIN)/python training/eval_generate.py --model $(DEMO)/$$run/checkpoint-final --config $(COLD) --eval-set $(EVALSET) --output $(DEMO)/$$run/answers.jsonl && \
+	  $(BIN)/python training/eval_play.py --model $(DEMO)/$$run/checkpoint-final --config $(COLD) --exhaustive --output $(DEMO)/$$run/games.jsonl || exit; \
+	done
+	$(BIN)/python training/eval_report.py --before $(DEMO)/cold/answers.jsonl --after $(DEMO)/grpo/answers.jsonl --output $(DEMO)/delta_report.md
 
 lint: $(READY)
 	$(BIN)/ruff check

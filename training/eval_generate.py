@@ -39,7 +39,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Parses the flags, answers and writes."""
   flags = _parse()
-  config = config_lib.load(config_lib.SFTConfig, flags.config, flags.set)
+  config = config_lib.load_any(flags.config, flags.set)
   items = evalsets.load(flags.eval_set)[: flags.max_examples]
   files.check_absent(flags.output)
   cli.require_tunix()

@@ -53,7 +53,7 @@ def main() -> None:
     play__context=flags.context,
     play__temperature=flags.temperature,
   )
-  config = config_lib.load(config_lib.SFTConfig, flags.config, settings)
+  config = config_lib.load_any(flags.config, settings)
   summary = flags.output.with_suffix(".summary.json")
   files.check_absent(flags.output)
   files.check_absent(summary)

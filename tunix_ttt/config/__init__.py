@@ -15,6 +15,7 @@ from tunix_ttt.config.grpo import RolloutConfig as RolloutConfig
 from tunix_ttt.config.loading import differences as differences
 from tunix_ttt.config.loading import from_dict as from_dict
 from tunix_ttt.config.loading import load as load
+from tunix_ttt.config.loading import load_any as load_any
 from tunix_ttt.config.loading import to_dict as to_dict
 from tunix_ttt.config.sections import CheckpointConfig as CheckpointConfig
 from tunix_ttt.config.sections import DataConfig as DataConfig

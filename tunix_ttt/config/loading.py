@@ -10,8 +10,12 @@ import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import yaml_source
+from tunix_ttt.config import grpo
+from tunix_ttt.config import sections
 
 ConfigT = TypeVar("ConfigT")
+# Where keys do not tell them apart, the first.
+_KINDS = (sections.SFTConfig, grpo.GRPOConfig)
 
 
 def load(
@@ -27,9 +31,29 @@ def load(
   Raises:
     errors.UserError: a line for each mistake, with its place and what to do.
   """
+  return _parse(kind, _read(path, overrides))
+
+
+def load_any(
+  path: pathlib.Path, overrides: Sequence[str] = ()
+) -> sections.SFTConfig:
+  """Reads the config of a run of any kind, told by its keys; see `load`."""
+  source = _read(path, overrides)
+
+  def known(kind: type) -> int:
+    return len(source.values.keys() & _fields(kind).keys())
+
+  return _parse(max(_KINDS, key=known), source)
+
+
+def _read(path: pathlib.Path, overrides: Sequence[str]) -> yaml_source.Source:
   source = yaml_source.Source(path)
   for assignment in overrides:
     source.set(assignment)
+  return source
+
+
+def _parse(kind: type[ConfigT], source: yaml_source.Source) -> ConfigT:
   try:
     return pydantic.TypeAdapter(kind).validate_python(source.values)
   except pydantic.ValidationError as error:
