@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-DEMO := artifacts/training_runs/demo-$(shell date -u +%Y%m%d-%H%M%S)
-COLD := configs/sft_cold_start.yaml
+RUN := artifacts/training_runs/demo-$(shell date -u +%Y%m%d-%H%M%S)
+COLD_START := configs/sft_cold_start.yaml
 GRPO := configs/grpo_tiny.yaml
 EVALSET := evalsets/tictactoe_v1.jsonl
 
@@ -18,14 +18,16 @@ $(READY): pyproject.toml
 	touch $@
 
 # Train a poor player, improve it by playing, and judge it before and after.
+demo: BEFORE := --config $(COLD_START) --model $(RUN)-cold/checkpoint-final
+demo: AFTER := --config $(GRPO) --model $(RUN)/checkpoint-final
 demo: $(READY)
-	$(BIN)/python training/train_sft_tunix.py --config $(COLD) --output $(DEMO)/cold
-	$(BIN)/python training/train_grpo_tunix.py --config $(GRPO) --model $(DEMO)/cold/checkpoint-final --output $(DEMO)/grpo
-	for run in cold grpo; do \
-	  $(BIN)/python training/eval_generate.py --model $(DEMO)/$$run/checkpoint-final --config $(COLD) --eval-set $(EVALSET) --output $(DEMO)/$$run/answers.jsonl && \
-	  $(BIN)/python training/eval_play.py --model $(DEMO)/$$run/checkpoint-final --config $(COLD) --exhaustive --output $(DEMO)/$$run/games.jsonl || exit; \
-	done
-	$(BIN)/python training/eval_report.py --before $(DEMO)/cold/answers.jsonl --after $(DEMO)/grpo/answers.jsonl --output $(DEMO)/delta_report.md
+	$(BIN)/python training/train_sft_tunix.py --config $(COLD_START) --output $(RUN)-cold
+	$(BIN)/python training/train_grpo_tunix.py --config $(GRPO) --model $(RUN)-cold/checkpoint-final --output $(RUN)
+	$(BIN)/python training/eval_generate.py $(BEFORE) --eval-set $(EVALSET) --output $(RUN)/eval_before.jsonl
+	$(BIN)/python training/eval_generate.py $(AFTER) --eval-set $(EVALSET) --output $(RUN)/eval_after.jsonl
+	$(BIN)/python training/eval_play.py $(BEFORE) --exhaustive --output $(RUN)/play_before.jsonl
+	$(BIN)/python training/eval_play.py $(AFTER) --exhaustive --output $(RUN)/play_after.jsonl
+	$(BIN)/python training/eval_report.py --before $(RUN)/eval_before.jsonl --after $(RUN)/eval_after.jsonl --output $(RUN)/delta_report.md
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -1,0 +1,69 @@
+"""Batches of games as the trainer reads them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests import conftest
+from tunix_ttt import config as config_lib
+from tunix_ttt.train import games
+from tunix_ttt.train import learner
+from tunix_ttt.train import sft
+
+
+def rows(num_rows: int, used: list[int], length: int = 60):
+  """Rows of 20 tokens, of which the last one is trained in those in use."""
+  mask = np.tile(np.arange(length) < 20, (num_rows, 1))
+  trained = np.zeros_like(mask)
+  trained[used, 19] = True
+  tokens = np.arange(num_rows)[:, None] * mask
+  return {"tokens": tokens, "mask": mask, "trained": trained}
+
+
+@pytest.mark.parametrize(
+  ("num_used", "parts", "shape"),
+  [
+    (1024, 1, (256, 4, 32)),
+    (513, 1, (256, 4, 32)),
+    (512, 1, (256, 2, 32)),
+    (129, 1, (256, 1, 32)),
+    (128, 1, (128, 1, 32)),
+    (65, 1, (128, 1, 32)),
+    # Smaller ones are not worth a compilation.
+    (3, 1, (64, 1, 32)),
+    # Tunix cuts by the number of games.
+    (3, 2, (256, 1, 32)),
+    (0, 1, (64, 1, 16)),
+  ],
+)
+def test_rows_in_which_nothing_is_trained_are_left_out(num_used, parts, shape):
+  rng = np.random.default_rng(0)
+  used = np.sort(rng.permutation(1280)[:num_used])
+  packed = learner._pack(rows(1280, used.tolist()), 256, parts)
+  assert {value.shape for value in packed.values()} == {shape}
+  flat = {k: v.reshape(-1, shape[2]) for k, v in packed.items()}
+  np.testing.assert_array_equal(flat["tokens"][:num_used, 0], used)
+  assert flat["trained"].sum() == num_used
+  assert not flat["mask"][num_used:].any()
+
+
+@pytest.mark.parametrize("luck", ["group", "game"])
+def test_what_the_games_of_a_group_share(luck):
+  config = dataclasses.replace(
+    config_lib.GRPOConfig(model=conftest.SMALL_MODEL),
+    episodes=config_lib.EpisodesConfig(luck=luck),
+  )
+  model = sft.base_model(config)
+  engine = games.GameRollout(
+    model.module, model.tokenizer, None, None, model=model, config=config
+  )
+  groups, members = np.repeat(np.arange(4), 8), np.tile(np.arange(8), 4)
+  opponent = engine._opponent(0)
+  keys, states = engine._begin(groups, members, opponent)
+  drawn = np.asarray(states.luck).reshape(4, 8)
+  assert len(np.unique(drawn)) == (32 if luck == "game" else 4)
+  agents = np.asarray(states.agent).reshape(4, 8)
+  assert (agents == agents[:, :1]).all() and len(np.unique(agents)) == 2
+  assert len(np.unique(jax.random.key_data(keys), axis=0)) == 32
