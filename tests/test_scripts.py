@@ -367,7 +367,9 @@ GRPO = {
 def test_grpo_dry_run_and_wrong_input(run):
   pathlib.Path("grpo.yaml").write_text(yaml.safe_dump(GRPO))
   before = listing()
-  code, out, _ = run(TRAIN_GRPO, "--config", "grpo.yaml", "--dry-run")
+  code, out, _ = run(
+    TRAIN_GRPO, "--config", "grpo.yaml", "--model", "base", "--dry-run"
+  )
   assert code == 0
   assert "games    8: 1 steps of 2 groups of 4" in out
   for flags, found in (

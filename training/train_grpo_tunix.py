@@ -15,7 +15,9 @@ def _parse() -> argparse.Namespace:
   )
   cli.add_config(parser)
   parser.add_argument(
-    "--model", help="checkpoint to start from, in place of model.name"
+    "--model",
+    default="base",
+    help="checkpoint to start from, or base for the config's model.name",
   )
   cli.add_run(parser)
   return cli.parse_run(parser)
@@ -24,7 +26,8 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Parses the flags and trains."""
   flags = _parse()
-  settings = cli.overrides(flags.set, model__name=flags.model)
+  name = None if flags.model == "base" else flags.model
+  settings = cli.overrides(flags.set, model__name=name)
   config = config_lib.load(config_lib.GRPOConfig, flags.config, settings)
   cli.require_tunix()
 

@@ -114,12 +114,7 @@ def train(
   files.check_absent(output)
   prepared = plan(config, make_evaluate)
   manifest = setup.manifest("grpo", config, prepared.record, output, None)
-  with files.new_directory(output) as new:
-    manifest.write(new)
-    tokenizer = prepared.model.tokenizer.serialize()
-    files.write_bytes(new / runs.TOKENIZER, tokenizer)
-    files.write_text(new / runs.METRICS, "")
-    (new / runs.OPPONENTS).mkdir()
+  setup.create(manifest, prepared.model, output)
   with runs.hold(output):
     return _run(prepared, manifest, output)
 
@@ -245,6 +240,7 @@ class _Run:
 
   def _add_to_pool(self, step: int) -> None:
     path = self.path / runs.OPPONENTS / f"{step}.bin"
+    path.parent.mkdir(exist_ok=True)
     files.write_bytes(path, self.engine.greedy_moves().tobytes())
     self._restore_pool(step)
 

@@ -9,6 +9,7 @@ import jax
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import specs
@@ -68,6 +69,16 @@ def manifest(
     git_dirty=dirty,
     artifacts_path=str(output),
   )
+
+
+def create(
+  manifest: runs.RunManifest, model: checkpoints.Model, output: pathlib.Path
+) -> None:
+  """Writes the directory of a new run, whole or not at all."""
+  with files.new_directory(output) as new:
+    manifest.write(new)
+    files.write_bytes(new / runs.TOKENIZER, model.tokenizer.serialize())
+    files.write_text(new / runs.METRICS, "")
 
 
 def begin_session(

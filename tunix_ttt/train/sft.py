@@ -120,11 +120,7 @@ def train(
   files.check_absent(output)
   prepared = plan(config)
   manifest = _manifest(prepared, output)
-  with files.new_directory(output) as new:
-    manifest.write(new)
-    tokenizer = prepared.model.tokenizer.serialize()
-    files.write_bytes(new / runs.TOKENIZER, tokenizer)
-    files.write_text(new / runs.METRICS, "")
+  setup.create(manifest, prepared.model, output)
   with runs.hold(output):
     return _run(prepared, manifest, output)
 
