@@ -47,17 +47,24 @@ class RandomRewards(learner_lib.GameLearner):
     return draws.astype(np.float32), played
 
 
-def ours(config: config_lib.GRPOConfig, model: checkpoints.Model) -> Any:
-  """Returns the seconds of each step, and the tokens that were trained on."""
+def ours(
+  config: config_lib.GRPOConfig, model: checkpoints.Model
+) -> dict[str, list[float]]:
+  """Returns what each step took, and the tokens that it sampled."""
   learner = RandomRewards(cluster_lib.make(model, config, None), config, model)
-  ended, tokens = [time.perf_counter()], []
+  found: dict[str, list[float]] = {"seconds": []}
+  began = time.perf_counter()
 
   def on_step(step: learner_lib.Step) -> None:
-    ended.append(time.perf_counter())
-    tokens.append(step.metrics["tokens"])
+    nonlocal began
+    ended = time.perf_counter()
+    found["seconds"].append(ended - began)
+    for name in ("seconds_sampling", "seconds_training", "tokens"):
+      found.setdefault(name, []).append(step.metrics[name])
+    began = ended
 
   learner.fit(on_step)
-  return np.diff(ended), float(np.mean(tokens))
+  return found
 
 
 def peer(python: pathlib.Path, shapes: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def main() -> None:
   )
   model = sft.base_model(config)
   params = nnx.state(model.module)
-  seconds, tokens = ours(config, model)
+  found = ours(config, model)
   shapes = dataclasses.asdict(model.spec) | {
     "batch_size": BATCH,
     "num_generations": GROUP,
@@ -115,8 +122,11 @@ def main() -> None:
     "steps": steps,
   }
   theirs = peer(python, shapes)
-  mine = statistics.median(seconds[WARMUP:])
-  other = statistics.median(theirs["seconds"][WARMUP:])
+
+  def median(values: list[float]) -> float:
+    return round(statistics.median(values[WARMUP:]), 4)
+
+  mine, other = median(found["seconds"]), median(theirs["seconds"])
   results = {
     "platform": platform.platform(),
     "device": jax.devices()[0].device_kind,
@@ -126,11 +136,13 @@ def main() -> None:
     "torch_threads": theirs["threads"],
     "steps": flags.steps,
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-    "completion_tokens": round(tokens / BATCH, 2),
-    "first_step_seconds": round(float(seconds[0]), 2),
+    "completion_tokens": round(median(found["tokens"]) / BATCH, 2),
+    "first_step_seconds": round(found["seconds"][0], 2),
     "peer_first_step_seconds": round(theirs["seconds"][0], 2),
-    "seconds_per_step": round(mine, 4),
-    "peer_seconds_per_step": round(other, 4),
+    "seconds_per_step": mine,
+    "seconds_sampling": median(found["seconds_sampling"]),
+    "seconds_training": median(found["seconds_training"]),
+    "peer_seconds_per_step": other,
     "ratio": round(other / mine, 2),
   }
   for name, value in results.items():
