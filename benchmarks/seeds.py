@@ -39,7 +39,7 @@ def run(seed: int, output: pathlib.Path) -> dict[str, Any]:
   rows = [json.loads(line) for line in lines]
   return {
     "seed": seed,
-    "seconds": round(rows[-1].get("seconds", rows[-2].get("seconds", 0))),
+    "seconds": round(max(row.get("seconds", 0) for row in rows)),
     "evaluations": [row for row in rows if row["split"] == "eval"],
   }
 

@@ -36,29 +36,19 @@ def components(
     float32 [B, T] by name; 0 where no turn was played.
   """
   played = np.asarray(games.turn_mask)
-  functions: dict[str, tuple[float, Callable[[], np.ndarray]]] = {
-    "outcome": (config.outcome.weight, lambda: outcome(games, config.outcome)),
-    "move_quality": (
-      config.move_quality.weight,
-      lambda: move_quality(games, config.move_quality),
-    ),
-    "optimal_move": (
-      config.optimal_move_weight,
-      lambda: (regret(games) == 0).astype(np.float32),
-    ),
-    "regret": (config.regret_weight, lambda: -regret(games)),
-    "format": (
-      config.format_weight,
-      lambda: (np.asarray(games.moves) >= 0).astype(np.float32),
-    ),
-    "length": (
-      config.length_weight,
-      lambda: -np.asarray(games.action_mask).sum(axis=2) / max_new_tokens,
+  functions: dict[str, Callable[[], np.ndarray]] = {
+    "outcome": lambda: outcome(games, config.outcome),
+    "move_quality": lambda: move_quality(games, config.move_quality),
+    "optimal_move": lambda: (regret(games) == 0).astype(np.float32),
+    "regret": lambda: -regret(games),
+    "format": lambda: (np.asarray(games.moves) >= 0).astype(np.float32),
+    "length": lambda: (
+      -np.asarray(games.action_mask).sum(axis=2) / max_new_tokens
     ),
   }
   return {
-    name: np.where(played, weight * function(), 0).astype(np.float32)
-    for name, (weight, function) in functions.items()
+    name: np.where(played, weight * functions[name](), 0).astype(np.float32)
+    for name, weight in config.weights.items()
     if weight
   }
 

@@ -150,17 +150,21 @@ class RewardsConfig:
   format_weight: Finite = 0.0
   length_weight: Finite = 0.0
 
+  @property
+  def weights(self) -> dict[str, float]:
+    """The weight of each reward, by its name in `rewards.components`."""
+    return {
+      "outcome": self.outcome.weight,
+      "move_quality": self.move_quality.weight,
+      "optimal_move": self.optimal_move_weight,
+      "regret": self.regret_weight,
+      "format": self.format_weight,
+      "length": self.length_weight,
+    }
+
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
-    weights = (
-      self.outcome.weight,
-      self.move_quality.weight,
-      self.optimal_move_weight,
-      self.regret_weight,
-      self.format_weight,
-      self.length_weight,
-    )
-    if not any(weights):
+    if not any(self.weights.values()):
       raise ValueError("the weights of all rewards are 0; set at least one")
     return self
 

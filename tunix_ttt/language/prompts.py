@@ -118,8 +118,8 @@ def render_answer(cell: int, thought: str | None = None) -> str:
 def first_answer(text: str) -> str:
   """Returns a text up to the end of the answer that it begins with.
 
-  In play a move ends the turn, so models are not trained to stop after it. A
-  text that begins with no answer is returned whole.
+  In play a move ends the turn, so a model that learned by playing may run on
+  after it. A text that begins with no answer is returned whole.
   """
   match = _ANSWER.match(text)
   return text if match is None else match.group()
