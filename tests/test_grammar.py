@@ -126,22 +126,23 @@ def byte_fallback_tokenizer() -> hf_tokenizers.Tokenizer:
 
 @pytest.fixture(scope="module", params=["sentencepiece", "qwen", "gemma"])
 def spelled(request, tokenizer):
-  """A tokenizer's `encode`, the bytes of its tokens and its control tokens."""
+  """A tokenizer's `encode`, its tokens' bytes, the end of a turn and padding."""
   if request.param == "sentencepiece":
-    control = {tokenizer.end_of_turn_id, tokenizer.pad_id()}
+    control = (tokenizer.end_of_turn_id, tokenizer.pad_id())
     return tokenizer.encode, tokenizer.token_bytes(), control
   make = {"qwen": byte_level_tokenizer, "gemma": byte_fallback_tokenizer}
   made = make[request.param]()
-  control = {0, 1}
+  names = {"qwen": ("<|im_end|>", "<pad>"), "gemma": ("<end_of_turn>", "<pad>")}
+  control = tuple(made.token_to_id(name) for name in names[request.param])
   token_bytes = tokenizers.hugging_face_token_bytes(made, control)
   return lambda text: made.encode(text).ids, token_bytes, control
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_table_is_the_automaton_however_text_is_split(spelled, name):
-  encode, token_bytes, control = spelled
+  encode, token_bytes, (end, pad) = spelled
   automaton = FORMATS[name][0]()
-  table = grammar.compile_table(automaton, token_bytes)
+  table = grammar.compile_table(automaton, token_bytes, [end])
 
   def fold(tokens):
     state = grammar.START
@@ -158,31 +159,37 @@ def test_the_table_is_the_automaton_however_text_is_split(spelled, name):
     tokens = [token for part in parts for token in encode(part)]
     assert b"".join(token_bytes[t] or b"" for t in tokens) == text.encode()
     assert fold(tokens) == automaton.read(text.encode())
-    for token in control:
-      assert fold([*tokens, token]) == grammar.DEAD
+    assert fold([*tokens, pad]) == grammar.DEAD
+    # Nothing but the end of the turn ends it, and nothing comes after that.
+    ended = fold([*tokens, end])
+    assert table.moves[fold(tokens)] == -1
+    assert table.moves[ended] == automaton.moves[automaton.read(text.encode())]
+    assert fold([*tokens, end, end]) == grammar.DEAD
 
   agrees()
 
 
 def test_the_fewest_tokens_to_the_end():
-  tokens = testing.CharacterTokenizer().token_bytes()
-  table = grammar.compile_table(grammar.grid_grammar(), tokens)
-  assert table.tokens_left[grammar.START] == len(
-    "<think></think><move>A1</move>"
-  )
+  toy = testing.CharacterTokenizer()
+  end = [toy.end_of_turn_id]
+  table = grammar.compile_table(grammar.grid_grammar(), toy.token_bytes(), end)
+  shortest = len("<think></think><move>A1</move>") + len(end)
+  assert table.tokens_left[grammar.START] == shortest
   state = grammar.START
-  for token in testing.CharacterTokenizer().encode("<think>a</thi"):
+  for token in toy.encode("<think>a</thi"):
     state = int(table.next_state[state, token])
-  assert table.tokens_left[state] == len("nk><move>A1</move>")
+  assert table.tokens_left[state] == len("nk><move>A1</move>") + len(end)
   assert (table.tokens_left[table.moves >= 0] == 0).all()
 
 
 def test_a_state_that_tokens_cannot_leave_is_dead():
   answers = [prompts.render_answer(cell).encode() for cell in range(9)]
   tokens = [*answers, b"<mo", b" ", None, b""]
-  table = grammar.compile_table(grammar.grid_grammar(thoughts=False), tokens)
+  automaton = grammar.grid_grammar(thoughts=False)
+  table = grammar.compile_table(automaton, tokens, [11])
   after = table.next_state[grammar.START]
-  assert table.moves[after[:9]].tolist() == list(range(9))
+  ended = table.next_state[after[:9], 11]
+  assert table.moves[ended].tolist() == list(range(9))
   assert after[9:].tolist() == [
     grammar.DEAD,
     grammar.START,
@@ -195,9 +202,9 @@ def test_a_tokenizer_that_cannot_spell_the_format():
   tokens = testing.CharacterTokenizer().token_bytes()
   tokens[tokens.index(b"3")] = None
   with pytest.raises(errors.UserError, match="that plays A3, B3, C3"):
-    grammar.compile_table(grammar.grid_grammar(), tokens)
+    grammar.compile_table(grammar.grid_grammar(), tokens, [1])
   with pytest.raises(errors.UserError, match="cannot spell the answer format"):
-    grammar.compile_table(grammar.grid_grammar(), [None, b"a"])
+    grammar.compile_table(grammar.grid_grammar(), [None, b"a"], [0])
 
 
 def test_a_tokenizer_of_another_kind():
@@ -210,6 +217,7 @@ def test_a_table_for_a_large_vocabulary_is_small():
   rng = np.random.default_rng(0)
   characters = [bytes([b]) for b in range(256)]
   words = [rng.bytes(n) for n in rng.integers(2, 20, 150_000 - 256)]
-  table = grammar.compile_table(grammar.grid_grammar(), characters + words)
+  tokens = characters + words
+  table = grammar.compile_table(grammar.grid_grammar(), tokens, [256])
   assert table.next_state.shape[1] == 150_000
   assert table.next_state.nbytes < 20e6

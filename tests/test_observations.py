@@ -41,7 +41,7 @@ def test_a_whole_conversation_has_the_same_ids(grid, tokenizer):
   whole = chat.encode_chat(messages, tokenizer).ids
   turns = [
     row(grid.begin, first),
-    tokenizer.encode(said),
+    [*tokenizer.encode(said), tokenizer.end_of_turn_id],
     row(grid.follow, second),
   ]
   assert [*itertools.chain(*turns)] == whole
@@ -89,7 +89,7 @@ def test_token_boards_are_those_of_thinktactoe(tokenizer, thoughts):
     answer = f"<player_think>[TRUNCATED]</player_think>\n{answer}"
   n = table.rows[LATER, 0]
   sample = data_formats.PlainText(board, answer).encode(tokenizer)
-  assert row(table.begin, n) + row(table.answers, 2) == sample.ids[:-1]
+  assert row(table.begin, n) + row(table.answers, 2) == sample.ids
   assert tokenizer.decode(row(table.follow, n)) == f"\n{board}"
 
 

@@ -98,20 +98,3 @@ def test_accepted(text, cell):
 )
 def test_rejected(text):
   assert prompts.parse_answer(text) is None
-
-
-@pytest.mark.parametrize(
-  ("text", "answer"),
-  [
-    ("<think>x</think>\n<move>A1</move>", "<think>x</think>\n<move>A1</move>"),
-    (
-      "<think>x</think><move>A1</move></think>",
-      "<think>x</think><move>A1</move>",
-    ),
-    ("<move>B2</move><move>A1</move>", "<move>B2</move>"),
-    ("so <move>B2</move>", "so <move>B2</move>"),
-    ("<think>x<move>B2</move> y", "<think>x<move>B2</move> y"),
-  ],
-)
-def test_where_the_first_answer_ends(text, answer):
-  assert prompts.first_answer(text) == answer

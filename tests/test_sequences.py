@@ -147,6 +147,9 @@ def test_control_tokens_in_the_middle_of_an_answer(
   check_log_probs(bent, batch, 1.0)
   found = np.asarray(batch.tokens)[np.asarray(batch.action_mask)]
   np.testing.assert_array_equal(found, said)
+  # A turn ends once, whoever ends it.
+  ends = np.asarray(batch.tokens) == tokenizer.end_of_turn_id
+  assert not (ends[:, :-1] & ends[:, 1:]).any()
 
 
 def test_full_sequences_are_the_conversation(model, tables):

@@ -12,7 +12,6 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
 from tunix_ttt.language import chat
-from tunix_ttt.language import prompts
 
 
 class Answer(pydantic.BaseModel):
@@ -89,8 +88,6 @@ def generate(
     responses, total=len(items), desc="answers", unit="item", disable=None
   )
   for item, response in zip(items, progress, strict=True):
-    if item.match == "optimal_move":
-      response = prompts.first_answer(response)
     verdict = evalsets.verdict(item, response)
     yield Answer(
       id=item.id,

@@ -28,6 +28,10 @@ class TextFormat(Protocol):
     """Describes a board to the player whose turn it is."""
     ...
 
+  def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
+    """Returns the tokens that end an answer; the first is what is taught."""
+    ...
+
   def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the chunk that begins a conversation with an observation."""
     ...
@@ -35,18 +39,19 @@ class TextFormat(Protocol):
   def follow(
     self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
   ) -> list[int]:
-    """Returns the chunk that closes an answer and shows an observation.
+    """Returns the chunk that follows an answer and shows an observation.
 
-    With `retry` it first says that the answer could not be read.
+    With `retry` it first ends the answer, which could not be read, and says so.
     """
     ...
 
   def answer(
     self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
   ) -> list[int]:
-    """Returns an answer that plays `cell`; None is one that was not readable.
+    """Returns an answer that plays `cell`, with the token that ends it.
 
-    The thought is left out where the format asks for none.
+    None stands for an answer that could not be read; it has no end. The thought
+    is left out where the format asks for none.
     """
     ...
 
@@ -70,6 +75,10 @@ class GridFormat:
     agent = int(rules.side_to_move()[board])
     return prompts.render_observation(board, agent, last_move)
 
+  def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
+    """Returns the ends of the model's turn."""
+    return [tokenizer.end_of_turn_id]
+
   def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the system prompt, the observation and the model's header."""
     system = prompts.system_prompt(thoughts=self.thoughts)
@@ -79,11 +88,11 @@ class GridFormat:
   def follow(
     self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
   ) -> list[int]:
-    """Returns the end of the model's turn and the user's next one."""
+    """Returns the user's next turn, after the end of the model's."""
     shown = _RETRY + text if retry else text
     before = [chat.message("user", "")]
     after = [chat.message("assistant", ""), chat.message("user", shown)]
-    skipped = len(chat.encode_chat(before, tokenizer).ids)
+    skipped = len(chat.encode_chat(before, tokenizer).ids) + (not retry)
     return chat.encode_chat(before + after, tokenizer).ids[skipped:]
 
   def answer(
@@ -93,7 +102,8 @@ class GridFormat:
     if cell is None:
       return tokenizer.encode(thought)
     kept = thought if self.thoughts else None
-    return tokenizer.encode(prompts.render_answer(cell, kept))
+    text = prompts.render_answer(cell, kept)
+    return [*tokenizer.encode(text), tokenizer.end_of_turn_id]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +138,10 @@ class TokenBoardFormat:
     )
     return "\n".join(("<|board_start|>", *rows, "<|board_end|>", side))
 
+  def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
+    """Returns the end of a text."""
+    return [tokenizer.eos_id()]
+
   def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the observation after the token that begins a text."""
     return [tokenizer.bos_id(), *tokenizer.encode(text)]
@@ -136,8 +150,8 @@ class TokenBoardFormat:
     self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
   ) -> list[int]:
     """Returns the observation on a new line; there are no words for `retry`."""
-    del retry
-    return tokenizer.encode("\n" + text)
+    end = [tokenizer.eos_id()] if retry else []
+    return end + tokenizer.encode("\n" + text)
 
   def answer(
     self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
@@ -149,4 +163,4 @@ class TokenBoardFormat:
     text = f"<|move|><|{row}-{column}|><|end|>"
     if self.thoughts:
       text = f"<player_think>{thought}</player_think>\n{text}"
-    return tokenizer.encode(text)
+    return [*tokenizer.encode(text), tokenizer.eos_id()]

@@ -5,11 +5,11 @@ tokenizer it is one array `[state, token]`, so that following a sampled answer
 costs one lookup a token, on the device, however the tokenizer splits a tag. The
 same array tells which tokens may come next, for constrained decoding.
 
-An answer is over as soon as its move is: whitespace that shares the last token
-with it is let pass, and nothing after that token is read.
+An answer is over at the token that ends a turn, which is no text: it is the only
+way on from a whole answer, besides whitespace.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 
 import numpy as np
@@ -48,10 +48,12 @@ class TokenTable:
 
   Attributes:
     next_state: uint8 [S, V], the state after a token. It is `DEAD` where no
-      sequence of tokens can complete the answer any more.
-    moves: int8 [S], as in `Automaton`.
-    tokens_left: int32 [S], the fewest tokens that complete an answer; 0 where
-      one is complete, and meaningless for `DEAD`.
+      sequence of tokens can complete the answer any more. States after those of
+      the automaton stand for turns that have ended with an answer.
+    moves: int8 [S], the cell of the answer that a turn ended with, -1 in states
+      where it has not ended.
+    tokens_left: int32 [S], the fewest tokens that end the turn with an answer;
+      0 where it has ended, and meaningless for `DEAD`.
   """
 
   next_state: np.ndarray
@@ -158,25 +160,30 @@ def token_board_grammar(*, thoughts: bool = True) -> Automaton:
 
 
 def compile_table(
-  automaton: Automaton, token_bytes: Sequence[bytes | None]
+  automaton: Automaton,
+  token_bytes: Sequence[bytes | None],
+  end_ids: Collection[int],
 ) -> TokenTable:
   """Compiles an automaton for a tokenizer.
 
   Args:
-    automaton: of S states.
+    automaton: of the text of answers.
     token_bytes: what each of V tokens stands for in text; None for one that
-      stands for nothing, such as the end of a turn, which no answer contains.
+      stands for nothing, such as padding, which no answer contains.
+    end_ids: the tokens that end a turn.
 
   Raises:
     errors.UserError: if some move cannot be spelled with these tokens.
   """
-  num_states, vocab_size = len(automaton.transitions), len(token_bytes)
+  whole = np.flatnonzero(automaton.moves >= 0)
+  num_texts, vocab_size = len(automaton.transitions), len(token_bytes)
+  ended = np.arange(num_texts, num_texts + len(whole), dtype=np.uint8)
   lengths = np.array([len(text or b"") for text in token_bytes])
   spelled = np.zeros((vocab_size, max(lengths, default=0)), np.uint8)
   for token, text in enumerate(token_bytes):
     spelled[token, : lengths[token]] = list(text or b"")
   next_state = np.repeat(
-    np.arange(num_states, dtype=np.uint8)[:, None], vocab_size, axis=1
+    np.arange(num_texts, dtype=np.uint8)[:, None], vocab_size, axis=1
   )
   next_state[:, lengths == 0] = DEAD
   for i in range(spelled.shape[1]):
@@ -184,16 +191,21 @@ def compile_table(
     next_state[:, tokens] = automaton.transitions[
       next_state[:, tokens], spelled[tokens, i]
     ]
-  tokens_left = _tokens_left(next_state, automaton.moves)
+  for token in end_ids:
+    next_state[:, token] = DEAD
+    next_state[whole, token] = ended
+  after = np.full((len(ended), vocab_size), DEAD, np.uint8)
+  next_state = np.concatenate([next_state, after])
+  moves = np.full(len(next_state), -1, np.int8)
+  moves[ended] = automaton.moves[whole]
+  tokens_left = _tokens_left(next_state, moves)
   # A state that tokens cannot lead out of is as good as dead.
   next_state[(tokens_left < 0)[next_state]] = DEAD
-  return TokenTable(
-    next_state=next_state, moves=automaton.moves, tokens_left=tokens_left
-  )
+  return TokenTable(next_state=next_state, moves=moves, tokens_left=tokens_left)
 
 
 def _tokens_left(next_state: np.ndarray, moves: np.ndarray) -> np.ndarray:
-  """Returns the fewest tokens to the end of an answer, -1 where there is none.
+  """Returns the fewest tokens to the end of a turn, -1 where there is none.
 
   Raises:
     errors.UserError: if some move cannot be reached from the start.

@@ -115,16 +115,6 @@ def render_answer(cell: int, thought: str | None = None) -> str:
   return move if thought is None else f"<think>{thought}</think>\n{move}"
 
 
-def first_answer(text: str) -> str:
-  """Returns a text up to the end of the answer that it begins with.
-
-  In play a move ends the turn, so a model that learned by playing may run on
-  after it. A text that begins with no answer is returned whole.
-  """
-  match = _ANSWER.match(text)
-  return text if match is None else match.group()
-
-
 def parse_answer(text: str, *, thoughts: bool = True) -> Answer | None:
   """Reads an answer strictly; None where it is not exactly of the format.
 

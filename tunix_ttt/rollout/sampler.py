@@ -304,7 +304,10 @@ class Sampler:
     retried = games.last_answer == _UNREADABLE
     tokens, mask = tables_lib.look_up(known.follow, row)
     if config.on_parse_error == "retry":
-      again = tables_lib.look_up(known.retry, row)
+      # In `truncated` the answer is gone, and its end with it.
+      is_kept = config.context == "full"
+      said_last = jnp.where(is_kept, memory.pending, -1)
+      again = tables_lib.retry_chunk(tables, row, said_last)
       width = max(tokens.shape[1], again[0].shape[1])
       tokens, mask = (
         jnp.where(retried[:, None], _widen(b, width), _widen(a, width))

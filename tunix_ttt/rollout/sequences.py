@@ -51,8 +51,12 @@ def sequences(
     context: see `sampler.RolloutConfig`.
   """
   num_turns = games.turn_mask.shape[1]
-  first = [_chunk(games, tables, t, begins=True) for t in range(num_turns)]
-  later = [_chunk(games, tables, t, begins=False) for t in range(1, num_turns)]
+  first = [_chunk(games, tables, t) for t in range(num_turns)]
+  said_last = _said_last(games, kept=context == "full")
+  later = [
+    _chunk(games, tables, t, said_last=said_last[:, t - 1])
+    for t in range(1, num_turns)
+  ]
   said = [_said(games, t) for t in range(num_turns)]
   if context == "board":
     rows = [[a, b] for a, b in zip(first, said, strict=True)]
@@ -75,25 +79,32 @@ def _chunk(
   games: trajectory_lib.Trajectory,
   tables: tables_lib.Tables,
   turn: int,
-  *,
-  begins: bool,
+  said_last: jax.Array | None = None,
 ) -> Sequences:
+  """Returns what begins a conversation, or follows on the last token said."""
   known = tables.observations
   row = known.rows[games.boards[:, turn], games.last_moves[:, turn] + 1]
   played = games.turn_mask[:, turn, None]
-  if begins:
+  if said_last is None:
     tokens, mask = tables_lib.look_up(known.begin, row)
   else:
     again = games.retried[:, turn, None]
-    plain, retry = (
-      tables_lib.look_up(chunks, row) for chunks in (known.follow, known.retry)
-    )
+    plain = tables_lib.look_up(known.follow, row)
+    retry = tables_lib.retry_chunk(tables, row, said_last)
     tokens, mask = (
       jnp.concatenate([a, b], axis=1) for a, b in zip(plain, retry, strict=True)
     )
     is_retry = jnp.arange(tokens.shape[1]) >= plain[0].shape[1]
     mask = mask & (is_retry == again)
   return _read(tokens, mask & played)
+
+
+def _said_last(games: trajectory_lib.Trajectory, *, kept: bool) -> jax.Array:
+  """Returns the last token [B, T] that is kept of each answer, -1 for none."""
+  if not kept:
+    return jnp.full(games.turn_mask.shape, -1)
+  last = jnp.maximum(games.action_mask.sum(axis=-1) - 1, 0)
+  return jnp.take_along_axis(games.actions, last[..., None], axis=-1)[..., 0]
 
 
 def _said(games: trajectory_lib.Trajectory, turn: int) -> Sequences:

@@ -28,12 +28,14 @@ class Tables(struct.PyTreeNode):
     next_state: uint8 [S, V], of the answer's automaton.
     moves: int8 [S], see `grammar.TokenTable`.
     tokens_left: int32 [S], see `grammar.TokenTable`.
+    end_ids: int32 [E], the tokens that end a turn.
   """
 
   observations: observations_lib.Observations
   next_state: jax.Array
   moves: jax.Array
   tokens_left: jax.Array
+  end_ids: jax.Array
 
 
 def build(text_format: formats.TextFormat, tokenizer: Tokenizer) -> Tables:
@@ -42,8 +44,9 @@ def build(text_format: formats.TextFormat, tokenizer: Tokenizer) -> Tables:
   Raises:
     errors.UserError: if the tokenizer cannot spell the format's answers.
   """
+  end_ids = text_format.end_ids(tokenizer)
   table = grammar_lib.compile_table(
-    text_format.grammar(), tokenizer.token_bytes()
+    text_format.grammar(), tokenizer.token_bytes(), end_ids
   )
   observations = observations_lib.build(text_format, tokenizer)
   return Tables(
@@ -51,7 +54,26 @@ def build(text_format: formats.TextFormat, tokenizer: Tokenizer) -> Tables:
     next_state=jnp.asarray(table.next_state),
     moves=jnp.asarray(table.moves),
     tokens_left=jnp.asarray(table.tokens_left),
+    end_ids=jnp.asarray(end_ids, jnp.int32),
   )
+
+
+def retry_chunk(
+  tables: Tables, row: jax.Array, said_last: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the chunks [B, L] after unreadable answers and which tokens exist.
+
+  Such a chunk begins with the end of the model's turn, except where the model
+  itself said it.
+
+  Args:
+    tables: the tables.
+    row: int32 [B], of the observations.
+    said_last: int32 [B], the last token that is kept of the answer.
+  """
+  tokens, mask = look_up(tables.observations.retry, row)
+  ended = jnp.isin(said_last, tables.end_ids)
+  return tokens, mask.at[:, 0].set(~ended)
 
 
 def look_up(
