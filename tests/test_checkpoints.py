@@ -12,6 +12,7 @@ import pytest
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import files
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import specs
 
@@ -174,8 +175,10 @@ def test_another_tokenizer_is_refused(saved):
   from tunix_ttt.language import tokenizers
 
   other = tokenizers.train_tokenizer(["some other text"], 512)
-  (saved / "tokenizer.model").write_bytes(other.serialize())
-  with pytest.raises(errors.UserError, match="not the tokenizer this model"):
+  files.write_all(saved, other.files())
+  with pytest.raises(
+    errors.UserError, match="not the one this model was saved with"
+  ):
     checkpoints.load(saved)
 
 

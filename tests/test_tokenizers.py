@@ -68,7 +68,7 @@ def test_training_is_deterministic(source, tokenizer):
 
 def test_loading(tmp_path, tokenizer):
   path = tmp_path / "tokenizer.model"
-  path.write_bytes(tokenizer.serialize())
+  path.write_bytes(tokenizer.files()[tokenizers.FILE])
   loaded = tokenizers.SentencePieceTokenizer.load(path)
   assert loaded.digest == tokenizer.digest
   path.write_bytes(b"not a model")

@@ -1,6 +1,6 @@
 """Reading other people's files strictly, and writing our own whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import os
@@ -97,6 +97,12 @@ def write_bytes(path: pathlib.Path, data: bytes) -> None:
     beside.replace(path)
   finally:
     beside.unlink(missing_ok=True)
+
+
+def write_all(directory: pathlib.Path, contents: Mapping[str, bytes]) -> None:
+  """Writes files by their paths under a directory."""
+  for name, data in contents.items():
+    write_bytes(directory / name, data)
 
 
 @contextlib.contextmanager

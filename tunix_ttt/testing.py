@@ -9,6 +9,7 @@ import numpy as np
 
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import rules
+from tunix_ttt.language import chat
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 
@@ -156,6 +157,8 @@ class CharacterTokenizer:
   """A toy tokenizer: one id a character, control ids 0 to 5."""
 
   start_of_turn_id, end_of_turn_id = 4, 5
+  end_ids = (end_of_turn_id,)
+  template = chat.gemma_template(2, start_of_turn_id, end_of_turn_id)
   vocab_size = 6 + 128
 
   def encode(self, text: str) -> list[int]:

@@ -19,8 +19,16 @@ class Conversation(NamedTuple):
   supervised_from: int = 0
 
   def texts(self) -> Iterator[str]:
-    """Yields what the tokenizer will be asked to encode."""
-    yield from chat.chat_texts(self.messages)
+    """Yields what the tokenizer of a tiny model will be asked to encode."""
+    system = ""
+    for turn in self.messages:
+      if turn["role"] == "system":
+        system = f"{turn['content']}\n\n"
+      elif turn["role"] == "user":
+        yield f"user\n{system}{turn['content']}"
+        system = ""
+      else:
+        yield turn["content"]
 
   def encode(self, tokenizer: chat.ChatTokenizer) -> chat.Tokens:
     """Returns the tokens and the loss mask."""

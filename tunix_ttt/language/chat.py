@@ -7,25 +7,68 @@ where generation starts from, so a completion in training has the same ids as
 the same completion in sampling.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+import dataclasses
 from typing import NamedTuple, Protocol
 
 Message = dict[str, str]
 ROLES = ("system", "user", "assistant")
+# Pieces of text and ids of control tokens.
+Parts = tuple[str | int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Template:
+  """A chat template: what stands around the contents of messages.
+
+  Attributes:
+    begin: before the first user message, where there is no system message.
+    system: before the system message and between it and the first user message.
+      None where the template has no such role: the system message then goes in
+      front of the first user message, a blank line between them.
+    answer: between a user message and where the model speaks.
+    end_of_turn_id: the token that ends what the model says.
+    follow: between that token and the next user message.
+    trims: whether messages lose white space around them.
+  """
+
+  begin: Parts
+  system: tuple[Parts, Parts] | None = None
+  answer: Parts
+  end_of_turn_id: int
+  follow: Parts
+  trims: bool = False
+
+
+def gemma_template(bos_id: int, start_id: int, end_id: int) -> Template:
+  """Returns Gemma's template, given the ids of its control tokens."""
+  return Template(
+    begin=(bos_id, start_id, "user\n"),
+    answer=(end_id, "\n", start_id, "model\n"),
+    end_of_turn_id=end_id,
+    follow=("\n", start_id, "user\n"),
+  )
 
 
 class ChatTokenizer(Protocol):
-  """What the template needs of a tokenizer."""
+  """What conversations need of a tokenizer."""
 
-  start_of_turn_id: int
-  end_of_turn_id: int
+  @property
+  def template(self) -> Template:
+    """The chat template."""
+    ...
+
+  @property
+  def end_ids(self) -> Sequence[int]:
+    """The tokens that end a turn, the template's first."""
+    ...
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of plain text."""
     ...
 
-  def bos_id(self) -> int:
-    """Returns the id that begins a sequence."""
+  def bos_id(self) -> int | None:
+    """Returns the id that begins a text, if there is one."""
     ...
 
   def eos_id(self) -> int:
@@ -88,60 +131,73 @@ def check_messages(messages: object) -> list[Message]:
   return messages
 
 
-def chat_texts(messages: Sequence[Message]) -> Iterator[str]:
-  """Yields the text of each turn as `encode_chat` tokenises it.
-
-  Gemma's template has no system role: a system message goes in front of the
-  first user message, a blank line between them.
-  """
-  system = ""
-  for turn in messages:
-    if turn["role"] == "system":
-      system = f"{turn['content']}\n\n"
-    elif turn["role"] == "user":
-      yield f"user\n{system}{turn['content']}"
-      system = ""
-    else:
-      yield turn["content"]
-
-
 def encode_chat(
   messages: Sequence[Message],
   tokenizer: ChatTokenizer,
   *,
   supervised_from: int = 0,
 ) -> Tokens:
-  """Tokenises a conversation with Gemma's template.
+  """Tokenises a conversation with the tokenizer's template.
 
   Args:
     messages: a conversation that `check_messages` accepts. Where the last
       message is the user's, the header of the model's turn follows it, ready
       for generation.
-    tokenizer: supplies control ids and the ids of plain text.
+    tokenizer: supplies the template and the ids of plain text.
     supervised_from: assistant messages before this index are context only.
 
   Returns:
     The ids and which of them are supervised.
   """
-  newline = tokenizer.encode("\n")
-  start, end = [tokenizer.start_of_turn_id], [tokenizer.end_of_turn_id]
-  ids, loss_mask = [tokenizer.bos_id()], [False]
+  template = tokenizer.template
+  ids: list[int] = []
+  loss_mask: list[bool] = []
 
-  def add(tokens: list[int], supervised: bool = False) -> None:
+  def add(parts: Parts, supervised: bool = False) -> None:
+    tokens = _encode_parts(parts, tokenizer)
     ids.extend(tokens)
     loss_mask.extend([supervised] * len(tokens))
 
-  first = int(messages[0]["role"] == "system")
-  for i, text in enumerate(chat_texts(messages), start=first):
-    if messages[i]["role"] == "user":
-      add(start + tokenizer.encode(text) + end + newline)
-      add(start + tokenizer.encode("model\n"))
+  before = template.begin
+  for i, turn in enumerate(messages):
+    content = turn["content"].strip() if template.trims else turn["content"]
+    if turn["role"] == "system":
+      if template.system is None:
+        before = (*before, f"{content}\n\n")
+      else:
+        before = (*template.system[0], content, *template.system[1])
+    elif turn["role"] == "user":
+      add((*before, content, *template.answer))
+      before = template.follow
     else:
-      add(tokenizer.encode(text) + end, i >= supervised_from)
-      # Nothing after the end of the last turn is read or trained.
-      if i + 1 < len(messages):
-        add(newline)
+      add((content, template.end_of_turn_id), i >= supervised_from)
+  # Nothing after the end of the last turn is read or trained.
   return Tokens(ids, loss_mask)
+
+
+def encode_follow(content: str, tokenizer: ChatTokenizer) -> list[int]:
+  """Tokenises a user message, from the end of the model's turn to its next."""
+  template = tokenizer.template
+  parts = (*template.follow, content, *template.answer)
+  return _encode_parts(parts, tokenizer)
+
+
+def _encode_parts(parts: Parts, tokenizer: ChatTokenizer) -> list[int]:
+  """Tokenises text between control tokens as a whole."""
+  ids, text = [], ""
+  for part in parts:
+    if isinstance(part, str):
+      text += part
+    else:
+      ids += [*(tokenizer.encode(text) if text else ()), part]
+      text = ""
+  return ids + (tokenizer.encode(text) if text else [])
+
+
+def begin_text(tokenizer: ChatTokenizer) -> list[int]:
+  """Returns what begins a text without a template: the bos token, if any."""
+  bos = tokenizer.bos_id()
+  return [] if bos is None else [bos]
 
 
 def encode_text(
@@ -152,6 +208,6 @@ def encode_text(
   The two are tokenised apart, and a token that ends the text is supervised
   too. With an empty prompt this is ordinary language modelling.
   """
-  head = [tokenizer.bos_id(), *tokenizer.encode(prompt)]
+  head = [*begin_text(tokenizer), *tokenizer.encode(prompt)]
   tail = [*tokenizer.encode(completion), tokenizer.eos_id()]
   return Tokens(head + tail, [False] * len(head) + [True] * len(tail))

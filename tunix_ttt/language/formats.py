@@ -77,7 +77,7 @@ class GridFormat:
 
   def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the ends of the model's turn."""
-    return [tokenizer.end_of_turn_id]
+    return [*tokenizer.end_ids]
 
   def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the system prompt, the observation and the model's header."""
@@ -89,11 +89,10 @@ class GridFormat:
     self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
   ) -> list[int]:
     """Returns the user's next turn, after the end of the model's."""
-    shown = _RETRY + text if retry else text
-    before = [chat.message("user", "")]
-    after = [chat.message("assistant", ""), chat.message("user", shown)]
-    skipped = len(chat.encode_chat(before, tokenizer).ids) + (not retry)
-    return chat.encode_chat(before + after, tokenizer).ids[skipped:]
+    if not retry:
+      return chat.encode_follow(text, tokenizer)
+    end = tokenizer.template.end_of_turn_id
+    return [end, *chat.encode_follow(_RETRY + text, tokenizer)]
 
   def answer(
     self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
@@ -103,7 +102,7 @@ class GridFormat:
       return tokenizer.encode(thought)
     kept = thought if self.thoughts else None
     text = prompts.render_answer(cell, kept)
-    return [*tokenizer.encode(text), tokenizer.end_of_turn_id]
+    return [*tokenizer.encode(text), tokenizer.template.end_of_turn_id]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +143,7 @@ class TokenBoardFormat:
 
   def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the observation after the token that begins a text."""
-    return [tokenizer.bos_id(), *tokenizer.encode(text)]
+    return [*chat.begin_text(tokenizer), *tokenizer.encode(text)]
 
   def follow(
     self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False

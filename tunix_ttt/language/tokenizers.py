@@ -1,30 +1,29 @@
 """SentencePiece tokenizers: loading one, and training a tiny one on the spot.
 
 A tokenizer here is what Tunix asks of one (`encode`, `decode`, `bos_id`,
-`eos_id`, `pad_id`) plus the ids of the chat template's control tokens. Control
-tokens are never produced by `encode`: text that spells `<end_of_turn>` stays
-text, so nobody's data can forge a turn.
+`eos_id`, `pad_id`) plus its chat template. Control tokens are never produced by
+`encode`: text that spells `<end_of_turn>` stays text, so nobody's data can
+forge a turn.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 import hashlib
 import io
 import itertools
-import json
 import pathlib
-import re
-from typing import Any
+from typing import Protocol
 
 import sentencepiece
-import tokenizers as hf_tokenizers
 
 from tunix_ttt import errors
 from tunix_ttt.game import rules
+from tunix_ttt.language import chat
 from tunix_ttt.language import prompts
 
 # How SentencePiece writes a space.
 _SPACE = "\u2581"
 
+FILE = "tokenizer.model"
 START_OF_TURN = "<start_of_turn>"
 END_OF_TURN = "<end_of_turn>"
 
@@ -73,12 +72,40 @@ SYMBOLS = tuple(
 MIN_VOCAB_SIZE = 512
 
 
+class Tokenizer(chat.ChatTokenizer, Protocol):
+  """A model's tokenizer."""
+
+  @property
+  def vocab_size(self) -> int:
+    """How many tokens the model knows."""
+    ...
+
+  @property
+  def digest(self) -> str:
+    """SHA-256, in hexadecimal, of all that it is made of."""
+    ...
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; control tokens vanish."""
+    ...
+
+  def token_bytes(self) -> list[bytes | None]:
+    """Returns what each token stands for in text; None for control tokens."""
+    ...
+
+  def files(self) -> dict[str, bytes]:
+    """Returns what to write to a directory to load the tokenizer from it."""
+    ...
+
+
 class SentencePieceTokenizer:
   """A SentencePiece model with Gemma's control tokens.
 
   Attributes:
     start_of_turn_id: opens a turn.
     end_of_turn_id: closes a turn; generation stops on it.
+    end_ids: that one alone.
+    template: Gemma's.
     vocab_size: number of pieces.
     digest: SHA-256 of the serialised model, in hexadecimal.
   """
@@ -102,6 +129,10 @@ class SentencePieceTokenizer:
     self.digest = hashlib.sha256(model).hexdigest()
     self.start_of_turn_id = self._control_id(START_OF_TURN, source)
     self.end_of_turn_id = self._control_id(END_OF_TURN, source)
+    self.end_ids = (self.end_of_turn_id,)
+    self.template = chat.gemma_template(
+      self.bos_id(), self.start_of_turn_id, self.end_of_turn_id
+    )
 
   def _control_id(self, piece: str, source: str) -> int:
     token = self._processor.PieceToId(piece)
@@ -118,9 +149,9 @@ class SentencePieceTokenizer:
       raise errors.UserError(f"{path}: {error.strerror}") from None
     return cls(model, str(path))
 
-  def serialize(self) -> bytes:
-    """Returns the bytes of the SentencePiece model."""
-    return self._model
+  def files(self) -> dict[str, bytes]:
+    """Returns the SentencePiece model."""
+    return {FILE: self._model}
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of plain text, without control tokens."""
@@ -208,74 +239,3 @@ def train_tokenizer(
       f"tokenizer.vocab_size: {vocab_size} pieces do not fit this data: {reason}"
     ) from None
   return SentencePieceTokenizer(model.getvalue())
-
-
-def hugging_face_token_bytes(
-  tokenizer: hf_tokenizers.Tokenizer, control_ids: Collection[int]
-) -> list[bytes | None]:
-  """Returns what each token of a `tokenizer.json` stands for in text.
-
-  Args:
-    tokenizer: byte-level BPE, as Qwen's, or BPE with byte fallback, as Gemma's.
-    control_ids: tokens that are no text: padding, the marks of turns.
-
-  Returns:
-    A list by token id; None for control tokens and for ids without a token.
-
-  Raises:
-    errors.UserError: if the tokenizer is of another kind.
-  """
-  settings = json.loads(tokenizer.to_str())
-  kinds = _component_types(settings["decoder"])
-  if "ByteLevel" in kinds:
-    codes = {char: byte for byte, char in _byte_level_alphabet().items()}
-
-    def spell(piece: str) -> bytes:
-      return bytes(codes[char] for char in piece)
-
-  elif "ByteFallback" in kinds:
-    spell = _spell_with_byte_fallback
-  else:
-    raise errors.UserError(
-      "the tokenizer is neither byte-level BPE nor BPE with byte fallback: its"
-      f" tokenizer.json decodes by {', '.join(kinds) or 'nothing'}"
-    )
-  added = tokenizer.get_added_tokens_decoder()
-  vocab = tokenizer.get_vocab(with_added_tokens=True)
-  result: list[bytes | None] = [None] * (max(vocab.values()) + 1)
-  for piece, token in vocab.items():
-    if token not in control_ids:
-      text = added[token].content.encode() if token in added else spell(piece)
-      result[token] = text
-  return result
-
-
-def _component_types(component: dict[str, Any] | None) -> list[str]:
-  """Lists the types of a component of `tokenizer.json` and of its parts."""
-  if component is None:
-    return []
-  parts = component.get("decoders", [])
-  return [
-    component["type"],
-    *(t for part in parts for t in _component_types(part)),
-  ]
-
-
-def _spell_with_byte_fallback(piece: str) -> bytes:
-  if re.fullmatch("<0x[0-9A-F]{2}>", piece):
-    return bytes([int(piece[1:-1], 16)])
-  return piece.replace(_SPACE, " ").encode()
-
-
-def _byte_level_alphabet() -> dict[int, str]:
-  """Returns the character that stands for each byte in byte-level BPE.
-
-  Printable characters of Latin-1 stand for themselves, the other bytes in
-  ascending order for the characters from 256 on (Radford et al., 2019).
-  """
-  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-  others = [byte for byte in range(256) if byte not in printable]
-  return {
-    **{byte: chr(byte) for byte in printable},
-    **{byte: chr(256 + i) for i, byte in enumerate(others)},
-  }

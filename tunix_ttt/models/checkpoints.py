@@ -3,7 +3,7 @@
 A model directory holds
 
     model.json        architecture, adapter and base, digests
-    tokenizer.model   SentencePiece
+    tokenizer.model   SentencePiece, or tokenizer/ with Hugging Face's files
     params/           Orbax: every parameter, or the adapter's alone
 
 It is what a run leaves as `checkpoint-final`. An adapter refers to its base
@@ -26,12 +26,12 @@ import pydantic
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt.language import hugging_face
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import specs
 
 MODEL_JSON = "model.json"
-TOKENIZER = "tokenizer.model"
 PARAMS = "params"
 
 
@@ -76,7 +76,7 @@ class Model:
 
   module: nnx.Module
   spec: specs.ModelSpec
-  tokenizer: tokenizers.SentencePieceTokenizer
+  tokenizer: tokenizers.Tokenizer
   lora: config_lib.LoraConfig | None = None
   base: BaseRecord | None = None
 
@@ -178,7 +178,7 @@ def save(model: Model, directory: pathlib.Path) -> None:
   with files.new_directory(directory) as new:
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save((new / PARAMS).absolute(), params)
-    files.write_bytes(new / TOKENIZER, model.tokenizer.serialize())
+    files.write_all(new, model.tokenizer.files())
     text = description.model_dump_json(indent=2) + "\n"
     files.write_text(new / MODEL_JSON, text)
 
@@ -192,10 +192,11 @@ def load(directory: pathlib.Path) -> Model:
   if (directory / "checkpoint-final").is_dir():
     directory = directory / "checkpoint-final"
   description = _describe(directory)
-  tokenizer = tokenizers.SentencePieceTokenizer.load(directory / TOKENIZER)
+  vocab_size = description.spec.vocab_size
+  tokenizer = hugging_face.load_saved(directory, vocab_size)
   if tokenizer.digest != description.tokenizer:
     raise errors.UserError(
-      f"{directory / TOKENIZER}: not the tokenizer this model was saved with"
+      f"{directory}: the tokenizer is not the one this model was saved with"
     )
   if description.lora is None:
     module = nnx.eval_shape(description.spec.build)

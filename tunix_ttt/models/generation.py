@@ -25,7 +25,7 @@ class Generator:
     self,
     module: nnx.Module,
     spec: specs.ModelSpec,
-    tokenizer: tokenizers.SentencePieceTokenizer,
+    tokenizer: tokenizers.Tokenizer,
     *,
     max_prompt_length: int,
     max_new_tokens: int,
@@ -62,13 +62,14 @@ class Generator:
       seed: of the samples.
     """
     tokenizer, given = self._tokenizer, cast(Any, list(prompts))
+    ends = {*tokenizer.end_ids, tokenizer.eos_id()}
     output = self._sampler(
       given,
       max_generation_steps=self._max_new_tokens,
       max_prompt_length=self._max_prompt_length,
-      eos_tokens=[tokenizer.end_of_turn_id, tokenizer.eos_id()],
+      eos_tokens=[*ends],
       # The sampler takes a sampled pad token for padding.
-      forbidden_tokens=[tokenizer.pad_id()],
+      forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
       temperature=temperature,
       # Tunix is greedy where top_p is None, whatever the temperature.
       top_p=top_p if temperature > 0 else None,
@@ -80,7 +81,7 @@ class Generator:
 def generate(
   module: nnx.Module,
   spec: specs.ModelSpec,
-  tokenizer: tokenizers.SentencePieceTokenizer,
+  tokenizer: tokenizers.Tokenizer,
   prompts: Sequence[Sequence[int]],
   *,
   max_new_tokens: int,

@@ -5,6 +5,7 @@ import dataclasses
 from tunix_ttt import config as config_lib
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.language import formats
+from tunix_ttt.language import tokenizers
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import sampling as sampling_lib
@@ -17,7 +18,7 @@ _FORMATS = {
 
 
 def make_tables(
-  config: config_lib.SFTConfig, tokenizer: tables_lib.Tokenizer
+  config: config_lib.SFTConfig, tokenizer: tokenizers.Tokenizer
 ) -> tables_lib.Tables:
   """Returns the tables of the config's text format.
 

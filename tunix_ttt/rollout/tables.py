@@ -1,23 +1,13 @@
 """What a rollout looks things up in: observations and the answers' grammar."""
 
-from typing import Protocol
-
 from flax import struct
 import jax
 import jax.numpy as jnp
 
-from tunix_ttt.language import chat
 from tunix_ttt.language import formats
 from tunix_ttt.language import grammar as grammar_lib
 from tunix_ttt.language import observations as observations_lib
-
-
-class Tokenizer(chat.ChatTokenizer, Protocol):
-  """A tokenizer that knows what its tokens stand for."""
-
-  def token_bytes(self) -> list[bytes | None]:
-    """Returns what each token stands for in text; None for control tokens."""
-    ...
+from tunix_ttt.language import tokenizers
 
 
 class Tables(struct.PyTreeNode):
@@ -38,7 +28,9 @@ class Tables(struct.PyTreeNode):
   end_ids: jax.Array
 
 
-def build(text_format: formats.TextFormat, tokenizer: Tokenizer) -> Tables:
+def build(
+  text_format: formats.TextFormat, tokenizer: tokenizers.Tokenizer
+) -> Tables:
   """Tokenises all that can be shown and compiles the grammar of answers.
 
   Raises:

@@ -77,7 +77,7 @@ def create(
   """Writes the directory of a new run, whole or not at all."""
   with files.new_directory(output) as new:
     manifest.write(new)
-    files.write_bytes(new / runs.TOKENIZER, model.tokenizer.serialize())
+    files.write_all(new, model.tokenizer.files())
     files.write_text(new / runs.METRICS, "")
 
 
