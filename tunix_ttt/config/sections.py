@@ -10,16 +10,33 @@ import pydantic
 
 from tunix_ttt.config import fields
 
+_SIZES = (
+  "num_layers",
+  "embed_dim",
+  "hidden_dim",
+  "num_heads",
+  "num_kv_heads",
+  "head_dim",
+)
+
 
 @fields.settings
 class ModelConfig:
   """What to train.
 
   Attributes:
-    name: `tiny-qwen2.5` or `tiny-gemma3`, made from scratch, or the directory
-      of a checkpoint to go on from. The other fields change the shape of a
-      tiny model; None keeps its own.
-    num_layers: decoder layers.
+    name: `tiny-qwen2.5` or another tiny model, made from scratch; the directory
+      of a checkpoint, of a PEFT adapter, or of a Qwen or Gemma as transformers
+      saves it; or such a model's id on the Hugging Face hub.
+    revision: branch, tag or commit of a hub id; the manifest has the commit.
+    dtype: of a Hugging Face model's parameters and computation; None for
+      bfloat16 on an accelerator and float32 on a CPU.
+    chat_template: a Jinja file, in place of a Hugging Face model's own.
+    enable_thinking: told to a chat template that has such a switch, as Qwen 3's.
+    remat: what the backward pass computes again instead of keeping it: `none`,
+      each `block` (attention or feed-forward), or each `decoder` layer.
+    num_layers: decoder layers of a tiny model; None keeps its own. So with the
+      other sizes.
     embed_dim: width of the residual stream.
     hidden_dim: width of the feed-forward layers.
     num_heads: query heads.
@@ -28,6 +45,11 @@ class ModelConfig:
   """
 
   name: fields.Text = "tiny-qwen2.5"
+  revision: fields.Text | None = None
+  dtype: Literal["float32", "bfloat16"] | None = None
+  chat_template: fields.Text | None = None
+  enable_thinking: fields.Flag = True
+  remat: Literal["none", "block", "decoder"] = "none"
   num_layers: fields.Positive | None = None
   embed_dim: fields.Positive | None = None
   hidden_dim: fields.Positive | None = None
@@ -36,9 +58,9 @@ class ModelConfig:
   head_dim: fields.Positive | None = None
 
   def shape(self) -> dict[str, int]:
-    """Returns the shape fields that are set."""
-    values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    return {k: v for k, v in values.items() if k != "name" and v is not None}
+    """Returns the sizes that are set."""
+    values = {name: getattr(self, name) for name in _SIZES}
+    return {k: v for k, v in values.items() if v is not None}
 
 
 @fields.settings
