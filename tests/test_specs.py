@@ -13,6 +13,7 @@ import pytest
 from tunix_ttt import errors
 from tunix_ttt.models import lora
 from tunix_ttt.models import specs
+from tunix_ttt.models import windows
 from tunix_ttt.train import losses
 
 NAMES = sorted(specs.TINY_MODELS)
@@ -161,7 +162,7 @@ def test_windows_are_those_of_tunix(family, monkeypatch):
   shape = {**specs.TINY_MODELS[f"tiny-{family}"], "sliding_window": 5}
   spec = specs.ModelSpec(**shape, vocab_size=64)
   ours = specs.initialize(spec, 0)
-  monkeypatch.setattr(specs.windows, "replace", lambda module: None)
+  monkeypatch.setattr(windows, "replace", lambda module: None)
   tunix = specs.initialize(spec, 0)
   inputs = (
     jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 16))),

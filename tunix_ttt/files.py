@@ -71,6 +71,27 @@ def read_jsonl(
     raise errors.UserError(f"{path}: this {what} has no rows")
 
 
+def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
+  """Reads a file that is one JSON object.
+
+  Raises:
+    errors.UserError: if it cannot be read or is something else.
+  """
+  try:
+    value = json.loads(read_text(path, what), parse_constant=_reject_constant)
+  except (ValueError, RecursionError) as error:
+    line = getattr(error, "lineno", 1)
+    detail = getattr(error, "msg", str(error))
+    raise errors.UserError(
+      f"{path}:{line}: this {what} is not valid JSON: {detail}"
+    ) from None
+  if not isinstance(value, dict):
+    raise errors.UserError(
+      f"{path}: expected a JSON object, found {type(value).__name__}"
+    )
+  return value
+
+
 def _reject_constant(name: str) -> None:
   raise ValueError(f"{name} is not JSON")
 

@@ -1,6 +1,5 @@
 """Model architectures by name, built from Tunix's own model classes."""
 
-from collections.abc import Callable
 import dataclasses
 from typing import Any, Literal
 import zlib
@@ -9,26 +8,40 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tunix.models.gemma import model as gemma
-from tunix.models.gemma3 import model as gemma3
-from tunix.models.qwen2 import model as qwen2
-from tunix.models.qwen3 import model as qwen3
 
 from tunix_ttt import errors
-from tunix_ttt.models import windows
+from tunix_ttt.models import families
 
 # Modules that write into the residual stream.
 OUTPUT_MODULES = ("o_proj", "attn_vec_einsum", "down_proj")
 _EMBEDDING_STDDEV = 0.05
 
 
+LayerType = Literal["local", "global"]
+
+# What a family has where a `ModelSpec` says nothing else.
+_ROPE_THETA = {"qwen3": 1_000_000.0}
+_ATTN_LOGIT_SOFTCAP = {"gemma2": 50.0}
+_FINAL_LOGIT_SOFTCAP = {"gemma2": 30.0}
+_GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6}
+
+
+def layer_types(num_layers: int, every: int) -> tuple[LayerType, ...]:
+  """Returns layer types of which each `every`-th is global."""
+  return tuple(
+    "local" if (n + 1) % every else "global" for n in range(num_layers)
+  )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
   """The architecture of a model: all that is needed to build it.
 
+  Where a field's default is None, the family's own value takes its place.
+
   Attributes:
     family: of models, which has a class of Tunix's.
-    vocab_size: rows of the (tied) embedding.
+    vocab_size: rows of the embedding.
     num_layers: decoder layers.
     embed_dim: width of the residual stream.
     hidden_dim: width of the feed-forward layers.
@@ -36,6 +49,18 @@ class ModelSpec:
     num_kv_heads: key and value heads; divides `num_heads`.
     head_dim: width of a head; even.
     sliding_window: tokens that a local layer of Gemma 2 or 3 sees.
+    layer_types: of Gemma 2 and 3, the kind of each layer; None for the other
+      families, all of whose layers are global.
+    rope_theta: base of the rotary angles (Su et al., 2021, section 3.2.2); in
+      Gemma 3, of global layers. Gemma and Gemma 2 have 10,000 alone.
+    local_rope_theta: the same of Gemma 3's local layers.
+    rope_scale: what positions are divided by in Gemma 3's global layers.
+    norm_eps: added to the mean square in a norm. Gemmas have 1e-6 alone.
+    tied_embedding: whether the head is the embedding; always so in Gemmas.
+    query_pre_attn_scalar: of Gemma 2 and 3, what queries are divided by the
+      square root of; `head_dim` unless given.
+    attn_logit_softcap: c in c tanh(x / c) of Gemma 2's attention; 0 for none.
+    final_logit_softcap: the same of Gemma's and Gemma 2's logits.
     dtype: of parameters and computation.
   """
 
@@ -48,88 +73,42 @@ class ModelSpec:
   num_kv_heads: int
   head_dim: int
   sliding_window: int | None = None
+  layer_types: tuple[LayerType, ...] | None = None
+  rope_theta: float | None = None
+  local_rope_theta: float = 10_000.0
+  rope_scale: float = 1.0
+  norm_eps: float = 1e-6
+  tied_embedding: bool = True
+  query_pre_attn_scalar: float | None = None
+  attn_logit_softcap: float | None = None
+  final_logit_softcap: float | None = None
   dtype: Literal["float32", "bfloat16"] = "float32"
+
+  def __post_init__(self):
+    """Puts the family's values where there are none."""
+    every = _GLOBAL_EVERY.get(self.family)
+    own = {
+      "layer_types": every and layer_types(self.num_layers, every),
+      "rope_theta": _ROPE_THETA.get(self.family, 10_000.0),
+      "query_pre_attn_scalar": float(self.head_dim),
+      "attn_logit_softcap": _ATTN_LOGIT_SOFTCAP.get(self.family, 0.0),
+      "final_logit_softcap": _FINAL_LOGIT_SOFTCAP.get(self.family, 0.0),
+    }
+    for field, value in own.items():
+      if getattr(self, field) is None:
+        object.__setattr__(self, field, value)
+    if self.layer_types and len(self.layer_types) != self.num_layers:
+      raise ValueError(
+        f"{len(self.layer_types)} layer_types for {self.num_layers} layers"
+      )
 
   def build(self, seed: int = 0) -> nnx.Module:
     """Returns the model with Tunix's own initial values; see `initialize`.
 
     Under `nnx.eval_shape` it has shapes and no values.
     """
-    return _BUILDERS[self.family](self, nnx.Rngs(seed))
+    return families.build(self, nnx.Rngs(seed))
 
-
-def _sizes(spec: ModelSpec) -> dict[str, Any]:
-  """Returns the sizes that Tunix has one name for."""
-  names = (
-    "num_layers",
-    "embed_dim",
-    "hidden_dim",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-  )
-  return {name: getattr(spec, name) for name in names}
-
-
-def _build_qwen(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
-  dtype = jnp.dtype(spec.dtype)
-  tunix: Any = qwen2 if spec.family == "qwen2.5" else qwen3
-  config = tunix.ModelConfig(
-    vocab_size=spec.vocab_size,
-    **_sizes(spec),
-    rope_theta=10_000,
-    norm_eps=1e-6,
-    use_tied_embedding=True,
-    dtype=dtype,
-    param_dtype=dtype,
-  )
-  build = qwen2.Qwen2 if spec.family == "qwen2.5" else qwen3.Qwen3
-  return build(config, rngs=rngs)
-
-
-def _build_gemma(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
-  is_second = spec.family == "gemma2"
-  kinds = gemma.AttentionType
-  pattern = (
-    (kinds.LOCAL_SLIDING, kinds.GLOBAL) if is_second else (kinds.GLOBAL,)
-  )
-  config = gemma.ModelConfig(
-    num_embed=spec.vocab_size,
-    **_sizes(spec),
-    final_logit_softcap=30.0 if is_second else None,
-    attn_logits_soft_cap=50.0 if is_second else None,
-    use_post_attn_norm=is_second,
-    use_post_ffw_norm=is_second,
-    attention_types=[pattern[n % len(pattern)] for n in range(spec.num_layers)],
-    sliding_window_size=spec.sliding_window,
-  )
-  module = gemma.Gemma(config, rngs=rngs)
-  # Tunix has no setting for it.
-  dtype = jnp.dtype(spec.dtype)
-  nnx.update(module, jax.tree.map(lambda x: x.astype(dtype), nnx.state(module)))
-  windows.replace(module)
-  return module
-
-
-def _build_gemma3(spec: ModelSpec, rngs: nnx.Rngs) -> nnx.Module:
-  config = gemma3.ModelConfig(
-    num_embed=spec.vocab_size,
-    **_sizes(spec),
-    sliding_window_size=spec.sliding_window,
-    param_dtype=jnp.dtype(spec.dtype),
-  )
-  module = gemma3.Gemma3(config, rngs=rngs)
-  windows.replace(module)
-  return module
-
-
-_BUILDERS: dict[str, Callable[[ModelSpec, nnx.Rngs], nnx.Module]] = {
-  "qwen2.5": _build_qwen,
-  "qwen3": _build_qwen,
-  "gemma": _build_gemma,
-  "gemma2": _build_gemma,
-  "gemma3": _build_gemma3,
-}
 
 # Architectures to train from scratch; the tokenizer decides `vocab_size`.
 TINY_MODELS: dict[str, dict[str, Any]] = {

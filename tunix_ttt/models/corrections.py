@@ -1,0 +1,79 @@
+"""What checkpoints ask of Tunix's modules beyond what those compute.
+
+Each is a subclass that takes the place of a module's class, so that parameters
+keep Tunix's names, shapes and shardings. Nothing is folded into the values:
+they are the checkpoint's own, and an export has nothing to undo.
+"""
+
+import functools
+import types
+from typing import Any, cast
+
+from flax import nnx
+import jax
+from tunix.models.gemma import model as gemma
+from tunix.models.gemma3 import model as gemma3
+from tunix.models.qwen3 import model as qwen3
+
+_TUNIX_BLOCK = cast(types.FunctionType, qwen3.Attention.block)
+
+
+class _ThetaQwen3(qwen3.Attention):
+  """Tunix's Qwen 3 turns by angles of base 1,000,000, whatever its config."""
+
+  def block(self, *args: Any, **kwargs: Any) -> Any:
+    # The function is Tunix's; the one name in it that ignores the config is
+    # bound anew.
+    rope = functools.partial(
+      qwen3.apply_rope, rope_theta=self.config.rope_theta
+    )
+    names = {**_TUNIX_BLOCK.__globals__, "apply_rope": rope}
+    block = types.FunctionType(
+      _TUNIX_BLOCK.__code__, names, argdefs=_TUNIX_BLOCK.__defaults__
+    )
+    return block(self, *args, **kwargs)
+
+
+class _ScaledEinsum(gemma.Einsum):
+  """Gemma 2's projection of queries, or of queries, keys and values."""
+
+  query_scale: float
+
+  def __call__(self, x: Any) -> jax.Array:
+    projected = super().__call__(x)
+    if len(self.shape) == 4:
+      return projected.at[0].multiply(self.query_scale)
+    return projected * self.query_scale
+
+
+class _ScaledNorm(gemma3.RMSNorm):
+  """Gemma 3's norm of queries."""
+
+  query_scale: float
+
+  def __call__(self, x: Any) -> jax.Array:
+    return super().__call__(x) * self.query_scale
+
+
+def use_rope_theta(module: nnx.Module) -> None:
+  """Makes a Qwen 3 heed its config's `rope_theta`, in place."""
+  for layer in cast(Any, module).layers:
+    layer.attn.__class__ = _ThetaQwen3
+
+
+def scale_queries(module: nnx.Module, scale: float) -> None:
+  """Multiplies a Gemma 2's or 3's queries by `scale`, in place.
+
+  Tunix divides them by the square root of the heads' width, so `scale` is what
+  is missing to the square root of another `query_pre_attn_scalar`.
+  """
+  for layer in cast(Any, module).layers:
+    attention = layer.attn
+    if isinstance(attention, gemma3.Attention):
+      part: Any = attention._query_norm
+      part.__class__ = _ScaledNorm
+    else:
+      fused = attention.use_qkv_einsum
+      part = attention.qkv_einsum if fused else attention.q_einsum
+      part.__class__ = _ScaledEinsum
+    part.query_scale = scale

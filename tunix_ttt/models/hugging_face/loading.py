@@ -1,0 +1,153 @@
+"""Models from directories that transformers saved, by Tunix's loader."""
+
+from collections.abc import Iterator, Mapping
+import hashlib
+import pathlib
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tunix.models import safetensors_loader
+
+from tunix_ttt import errors
+from tunix_ttt.models import families
+from tunix_ttt.models import specs
+from tunix_ttt.models.hugging_face import config as config_lib
+from tunix_ttt.models.hugging_face import headers
+from tunix_ttt.models.hugging_face import names
+
+_CHUNK = 1 << 22
+
+
+def load(
+  directory: pathlib.Path,
+  *,
+  dtype: config_lib.Dtype | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+) -> tuple[nnx.Module, specs.ModelSpec]:
+  """Returns the model in a directory, and its architecture.
+
+  Parameters hold the file's values, in another order of axes and perhaps
+  another dtype; `names.table` is the way back. One tensor at a time is copied
+  on the host.
+
+  Args:
+    directory: with `config.json` and weights in safetensors' format.
+    dtype: of parameters and computation; where it is None, bfloat16 on an
+      accelerator and float32 on a CPU.
+    mesh: with axes `fsdp` and `tp`, over which each parameter is placed as
+      Tunix would have it; None for one device.
+
+  Raises:
+    errors.UserError: if Tunix has no such model, or the weights are not
+      exactly its own.
+  """
+  dtype = dtype or default_dtype()
+  architecture, spec = config_lib.read(directory, dtype)
+  table = names.table(spec, architecture.prefix)
+  _check_headers(directory, architecture, spec, table)
+
+  def parameters(tensors: dict[str, np.ndarray]) -> "_Parameters":
+    if spec.tied_embedding and names.HEAD in tensors:
+      embedding = tensors[architecture.prefix + names.EMBEDDING]
+      _check_tied(directory, tensors[names.HEAD], embedding)
+    return _Parameters(table, tensors)
+
+  module = safetensors_loader.load_and_create_model(
+    str(directory.absolute()),
+    lambda _, rngs: families.build(spec, rngs),
+    config=None,
+    # Tensors keep their names, for `parameters` to find.
+    key_mapping=lambda _: {"(.+)": (r"\1", None)},
+    mesh=mesh,
+    preprocess_fn=parameters,
+    dtype=jnp.dtype(dtype),
+    mode="optimized",
+  )
+  return module, spec
+
+
+def default_dtype() -> config_lib.Dtype:
+  """Returns the dtype of a model for which none is asked."""
+  return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def revision(directory: pathlib.Path) -> str:
+  """Returns the SHA-256 of a directory's config and weight files.
+
+  Raises:
+    errors.UserError: if there are none.
+  """
+  digest = hashlib.sha256()
+  config = directory / config_lib.CONFIG
+  for path in [config, *headers.weight_files(directory)]:
+    try:
+      digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+      with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+          digest.update(chunk)
+    except OSError as error:
+      raise errors.UserError(
+        f"{path}: cannot read this file: {error.strerror}"
+      ) from None
+  return digest.hexdigest()
+
+
+class _Parameters(Mapping[str, np.ndarray]):
+  """Makes each parameter when Tunix's loader takes it, and keeps none."""
+
+  def __init__(
+    self, table: dict[str, names.Source], tensors: dict[str, np.ndarray]
+  ):
+    self._table, self._tensors = table, tensors
+
+  def __getitem__(self, path: str) -> np.ndarray:
+    source = self._table[path]
+    return source.to_parameter([self._tensors[name] for name in source.names])
+
+  def __contains__(self, path: Any) -> bool:
+    return path in self._table
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._table)
+
+  def __len__(self) -> int:
+    return len(self._table)
+
+
+def _check_headers(
+  directory: pathlib.Path,
+  architecture: config_lib.Architecture,
+  spec: specs.ModelSpec,
+  table: dict[str, names.Source],
+) -> None:
+  shapes = {
+    name: shape
+    for source in table.values()
+    for name, shape in zip(source.names, source.shapes, strict=True)
+  }
+  found = headers.read(directory)
+  # They have no part in the model, and the dtype of their file all the same.
+  for name in found:
+    if name.startswith(architecture.ignored):
+      shapes[name] = found[name].shape
+  if spec.tied_embedding and names.HEAD in found:
+    shapes[names.HEAD] = (spec.vocab_size, spec.embed_dim)
+  headers.check(found, shapes, directory)
+
+
+def _check_tied(
+  directory: pathlib.Path, head: np.ndarray, embedding: np.ndarray
+) -> None:
+  """Some save the head of a tied model as well; it must be the embedding."""
+  rows = max(1, _CHUNK // embedding[0].nbytes)
+  for start in range(0, len(embedding), rows):
+    part = slice(start, start + rows)
+    if head[part].tobytes() != embedding[part].tobytes():
+      raise errors.UserError(
+        f"{directory}: the tensor {names.HEAD} is not the embedding, though"
+        f" {config_lib.CONFIG} says tie_word_embeddings; set it to false, or"
+        " remove the tensor"
+      )
