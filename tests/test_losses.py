@@ -1,5 +1,6 @@
 """The supervised loss against hand arithmetic and Tunix's own."""
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +13,21 @@ from tunix_ttt.train import losses
 VOCAB = 8
 
 
-class Table:
+class Table(nnx.Module):
   """A model whose logits for the next token are a row of a table."""
 
   def __init__(self, table):
-    self.table = table
+    self.table = nnx.Param(table)
 
-  def __call__(self, tokens, positions, cache, attention_mask):
-    return self.table[tokens], cache
+  def __call__(
+    self, tokens, positions, cache, attention_mask, output_hidden_states
+  ):
+    hidden = self.table[tokens]
+    self.sow(nnx.Intermediate, "all_hidden_states", hidden)
+    return self.lm_head(hidden), cache
+
+  def lm_head(self, hidden):
+    return hidden
 
 
 def inputs(tokens, input_mask, loss_mask, denominator):

@@ -24,10 +24,14 @@ def model():
   return specs.initialize(conftest.small_spec("qwen2.5", VOCAB), 0)
 
 
-def algorithm(**changes):
-  config = learner.AlgorithmConfig(num_generations=2, **changes)
-  config.temperature = 0.9  # pyright: ignore[reportAttributeAccessIssue]
+def algorithm(temperature=0.9, **changes):
+  config: Any = learner.AlgorithmConfig(num_generations=2, **changes)
+  config.temperature = temperature
   return config
+
+
+def gradient(loss):
+  return nnx.jit(nnx.value_and_grad(loss, has_aux=True))
 
 
 def example(rng, num_games=4, rows=2, length=12, pads=False):
@@ -56,29 +60,45 @@ def example(rng, num_games=4, rows=2, length=12, pads=False):
 
 def loss_of(model, batch, config):
   def loss(module):
-    return policy_loss.games_loss(module, batch, config, PAD, 1)[0]
+    return policy_loss.games_loss(module, batch, config, PAD, 1)
 
-  value, grads = nnx.value_and_grad(loss)(model)
+  (value, _), grads = gradient(loss)(model)
   return float(value), jax.tree.leaves(grads)
 
 
+# Each option that the config has, by itself and with those it may meet.
 VARIANTS: list[dict[str, Any]] = [
   {},
+  {"temperature": 1.0},
   {"loss_algo": "gspo-token"},
+  {"loss_algo": "gspo-token", "epsilon_c": 1.5},
   {"loss_agg_mode": "sequence-mean-token-mean"},
+  {"loss_agg_mode": "sequence-mean-token-scale"},
+  {"loss_agg_mode": "seq-mean-token-sum", "loss_algo": "gspo-token"},
+  {"loss_agg_mode": "sequence-mean-token-sum-norm", "beta": 0.1},
+  {"beta": 0.1, "kl_loss_mode": "kl"},
+  {"beta": 0.1, "kl_loss_mode": "mse_kl"},
   {"beta": 0.1, "kl_loss_mode": "low_var_kl"},
+  {"epsilon": 0.1, "epsilon_high": 0.28},
   {"epsilon_high": 0.28, "epsilon_c": 3.0},
 ]
+METRICS = sorted(learner._LOSS_METRICS)
 
 
+@pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
-def test_it_is_tunixs_where_the_pad_token_is_nowhere_else(model, changes):
+def test_it_is_tunixs_where_the_pad_token_is_nowhere_else(
+  model, changes, recorded
+):
   batch = example(np.random.default_rng(0))
+  # A row in which nothing is trained, as batches are filled up with.
+  batch.completion_mask[0, 0] = False
+  old = batch.old_per_token_logps if recorded else None
+  batch = dataclasses.replace(batch, old_per_token_logps=old)
   config = algorithm(**{"loss_agg_mode": "token-mean", **changes})
-  value, grads = loss_of(model, batch, config)
 
-  def flat(leaf):
-    return jnp.asarray(leaf).reshape(-1, leaf.shape[-1])
+  def ours(module):
+    return policy_loss.games_loss(module, batch, config, PAD, 1)
 
   names = (
     "prompt_ids",
@@ -89,17 +109,24 @@ def test_it_is_tunixs_where_the_pad_token_is_nowhere_else(model, changes):
     "ref_per_token_logps",
     "old_per_token_logps",
   )
+  fields = {name: getattr(batch, name) for name in names}
   plain = grpo_learner.TrainExample(
-    **{name: flat(getattr(batch, name)) for name in names}
+    **jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), fields)
   )
 
   def theirs(module):
-    return algo_core.grpo_loss_fn(module, plain, config, PAD, 1)[0]
+    return algo_core.grpo_loss_fn(module, plain, config, PAD, 1)
 
-  expected, expected_grads = nnx.value_and_grad(theirs)(model)
-  assert value == pytest.approx(float(expected), rel=1e-5)
-  for ours, other in zip(grads, jax.tree.leaves(expected_grads), strict=True):
-    np.testing.assert_allclose(ours, other, atol=2e-6)
+  (value, metrics), grads = gradient(ours)(model)
+  (expected, expected_metrics), expected_grads = gradient(theirs)(model)
+  assert float(value) == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
+  for name in METRICS:
+    found, known = float(metrics[name]), float(expected_metrics[name])
+    assert found == pytest.approx(known, rel=1e-5, abs=1e-6), name
+  leaves = jax.tree.leaves(expected_grads)
+  assert max(float(jnp.abs(leaf).max()) for leaf in leaves) > 1e-3
+  for one, other in zip(jax.tree.leaves(grads), leaves, strict=True):
+    np.testing.assert_allclose(one, other, atol=3e-6)
 
 
 def test_a_sampled_pad_token_is_a_token(model):

@@ -9,7 +9,6 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tunix.rl import common
 from tunix.rl import function_registry
 from tunix.rl import rl_cluster as rl_cluster_lib
 from tunix.rl import trainer as rl_trainer
@@ -341,16 +340,10 @@ class _Reference:
 
     @jax.jit
     def log_probs(state: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-      masked = policy_loss.Masked(nnx.merge(graph, state), mask)
-      found = common.compute_per_token_logps(
-        *nnx.split(masked),
-        prompt_tokens=tokens[:, :1],
-        completion_tokens=tokens[:, 1:],
-        pad_id=0,
-        eos_id=0,
-        temperature=temperature,
+      found = policy_loss.log_probs(
+        nnx.merge(graph, state), tokens, mask, temperature
       )
-      return jnp.pad(found, ((0, 0), (1, 0)))
+      return jnp.pad(found.log_probs, ((0, 0), (1, 0)))
 
     self._log_probs = log_probs
 

@@ -1,15 +1,13 @@
 """Losses: pure functions of a model and a batch."""
 
-from collections.abc import Callable
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
-import optax
 from tunix.sft import utils as sft_utils
 
-# (tokens, positions, cache, attention_mask) -> (logits, cache), as Tunix's.
-Model = Callable[..., tuple[jax.Array, Any]]
+from tunix_ttt.models import token_log_probs
 
 
 def model_inputs(batch: dict[str, jax.Array]) -> dict[str, Any]:
@@ -32,7 +30,7 @@ def model_inputs(batch: dict[str, jax.Array]) -> dict[str, Any]:
 
 
 def supervised_loss(
-  model: Model,
+  model: nnx.Module,
   input_tokens: jax.Array,
   loss_mask: jax.Array,
   denominator: jax.Array,
@@ -42,7 +40,7 @@ def supervised_loss(
   """Cross-entropy of the supervised tokens: summed, then divided.
 
   Args:
-    model: called as `model(tokens, positions, cache, attention_mask)`.
+    model: one of Tunix's.
     input_tokens: int [B, L].
     loss_mask: bool [B, L], True at the tokens to be predicted.
     denominator: [], what the sum is divided by.
@@ -53,11 +51,10 @@ def supervised_loss(
     The loss [] and, over the same denominator, `token_accuracy` []: how often
     the model's first choice is the supervised token.
   """
-  logits, _ = model(input_tokens, positions, None, attention_mask)
-  logits = logits[:, :-1].astype(jnp.float32)
-  targets = input_tokens[:, 1:]
+  found = token_log_probs.token_log_probs(
+    model, input_tokens, positions, attention_mask
+  )
   weights = loss_mask[:, 1:].astype(jnp.float32)
-  nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-  correct = (logits.argmax(axis=-1) == targets) * weights
-  metrics = {"token_accuracy": correct.sum() / denominator}
-  return (nll * weights).sum() / denominator, metrics
+  correct = (found.is_first_choice * weights).sum()
+  loss = -(found.log_probs * weights).sum() / denominator
+  return loss, {"token_accuracy": correct / denominator}

@@ -1,4 +1,9 @@
-"""Tunix's GRPO loss on sequences that carry their own masks."""
+"""Tunix's GRPO loss on sequences that carry their own masks.
+
+The same numbers as `tunix.rl.algo_core.grpo_loss_fn`, from log-probabilities:
+that function needs the logits of all tokens at once, and takes what exists from
+which tokens are not the pad token, which a model may well have sampled.
+"""
 
 import dataclasses
 from typing import Any
@@ -6,10 +11,14 @@ from typing import Any
 from flax import nnx
 from flax import struct
 import jax
+import jax.numpy as jnp
 from tunix.rl import algo_core
+from tunix.rl import common
 from tunix.rl import function_registry
 from tunix.rl.grpo import grpo_learner
 from tunix.sft import utils as sft_utils
+
+from tunix_ttt.models import token_log_probs
 
 # The name it is registered by.
 NAME = "tunix_ttt_games"
@@ -32,32 +41,24 @@ class GameExample(grpo_learner.TrainExample):
   weight: jax.Array | None = None
 
 
-class Masked(nnx.Module):
-  """A model whose positions and attention come from a mask of its own.
+def log_probs(
+  model: nnx.Module, tokens: jax.Array, mask: jax.Array, temperature: float
+) -> token_log_probs.TokenLogProbs:
+  """Returns log-probabilities of rows: [N, L - 1].
 
-  Tunix takes them from which tokens are not the pad token, which a model may
-  well have sampled.
+  Args:
+    model: one of Tunix's.
+    tokens: int [N, L].
+    mask: bool [N, L], which of them exist.
+    temperature: of the sampler.
   """
-
-  def __init__(self, model: nnx.Module, mask: jax.Array):
-    """Takes a model and bool [N, L], which tokens exist."""
-    self.model = model
-    positions = sft_utils.build_positions_from_mask(mask)
-    self.positions = nnx.Variable(positions)
-    self.attention_mask = nnx.Variable(sft_utils.make_causal_attn_mask(mask))
-
-  def __call__(
-    self, tokens: jax.Array, positions: Any, cache: Any, attention_mask: Any
-  ) -> Any:
-    """Called as Tunix's models are."""
-    del positions, attention_mask
-    model: Any = self.model
-    return model(
-      tokens,
-      self.positions.get_value(),
-      cache,
-      self.attention_mask.get_value(),
-    )
+  return token_log_probs.token_log_probs(
+    model,
+    tokens,
+    sft_utils.build_positions_from_mask(mask),
+    sft_utils.make_causal_attn_mask(mask),
+    temperature=temperature,
+  )
 
 
 @function_registry.register_policy_loss_fn(NAME)
@@ -68,7 +69,7 @@ def games_loss(
   pad_id: int,
   eos_id: int,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns Tunix's `grpo_loss_fn` of games, and its metrics.
+  """Returns the GRPO loss of games, and its metrics.
 
   Args:
     model: the policy.
@@ -83,8 +84,70 @@ def games_loss(
     lambda leaf: leaf.reshape(-1, leaf.shape[-1]),
     dataclasses.replace(train_example, weight=None),
   )
-  masked = Masked(model, rows.mask)
-  loss, metrics = algo_core.grpo_loss_fn(
-    masked, rows, algo_config, pad_id, eos_id
-  )
+  tokens = jnp.concatenate([rows.prompt_ids, rows.completion_ids], axis=1)
+  found = log_probs(model, tokens, rows.mask, algo_config.temperature)
+  loss, metrics = _loss_of_rows(found, rows, algo_config)
   return loss * weight.mean(), metrics
+
+
+def _loss_of_rows(
+  found: token_log_probs.TokenLogProbs, rows: Any, config: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Shao et al., 2024, equation 3, clipped and averaged as the config says.
+
+  Args:
+    found: of the policy, [N, L - 1].
+    rows: a `GameExample` whose arrays are [N, L - 1].
+    config: Tunix's.
+
+  Returns:
+    The loss [] and metrics [], by the names that Tunix has for them.
+  """
+  trained, advantages = rows.completion_mask, rows.advantages
+  old = rows.old_per_token_logps
+  if old is None:
+    old = jax.lax.stop_gradient(found.log_probs)
+  log_ratio = _log_ratio(found.log_probs, old, trained, config.loss_algo)
+  ratio = jnp.exp(log_ratio)
+  low, high = 1 - config.epsilon, 1 + config.epsilon_high
+  free, clipped = -advantages * ratio, -advantages * ratio.clip(low, high)
+  losses = jnp.maximum(free, clipped)
+  if config.epsilon_c is not None:
+    bounded = jnp.minimum(losses, -config.epsilon_c * advantages)
+    losses = jnp.where(advantages < 0, bounded, losses)
+
+  def average(values: jax.Array) -> jax.Array:
+    return common.aggregate_loss(values, trained, config.loss_agg_mode)
+
+  loss, kl = average(losses), jnp.float32(0)
+  if rows.ref_per_token_logps is not None:
+    kls = common.compute_kl_divergence(
+      found.log_probs,
+      rows.ref_per_token_logps,
+      config.kl_loss_mode,
+      clamp_value=config.kl_clamp_value,
+    )
+    kl = algo_core.masked_mean(kls, trained)
+    loss += config.beta * average(kls)
+  metrics = {
+    "kl": kl,
+    "entropy": average(found.entropy),
+    "pg_clipfrac": algo_core.masked_mean(clipped > free, trained),
+    "log_ratio/abs_mean": algo_core.masked_mean(jnp.abs(log_ratio), trained),
+  }
+  return loss, metrics
+
+
+def _log_ratio(
+  new: jax.Array, old: jax.Array, trained: jax.Array, loss_algo: str
+) -> jax.Array:
+  """Returns how much likelier tokens became, or their sequences: [N, L - 1]."""
+  log_ratio = (new - old).clip(-20, 20)
+  if loss_algo != "gspo-token":
+    return log_ratio
+  # Zheng et al., 2025, equation 13: the value is the sequence's, the gradient
+  # each token's.
+  count = trained.sum(axis=-1, keepdims=True).clip(min=1)
+  mean = (log_ratio * trained).sum(axis=-1, keepdims=True) / count
+  stop = jax.lax.stop_gradient
+  return (new - stop(new) + stop(mean)).clip(max=10)

@@ -1,0 +1,240 @@
+"""Log-probabilities in chunks against those from all logits at once."""
+
+import re
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tunix.models.qwen2 import model as qwen2
+from tunix.rl import algo_core
+from tunix.rl import common
+
+from tests import conftest
+from tunix_ttt.models import lora
+from tunix_ttt.models import specs
+from tunix_ttt.models import token_log_probs as lib
+
+FAMILIES = ["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
+VOCAB = 64
+
+
+def adapt(module, rank=2):
+  return lora.apply_lora(
+    module, rank=rank, alpha=4, target_modules="all-linear", seed=0
+  )
+
+
+def make(family, adapted):
+  window = 4 if family in ("gemma2", "gemma3") else None
+  spec = conftest.small_spec(family, VOCAB, sliding_window=window)
+  module = specs.initialize(spec, 0)
+  if not adapted:
+    return module, nnx.Param
+  module = adapt(module)
+  # Adapters begin at zero, where half of them has no gradient.
+  noise = np.random.default_rng(0)
+  state = jax.tree.map(
+    lambda leaf: leaf + 0.1 * noise.standard_normal(leaf.shape, np.float32),
+    nnx.state(module, nnx.LoRAParam),
+  )
+  nnx.update(module, state)
+  return module, nnx.LoRAParam
+
+
+def batch():
+  """Rows padded on the right and on the left, and one of padding alone."""
+  rng = np.random.default_rng(1)
+  where = np.arange(12)
+  mask = np.stack([where < 12, where < 7, where >= 4, where < 0])
+  return jnp.asarray(rng.integers(0, VOCAB, mask.shape)), jnp.asarray(mask)
+
+
+def inputs(tokens, mask):
+  return (
+    tokens,
+    common.build_positions_from_mask(mask),
+    common.make_causal_attn_mask(mask),
+  )
+
+
+def plain(module, tokens, positions, attention_mask, *, temperature=1.0):
+  """Tunix's definitions, on the logits of its model."""
+  logits, _ = module(tokens, positions, None, attention_mask)
+  logits = logits[:, :-1] / temperature
+  return lib.TokenLogProbs(
+    log_probs=common.selective_log_softmax(logits, tokens[:, 1:]),
+    entropy=algo_core.compute_entropy_from_logits(logits),
+    is_first_choice=logits.argmax(axis=-1) == tokens[:, 1:],
+  )
+
+
+def weighted(function, temperature, tokens, mask):
+  """Returns a loss that weighs every token that exists differently."""
+  weights = np.random.default_rng(2).normal(size=(4, 11)) * mask[:, 1:]
+
+  def loss(module):
+    found = function(module, *inputs(tokens, mask), temperature=temperature)
+    return (found.log_probs * weights).sum(), found
+
+  return loss
+
+
+# Logits at a time of 4 rows with 11 tokens to predict: chunks of 1, of 3, which
+# does not divide 11, and of all.
+@pytest.mark.parametrize("max_logits", [1, 3 * 4 * VOCAB, 11 * 4 * VOCAB])
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_values_and_gradients(family, adapted, max_logits, monkeypatch):
+  monkeypatch.setattr(lib, "MAX_LOGITS", max_logits)
+  temperature = 0.7 if adapted else 1.0
+  module, kind = make(family, adapted)
+  tokens, mask = batch()
+
+  def run(function):
+    return nnx.jit(
+      nnx.value_and_grad(
+        weighted(function, temperature, tokens, mask),
+        argnums=nnx.DiffState(0, kind),
+        has_aux=True,
+      )
+    )(module)
+
+  (value, found), grads = run(lib.token_log_probs)
+  (expected, known), known_grads = run(plain)
+  assert float(value) == pytest.approx(float(expected), rel=1e-5)
+  np.testing.assert_allclose(found.log_probs, known.log_probs, atol=1e-5)
+  np.testing.assert_allclose(found.entropy, known.entropy, atol=1e-5)
+  np.testing.assert_array_equal(found.is_first_choice, known.is_first_choice)
+  leaves = nnx.to_flat_state(known_grads)
+  flat = dict(nnx.to_flat_state(grads))
+  assert len(flat) == len(leaves)
+  for path, leaf in leaves:
+    other, ours = leaf.get_value(), flat[path].get_value()
+    assert float(jnp.abs(other).max()) > 1e-6, path
+    np.testing.assert_allclose(ours, other, rtol=1e-4, atol=2e-5)
+
+
+def test_a_head_of_its_own(monkeypatch):
+  monkeypatch.setattr(lib, "MAX_LOGITS", 5 * 4 * VOCAB)
+  config = qwen2.ModelConfig(
+    vocab_size=VOCAB,
+    **conftest.SMALL_MODEL.shape(),
+    rope_theta=10_000,
+    norm_eps=1e-6,
+    use_tied_embedding=False,
+  )
+  module = qwen2.Qwen2(config, rngs=nnx.Rngs(0))
+  tokens, mask = batch()
+  results = [
+    nnx.jit(
+      nnx.value_and_grad(weighted(function, 1.0, tokens, mask), has_aux=True)
+    )(module)
+    for function in (lib.token_log_probs, plain)
+  ]
+  ((value, _), grads), ((expected, _), known) = results
+  assert float(value) == pytest.approx(float(expected), rel=1e-5)
+  heads = [x["lm_head"]["w"].get_value() for x in (grads, known)]
+  np.testing.assert_allclose(*heads, rtol=1e-4, atol=2e-5)
+
+
+def test_the_gradient_is_that_of_log_probabilities_alone():
+  module, _ = make("qwen2.5", False)
+  tokens, mask = batch()
+  entropy = nnx.grad(
+    lambda model: lib.token_log_probs(model, *inputs(tokens, mask)).entropy[
+      0, 0
+    ]
+  )(module)
+  assert not any(leaf.any() for leaf in jax.tree.leaves(entropy))
+
+
+def compiled(build, function, kind, num_rows, length):
+  """Returns a step's program, of a model without values."""
+  module = nnx.eval_shape(build)
+  graph, trained, frozen = nnx.split(module, kind, ...)
+
+  def step(trained: Any, frozen: Any, tokens: jax.Array, mask: jax.Array):
+    def loss(model):
+      found = function(model, *inputs(tokens, mask))
+      weights = mask[:, 1:] / mask.sum()
+      correct = (found.is_first_choice * weights).sum()
+      return -(found.log_probs * weights).sum(), correct
+
+    return nnx.value_and_grad(
+      loss, argnums=nnx.DiffState(0, kind), has_aux=True
+    )(nnx.merge(graph, trained, frozen))
+
+  shape = (num_rows, length)
+  lowered = jax.jit(step).lower(
+    trained,
+    frozen,
+    jax.ShapeDtypeStruct(shape, jnp.int32),
+    jax.ShapeDtypeStruct(shape, jnp.bool_),
+  )
+  # As on accelerators. XLA's usual order on a CPU is whatever keeps its threads
+  # busy, which undoes rematerialisation.
+  options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+  return lowered.compile(compiler_options=options)
+
+
+def largest(text):
+  """Returns how many numbers the largest array of a program has."""
+  shapes = re.findall(r"\b(?:f32|bf16|s32|pred)\[([\d,]+)\]", text)
+  return max(int(np.prod([*map(int, s.split(","))])) for s in shapes)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_logits_of_all_tokens_are_never_there(adapted, monkeypatch):
+  monkeypatch.setattr(lib, "MAX_LOGITS", 2**17)
+  vocab, rows, length = 8192, 4, 65
+  spec = conftest.small_spec("qwen2.5", vocab)
+
+  def build():
+    return adapt(spec.build()) if adapted else spec.build()
+
+  kind = nnx.LoRAParam if adapted else nnx.Param
+  programs = [
+    compiled(build, function, kind, rows, length)
+    for function in (lib.token_log_probs, plain)
+  ]
+  ours, theirs = (largest(program.as_text()) for program in programs)
+  # The embedding is larger than a chunk.
+  assert ours == vocab * spec.embed_dim
+  assert theirs >= vocab * rows * (length - 1)
+  sizes = [p.memory_analysis().temp_size_in_bytes for p in programs]
+  assert sizes[0] <= sizes[1] / 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapted", [False, True])
+def test_memory_of_a_step_of_qwen_2_5_0_5b(adapted):
+  # In float32, since XLA holds bfloat16 in both for a CPU.
+  spec = specs.ModelSpec(
+    family="qwen2.5",
+    vocab_size=151_936,
+    num_layers=24,
+    embed_dim=896,
+    hidden_dim=4864,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+  )
+
+  def build():
+    module: Any = spec.build()
+    # Or attention's probabilities, 470 MB a layer, would outweigh any loss.
+    module.config.remat_config = qwen2.RematConfig.DECODER
+    return adapt(module, rank=8) if adapted else module
+
+  kind = nnx.LoRAParam if adapted else nnx.Param
+  ours, theirs = (
+    compiled(build, function, kind, 8, 1024)
+    .memory_analysis()
+    .temp_size_in_bytes
+    for function in (lib.token_log_probs, plain)
+  )
+  print(f"{ours / 1e9:.2f} GB instead of {theirs / 1e9:.2f} GB")
+  assert ours <= theirs / 4
