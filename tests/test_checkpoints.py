@@ -14,6 +14,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import sources
 from tunix_ttt.models import specs
 
 CONFIG = conftest.SMALL_MODEL
@@ -21,7 +22,7 @@ CONFIG = conftest.SMALL_MODEL
 
 @pytest.fixture(scope="module")
 def base(tokenizer):
-  return checkpoints.start_from(CONFIG, lambda: tokenizer, 0)
+  return sources.start_from(CONFIG, lambda: tokenizer, 0)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_an_existing_directory_is_not_written_over(base, saved):
 
 def adapted(model, name):
   lora = config_lib.LoraConfig(rank=2)
-  model = checkpoints.adapt(model, lora, str(name), 0)
+  model = sources.adapt(model, lora, str(name), 0)
   values = specs.parameters(model.module)
   moved = {k: v + 0.1 if k.endswith("_b") else v for k, v in values.items()}
   module = specs.with_parameters(model.module, moved)
@@ -112,11 +113,11 @@ def test_adapters_are_trained_further_with_the_same_settings_only(
 ):
   checkpoints.save(adapted(checkpoints.load(saved), saved), tmp_path / "a")
   loaded = checkpoints.load(tmp_path / "a")
-  same = checkpoints.adapt(loaded, config_lib.LoraConfig(rank=2), "a", 0)
+  same = sources.adapt(loaded, config_lib.LoraConfig(rank=2), "a", 0)
   assert same is loaded
   for other in (None, config_lib.LoraConfig(rank=3)):
     with pytest.raises(errors.UserError, match="holds an adapter with lora"):
-      checkpoints.adapt(loaded, other, "a", 0)
+      sources.adapt(loaded, other, "a", 0)
 
 
 @pytest.mark.parametrize(
@@ -183,28 +184,28 @@ def test_another_tokenizer_is_refused(saved):
 
 
 def test_a_checkpoint_of_another_model_than_the_configs(base, saved, tmp_path):
-  checkpoints.check_matches(base, CONFIG)
-  checkpoints.check_matches(base, config_lib.ModelConfig(name=str(saved)))
+  sources.check_matches(base, CONFIG)
+  sources.check_matches(base, config_lib.ModelConfig(name=str(saved)))
   with pytest.raises(
     errors.UserError, match="of another model: its embed_dim is 32"
   ):
-    checkpoints.check_matches(base, config_lib.ModelConfig())
+    sources.check_matches(base, config_lib.ModelConfig())
   other = config_lib.ModelConfig(name="tiny-gemma3")
   with pytest.raises(errors.UserError, match="its family is qwen2.5"):
-    checkpoints.check_matches(base, other)
+    sources.check_matches(base, other)
 
 
 def test_starting_from_a_name(tokenizer, saved):
-  loaded = checkpoints.start_from(
+  loaded = sources.start_from(
     config_lib.ModelConfig(name=str(saved)), lambda: tokenizer, 0
   )
   assert equal(loaded, checkpoints.load(saved))
-  with pytest.raises(errors.UserError, match="neither the directory"):
-    checkpoints.start_from(
+  with pytest.raises(errors.UserError, match="neither a directory"):
+    sources.start_from(
       config_lib.ModelConfig(name="tiny-qwen"), lambda: tokenizer, 0
     )
   with pytest.raises(errors.UserError, match="model.num_layers: the shape of"):
-    checkpoints.start_from(
+    sources.start_from(
       config_lib.ModelConfig(name=str(saved), num_layers=2),
       lambda: tokenizer,
       0,

@@ -17,7 +17,9 @@ def test_a_directory_is_itself(tmp_path):
 
 def test_neither_directory_nor_id():
   for name in ("nowhere", "a/b/c", "../x", "a/../b", ".hidden/x", "a b/c"):
-    with pytest.raises(errors.UserError, match="no directory and no id"):
+    with pytest.raises(
+      errors.UserError, match="no such model directory, and no id"
+    ):
       hub.find(name)
 
 
@@ -27,11 +29,11 @@ def test_neither_directory_nor_id():
     (hub_errors.GatedRepoError("x", response=RESPONSE), "terms to be accepted"),
     (
       hub_errors.RepositoryNotFoundError("x", response=RESPONSE),
-      "does not exist, or is private",
+      "it does not exist, or is private",
     ),
     (
       hub_errors.RevisionNotFoundError("x", response=RESPONSE),
-      "org/m at v1 has no such revision",
+      "org/m at v1: there is no such revision",
     ),
     (hub_errors.LocalEntryNotFoundError("x"), "hub cannot be reached"),
     (ConnectionError("x"), "hub cannot be reached"),

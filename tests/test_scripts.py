@@ -141,7 +141,7 @@ def test_rows_over_the_limit_are_reported(run):
     (["--config", "config.yaml", "--set", "training.max_stepz=3"], ["did you mean 'max_steps'?"]),
     (["--config", "config.yaml", "--set", "training.max_steps=three"], ["must be a valid integer, found 'three'"]),
     (["--config", "config.yaml", "--set", "training.max_steps=-3"], ["greater than or equal to 1, found -3"]),
-    (["--config", "config.yaml", "--set", "model.name=tiny-quen"], ["model.name: 'tiny-quen' is neither"]),
+    (["--config", "config.yaml", "--set", "model.name=tiny-quen"], ["tiny-quen: no such model: neither"]),
     (["--config", "config.yaml", "--set", "model.num_kv_heads=3"], ["3 does not divide num_heads"]),
     (["--config", "config.yaml", "--output", "config.yaml"], ["config.yaml: already exists"]),
     (["--config", "config.yaml", "--output", "new", "--resume", "latest"], ["no such run manifest"]),
@@ -373,7 +373,7 @@ def test_grpo_dry_run_and_wrong_input(run):
   assert code == 0
   assert "games    8: 1 steps of 2 groups of 4" in out
   for flags, found in (
-    (["--model", "nowhere"], "model.name: 'nowhere' is neither"),
+    (["--model", "nowhere"], "nowhere: no such model: neither a directory"),
     (["--set", "grpo.num_generation=4"], "did you mean 'num_generations'?"),
     (["--set", "play.max_new_tokens=2"], "max_new_tokens: 2 is too few"),
     (["--set", "grpo.num_generations=3"], "batch_size 8 is not divisible by"),

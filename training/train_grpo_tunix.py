@@ -31,15 +31,18 @@ def main() -> None:
   config = config_lib.load(config_lib.GRPOConfig, flags.config, settings)
   cli.require_tunix()
 
+  if flags.dry_run:
+    if flags.output is not None and flags.resume is None:
+      files.check_absent(flags.output)
+    from tunix_ttt.train import dry_run
+
+    print(dry_run.describe(config))
+    return
+
   from tunix_ttt.evaluate import in_training
   from tunix_ttt.train import grpo
 
   judge = in_training.Evaluator
-  if flags.dry_run:
-    if flags.output is not None and flags.resume is None:
-      files.check_absent(flags.output)
-    print(grpo.plan(config, judge).summary())
-    return
   if flags.resume is None:
     run = grpo.train(config, judge, flags.output)
   else:

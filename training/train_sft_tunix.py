@@ -32,13 +32,16 @@ def main() -> None:
   config = config_lib.load(config_lib.SFTConfig, flags.config, settings)
   cli.require_tunix()
 
-  from tunix_ttt.train import sft
-
   if flags.dry_run:
     if flags.output is not None and flags.resume is None:
       files.check_absent(flags.output)
-    print(sft.plan(config).summary())
+    from tunix_ttt.train import dry_run
+
+    print(dry_run.describe(config))
     return
+
+  from tunix_ttt.train import sft
+
   if flags.resume is None:
     run = sft.train(config, flags.output)
   else:

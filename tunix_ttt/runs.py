@@ -90,8 +90,9 @@ class ModelRecord(_Record):
 
   Attributes:
     name: as in the config.
-    revision: SHA-256 of the base model's parameters.
+    revision: SHA-256 of the base model's parameters or files.
     tokenizer: SHA-256 of the tokenizer.
+    commit: of a model from the Hugging Face hub.
     parameters: how many numbers the model has, adapters included.
     trainable_parameters: how many of them are trained.
   """
@@ -101,6 +102,7 @@ class ModelRecord(_Record):
   tokenizer: str
   parameters: int
   trainable_parameters: int
+  commit: str | None = None
 
 
 class Session(_Record):

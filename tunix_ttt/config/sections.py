@@ -3,7 +3,6 @@
 Field names are Tunix's and Optax's where they have one.
 """
 
-import dataclasses
 from typing import Annotated, Literal, Self
 
 import pydantic

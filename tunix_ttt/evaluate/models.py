@@ -1,10 +1,9 @@
 """The models that the scripts are asked to judge."""
 
-import pathlib
-
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import sources
 from tunix_ttt.train import sft
 
 
@@ -22,8 +21,8 @@ def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
   """
   if name == "base":
     return sft.base_model(config)
-  model = checkpoints.load(pathlib.Path(name))
-  checkpoints.check_matches(model, config.model)
+  model = sources.open_model(name, config.model)
+  sources.check_matches(model, config.model)
   if config.lora is not None and model.lora is None:
     raise errors.UserError(
       f"{name}: holds no adapter, and the config has lora; for the model before"

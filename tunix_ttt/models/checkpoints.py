@@ -1,4 +1,4 @@
-"""Model directories: a trained model on disk, and the models to start from.
+"""Model directories: a trained model on disk.
 
 A model directory holds
 
@@ -10,10 +10,8 @@ It is what a run leaves as `checkpoint-final`. An adapter refers to its base
 and is refused where that is no longer the same.
 """
 
-from collections.abc import Callable
 import dataclasses
 import hashlib
-import os
 import pathlib
 from typing import Any, Literal
 
@@ -28,8 +26,10 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.language import hugging_face
 from tunix_ttt.language import tokenizers
+from tunix_ttt.models import hub
 from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import specs
+from tunix_ttt.models.hugging_face import loading
 
 MODEL_JSON = "model.json"
 PARAMS = "params"
@@ -39,9 +39,11 @@ class BaseRecord(pydantic.BaseModel):
   """The frozen model under an adapter.
 
   Attributes:
-    path: its directory, None for one made from scratch.
+    path: its directory or hub id, None for one made from scratch.
     seed: of its initial values, where it was made from scratch.
-    revision: SHA-256 of its parameters.
+    revision: SHA-256 of its parameters, or of its files if they are Hugging
+      Face's.
+    commit: of a hub id.
   """
 
   model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -49,9 +51,21 @@ class BaseRecord(pydantic.BaseModel):
   path: str | None
   seed: int
   revision: str
+  commit: str | None = None
 
 
-class _ModelJson(pydantic.BaseModel):
+class Description(pydantic.BaseModel):
+  """What `model.json` says.
+
+  Attributes:
+    format: of the directory.
+    spec: the architecture.
+    tokenizer: its digest.
+    params: SHA-256 of the parameters that are in the directory.
+    lora: the adapter, where its parameters are all that is there.
+    base: what the adapter sits on.
+  """
+
   model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
   format: Literal["tunix_ttt.model/1"] = "tunix_ttt.model/1"
@@ -72,6 +86,8 @@ class Model:
     tokenizer: its tokenizer.
     lora: its adapters' settings, None without adapters.
     base: what the adapters sit on, None without adapters.
+    revision: SHA-256 of what it was loaded from.
+    commit: of the hub id that it was loaded from.
   """
 
   module: nnx.Module
@@ -79,6 +95,8 @@ class Model:
   tokenizer: tokenizers.Tokenizer
   lora: config_lib.LoraConfig | None = None
   base: BaseRecord | None = None
+  revision: str
+  commit: str | None = None
 
   @property
   def trainable(self) -> Any:
@@ -96,71 +114,6 @@ def revision(params: dict[str, jax.Array]) -> str:
   return digest.hexdigest()
 
 
-def start_from(
-  config: config_lib.ModelConfig,
-  make_tokenizer: Callable[[], tokenizers.SentencePieceTokenizer],
-  seed: int,
-) -> Model:
-  """Returns the model that a config starts from, without new adapters.
-
-  Args:
-    config: which model.
-    make_tokenizer: called for a tiny model, which has none of its own.
-    seed: of a tiny model's values.
-
-  Raises:
-    errors.UserError: if there is no such model, or not of this shape.
-  """
-  if config.name in specs.TINY_MODELS:
-    shape = {**specs.TINY_MODELS[config.name], **config.shape()}
-    specs.check_shape(shape)
-    tokenizer = make_tokenizer()
-    spec = specs.ModelSpec(**shape, vocab_size=tokenizer.vocab_size)
-    module = specs.initialize(spec, seed)
-    return Model(module=module, spec=spec, tokenizer=tokenizer)
-  model = load(_existing(config))
-  if shape := config.shape():
-    raise errors.UserError(
-      f"model.{next(iter(shape))}: the shape of {config.name} is given by its"
-      " checkpoint; remove this key"
-    )
-  return model
-
-
-def adapt(
-  model: Model, config: config_lib.LoraConfig | None, base: str, seed: int
-) -> Model:
-  """Adds the adapters that a config asks for.
-
-  Args:
-    model: the model to start from.
-    config: the adapters; None leaves the model whole.
-    base: the model's name in the config.
-    seed: of the adapters' values and of a base from scratch.
-
-  Raises:
-    errors.UserError: if the model has other adapters already.
-  """
-  if model.lora is not None:
-    if model.lora != config:
-      raise errors.UserError(
-        f"model.name: {base} holds an adapter with lora ="
-        f" {config_lib.to_dict(model.lora)}; set the same to train it further"
-      )
-    return model
-  if config is None:
-    return model
-  record = BaseRecord(
-    path=None if base in specs.TINY_MODELS else os.path.abspath(base),
-    seed=seed,
-    revision=revision(specs.parameters(model.module)),
-  )
-  module = lora_lib.apply_lora(
-    model.module, **config_lib.to_dict(config), seed=seed
-  )
-  return dataclasses.replace(model, module=module, lora=config, base=record)
-
-
 def save(model: Model, directory: pathlib.Path) -> None:
   """Writes a model directory, whole or not at all.
 
@@ -168,7 +121,7 @@ def save(model: Model, directory: pathlib.Path) -> None:
     errors.UserError: if it exists.
   """
   params = specs.parameters(model.module, model.trainable)
-  description = _ModelJson(
+  description = Description(
     spec=model.spec,
     tokenizer=model.tokenizer.digest,
     params=revision(params),
@@ -189,9 +142,8 @@ def load(directory: pathlib.Path) -> Model:
   Raises:
     errors.UserError: if it is none, is damaged, or its base has changed.
   """
-  if (directory / "checkpoint-final").is_dir():
-    directory = directory / "checkpoint-final"
-  description = _describe(directory)
+  directory = final(directory)
+  description = describe(directory)
   vocab_size = description.spec.vocab_size
   tokenizer = hugging_face.load_saved(directory, vocab_size)
   if tokenizer.digest != description.tokenizer:
@@ -217,37 +169,23 @@ def load(directory: pathlib.Path) -> Model:
     tokenizer=tokenizer,
     lora=description.lora,
     base=description.base,
+    revision=description.params,
   )
 
 
-def check_matches(model: Model, config: config_lib.ModelConfig) -> None:
-  """Raises a UserError unless `model` has the architecture a config names."""
-  if config.name in specs.TINY_MODELS:
-    expected = {**specs.TINY_MODELS[config.name], **config.shape()}
-  else:
-    expected = dataclasses.asdict(_describe(_existing(config)).spec)
-  found = dataclasses.asdict(model.spec)
-  for field, value in expected.items():
-    if found[field] != value:
-      raise errors.UserError(
-        f"the checkpoint is of another model: its {field} is {found[field]},"
-        f" {config.name} of the config has {value}"
-      )
+def final(directory: pathlib.Path) -> pathlib.Path:
+  """Returns a run directory's final checkpoint; other directories as they are."""
+  last = directory / "checkpoint-final"
+  return last if last.is_dir() else directory
 
 
-def _existing(config: config_lib.ModelConfig) -> pathlib.Path:
-  directory = pathlib.Path(config.name)
-  if not directory.is_dir():
-    raise errors.UserError(
-      f"model.name: {config.name!r} is neither the directory of a checkpoint"
-      f" nor one of {', '.join(specs.TINY_MODELS)}"
-    )
-  return directory
+def describe(directory: pathlib.Path) -> Description:
+  """Reads what a model directory says of itself, without its parameters.
 
-
-def _describe(directory: pathlib.Path) -> _ModelJson:
-  if (directory / "checkpoint-final").is_dir():
-    directory = directory / "checkpoint-final"
+  Raises:
+    errors.UserError: if it is none.
+  """
+  directory = final(directory)
   if not directory.is_dir():
     raise errors.UserError(f"{directory}: no such model directory")
   if not (directory / MODEL_JSON).is_file():
@@ -256,27 +194,39 @@ def _describe(directory: pathlib.Path) -> _ModelJson:
     )
   path = directory / MODEL_JSON
   try:
-    return _ModelJson.model_validate_json(files.read_text(path, "description"))
+    return Description.model_validate_json(files.read_text(path, "description"))
   except pydantic.ValidationError as error:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     raise errors.UserError(f"{path}: {where}: {first['msg']}") from None
 
 
-def _adapted(directory: pathlib.Path, description: _ModelJson) -> nnx.Module:
+def _adapted(directory: pathlib.Path, description: Description) -> nnx.Module:
   base = description.base
   assert base is not None and description.lora is not None
   if base.path is None:
     module = specs.initialize(description.spec, base.seed)
+    found = revision(specs.parameters(module))
   else:
-    module = load(pathlib.Path(base.path)).module
-  if revision(specs.parameters(module)) != base.revision:
+    module, found = _base(base, description.spec)
+  if found != base.revision:
     raise errors.UserError(
       f"{directory}: its adapter was trained on another base than the one now"
       f" at {base.path or 'seed ' + str(base.seed)}"
     )
   settings = config_lib.to_dict(description.lora)
   return lora_lib.apply_lora(module, **settings, seed=base.seed)
+
+
+def _base(record: BaseRecord, spec: specs.ModelSpec) -> tuple[nnx.Module, str]:
+  """Returns the model that an adapter sits on, and its revision."""
+  assert record.path is not None
+  directory = hub.find(record.path, record.commit).directory
+  if not loading.is_model(directory):
+    model = load(directory)
+    return model.module, model.revision
+  module, _ = loading.load(directory, dtype=spec.dtype)
+  return module, loading.revision(directory)
 
 
 def _read_params(

@@ -1,6 +1,7 @@
 """Tunix's model classes, built from a `specs.ModelSpec`."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
 from flax import nnx
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
   from tunix_ttt.models import specs
 
 
+# What all of Tunix's model configs have the same name for.
+SIZES = (
+  "num_layers",
+  "embed_dim",
+  "hidden_dim",
+  "num_heads",
+  "num_kv_heads",
+  "head_dim",
+)
+
+
 def build(spec: "specs.ModelSpec", rngs: nnx.Rngs) -> nnx.Module:
   """Returns a model with Tunix's own initial values.
 
@@ -27,17 +39,29 @@ def build(spec: "specs.ModelSpec", rngs: nnx.Rngs) -> nnx.Module:
   return _BUILDERS[spec.family](spec, rngs)
 
 
+def set_remat(module: nnx.Module, kind: str) -> None:
+  """Sets what the backward pass computes again, in place.
+
+  Args:
+    module: one of Tunix's models.
+    kind: `none`, `block` or `decoder`.
+  """
+  for _, part in nnx.iter_modules(module):
+    owner: Any = part
+    # Gemma's attention has a setting of its own.
+    if hasattr(owner, "remat_config"):
+      kinds: Any = type(owner.remat_config)
+      owner.remat_config = kinds[kind.upper()]
+    config: Any = getattr(owner, "config", None)
+    if hasattr(config, "remat_config"):
+      kinds = type(config.remat_config)
+      value = kinds[kind.upper()]
+      owner.config = dataclasses.replace(config, remat_config=value)
+
+
 def _sizes(spec: "specs.ModelSpec") -> dict[str, Any]:
   """What all of Tunix's model configs have the same name for."""
-  names = (
-    "num_layers",
-    "embed_dim",
-    "hidden_dim",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-  )
-  return {name: getattr(spec, name) for name in names}
+  return {name: getattr(spec, name) for name in SIZES}
 
 
 def _build_qwen(spec: "specs.ModelSpec", rngs: nnx.Rngs) -> nnx.Module:

@@ -53,7 +53,7 @@ def find(
     return Found(directory)
   if not is_id(name):
     raise errors.UserError(
-      f"model.name: {name!r} is no directory and no id of the Hugging Face hub"
+      f"{name}: no such model directory, and no id of the Hugging Face hub"
     )
   patterns = [*_DESCRIPTION, *(_WEIGHTS if weights else ())]
   path = pathlib.Path(_download(name, revision, patterns))
@@ -69,17 +69,17 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Any:
     )
   except hub_errors.GatedRepoError:
     reason = (
-      "asks for its terms to be accepted; do so on its page on the hub, and set"
+      "it asks for its terms to be accepted; do so on its page on the hub, and set"
       " HF_TOKEN"
     )
   except hub_errors.RevisionNotFoundError:
-    reason = "has no such revision"
+    reason = "there is no such revision"
   except hub_errors.RepositoryNotFoundError:
-    reason = "does not exist, or is private and HF_TOKEN is not set"
+    reason = "it does not exist, or is private and HF_TOKEN is not set"
   except (hub_errors.HfHubHTTPError, OSError):
     # Of the network's many errors, the last one is of the local cache.
     reason = (
-      "is not in the local cache and the Hugging Face hub cannot be reached;"
+      "it is not in the local cache and the Hugging Face hub cannot be reached;"
       " check the network, or give a directory"
     )
-  raise errors.UserError(f"model.name: {where} {reason}")
+  raise errors.UserError(f"{where}: {reason}")

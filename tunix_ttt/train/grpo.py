@@ -49,20 +49,6 @@ class Plan:
   record: runs.ModelRecord
   evaluate: Evaluate
 
-  def summary(self) -> str:
-    """Describes the run in a few lines."""
-    config, model = self.config, self.record
-    training, size = config.training, config.grpo.num_generations
-    games = training.max_steps * training.batch_size
-    return (
-      f"model    {model.name}: {model.parameters:,} parameters,"
-      f" {model.trainable_parameters:,} trained\n"
-      f"games    {games:,}: {training.max_steps:,} steps of"
-      f" {training.batch_size // size} groups of {size}\n"
-      f"turns    context {config.play.context}, answers of"
-      f" {config.play.max_new_tokens} tokens at the most"
-    )
-
 
 def plan(
   config: config_lib.GRPOConfig,

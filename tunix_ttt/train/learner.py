@@ -337,6 +337,8 @@ class _Reference:
     abstract = nnx.eval_shape(model.spec.build)
     graph, _ = nnx.split(abstract)
     temperature = config.rollout.temperature
+    # As much at a time as training has.
+    self._parts = config.training.gradient_accumulation_steps
 
     @jax.jit
     def log_probs(state: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
@@ -353,10 +355,15 @@ class _Reference:
     if state is None:
       state = nnx.state(self._trainer.model, nnx.filterlib.Not(nnx.LoRAParam))
     length = tokens.shape[-1]
-    found = self._log_probs(
-      state, tokens.reshape(-1, length), mask.reshape(-1, length)
-    )
-    return np.asarray(found).reshape(tokens.shape)
+    found = [
+      self._log_probs(
+        state, some.reshape(-1, length), there.reshape(-1, length)
+      )
+      for some, there in zip(
+        np.split(tokens, self._parts), np.split(mask, self._parts), strict=True
+      )
+    ]
+    return np.concatenate(found).reshape(tokens.shape)
 
 
 def _pack(

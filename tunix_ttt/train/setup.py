@@ -12,6 +12,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import sources
 from tunix_ttt.models import specs
 
 # Settings that change what is written and nothing that is computed.
@@ -26,8 +27,7 @@ def adapt(
   Raises:
     errors.UserError: if the model has other adapters already.
   """
-  revision = checkpoints.revision(specs.parameters(base.module))
-  model = checkpoints.adapt(base, config.lora, config.model.name, config.seed)
+  model = sources.adapt(base, config.lora, config.model.name, config.seed)
 
   def count(kind: Any) -> int:
     values = specs.parameters(model.module, kind).values()
@@ -35,7 +35,8 @@ def adapt(
 
   record = runs.ModelRecord(
     name=config.model.name,
-    revision=revision,
+    revision=base.revision,
+    commit=base.commit,
     tokenizer=base.tokenizer.digest,
     parameters=count(specs.nnx.Param),
     trainable_parameters=count(model.trainable),

@@ -1,5 +1,6 @@
 """A supervised fine-tuning run, from a config to a trained model on disk."""
 
+from collections.abc import Callable
 import dataclasses
 import itertools
 import pathlib
@@ -11,6 +12,7 @@ from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import sources
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import setup
 from tunix_ttt.train import tracking
@@ -38,20 +40,29 @@ class Plan:
   model: checkpoints.Model
   record: runs.ModelRecord
 
-  def summary(self) -> str:
-    """Describes the run in a few lines."""
-    training, data, model = self.config.training, self.dataset, self.record
-    rows = f"{len(data.train):,} row{'s' if len(data.train) > 1 else ''}"
-    epochs = training.max_steps * training.batch_size / len(data.train)
-    return (
-      f"model    {model.name}: {model.parameters:,} parameters,"
-      f" {model.trainable_parameters:,} trained\n"
-      f"data     {self.source.key}: {rows} to train on,"
-      f" {len(data.eval):,} held out, {data.dropped_too_long:,} dropped as"
-      f" longer than {self.config.data.max_seq_length} tokens\n"
-      f"steps    {training.max_steps:,} of {training.batch_size} rows, padded"
-      f" to {data.length} tokens: {epochs:.1f} epochs"
+
+def tokenizer_maker(
+  config: config_lib.SFTConfig,
+  source: datasets.Source | None = None,
+  tokenizer: pathlib.Path | None = None,
+) -> Callable[[], tokenizers.SentencePieceTokenizer]:
+  """Returns what makes a tiny model's tokenizer.
+
+  Args:
+    config: the settings.
+    source: the config's rows; read where a tokenizer needs them.
+    tokenizer: the tokenizer, where it has been trained already.
+  """
+
+  def make_tokenizer() -> tokenizers.SentencePieceTokenizer:
+    if tokenizer is not None:
+      return tokenizers.SentencePieceTokenizer.load(tokenizer)
+    rows = source or datasets.load(config.data, config.seed)
+    return tokenizers.train_tokenizer(
+      rows.texts(_TOKENIZER_ROWS), config.tokenizer.vocab_size
     )
+
+  return make_tokenizer
 
 
 def base_model(
@@ -63,19 +74,11 @@ def base_model(
 
   Args:
     config: the settings.
-    source: the config's rows; read here where a tokenizer needs them.
-    tokenizer: a tiny model's tokenizer, where it has been trained already.
+    source: see `tokenizer_maker`.
+    tokenizer: see `tokenizer_maker`.
   """
-
-  def make_tokenizer() -> tokenizers.SentencePieceTokenizer:
-    if tokenizer is not None:
-      return tokenizers.SentencePieceTokenizer.load(tokenizer)
-    rows = source or datasets.load(config.data, config.seed)
-    return tokenizers.train_tokenizer(
-      rows.texts(_TOKENIZER_ROWS), config.tokenizer.vocab_size
-    )
-
-  return checkpoints.start_from(config.model, make_tokenizer, config.seed)
+  make_tokenizer = tokenizer_maker(config, source, tokenizer)
+  return sources.start_from(config.model, make_tokenizer, config.seed)
 
 
 def plan(

@@ -69,6 +69,11 @@ def load(
   return module, spec
 
 
+def is_model(directory: pathlib.Path) -> bool:
+  """Returns whether a directory is of Hugging Face's kind."""
+  return (directory / config_lib.CONFIG).is_file()
+
+
 def default_dtype() -> config_lib.Dtype:
   """Returns the dtype of a model for which none is asked."""
   return "float32" if jax.default_backend() == "cpu" else "bfloat16"

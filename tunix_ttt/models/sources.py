@@ -1,0 +1,291 @@
+"""The models that training starts from, of whatever kind they are."""
+
+from collections.abc import Callable
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from flax import nnx
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt.language import hugging_face
+from tunix_ttt.language import tokenizers
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import families
+from tunix_ttt.models import hub
+from tunix_ttt.models import known
+from tunix_ttt.models import lora as lora_lib
+from tunix_ttt.models import specs
+from tunix_ttt.models.hugging_face import config as hf_config
+from tunix_ttt.models.hugging_face import loading
+
+Tokenizer = tokenizers.Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outline:
+  """A model of shapes without values.
+
+  Attributes:
+    module: as `nnx.eval_shape` makes it.
+    spec: its architecture.
+    tokenizer: None where it could not be had.
+    lora: the adapters that the module has.
+    note: where the shapes are from, if not from the model itself.
+  """
+
+  module: nnx.Module
+  spec: specs.ModelSpec
+  tokenizer: Tokenizer | None
+  lora: config_lib.LoraConfig | None
+  note: str = ""
+
+
+def start_from(
+  config: config_lib.ModelConfig,
+  make_tokenizer: Callable[[], Tokenizer],
+  seed: int,
+) -> checkpoints.Model:
+  """Returns the model that a config starts from, without new adapters.
+
+  Args:
+    config: which model.
+    make_tokenizer: called for a tiny model, which has none of its own.
+    seed: of a tiny model's values.
+
+  Raises:
+    errors.UserError: if there is no such model, or not of this shape.
+  """
+  _check(config)
+  if config.name in specs.TINY_MODELS:
+    tokenizer = make_tokenizer()
+    spec = _tiny_spec(config, tokenizer.vocab_size)
+    module = specs.initialize(spec, seed)
+    model = checkpoints.Model(
+      module=module,
+      spec=spec,
+      tokenizer=tokenizer,
+      revision=checkpoints.revision(specs.parameters(module)),
+    )
+  else:
+    model = open_model(config.name, config)
+  families.set_remat(model.module, config.remat)
+  return model
+
+
+def open_model(name: str, config: config_lib.ModelConfig) -> checkpoints.Model:
+  """Returns a model that is on disk or on the hub.
+
+  Args:
+    name: a model directory, of ours or of Hugging Face, or a hub id.
+    config: how to read one of Hugging Face.
+
+  Raises:
+    errors.UserError: if there is no such model, or it cannot be read.
+  """
+  found = _find(name, config)
+  if not loading.is_model(found.directory):
+    return checkpoints.load(found.directory)
+  module, spec = loading.load(found.directory, dtype=config.dtype)
+  return checkpoints.Model(
+    module=module,
+    spec=spec,
+    tokenizer=_read_tokenizer(found.directory, spec, config),
+    revision=loading.revision(found.directory),
+    commit=found.commit,
+  )
+
+
+def outline(
+  config: config_lib.ModelConfig,
+  make_tokenizer: Callable[[], Tokenizer],
+) -> Outline:
+  """Returns what `start_from` would, in shapes alone: no weight is read.
+
+  Of a hub id that cannot be reached and that Tunix knows, the shapes are those
+  that Tunix has for it.
+
+  Raises:
+    errors.UserError: if there is no such model, or not of this shape.
+  """
+  _check(config)
+  tokenizer: Tokenizer | None
+  lora, note = None, ""
+  if config.name in specs.TINY_MODELS:
+    tokenizer = make_tokenizer()
+    spec = _tiny_spec(config, tokenizer.vocab_size)
+  else:
+    try:
+      directory = _find(config.name, config, weights=False).directory
+    except errors.UserError:
+      published = known.spec(config.name, config.dtype or "bfloat16")
+      if published is None:
+        raise
+      spec, tokenizer = published, None
+      note = "shapes as Tunix knows them; the hub cannot be reached"
+    else:
+      if loading.is_model(directory):
+        dtype = config.dtype or loading.default_dtype()
+        spec = hf_config.read_spec(directory, dtype)
+        tokenizer = _read_tokenizer(directory, spec, config)
+      else:
+        description = checkpoints.describe(directory)
+        spec, lora = description.spec, description.lora
+        tokenizer = hugging_face.load_saved(
+          checkpoints.final(directory), spec.vocab_size
+        )
+
+  def build() -> nnx.Module:
+    module = spec.build()
+    if lora is None:
+      return module
+    return lora_lib.apply_lora(module, **config_lib.to_dict(lora), seed=0)
+
+  return Outline(
+    module=nnx.eval_shape(build),
+    spec=spec,
+    tokenizer=tokenizer,
+    lora=lora,
+    note=note,
+  )
+
+
+def adapt(
+  model: checkpoints.Model,
+  config: config_lib.LoraConfig | None,
+  base: str,
+  seed: int,
+) -> checkpoints.Model:
+  """Adds the adapters that a config asks for.
+
+  Args:
+    model: the model to start from.
+    config: the adapters; None leaves the model whole.
+    base: the model's name in the config.
+    seed: of the adapters' values and of a base from scratch.
+
+  Raises:
+    errors.UserError: if the model has other adapters already.
+  """
+  if _has_adapters(model.lora, config, base) or config is None:
+    return model
+  path: str | None = base
+  if base in specs.TINY_MODELS:
+    path = None
+  elif model.commit is None:
+    path = os.path.abspath(base)
+  record = checkpoints.BaseRecord(
+    path=path, seed=seed, revision=model.revision, commit=model.commit
+  )
+  module = lora_lib.apply_lora(
+    model.module, **config_lib.to_dict(config), seed=seed
+  )
+  return dataclasses.replace(model, module=module, lora=config, base=record)
+
+
+def adapt_outline(
+  model: Outline, config: config_lib.LoraConfig | None, base: str
+) -> Outline:
+  """Does what `adapt` does, in shapes alone."""
+  if _has_adapters(model.lora, config, base) or config is None:
+    return model
+  graph, state = nnx.split(model.module)
+
+  def build(state: Any) -> nnx.Module:
+    module = nnx.merge(graph, state)
+    return lora_lib.apply_lora(module, **config_lib.to_dict(config), seed=0)
+
+  module = nnx.eval_shape(build, state)
+  return dataclasses.replace(model, module=module, lora=config)
+
+
+def check_matches(
+  model: checkpoints.Model, config: config_lib.ModelConfig
+) -> None:
+  """Raises a UserError unless `model` has the architecture a config names."""
+  if config.name in specs.TINY_MODELS:
+    expected = {**specs.TINY_MODELS[config.name], **config.shape()}
+  else:
+    directory = _find(config.name, config, weights=False).directory
+    if loading.is_model(directory):
+      spec = hf_config.read_spec(directory, model.spec.dtype)
+    else:
+      spec = checkpoints.describe(directory).spec
+    expected = dataclasses.asdict(spec)
+  found = dataclasses.asdict(model.spec)
+  for field, value in expected.items():
+    if found[field] != value:
+      raise errors.UserError(
+        f"the checkpoint is of another model: its {field} is {found[field]},"
+        f" {config.name} of the config has {value}"
+      )
+
+
+def _check(config: config_lib.ModelConfig) -> None:
+  """Refuses settings that say nothing about the model that is named."""
+  is_tiny = config.name in specs.TINY_MODELS
+  if not is_tiny:
+    _check_name(config.name)
+  if (shape := config.shape()) and not is_tiny:
+    raise errors.UserError(
+      f"model.{next(iter(shape))}: the shape of {config.name} is given by its"
+      " files; remove this key"
+    )
+  is_local = is_tiny or pathlib.Path(config.name).is_dir()
+  if config.revision is not None and is_local:
+    raise errors.UserError(
+      f"model.revision: {config.name} is no hub id; remove this key"
+    )
+
+
+def _tiny_spec(
+  config: config_lib.ModelConfig, vocab_size: int
+) -> specs.ModelSpec:
+  shape = {**specs.TINY_MODELS[config.name], **config.shape()}
+  specs.check_shape(shape)
+  return specs.ModelSpec(**shape, vocab_size=vocab_size)
+
+
+def _find(
+  name: str, config: config_lib.ModelConfig, *, weights: bool = True
+) -> hub.Found:
+  _check_name(name)
+  revision = config.revision if name == config.name else None
+  return hub.find(name, revision, weights=weights)
+
+
+def _check_name(name: str) -> None:
+  if not pathlib.Path(name).is_dir() and not hub.is_id(name):
+    raise errors.UserError(
+      f"{name}: no such model: neither a directory, nor an id of the Hugging Face"
+      f" hub, nor one of {', '.join(specs.TINY_MODELS)}"
+    )
+
+
+def _read_tokenizer(
+  directory: pathlib.Path,
+  spec: specs.ModelSpec,
+  config: config_lib.ModelConfig,
+) -> Tokenizer:
+  template = config.chat_template
+  return hugging_face.HuggingFaceTokenizer.load(
+    directory,
+    spec.vocab_size,
+    chat_template=None if template is None else pathlib.Path(template),
+    enable_thinking=config.enable_thinking,
+  )
+
+
+def _has_adapters(
+  found: config_lib.LoraConfig | None,
+  config: config_lib.LoraConfig | None,
+  name: str,
+) -> bool:
+  if found is not None and found != config:
+    raise errors.UserError(
+      f"model.name: {name} holds an adapter with lora ="
+      f" {config_lib.to_dict(found)}; set the same to train it further"
+    )
+  return found is not None

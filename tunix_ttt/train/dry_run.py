@@ -1,0 +1,156 @@
+"""What a config would run: checked and described, in shapes alone."""
+
+from typing import Any
+
+from flax import nnx
+import jax
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.data import datasets
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import sources
+from tunix_ttt.models import specs
+from tunix_ttt.rollout import setup as rollout_setup
+from tunix_ttt.train import memory
+from tunix_ttt.train import sft
+from tunix_ttt.train import tracking
+
+# Moments that an optimizer keeps of each number.
+_MOMENTS = {"adamw": 2, "muon": 1}
+
+
+def describe(config: config_lib.SFTConfig) -> str:
+  """Checks a config and its files, and says what it would run.
+
+  No weight is read or made, so that any model fits any machine.
+
+  Raises:
+    errors.UserError: if anything in the config or its files is wrong.
+  """
+  tracking.check(config.logging)
+  is_grpo = isinstance(config, config_lib.GRPOConfig)
+  source = None if is_grpo else datasets.load(config.data, config.seed)
+  model = sources.outline(config.model, sft.tokenizer_maker(config, source))
+  model = sources.adapt_outline(model, config.lora, config.model.name)
+  lines = [_model(model, config)]
+  if model.tokenizer is None:
+    lines.append("tokenizer not at hand: lengths are not checked")
+  elif note := getattr(model.tokenizer, "note", ""):
+    lines.append(f"chat     {note}")
+  parts = config.training.gradient_accumulation_steps
+  rows = config.training.batch_size
+  if isinstance(config, config_lib.GRPOConfig):
+    more, length, slots = _games(model, config)
+    held = memory.playing(model.spec, config.training.batch_size, slots)
+    if config.play.context == "board" and not is_played_alone(config):
+      # The turns of a game are sequences of their own.
+      rows *= config.play.max_turns
+  else:
+    assert source is not None
+    more, length = _rows(model, config, source)
+    held = 0
+  lines += more
+  lines.append(
+    f"tokens   {rows * length:,} a step at the most, in {parts}"
+    f" micro-batch{'es' if parts > 1 else ''}"
+  )
+  found = _estimate(model, config, rows // parts, length, held)
+  devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+  lines.append(f"memory   of each device, estimated ({devices})")
+  return "\n".join([*lines, found.table()])
+
+
+def is_played_alone(config: config_lib.GRPOConfig) -> bool:
+  """Returns whether episodes are single moves."""
+  return config.episodes.source == "positions"
+
+
+def _size(values: Any) -> int:
+  return sum(value.size for value in values)
+
+
+def _bytes(values: Any) -> int:
+  return sum(value.size * value.dtype.itemsize for value in values)
+
+
+def _trained(model: sources.Outline) -> list[Any]:
+  kind = nnx.Param if model.lora is None else nnx.LoRAParam
+  return [*specs.parameters(model.module, kind).values()]
+
+
+def _model(model: sources.Outline, config: config_lib.SFTConfig) -> str:
+  everything = _size(specs.parameters(model.module).values())
+  trained = _size(_trained(model))
+  return (
+    f"model    {config.model.name}: {everything:,} parameters, {trained:,}"
+    f" trained ({trained / everything:.2%}), {model.spec.dtype}, remat"
+    f" {config.model.remat}{model.note and f'; {model.note}'}"
+  )
+
+
+def _rows(
+  model: sources.Outline,
+  config: config_lib.SFTConfig,
+  source: datasets.Source,
+) -> tuple[list[str], int]:
+  """Returns lines about the data and the length of a row."""
+  training, limit = config.training, config.data.max_seq_length
+  if model.tokenizer is None:
+    line = f"data     {source.key}: {len(source.samples):,} rows, of {limit} tokens at the most"
+    return [line], limit
+  data = datasets.tokenize(source, model.tokenizer, config.data, config.seed)
+  rows = f"{len(data.train):,} row{'s' if len(data.train) > 1 else ''}"
+  epochs = training.max_steps * training.batch_size / len(data.train)
+  return [
+    f"data     {source.key}: {rows} to train on, {len(data.eval):,} held out,"
+    f" {data.dropped_too_long:,} dropped as longer than {limit} tokens",
+    f"steps    {training.max_steps:,} of {training.batch_size} rows, padded to"
+    f" {data.length} tokens: {epochs:.1f} epochs",
+  ], data.length
+
+
+def _games(
+  model: sources.Outline, config: config_lib.GRPOConfig
+) -> tuple[list[str], int, int]:
+  """Returns lines about the games, and how long a sequence and a cache are."""
+  training, play = config.training, config.play
+  size = config.grpo.num_generations
+  games = training.max_steps * training.batch_size
+  lines = [
+    f"games    {games:,}: {training.max_steps:,} steps of"
+    f" {training.batch_size // size} groups of {size}",
+    f"turns    context {play.context}, answers of {play.max_new_tokens} tokens"
+    " at the most",
+  ]
+  if model.tokenizer is None:
+    shown = config.data.max_seq_length
+  else:
+    tables = rollout_setup.make_tables(config, model.tokenizer)
+    policy = policy_lib.ModelPolicy(model.module, model.spec)
+    rollout_setup.make_sampler(policy, env_lib.TicTacToe(), tables, play)
+    shown = int(tables.observations.begin.lengths.max())
+  turns = 1 if play.context == "board" else play.max_turns
+  length = shown + play.max_new_tokens
+  return lines, turns * length, turns * length
+
+
+def _estimate(
+  model: sources.Outline,
+  config: config_lib.SFTConfig,
+  rows: int,
+  length: int,
+  playing: int,
+) -> memory.Estimate:
+  trained = _bytes(_trained(model))
+  parts = 2 if config.training.gradient_accumulation_steps > 1 else 1
+  return memory.Estimate(
+    weights=_bytes(specs.parameters(model.module).values()),
+    optimizer=_MOMENTS[config.training.optimizer] * trained,
+    gradients=parts * trained,
+    activations=memory.activations(
+      model.spec, rows, length, config.model.remat
+    ),
+    logits=memory.logits(model.spec, rows, length),
+    playing=playing,
+  )
