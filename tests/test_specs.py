@@ -175,3 +175,18 @@ def test_windows_are_those_of_tunix(family, monkeypatch):
   # And they matter: the whole past says something else.
   whole = specs.initialize(dataclasses.replace(spec, sliding_window=16), 0)
   assert np.abs(cast(Any, whole)(*inputs)[0] - expected).max() > 1e-3
+
+
+def test_specs_keep_what_families_had_before_their_fields():
+  shape = specs.TINY_MODELS["tiny-gemma2"]
+  spec = specs.ModelSpec(**shape, vocab_size=8)
+  assert spec.layer_types == ("local", "global", "local", "global")
+  assert (spec.attn_logit_softcap, spec.final_logit_softcap) == (50, 30)
+  spec = specs.ModelSpec(**specs.TINY_MODELS["tiny-qwen3"], vocab_size=8)
+  assert spec.layer_types is None
+  assert spec.rope_theta == 1e6
+  assert spec.query_pre_attn_scalar == 16
+  spec = specs.ModelSpec(**specs.TINY_MODELS["tiny-gemma3"], vocab_size=8)
+  assert spec.rope_theta == spec.local_rope_theta == 10_000
+  with pytest.raises(ValueError, match="1 layer_types for 4 layers"):
+    specs.ModelSpec(**shape, vocab_size=8, layer_types=("local",))

@@ -17,6 +17,8 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # What `load` can make the two dtypes of `ModelSpec` of.
 DTYPES = ("F32", "BF16", "F16")
 
+_ROWS = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Header:
@@ -131,6 +133,23 @@ def check(
       )
     if problem is not None:
       raise errors.UserError(f"{header.path}: the tensor {name}: {problem}")
+
+
+def are_equal(headers: Mapping[str, Header], one: str, other: str) -> bool:
+  """Returns whether two matrices have the same bytes; reads a part at a time."""
+  a, b = headers[one], headers[other]
+  if (a.dtype, a.shape) != (b.dtype, b.shape):
+    return False
+  with (
+    safetensors.safe_open(a.path, "numpy") as a_file,
+    safetensors.safe_open(b.path, "numpy") as b_file,
+  ):
+    left, right = a_file.get_slice(one), b_file.get_slice(other)
+    rows = a.shape[0]
+    parts = [
+      slice(start, min(start + _ROWS, rows)) for start in range(0, rows, _ROWS)
+    ]
+    return all(left[x].tobytes() == right[x].tobytes() for x in parts)
 
 
 def _read_file(path: pathlib.Path) -> dict[str, Header]:

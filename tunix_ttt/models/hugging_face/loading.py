@@ -1,6 +1,7 @@
 """Models from directories that transformers saved, by Tunix's loader."""
 
 from collections.abc import Iterator, Mapping
+import functools
 import hashlib
 import pathlib
 from typing import Any
@@ -48,21 +49,14 @@ def load(
   architecture, spec = config_lib.read(directory, dtype)
   table = names.table(spec, architecture.prefix)
   _check_headers(directory, architecture, spec, table)
-
-  def parameters(tensors: dict[str, np.ndarray]) -> "_Parameters":
-    if spec.tied_embedding and names.HEAD in tensors:
-      embedding = tensors[architecture.prefix + names.EMBEDDING]
-      _check_tied(directory, tensors[names.HEAD], embedding)
-    return _Parameters(table, tensors)
-
   module = safetensors_loader.load_and_create_model(
     str(directory.absolute()),
     lambda _, rngs: families.build(spec, rngs),
     config=None,
-    # Tensors keep their names, for `parameters` to find.
+    # Tensors keep their names, for `_Parameters` to find.
     key_mapping=lambda _: {"(.+)": (r"\1", None)},
     mesh=mesh,
-    preprocess_fn=parameters,
+    preprocess_fn=functools.partial(_Parameters, table),
     dtype=jnp.dtype(dtype),
     mode="optimized",
   )
@@ -138,21 +132,15 @@ def _check_headers(
   for name in found:
     if name.startswith(architecture.ignored):
       shapes[name] = found[name].shape
-  if spec.tied_embedding and names.HEAD in found:
+  # Some save the head of a tied model as well; it must be the embedding.
+  has_both = spec.tied_embedding and names.HEAD in found
+  if has_both:
     shapes[names.HEAD] = (spec.vocab_size, spec.embed_dim)
   headers.check(found, shapes, directory)
-
-
-def _check_tied(
-  directory: pathlib.Path, head: np.ndarray, embedding: np.ndarray
-) -> None:
-  """Some save the head of a tied model as well; it must be the embedding."""
-  rows = max(1, _CHUNK // embedding[0].nbytes)
-  for start in range(0, len(embedding), rows):
-    part = slice(start, start + rows)
-    if head[part].tobytes() != embedding[part].tobytes():
-      raise errors.UserError(
-        f"{directory}: the tensor {names.HEAD} is not the embedding, though"
-        f" {config_lib.CONFIG} says tie_word_embeddings; set it to false, or"
-        " remove the tensor"
-      )
+  embedding = architecture.prefix + names.EMBEDDING
+  if has_both and not headers.are_equal(found, names.HEAD, embedding):
+    raise errors.UserError(
+      f"{found[names.HEAD].path}: the tensor {names.HEAD} is not {embedding},"
+      f" though {config_lib.CONFIG} says tie_word_embeddings; correct it there"
+      " or remove the tensor"
+    )
