@@ -51,11 +51,7 @@ ARCHITECTURES = {
   ),
 }
 
-_QWEN = {
-  "hidden_act": ("silu",),
-  "attention_bias": (False, None),
-  "quantization_config": (None,),
-}
+_QWEN = {"hidden_act": ("silu",), "quantization_config": (None,)}
 _GEMMA = {
   "hidden_activation": ("gelu_pytorch_tanh",),
   "attention_bias": (False, None),
@@ -68,7 +64,8 @@ _GEMMA = {
 # latter's default first.
 _POSSIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
   "qwen2.5": _QWEN,
-  "qwen3": _QWEN,
+  # Qwen 2 has biases whatever its file says.
+  "qwen3": {**_QWEN, "attention_bias": (False, None)},
   # The first Gemmas' files say "gelu" and mean its approximation by tanh.
   "gemma": {
     **_GEMMA,
