@@ -68,7 +68,8 @@ def activations(
     length: of each.
     remat: as in `config.ModelConfig`.
   """
-  entering = {"none": 0, "block": 2, "decoder": 1}[remat]
+  # Around each block the residual stream is kept in several forms.
+  entering = {"none": 0, "block": 8, "decoder": 1}[remat]
   kept = entering * spec.embed_dim * jnp.dtype(spec.dtype).itemsize
   layers = spec.num_layers if remat == "none" else 1
   token = layers * _token(spec, length) + spec.num_layers * kept
@@ -95,6 +96,9 @@ def _token(spec: specs.ModelSpec, length: int) -> int:
   """Returns the bytes of one layer's intermediate values of a token."""
   size = jnp.dtype(spec.dtype).itemsize
   heads = (2 * spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
-  values = size * (6 * spec.embed_dim + heads + 4 * spec.hidden_dim)
-  # Attention's scores and weights are float32.
-  return values + 2 * _FLOAT32 * spec.num_heads * length
+  # Gemma 2 and 3 have twice as many norms.
+  streams = 10 if spec.family in ("gemma2", "gemma3") else 6
+  values = size * (streams * spec.embed_dim + heads + 4 * spec.hidden_dim)
+  # Attention's scores and weights are float32, and so are capped scores.
+  scores = 3 if spec.attn_logit_softcap else 2
+  return values + scores * _FLOAT32 * spec.num_heads * length
