@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -67,6 +68,23 @@ def kill_at(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
   process.send_signal(signal.SIGKILL)
   process.communicate()
   assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+  """Runs a script; its exit code, output and errors."""
+
+  def run_script(script, *flags):
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, flags)])
+    try:
+      runpy.run_path(str(script), run_name="__main__")
+      code = 0
+    except SystemExit as error:
+      code = error.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+  return run_script
 
 
 @pytest.fixture(scope="session")

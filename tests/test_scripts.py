@@ -3,8 +3,6 @@
 import importlib.metadata
 import json
 import pathlib
-import runpy
-import sys
 
 import pytest
 import yaml
@@ -38,23 +36,6 @@ SETTINGS = {
 def elsewhere(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   pathlib.Path("config.yaml").write_text(yaml.safe_dump(SETTINGS))
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-  """Runs a script; its exit code, output and errors."""
-
-  def run_script(script, *flags):
-    monkeypatch.setattr(sys, "argv", [str(script), *map(str, flags)])
-    try:
-      runpy.run_path(str(script), run_name="__main__")
-      code = 0
-    except SystemExit as error:
-      code = error.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-  return run_script
 
 
 def listing():

@@ -6,6 +6,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from tunix_ttt.models import families
 from tunix_ttt.models import specs
 
 
@@ -19,8 +20,12 @@ class ModelPolicy:
 
   def __init__(self, module: nnx.Module, spec: specs.ModelSpec):
     """Takes the structure of a model, with its adapters if it has any."""
+    # The same arrays in a module without rematerialisation, of which there is
+    # none where nothing is differentiated, and which Flax refuses in loops.
+    plain = nnx.merge(*nnx.split(module))
+    families.set_remat(plain, "none")
     # Modules with adapters are not hashable, so the structure is closed over.
-    self._graphdef, self.params = nnx.split(module)
+    self._graphdef, self.params = nnx.split(plain)
     self._spec = spec
 
   def init_cache(self, batch_size: int, num_slots: int) -> Any:

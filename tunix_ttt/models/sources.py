@@ -13,7 +13,6 @@ from tunix_ttt import errors
 from tunix_ttt.language import hugging_face
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import families
 from tunix_ttt.models import hub
 from tunix_ttt.models import known
 from tunix_ttt.models import lora as lora_lib
@@ -63,16 +62,13 @@ def start_from(
     tokenizer = make_tokenizer()
     spec = _tiny_spec(config, tokenizer.vocab_size)
     module = specs.initialize(spec, seed)
-    model = checkpoints.Model(
+    return checkpoints.Model(
       module=module,
       spec=spec,
       tokenizer=tokenizer,
       revision=checkpoints.revision(specs.parameters(module)),
     )
-  else:
-    model = open_model(config.name, config)
-  families.set_remat(model.module, config.remat)
-  return model
+  return open_model(config.name, config)
 
 
 def open_model(name: str, config: config_lib.ModelConfig) -> checkpoints.Model:

@@ -12,6 +12,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import families
 from tunix_ttt.models import sources
 from tunix_ttt.models import specs
 
@@ -22,12 +23,13 @@ _FREE_ON_RESUME = ("logging.", "checkpoint.max_to_keep", "rollouts_per_log")
 def adapt(
   base: checkpoints.Model, config: config_lib.SFTConfig
 ) -> tuple[checkpoints.Model, runs.ModelRecord]:
-  """Adds the config's adapters, and says what is trained.
+  """Makes a model ready for training: adapters, rematerialisation, a record.
 
   Raises:
     errors.UserError: if the model has other adapters already.
   """
   model = sources.adapt(base, config.lora, config.model.name, config.seed)
+  families.set_remat(model.module, config.model.remat)
 
   def count(kind: Any) -> int:
     values = specs.parameters(model.module, kind).values()

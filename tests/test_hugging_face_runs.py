@@ -1,0 +1,109 @@
+"""Models that transformers saved, from training to play, by the scripts."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+import yaml
+
+from tests import conftest
+from tests import hugging_face as made
+from tunix_ttt import runs
+
+MODELS = conftest.ROOT / "tests" / "fixtures" / "models"
+VOCAB_SIZE = 400
+SFT = {
+  "model": {"dtype": "float32", "remat": "block"},
+  "lora": {"rank": 2, "alpha": 4},
+  "data": {
+    "max_seq_length": 1024,
+    "games": {"num_games": 4, "thoughts": "none"},
+  },
+  "training": {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-2},
+  "eval": {"max_new_tokens": 4, "batch_size": 4},
+  # A model that has learned nothing gives answers, too.
+  "play": {
+    "max_new_tokens": 24,
+    "batch_size": 4,
+    "num_games": 4,
+    "constrained": True,
+  },
+}
+GRPO = {
+  "training": {
+    "max_steps": 1,
+    "batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 1e-2,
+  },
+  "rollout": {"constrained": True},
+  "grpo": {"num_generations": 4, "beta": 0.1},
+  "exhaustive_eval": False,
+}
+
+
+def script(name: str) -> pathlib.Path:
+  return conftest.ROOT / "training" / f"{name}.py"
+
+
+@pytest.fixture
+def model(request, tmp_path, monkeypatch) -> pathlib.Path:
+  """A directory with a model that transformers made, and a tokenizer."""
+  monkeypatch.chdir(tmp_path)
+  family = request.param
+  shutil.copytree(MODELS / family, tmp_path / "model")
+  made.write_tokenizer(tmp_path / "model", family, VOCAB_SIZE)
+  sft = {**SFT, "model": {**SFT["model"], "name": "model"}}
+  pathlib.Path("sft.yaml").write_text(yaml.safe_dump(sft))
+  pathlib.Path("grpo.yaml").write_text(yaml.safe_dump({**sft, **GRPO}))
+  return tmp_path / "model"
+
+
+@pytest.mark.parametrize("model", ["qwen2.5", "gemma3"], indirect=True)
+def test_the_whole_path(run, model):
+  code, out, err = run(
+    script("train_sft_tunix"), "--config", "sft.yaml", "--dry-run"
+  )
+  assert code == 0, err
+  assert "model    model: " in out and "in all" in out
+  code, out, err = run(
+    script("train_sft_tunix"), "--config", "sft.yaml", "--output", "sft"
+  )
+  assert code == 0, err
+  manifest = runs.RunManifest.read(pathlib.Path("sft"))
+  assert manifest.model.trainable_parameters < manifest.model.parameters / 5
+  tuned = "sft/checkpoint-final"
+  code, out, err = run(
+    script("train_grpo_tunix"), "--config", "grpo.yaml", "--model", tuned,
+    "--output", "grpo",
+  )  # fmt: skip
+  assert code == 0, err
+  (row,) = [
+    json.loads(line)
+    for line in pathlib.Path("grpo/metrics.jsonl").read_text().splitlines()
+    if '"train"' in line
+  ]
+  # The sampler and the trainer compute the same.
+  assert row["log_ratio"] < 1e-4
+  for name, config, answers in (
+    ("base", "sft.yaml", "before.jsonl"),
+    ("grpo/checkpoint-final", "grpo.yaml", "after.jsonl"),
+  ):
+    code, _, err = run(
+      script("eval_generate"), "--model", name, "--config", config,
+      "--eval-set", conftest.ROOT / "evalsets/tictactoe_v1.jsonl",
+      "--max-examples", 4, "--output", answers,
+    )  # fmt: skip
+    assert code == 0, err
+  code, _, err = run(
+    script("eval_report"), "--before", "before.jsonl", "--after",
+    "after.jsonl", "--output", "delta.md",
+  )  # fmt: skip
+  assert code == 0, err
+  code, out, err = run(
+    script("eval_play"), "--model", "grpo/checkpoint-final", "--config",
+    "grpo.yaml", "--episodes", 4, "--output", "games.jsonl",
+  )  # fmt: skip
+  assert code == 0, err
+  assert "as X: 4 games" in out
