@@ -47,7 +47,7 @@ def example(with_reference):
   make: Any = dpo_trainer.TrainExample
   return make(
     input_ids=jnp.asarray(tokens * mask),
-    positions=common.build_positions_from_mask(mask),
+    positions=common.build_positions_from_mask(jnp.asarray(mask)),
     attention_mask=common.make_causal_attn_mask(jnp.asarray(mask)),
     ref_chosen_logps=reference[0] if with_reference else None,
     ref_rejected_logps=reference[1] if with_reference else None,
