@@ -16,6 +16,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".jax_cache")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
+from flax import nnx
 import pytest
 
 from tunix_ttt import config as config_lib
@@ -33,6 +34,30 @@ SMALL_MODEL = config_lib.ModelConfig(
   num_kv_heads=1,
   head_dim=16,
 )
+
+
+class TableModel(nnx.Module):
+  """Called as Tunix's models are; logits after a token are a row of a table."""
+
+  def __init__(self, table: Any):
+    """Takes float32 [V, V]."""
+    self.table = nnx.Param(table)
+
+  def __call__(
+    self,
+    input_tokens: Any,
+    positions: Any,
+    cache: Any,
+    attention_mask: Any,
+    output_hidden_states: bool = False,
+  ) -> Any:
+    hidden = self.table[input_tokens]
+    if output_hidden_states:
+      self.sow(nnx.Intermediate, "all_hidden_states", hidden)
+    return self.lm_head(hidden), cache
+
+  def lm_head(self, hidden: Any) -> Any:
+    return hidden
 
 
 def small_spec(family: Any, vocab_size: int, **changes: Any) -> specs.ModelSpec:

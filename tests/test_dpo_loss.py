@@ -11,7 +11,6 @@ from tunix.rl import common
 from tunix.sft.dpo import dpo_trainer
 
 from tests import conftest
-from tunix_ttt.models import lora
 from tunix_ttt.models import specs
 from tunix_ttt.models import token_log_probs
 from tunix_ttt.train import dpo_loss
@@ -19,21 +18,9 @@ from tunix_ttt.train import dpo_loss
 VOCAB = 64
 
 
-def make(adapted):
-  module = specs.initialize(conftest.small_spec("qwen3", VOCAB), 0)
-  if not adapted:
-    return module, nnx.Param
-  module = lora.apply_lora(
-    module, rank=2, alpha=4, target_modules="all-linear", seed=0
-  )
-  # Adapters begin at zero, where half of them has no gradient.
-  noise = np.random.default_rng(2)
-  state = jax.tree.map(
-    lambda leaf: leaf + 0.1 * noise.standard_normal(leaf.shape, np.float32),
-    nnx.state(module, nnx.LoRAParam),
-  )
-  nnx.update(module, state)
-  return module, nnx.LoRAParam
+@pytest.fixture(scope="module")
+def table():
+  return conftest.TableModel(jax.random.normal(jax.random.key(0), (VOCAB,) * 2))
 
 
 def example(with_reference):
@@ -56,24 +43,22 @@ def example(with_reference):
   )
 
 
-@pytest.mark.parametrize("adapted", [False, True])
-@pytest.mark.parametrize("with_reference", [False, True])
+# Logits at a time: those of one token of the six rows, of five, of all twelve.
+@pytest.mark.parametrize("chunk", [1, 5, 12])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_it_is_tunixs(adapted, with_reference, smoothing, monkeypatch):
-  # Two tokens of each of the six rows at a time.
-  monkeypatch.setattr(token_log_probs, "MAX_LOGITS", 2 * 6 * VOCAB)
-  module, kind = make(adapted)
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_it_is_tunixs(table, with_reference, smoothing, chunk, monkeypatch):
+  monkeypatch.setattr(token_log_probs, "MAX_LOGITS", chunk * 6 * VOCAB)
   batch = example(with_reference)
-  results = []
-  for loss in (dpo_loss.dpo_loss, dpo_trainer.dpo_loss_fn):
-    gradient = nnx.value_and_grad(
-      lambda model, loss=loss: loss(
-        model, batch, algorithm="dpo", beta=0.3, label_smoothing=smoothing
-      ),
-      argnums=nnx.DiffState(0, kind),
+
+  def run(loss):
+    settings = {"beta": 0.3, "label_smoothing": smoothing}
+    return nnx.value_and_grad(
+      lambda model: loss(model, batch, algorithm="dpo", **settings),
       has_aux=True,
-    )
-    results.append(gradient(module))
+    )(table)
+
+  results = run(dpo_loss.dpo_loss), run(dpo_trainer.dpo_loss_fn)
   ((value, metrics), grads), ((expected, known), known_grads) = results
   assert float(value) == pytest.approx(float(expected), rel=1e-5)
   assert metrics.keys() == known.keys()
@@ -86,7 +71,7 @@ def test_it_is_tunixs(adapted, with_reference, smoothing, monkeypatch):
 
 
 def test_log_probabilities_of_answers():
-  module, _ = make(False)
+  module = specs.initialize(conftest.small_spec("qwen3", VOCAB), 0)
   batch = example(False)
   found = dpo_loss.sequence_log_probs(module, batch)
   expected = dpo_trainer.compute_logps(

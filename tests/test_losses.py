@@ -1,33 +1,16 @@
 """The supervised loss against hand arithmetic and Tunix's own."""
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tunix.sft import peft_trainer
 
+from tests import conftest
 from tunix_ttt.models import specs
 from tunix_ttt.train import losses
 
 VOCAB = 8
-
-
-class Table(nnx.Module):
-  """A model whose logits for the next token are a row of a table."""
-
-  def __init__(self, table):
-    self.table = nnx.Param(table)
-
-  def __call__(
-    self, tokens, positions, cache, attention_mask, output_hidden_states
-  ):
-    hidden = self.table[tokens]
-    self.sow(nnx.Intermediate, "all_hidden_states", hidden)
-    return self.lm_head(hidden), cache
-
-  def lm_head(self, hidden):
-    return hidden
 
 
 def inputs(tokens, input_mask, loss_mask, denominator):
@@ -50,7 +33,7 @@ def test_hand_arithmetic():
     [[0, 1, 1, 0], [0, 1, 0, 0]],
     3,
   )
-  loss, metrics = losses.supervised_loss(Table(table), **args)
+  loss, metrics = losses.supervised_loss(conftest.TableModel(table), **args)
   after_one, after_two = -np.log(np.e / (np.e + 7)), np.log(8)
   assert loss == pytest.approx((2 * after_one + after_two) / 3, rel=1e-6)
   # Argmax after 2 is token 0, not 3.
@@ -61,7 +44,7 @@ def test_unsupervised_tokens_have_no_gradient():
   args = inputs([[1, 2, 3, 4]], [[1, 1, 1, 1]], [[0, 0, 1, 0]], 1)
 
   def loss(table):
-    return losses.supervised_loss(Table(table), **args)[0]
+    return losses.supervised_loss(conftest.TableModel(table), **args)[0]
 
   grad = np.asarray(jax.grad(loss)(jnp.zeros((VOCAB, VOCAB))))
   assert grad[2].any() and not np.delete(grad, 2, axis=0).any()
@@ -73,10 +56,10 @@ def test_a_fully_masked_row_adds_nothing():
   two = inputs(
     [[1, 2, 3], [0, 0, 0]], [[1, 1, 1], [0, 0, 0]], [[0, 1, 1], [0, 0, 0]], 2
   )
-  value = losses.supervised_loss(Table(table), **one)[0]
-  assert value == losses.supervised_loss(Table(table), **two)[0]
+  value = losses.supervised_loss(conftest.TableModel(table), **one)[0]
+  assert value == losses.supervised_loss(conftest.TableModel(table), **two)[0]
   nothing = inputs([[1, 2, 3]], [[1, 1, 1]], [[0, 0, 0]], 1)
-  assert losses.supervised_loss(Table(table), **nothing)[0] == 0
+  assert losses.supervised_loss(conftest.TableModel(table), **nothing)[0] == 0
 
 
 @pytest.mark.parametrize("name", sorted(specs.TINY_MODELS))
