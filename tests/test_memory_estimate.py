@@ -74,9 +74,10 @@ def test_activations_and_logits(family, remat, shape, adapted):
     head_dim=64,
     sliding_window=128 if family == "gemma2" else None,
   )
-  found = compiled_bytes(spec, *shape, remat, adapted)
-  estimate = memory.activations(spec, *shape, remat)
-  estimate += memory.logits(spec, *shape)
+  rows, length = shape
+  found = compiled_bytes(spec, rows, length, remat, adapted)
+  estimate = memory.activations(spec, rows, length, remat)
+  estimate += memory.logits(spec, rows, length)
   assert 0.65 < estimate / found < 1.5
 
 
