@@ -21,9 +21,9 @@ FAMILIES = ["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
 VOCAB = 64
 
 
-def adapt(module, rank=2):
+def adapt(module):
   return lora.apply_lora(
-    module, rank=rank, alpha=4, target_modules="all-linear", seed=0
+    module, rank=2, alpha=4, target_modules="all-linear", seed=0
   )
 
 
@@ -214,9 +214,10 @@ def test_logits_of_all_tokens_are_never_there(adapted, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adapted", [False, True])
-def test_memory_of_a_step_of_qwen_2_5_0_5b(adapted):
-  # In float32, since XLA holds bfloat16 in both for a CPU.
+def test_memory_of_a_step_of_qwen_2_5_0_5b():
+  # In float32, since XLA for a CPU keeps copies in it of what is bfloat16. The
+  # whole model is trained: how XLA orders the gradients of adapters, and so
+  # what the layers need, differs twofold from one version of it to the next.
   spec = specs.ModelSpec(
     family="qwen2.5",
     vocab_size=151_936,
@@ -232,11 +233,10 @@ def test_memory_of_a_step_of_qwen_2_5_0_5b(adapted):
     module: Any = spec.build()
     # Or attention's probabilities, 470 MB a layer, would outweigh any loss.
     module.config.remat_config = qwen2.RematConfig.DECODER
-    return adapt(module, rank=8) if adapted else module
+    return module
 
-  kind = nnx.LoRAParam if adapted else nnx.Param
   ours, theirs = (
-    memory(compiled(build, function, kind, 8, 1024))
+    memory(compiled(build, function, nnx.Param, 8, 1024))
     for function in (lib.token_log_probs, plain)
   )
   print(f"{ours / 1e9:.2f} GB instead of {theirs / 1e9:.2f} GB")
