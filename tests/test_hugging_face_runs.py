@@ -10,6 +10,8 @@ import yaml
 from tests import conftest
 from tests import hugging_face as made
 from tunix_ttt import runs
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import specs
 
 MODELS = conftest.ROOT / "tests" / "fixtures" / "models"
 VOCAB_SIZE = 400
@@ -107,3 +109,15 @@ def test_the_whole_path(run, model):
   )  # fmt: skip
   assert code == 0, err
   assert "as X: 4 games" in out
+
+
+@pytest.mark.parametrize("model", ["qwen2.5"], indirect=True)
+def test_bfloat16(run, model):
+  sft = script("train_sft_tunix")
+  flags = ["--config", "sft.yaml", "--set", "model.dtype=bfloat16"]
+  code, _, err = run(sft, *flags, "--output", "whole")
+  assert code == 0, err
+  trained = checkpoints.load(pathlib.Path("whole"))
+  values = specs.parameters(trained.module, trained.trainable)
+  assert {str(value.dtype) for value in values.values()} == {"bfloat16"}
+  assert all(value.any() for value in values.values())

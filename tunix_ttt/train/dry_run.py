@@ -143,10 +143,12 @@ def _estimate(
   playing: int,
 ) -> memory.Estimate:
   trained = _bytes(_trained(model))
+  # Of bfloat16 it keeps a copy in float32 besides.
+  kept = _MOMENTS[config.training.optimizer] + (model.spec.dtype != "float32")
   parts = 2 if config.training.gradient_accumulation_steps > 1 else 1
   return memory.Estimate(
     weights=_bytes(specs.parameters(model.module).values()),
-    optimizer=_MOMENTS[config.training.optimizer] * trained,
+    optimizer=4 * kept * _size(_trained(model)),
     gradients=parts * trained,
     activations=memory.activations(
       model.spec, rows, length, config.model.remat

@@ -1,8 +1,9 @@
 """Optimizers and schedules, from Optax."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax import contrib
 
@@ -26,11 +27,59 @@ def learning_rate(config: config_lib.TrainingConfig) -> optax.Schedule:
 
 
 def make(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
-  """Returns the optimizer, on gradients clipped by their global norm."""
-  return optax.chain(
-    optax.clip_by_global_norm(config.max_grad_norm),
-    _muon(config) if config.optimizer == "muon" else _adamw(config),
+  """Returns the optimizer, on gradients clipped by their global norm.
+
+  What it optimises may be bfloat16; see `in_float32`.
+  """
+  return in_float32(
+    optax.chain(
+      optax.clip_by_global_norm(config.max_grad_norm),
+      _muon(config) if config.optimizer == "muon" else _adamw(config),
+    )
   )
+
+
+class Float32State(NamedTuple):
+  """The state of `in_float32` for parameters of lower precision.
+
+  Attributes:
+    params: float32, of which the model has the rounded values.
+    inner: of the optimizer.
+  """
+
+  params: Any
+  inner: Any
+
+
+def in_float32(
+  optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Keeps a float32 copy of parameters of lower precision and updates that.
+
+  An update is often smaller than what bfloat16 can tell apart, and would be
+  lost (Micikevicius et al., 2018, section 3.1). For float32 parameters it is the
+  optimizer itself.
+  """
+
+  def cast(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+
+  def init(params: Any) -> Any:
+    if all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params)):
+      return optimizer.init(params)
+    copy = cast(params)
+    return Float32State(copy, optimizer.init(copy))
+
+  def update(updates: Any, state: Any, params: Any = None) -> Any:
+    if not isinstance(state, Float32State):
+      return optimizer.update(updates, state, params)
+    steps, inner = optimizer.update(cast(updates), state.inner, state.params)
+    exact = optax.apply_updates(state.params, steps)
+    # In float32, so that adding them gives the rounded values of `exact`.
+    differences = jax.tree.map(lambda new, old: new - old, exact, cast(params))
+    return differences, Float32State(exact, inner)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _adamw(config: config_lib.TrainingConfig) -> optax.GradientTransformation:

@@ -1,0 +1,262 @@
+"""Prefill, decoding and training at the shapes of published models.
+
+Weights are random, so nothing is downloaded. Speeds are given beside the
+machine's own ceilings, which are measured first: a large copy for the bandwidth
+of memory, a large product of matrices for arithmetic.
+"""
+
+import argparse
+from collections.abc import Callable
+import dataclasses
+import json
+import pathlib
+import platform
+import time
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tunix_ttt import cli
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt.models import families
+from tunix_ttt.models import known
+from tunix_ttt.models import lora
+from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import specs
+from tunix_ttt.train import losses
+
+
+def seconds(function: Callable[[], Any], repeats: int) -> float:
+  """Returns the median time of a call, after one that compiles."""
+  jax.block_until_ready(function())
+  times = []
+  for _ in range(repeats):
+    began = time.perf_counter()
+    jax.block_until_ready(function())
+    times.append(time.perf_counter() - began)
+  return float(np.median(times))
+
+
+def ceilings(repeats: int) -> dict[str, float]:
+  """Measures bytes/s of memory and operations/s of bfloat16 products."""
+  small = jax.default_backend() == "cpu"
+  values = jnp.ones((2**24 if small else 2**29,), jnp.float32)
+  copy = jax.jit(lambda x: x + 1)
+  size = 1024 if small else 8192
+  matrix = jnp.ones((size, size), jnp.bfloat16)
+  product = jax.jit(lambda a, b: a @ b)
+  return {
+    "bytes_per_second": 2
+    * values.nbytes
+    / seconds(lambda: copy(values), repeats),
+    "flops_per_second": 2
+    * size**3
+    / seconds(lambda: product(matrix, matrix), repeats),
+  }
+
+
+def random_model(spec: specs.ModelSpec) -> nnx.Module:
+  """Returns a model of normal values, made on the device."""
+  abstract = nnx.eval_shape(spec.build)
+  draw = jax.jit(
+    lambda key, shape, dtype: 0.02 * jax.random.normal(key, shape, dtype),
+    static_argnums=(1, 2),
+  )
+  key = jax.random.key(0)
+  values = {
+    name: draw(jax.random.fold_in(key, n), leaf.shape, leaf.dtype)
+    for n, (name, leaf) in enumerate(specs.parameters(abstract).items())
+  }
+  return specs.with_parameters(abstract, values)
+
+
+def peak_memory() -> int | None:
+  """Returns the bytes in use at the worst moment so far, if they are known."""
+  stats = jax.devices()[0].memory_stats() or {}
+  return stats.get("peak_bytes_in_use")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """A phase.
+
+  Attributes:
+    tokens_per_second: of the batch.
+    of_ceiling: share of the machine's ceiling: arithmetic, or bandwidth where
+      decoding.
+    peak_bytes: in use at the worst moment up to the end of the phase.
+  """
+
+  tokens_per_second: float
+  of_ceiling: float
+  peak_bytes: int | None
+
+
+def sampling(
+  module: nnx.Module,
+  spec: specs.ModelSpec,
+  flags: argparse.Namespace,
+  limits: dict[str, float],
+) -> dict[str, Measured]:
+  """Measures reading a prompt and speaking, as the rollout does both."""
+  policy = policy_lib.ModelPolicy(module, spec)
+  rows, length, steps = flags.rows, flags.length, flags.steps
+  slots = length + steps
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(policy.params))
+  count = sum(leaf.size for leaf in jax.tree.leaves(policy.params))
+
+  def feed(params: Any, cache: Any, end: Any, tokens: Any) -> Any:
+    width = tokens.shape[1]
+    positions = jnp.broadcast_to(end + jnp.arange(width), tokens.shape)
+    seen = jnp.arange(slots) <= end + jnp.arange(width)[:, None]
+    mask = jnp.broadcast_to(seen, (rows, width, slots))
+    read = jnp.full(rows, width - 1)
+    return policy(params, tokens, positions, cache, end, mask, read)
+
+  @jax.jit
+  def prefill(params: Any) -> Any:
+    tokens = jnp.ones((rows, length), jnp.int32)
+    return feed(params, policy.init_cache(rows, slots), jnp.int32(0), tokens)
+
+  @jax.jit
+  def decode(params: Any, cache: Any, logits: jax.Array) -> Any:
+    def step(number: jax.Array, carry: Any) -> Any:
+      cache, logits = carry
+      tokens = logits.argmax(axis=-1)[:, None].astype(jnp.int32)
+      logits, cache = feed(params, cache, length + number, tokens)
+      return cache, logits
+
+    return jax.lax.fori_loop(0, steps, step, (cache, logits))
+
+  took = seconds(lambda: prefill(policy.params), flags.repeats)
+  found = {
+    "prefill": Measured(
+      rows * length / took,
+      2 * count * rows * length / took / limits["flops_per_second"],
+      peak_memory(),
+    )
+  }
+  logits, cache = prefill(policy.params)
+  took = seconds(lambda: decode(policy.params, cache, logits), flags.repeats)
+  moved = steps * (size + sum(leaf.nbytes for leaf in jax.tree.leaves(cache)))
+  found["decode"] = Measured(
+    rows * steps / took,
+    moved / took / limits["bytes_per_second"],
+    peak_memory(),
+  )
+  return found
+
+
+def training(
+  module: nnx.Module, flags: argparse.Namespace, limits: dict[str, float]
+) -> Measured:
+  """Measures supervised steps of an adapter."""
+  families.set_remat(module, flags.remat)
+  graph, values, frozen = nnx.split(module, nnx.LoRAParam, ...)
+  optimizer = optax.adamw(1e-4)
+  moments = optimizer.init(values)
+  rows, length = flags.train_rows, flags.train_length
+
+  @jax.jit
+  def step(values: Any, moments: Any, frozen: Any) -> Any:
+    there = jnp.ones((rows, length), bool)
+    batch = {
+      "input_tokens": jnp.ones((rows, length), jnp.int32),
+      "input_mask": there,
+      "loss_mask": there,
+      "denominator": jnp.float32(rows * length),
+    }
+
+    def loss(model: nnx.Module) -> jax.Array:
+      return losses.supervised_loss(model, **losses.model_inputs(batch))[0]
+
+    model = nnx.merge(graph, values, frozen)
+    wanted = nnx.DiffState(0, nnx.LoRAParam)
+    gradients = nnx.grad(loss, argnums=wanted)(model)
+    updates, moments = optimizer.update(gradients, moments, values)
+    return optax.apply_updates(values, updates), moments
+
+  took = seconds(lambda: step(values, moments, frozen), flags.repeats)
+  count = sum(leaf.size for leaf in jax.tree.leaves((values, frozen)))
+  # A forward pass and one for the gradients of activations; what is computed
+  # again does not count.
+  flops = 4 * count * rows * length
+  return Measured(
+    rows * length / took,
+    flops / took / limits["flops_per_second"],
+    peak_memory(),
+  )
+
+
+def main() -> None:
+  """Measures, prints and writes."""
+  parser = cli.parser(
+    __doc__ or "",
+    "python benchmarks/real_shapes.py --model Qwen/Qwen2.5-7B-Instruct"
+    " --output real_shapes.json",
+  )
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B-Instruct")
+  parser.add_argument(
+    "--num-layers",
+    type=cli.positive,
+    help="fewer, to try it on a small machine",
+  )
+  for name, default in (
+    ("rows", 128),
+    ("length", 320),
+    ("steps", 64),
+    ("train-rows", 16),
+    ("train-length", 512),
+    ("rank", 16),
+    ("repeats", 5),
+  ):
+    parser.add_argument(f"--{name}", type=cli.positive, default=default)
+  parser.add_argument(
+    "--remat", choices=("none", "block", "decoder"), default="block"
+  )
+  parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
+  flags = parser.parse_args()
+  cli.require_tunix()
+  spec = known.spec(flags.model, "bfloat16")
+  if spec is None:
+    raise errors.UserError(f"--model: {flags.model} is not known to Tunix")
+  if flags.num_layers is not None:
+    spec = dataclasses.replace(
+      spec, num_layers=flags.num_layers, layer_types=None
+    )
+  limits = ceilings(flags.repeats)
+  module = random_model(spec)
+  found = sampling(module, spec, flags, limits)
+  adapted = lora.apply_lora(
+    module, rank=flags.rank, alpha=32.0, target_modules="all-linear", seed=0
+  )
+  found["training"] = training(adapted, flags, limits)
+  results = {
+    "platform": platform.platform(),
+    "device": jax.devices()[0].device_kind,
+    "jax": jax.__version__,
+    "settings": {
+      name: value for name, value in vars(flags).items() if name != "output"
+    },
+    "parameters": sum(v.size for v in specs.parameters(module).values()),
+    "ceilings": limits,
+    **{name: dataclasses.asdict(phase) for name, phase in found.items()},
+  }
+  for name, phase in found.items():
+    peak = f"{phase.peak_bytes / 2**30:.1f} GiB" if phase.peak_bytes else "?"
+    print(
+      f"{name:9} {phase.tokens_per_second:12,.0f} tokens/s"
+      f"  {phase.of_ceiling:6.1%} of the ceiling  peak {peak}"
+    )
+  if flags.output is not None:
+    files.write_text(flags.output, json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,53 @@
+"""Optimizers: bfloat16 parameters learn as float32 ones do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.train import optimizers
+
+
+def run(params, learning_rate, steps=200):
+  """Follows the same gradients; returns the parameters and the state."""
+  config = config_lib.TrainingConfig(
+    max_steps=1000, final_learning_rate=1.0, learning_rate=learning_rate
+  )
+  optimizer = optimizers.make(config)
+  state = optimizer.init(params)
+
+  @jax.jit
+  def step(params, state, gradients):
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state
+
+  for number in range(steps):
+    values = np.random.default_rng(number).normal(0.5, 1, (4, 8))
+    gradients = {"w": jnp.asarray(values, params["w"].dtype)}
+    params, state = step(params, state, gradients)
+  return params, state
+
+
+def test_small_updates_of_bfloat16_are_not_lost():
+  exact = {"w": jnp.ones((4, 8), jnp.float32)}
+  rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), exact)
+  # Next to 1, bfloat16 has steps of 0.004; an update is 0.00002.
+  settings = {"learning_rate": 2e-5}
+  (exact, _), (rounded, state) = (
+    run(exact, **settings),
+    run(rounded, **settings),
+  )
+  assert rounded["w"].dtype == jnp.bfloat16
+  assert float(jnp.abs(exact["w"] - 1).min()) > 1e-4
+  np.testing.assert_allclose(state.params["w"], exact["w"], atol=2e-4)
+  np.testing.assert_array_equal(
+    rounded["w"], state.params["w"].astype(jnp.bfloat16)
+  )
+
+
+def test_float32_has_no_copy():
+  state = optimizers.make(config_lib.TrainingConfig()).init(
+    {"w": jnp.ones((4, 8))}
+  )
+  assert not isinstance(state, optimizers.Float32State)
