@@ -33,11 +33,9 @@ def test_small_updates_of_bfloat16_are_not_lost():
   exact = {"w": jnp.ones((4, 8), jnp.float32)}
   rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), exact)
   # Next to 1, bfloat16 has steps of 0.004; an update is 0.00002.
-  settings = {"learning_rate": 2e-5}
-  (exact, _), (rounded, state) = (
-    run(exact, **settings),
-    run(rounded, **settings),
-  )
+  exact, _ = run(exact, 2e-5)
+  rounded, state = run(rounded, 2e-5)
+  assert isinstance(state, optimizers.Float32State)
   assert rounded["w"].dtype == jnp.bfloat16
   assert float(jnp.abs(exact["w"] - 1).min()) > 1e-4
   np.testing.assert_allclose(state.params["w"], exact["w"], atol=2e-4)
