@@ -165,7 +165,7 @@ def test_damage_is_found(saved):
 def test_what_is_no_model_directory(tmp_path):
   with pytest.raises(errors.UserError, match="no such model directory"):
     checkpoints.load(tmp_path / "none")
-  with pytest.raises(errors.UserError, match="it has no model.json"):
+  with pytest.raises(errors.UserError, match="neither model.json nor"):
     checkpoints.load(tmp_path)
   (tmp_path / "model.json").write_text("{}")
   with pytest.raises(errors.UserError, match="spec: Field required"):

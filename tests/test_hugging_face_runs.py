@@ -121,3 +121,58 @@ def test_bfloat16(run, model):
   values = specs.parameters(trained.module, trained.trainable)
   assert {str(value.dtype) for value in values.values()} == {"bfloat16"}
   assert all(value.any() for value in values.values())
+
+
+def change_config(model: pathlib.Path, **changes: object) -> None:
+  path = model / "config.json"
+  values = json.loads(path.read_text())
+  path.write_text(json.dumps({**values, **changes}))
+
+
+def truncate(model: pathlib.Path) -> None:
+  path = model / "model.safetensors"
+  path.write_bytes(path.read_bytes()[:-100])
+
+
+def pickled(model: pathlib.Path) -> None:
+  (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("model", ["qwen2.5"], indirect=True)
+@pytest.mark.parametrize(
+  ("spoil", "found"),
+  [
+    (lambda m: (m / "config.json").unlink(), "neither model.json nor config"),
+    (
+      lambda m: change_config(m, architectures=["LlamaForCausalLM"]),
+      "supported are Qwen2ForCausalLM, Qwen3ForCausalLM, GemmaForCausalLM",
+    ),
+    (lambda m: change_config(m, vocab_size=300), "tokens, its model 300"),
+    (truncate, "model.safetensors"),
+    (pickled, "pickle"),
+    (lambda m: (m / "chat_template.jinja").unlink(), "has no chat template"),
+    (lambda m: (m / "tokenizer.json").unlink(), "has no tokenizer"),
+  ],
+)
+def test_wrong_directories(run, model, spoil, found):
+  spoil(model)
+  flags = ["--config", "sft.yaml", "--output", "sft"]
+  code, _, err = run(script("train_sft_tunix"), *flags)
+  assert code == 2
+  assert err.startswith("error: ") and len(err.strip().splitlines()) == 1
+  assert found in err and "model" in err
+  assert not pathlib.Path("sft").exists()
+
+
+@pytest.mark.parametrize("model", ["qwen2.5"], indirect=True)
+def test_no_network(run, model, monkeypatch):
+  monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+  empty = str(model.parent / "cache")
+  monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", empty)
+  code, _, err = run(
+    script("train_sft_tunix"), "--config", "sft.yaml", "--set",
+    "model.name=Qwen/Qwen2.5-0.5B-Instruct", "--output", "sft",
+  )  # fmt: skip
+  assert code == 2
+  assert "Qwen/Qwen2.5-0.5B-Instruct: it is not in the local cache" in err
+  assert not pathlib.Path("sft").exists()

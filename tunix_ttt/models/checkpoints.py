@@ -190,7 +190,8 @@ def describe(directory: pathlib.Path) -> Description:
     raise errors.UserError(f"{directory}: no such model directory")
   if not (directory / MODEL_JSON).is_file():
     raise errors.UserError(
-      f"{directory}: not a model directory: it has no {MODEL_JSON}"
+      f"{directory}: not a model directory: it has neither {MODEL_JSON} nor"
+      " config.json"
     )
   path = directory / MODEL_JSON
   try:

@@ -84,11 +84,15 @@ def open_model(name: str, config: config_lib.ModelConfig) -> checkpoints.Model:
   found = _find(name, config)
   if not loading.is_model(found.directory):
     return checkpoints.load(found.directory)
-  module, spec = loading.load(found.directory, dtype=config.dtype)
+  # First what costs least, so that a mistake in it is told at once.
+  dtype = config.dtype or loading.default_dtype()
+  spec = hf_config.read_spec(found.directory, dtype)
+  tokenizer = _read_tokenizer(found.directory, spec, config)
+  module, _ = loading.load(found.directory, dtype=dtype)
   return checkpoints.Model(
     module=module,
     spec=spec,
-    tokenizer=_read_tokenizer(found.directory, spec, config),
+    tokenizer=tokenizer,
     revision=loading.revision(found.directory),
     commit=found.commit,
   )
