@@ -147,7 +147,7 @@ def pickled(model: pathlib.Path) -> None:
       lambda m: change_config(m, architectures=["LlamaForCausalLM"]),
       "supported are Qwen2ForCausalLM, Qwen3ForCausalLM, GemmaForCausalLM",
     ),
-    (lambda m: change_config(m, vocab_size=300), "tokens, its model 300"),
+    (lambda m: change_config(m, vocab_size=200), "tokens, its model 200"),
     (truncate, "model.safetensors"),
     (pickled, "pickle"),
     (lambda m: (m / "chat_template.jinja").unlink(), "has no chat template"),

@@ -78,6 +78,8 @@ def create(
   manifest: runs.RunManifest, model: checkpoints.Model, output: pathlib.Path
 ) -> None:
   """Writes the directory of a new run, whole or not at all."""
+  if note := getattr(model.tokenizer, "note", ""):
+    print(f"note: {note}")
   with files.new_directory(output) as new:
     manifest.write(new)
     files.write_all(new, model.tokenizer.files())
