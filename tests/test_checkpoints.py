@@ -116,7 +116,9 @@ def test_adapters_are_trained_further_with_the_same_settings_only(
   same = sources.adapt(loaded, config_lib.LoraConfig(rank=2), "a", 0)
   assert same is loaded
   for other in (None, config_lib.LoraConfig(rank=3)):
-    with pytest.raises(errors.UserError, match="holds an adapter with lora"):
+    with pytest.raises(
+      errors.UserError, match=r'holds an adapter; .*lora: \{"rank": 2'
+    ):
       sources.adapt(loaded, other, "a", 0)
 
 

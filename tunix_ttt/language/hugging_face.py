@@ -34,6 +34,8 @@ _FILES = (
   "generation_config.json",
   "config.json",
 )
+# One of these is what it knows its tokens from.
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TEMPLATE = "chat_template.jinja"
 _SETTINGS = "chat_settings.json"
 # How SentencePiece writes a space.
@@ -137,7 +139,7 @@ class HuggingFaceTokenizer:
       errors.UserError: if there is none, or it cannot be used.
     """
     found = [n for n in _FILES if (directory / n).is_file()]
-    if not {"tokenizer.json", "tokenizer.model", "vocab.json"} & {*found}:
+    if not has_tokenizer(directory):
       raise errors.UserError(
         f"{directory}: has no tokenizer: neither tokenizer.json nor"
         " tokenizer.model"
@@ -215,6 +217,11 @@ class HuggingFaceTokenizer:
   def pad_id(self) -> int:
     """Returns the id that fills up batches."""
     return self._pad_id
+
+
+def has_tokenizer(directory: pathlib.Path) -> bool:
+  """Returns whether a directory has a tokenizer's files."""
+  return any((directory / name).is_file() for name in _VOCABULARIES)
 
 
 def load_saved(
@@ -393,8 +400,11 @@ def token_bytes(
   kinds = _component_types(settings["decoder"])
   if "ByteLevel" in kinds:
     codes = {char: byte for byte, char in _byte_level_alphabet().items()}
+    added = {x.content for x in tokenizer.get_added_tokens_decoder().values()}
 
     def spell(piece: str) -> bytes:
+      if piece in added:
+        return piece.encode()
       return bytes(codes[char] for char in piece)
 
   elif "ByteFallback" in kinds:
@@ -404,13 +414,11 @@ def token_bytes(
       "the tokenizer is neither byte-level BPE nor BPE with byte fallback: its"
       f" tokenizer.json decodes by {', '.join(kinds) or 'nothing'}"
     )
-  added = tokenizer.get_added_tokens_decoder()
   vocab = tokenizer.get_vocab(with_added_tokens=True)
   result: list[bytes | None] = [None] * (max(vocab.values()) + 1)
   for piece, token in vocab.items():
     if token not in control_ids:
-      text = added[token].content.encode() if token in added else spell(piece)
-      result[token] = text
+      result[token] = spell(piece)
   return result
 
 

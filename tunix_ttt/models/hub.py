@@ -1,10 +1,11 @@
-"""Models by name: a directory, or an id of the Hugging Face hub."""
+"""The Hugging Face hub: finding models by name, and publishing them."""
 
 import dataclasses
 import pathlib
 import re
 from typing import Any
 
+import httpx
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
@@ -83,3 +84,59 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Any:
       " check the network, or give a directory"
     )
   raise errors.UserError(f"{where}: {reason}")
+
+
+def check_new_name(name: str) -> None:
+  """Raises a UserError unless a name can be one of a new repository."""
+  if not is_id(name):
+    raise errors.UserError(
+      f"{name}: not a name for a repository on the Hugging Face hub; expected"
+      " one such as your-name/tictactoe"
+    )
+
+
+def publish(directory: pathlib.Path, name: str, *, private: bool) -> str:
+  """Makes a repository of a directory's files.
+
+  The token is the environment's `HF_TOKEN` or that of the hub's own login.
+
+  Args:
+    directory: what to upload, all of it.
+    name: of the repository, which must not exist.
+    private: whether others cannot see it.
+
+  Returns:
+    The repository's address.
+
+  Raises:
+    errors.UserError: if the hub refuses it or cannot be reached.
+  """
+  api = huggingface_hub.HfApi()
+  kept = f"{directory} is written; upload it with: hf upload {name} {directory}"
+  try:
+    address = api.create_repo(name, private=private, exist_ok=False)
+  except (httpx.HTTPError, OSError) as error:
+    raise errors.UserError(f"{name}: {_refusal(error)}. {kept}") from None
+  try:
+    api.upload_folder(
+      repo_id=name, folder_path=directory, commit_message="Add the model"
+    )
+  except (httpx.HTTPError, OSError) as error:
+    raise errors.UserError(
+      f"{name}: the repository was made, and is empty: {_refusal(error)}. {kept}"
+    ) from None
+  return str(address)
+
+
+def _refusal(error: Exception) -> str:
+  """Says why the hub did not do something; nothing that it was sent."""
+  response = getattr(error, "response", None)
+  if response is None:
+    return "the Hugging Face hub cannot be reached; check the network"
+  reasons = {
+    401: "no valid token; set HF_TOKEN, or run: hf auth login",
+    403: "the token has no right to write there",
+    409: "it exists already and is never written over; choose another name",
+  }
+  code = response.status_code
+  return reasons.get(code, f"the Hugging Face hub answers with status {code}")

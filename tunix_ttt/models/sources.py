@@ -10,6 +10,7 @@ from flax import nnx
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import files
 from tunix_ttt.language import hugging_face
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
@@ -17,6 +18,7 @@ from tunix_ttt.models import hub
 from tunix_ttt.models import known
 from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import specs
+from tunix_ttt.models.hugging_face import adapters
 from tunix_ttt.models.hugging_face import config as hf_config
 from tunix_ttt.models.hugging_face import loading
 
@@ -74,14 +76,19 @@ def start_from(
 def open_model(name: str, config: config_lib.ModelConfig) -> checkpoints.Model:
   """Returns a model that is on disk or on the hub.
 
+  The base of a PEFT adapter is the one that its config names. Where that is a
+  path that is not on this machine, it is the model of `config`.
+
   Args:
-    name: a model directory, of ours or of Hugging Face, or a hub id.
+    name: a directory of ours, of Hugging Face or of PEFT, or a hub id.
     config: how to read one of Hugging Face.
 
   Raises:
     errors.UserError: if there is no such model, or it cannot be read.
   """
   found = _find(name, config)
+  if adapters.is_adapter(found.directory):
+    return _open_adapter(found, config)
   if not loading.is_model(found.directory):
     return checkpoints.load(found.directory)
   # First what costs least, so that a mistake in it is told at once.
@@ -95,6 +102,82 @@ def open_model(name: str, config: config_lib.ModelConfig) -> checkpoints.Model:
     tokenizer=tokenizer,
     revision=loading.revision(found.directory),
     commit=found.commit,
+  )
+
+
+def _open_adapter(
+  found: hub.Found, config: config_lib.ModelConfig
+) -> checkpoints.Model:
+  """Returns a PEFT adapter on its base."""
+  name, base = _find_base(found.directory, config)
+  module, spec = loading.load(base.directory, dtype=config.dtype)
+  adapter = adapters.read(found.directory, spec)
+  settings = config_lib.to_dict(adapter.lora)
+  module = adapters.fill(
+    lora_lib.apply_lora(module, **settings, seed=0), adapter
+  )
+  return checkpoints.Model(
+    module=module,
+    spec=spec,
+    tokenizer=_adapter_tokenizer(found.directory, base.directory, spec, config),
+    lora=adapter.lora,
+    base=_record(name, 0, loading.revision(base.directory), base.commit),
+    revision=checkpoints.revision(specs.parameters(module, nnx.LoRAParam)),
+    commit=found.commit,
+  )
+
+
+def _find_base(
+  directory: pathlib.Path,
+  config: config_lib.ModelConfig,
+  *,
+  weights: bool = True,
+) -> tuple[str, hub.Found]:
+  """Returns the name of a PEFT adapter's base, and where it is."""
+  described = adapters.describe(directory)
+  name, revision = described.base, described.revision
+  is_here = pathlib.Path(name).is_dir() or hub.is_id(name)
+  if not is_here and config.name not in specs.TINY_MODELS:
+    name, revision = config.name, config.revision
+  path = directory / adapters.CONFIG
+  if not pathlib.Path(name).is_dir() and not hub.is_id(name):
+    raise errors.UserError(
+      f"{path}: base_model_name_or_path is {described.base}, which is not here;"
+      " write there where the base is, or name it in model.name"
+    )
+  found = hub.find(name, revision, weights=weights)
+  if adapters.is_adapter(found.directory) or not loading.is_model(
+    found.directory
+  ):
+    raise errors.UserError(
+      f"{path}: base_model_name_or_path is {described.base}; the base must be a"
+      f" whole Hugging Face model, which {name} is not"
+    )
+  return name, found
+
+
+def _adapter_tokenizer(
+  directory: pathlib.Path,
+  base: pathlib.Path,
+  spec: specs.ModelSpec,
+  config: config_lib.ModelConfig,
+) -> Tokenizer:
+  """Reads the tokenizer that an adapter was saved with, or else its base's."""
+  has_own = hugging_face.has_tokenizer(directory)
+  return _read_tokenizer(directory if has_own else base, spec, config)
+
+
+def _record(
+  name: str, seed: int, revision: str, commit: str | None
+) -> checkpoints.BaseRecord:
+  """Returns the record of an adapter's base; directories by absolute path."""
+  path: str | None = name
+  if name in specs.TINY_MODELS:
+    path = None
+  elif commit is None:
+    path = os.path.abspath(name)
+  return checkpoints.BaseRecord(
+    path=path, seed=seed, revision=revision, commit=commit
   )
 
 
@@ -119,6 +202,9 @@ def outline(
   else:
     try:
       directory = _find(config.name, config, weights=False).directory
+      if adapters.is_adapter(directory):
+        # Its weights are small, and say what it adapts.
+        directory = _find(config.name, config).directory
     except errors.UserError:
       published = known.spec(config.name, config.dtype or "bfloat16")
       if published is None:
@@ -126,8 +212,13 @@ def outline(
       spec, tokenizer = published, None
       note = "shapes as Tunix knows them; the hub cannot be reached"
     else:
-      if loading.is_model(directory):
-        dtype = config.dtype or loading.default_dtype()
+      dtype = config.dtype or loading.default_dtype()
+      if adapters.is_adapter(directory):
+        base = _find_base(directory, config, weights=False)[1].directory
+        spec = hf_config.read_spec(base, dtype)
+        lora = adapters.read(directory, spec).lora
+        tokenizer = _adapter_tokenizer(directory, base, spec, config)
+      elif loading.is_model(directory):
         spec = hf_config.read_spec(directory, dtype)
         tokenizer = _read_tokenizer(directory, spec, config)
       else:
@@ -171,14 +262,7 @@ def adapt(
   """
   if _has_adapters(model.lora, config, base) or config is None:
     return model
-  path: str | None = base
-  if base in specs.TINY_MODELS:
-    path = None
-  elif model.commit is None:
-    path = os.path.abspath(base)
-  record = checkpoints.BaseRecord(
-    path=path, seed=seed, revision=model.revision, commit=model.commit
-  )
+  record = _record(base, seed, model.revision, model.commit)
   module = lora_lib.apply_lora(
     model.module, **config_lib.to_dict(config), seed=seed
   )
@@ -209,6 +293,8 @@ def check_matches(
     expected = {**specs.TINY_MODELS[config.name], **config.shape()}
   else:
     directory = _find(config.name, config, weights=False).directory
+    if adapters.is_adapter(directory):
+      directory = _find_base(directory, config, weights=False)[1].directory
     if loading.is_model(directory):
       spec = hf_config.read_spec(directory, model.spec.dtype)
     else:
@@ -284,8 +370,9 @@ def _has_adapters(
   name: str,
 ) -> bool:
   if found is not None and found != config:
+    settings = files.to_json(config_lib.to_dict(found))
     raise errors.UserError(
-      f"model.name: {name} holds an adapter with lora ="
-      f" {config_lib.to_dict(found)}; set the same to train it further"
+      f"model.name: {name} holds an adapter; to train it further, write in the"
+      f" config: lora: {settings}"
     )
   return found is not None

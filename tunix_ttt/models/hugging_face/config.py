@@ -27,12 +27,14 @@ class Architecture:
     family: of `ModelSpec`.
     prefix: what the names of its tensors begin with.
     ignored: what those begin with that a text model has no use for.
+    modules: what the names of its decoder's modules begin with.
     section: where in `config.json` the text model is described.
   """
 
   family: str
   prefix: str = "model."
   ignored: tuple[str, ...] = ()
+  modules: str = "model."
   section: str | None = None
 
 
@@ -47,6 +49,7 @@ ARCHITECTURES = {
     family="gemma3",
     prefix="language_model.model.",
     ignored=("vision_tower.", "multi_modal_projector."),
+    modules="model.language_model.",
     section="text_config",
   ),
 }
@@ -117,7 +120,14 @@ def read(
     raise errors.UserError(
       f"{path.parent}: not a model that transformers saved: it has no {CONFIG}"
     )
-  whole = _Section(path, "", files.read_json(path, "model config"))
+  return parse(files.read_json(path, "model config"), path, dtype)
+
+
+def parse(
+  values: dict[str, Any], path: pathlib.Path, dtype: Dtype
+) -> tuple[Architecture, specs.ModelSpec]:
+  """Returns what `read` does of a file's values; `path` is for messages."""
+  whole = _Section(path, "", values)
   architecture = ARCHITECTURES[
     whole.one_of("architectures", list(ARCHITECTURES))
   ]

@@ -44,7 +44,7 @@ def read(directory: pathlib.Path) -> dict[str, Header]:
   """
   headers: dict[str, Header] = {}
   for path in weight_files(directory):
-    for name, header in _read_file(path).items():
+    for name, header in read_file(path).items():
       if name in headers:
         raise errors.UserError(
           f"{path}: {name} is also in {headers[name].path.name}"
@@ -53,6 +53,27 @@ def read(directory: pathlib.Path) -> dict[str, Header]:
   if (directory / INDEX).is_file():
     _check_index(directory / INDEX, headers)
   return headers
+
+
+def read_file(path: pathlib.Path) -> dict[str, Header]:
+  """Returns the header of every tensor in a file.
+
+  Raises:
+    errors.UserError: if it is damaged.
+  """
+  try:
+    with safetensors.safe_open(path, "numpy") as file:
+      names = list(file.keys())
+      slices = {name: file.get_slice(name) for name in names}
+      return {
+        name: Header(path, part.get_dtype(), tuple(part.get_shape()))
+        for name, part in slices.items()
+      }
+  except (safetensors.SafetensorError, OSError) as error:
+    raise errors.UserError(
+      f"{path}: cannot read this weight file: {error}; it is damaged or was not"
+      " fetched whole"
+    ) from None
 
 
 def weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -150,22 +171,6 @@ def are_equal(headers: Mapping[str, Header], one: str, other: str) -> bool:
       slice(start, min(start + _ROWS, rows)) for start in range(0, rows, _ROWS)
     ]
     return all(left[x].tobytes() == right[x].tobytes() for x in parts)
-
-
-def _read_file(path: pathlib.Path) -> dict[str, Header]:
-  try:
-    with safetensors.safe_open(path, "numpy") as file:
-      names = list(file.keys())
-      slices = {name: file.get_slice(name) for name in names}
-      return {
-        name: Header(path, part.get_dtype(), tuple(part.get_shape()))
-        for name, part in slices.items()
-      }
-  except (safetensors.SafetensorError, OSError) as error:
-    raise errors.UserError(
-      f"{path}: cannot read this weight file: {error}; it is damaged or was not"
-      " fetched whole"
-    ) from None
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
