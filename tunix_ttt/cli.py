@@ -106,6 +106,17 @@ def count(text: str) -> int:
   return value
 
 
+def byte_size(text: str) -> int:
+  """Parses a size such as 4GB or 500MB into bytes, for argparse."""
+  units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+  number, unit = text[:-2], text[-2:].upper()
+  if unit not in units or not number.isdecimal() or int(number) < 1:
+    raise argparse.ArgumentTypeError(
+      f"expected a size such as 4GB or 500MB, found {text}"
+    )
+  return int(number) * units[unit]
+
+
 def require_tunix() -> None:
   """Raises a UserError, saying how to install it, where Tunix is missing."""
   install = f"run: pip install {_TUNIX}=={_TUNIX_VERSION}"

@@ -26,6 +26,7 @@ def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
   if config.lora is not None and model.lora is None:
     raise errors.UserError(
       f"{name}: holds no adapter, and the config has lora; for the model before"
-      " training, say --model base"
+      " training, say --model base, and for one that has its adapter merged in,"
+      " --set lora=null"
     )
   return model

@@ -82,8 +82,8 @@ def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
   ]
   parts = [
     "# Evaluation: before and after",
-    f"Before: {_code(pairs[0].before.model)}  \n"
-    f"After: {_code(pairs[0].after.model)}",
+    f"Before: {code(pairs[0].before.model)}  \n"
+    f"After: {code(pairs[0].after.model)}",
     f"**{overall.before:.3f} → {overall.after:.3f}** of {overall.count} items"
     f" right ({overall.change:+.3f}, 95% CI {overall.low:+.3f} to"
     f" {overall.high:+.3f}).{_chance(pairs)}",
@@ -107,7 +107,7 @@ def _compare(pairs: Iterable[Pair]) -> statistics.Paired:
 
 def _row(name: str, s: statistics.Paired) -> str:
   cells = (
-    name if name.startswith("**") else _text(name),
+    name if name.startswith("**") else escape(name),
     str(s.count),
     f"{s.before:.3f} ± {s.before_std:.3f}",
     f"{s.after:.3f} ± {s.after_std:.3f}",
@@ -134,7 +134,7 @@ def _verdicts(pairs: Sequence[Pair]) -> str:
   for kind in sorted(kinds):
     before = sum(p.before.verdict == kind for p in pairs)
     after = sum(p.after.verdict == kind for p in pairs)
-    lines.append(f"| {_text(kind)} | {before} | {after} |")
+    lines.append(f"| {escape(kind)} | {before} | {after} |")
   return "\n".join(lines)
 
 
@@ -146,8 +146,8 @@ def _examples(
   # From all over the evalset, not its first section alone.
   for b, a in chosen[:: -(-len(chosen) // limit) or 1]:
     blocks.append(
-      f"### {_text(b.id)}\n\n<pre>{_pre(b.prompt)}</pre>\n\n"
-      f"Expected: {_code(_expected(b))}\n\n"
+      f"### {escape(b.id)}\n\n<pre>{_pre(b.prompt)}</pre>\n\n"
+      f"Expected: {code(_expected(b))}\n\n"
       "<table><tr><th>before</th><th>after</th></tr>"
       f"<tr><td><pre>{_pre(b.response)}</pre></td>"
       f"<td><pre>{_pre(a.response)}</pre></td></tr>"
@@ -167,7 +167,7 @@ def _items(pairs: Sequence[Pair]) -> str:
   ]
   for b, a in pairs:
     lines.append(
-      f"| {_text(b.id)} | {_text(b.section)} | {b.score} | {a.score} |"
+      f"| {escape(b.id)} | {escape(b.section)} | {b.score} | {a.score} |"
     )
   return "\n".join([*lines, "", "</details>"])
 
@@ -182,13 +182,14 @@ def _pre(text: str) -> str:
   return html.escape(text).replace("\n", "&#10;")
 
 
-def _text(text: str) -> str:
+def escape(text: str) -> str:
   """Escapes text for a Markdown line or table cell."""
   return " ".join(text.split()).translate(_ESCAPES)
 
 
-def _code(text: str) -> str:
-  return f"<code>{_text(text)}</code>"
+def code(text: str) -> str:
+  """Shows text as code, in a Markdown line or table cell."""
+  return f"<code>{escape(text)}</code>"
 
 
 def write(

@@ -249,15 +249,31 @@ def _read(path: pathlib.Path) -> bytes:
     raise errors.UserError(f"{path}: {error.strerror}") from None
 
 
+def _tokenizer_class(directory: pathlib.Path) -> Any:
+  path = directory / "tokenizer_config.json"
+  if not path.is_file():
+    return None
+  return files.read_json(path, "tokenizer config").get("tokenizer_class")
+
+
 def _from_pretrained(directory: pathlib.Path) -> Any:
   # What it says of PyTorch's absence, and of models, is not meant for users.
   logging.disable(logging.WARNING)
   try:
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
+    # For Qwen 2.5, `AutoTokenizer` takes any tokenizer for Qwen's own.
+    is_plain = _tokenizer_class(directory) == "PreTrainedTokenizerFast"
+    loader: Any = (
+      transformers.PreTrainedTokenizerFast
+      if is_plain
+      else transformers.AutoTokenizer
+    )
+    tokenizer = loader.from_pretrained(
       str(directory), local_files_only=True, trust_remote_code=False
     )
+  except errors.UserError:
+    raise
   except Exception as error:
     # transformers reports what is wrong with files in many types.
     reason = str(error).strip().splitlines()[0][:200]
