@@ -17,7 +17,6 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
 
 EXPORT = conftest.ROOT / "training" / "export.py"
-run = scripts.run
 CONFIG = {
   "model": {"name": "base"},
   "lora": {"rank": 2, "alpha": 4.0},

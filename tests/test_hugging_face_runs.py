@@ -1,16 +1,22 @@
 """Models that transformers saved, from training to play, by the scripts."""
 
+import importlib
+import importlib.util
 import json
 import pathlib
 import shutil
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from tests import conftest
 from tests import hugging_face as made
+from tunix_ttt import config as config_lib
 from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import sources
 from tunix_ttt.models import specs
 
 MODELS = conftest.ROOT / "tests" / "fixtures" / "models"
@@ -109,6 +115,53 @@ def test_the_whole_path(run, model):
   )  # fmt: skip
   assert code == 0, err
   assert "as X: 4 games" in out
+  check_exports(run)
+
+
+def check_exports(run) -> None:
+  """Exports what was trained both ways, and finds the same model in both."""
+  trained = checkpoints.load(pathlib.Path("grpo"))
+  tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 12))
+  expected = logits(trained.module, tokens)
+  base = sources.open_model("model", config_lib.ModelConfig(dtype="float32"))
+  assert np.abs(expected - logits(base.module, tokens)).max() > 1e-3
+  for name, flags in (("adapter", []), ("merged", ["--merge"])):
+    code, _, err = run(
+      script("export"), "--model", "grpo/checkpoint-final", "--output", name,
+      "--evaluation", "games.summary.json", *flags,
+    )  # fmt: skip
+    assert code == 0, err
+    loaded = sources.open_model(name, config_lib.ModelConfig(dtype="float32"))
+    found = logits(loaded.module, tokens)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert loaded.tokenizer.template == trained.tokenizer.template
+    assert pathlib.Path(name, "README.md").is_file()
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("peft"):
+      theirs = transformers_logits(name, tokens)
+      np.testing.assert_allclose(theirs, expected, atol=1e-4)
+
+
+def logits(module: Any, tokens: np.ndarray) -> np.ndarray:
+  length = tokens.shape[1]
+  mask = np.tril(np.ones((1, length, length), bool))
+  found, _ = module(tokens, np.arange(length)[None], None, mask)
+  return np.asarray(found)
+
+
+def transformers_logits(directory: str, tokens: np.ndarray) -> np.ndarray:
+  torch: Any = importlib.import_module("torch")
+  peft: Any = importlib.import_module("peft")
+  transformers: Any = importlib.import_module("transformers")
+  is_adapter = (pathlib.Path(directory) / "adapter_config.json").exists()
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    "model" if is_adapter else directory,
+    dtype="float32",
+    attn_implementation="eager",
+  )
+  if is_adapter:
+    model = peft.PeftModel.from_pretrained(model, directory)
+  with torch.no_grad():
+    return model(torch.from_numpy(tokens)).logits.numpy()
 
 
 @pytest.mark.parametrize("model", ["qwen2.5"], indirect=True)
