@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -79,6 +80,7 @@ def test_the_whole_path(run, model):
     script("train_sft_tunix"), "--config", "sft.yaml", "--output", "sft"
   )
   assert code == 0, err
+  assert re.search(r"^model model: [\d,]+ parameters, [\d,]+ trained \(", out)
   manifest = runs.RunManifest.read(pathlib.Path("sft"))
   assert manifest.model.trainable_parameters < manifest.model.parameters / 5
   tuned = "sft/checkpoint-final"

@@ -77,7 +77,13 @@ def manifest(
 def create(
   manifest: runs.RunManifest, model: checkpoints.Model, output: pathlib.Path
 ) -> None:
-  """Writes the directory of a new run, whole or not at all."""
+  """Writes the directory of a new run, whole or not at all; says of what."""
+  record = manifest.model
+  share = record.trainable_parameters / record.parameters
+  print(
+    f"model {record.name}: {record.parameters:,} parameters,"
+    f" {record.trainable_parameters:,} trained ({share:.2%})"
+  )
   if note := getattr(model.tokenizer, "note", ""):
     print(f"note: {note}")
   with files.new_directory(output) as new:
