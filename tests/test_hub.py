@@ -15,7 +15,9 @@ def test_a_directory_is_itself(tmp_path):
   assert hub.find(str(tmp_path)) == hub.Found(tmp_path)
 
 
-def test_neither_directory_nor_id():
+def test_neither_directory_nor_id(tmp_path, monkeypatch):
+  (tmp_path / "empty").mkdir()
+  monkeypatch.chdir(tmp_path / "empty")
   for name in ("nowhere", "a/b/c", "../x", "a/../b", ".hidden/x", "a b/c"):
     with pytest.raises(
       errors.UserError, match="no such model directory, and no id"
