@@ -95,6 +95,20 @@ def kill_at(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
   assert process.returncode == -signal.SIGKILL
 
 
+def listing() -> list[str]:
+  """Lists all files below the working directory."""
+  return sorted(str(p) for p in pathlib.Path().rglob("*"))
+
+
+def refused(result: tuple[int, str, str], *found: str) -> None:
+  """Asserts one clear message, exit code 2 and no traceback."""
+  code, _, err = result
+  assert code == 2
+  assert err.startswith("error: ") and len(err.strip().splitlines()) == 1
+  for text in found:
+    assert text in err
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
   """Runs a script; its exit code, output and errors."""

@@ -10,6 +10,12 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+KINDS: dict[str, type] = {
+  "sft": config_lib.SFTConfig,
+  "dpo": config_lib.DPOConfig,
+  "grpo": config_lib.GRPOConfig,
+  "pipeline": config_lib.PipelineConfig,
+}
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 
 
@@ -21,10 +27,11 @@ def load(tmp_path, text, *overrides):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_shipped_configs_load_and_say_how_to_run_them(path):
-  is_grpo = path.name.startswith("grpo")
-  kind = config_lib.GRPOConfig if is_grpo else config_lib.SFTConfig
-  # Scripts that judge models take the config of any run, told by its keys.
-  assert type(config_lib.load_any(path)) is kind
+  kind = KINDS[path.name.partition("_")[0]]
+  assert type(config_lib.load(kind, path)) is kind
+  if kind is not config_lib.PipelineConfig:
+    # Scripts that judge models take the config of any run, told by its keys.
+    assert type(config_lib.load_any(path)) is kind
   command = path.read_text().splitlines()[0]
   assert command.startswith("# python training/")
   words = shlex.split(command[2:])

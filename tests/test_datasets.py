@@ -76,8 +76,49 @@ def test_bad_files(tmp_path, content, found):
 def test_missing_file(tmp_path):
   with pytest.raises(errors.UserError, match="none.jsonl: no such data file"):
     load(str(tmp_path / "none.jsonl"))
-  with pytest.raises(errors.UserError, match="cannot read this data file"):
+  with pytest.raises(errors.UserError, match="no such dataset manifest"):
     load(str(tmp_path))
+
+
+def test_every_bad_row_is_told_and_may_be_skipped(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  bad = ['{"txt": "b"}', "[1]", '{"text": ""}', "{", '{"prompt": "a"}']
+  path.write_text("\n".join(['{"text": "a"}', *bad, '{"text": "c"}']))
+  with pytest.raises(errors.UserError) as caught:
+    load(str(path))
+  lines = str(caught.value).splitlines()
+  for number, line in enumerate(lines, start=2):
+    assert line.startswith(f"{path}:{number}: ")
+  assert len(lines) == 5 and lines[-1].endswith("by --skip-bad-rows)")
+  source = load(str(path), skip_bad_rows=True)
+  assert source.samples == [formats.PlainText("", text) for text in "ac"]
+  assert source.skipped.rows == 5
+  assert source.skipped.first[0].startswith(f"{path}:2: found the fields txt")
+
+
+def test_many_bad_rows_are_counted(tmp_path):
+  path = write(tmp_path / "rows.jsonl", [{"a": 1}] * 30)
+  with pytest.raises(errors.UserError) as caught:
+    load(path)
+  lines = str(caught.value).splitlines()
+  assert len(lines) == 21 and lines[-1].startswith("and 10 more bad rows")
+  with pytest.raises(errors.UserError, match="no good row is left"):
+    load(path, skip_bad_rows=True)
+
+
+def test_pairs_are_loaded_apart(tmp_path):
+  row = {"prompt": "a", "chosen": "b", "rejected": "c", "id": 7}
+  path = write(tmp_path / "pairs.jsonl", [row])
+  pairs = datasets.load_pairs(config_lib.DataConfig(path=path))
+  assert pairs.samples == [formats.Preference("a", "b", "c")]
+  assert pairs.key == "pairs" and len(pairs.digest) == 64
+  with pytest.raises(errors.UserError, match=":1: this is a preference pair"):
+    load(path)
+  texts = write(tmp_path / "texts.jsonl", [{"text": "a"}])
+  with pytest.raises(errors.UserError, match=":1: this is not a preference"):
+    datasets.load_pairs(config_lib.DataConfig(path=texts))
+  with pytest.raises(errors.UserError, match="data.path: preference pairs"):
+    datasets.load_pairs(config_lib.DataConfig())
 
 
 def test_rows_over_the_limit_are_dropped_and_counted():

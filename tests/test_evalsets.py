@@ -9,6 +9,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
 from tunix_ttt.game import rules
+from tunix_ttt.language import boards as boards_lib
 from tunix_ttt.language import prompts
 
 EVALSETS = pathlib.Path(__file__).resolve().parents[1] / "evalsets"
@@ -41,7 +42,7 @@ def test_tictactoe_v1_is_what_the_command_makes():
 
 def test_tictactoe_v1_has_every_position_once_up_to_symmetry():
   items = evalsets.load(EVALSETS / "tictactoe_v1.jsonl")
-  boards = [evalsets.board_index(i.board or "") for i in items]
+  boards = [boards_lib.from_text(i.board or "") for i in items]
   forms = [int(rules.canonical()[b]) for b in boards]
   every = {int(rules.canonical()[b]) for b in rules.positions()}
   assert len(forms) == len(set(forms)) == 627 and set(forms) == every

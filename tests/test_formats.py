@@ -2,10 +2,12 @@
 
 import pytest
 
+from tunix_ttt import testing
 from tunix_ttt.data import formats
 
 USER = {"role": "user", "content": "2+2?"}
 ANSWER = {"role": "assistant", "content": "4"}
+WRONG = {"role": "assistant", "content": "5"}
 TURNS = "<start_of_turn>user\n2+2?<end_of_turn>\n<start_of_turn>model\n"
 
 
@@ -41,7 +43,69 @@ TURNS = "<start_of_turn>user\n2+2?<end_of_turn>\n<start_of_turn>model\n"
   ],
 )
 def test_formats(row, expected):
-  assert formats.parse_row({"id": "x", **row}) == expected
+  assert formats.parse_row({"id": "x", **row}) == [expected]
+  assert formats.parse_trained(row) == [expected]
+
+
+PAIR = {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG]}
+
+
+def test_preference_pairs():
+  text = {"prompt": "2+2=", "chosen": "4", "rejected": "5"}
+  assert formats.parse_row(text) == [formats.Preference("2+2=", "4", "5")]
+  (pair,) = formats.parse_preference(PAIR)
+  assert pair.answers() == (
+    formats.Conversation([USER, ANSWER], 1),
+    formats.Conversation([USER, WRONG], 1),
+  )
+  assert list(pair.texts()) == ["user\n2+2?", "4", "user\n2+2?", "5"]
+  with pytest.raises(ValueError, match="a preference pair, which is for DPO"):
+    formats.parse_trained(PAIR)
+  with pytest.raises(ValueError, match="this is not a preference pair"):
+    formats.parse_preference({"text": "a"})
+
+
+def test_the_answers_of_a_pair_are_encoded_apart():
+  (pair,) = formats.parse_row(PAIR)
+  assert isinstance(pair, formats.Preference)
+  tokenizer = testing.CharacterTokenizer()
+  chosen = pair.encode_chosen(tokenizer)
+  rejected = pair.encode_rejected(tokenizer)
+  # Only the answer, a character and the end of the turn, tells them apart.
+  assert chosen.ids[:-2] == rejected.ids[:-2]
+  assert chosen.ids[-2:-1] == tokenizer.encode("4")
+  assert rejected.ids[-2:-1] == tokenizer.encode("5")
+  for tokens in (chosen, rejected):
+    assert tokens.loss_mask == [False] * (len(tokens.ids) - 2) + [True] * 2
+
+
+def test_prompts():
+  assert formats.parse_row({"prompt": "2+2="}) == [formats.Prompt("2+2=")]
+  assert formats.parse_row({"prompt": [USER]}) == [formats.Prompt([USER])]
+  with pytest.raises(ValueError, match="a prompt without an answer"):
+    formats.parse_trained({"prompt": "2+2="})
+
+
+def episode(*prompts):
+  steps = [
+    {
+      "index": n,
+      "prev_obs": "…",
+      "action": ANSWER["content"],
+      "reward": 0.0,
+      "info": {"chat_prompt_messages": p, "chat_completion": ANSWER},
+    }
+    for n, p in enumerate(prompts)
+  ]
+  return {"id": "e", "steps": steps}
+
+
+def test_each_step_of_an_episode_trains_its_own_answer():
+  cut = {"role": "assistant", "content": "<think>[TRUNCATED]</think>4"}
+  assert formats.parse_row(episode([USER], [USER, cut, USER])) == [
+    formats.Conversation([USER, ANSWER], 1),
+    formats.Conversation([USER, cut, USER, ANSWER], 3),
+  ]
 
 
 @pytest.mark.parametrize(
@@ -49,10 +113,30 @@ def test_formats(row, expected):
   [
     ({}, "auto", "found the fields none"),
     ({"a": 1}, "auto", "found the fields a, expected one of: messages;"),
+    ({"prompt": "a", "chosen": "b", "rejected": "b"}, "auto", "are the same"),
     (
-      {"prompt": "a", "chosen": "b", "rejected": "c"},
+      {"prompt": "a", "chosen": [ANSWER], "rejected": "c"},
       "auto",
-      "a preference pair, which is for DPO",
+      "'prompt' and 'chosen': must both be text or both lists",
+    ),
+    (
+      {"prompt": [USER], "chosen": [ANSWER], "rejected": [USER]},
+      "auto",
+      "'prompt' and 'rejected': message 1 has the role 'user'",
+    ),
+    ({"prompt": ""}, "auto", "'prompt' is empty"),
+    ({"prompt": [USER, ANSWER]}, "auto", "of 'prompt' is not the user's"),
+    ({"steps": []}, "auto", "must be a list and not empty"),
+    ({"steps": [{"info": {}}]}, "auto", "step 0 has no info with"),
+    ({"steps": [3]}, "auto", "step 0 has no info with"),
+    (
+      {
+        "steps": [
+          {"info": {"chat_prompt_messages": [], "chat_completion": USER}}
+        ]
+      },
+      "auto",
+      "step 0: the last message is the user's",
     ),
     ({"text": "a"}, "messages", "the field 'messages' is missing; found text"),
     ({"prompt": "a"}, "prompt_completion", "the field 'completion' is missing"),

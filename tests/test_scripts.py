@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from tests import conftest
+from tests.conftest import listing
+from tests.conftest import refused
 from tunix_ttt import runs
 from tunix_ttt.language import prompts
 
@@ -38,22 +40,9 @@ def elsewhere(tmp_path, monkeypatch):
   pathlib.Path("config.yaml").write_text(yaml.safe_dump(SETTINGS))
 
 
-def listing():
-  return sorted(str(p) for p in pathlib.Path().rglob("*"))
-
-
 def edit(**sections):
   merged = {k: {**SETTINGS.get(k, {}), **v} for k, v in sections.items()}
   pathlib.Path("config.yaml").write_text(yaml.safe_dump({**SETTINGS, **merged}))
-
-
-def refused(result, *found):
-  """Asserts one clear message, exit code 2 and no traceback."""
-  code, _, err = result
-  assert code == 2
-  assert err.startswith("error: ") and len(err.strip().splitlines()) == 1
-  for text in found:
-    assert text in err
 
 
 def test_train_generate_report(run):

@@ -40,6 +40,53 @@ def test_every_thought_of_every_legal_move_is_true():
   assert len(kinds) == 6
 
 
+def threats(board, cell, mark):
+  """How many cells complete a line of `mark` once it has `cell`."""
+  marks = rules.cells()[board].copy()
+  marks[cell] = mark
+  after = rules.board_from_cells(marks)
+  return sum(completes(after, c, mark) for c in range(9) if not marks[c])
+
+
+def test_every_tactic_of_every_legal_move_is_true():
+  kinds = set()
+  for board in rules.positions().tolist():
+    mark = int(rules.side_to_move()[board])
+    other = rules.X + rules.O - mark
+    marks = rules.cells()[board]
+    said = set()
+    for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
+      thought = thoughts.name_tactic(board, cell)
+      assert prompts.coordinate(cell) in thought
+      said.add(thought)
+      kind = thought.replace(prompts.coordinate(cell), "#")
+      kinds.add(kind)
+      # In the order in which they are asked: the first that is true is said.
+      truth = {
+        "I complete a line at # and win.": completes(board, cell, mark),
+        "I block #.": completes(board, cell, other),
+        "I make two threats at once at #.": threats(board, cell, mark) > 1,
+        "I take #, where a fork threatens.": threats(board, cell, other) > 1,
+        "I take the centre, #.": cell == 4,
+        "I take #, the corner opposite to theirs.": cell in (0, 2, 6, 8)
+        and marks[8 - cell] == other,
+        "I take the corner #.": cell in (0, 2, 6, 8),
+        "I take the edge #.": cell in (1, 3, 5, 7),
+      }
+      assert kind == next(name for name, is_true in truth.items() if is_true)
+    assert len(said) == rules.mask_sizes()[rules.legal_masks()[board]]
+  assert len(kinds) == 8
+
+
+def test_a_tactic_of_a_taken_cell_says_where_it_is():
+  # X O .
+  # . . .
+  # . . .
+  board = rules.board_from_cells([1, 2, 0, 0, 0, 0, 0, 0, 0])
+  assert thoughts.name_tactic(board, 0) == "I take the corner A1."
+  assert thoughts.name_tactic(board, 1) == "I take the edge A2."
+
+
 def test_winning_cells():
   # X X .
   # O O .

@@ -14,8 +14,10 @@ def _parse() -> argparse.Namespace:
   )
   cli.add_config(parser)
   parser.add_argument(
-    "--data", help="JSONL file to train on, in place of data.path"
+    "--data",
+    help="file, built dataset or hub id to train on, in place of data.path",
   )
+  cli.add_skip_bad_rows(parser)
   parser.add_argument(
     "--max-samples", type=cli.positive, help="use this many rows at the most"
   )
@@ -27,7 +29,10 @@ def main() -> None:
   """Parses the flags and trains."""
   flags = _parse()
   settings = cli.overrides(
-    flags.set, data__path=flags.data, data__max_samples=flags.max_samples
+    flags.set,
+    data__path=flags.data,
+    data__max_samples=flags.max_samples,
+    data__skip_bad_rows="true" if flags.skip_bad_rows else None,
   )
   config = config_lib.load(config_lib.SFTConfig, flags.config, settings)
   cli.require_tunix()

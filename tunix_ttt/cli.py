@@ -33,10 +33,15 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
   )
 
 
-def add_config(arguments: argparse.ArgumentParser) -> None:
+def add_config(
+  arguments: argparse.ArgumentParser, *, required: bool = True
+) -> None:
   """Adds `--config` and `--set`."""
   arguments.add_argument(
-    "--config", type=pathlib.Path, required=True, help="YAML file of settings"
+    "--config",
+    type=pathlib.Path,
+    required=required,
+    help="YAML file of settings",
   )
   arguments.add_argument(
     "--set",
@@ -55,6 +60,15 @@ def add_model(arguments: argparse.ArgumentParser) -> None:
     required=True,
     help="base, for the model that the config starts from, or a checkpoint"
     " such as RUN/checkpoint-final",
+  )
+
+
+def add_skip_bad_rows(arguments: argparse.ArgumentParser) -> None:
+  """Adds `--skip-bad-rows`."""
+  arguments.add_argument(
+    "--skip-bad-rows",
+    action="store_true",
+    help="go on without rows that cannot be read, and record them",
   )
 
 
@@ -115,6 +129,14 @@ def byte_size(text: str) -> int:
       f"expected a size such as 4GB or 500MB, found {text}"
     )
   return int(number) * units[unit]
+
+
+def fraction(text: str) -> float:
+  """Parses a number from 0 to 1, for argparse."""
+  value = float(text)
+  if not 0 <= value <= 1:
+    raise argparse.ArgumentTypeError(f"must be from 0 to 1, found {value}")
+  return value
 
 
 def require_tunix() -> None:

@@ -1,13 +1,16 @@
 """Reading other people's files strictly, and writing our own whole."""
 
+import codecs
 from collections.abc import Iterator, Mapping
 import contextlib
+import hashlib
+import io
 import json
 import os
 import pathlib
 import secrets
 import shutil
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from tunix_ttt import errors
 
@@ -22,23 +25,85 @@ def read_text(path: pathlib.Path, what: str) -> str:
   Raises:
     errors.UserError: if there is no such file or it is not UTF-8.
   """
+  with _opened(path, what) as file:
+    data = file.read()
   try:
-    data = path.read_bytes()
+    text = data.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    line = data.count(b"\n", 0, error.start) + 1
+    raise errors.UserError(
+      f"{path}:{line}: {_not_utf8(data[error.start], what)}"
+    ) from None
+  return text.replace("\r\n", "\n")
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path, what: str) -> Iterator[io.BufferedReader]:
+  try:
+    file = path.open("rb")
   except FileNotFoundError:
     raise errors.UserError(f"{path}: no such {what}") from None
   except OSError as error:
     raise errors.UserError(
       f"{path}: cannot read this {what}: {error.strerror}"
     ) from None
+  with file:
+    yield file
+
+
+def _not_utf8(byte: int, what: str) -> str:
+  return f"this {what} is not UTF-8 text (byte 0x{byte:02x}); save it as UTF-8"
+
+
+def digest(path: pathlib.Path, what: str) -> str:
+  """Returns the SHA-256 of a file's bytes.
+
+  Raises:
+    errors.UserError: if it cannot be read.
+  """
+  with _opened(path, what) as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Line(NamedTuple):
+  """A line of JSONL that is not blank.
+
+  Attributes:
+    number: from 1.
+    row: the object; None where there is none.
+    fault: what is wrong with the line, where `row` is None.
+  """
+
+  number: int
+  row: dict[str, Any] | None
+  fault: str = ""
+
+
+def scan_jsonl(path: pathlib.Path, what: str) -> Iterator[Line]:
+  """Yields the lines of a JSONL file, good and bad; see `read_text`.
+
+  Raises:
+    errors.UserError: if the file cannot be read.
+  """
+  with _opened(path, what) as file:
+    for number, data in enumerate(file, start=1):
+      text = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
+      if text.strip():
+        yield _parse_line(number, text, what)
+
+
+def _parse_line(number: int, data: bytes, what: str) -> Line:
   try:
-    text = data.decode("utf-8-sig")
+    row = json.loads(data.decode(), parse_constant=_reject_constant)
   except UnicodeDecodeError as error:
-    line = data.count(b"\n", 0, error.start) + 1
-    raise errors.UserError(
-      f"{path}:{line}: this {what} is not UTF-8 text (byte"
-      f" 0x{data[error.start]:02x}); save it as UTF-8"
-    ) from None
-  return text.replace("\r\n", "\n")
+    return Line(number, None, _not_utf8(data[error.start], what))
+  except (ValueError, RecursionError) as error:
+    detail = getattr(error, "msg", str(error))
+    return Line(number, None, f"not valid JSON: {detail}")
+  if not isinstance(row, dict):
+    found = type(row).__name__
+    return Line(number, None, f"expected a JSON object, found {found}")
+  return Line(number, row)
 
 
 def read_jsonl(
@@ -51,22 +116,11 @@ def read_jsonl(
       first line that is not a JSON object.
   """
   found = False
-  for number, line in enumerate(read_text(path, what).split("\n"), start=1):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line, parse_constant=_reject_constant)
-    except ValueError as error:
-      detail = getattr(error, "msg", str(error))
-      raise errors.UserError(
-        f"{path}:{number}: not valid JSON: {detail}"
-      ) from None
-    if not isinstance(row, dict):
-      raise errors.UserError(
-        f"{path}:{number}: expected a JSON object, found {type(row).__name__}"
-      )
+  for line in scan_jsonl(path, what):
+    if line.row is None:
+      raise errors.UserError(f"{path}:{line.number}: {line.fault}")
     found = True
-    yield number, row
+    yield line.number, line.row
   if not found:
     raise errors.UserError(f"{path}: this {what} has no rows")
 
@@ -108,11 +162,32 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
   """Writes a file whole or not at all: beside its place, then renamed."""
+  with _put(path) as file:
+    file.write(data)
+
+
+@contextlib.contextmanager
+def new_file(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Gives a file to write, which becomes `path` when the block ends.
+
+  Where the block raises, nothing is left behind.
+
+  Raises:
+    errors.UserError: if `path` exists.
+  """
+  check_absent(path)
+  with _put(path) as file:
+    yield file
+    check_absent(path)
+
+
+@contextlib.contextmanager
+def _put(path: pathlib.Path) -> Iterator[BinaryIO]:
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
   try:
     with beside.open("wb") as file:
-      file.write(data)
+      yield file
       file.flush()
       os.fsync(file.fileno())
     beside.replace(path)

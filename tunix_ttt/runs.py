@@ -27,7 +27,7 @@ import json
 import pathlib
 import platform
 import subprocess
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import pydantic
 
@@ -59,21 +59,53 @@ _PACKAGES = (
 )
 
 
-class _Record(pydantic.BaseModel):
+Recipe = Literal["sft", "dpo", "grpo"]
+RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
+
+
+class Record(pydantic.BaseModel):
+  """A part of a manifest."""
+
   model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-class DatasetRecord(_Record):
+def read_record(kind: type[RecordT], path: pathlib.Path, what: str) -> RecordT:
+  """Reads and validates a file that is one record.
+
+  Args:
+    kind: of record.
+    path: the file.
+    what: what it is to the user, for the message.
+
+  Raises:
+    errors.UserError: if there is none or it does not fit the schema.
+  """
+  text = files.read_text(path, what)
+  try:
+    return kind.model_validate_json(text)
+  except pydantic.ValidationError as error:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    raise errors.UserError(
+      f"{path}: not a {what}: {where}: {first['msg']}"
+    ) from None
+
+
+class DatasetRecord(Record):
   """What a run was trained on.
 
   Attributes:
     key: a short name: the file's, or `expert-games`.
-    path: the data file, None for generated games.
-    digest: SHA-256 of the file's bytes, or of the generated rows.
+    path: the data file, directory or hub id; None for generated games.
+    digest: SHA-256 of the file's bytes, or of the rows.
+    name: of a dataset that `build_dataset.py` built.
+    version: of such a one.
     rows: rows in the source, or read of it where there is a limit.
     dropped_too_long: rows over the length limit.
     train_rows: rows trained on.
     eval_rows: rows held out for the eval loss.
+    bad_rows: rows that could not be read and were skipped.
+    first_bad_rows: place and reason of the first of them.
   """
 
   key: str
@@ -83,9 +115,13 @@ class DatasetRecord(_Record):
   dropped_too_long: int
   train_rows: int
   eval_rows: int
+  name: str | None = None
+  version: str | None = None
+  bad_rows: int = 0
+  first_bad_rows: list[str] = []
 
 
-class ModelRecord(_Record):
+class ModelRecord(Record):
   """What a run started from.
 
   Attributes:
@@ -105,20 +141,20 @@ class ModelRecord(_Record):
   commit: str | None = None
 
 
-class Session(_Record):
+class Session(Record):
   """One process's work on a run: the step it began after, and when."""
 
   started_at: str
   from_step: int
 
 
-class RunManifest(_Record):
+class RunManifest(Record):
   """What made a run: all that is needed to make it again.
 
   Attributes:
     run_id: the directory's name.
     created_at: UTC, ISO 8601.
-    recipe: `sft` or `grpo`.
+    recipe: what trained the model.
     status: `running` until the final checkpoint is saved, then `finished`.
     seed: of all randomness.
     config: the whole config, defaults spelled out.
@@ -140,7 +176,7 @@ class RunManifest(_Record):
   schema_version: Literal[1] = 1
   run_id: str
   created_at: str
-  recipe: Literal["sft", "grpo"]
+  recipe: Recipe
   status: Literal["running", "finished"] = "running"
   seed: int
   config: dict[str, Any]
@@ -165,16 +201,7 @@ class RunManifest(_Record):
     Raises:
       errors.UserError: if there is none or it does not fit the schema.
     """
-    path = run / MANIFEST
-    text = files.read_text(path, "run manifest")
-    try:
-      return cls.model_validate_json(text)
-    except pydantic.ValidationError as error:
-      first = error.errors()[0]
-      where = ".".join(map(str, first["loc"]))
-      raise errors.UserError(
-        f"{path}: not a run manifest: {where}: {first['msg']}"
-      ) from None
+    return read_record(cls, run / MANIFEST, "run manifest")
 
   def write(self, run: pathlib.Path) -> None:
     """Writes the manifest into a run directory, replacing the one there."""

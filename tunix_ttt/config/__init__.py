@@ -4,6 +4,8 @@ A config can be made in Python as well as read from YAML; it is checked the same
 way.
 """
 
+from tunix_ttt.config.dpo import DPOConfig as DPOConfig
+from tunix_ttt.config.dpo import PreferenceConfig as PreferenceConfig
 from tunix_ttt.config.grpo import AlgorithmConfig as AlgorithmConfig
 from tunix_ttt.config.grpo import EpisodesConfig as EpisodesConfig
 from tunix_ttt.config.grpo import GRPOConfig as GRPOConfig
@@ -17,6 +19,9 @@ from tunix_ttt.config.loading import from_dict as from_dict
 from tunix_ttt.config.loading import load as load
 from tunix_ttt.config.loading import load_any as load_any
 from tunix_ttt.config.loading import to_dict as to_dict
+from tunix_ttt.config.pipeline import PairsConfig as PairsConfig
+from tunix_ttt.config.pipeline import PipelineConfig as PipelineConfig
+from tunix_ttt.config.pipeline import StageConfig as StageConfig
 from tunix_ttt.config.sections import CheckpointConfig as CheckpointConfig
 from tunix_ttt.config.sections import DataConfig as DataConfig
 from tunix_ttt.config.sections import DataFormat as DataFormat

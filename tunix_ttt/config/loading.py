@@ -10,12 +10,13 @@ import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import yaml_source
+from tunix_ttt.config import dpo
 from tunix_ttt.config import grpo
 from tunix_ttt.config import sections
 
 ConfigT = TypeVar("ConfigT")
 # Where keys do not tell them apart, the first.
-_KINDS = (sections.SFTConfig, grpo.GRPOConfig)
+_KINDS = (sections.SFTConfig, grpo.GRPOConfig, dpo.DPOConfig)
 
 
 def load(

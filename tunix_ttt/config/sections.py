@@ -117,7 +117,13 @@ class GamesConfig:
 
 
 DataFormat = Literal[
-  "auto", "messages", "prompt_completion", "text", "tunix_sft"
+  "auto",
+  "messages",
+  "prompt_completion",
+  "preference",
+  "text",
+  "tunix_sft",
+  "episodes",
 ]
 
 
@@ -126,22 +132,33 @@ class DataConfig:
   """Training data.
 
   Attributes:
-    path: a JSONL file; None generates expert games from the seed.
+    path: a file (JSONL, Parquet, CSV or Arrow), the directory of a dataset that
+      `build_dataset.py` built, or the id of a dataset on the Hugging Face hub;
+      None generates expert games from the seed.
+    split: of a dataset on the hub.
     format: of its rows; `auto` tells by each row's fields.
+    skip_bad_rows: go on without rows that cannot be read, and record them,
+      rather than stop.
     games: the games to generate.
     max_seq_length: rows of more tokens are dropped and counted.
     max_samples: at most this many rows, from the start of the data.
     eval_fraction: share of the rows that is held out for the eval loss.
+    packing: put several rows of a batch, which do not see each other, where
+      one would be. Losses and updates are the same up to rounding, and steps
+      faster where rows differ in length.
   """
 
   path: fields.Text | None = None
+  split: fields.Text = "train"
   format: DataFormat = "auto"
+  skip_bad_rows: fields.Flag = False
   games: GamesConfig = GamesConfig()
   max_seq_length: fields.Positive = 512
   max_samples: fields.Positive | None = None
   eval_fraction: Annotated[float, fields.Strict, pydantic.Field(ge=0, lt=1)] = (
     0.02
   )
+  packing: fields.Flag = False
 
 
 @fields.settings

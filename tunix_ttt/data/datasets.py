@@ -1,10 +1,10 @@
 """From a data config to batches of token ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
-import pathlib
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,26 +12,38 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.data import formats
+from tunix_ttt.data import manifests
+from tunix_ttt.data import reading
 from tunix_ttt.language import chat
 
 Batch = dict[str, np.ndarray]
+SampleT = TypeVar("SampleT")
+RowT = TypeVar("RowT")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-  """The rows of a run, before they are tokens.
+class Origin:
+  """Where the rows of a run come from.
 
   Attributes:
     key: a short name.
-    path: the data file, None for generated games.
-    digest: SHA-256 of the file's bytes, or of the generated rows.
+    path: the file, directory or hub id; None for generated games.
+    digest: SHA-256 of the file's bytes, or of the rows.
+    name: of a built dataset.
+    version: of a built dataset.
+    skipped: bad rows that were left out.
     samples: the rows, in order.
   """
 
   key: str
   path: str | None
   digest: str
-  samples: Sequence[formats.Sample]
+  samples: Sequence[formats.Trained | formats.Preference]
+  name: str | None = None
+  version: str | None = None
+  skipped: manifests.Skipped = dataclasses.field(
+    default_factory=manifests.Skipped
+  )
 
   def texts(self, limit: int) -> Iterator[str]:
     """Yields the text of the first `limit` rows, to learn a tokenizer from."""
@@ -39,29 +51,67 @@ class Source:
       yield from sample.texts()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source(Origin):
+  """The rows of a run, before they are tokens."""
+
+  samples: Sequence[formats.Trained]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs(Origin):
+  """The preference pairs of a run, before they are tokens."""
+
+  samples: Sequence[formats.Preference]
+
+
 def load(config: config_lib.DataConfig, seed: int) -> Source:
-  """Reads the data file, or generates the games.
+  """Reads the rows that `data.path` names, or generates the games.
 
   Raises:
     errors.UserError: naming file and line of what is wrong.
   """
   if config.path is None:
     return _generate(config, seed)
-  path = pathlib.Path(config.path)
-  samples = []
-  for number, row in files.read_jsonl(path, "data file"):
-    if len(samples) == config.max_samples:
-      break
-    try:
-      samples.append(formats.parse_row(row, config.format))
-    except ValueError as error:
-      raise errors.UserError(f"{path}:{number}: {error}") from None
-  return Source(
-    key=path.stem,
-    path=str(path),
-    digest=hashlib.sha256(path.read_bytes()).hexdigest(),
-    samples=samples,
-  )
+  samples, origin = _read(config, formats.parse_trained)
+  return Source(samples=samples, **origin)
+
+
+def load_pairs(config: config_lib.DataConfig) -> Pairs:
+  """Reads the preference pairs that `data.path` names.
+
+  Raises:
+    errors.UserError: naming file and line of what is wrong.
+  """
+  if config.path is None:
+    raise errors.UserError(
+      "data.path: preference pairs are read from a file, and none is given;"
+      " training/generate_data.py --kind dpo makes one"
+    )
+  samples, origin = _read(config, formats.parse_preference)
+  return Pairs(samples=samples, **origin)
+
+
+def _read(
+  config: config_lib.DataConfig,
+  parse: Callable[[formats.Row, str], list[SampleT]],
+) -> tuple[list[SampleT], dict[str, Any]]:
+  """Returns the samples, and the fields of their origin."""
+  assert config.path is not None
+  rows = reading.find(config.path, config.split)
+  faults = reading.Faults(rows.path)
+  good = reading.read(rows, lambda row: parse(row, config.format), faults)
+  each = itertools.chain.from_iterable(samples for _, _, samples in good)
+  samples = list(itertools.islice(each, config.max_samples))
+  faults.check(len(samples), skip_bad_rows=config.skip_bad_rows)
+  return samples, {
+    "key": rows.key,
+    "path": rows.path,
+    "digest": rows.digest(),
+    "name": rows.name,
+    "version": rows.version,
+    "skipped": faults.record(),
+  }
 
 
 def _generate(config: config_lib.DataConfig, seed: int) -> Source:
@@ -129,15 +179,80 @@ def tokenize(
       f" data.max_seq_length = {config.max_seq_length} tokens (the shortest"
       f" has {shortest}); raise the limit"
     )
-  num_eval = min(int(np.ceil(len(kept) * config.eval_fraction)), len(kept) - 1)
-  order = np.random.default_rng([seed, 0]).permutation(len(kept))
-  held_out = set(order[:num_eval].tolist())
+  train, held_out = hold_out(kept, config.eval_fraction, seed)
   return Dataset(
-    train=[row for i, row in enumerate(kept) if i not in held_out],
-    eval=[kept[i] for i in sorted(held_out)],
+    train=train,
+    eval=held_out,
     dropped_too_long=len(rows) - len(kept),
     length=max(len(row.ids) for row in kept),
   )
+
+
+def hold_out(
+  rows: Sequence[RowT], share: float, seed: int
+) -> tuple[list[RowT], list[RowT]]:
+  """Returns rows to train on, and a share of them drawn to be held out."""
+  count = min(int(np.ceil(len(rows) * share)), len(rows) - 1)
+  order = np.random.default_rng([seed, 0]).permutation(len(rows))
+  held_out = set(order[:count].tolist())
+  return (
+    [row for i, row in enumerate(rows) if i not in held_out],
+    [rows[i] for i in sorted(held_out)],
+  )
+
+
+def endless_order(num_rows: int, seed: int) -> Iterator[int]:
+  """Yields numbers of rows, epoch after epoch, each in an order of its own."""
+  for epoch in itertools.count():
+    order = np.random.default_rng([seed, 1, epoch]).permutation(num_rows)
+    yield from order.tolist()
+
+
+class Part(NamedTuple):
+  """The rows of a micro-batch.
+
+  Attributes:
+    rows: what it has.
+    denominator: what its summed loss is divided by.
+  """
+
+  rows: Sequence[chat.Tokens]
+  denominator: float
+
+
+def train_parts(
+  dataset: Dataset,
+  *,
+  batch_size: int,
+  gradient_accumulation_steps: int,
+  seed: int,
+) -> Iterator[Part]:
+  """Yields micro-batches without end, in an order that the seed decides.
+
+  Every epoch has its own order and batches run across epochs, so that each has
+  the full size. The micro-batches of one optimizer step share a denominator,
+  with which the mean of their losses is the mean over the step's supervised
+  tokens, however unevenly these are spread.
+  """
+  order = endless_order(len(dataset.train), seed)
+  micro = batch_size // gradient_accumulation_steps
+  while True:
+    rows = [dataset.train[i] for i in itertools.islice(order, batch_size)]
+    tokens = sum(sum(row.loss_mask[1:]) for row in rows)
+    for start in range(0, batch_size, micro):
+      yield Part(
+        rows[start : start + micro], tokens / gradient_accumulation_steps
+      )
+
+
+def eval_parts(dataset: Dataset, batch_size: int) -> list[Part]:
+  """Returns the held-out rows; the mean of the losses is that over all tokens."""
+  starts = range(0, len(dataset.eval), batch_size)
+  tokens = sum(sum(row.loss_mask[1:]) for row in dataset.eval)
+  return [
+    Part(dataset.eval[start : start + batch_size], tokens / len(starts))
+    for start in starts
+  ]
 
 
 def train_batches(
@@ -148,49 +263,36 @@ def train_batches(
   pad_id: int,
   seed: int,
 ) -> Iterator[Batch]:
-  """Yields micro-batches without end, in an order that the seed decides.
-
-  Every epoch has its own order and batches run across epochs, so that each has
-  the full size. The micro-batches of one optimizer step share a denominator,
-  with which the mean of their losses is the mean over the step's supervised
-  tokens, however unevenly these are spread.
-
-  Yields:
-    See `make_batch`.
-  """
-  order = itertools.chain.from_iterable(
-    np.random.default_rng([seed, 1, epoch]).permutation(len(dataset.train))
-    for epoch in itertools.count()
+  """Yields the micro-batches of `train_parts` as `make_batch` returns them."""
+  parts = train_parts(
+    dataset,
+    batch_size=batch_size,
+    gradient_accumulation_steps=gradient_accumulation_steps,
+    seed=seed,
   )
-  micro = batch_size // gradient_accumulation_steps
-  while True:
-    rows = [dataset.train[i] for i in itertools.islice(order, batch_size)]
-    tokens = sum(sum(row.loss_mask[1:]) for row in rows)
-    for start in range(0, batch_size, micro):
-      yield make_batch(
-        rows[start : start + micro],
-        batch_size=micro,
-        length=dataset.length,
-        pad_id=pad_id,
-        denominator=tokens / gradient_accumulation_steps,
-      )
+  for part in parts:
+    yield make_batch(
+      part.rows,
+      batch_size=batch_size // gradient_accumulation_steps,
+      length=dataset.length,
+      pad_id=pad_id,
+      denominator=part.denominator,
+    )
 
 
 def eval_batches(
   dataset: Dataset, *, batch_size: int, pad_id: int
 ) -> list[Batch]:
-  """Returns the held-out rows; the mean of the losses is that over all tokens."""
-  starts = range(0, len(dataset.eval), batch_size)
-  tokens = sum(sum(row.loss_mask[1:]) for row in dataset.eval)
+  """Returns the batches of `eval_parts` as `make_batch` does."""
   return [
     make_batch(
-      dataset.eval[start : start + batch_size],
+      part.rows,
       batch_size=batch_size,
       length=dataset.length,
       pad_id=pad_id,
-      denominator=tokens / len(starts),
+      denominator=part.denominator,
     )
-    for start in starts
+    for part in eval_parts(dataset, batch_size)
   ]
 
 

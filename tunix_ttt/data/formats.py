@@ -53,7 +53,52 @@ class PlainText(NamedTuple):
     return chat.encode_text(self.prompt, self.completion, tokenizer)
 
 
-Sample = Conversation | PlainText
+# What can be trained on as it is.
+Trained = Conversation | PlainText
+
+
+class Preference(NamedTuple):
+  """Two answers to a prompt, one of them better; text, or lists of messages."""
+
+  prompt: chat.Text
+  chosen: chat.Text
+  rejected: chat.Text
+
+  def answers(self) -> tuple[Trained, Trained]:
+    """Returns the prompt with the chosen and with the rejected answer."""
+    chosen, rejected = (
+      _answered(self.prompt, answer) for answer in (self.chosen, self.rejected)
+    )
+    return chosen, rejected
+
+  def texts(self) -> Iterator[str]:
+    """Yields what the tokenizer will be asked to encode."""
+    for answer in self.answers():
+      yield from answer.texts()
+
+  def encode_chosen(self, tokenizer: chat.ChatTokenizer) -> chat.Tokens:
+    """Returns the tokens with the chosen answer, which the mask marks."""
+    return _answered(self.prompt, self.chosen).encode(tokenizer)
+
+  def encode_rejected(self, tokenizer: chat.ChatTokenizer) -> chat.Tokens:
+    """Returns the tokens with the rejected answer, which the mask marks."""
+    return _answered(self.prompt, self.rejected).encode(tokenizer)
+
+
+class Prompt(NamedTuple):
+  """What a model is to answer: text, or messages that end with the user's."""
+
+  prompt: chat.Text
+
+  def texts(self) -> Iterator[str]:
+    """Yields what the tokenizer will be asked to encode."""
+    if isinstance(self.prompt, str):
+      yield self.prompt
+    else:
+      yield from Conversation(self.prompt).texts()
+
+
+Sample = Trained | Preference | Prompt
 Row = dict[str, Any]
 
 _TURN = re.compile(
@@ -63,8 +108,23 @@ _TURN = re.compile(
 )
 
 
-def parse_row(row: Row, data_format: str = "auto") -> Sample:
-  """Reads one row.
+def name_of(row: Row) -> str:
+  """Returns the format that a row's fields are of.
+
+  Raises:
+    ValueError: if they are of none.
+  """
+  for name, (fields, _) in FORMATS.items():
+    if all(field in row for field in fields):
+      return name
+  known = "; ".join(" + ".join(f) for f, _ in FORMATS.values())
+  raise ValueError(
+    f"found the fields {', '.join(row) or 'none'}, expected one of: {known}"
+  )
+
+
+def parse_row(row: Row, data_format: str = "auto") -> list[Sample]:
+  """Reads one row; an episode has a sample for each step, others have one.
 
   Args:
     row: the row's fields; those a format does not name are ignored.
@@ -73,39 +133,108 @@ def parse_row(row: Row, data_format: str = "auto") -> Sample:
   Raises:
     ValueError: saying what is missing or wrong.
   """
-  if data_format == "auto":
-    for fields, parse in FORMATS.values():
-      if all(field in row for field in fields):
-        return parse(row)
-    known = "; ".join(" + ".join(f) for f, _ in FORMATS.values())
-    hint = " (a preference pair, which is for DPO)" if "chosen" in row else ""
-    raise ValueError(
-      f"found the fields {', '.join(row) or 'none'}{hint}, expected one of:"
-      f" {known}"
-    )
-  fields, parse = FORMATS[data_format]
+  name = name_of(row) if data_format == "auto" else data_format
+  fields, parse = FORMATS[name]
   for field in fields:
     if field not in row:
       raise ValueError(
         f"the field {field!r} is missing; found {', '.join(row) or 'none'}"
       )
-  return parse(row)
+  found = parse(row)
+  return found if isinstance(found, list) else [found]
+
+
+def parse_trained(row: Row, data_format: str = "auto") -> list[Trained]:
+  """Reads one row of those that can be trained on as they are; see `parse_row`.
+
+  Raises:
+    ValueError: if it is a preference pair or a prompt alone.
+  """
+  samples: list[Trained] = []
+  for sample in parse_row(row, data_format):
+    if isinstance(sample, Preference):
+      raise ValueError("this is a preference pair, which is for DPO")
+    if isinstance(sample, Prompt):
+      raise ValueError("this is a prompt without an answer to train on")
+    samples.append(sample)
+  return samples
+
+
+def parse_preference(row: Row, data_format: str = "auto") -> list[Preference]:
+  """Reads one row that is a preference pair; see `parse_row`.
+
+  Raises:
+    ValueError: if it is anything else.
+  """
+  samples = parse_row(row, data_format)
+  pairs = [sample for sample in samples if isinstance(sample, Preference)]
+  if len(pairs) < len(samples):
+    raise ValueError(
+      "this is not a preference pair; expected prompt + chosen + rejected"
+    )
+  return pairs
 
 
 def _parse_messages(row: Row) -> Sample:
   return _conversation(chat.check_messages(row["messages"]))
 
 
-def _parse_prompt_completion(row: Row) -> Sample:
-  prompt, completion = row["prompt"], row["completion"]
-  if isinstance(prompt, str) and isinstance(completion, str):
-    return PlainText(prompt, completion)
-  if isinstance(prompt, list) and isinstance(completion, list):
-    messages = chat.check_messages([*prompt, *completion])
+def _answered(prompt: chat.Text, answer: chat.Text) -> Trained:
+  if isinstance(prompt, str) and isinstance(answer, str):
+    return PlainText(prompt, answer)
+  if isinstance(prompt, list) and isinstance(answer, list):
+    messages = chat.check_messages([*prompt, *answer])
     return _conversation(messages, len(prompt))
-  raise ValueError(
-    "'prompt' and 'completion' must both be text or both lists of messages"
-  )
+  raise ValueError("must both be text or both lists of messages")
+
+
+def _parse_prompt_completion(row: Row) -> Sample:
+  try:
+    return _answered(row["prompt"], row["completion"])
+  except ValueError as error:
+    raise ValueError(f"'prompt' and 'completion': {error}") from None
+
+
+def _parse_preference(row: Row) -> Sample:
+  pair = Preference(row["prompt"], row["chosen"], row["rejected"])
+  if pair.chosen == pair.rejected:
+    raise ValueError("'chosen' and 'rejected' are the same")
+  for name in ("chosen", "rejected"):
+    try:
+      _answered(pair.prompt, row[name])
+    except ValueError as error:
+      raise ValueError(f"'prompt' and {name!r}: {error}") from None
+  return pair
+
+
+def _parse_prompt(row: Row) -> Sample:
+  prompt = row["prompt"]
+  if isinstance(prompt, str):
+    if not prompt:
+      raise ValueError("'prompt' is empty")
+  elif chat.check_messages(prompt)[-1]["role"] != "user":
+    raise ValueError("the last message of 'prompt' is not the user's")
+  return Prompt(prompt)
+
+
+def _parse_episode(row: Row) -> list[Sample]:
+  steps = row["steps"]
+  if not isinstance(steps, list) or not steps:
+    raise ValueError("'steps' must be a list and not empty")
+  samples: list[Sample] = []
+  for number, step in enumerate(steps):
+    try:
+      info = step["info"]
+      prompt, answer = info["chat_prompt_messages"], info["chat_completion"]
+      samples.append(_answered(prompt, [answer]))
+    except (TypeError, KeyError):
+      raise ValueError(
+        f"step {number} has no info with chat_prompt_messages and"
+        " chat_completion"
+      ) from None
+    except ValueError as error:
+      raise ValueError(f"step {number}: {error}") from None
+  return samples
 
 
 def _parse_text(row: Row) -> Sample:
@@ -150,9 +279,14 @@ def _conversation(
 
 
 # Format: the fields that tell it, and its parser. The first match wins.
-FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Row], Sample]]] = {
+FORMATS: dict[
+  str, tuple[tuple[str, ...], Callable[[Row], Sample | list[Sample]]]
+] = {
   "messages": (("messages",), _parse_messages),
+  "preference": (("prompt", "chosen", "rejected"), _parse_preference),
   "prompt_completion": (("prompt", "completion"), _parse_prompt_completion),
   "tunix_sft": (("prompts",), _parse_tunix_sft),
+  "episodes": (("steps",), _parse_episode),
   "text": (("text",), _parse_text),
+  "prompt": (("prompt",), _parse_prompt),
 }

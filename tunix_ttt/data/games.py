@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt.data import rows
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
 from tunix_ttt.language import chat
-from tunix_ttt.language import prompts
+from tunix_ttt.language import formats
 from tunix_ttt.language import thoughts as thoughts_lib
 
 # The agent moves at most five times, as X on an empty board.
@@ -115,8 +116,8 @@ def _start(
 
 def keep_won(games: Games) -> Games:
   """Returns the games that the agent won."""
-  rows = np.flatnonzero(games.outcome == env_lib.Outcome.WIN)
-  return Games(*(values[rows] for values in games))
+  won = np.flatnonzero(games.outcome == env_lib.Outcome.WIN)
+  return Games(*(values[won] for values in games))
 
 
 def keep_decisions(games: Games, share: float, seed: int) -> Games:
@@ -135,6 +136,29 @@ def keep_decisions(games: Games, share: float, seed: int) -> Games:
   return games._replace(played=games.played & (drawn | ~any_move[games.boards]))
 
 
+def turns(games: Games, number: int, style: str) -> list[rows.Turn]:
+  """Returns the turns of a game.
+
+  Args:
+    games: what was played.
+    number: of the game.
+    style: how moves are explained, a key of `thoughts.STYLES`.
+  """
+  explain, found = thoughts_lib.STYLES[style], []
+  for t in np.flatnonzero(games.played[number]):
+    board, cell = int(games.boards[number, t]), int(games.actions[number, t])
+    last_move = int(games.last_moves[number, t])
+    found.append(
+      rows.Turn(
+        board=board,
+        last_move=None if last_move < 0 else last_move,
+        cell=cell,
+        thought=explain(board, cell),
+      )
+    )
+  return found
+
+
 def conversations(
   games: Games, *, context: str, thoughts: bool
 ) -> Iterator[list[chat.Message]]:
@@ -146,20 +170,9 @@ def conversations(
       each game.
     thoughts: whether an answer explains its move first.
   """
-  system = chat.message("system", prompts.system_prompt(thoughts=thoughts))
-  for n, agent in enumerate(games.agent.tolist()):
-    turns = []
-    for t in np.flatnonzero(games.played[n]):
-      board, cell = int(games.boards[n, t]), int(games.actions[n, t])
-      last_move = int(games.last_moves[n, t])
-      observation = prompts.render_observation(
-        board, agent, None if last_move < 0 else last_move
-      )
-      thought = thoughts_lib.explain_move(board, cell) if thoughts else None
-      turns += [
-        chat.message("user", observation),
-        chat.message("assistant", prompts.render_answer(cell, thought)),
-      ]
-    step = 2 if context == "board" else len(turns) or 1
-    for start in range(0, len(turns), step):
-      yield [system, *turns[start : start + step]]
+  text_format = formats.GridFormat(thoughts=thoughts)
+  style = "template" if thoughts else "none"
+  for number in range(len(games.agent)):
+    played = turns(games, number, style)
+    for row in rows.of_game(played, text_format, context):
+      yield row["messages"]

@@ -25,10 +25,10 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
+from tunix_ttt.language import boards
 from tunix_ttt.language import prompts
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-_MARKS = {".": rules.EMPTY, "X": rules.X, "O": rules.O}
 _PHASES = ((2, "opening"), (5, "middle"), (8, "end"))
 
 
@@ -67,7 +67,7 @@ class Item(pydantic.BaseModel):
     elif not isinstance(self.expected_answer, str):
       raise ValueError(f"{self.match} needs one text to expect")
     if self.board is not None:
-      self._check_board(board_index(self.board))
+      self._check_board(boards.from_text(self.board))
     return self
 
   def _check_board(self, board: int) -> None:
@@ -81,16 +81,6 @@ class Item(pydantic.BaseModel):
       )
     if prompts.render_grid(board) not in self.prompt:
       raise ValueError(f"board {self.board}: the prompt shows another board")
-
-
-def board_index(text: str) -> int:
-  """Returns the board written as nine of `.XO`, row by row."""
-  return rules.board_from_cells([_MARKS[c] for c in text])
-
-
-def board_text(board: int) -> str:
-  """Writes a board as nine of `.XO`, row by row."""
-  return "".join(".XO"[mark] for mark in rules.cells()[board])
 
 
 def load(path: pathlib.Path) -> list[Item]:
@@ -173,7 +163,7 @@ def tictactoe_rows(seed: int = 0) -> Iterator[dict[str, Any]]:
       "id": f"ttt-{n:03}",
       "section": f"{prompts.MARK_NAMES[mark]} {phase}",
       "match": "optimal_move",
-      "board": board_text(board),
+      "board": boards.to_text(board),
       "expected_answer": [prompts.coordinate(cell) for cell in optimal],
       "chance": round(len(optimal) / legal, 6),
       "system": prompts.system_prompt(),

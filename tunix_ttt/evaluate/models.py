@@ -1,7 +1,12 @@
 """The models that the scripts are asked to judge."""
 
+from collections.abc import Iterable
+import itertools
+
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt.data import formats
+from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
 from tunix_ttt.train import sft
@@ -30,3 +35,30 @@ def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
       " --set lora=null"
     )
   return model
+
+
+def tokenizer(
+  config: config_lib.SFTConfig, samples: Iterable[formats.Sample]
+) -> tokenizers.Tokenizer:
+  """Returns the tokenizer of a config's model; no weight is read.
+
+  Args:
+    config: the settings.
+    samples: the rows that a tiny model's tokenizer is trained on.
+
+  Raises:
+    errors.UserError: if there is no such model, or its tokenizer cannot be had.
+  """
+
+  def train() -> tokenizers.SentencePieceTokenizer:
+    first = itertools.islice(samples, sft.TOKENIZER_ROWS)
+    texts = (text for sample in first for text in sample.texts())
+    return tokenizers.train_tokenizer(texts, config.tokenizer.vocab_size)
+
+  found = sources.outline(config.model, train).tokenizer
+  if found is None:
+    raise errors.UserError(
+      f"{config.model.name}: its tokenizer is not in the local cache, and the"
+      " Hugging Face hub cannot be reached; give a directory"
+    )
+  return found

@@ -12,6 +12,8 @@ import dataclasses
 from typing import NamedTuple, Protocol
 
 Message = dict[str, str]
+# A prompt or an answer: text as it stands, or messages for the template.
+Text = str | list[Message]
 ROLES = ("system", "user", "assistant")
 # Pieces of text and ids of control tokens.
 Parts = tuple[str | int, ...]

@@ -28,6 +28,21 @@ class TextFormat(Protocol):
     """Describes a board to the player whose turn it is."""
     ...
 
+  def render_answer(self, cell: int, thought: str | None) -> str:
+    """Writes an answer that plays `cell`.
+
+    The thought is left out where there is none or the format asks for none.
+    """
+    ...
+
+  def prompt(self, text: str) -> chat.Text:
+    """Returns what begins a conversation with an observation, as data."""
+    ...
+
+  def completion(self, answer: str) -> chat.Text:
+    """Returns an answer as data, of the kind that `prompt` is of."""
+    ...
+
   def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the tokens that end an answer; the first is what is taught."""
     ...
@@ -75,15 +90,26 @@ class GridFormat:
     agent = int(rules.side_to_move()[board])
     return prompts.render_observation(board, agent, last_move)
 
+  def render_answer(self, cell: int, thought: str | None) -> str:
+    """Writes an answer as `prompts.render_answer` does."""
+    return prompts.render_answer(cell, thought if self.thoughts else None)
+
+  def prompt(self, text: str) -> list[chat.Message]:
+    """Returns the system prompt and the observation as messages."""
+    system = prompts.system_prompt(thoughts=self.thoughts)
+    return [chat.message("system", system), chat.message("user", text)]
+
+  def completion(self, answer: str) -> list[chat.Message]:
+    """Returns an answer as a message."""
+    return [chat.message("assistant", answer)]
+
   def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the ends of the model's turn."""
     return [*tokenizer.end_ids]
 
   def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the system prompt, the observation and the model's header."""
-    system = prompts.system_prompt(thoughts=self.thoughts)
-    messages = [chat.message("system", system), chat.message("user", text)]
-    return chat.encode_chat(messages, tokenizer).ids
+    return chat.encode_chat(self.prompt(text), tokenizer).ids
 
   def follow(
     self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
@@ -97,11 +123,10 @@ class GridFormat:
   def answer(
     self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
   ) -> list[int]:
-    """Returns an answer as `prompts.render_answer` writes it."""
+    """Returns an answer and the end of the model's turn."""
     if cell is None:
       return tokenizer.encode(thought)
-    kept = thought if self.thoughts else None
-    text = prompts.render_answer(cell, kept)
+    text = self.render_answer(cell, thought)
     return [*tokenizer.encode(text), tokenizer.template.end_of_turn_id]
 
 
@@ -137,6 +162,22 @@ class TokenBoardFormat:
     )
     return "\n".join(("<|board_start|>", *rows, "<|board_end|>", side))
 
+  def render_answer(self, cell: int, thought: str | None) -> str:
+    """Writes an answer in ThinkTacToe's tokens."""
+    row, column = divmod(cell, 3)
+    move = f"<|move|><|{row}-{column}|><|end|>"
+    if thought is None or not self.thoughts:
+      return move
+    return f"<player_think>{thought}</player_think>\n{move}"
+
+  def prompt(self, text: str) -> str:
+    """Returns the observation."""
+    return text
+
+  def completion(self, answer: str) -> str:
+    """Returns the answer."""
+    return answer
+
   def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
     """Returns the end of a text."""
     return [tokenizer.eos_id()]
@@ -155,11 +196,16 @@ class TokenBoardFormat:
   def answer(
     self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
   ) -> list[int]:
-    """Returns an answer in ThinkTacToe's tokens."""
+    """Returns an answer and the end of the text."""
     if cell is None:
       return tokenizer.encode(thought)
-    row, column = divmod(cell, 3)
-    text = f"<|move|><|{row}-{column}|><|end|>"
-    if self.thoughts:
-      text = f"<player_think>{thought}</player_think>\n{text}"
+    text = self.render_answer(cell, thought)
     return [*tokenizer.encode(text), tokenizer.eos_id()]
+
+
+_FORMATS = {"grid": GridFormat, "token_board": TokenBoardFormat}
+
+
+def named(name: str, *, thoughts: bool) -> TextFormat:
+  """Returns the format `grid` or `token_board`."""
+  return _FORMATS[name](thoughts=thoughts)

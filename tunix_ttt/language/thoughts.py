@@ -1,5 +1,8 @@
 """Template thoughts: one short, true sentence on why a move is good."""
 
+from collections.abc import Callable
+import functools
+
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
 from tunix_ttt.language import prompts
@@ -18,6 +21,7 @@ def winning_cells(board: int, mark: int) -> list[int]:
   ]
 
 
+@functools.cache
 def explain_move(board: int, cell: int) -> str:
   """Says what a legal move of the side to move does on a board.
 
@@ -40,3 +44,50 @@ def explain_move(board: int, cell: int) -> str:
   if value == solver.DRAW:
     return "I keep the draw."
   return "I am losing, so I hold out."
+
+
+_CENTRE, _CORNERS = 4, (0, 2, 6, 8)
+
+
+@functools.cache
+def name_tactic(board: int, cell: int) -> str:
+  """Says which tactic a move is, by Newell and Simon's order (1972).
+
+  Win, block, fork, block a fork, centre, opposite corner, corner, edge: the
+  first of them that the move is. Like `explain_move` it is true of the board;
+  unlike it, it names the cell in every case and does not judge. Where the cell
+  is taken, it says no more than where the move is.
+  """
+  mark = int(rules.side_to_move()[board])
+  other = rules.X + rules.O - mark
+  name = prompts.coordinate(cell)
+  is_free = bool(rules.legal_masks()[board] >> cell & 1)
+  if is_free and cell in winning_cells(board, mark):
+    return f"I complete a line at {name} and win."
+  if is_free and cell in winning_cells(board, other):
+    return f"I block {name}."
+  if is_free and _num_threats(board, cell, mark) > 1:
+    return f"I make two threats at once at {name}."
+  if is_free and _num_threats(board, cell, other) > 1:
+    return f"I take {name}, where a fork threatens."
+  if cell == _CENTRE:
+    return f"I take the centre, {name}."
+  if cell in _CORNERS:
+    opposite = int(rules.cells()[board, rules.NUM_CELLS - 1 - cell])
+    if is_free and opposite == other:
+      return f"I take {name}, the corner opposite to theirs."
+    return f"I take the corner {name}."
+  return f"I take the edge {name}."
+
+
+def _num_threats(board: int, cell: int, mark: int) -> int:
+  """Returns how many cells would complete a line of `mark` with one on `cell`."""
+  return len(winning_cells(int(rules.place(board, cell, mark)), mark))
+
+
+# How moves are explained, by name.
+STYLES: dict[str, Callable[[int, int], str | None]] = {
+  "template": explain_move,
+  "tactics": name_tactic,
+  "none": lambda board, cell: None,
+}

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tunix_ttt.game import rules
 from tunix_ttt.game import solver
+from tunix_ttt.language import boards
 from tunix_ttt.language import prompts
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
@@ -31,10 +31,10 @@ def describe(
     yield {
       "agent": prompts.MARK_NAMES[int(games.agent[n])],
       "ending": Ending(int(games.ending[n])).name.lower(),
-      "board": _draw(int(games.board[n])),
+      "board": boards.to_text(int(games.board[n])),
       "turns": [
         {
-          "board": _draw(int(games.boards[n, t])),
+          "board": boards.to_text(int(games.boards[n, t])),
           "opponent_move": _coordinate(int(games.last_moves[n, t])),
           "response": decode(
             np.asarray(games.actions[n, t])[games.action_mask[n, t]].tolist()
@@ -45,10 +45,6 @@ def describe(
         for t in np.flatnonzero(games.turn_mask[n])
       ],
     }
-
-
-def _draw(board: int) -> str:
-  return "".join(".XO"[mark] for mark in rules.cells()[board])
 
 
 def _coordinate(cell: int) -> str | None:

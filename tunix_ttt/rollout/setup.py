@@ -11,11 +11,6 @@ from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import tables as tables_lib
 
-_FORMATS = {
-  "grid": formats.GridFormat,
-  "token_board": formats.TokenBoardFormat,
-}
-
 
 def make_tables(
   config: config_lib.SFTConfig, tokenizer: tokenizers.Tokenizer
@@ -26,9 +21,8 @@ def make_tables(
     errors.UserError: if the tokenizer cannot spell the answers.
   """
   thoughts = config.data.games.thoughts == "template"
-  return tables_lib.build(
-    _FORMATS[config.play.format](thoughts=thoughts), tokenizer
-  )
+  text_format = formats.named(config.play.format, thoughts=thoughts)
+  return tables_lib.build(text_format, tokenizer)
 
 
 def make_sampler(

@@ -7,11 +7,13 @@ import jax
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import datasets
+from tunix_ttt.data import preferences
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.models import policy as policy_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models import specs
 from tunix_ttt.rollout import setup as rollout_setup
+from tunix_ttt.train import batches
 from tunix_ttt.train import memory
 from tunix_ttt.train import sft
 from tunix_ttt.train import tracking
@@ -29,8 +31,11 @@ def describe(config: config_lib.SFTConfig) -> str:
     errors.UserError: if anything in the config or its files is wrong.
   """
   tracking.check(config.logging)
-  is_grpo = isinstance(config, config_lib.GRPOConfig)
-  source = None if is_grpo else datasets.load(config.data, config.seed)
+  source: datasets.Source | datasets.Pairs | None = None
+  if isinstance(config, config_lib.DPOConfig):
+    source = datasets.load_pairs(config.data)
+  elif not isinstance(config, config_lib.GRPOConfig):
+    source = datasets.load(config.data, config.seed)
   model = sources.outline(config.model, sft.tokenizer_maker(config, source))
   model = sources.adapt_outline(model, config.lora, config.model.name)
   lines = [_model(model, config)]
@@ -48,7 +53,7 @@ def describe(config: config_lib.SFTConfig) -> str:
       rows *= config.play.max_turns
   else:
     assert source is not None
-    more, length = _rows(model, config, source)
+    more, rows, length = _rows(model, config, source)
     held = 0
   lines += more
   lines.append(
@@ -92,22 +97,41 @@ def _model(model: sources.Outline, config: config_lib.SFTConfig) -> str:
 def _rows(
   model: sources.Outline,
   config: config_lib.SFTConfig,
-  source: datasets.Source,
-) -> tuple[list[str], int]:
-  """Returns lines about the data and the length of a row."""
+  source: datasets.Source | datasets.Pairs,
+) -> tuple[list[str], int, int]:
+  """Returns lines about the data, the rows of a step and their length."""
   training, limit = config.training, config.data.max_seq_length
+  # Of a pair both answers are read.
+  each = 2 if isinstance(source, datasets.Pairs) else 1
   if model.tokenizer is None:
     line = f"data     {source.key}: {len(source.samples):,} rows, of {limit} tokens at the most"
-    return [line], limit
-  data = datasets.tokenize(source, model.tokenizer, config.data, config.seed)
-  rows = f"{len(data.train):,} row{'s' if len(data.train) > 1 else ''}"
-  epochs = training.max_steps * training.batch_size / len(data.train)
-  return [
-    f"data     {source.key}: {rows} to train on, {len(data.eval):,} held out,"
-    f" {data.dropped_too_long:,} dropped as longer than {limit} tokens",
-    f"steps    {training.max_steps:,} of {training.batch_size} rows, padded to"
-    f" {data.length} tokens: {epochs:.1f} epochs",
-  ], data.length
+    return [line], each * training.batch_size, limit
+  step_rows, data = each * training.batch_size, None
+  if isinstance(source, datasets.Pairs):
+    found = preferences.tokenize(
+      source, model.tokenizer, config.data, config.seed
+    )
+    length = found.length
+  else:
+    found = data = datasets.tokenize(
+      source, model.tokenizer, config.data, config.seed
+    )
+    length = data.length
+  form = f"padded to {length}"
+  if data is not None and config.data.packing:
+    layout = batches.packed_layout(config, data)
+    step_rows = layout.rows * training.gradient_accumulation_steps
+    length, form = layout.length, f"packed into {step_rows} of {layout.length}"
+  rows = f"{len(found.train):,} row{'s' if len(found.train) > 1 else ''}"
+  epochs = training.max_steps * training.batch_size / len(found.train)
+  lines = [
+    f"data     {source.key}: {rows} to train on, {len(found.eval):,} held out,"
+    f" {found.dropped_too_long:,} dropped as longer than {limit} tokens,"
+    f" {source.skipped.rows:,} bad and skipped",
+    f"steps    {training.max_steps:,} of {training.batch_size} rows, {form}"
+    f" tokens: {epochs:.1f} epochs",
+  ]
+  return lines, step_rows, length
 
 
 def _games(

@@ -49,6 +49,9 @@ class Plan:
   record: runs.ModelRecord
   evaluate: Evaluate
 
+  def dataset_record(self) -> None:
+    """See `setup.Prepared`."""
+
 
 def plan(
   config: config_lib.GRPOConfig,
@@ -87,22 +90,11 @@ def train(
   Args:
     config: the settings.
     make_evaluate: see `MakeEvaluate`.
-    output: the run directory, which must not exist; None makes one under
-      `artifacts/training_runs`.
-
-  Returns:
-    The run directory; the model is in its `checkpoint-final`.
-
-  Raises:
-    errors.UserError: if the input is wrong, before anything is written.
+    output: see `setup.start`, also for what is returned and raised.
   """
-  output = output or runs.RUNS_ROOT / runs.new_run_id(f"grpo-{config.seed}")
-  files.check_absent(output)
-  prepared = plan(config, make_evaluate)
-  manifest = setup.manifest("grpo", config, prepared.record, output, None)
-  setup.create(manifest, prepared.model, output)
-  with runs.hold(output):
-    return _run(prepared, manifest, output)
+  return setup.start(
+    "grpo", config, output, lambda: plan(config, make_evaluate), _run
+  )
 
 
 def resume(
@@ -117,24 +109,11 @@ def resume(
     config: the settings it was started with.
     make_evaluate: see `MakeEvaluate`.
     run: its directory.
-    step: see `sft.resume`.
-
-  Returns:
-    The run directory.
-
-  Raises:
-    errors.UserError: if there is no such run or checkpoint, or the config or
-      the model is not the run's.
+    step: see `setup.resume`, also for what is returned and raised.
   """
-  manifest = runs.RunManifest.read(run)
-  with runs.hold(run):
-    setup.check_same_config(config, manifest, run)
-    if manifest.status == "finished" and step is None:
-      return run
-    prepared = plan(config, make_evaluate, run / runs.TOKENIZER)
-    setup.check_same_model(prepared.record, manifest, run)
-    setup.set_aside_after(run, step)
-    return _run(prepared, manifest, run)
+  return setup.resume(
+    config, run, step, lambda path: plan(config, make_evaluate, path), _run
+  )
 
 
 class _Run:

@@ -6,6 +6,7 @@ import json
 import pathlib
 import sys
 import time
+from types import MappingProxyType
 from typing import Any
 
 import tqdm
@@ -35,6 +36,7 @@ class Recorder:
     log_every_n_steps: int,
     steps_per_epoch: float,
     kept: list[dict[str, Any]],
+    names: Mapping[str, str] = MappingProxyType({}),
   ):
     """Opens a run's files.
 
@@ -45,7 +47,10 @@ class Recorder:
       log_every_n_steps: steps between lines of the text log.
       steps_per_epoch: optimizer steps that see the data once.
       kept: the rows already in `metrics.jsonl`.
+      names: the metrics of a loss, in the order of a row, and what those that
+        the console shows are called there; others have the name "".
     """
+    self._names = names
     self._metrics = runs.MetricsFile(run)
     self._log = runs.TextLog(run, recipe)
     self._max_steps = max_steps
@@ -73,8 +78,8 @@ class Recorder:
 
     Args:
       step: its number, from 1.
-      loss: the mean over its supervised tokens.
-      metrics: `token_accuracy`, `grad_norm`, `learning_rate`, `tokens` of the
+      loss: of the step.
+      metrics: those of the loss, `grad_norm`, `learning_rate`, `tokens` of the
         batch, and `clock`, the `time.perf_counter()` of the step.
 
     Raises:
@@ -86,7 +91,7 @@ class Recorder:
       "step": step,
       "split": "train",
       "loss": loss,
-      "token_accuracy": metrics["token_accuracy"],
+      **{name: metrics[name] for name in self._names},
       "grad_norm": metrics["grad_norm"],
       "learning_rate": metrics["learning_rate"],
       "epoch": round(step / self._steps_per_epoch, 4),
@@ -104,9 +109,9 @@ class Recorder:
       left = elapsed / done * (self._max_steps - step)
       self._say(
         row,
-        f"loss {loss:.4f}  accuracy {row['token_accuracy']:.3f}  lr"
-        f" {row['learning_rate']:.1e}  {row['tokens_per_second']:,.0f}"
-        f" tokens/s  {tqdm.tqdm.format_interval(left)} left",
+        f"loss {loss:.4f}  {self._shown(row)}  lr {row['learning_rate']:.1e}"
+        f"  {row['tokens_per_second']:,.0f} tokens/s"
+        f"  {tqdm.tqdm.format_interval(left)} left",
       )
 
   def eval(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
@@ -119,14 +124,19 @@ class Recorder:
       "step": step,
       "split": "eval",
       "loss": loss,
-      "token_accuracy": metrics["token_accuracy"],
+      **{name: metrics[name] for name in self._names},
     }
     self._write(row)
-    self._say(
-      row, f"eval loss {loss:.4f}  accuracy {row['token_accuracy']:.3f}"
-    )
+    self._say(row, f"eval loss {loss:.4f}  {self._shown(row)}")
     # What an evaluation takes is not the next steps' time.
     self._window.clear()
+
+  def _shown(self, row: dict[str, Any]) -> str:
+    return "  ".join(
+      f"{called} {row[name]:.3f}"
+      for name, called in self._names.items()
+      if called
+    )
 
   def _is_logged(self, step: int) -> bool:
     return step % self._log_every == 0 or step in (1, self._max_steps)
@@ -147,11 +157,11 @@ class Recorder:
     return round((self._num_tokens - tokens) / (elapsed - then), 1)
 
   def summary(self) -> dict[str, float]:
-    """Returns the last loss and accuracy of training and of evaluation."""
+    """Returns the last loss and its metrics, of training and of evaluation."""
     return {
       f"{split}/{name}": row[name]
       for split, row in self._last.items()
-      for name in ("loss", "token_accuracy")
+      for name in ("loss", *self._names)
     }
 
   def close(self) -> None:

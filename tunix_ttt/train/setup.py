@@ -1,9 +1,10 @@
 """What begins, ends and resumes a run of any kind."""
 
+from collections.abc import Callable, Sequence
 import pathlib
 import platform
 import shutil
-from typing import Any, Literal
+from typing import Any, Protocol, TypeVar
 
 import jax
 
@@ -11,6 +12,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import runs
+from tunix_ttt.data import datasets
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import families
 from tunix_ttt.models import sources
@@ -18,6 +20,122 @@ from tunix_ttt.models import specs
 
 # Settings that change what is written and nothing that is computed.
 _FREE_ON_RESUME = ("logging.", "checkpoint.max_to_keep", "rollouts_per_log")
+
+
+class Prepared(Protocol):
+  """All that a run needs, checked and in memory; nothing is written yet."""
+
+  @property
+  def model(self) -> checkpoints.Model:
+    """What to train."""
+    ...
+
+  @property
+  def record(self) -> runs.ModelRecord:
+    """Of the model, for the manifest."""
+    ...
+
+  def dataset_record(self) -> runs.DatasetRecord | None:
+    """Returns what the manifest says of the data, None for played games."""
+    ...
+
+
+PreparedT = TypeVar("PreparedT", bound=Prepared)
+# Trains from the latest checkpoint to the end; returns the run directory.
+Train = Callable[[PreparedT, runs.RunManifest, pathlib.Path], pathlib.Path]
+
+
+def start(
+  recipe: runs.Recipe,
+  config: config_lib.SFTConfig,
+  output: pathlib.Path | None,
+  plan: Callable[[], PreparedT],
+  train: Train[PreparedT],
+) -> pathlib.Path:
+  """Trains a model in a new run directory.
+
+  Args:
+    recipe: of the run.
+    config: the settings.
+    output: the run directory, which must not exist; None makes one under
+      `artifacts/training_runs`.
+    plan: prepares the run.
+    train: does it.
+
+  Returns:
+    The run directory; the model is in its `checkpoint-final`.
+
+  Raises:
+    errors.UserError: if the input is wrong, before anything is written.
+  """
+  name = runs.new_run_id(f"{recipe}-{config.seed}")
+  output = output or runs.RUNS_ROOT / name
+  files.check_absent(output)
+  prepared = plan()
+  dataset = prepared.dataset_record()
+  made = manifest(recipe, config, prepared.record, output, dataset)
+  create(made, prepared.model, output)
+  with runs.hold(output):
+    return train(prepared, made, output)
+
+
+def resume(
+  config: config_lib.SFTConfig,
+  run: pathlib.Path,
+  step: int | None,
+  plan: Callable[[pathlib.Path], PreparedT],
+  train: Train[PreparedT],
+) -> pathlib.Path:
+  """Goes on with an interrupted run, as if it had not been interrupted.
+
+  Args:
+    config: the settings it was started with; only `logging`,
+      `checkpoint.max_to_keep` and `rollouts_per_log` may differ.
+    run: its directory.
+    step: which of its checkpoints to go on from; None for the latest, or the
+      beginning where there is none yet. Later checkpoints are set aside.
+    plan: prepares the run, given where its tokenizer is.
+    train: does it.
+
+  Returns:
+    The run directory.
+
+  Raises:
+    errors.UserError: if there is no such run or checkpoint, or the config, the
+      data, the base or the code's results are not the run's.
+  """
+  found = runs.RunManifest.read(run)
+  with runs.hold(run):
+    check_same_config(config, found, run)
+    if found.status == "finished" and step is None:
+      return run
+    prepared = plan(run / runs.TOKENIZER)
+    check_same_data(prepared.dataset_record(), found.dataset, run)
+    check_same_model(prepared.record, found, run)
+    set_aside_after(run, step)
+    return train(prepared, found, run)
+
+
+def dataset_record(
+  source: datasets.Origin,
+  train: Sequence[Any],
+  held_out: Sequence[Any],
+  dropped_too_long: int,
+) -> runs.DatasetRecord:
+  """Returns what the manifest says of rows that were read and tokenised."""
+  return runs.DatasetRecord(
+    key=source.key,
+    path=source.path,
+    digest=source.digest,
+    rows=len(source.samples),
+    dropped_too_long=dropped_too_long,
+    train_rows=len(train),
+    eval_rows=len(held_out),
+    name=source.name,
+    version=source.version,
+    bad_rows=source.skipped.rows,
+    first_bad_rows=source.skipped.first,
+  )
 
 
 def adapt(
@@ -47,7 +165,7 @@ def adapt(
 
 
 def manifest(
-  recipe: Literal["sft", "grpo"],
+  recipe: runs.Recipe,
   config: config_lib.SFTConfig,
   model: runs.ModelRecord,
   output: pathlib.Path,
@@ -146,6 +264,22 @@ def check_same_config(
     raise errors.UserError(
       f"{run}: a run is resumed with the config it was started with; these"
       f" keys differ from {path}: {', '.join(changed)}"
+    )
+
+
+def check_same_data(
+  ours: runs.DatasetRecord | None,
+  theirs: runs.DatasetRecord | None,
+  run: pathlib.Path,
+) -> None:
+  """Raises a UserError if a run was started with other data."""
+  found = None if ours is None else ours.digest
+  expected = None if theirs is None else theirs.digest
+  if found != expected:
+    source = ours and (ours.path or ours.key)
+    raise errors.UserError(
+      f"{run}: the data has changed since this run was started: {source} has"
+      f" the digest {found}, the manifest has {expected}"
     )
 
 

@@ -2,24 +2,22 @@
 
 from collections.abc import Callable
 import dataclasses
-import itertools
 import pathlib
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import errors
-from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
+from tunix_ttt.train import batches
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import setup
 from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
 # Rows of the data that a tiny model's tokenizer is trained on.
-_TOKENIZER_ROWS = 2000
+TOKENIZER_ROWS = 2000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,10 +38,17 @@ class Plan:
   model: checkpoints.Model
   record: runs.ModelRecord
 
+  def dataset_record(self) -> runs.DatasetRecord:
+    """See `setup.Prepared`."""
+    data = self.dataset
+    return setup.dataset_record(
+      self.source, data.train, data.eval, data.dropped_too_long
+    )
+
 
 def tokenizer_maker(
   config: config_lib.SFTConfig,
-  source: datasets.Source | None = None,
+  source: datasets.Origin | None = None,
   tokenizer: pathlib.Path | None = None,
 ) -> Callable[[], tokenizers.SentencePieceTokenizer]:
   """Returns what makes a tiny model's tokenizer.
@@ -59,7 +64,7 @@ def tokenizer_maker(
       return tokenizers.SentencePieceTokenizer.load(tokenizer)
     rows = source or datasets.load(config.data, config.seed)
     return tokenizers.train_tokenizer(
-      rows.texts(_TOKENIZER_ROWS), config.tokenizer.vocab_size
+      rows.texts(TOKENIZER_ROWS), config.tokenizer.vocab_size
     )
 
   return make_tokenizer
@@ -67,7 +72,7 @@ def tokenizer_maker(
 
 def base_model(
   config: config_lib.SFTConfig,
-  source: datasets.Source | None = None,
+  source: datasets.Origin | None = None,
   tokenizer: pathlib.Path | None = None,
 ) -> checkpoints.Model:
   """Returns the model that a config's training starts from.
@@ -106,56 +111,15 @@ def plan(
 def train(
   config: config_lib.SFTConfig, output: pathlib.Path | None = None
 ) -> pathlib.Path:
-  """Trains a model in a new run directory.
-
-  Args:
-    config: the settings.
-    output: the run directory, which must not exist; None makes one under
-      `artifacts/training_runs`.
-
-  Returns:
-    The run directory; the model is in its `checkpoint-final`.
-
-  Raises:
-    errors.UserError: if the input is wrong, before anything is written.
-  """
-  output = output or runs.RUNS_ROOT / runs.new_run_id(f"sft-{config.seed}")
-  files.check_absent(output)
-  prepared = plan(config)
-  manifest = _manifest(prepared, output)
-  setup.create(manifest, prepared.model, output)
-  with runs.hold(output):
-    return _run(prepared, manifest, output)
+  """Trains a model in a new run directory; see `setup.start`."""
+  return setup.start("sft", config, output, lambda: plan(config), _run)
 
 
 def resume(
   config: config_lib.SFTConfig, run: pathlib.Path, step: int | None = None
 ) -> pathlib.Path:
-  """Goes on with an interrupted run, as if it had not been interrupted.
-
-  Args:
-    config: the settings it was started with; only `logging` and
-      `checkpoint.max_to_keep` may differ.
-    run: its directory.
-    step: which of its checkpoints to go on from; None for the latest, or the
-      beginning where there is none yet. Later checkpoints are set aside.
-
-  Returns:
-    The run directory.
-
-  Raises:
-    errors.UserError: if there is no such run or checkpoint, or the config, the
-      data, the base or the code's results are not the run's.
-  """
-  manifest = runs.RunManifest.read(run)
-  with runs.hold(run):
-    setup.check_same_config(config, manifest, run)
-    if manifest.status == "finished" and step is None:
-      return run
-    prepared = plan(config, run / runs.TOKENIZER)
-    _check_same_inputs(prepared, manifest, run)
-    setup.set_aside_after(run, step)
-    return _run(prepared, manifest, run)
+  """Goes on with an interrupted run; see `setup.resume`."""
+  return setup.resume(config, run, step, lambda path: plan(config, path), _run)
 
 
 def _run(
@@ -163,7 +127,7 @@ def _run(
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
-  training, pad_id = config.training, model.tokenizer.pad_id()
+  training = config.training
   trainer = trainer_lib.SFTTrainer(model.module, config, run)
   manifest = setup.begin_session(manifest, run, trainer.train_steps)
   recorder = recorder_lib.Recorder(
@@ -173,53 +137,15 @@ def _run(
     log_every_n_steps=config.logging.log_every_n_steps,
     steps_per_epoch=len(dataset.train) / training.batch_size,
     kept=runs.rewind_metrics(run, trainer.train_steps),
+    names=trainer.names,
+  )
+  train_batches, eval_batches = batches.make(
+    config, dataset, model.tokenizer.pad_id()
   )
   try:
-    trainer.fit(
-      itertools.islice(
-        datasets.train_batches(
-          dataset,
-          batch_size=training.batch_size,
-          gradient_accumulation_steps=training.gradient_accumulation_steps,
-          pad_id=pad_id,
-          seed=config.seed,
-        ),
-        training.max_steps * training.gradient_accumulation_steps,
-      ),
-      datasets.eval_batches(
-        dataset, batch_size=training.batch_size, pad_id=pad_id
-      ),
-      recorder,
-    )
+    trainer.fit(train_batches, eval_batches, recorder)
   finally:
     recorder.close()
   trained = dataclasses.replace(model, module=trainer.model)
   setup.finish(manifest, run, trained, recorder.summary())
   return run
-
-
-def _manifest(prepared: Plan, output: pathlib.Path) -> runs.RunManifest:
-  source, dataset = prepared.source, prepared.dataset
-  record = runs.DatasetRecord(
-    key=source.key,
-    path=source.path,
-    digest=source.digest,
-    rows=len(source.samples),
-    dropped_too_long=dataset.dropped_too_long,
-    train_rows=len(dataset.train),
-    eval_rows=len(dataset.eval),
-  )
-  return setup.manifest("sft", prepared.config, prepared.record, output, record)
-
-
-def _check_same_inputs(
-  prepared: Plan, manifest: runs.RunManifest, run: pathlib.Path
-) -> None:
-  ours, theirs = prepared.source, manifest.dataset
-  if theirs is None or ours.digest != theirs.digest:
-    raise errors.UserError(
-      f"{run}: the data has changed since this run was started:"
-      f" {ours.path or ours.key} has the digest {ours.digest}, the manifest"
-      f" has {theirs and theirs.digest}"
-    )
-  setup.check_same_model(prepared.record, manifest, run)

@@ -1,29 +1,31 @@
-"""Tunix's `PeftTrainer`, made exact about metrics and resuming."""
+"""Tunix's trainers, made exact about metrics and resuming."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+import dataclasses
 import pathlib
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import nnx
 import numpy as np
 import orbax.checkpoint as ocp
 from tunix.sft import metrics_logger
 from tunix.sft import peft_trainer
+from tunix.sft.dpo import dpo_trainer
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import runs
 from tunix_ttt.train import losses
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import preference_loss
 from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import references
 from tunix_ttt.train import steps
 from tunix_ttt.train import tracking
 
-_PREFIX = "sft"
 
-
-class SFTTrainer(steps.LeanSteps):
-  """A `PeftTrainer` on supervised tokens that records every step.
+class RecordedTrainer(steps.LeanSteps):
+  """A `PeftTrainer` that records every step; see `SFTTrainer` and `DPOTrainer`.
 
   It differs from its parent in these ways:
 
@@ -33,40 +35,23 @@ class SFTTrainer(steps.LeanSteps):
   - The held-out rows are evaluated at fixed steps and after the last one,
     whether the run was interrupted or not.
   - The learning rate is logged of the step it was used in.
+
+  Attributes:
+    names: see `recorder.Recorder`.
   """
 
-  def __init__(
-    self,
-    model: nnx.Module,
-    config: config_lib.SFTConfig,
-    run: pathlib.Path,
-  ):
-    """Restores the latest checkpoint of the run directory, if there is one."""
+  names: ClassVar[Mapping[str, str]]
+
+  def _prepare(self, config: config_lib.SFTConfig) -> None:
+    """Takes the settings, after the parent has been made."""
     training = config.training
-    accumulation = training.gradient_accumulation_steps
-    super().__init__(
-      model,
-      optimizers.make(training),
-      peft_trainer.TrainingConfig(
-        eval_every_n_steps=training.eval_every_n_steps,
-        # The data ends after `max_steps`; naming it here would also start
-        # Tunix's own progress bar.
-        max_steps=None,
-        gradient_accumulation_steps=accumulation if accumulation > 1 else None,
-        checkpoint_root_directory=str((run / runs.CHECKPOINTS).absolute()),
-        checkpointing_options=_checkpointing(config.checkpoint),
-        metrics_prefix=_PREFIX,
-        metrics_logging_options=tracking.options(config.logging, run, _PREFIX),
-      ),
-    )
     self._schedule = optimizers.learning_rate(training)
     self._max_steps = training.max_steps
     self._save_interval = config.checkpoint.save_interval_steps
     self._evaluated: set[int] = set()
     self._eval_batches: list[Any] = []
     self._recorder: recorder_lib.Recorder | None = None
-    self.with_gen_model_input_fn(losses.model_inputs)
-    self.with_loss_fn(losses.supervised_loss, has_aux=True)
+    self._batch_tokens = 0
 
   def fit(
     self,
@@ -95,10 +80,6 @@ class SFTTrainer(steps.LeanSteps):
     every = self.config.eval_every_n_steps
     return step % every == 0 or step == self._max_steps
 
-  def _prepare_inputs(self, input_data: Any) -> Any:
-    self._batch_tokens = int(input_data["input_mask"].sum())
-    return input_data
-
   def _post_process_train_step(self, aux: Any) -> None:
     self._add_metrics(self._buffered_train_metrics, aux)
 
@@ -108,7 +89,7 @@ class SFTTrainer(steps.LeanSteps):
   def _add_metrics(self, buffer: Any, aux: Any) -> None:
     metrics = buffer.additional_metrics
     for name, value, reduce in (
-      ("token_accuracy", aux["token_accuracy"], np.mean),
+      *((name, aux[name], np.mean) for name in self.names),
       ("tokens", self._batch_tokens, np.sum),
       # Of the step itself, whenever its metrics are written.
       ("clock", time.perf_counter(), np.max),
@@ -150,6 +131,108 @@ class SFTTrainer(steps.LeanSteps):
     if self._eval_batches:
       self._run_eval(self._eval_batches, self.create_eval_step_fn())
     super().close()
+
+
+class SFTTrainer(RecordedTrainer):
+  """A trainer on supervised tokens."""
+
+  names: ClassVar[Mapping[str, str]] = {"token_accuracy": "accuracy"}
+
+  def __init__(
+    self,
+    model: nnx.Module,
+    config: config_lib.SFTConfig,
+    run: pathlib.Path,
+  ):
+    """Restores the latest checkpoint of the run directory, if there is one."""
+    super().__init__(
+      model,
+      optimizers.make(config.training),
+      peft_trainer.TrainingConfig(**training_settings(config, run, "sft")),
+    )
+    self._prepare(config)
+    self.with_gen_model_input_fn(losses.model_inputs)
+    self.with_loss_fn(losses.supervised_loss, has_aux=True)
+
+  def _prepare_inputs(self, input_data: Any) -> Any:
+    self._batch_tokens = int(input_data["input_mask"].sum())
+    return input_data
+
+
+class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
+  """Tunix's `DPOTrainer`, whose losses never hold the logits of all tokens.
+
+  The reference's log-probabilities come with the batches: they are those of the
+  model that training starts from, of which no copy is kept.
+  """
+
+  names: ClassVar[Mapping[str, str]] = {
+    "rewards/accuracy": "accuracy",
+    "rewards/margin": "margin",
+    "rewards/chosen": "",
+    "rewards/rejected": "",
+    "log_probs/chosen": "",
+    "log_probs/rejected": "",
+  }
+
+  def __init__(
+    self,
+    model: nnx.Module,
+    config: config_lib.DPOConfig,
+    run: pathlib.Path,
+  ):
+    """Restores the latest checkpoint of the run directory, if there is one."""
+    algorithm = config.dpo
+    super().__init__(
+      model,
+      None,
+      optimizers.make(config.training),
+      dpo_trainer.DPOTrainingConfig(
+        algorithm=algorithm.algorithm,
+        beta=algorithm.beta,
+        lambda_orpo=algorithm.lambda_orpo,
+        label_smoothing=algorithm.label_smoothing,
+        **training_settings(config, run, "dpo"),
+      ),
+    )
+    self._prepare(config)
+    self.with_loss_fn(preference_loss.loss, has_aux=True)
+
+  def _prepare_inputs(self, *inputs: Any, **named: Any) -> Any:
+    # Its parents have different names for the one argument.
+    del named
+    pairs: references.Batch = inputs[0]
+    self._batch_tokens = int(pairs.num_tokens)
+    example = super()._prepare_inputs(pairs.training_input())
+    return dataclasses.replace(
+      example,
+      ref_chosen_logps=pairs.ref_chosen_logps,
+      ref_rejected_logps=pairs.ref_rejected_logps,
+    )
+
+
+def training_settings(
+  config: config_lib.SFTConfig, run: pathlib.Path, prefix: str
+) -> dict[str, Any]:
+  """Returns the fields of Tunix's `TrainingConfig`.
+
+  Args:
+    config: the settings.
+    run: the run directory.
+    prefix: of metrics.
+  """
+  accumulation = config.training.gradient_accumulation_steps
+  return {
+    "eval_every_n_steps": config.training.eval_every_n_steps,
+    # The data ends after `max_steps`; naming it here would also start Tunix's
+    # own progress bar.
+    "max_steps": None,
+    "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
+    "checkpoint_root_directory": str((run / runs.CHECKPOINTS).absolute()),
+    "checkpointing_options": _checkpointing(config.checkpoint),
+    "metrics_prefix": prefix,
+    "metrics_logging_options": tracking.options(config.logging, run, prefix),
+  }
 
 
 def _checkpointing(

@@ -1,5 +1,7 @@
-"""The DPO loss is Tunix's, from log-probabilities alone."""
+"""DPO's and ORPO's losses are Tunix's, from log-probabilities alone."""
 
+import dataclasses
+import math
 from typing import Any
 
 from flax import nnx
@@ -13,7 +15,7 @@ from tunix.sft.dpo import dpo_trainer
 from tests import conftest
 from tunix_ttt.models import specs
 from tunix_ttt.models import token_log_probs
-from tunix_ttt.train import dpo_loss
+from tunix_ttt.train import preference_loss
 
 VOCAB = 64
 
@@ -46,22 +48,28 @@ def example(with_reference):
 # Logits at a time: those of one token of the six rows, of five, of all twelve.
 @pytest.mark.parametrize("chunk", [1, 5, 12])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("with_reference", [False, True])
-def test_it_is_tunixs(table, with_reference, smoothing, chunk, monkeypatch):
+@pytest.mark.parametrize("kind", ["dpo", "dpo without reference", "orpo"])
+def test_it_is_tunixs(table, kind, smoothing, chunk, monkeypatch):
   monkeypatch.setattr(token_log_probs, "MAX_LOGITS", chunk * 6 * VOCAB)
-  batch = example(with_reference)
+  batch = example(kind == "dpo")
+  settings: dict[str, Any] = {"algorithm": "dpo", "beta": 0.3}
+  if kind == "orpo":
+    # An answer of no tokens has no odds.
+    batch = dataclasses.replace(
+      batch, completion_mask=batch.completion_mask.at[5, 0].set(True)
+    )
+    settings = {"algorithm": "orpo", "lambda_orpo": 0.3}
+  settings["label_smoothing"] = smoothing
 
   def run(loss):
-    settings = {"beta": 0.3, "label_smoothing": smoothing}
     return nnx.value_and_grad(
-      lambda model: loss(model, batch, algorithm="dpo", **settings),
-      has_aux=True,
+      lambda model: loss(model, batch, **settings), has_aux=True
     )(table)
 
-  results = run(dpo_loss.dpo_loss), run(dpo_trainer.dpo_loss_fn)
+  results = run(preference_loss.loss), run(dpo_trainer.dpo_loss_fn)
   ((value, metrics), grads), ((expected, known), known_grads) = results
   assert float(value) == pytest.approx(float(expected), rel=1e-5)
-  assert metrics.keys() == known.keys()
+  assert metrics.keys() <= known.keys()
   for name in metrics:
     assert float(metrics[name]) == pytest.approx(float(known[name]), rel=1e-5)
   leaves = jax.tree.leaves(known_grads)
@@ -73,7 +81,7 @@ def test_it_is_tunixs(table, with_reference, smoothing, chunk, monkeypatch):
 def test_log_probabilities_of_answers():
   module = specs.initialize(conftest.small_spec("qwen3", VOCAB), 0)
   batch = example(False)
-  found = dpo_loss.sequence_log_probs(module, batch)
+  found = preference_loss.sequence_log_probs(module, batch)
   expected = dpo_trainer.compute_logps(
     module,
     batch.input_ids,
@@ -85,3 +93,21 @@ def test_log_probabilities_of_answers():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   # The third rejected answer is empty.
   assert found[1][2] == 0
+
+
+def test_the_loss_of_a_pair_by_hand(table):
+  """Beta = 0.5 and log-ratios of -3 - -5 = 2 and -4 - -3 = -1.
+
+  The margin is 0.5 * (2 - -1) = 1.5, the loss -log(1 / (1 + e^-1.5)).
+  """
+  batch = example(True)
+  chosen, rejected = preference_loss.sequence_log_probs(table, batch)
+  batch = dataclasses.replace(
+    batch, ref_chosen_logps=chosen - 2, ref_rejected_logps=rejected + 1
+  )
+  loss, metrics = preference_loss.loss(
+    table, batch, algorithm="dpo", label_smoothing=0.0, beta=0.5
+  )
+  assert float(loss) == pytest.approx(math.log(1 + math.exp(-1.5)), rel=1e-5)
+  assert float(metrics["rewards/margin"]) == pytest.approx(1.5, rel=1e-5)
+  assert float(metrics["rewards/accuracy"]) == 1

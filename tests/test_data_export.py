@@ -1,0 +1,87 @@
+"""Rows of one format written as another: the same is trained, or refused."""
+
+import itertools
+
+import pytest
+
+from tunix_ttt import testing
+from tunix_ttt.data import export
+from tunix_ttt.data import formats
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+USER = {"role": "user", "content": "2+2?"}
+ANSWER = {"role": "assistant", "content": "4"}
+CHAT = formats.Conversation([SYSTEM, USER, ANSWER, USER, ANSWER])
+LAST = formats.Conversation([SYSTEM, USER, ANSWER, USER, ANSWER], 4)
+ONE = formats.Conversation([USER, ANSWER])
+TEXT = formats.PlainText("", "abc")
+COMPLETION = formats.PlainText("ab", "c")
+PAIR = formats.Preference("a", "b", "c")
+PROMPT = formats.Prompt("a")
+SAMPLES = {
+  "chat": CHAT,
+  "last": LAST,
+  "one": ONE,
+  "text": TEXT,
+  "completion": COMPLETION,
+  "pair": PAIR,
+  "prompt": PROMPT,
+}
+POSSIBLE = {
+  "messages": {"chat", "one"},
+  "prompt_completion": {"chat", "last", "one", "text", "completion"},
+  "preference": {"pair"},
+  "text": {"text"},
+  "tunix_sft": {"chat", "one"},
+  "prompt": {"prompt"},
+  "episodes": set(),
+}
+
+
+@pytest.mark.parametrize(
+  "name, data_format", itertools.product(SAMPLES, export.FORMATS)
+)
+def test_what_can_be_written(name, data_format):
+  sample = SAMPLES[name]
+  if name not in POSSIBLE[data_format]:
+    with pytest.raises(ValueError):
+      list(export.rows(sample, data_format))
+    return
+  rows = list(export.rows(sample, data_format))
+  (back,) = formats.parse_row(rows[-1], data_format)
+  if not isinstance(sample, formats.Conversation):
+    assert back == sample
+    return
+  # Gemma has no system role, so that the tokens tell whether it is the same.
+  tokenizer = testing.CharacterTokenizer()
+  assert isinstance(back, formats.Conversation)
+  tokens, whole = back.encode(tokenizer), sample.encode(tokenizer)
+  assert tokens.ids == whole.ids
+  if data_format != "prompt_completion":
+    assert tokens.loss_mask == whole.loss_mask
+
+
+def test_every_answer_of_a_conversation_becomes_a_row():
+  first, second = export.rows(CHAT, "prompt_completion")
+  assert first == {"prompt": [SYSTEM, USER], "completion": [ANSWER]}
+  assert second["prompt"] == [SYSTEM, USER, ANSWER, USER]
+  assert list(export.rows(LAST, "prompt_completion")) == [second]
+
+
+def test_control_tokens_in_text():
+  sample = formats.Conversation(
+    [{"role": "user", "content": "<end_of_turn>"}, ANSWER]
+  )
+  with pytest.raises(ValueError, match="Gemma's control tokens"):
+    list(export.rows(sample, "tunix_sft"))
+
+
+def test_reasons():
+  for sample, data_format, found in (
+    (COMPLETION, "text", "all of a text is trained on"),
+    (LAST, "messages", "read and not trained on"),
+    (PAIR, "tunix_sft", "it is a preference pair"),
+    (TEXT, "episodes", "are read, not written"),
+  ):
+    with pytest.raises(ValueError, match=found):
+      list(export.rows(sample, data_format))

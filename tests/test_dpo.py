@@ -1,0 +1,117 @@
+"""DPO runs: from an SFT model, resumed bit for bit, wrong input told."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tests import conftest
+from tunix_ttt import config as config_lib
+from tunix_ttt import runs
+from tunix_ttt.data import generate
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import specs
+from tunix_ttt.train import dpo
+from tunix_ttt.train import recorder
+
+SETTINGS: dict[str, Any] = {
+  "model": conftest.SMALL_MODEL.shape(),
+  "data": {"max_seq_length": 256, "eval_fraction": 0.1},
+  "training": {
+    "max_steps": 4,
+    "batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 3e-3,
+    "eval_every_n_steps": 2,
+  },
+  "checkpoint": {"save_interval_steps": 1},
+  "logging": {"log_every_n_steps": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+  path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+  generate.write(path, "dpo", generate.Pairs(), 80, 0)
+  return path
+
+
+def settings(pairs, **changes) -> dict[str, Any]:
+  merged = {k: {**SETTINGS.get(k, {}), **v} for k, v in changes.items()}
+  found = {**SETTINGS, **merged}
+  return {**found, "data": {**found["data"], "path": str(pairs)}}
+
+
+def make(pairs, **changes):
+  values = settings(pairs, **changes)
+  return config_lib.from_dict(config_lib.DPOConfig, values)
+
+
+def rows(run):
+  lines = (run / runs.METRICS).read_text().splitlines()
+  found = [json.loads(line) for line in lines]
+  for row in found:
+    for name in recorder.TIMES:
+      row.pop(name, None)
+  return found
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "orpo"])
+def test_a_run_learns_to_prefer(pairs, tmp_path, algorithm):
+  config = make(pairs, dpo={"algorithm": algorithm}, training={"max_steps": 12})
+  run = dpo.train(config, tmp_path / "run")
+  train = [row for row in rows(run) if row["split"] == "train"]
+  if algorithm == "dpo":
+    # The model is the reference at first: -log(1/2).
+    assert train[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert train[0]["rewards/margin"] == pytest.approx(0, abs=1e-5)
+  assert train[-1]["loss"] < train[0]["loss"]
+  assert train[-1]["rewards/margin"] > train[0]["rewards/margin"]
+  manifest = runs.RunManifest.read(run)
+  assert (manifest.recipe, manifest.status) == ("dpo", "finished")
+  assert manifest.dataset is not None and manifest.dataset.rows == 80
+  assert [*run.glob("dpo_training_logs_*.txt")]
+
+
+def test_killed_and_resumed_is_the_same(pairs, tmp_path):
+  whole = dpo.train(make(pairs), tmp_path / "whole")
+  path = tmp_path / "config.yaml"
+  path.write_text(yaml.safe_dump(settings(pairs)))
+  run = tmp_path / "killed"
+  process = conftest.start("train_dpo_tunix", path, run)
+  conftest.kill_at(process, run, 2)
+  dpo.resume(make(pairs), run)
+  assert rows(run) == rows(whole)
+  a, b = (specs.parameters(checkpoints.load(r).module) for r in (run, whole))
+  for name, value in a.items():
+    np.testing.assert_array_equal(value, b[name])
+
+
+def test_an_adapters_reference_is_the_model_without_it(pairs, tmp_path):
+  config = make(pairs, lora={"rank": 2, "alpha": 4.0})
+  run = dpo.train(config, tmp_path / "run")
+  assert rows(run)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+  manifest = runs.RunManifest.read(run)
+  assert manifest.model.trainable_parameters < manifest.model.parameters / 4
+
+
+def test_wrong_input(run, pairs, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  script = conftest.ROOT / "training" / "train_dpo_tunix.py"
+  pathlib.Path("c.yaml").write_text(yaml.safe_dump(settings(pairs)))
+  pathlib.Path("sft.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+  for flags, found in (
+    (["--data", "sft.jsonl"], "sft.jsonl:1"),
+    (["--data", "none.jsonl"], "none.jsonl"),
+    (["--set", "data.path=null"], "preference pairs are read from a file"),
+    (["--set", "dpo.beta=0"], "dpo.beta"),
+    (["--model", "nowhere"], "nowhere: no such model"),
+  ):
+    code, _, err = run(script, "--config", "c.yaml", "--output", "r", *flags)
+    assert code == 2 and err.startswith("error: ") and found in err
+    assert not pathlib.Path("r").exists()
+  code, out, _ = run(script, "--config", "c.yaml", "--dry-run")
+  assert code == 0 and "in all" in out

@@ -1,0 +1,323 @@
+"""Packed batches: the same sequences, losses and gradients as unpacked ones."""
+
+import dataclasses
+import itertools
+import shutil
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tunix.rl import common
+from tunix.sft.dpo import dpo_trainer
+
+from tests import conftest
+from tests import test_sft
+from tunix_ttt import config as config_lib
+from tunix_ttt.data import datasets
+from tunix_ttt.data import packing
+from tunix_ttt.language import chat
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import lora
+from tunix_ttt.models import specs
+from tunix_ttt.train import batches
+from tunix_ttt.train import dry_run
+from tunix_ttt.train import losses
+from tunix_ttt.train import preference_loss
+from tunix_ttt.train import sft
+
+VOCAB = 32
+PAD = 0
+LENGTHS = [3, 9, 5, 2, 6, 1, 4]
+
+
+def sequences(lengths=LENGTHS):
+  """Sequences whose first half is read; where it is one token, all is."""
+  rng = np.random.default_rng(0)
+  return [
+    chat.Tokens(
+      rng.integers(1, VOCAB, n).tolist(), [i >= n // 2 for i in range(n)]
+    )
+    for n in lengths
+  ]
+
+
+def packed(rows):
+  found = packing.find_layout([rows])
+  # One row more than is needed.
+  layout = dataclasses.replace(found, rows=found.rows + 1)
+  supervised = sum(sum(row.loss_mask[1:]) for row in rows)
+  return packing.make_batch(
+    rows, layout=layout, pad_id=PAD, denominator=supervised
+  )
+
+
+def padded(rows):
+  supervised = sum(sum(row.loss_mask[1:]) for row in rows)
+  return datasets.make_batch(
+    rows, batch_size=len(rows), length=12, pad_id=PAD, denominator=supervised
+  )
+
+
+def test_the_longest_go_first_and_each_where_it_leaves_the_least_room():
+  # 9 and 1 fill a row, so do 6 and 4, and 5, 3 and 2.
+  assert packing.pack(LENGTHS, 10) == [[1, 5], [4, 6], [2, 0, 3]]
+  assert packing.pack([10, 10], 10) == [[0], [1]]
+  assert packing.pack([], 10) == []
+
+
+def test_rows_hold_every_sequence_once_and_no_more_than_fits():
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(1, 50, 300).tolist()
+  rows = packing.pack(lengths, 60)
+  assert sorted(itertools.chain(*rows)) == list(range(300))
+  assert all(0 < sum(lengths[n] for n in row) <= 60 for row in rows)
+  # No two rows could have been one.
+  fullest = sorted(sum(lengths[n] for n in row) for row in rows)
+  assert fullest[0] + fullest[1] > 60
+
+
+def test_a_layout_fits_every_batch():
+  short, long = sequences([4, 4, 4, 4]), sequences([8, 8, 8, 2])
+  assert packing.find_layout([short]) == packing.Layout(rows=4, length=4)
+  found = packing.find_layout([short, long])
+  assert found == packing.Layout(rows=4, length=8)
+
+
+def test_longer_rows_where_they_save_much():
+  # One sequence of 2 in a row of 3, but three in one of 6.
+  rows = sequences([3] + 29 * [2])
+  found = packing.find_layout([rows])
+  assert found == packing.Layout(rows=11, length=6)
+
+
+def test_a_batch_is_its_sequences():
+  rows = sequences()
+  batch = packed(rows)
+  ids, tokens = batch["segment_ids"], batch["input_tokens"]
+  assert ids.shape[1] == 9 and not ids[-1].any()
+  for n, row in enumerate(rows):
+    there = ids == n + 1
+    assert tokens[there].tolist() == row.ids
+    # The first token follows on nothing.
+    assert batch["loss_mask"][there].tolist() == [False, *row.loss_mask[1:]]
+  assert (batch["input_mask"] == (ids > 0)).all()
+  assert (tokens[ids == 0] == PAD).all()
+  assert not batch["loss_mask"][ids == 0].any()
+
+
+def test_positions_start_anew_and_attention_stays_within():
+  ids = jnp.asarray([[2, 2, 1, 3, 3, 3, 0]])
+  positions, mask = losses.segment_inputs(ids)
+  assert positions.tolist() == [[0, 1, 0, 0, 1, 2, 0]]
+  expected = [
+    [1, 0, 0, 0, 0, 0, 0],
+    [1, 1, 0, 0, 0, 0, 0],
+    [0, 0, 1, 0, 0, 0, 0],
+    [0, 0, 0, 1, 0, 0, 0],
+    [0, 0, 0, 1, 1, 0, 0],
+    [0, 0, 0, 1, 1, 1, 0],
+    [0, 0, 0, 0, 0, 0, 1],
+  ]
+  assert mask[0].astype(int).tolist() == expected
+
+
+def model(family: Any):
+  """A model; Gemma's local layers see fewer tokens than there are."""
+  changes: dict[str, Any] = {}
+  if family in ("gemma2", "gemma3"):
+    changes = {"sliding_window": 3, "layer_types": ("local", "global")}
+  return specs.initialize(conftest.small_spec(family, VOCAB, **changes), 0)
+
+
+def loss_and_gradient(module, batch, trained=nnx.Param):
+  graph, values, rest = nnx.split(module, trained, ...)
+  arrays = jax.tree.map(jnp.asarray, batch)
+
+  @jax.jit
+  def run(values):
+    def loss(values):
+      return losses.supervised_loss(
+        nnx.merge(graph, values, rest), **losses.model_inputs(arrays)
+      )
+
+    return jax.value_and_grad(loss, has_aux=True)(values)
+
+  return run(values)
+
+
+def assert_equal(one, other):
+  ((loss, metrics), gradient), ((loss2, metrics2), gradient2) = one, other
+  assert float(loss) == pytest.approx(float(loss2), rel=1e-5)
+  assert metrics["token_accuracy"] == metrics2["token_accuracy"]
+  leaves = jax.tree.leaves(gradient2)
+  assert max(float(jnp.abs(leaf).max()) for leaf in leaves) > 1e-2
+  for a, b in zip(jax.tree.leaves(gradient), leaves, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "family", ["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
+)
+def test_loss_and_gradient_are_the_unpacked_ones(family):
+  rows, module = sequences(), model(family)
+  assert_equal(
+    loss_and_gradient(module, packed(rows)),
+    loss_and_gradient(module, padded(rows)),
+  )
+
+
+def test_an_adapters_gradient_is_the_unpacked_one():
+  rows = sequences()
+  module = lora.apply_lora(
+    model("qwen2.5"), rank=2, alpha=4.0, target_modules="all-linear", seed=0
+  )
+  values = nnx.state(module, nnx.LoRAParam)
+  # Half of an adapter starts at zero.
+  nnx.update(module, jax.tree.map(lambda x: x + 0.05, values))
+  assert_equal(
+    loss_and_gradient(module, packed(rows), nnx.LoRAParam),
+    loss_and_gradient(module, padded(rows), nnx.LoRAParam),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  prompt: list[int]
+  chosen: list[int]
+  rejected: list[int]
+
+
+def pairs():
+  rng = np.random.default_rng(1)
+  sizes = [(4, 3, 5), (2, 6, 1), (5, 2, 2)]
+  return [
+    Pair(*(rng.integers(1, VOCAB, n).tolist() for n in each)) for each in sizes
+  ]
+
+
+def unpacked_example(found: list[Pair]):
+  """Tunix's form: prompts padded on the left, answers on the right."""
+  answers = [p.chosen for p in found] + [p.rejected for p in found]
+  tokens, mask = np.zeros((2, len(answers), 12), np.int32)
+  for i, (pair, answer) in enumerate(zip(found * 2, answers, strict=True)):
+    both = [*pair.prompt, *answer]
+    part = slice(5 - len(pair.prompt), 5 + len(answer))
+    tokens[i, part], mask[i, part] = both, 1
+  there = jnp.asarray(mask, bool)
+  make: Any = dpo_trainer.TrainExample
+  return make(
+    input_ids=jnp.asarray(tokens),
+    positions=common.build_positions_from_mask(there),
+    attention_mask=common.make_causal_attn_mask(there),
+    ref_chosen_logps=None,
+    ref_rejected_logps=None,
+    completion_mask=there[:, 5:],
+    logits_to_keep=7,
+  )
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "gemma3"])
+def test_pairs_have_the_unpacked_log_probabilities_and_gradient(family):
+  found, module = pairs(), model(family)
+  batch = jax.tree.map(jnp.asarray, packed(packing.pair_rows(found)))
+  example = unpacked_example(found)
+  graph, values = nnx.split(module)
+
+  def unpacked(module):
+    return jnp.stack(preference_loss.sequence_log_probs(module, example))
+
+  def of_packed(module):
+    sums = losses.segment_log_probs(module, batch, 2 * len(found))
+    return sums.reshape(2, -1)
+
+  def run(log_probs):
+    def loss(values):
+      chosen, rejected = of = log_probs(nnx.merge(graph, values))
+      return -jax.nn.log_sigmoid(0.3 * (chosen - rejected)).mean(), of
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(values)
+
+  ((loss, sums), gradient), ((loss2, sums2), gradient2) = map(
+    run, (of_packed, unpacked)
+  )
+  np.testing.assert_allclose(sums, sums2, rtol=1e-5)
+  assert float(loss) == pytest.approx(float(loss2), rel=1e-5)
+  for a, b in zip(*map(jax.tree.leaves, (gradient, gradient2)), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+# Whole games differ in length.
+CONFIG = dataclasses.replace(
+  test_sft.CONFIG,
+  data=dataclasses.replace(
+    test_sft.CONFIG.data,
+    games=config_lib.GamesConfig(num_games=60, context="full"),
+    packing=True,
+  ),
+  training=dataclasses.replace(
+    test_sft.CONFIG.training, gradient_accumulation_steps=2
+  ),
+)
+UNPACKED = dataclasses.replace(
+  CONFIG, data=dataclasses.replace(CONFIG.data, packing=False)
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  path = tmp_path_factory.mktemp("runs") / "packed"
+  return sft.train(CONFIG, path)
+
+
+def test_a_run_sees_the_same_sequences_in_batches_of_one_shape():
+  prepared = sft.plan(CONFIG)
+  pad_id = prepared.model.tokenizer.pad_id()
+
+  def counts(config):
+    train, held_out = batches.make(config, prepared.dataset, pad_id)
+    return [
+      (
+        batch["input_mask"].sum(),
+        batch["input_tokens"].sum(where=batch["input_mask"]),
+        batch["loss_mask"].sum(),
+        batch["denominator"],
+      )
+      for batch in [*train, *held_out]
+    ]
+
+  assert counts(CONFIG) == counts(UNPACKED)
+  train = list(batches.make(CONFIG, prepared.dataset, pad_id)[0])
+  assert len(train) == 2 * test_sft.STEPS
+  (shape,) = {batch["input_tokens"].shape for batch in train}
+  # Of four rows each.
+  assert shape[0] < 4 and shape[1] == prepared.dataset.length
+  text = dry_run.describe(CONFIG)
+  assert f"packed into {2 * shape[0]} of {shape[1]} tokens" in text
+  assert f"tokens   {2 * shape[0] * shape[1]:,} a step" in text
+
+
+def test_a_run_learns_what_it_would_have_without_packing(finished, tmp_path):
+  unpacked = sft.train(UNPACKED, tmp_path / "unpacked")
+  found, expected = test_sft.rows(finished), test_sft.rows(unpacked)
+  for ours, theirs in zip(found, expected, strict=True):
+    assert ours.keys() == theirs.keys()
+    for name in ours.keys() - {"split"}:
+      assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+  a, b = (
+    specs.parameters(checkpoints.load(run).module)
+    for run in (finished, unpacked)
+  )
+  for name in a:
+    np.testing.assert_allclose(a[name], b[name], atol=2e-4)
+
+
+def test_resuming_ends_the_same(finished, tmp_path):
+  copy = tmp_path / "copy"
+  shutil.copytree(finished, copy)
+  sft.resume(CONFIG, copy, 3)
+  assert test_sft.rows(copy) == test_sft.rows(finished)
+  assert test_sft.final(copy) == test_sft.final(finished)
+  assert test_sft.optimizer_state(copy) == test_sft.optimizer_state(finished)

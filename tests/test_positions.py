@@ -1,0 +1,109 @@
+"""Labels are the solver's; rejected answers are wrong in the way they say."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from tunix_ttt.data import positions
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+from tunix_ttt.language import boards
+from tunix_ttt.language import formats
+from tunix_ttt.language import prompts
+
+_THOUGHT = re.compile(r"think>([^<]*)</")
+KINDS = {"worse": 1.0, "illegal": 1.0, "format": 1.0}
+
+
+def take(count, kind="grid", style="template", weights=None, seed=0):
+  text_format = formats.named(kind, thoughts=style != "none")
+  rng = np.random.default_rng(seed)
+  found = positions.pairs(rng, text_format, style, weights or KINDS)
+  return list(itertools.islice(found, count))
+
+
+def texts(row):
+  if isinstance(row["prompt"], str):
+    return row["prompt"], row["chosen"], row["rejected"]
+  prompt, chosen, rejected = (
+    row[name][-1]["content"] for name in ("prompt", "chosen", "rejected")
+  )
+  return prompt, chosen, rejected
+
+
+@pytest.mark.parametrize("style", ["template", "tactics", "none"])
+@pytest.mark.parametrize("kind", ["grid", "token_board"])
+def test_pairs_are_what_they_say(kind, style):
+  values = solver.solve().move_values
+  for row in take(600, kind, style):
+    prompt, chosen, rejected = texts(row)
+    (shown,) = boards.find(prompt)
+    assert boards.to_text(shown.board) == row["board"]
+    good, bad = (boards.read_answer(t, kind) for t in (chosen, rejected))
+    assert good.is_strict and good.cell in solver.optimal_cells(shown.board)
+    assert bad.is_strict is (row["rejected_is"] != "format")
+    if row["rejected_is"] == "worse":
+      better = values[shown.board, good.cell]
+      assert solver.LOSS <= values[shown.board, bad.cell] < better
+    if row["rejected_is"] == "illegal":
+      assert rules.cells()[shown.board, bad.cell] != rules.EMPTY
+    if style != "none":
+      said = [_THOUGHT.search(text) for text in (chosen, rejected)]
+      thoughts = [match[1] for match in said if match]
+      assert len(set(thoughts)) == len(thoughts) >= 1
+
+
+def test_no_format_reads_a_badly_written_answer():
+  for style in ("template", "none"):
+    for row in take(300, style=style, weights={"format": 1.0}):
+      rejected = row["rejected"][0]["content"]
+      for thoughts in (True, False):
+        answer = prompts.parse_answer(rejected, thoughts=thoughts)
+        assert answer is None or thoughts is (style == "none")
+
+
+def test_weights_are_shares():
+  kinds = [
+    row["rejected_is"] for row in take(2000, weights={"worse": 3, "illegal": 1})
+  ]
+  assert abs(kinds.count("worse") / 2000 - 0.75) < 0.04
+  assert kinds.count("format") == 0
+
+
+def test_boards_come_again_once_all_have_come():
+  choice = rules.positions()[:50]
+  shown = positions.endless(np.random.default_rng(0), choice)
+  for _ in range(2):
+    epoch = [next(shown).board for _ in range(50)]
+    assert sorted(epoch) == choice.tolist()
+
+
+def test_last_moves_are_the_opponents():
+  rng = np.random.default_rng(0)
+  assert positions.draw_last_move(rng, 0) is None
+  for board in rules.positions()[1:].tolist():
+    cell = positions.draw_last_move(rng, board)
+    mark = int(rules.side_to_move()[board])
+    if cell is not None:
+      assert rules.cells()[board, cell] == rules.X + rules.O - mark
+
+
+def test_labels():
+  assert positions.labels(0, every=True) == tuple(range(9))
+  assert positions.labels(0, every=False) == (4,)
+
+
+def test_rows_that_differ_run_out():
+  rows = itertools.cycle([{"a": 1}, {"a": 2}])
+  assert list(positions.different(rows, 5)) == [{"a": 1}, {"a": 2}]
+  rows = itertools.cycle([{"a": 1}, {"a": 2}])
+  assert list(positions.different(rows, 1)) == [{"a": 1}]
+
+
+def test_prompts_have_the_optimal_moves():
+  row = positions.prompt_row(positions.Shown(0, None), formats.GridFormat())
+  assert row["board"] == "." * 9
+  assert row["optimal"] == list(prompts.COORDINATES)
+  assert [message["role"] for message in row["prompt"]] == ["system", "user"]

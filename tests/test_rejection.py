@@ -1,0 +1,128 @@
+"""A model's own games: its own words, filtered, the same for a seed."""
+
+from collections import Counter
+import dataclasses
+
+import pytest
+
+from tests import conftest
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt.data import formats
+from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import rejection
+from tunix_ttt.game import rules
+from tunix_ttt.language import boards
+from tunix_ttt.language import prompts
+from tunix_ttt.train import sft
+
+PLAY = config_lib.PlayConfig(
+  max_new_tokens=10, batch_size=32, constrained=True, temperature=0.8
+)
+
+
+def config_of(**play):
+  return config_lib.SFTConfig(
+    model=conftest.SMALL_MODEL,
+    data=config_lib.DataConfig(games=config_lib.GamesConfig(num_games=40)),
+    play=dataclasses.replace(PLAY, **play),
+  )
+
+
+@pytest.fixture(scope="module")
+def model():
+  return sft.base_model(config_of())
+
+
+def sample(model, count=64, seed=0, play=None, **settings):
+  kind = rejection.Rejection(
+    name="base", model=model, config=config_of(**(play or {})), **settings
+  )
+  counts: Counter[str] = Counter()
+  return list(kind.rows(count, seed, counts)), counts
+
+
+@pytest.fixture(scope="module")
+def every(model):
+  return sample(model, keep="all")
+
+
+def test_games_are_dropped_and_counted(model, every):
+  rows, counts = sample(model)
+  assert counts.total() == 64
+  assert set(counts) == {
+    "kept win",
+    "dropped draw",
+    "dropped loss",
+    "dropped illegal",
+    "dropped parse error",
+    "dropped cut",
+  }
+  assert counts["dropped illegal"] > 0
+  kept, counted = every
+  assert rows == [row for row in kept if row["outcome"] == "win"] != []
+  assert counted["kept loss"] == counts["dropped loss"] > 0
+  assert {row["agent"] for row in kept} == {"X", "O"}
+
+
+def test_rows_are_boards_with_legal_moves(every):
+  for row in every[0]:
+    (found,) = formats.parse_row(row)
+    assert isinstance(found, formats.Conversation)
+    shown, answer = (m["content"] for m in found.messages[1:])
+    (board,) = boards.find(shown)
+    assert board.player is not None
+    assert prompts.MARK_NAMES[board.player] == row["agent"]
+    parsed = prompts.parse_answer(answer)
+    assert parsed and rules.cells()[board.board, parsed.cell] == rules.EMPTY
+
+
+def test_sides_and_seeds(model, every):
+  rows, counts = sample(model, 40, seed=1, keep="all", sides="x")
+  assert {row["agent"] for row in rows} == {"X"}
+  # The last batch is not played to its end.
+  assert counts.total() == 40
+  assert rows[:5] != [row for row in every[0] if row["agent"] == "X"][:5]
+
+
+def test_past_thoughts_are_replaced_or_not(model, monkeypatch):
+  # Both play the same games: one program, which takes seconds to compile.
+  make, made = matches.Player, {}
+  monkeypatch.setattr(
+    matches, "Player", lambda *args: made.setdefault("it", make(*args))
+  )
+  context = {"context": "full", "max_turns": 3}
+  turns, _ = sample(model, keep="all", play=context)
+  games, _ = sample(model, keep="all", play=context, transform=False)
+  assert all(set(row) > {"prompt", "completion"} for row in turns)
+  answers = [
+    turn["content"]
+    for row in games
+    for turn in row["messages"]
+    if turn["role"] == "assistant"
+  ]
+  assert [row["completion"][0]["content"] for row in turns] == answers
+  past = [
+    turn["content"]
+    for row in turns
+    for turn in row["prompt"]
+    if turn["role"] == "assistant"
+  ]
+  assert past and all("<think>[TRUNCATED]</think>" in said for said in past)
+
+
+def test_token_boards(model):
+  play = {"format": "token_board", "max_new_tokens": 40}
+  rows, counts = sample(model, 32, keep="all", play=play)
+  assert counts.total() == 32
+  for row in rows:
+    (board,) = boards.find(row["prompt"])
+    move = boards.read_answer(row["completion"], board.kind)
+    assert move.is_strict and move.cell is not None
+  with pytest.raises(errors.UserError, match="of token boards cannot"):
+    sample(model, play={**play, "context": "full"})
+
+
+def test_no_such_opponent(model):
+  with pytest.raises(errors.UserError, match="there is no opponent 'me'"):
+    sample(model, play={"opponent": "me"})

@@ -1,0 +1,103 @@
+"""Says what is in a data file, and how good its moves are."""
+
+import argparse
+import dataclasses
+import itertools
+import pathlib
+
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
+from tunix_ttt import files
+from tunix_ttt.data import checks
+from tunix_ttt.data import formats
+from tunix_ttt.data import reading
+from tunix_ttt.evaluate import evalsets
+from tunix_ttt.language import boards
+from tunix_ttt.language import chat
+
+
+def _parse() -> argparse.Namespace:
+  parser = cli.parser(
+    __doc__ or "",
+    "python training/check_data.py games.jsonl --evalset"
+    " evalsets/tictactoe_v1.jsonl --symmetry",
+  )
+  parser.add_argument("file", help="file, built dataset or hub id")
+  parser.add_argument("--split", default="train", help="of a hub id")
+  parser.add_argument(
+    "--format", choices=["auto", *formats.FORMATS], default="auto"
+  )
+  cli.add_skip_bad_rows(parser)
+  cli.add_config(parser, required=False)
+  parser.add_argument(
+    "--tokenizer", metavar="MODEL", help="count this model's tokens"
+  )
+  parser.add_argument("--evalset", type=pathlib.Path, help="look for leakage")
+  parser.add_argument(
+    "--symmetry",
+    action="store_true",
+    help="a rotated or reflected board of the evalset is leakage, too",
+  )
+  parser.add_argument("--json", type=pathlib.Path, help="report to write")
+  flags = parser.parse_args()
+  if flags.config is not None and flags.tokenizer is not None:
+    parser.error("--config names a tokenizer itself; leave --tokenizer")
+  return flags
+
+
+def _leakage(path: pathlib.Path, symmetric: bool) -> checks.Leakage:
+  items = evalsets.load(path)
+  return checks.Leakage(
+    [boards.from_text(item.board) for item in items if item.board],
+    [item.prompt for item in items if not item.board],
+    symmetric=symmetric,
+  )
+
+
+def _tokenizer(
+  config: config_lib.SFTConfig, rows: reading.Rows, data_format: str
+) -> chat.ChatTokenizer:
+  cli.require_tunix()
+
+  from tunix_ttt.evaluate import models
+
+  read = reading.read(
+    rows,
+    lambda row: formats.parse_row(row, data_format),
+    reading.Faults(rows.path),
+  )
+  samples = itertools.chain.from_iterable(found for _, _, found in read)
+  return models.tokenizer(config, samples)
+
+
+def main() -> None:
+  """Parses the flags, checks and reports."""
+  flags = _parse()
+  if flags.json is not None:
+    files.check_absent(flags.json)
+  rows = reading.find(flags.file, flags.split)
+  leakage = flags.evalset and _leakage(flags.evalset, flags.symmetry)
+  tokenizer, limit = None, None
+  if flags.config is not None:
+    config = config_lib.load_any(flags.config, flags.set)
+    tokenizer = _tokenizer(config, rows, flags.format)
+    limit = config.data.max_seq_length
+  elif flags.tokenizer is not None:
+    model = config_lib.ModelConfig(name=flags.tokenizer)
+    config = dataclasses.replace(config_lib.SFTConfig(), model=model)
+    tokenizer = _tokenizer(config, rows, flags.format)
+  report = checks.check(
+    rows,
+    data_format=flags.format,
+    skip_bad_rows=flags.skip_bad_rows,
+    tokenizer=tokenizer,
+    max_seq_length=limit,
+    leakage=leakage,
+  )
+  print(checks.table(report))
+  if flags.json is not None:
+    files.write_text(flags.json, files.to_json(report) + "\n")
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,121 @@
+"""Makes training data: games, positions, pairs, prompts, a model's own games."""
+
+import argparse
+import dataclasses
+import pathlib
+from typing import Any
+
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
+from tunix_ttt import files
+from tunix_ttt.data import generate
+from tunix_ttt.data import manifests
+from tunix_ttt.language import thoughts
+
+_REJECTION = ("model", "set", "context", "format", "temperature", "opponent")
+_REJECTION += ("sides", "keep", "no_transform")
+
+
+def _parse() -> argparse.Namespace:
+  parser = cli.parser(
+    __doc__ or "",
+    "python training/generate_data.py --kind games --count 10000 --mistakes"
+    " 0.3 --keep won --output games.jsonl",
+  )
+  # Of a kind's own flags, those that are not given are not there.
+  own: Any = {"default": argparse.SUPPRESS}
+  add = parser.add_argument
+  add("--kind", choices=[*generate.KINDS, "rejection"], required=True)
+  add("--count", type=cli.positive, required=True, help="games, positions, …")
+  add("--seed", type=cli.count, default=0, help="of all randomness")
+  add("--output", type=pathlib.Path, required=True, help="JSONL to write")
+  add("--format", choices=["grid", "token_board"], **own)
+  add("--thoughts", choices=[*thoughts.STYLES], **own)
+  add("--context", choices=["board", "full", "truncated"], **own)
+  add("--keep", choices=[*generate.KEPT], help="games by their end", **own)
+  add("--mistakes", type=cli.fraction, help="share of random moves", **own)
+  add("--random-starts", type=cli.fraction, help="share of games", **own)
+  add("--labels", choices=["all", "one"], help="optimal moves", **own)
+  add(
+    "--rejected",
+    type=_weights,
+    help="such as worse=2,illegal=1,format=1",
+    **own,
+  )
+  cli.add_config(parser, required=False)
+  add("--model", help="who plays, a checkpoint or base", **own)
+  add("--temperature", type=float, help="of the model, 0.8 if not given", **own)
+  add("--sides", choices=["x", "o", "mixed"], help="of the model", **own)
+  add("--opponent", help="in place of play.opponent", **own)
+  add(
+    "--no-transform",
+    action="store_true",
+    help="keep past thoughts in conversations of a model",
+    **own,
+  )
+  flags = parser.parse_args()
+  is_rejection = flags.kind == "rejection"
+  if is_rejection and flags.config is None:
+    parser.error("--kind rejection needs --config")
+  if is_rejection:
+    known = {*_REJECTION, "config"}
+  else:
+    kind: Any = generate.KINDS[flags.kind]
+    known = {field.name for field in dataclasses.fields(kind)}
+  known |= {"kind", "count", "seed", "output"}
+  for name, value in vars(flags).items():
+    if name not in known and value not in (None, []):
+      parser.error(f"--{name.replace('_', '-')} is not for --kind {flags.kind}")
+  return flags
+
+
+def _weights(text: str) -> dict[str, float]:
+  try:
+    return generate.parse_weights(text)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _rejection(given: dict[str, Any]) -> generate.Kind:
+  settings = cli.overrides(
+    given["set"],
+    play__context=given.get("context"),
+    play__format=given.get("format"),
+    play__opponent=given.get("opponent"),
+    play__temperature=given.get("temperature", 0.8),
+  )
+  config = config_lib.load_any(given["config"], settings)
+  cli.require_tunix()
+
+  from tunix_ttt.evaluate import models
+  from tunix_ttt.evaluate import rejection
+
+  name = given.get("model", "base")
+  return rejection.Rejection(
+    name=name,
+    model=models.load(name, config),
+    config=config,
+    transform="no_transform" not in given,
+    **{key: given[key] for key in ("sides", "keep") if key in given},
+  )
+
+
+def main() -> None:
+  """Parses the flags, makes the rows and writes them."""
+  flags = _parse()
+  files.check_absent(flags.output)
+  files.check_absent(manifests.beside(flags.output))
+  given = vars(flags)
+  if flags.kind == "rejection":
+    kind = _rejection(given)
+  else:
+    make: Any = generate.KINDS[flags.kind]
+    names = {field.name for field in dataclasses.fields(make)}
+    kind = make(**{k: v for k, v in given.items() if k in names})
+  made = generate.write(flags.output, flags.kind, kind, flags.count, flags.seed)
+  counts = ", ".join(f"{name} {n:,}" for name, n in made.counts.items())
+  print(f"{flags.output}: {made.rows:,} rows{counts and f' ({counts})'}")
+
+
+if __name__ == "__main__":
+  cli.run(main)

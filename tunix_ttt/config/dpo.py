@@ -1,0 +1,52 @@
+"""The settings of a DPO run, over those it shares with other runs."""
+
+from typing import Annotated, Literal, Self
+
+import pydantic
+
+from tunix_ttt.config import fields
+from tunix_ttt.config import sections
+
+
+@fields.settings
+class PreferenceConfig:
+  """The algorithm, by Tunix's names.
+
+  Attributes:
+    algorithm: `dpo` (Rafailov et al., 2023), against the model that training
+      starts from, or `orpo` (Hong et al., 2024), which has no reference.
+    beta: of DPO, how dear it is to leave the reference.
+    lambda_orpo: of ORPO, the weight of the preference beside the likelihood of
+      chosen answers.
+    label_smoothing: the share of pairs taken to be the wrong way round.
+  """
+
+  algorithm: Literal["dpo", "orpo"] = "dpo"
+  beta: fields.AboveZero = 0.1
+  lambda_orpo: fields.AboveZero = 0.1
+  label_smoothing: Annotated[
+    float, fields.Strict, pydantic.Field(ge=0, lt=0.5)
+  ] = 0.0
+
+
+@fields.settings
+class DPOConfig(sections.SFTConfig):
+  """A run on preference pairs, which `data.path` names.
+
+  `training.batch_size` counts pairs.
+
+  Attributes:
+    training: how to optimise.
+    dpo: the algorithm.
+  """
+
+  training: sections.TrainingConfig = sections.TrainingConfig(
+    max_steps=200, batch_size=32, learning_rate=1e-4, eval_every_n_steps=50
+  )
+  dpo: PreferenceConfig = PreferenceConfig()
+
+  @pydantic.model_validator(mode="after")
+  def _check_packing(self) -> Self:
+    if self.data.packing:
+      raise ValueError("data.packing: pairs are not packed; set it to false")
+    return self

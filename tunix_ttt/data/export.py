@@ -1,0 +1,116 @@
+"""Rows of one format written as rows of another.
+
+What is trained on stays what it is, and what is read before it, too; where a
+format cannot say so, the row is refused.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tunix_ttt.data import formats
+from tunix_ttt.language import chat
+from tunix_ttt.language import tokenizers
+
+Row = dict[str, Any]
+_TURN_NAMES = {"user": "user", "assistant": "model"}
+
+
+def rows(sample: formats.Sample, data_format: str) -> Iterator[Row]:
+  """Yields a sample as rows of a format, a key of `FORMATS`.
+
+  Raises:
+    ValueError: saying why it cannot be.
+  """
+  found = FORMATS[data_format](sample)
+  yield from found if isinstance(found, list) else [found]
+
+
+def _messages(sample: formats.Sample) -> Row:
+  return {"messages": _all_trained(sample)}
+
+
+def _prompt_completion(sample: formats.Sample) -> list[Row]:
+  if isinstance(sample, formats.PlainText):
+    return [{"prompt": sample.prompt, "completion": sample.completion}]
+  found = _conversation(sample)
+  return [
+    {"prompt": found.messages[:i], "completion": [turn]}
+    for i, turn in enumerate(found.messages)
+    if turn["role"] == "assistant" and i >= found.supervised_from
+  ]
+
+
+def _preference(sample: formats.Sample) -> Row:
+  if not isinstance(sample, formats.Preference):
+    raise ValueError("it has one answer, and a preference pair has two")
+  return sample._asdict()
+
+
+def _text(sample: formats.Sample) -> Row:
+  if not isinstance(sample, formats.PlainText):
+    raise ValueError("it is no plain text")
+  if sample.prompt:
+    raise ValueError("it has a prompt, and all of a text is trained on")
+  return {"text": sample.completion}
+
+
+def _tunix_sft(sample: formats.Sample) -> Row:
+  text, before = "", ""
+  for turn in _all_trained(sample):
+    content = turn["content"]
+    if tokenizers.START_OF_TURN in content or tokenizers.END_OF_TURN in content:
+      raise ValueError("a message has Gemma's control tokens in its text")
+    if turn["role"] == "system":
+      before = f"{content}\n\n"
+      continue
+    text += (
+      f"{tokenizers.START_OF_TURN}{_TURN_NAMES[turn['role']]}\n"
+      f"{before}{content}{tokenizers.END_OF_TURN}\n"
+    )
+    before = ""
+  return {"prompts": text}
+
+
+def _prompt(sample: formats.Sample) -> Row:
+  if not isinstance(sample, formats.Prompt):
+    raise ValueError("it has an answer, which a prompt has no place for")
+  return {"prompt": sample.prompt}
+
+
+def _episodes(sample: formats.Sample) -> Row:
+  del sample
+  raise ValueError("episode records are read, not written")
+
+
+def _conversation(sample: formats.Sample) -> formats.Conversation:
+  if isinstance(sample, formats.Conversation):
+    return sample
+  reasons = {
+    formats.PlainText: "it is plain text, without turns",
+    formats.Preference: "it is a preference pair",
+    formats.Prompt: "it is a prompt without an answer",
+  }
+  raise ValueError(reasons[type(sample)])
+
+
+def _all_trained(sample: formats.Sample) -> list[chat.Message]:
+  """Returns the messages of a conversation, if each answer is trained on."""
+  found = _conversation(sample)
+  before = found.messages[: found.supervised_from]
+  if any(turn["role"] == "assistant" for turn in before):
+    raise ValueError(
+      "it has answers that are read and not trained on, which only"
+      " prompt_completion tells apart"
+    )
+  return found.messages
+
+
+FORMATS: dict[str, Callable[[formats.Sample], Row | list[Row]]] = {
+  "messages": _messages,
+  "prompt_completion": _prompt_completion,
+  "preference": _preference,
+  "text": _text,
+  "tunix_sft": _tunix_sft,
+  "prompt": _prompt,
+  "episodes": _episodes,
+}

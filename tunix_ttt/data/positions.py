@@ -1,0 +1,162 @@
+"""Positions of the game drawn at random, and what the solver says of them."""
+
+from collections.abc import Iterator, Mapping
+import hashlib
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+from tunix_ttt.language import boards
+from tunix_ttt.language import formats
+from tunix_ttt.language import prompts
+from tunix_ttt.language import thoughts as thoughts_lib
+
+Row = dict[str, Any]
+
+REJECTED = ("worse", "illegal", "format")
+# Where so many rows in a row are known already, there are hardly any others.
+_PATIENCE = 50_000
+_TAG = re.compile(r"<[^>]*>")
+
+
+class Shown(NamedTuple):
+  """A position as a player meets it: the board and the opponent's last move."""
+
+  board: int
+  last_move: int | None
+
+
+def draw_last_move(rng: np.random.Generator, board: int) -> int | None:
+  """Draws one of the opponent's cells, None where it has none."""
+  marks = rules.cells()[board]
+  theirs = (marks != rules.EMPTY) & (marks != rules.side_to_move()[board])
+  cells = np.flatnonzero(theirs)
+  return int(rng.choice(cells)) if len(cells) else None
+
+
+def endless(rng: np.random.Generator, choice: np.ndarray) -> Iterator[Shown]:
+  """Yields these boards without end, each once before any comes again."""
+  while True:
+    for board in rng.permutation(choice).tolist():
+      yield Shown(board, draw_last_move(rng, board))
+
+
+def different(rows: Iterator[Row], count: int) -> Iterator[Row]:
+  """Yields the first rows that differ, fewer where no more are found."""
+  seen: set[bytes] = set()
+  repeated = 0
+  while len(seen) < count and repeated < _PATIENCE:
+    row = next(rows)
+    known = len(seen)
+    seen.add(hashlib.blake2b(repr(row).encode(), digest_size=16).digest())
+    repeated = 0 if len(seen) > known else repeated + 1
+    if not repeated:
+      yield row
+
+
+def labels(board: int, *, every: bool) -> tuple[int, ...]:
+  """Returns the solver's preferred move, or every optimal one."""
+  if every:
+    return solver.optimal_cells(board)
+  return (int(solver.solve().preferred[board]),)
+
+
+def prompt_row(shown: Shown, text_format: formats.TextFormat) -> Row:
+  """Returns a prompt with its board and the optimal moves, for GRPO."""
+  text = text_format.observation(*shown)
+  optimal = solver.optimal_cells(shown.board)
+  return {
+    "prompt": text_format.prompt(text),
+    "board": boards.to_text(shown.board),
+    "optimal": [prompts.coordinate(cell) for cell in optimal],
+  }
+
+
+def pairs(
+  rng: np.random.Generator,
+  text_format: formats.TextFormat,
+  style: str,
+  weights: Mapping[str, float],
+) -> Iterator[Row]:
+  """Yields preference pairs without end.
+
+  Args:
+    rng: draws everything.
+    text_format: what the text looks like.
+    style: how moves are explained, a key of `thoughts.STYLES`.
+    weights: how often each of `REJECTED` is drawn.
+  """
+  drawn = {kind: endless(rng, _boards(kind)) for kind in weights}
+  share = np.array([*weights.values()], float)
+  while True:
+    kind = str(rng.choice([*weights], p=share / share.sum()))
+    shown = next(drawn[kind])
+    chosen = int(rng.choice(solver.optimal_cells(shown.board)))
+    thought = thoughts_lib.STYLES[style](shown.board, chosen)
+    answer = text_format.render_answer(chosen, thought)
+    cells = rejected_cells(shown.board, kind) or (chosen,)
+    cell = int(rng.choice(cells))
+    other = _other_thought(shown.board, cell, style, thought)
+    rejected = text_format.render_answer(cell, other)
+    if kind == "format":
+      spoilt = _spoil(rejected)
+      rejected = spoilt[int(rng.integers(len(spoilt)))]
+    yield {
+      "prompt": text_format.prompt(text_format.observation(*shown)),
+      "chosen": text_format.completion(answer),
+      "rejected": text_format.completion(rejected),
+      "board": boards.to_text(shown.board),
+      "rejected_is": kind,
+    }
+
+
+def _boards(kind: str) -> np.ndarray:
+  """Returns the boards on which there is a rejected answer of a kind."""
+  positions = rules.positions()
+  legal = rules.legal_masks()[positions]
+  if kind == "worse":
+    return positions[solver.solve().optimal[positions] != legal]
+  if kind == "illegal":
+    return positions[legal != rules.ALL_CELLS]
+  return positions
+
+
+def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
+  """Returns the moves to reject: strictly worse ones, or cells that are taken.
+
+  None are for the kind `format`, which rejects no move but how it is written.
+  """
+  legal = int(rules.legal_masks()[board])
+  masks = {
+    "worse": legal & ~int(solver.solve().optimal[board]),
+    "illegal": rules.ALL_CELLS & ~legal,
+    "format": 0,
+  }
+  return rules.mask_to_cells(masks[kind])
+
+
+def _other_thought(
+  board: int, cell: int, style: str, chosen: str | None
+) -> str | None:
+  """Returns a thought on a move that is not the chosen answer's."""
+  if chosen is None:
+    return None
+  explained = [thoughts_lib.name_tactic(board, cell)]
+  if rules.legal_masks()[board] >> cell & 1:
+    explained.insert(0, thoughts_lib.STYLES[style](board, cell) or "")
+  explained.append(f"I play {prompts.coordinate(cell)}.")
+  return next(thought for thought in explained if thought != chosen)
+
+
+def _spoil(answer: str) -> list[str]:
+  """Returns ways to write an answer that are not of the format."""
+  last = answer.rindex("<")
+  return [
+    answer[:last],
+    f"{answer}\nThat is my move.",
+    answer + answer[answer.rfind("\n") + 1 :],
+    _TAG.sub("", answer).strip() or answer[:last],
+  ]
