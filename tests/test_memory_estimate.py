@@ -78,7 +78,8 @@ def test_activations_and_logits(family, remat, shape, adapted):
   found = compiled_bytes(spec, rows, length, remat, adapted)
   estimate = memory.activations(spec, rows, length, remat)
   estimate += memory.logits(spec, rows, length)
-  assert 0.65 < estimate / found < 1.5
+  # Versions of XLA differ by as much; too high does less harm than too low.
+  assert 0.65 < estimate / found < 2
 
 
 def test_a_cache_holds_keys_and_values_of_every_layer():
