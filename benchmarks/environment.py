@@ -6,9 +6,7 @@ both sides, in one compiled program; a ply is one move of either side.
 
 import argparse
 from collections.abc import Callable
-import json
 import pathlib
-import platform
 import statistics
 import time
 from typing import Any
@@ -18,7 +16,6 @@ import jax.numpy as jnp
 
 from tunix_ttt import cli
 from tunix_ttt import errors
-from tunix_ttt import files
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
@@ -111,14 +108,7 @@ def main() -> None:
       f"{generator:12}  {speeds[0]:.3g} plies/s, pgx {speeds[1]:.3g}:"
       f" {speeds[0] / speeds[1]:.1f} times"
     )
-  if flags.output is not None:
-    results = {
-      "platform": platform.platform(),
-      "device": jax.devices()[0].device_kind,
-      "jax": jax.__version__,
-      "rows": rows,
-    }
-    files.write_text(flags.output, json.dumps(results, indent=2) + "\n")
+  cli.write_results(flags.output, {**cli.machine(), "rows": rows})
 
 
 if __name__ == "__main__":

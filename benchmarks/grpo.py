@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,6 @@ import numpy as np
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import files
 from tunix_ttt.models import checkpoints
 from tunix_ttt.train import cluster as cluster_lib
 from tunix_ttt.train import learner as learner_lib
@@ -128,9 +126,7 @@ def main() -> None:
 
   mine, other = median(found["seconds"]), median(theirs["seconds"])
   results = {
-    "platform": platform.platform(),
-    "device": jax.devices()[0].device_kind,
-    "jax": jax.__version__,
+    **cli.machine(),
     "trl": theirs["trl"],
     "torch": theirs["torch"],
     "torch_threads": theirs["threads"],
@@ -147,8 +143,7 @@ def main() -> None:
   }
   for name, value in results.items():
     print(f"{name:24} {value}")
-  if flags.output is not None:
-    files.write_text(flags.output, json.dumps(results, indent=2) + "\n")
+  cli.write_results(flags.output, results)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ import argparse
 from collections.abc import Callable
 import dataclasses
 import itertools
-import json
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -22,7 +20,6 @@ import jax
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import files
 from tunix_ttt.data import datasets
 from tunix_ttt.train import batches
 from tunix_ttt.train import sft
@@ -133,14 +130,7 @@ def main() -> None:
     row = measure(name, config, flags.steps, flags.repeats)
     rows.append(row)
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-  if flags.output is not None:
-    results = {
-      "platform": platform.platform(),
-      "device": jax.devices()[0].device_kind,
-      "jax": jax.__version__,
-      "rows": rows,
-    }
-    files.write_text(flags.output, json.dumps(results, indent=2) + "\n")
+  cli.write_results(flags.output, {**cli.machine(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ of memory, a large product of matrices for arithmetic.
 import argparse
 from collections.abc import Callable
 import dataclasses
-import json
 import pathlib
-import platform
 import time
 from typing import Any
 
@@ -22,7 +20,6 @@ import optax
 
 from tunix_ttt import cli
 from tunix_ttt import errors
-from tunix_ttt import files
 from tunix_ttt.models import families
 from tunix_ttt.models import known
 from tunix_ttt.models import lora
@@ -238,9 +235,7 @@ def main() -> None:
   )
   found["training"] = training(adapted, flags, limits)
   results = {
-    "platform": platform.platform(),
-    "device": jax.devices()[0].device_kind,
-    "jax": jax.__version__,
+    **cli.machine(),
     "settings": {
       name: value for name, value in vars(flags).items() if name != "output"
     },
@@ -254,8 +249,7 @@ def main() -> None:
       f"{name:9} {phase.tokens_per_second:12,.0f} tokens/s"
       f"  {phase.of_ceiling:6.1%} of the ceiling  peak {peak}"
     )
-  if flags.output is not None:
-    files.write_text(flags.output, json.dumps(results, indent=2) + "\n")
+  cli.write_results(flags.output, results)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ library; its answers are parsed and the games stepped on the host.
 
 import argparse
 from collections.abc import Callable
-import json
 import pathlib
-import platform
 import resource
 import statistics
 import time
@@ -22,7 +20,6 @@ import numpy as np
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import files
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import models
 from tunix_ttt.game import env as env_lib
@@ -186,16 +183,13 @@ def main() -> None:
       row = measure(model, config, batch_size, flags.repeats)
       rows.append(row)
       print("  ".join(f"{name} {value}" for name, value in row.items()))
-  if flags.output is not None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    results = {
-      "platform": platform.platform(),
-      "device": jax.devices()[0].device_kind,
-      "jax": jax.__version__,
-      "peak_memory_mib": round(peak),
-      "rows": rows,
-    }
-    files.write_text(flags.output, json.dumps(results, indent=2) + "\n")
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  results = {
+    **cli.machine(),
+    "peak_memory_mib": round(peak),
+    "rows": rows,
+  }
+  cli.write_results(flags.output, results)
 
 
 if __name__ == "__main__":

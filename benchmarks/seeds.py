@@ -8,15 +8,11 @@ draws and loses before and after, exactly, and on how many lines it fails.
 import argparse
 import json
 import pathlib
-import platform
 import statistics
 from typing import Any
 
-import jax
-
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.evaluate import in_training
 from tunix_ttt.train import grpo
@@ -78,17 +74,14 @@ def main() -> None:
       lost = {mark: row[f"{mark}/lines_lost"] for mark in "XO"}
       print(f"seed {seed}  step {row['step']:4}  lines lost {lost}", flush=True)
   found = {
-    "platform": platform.platform(),
-    "device": jax.devices()[0].device_kind,
-    "jax": jax.__version__,
+    **cli.machine(),
     "before": summary(results, 0),
     "after": summary(results, -1),
     "seeds": results,
   }
   for name, after in found["after"].items():
     print(f"{name:28} before {found['before'][name]}  after {after}")
-  if flags.output is not None:
-    files.write_text(flags.output, json.dumps(found, indent=2) + "\n")
+  cli.write_results(flags.output, found)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Trains a model on preference pairs with DPO or ORPO, through Tunix."""
 
 import argparse
+import functools
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import files
 
 
 def _parse() -> argparse.Namespace:
@@ -33,22 +33,16 @@ def main() -> None:
   settings = cli.overrides(flags.set, model__name=name, data__path=flags.data)
   config = config_lib.load(config_lib.DPOConfig, flags.config, settings)
   cli.require_tunix()
-  if flags.dry_run:
-    if flags.output is not None and flags.resume is None:
-      files.check_absent(flags.output)
-    from tunix_ttt.train import dry_run
-
-    print(dry_run.describe(config))
+  if cli.described(flags, config):
     return
 
   from tunix_ttt.train import dpo
 
-  if flags.resume is None:
-    run = dpo.train(config, flags.output)
-  else:
-    step = None if flags.resume == "latest" else flags.resume
-    run = dpo.resume(config, flags.output, step)
-  print(f"trained model: {run / 'checkpoint-final'}")
+  cli.train(
+    flags,
+    functools.partial(dpo.train, config),
+    functools.partial(dpo.resume, config),
+  )
 
 
 if __name__ == "__main__":

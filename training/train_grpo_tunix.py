@@ -1,10 +1,10 @@
 """Improves a model by playing whole games with GRPO, through Tunix."""
 
 import argparse
+import functools
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import files
 
 
 def _parse() -> argparse.Namespace:
@@ -30,25 +30,18 @@ def main() -> None:
   settings = cli.overrides(flags.set, model__name=name)
   config = config_lib.load(config_lib.GRPOConfig, flags.config, settings)
   cli.require_tunix()
-
-  if flags.dry_run:
-    if flags.output is not None and flags.resume is None:
-      files.check_absent(flags.output)
-    from tunix_ttt.train import dry_run
-
-    print(dry_run.describe(config))
+  if cli.described(flags, config):
     return
 
   from tunix_ttt.evaluate import in_training
   from tunix_ttt.train import grpo
 
   judge = in_training.Evaluator
-  if flags.resume is None:
-    run = grpo.train(config, judge, flags.output)
-  else:
-    step = None if flags.resume == "latest" else flags.resume
-    run = grpo.resume(config, judge, flags.output, step)
-  print(f"trained model: {run / 'checkpoint-final'}")
+  cli.train(
+    flags,
+    functools.partial(grpo.train, config, judge),
+    functools.partial(grpo.resume, config, judge),
+  )
 
 
 if __name__ == "__main__":

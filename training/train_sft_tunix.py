@@ -1,10 +1,10 @@
 """Fine-tunes a model on games or on a JSONL file, through Tunix."""
 
 import argparse
+import functools
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import files
 
 
 def _parse() -> argparse.Namespace:
@@ -36,23 +36,16 @@ def main() -> None:
   )
   config = config_lib.load(config_lib.SFTConfig, flags.config, settings)
   cli.require_tunix()
-
-  if flags.dry_run:
-    if flags.output is not None and flags.resume is None:
-      files.check_absent(flags.output)
-    from tunix_ttt.train import dry_run
-
-    print(dry_run.describe(config))
+  if cli.described(flags, config):
     return
 
   from tunix_ttt.train import sft
 
-  if flags.resume is None:
-    run = sft.train(config, flags.output)
-  else:
-    step = None if flags.resume == "latest" else flags.resume
-    run = sft.resume(config, flags.output, step)
-  print(f"trained model: {run / 'checkpoint-final'}")
+  cli.train(
+    flags,
+    functools.partial(sft.train, config),
+    functools.partial(sft.resume, config),
+  )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,14 @@
 import argparse
 from collections.abc import Callable, Sequence
 import importlib.metadata
+import json
 import pathlib
+import platform
 import sys
+from typing import Any
 
 from tunix_ttt import errors
+from tunix_ttt import files
 
 _TUNIX = "google-tunix"
 _TUNIX_VERSION = "0.1.7"
@@ -100,6 +104,47 @@ def parse_run(arguments: argparse.ArgumentParser) -> argparse.Namespace:
   return flags
 
 
+def described(flags: argparse.Namespace, config: Any) -> bool:
+  """Says what a training script would run, if it is asked for a dry run.
+
+  Args:
+    flags: as `parse_run` returns them.
+    config: the run's.
+
+  Returns:
+    Whether that was all that is asked for.
+  """
+  if not flags.dry_run:
+    return False
+  if flags.output is not None and flags.resume is None:
+    files.check_absent(flags.output)
+  # Here, because it needs Tunix.
+  from tunix_ttt.train import dry_run
+
+  print(dry_run.describe(config))
+  return True
+
+
+def train(
+  flags: argparse.Namespace,
+  start: Callable[[pathlib.Path | None], pathlib.Path],
+  resume: Callable[[pathlib.Path, int | None], pathlib.Path],
+) -> None:
+  """Starts a run or goes on with one, as the flags ask.
+
+  Args:
+    flags: as `parse_run` returns them.
+    start: given the run directory to make; returns it.
+    resume: given the run directory and a step, None for the latest.
+  """
+  if flags.resume is None:
+    run = start(flags.output)
+  else:
+    step = None if flags.resume == "latest" else flags.resume
+    run = resume(flags.output, step)
+  print(f"trained model: {run / 'checkpoint-final'}")
+
+
 def _resume(text: str) -> int | str:
   return text if text == "latest" else count(text)
 
@@ -137,6 +182,24 @@ def fraction(text: str) -> float:
   if not 0 <= value <= 1:
     raise argparse.ArgumentTypeError(f"must be from 0 to 1, found {value}")
   return value
+
+
+def machine() -> dict[str, Any]:
+  """Returns what the results of a benchmark are of."""
+  # Here, because most scripts need no JAX before their flags are checked.
+  import jax
+
+  return {
+    "platform": platform.platform(),
+    "device": jax.devices()[0].device_kind,
+    "jax": jax.__version__,
+  }
+
+
+def write_results(output: pathlib.Path | None, results: Any) -> None:
+  """Writes the results of a benchmark as JSON, where a file is given."""
+  if output is not None:
+    files.write_text(output, json.dumps(results, indent=2) + "\n")
 
 
 def require_tunix() -> None:

@@ -8,11 +8,19 @@ import io
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 from typing import Any, BinaryIO, NamedTuple
 
 from tunix_ttt import errors
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def is_hub_id(name: str) -> bool:
+  """Returns whether a name has the form of a hub id, such as Qwen/Qwen3-0.6B."""
+  return _HUB_ID.fullmatch(name) is not None
 
 
 def read_text(path: pathlib.Path, what: str) -> str:

@@ -5,7 +5,7 @@ process at a time:
 
     run_manifest.json                 what made the run, and how it ended
     metrics.jsonl                     one row a step, in step order
-    {sft,grpo}_training_logs_….txt    the console's lines, one file a session
+    {sft,dpo,grpo}_training_logs_….txt    the console's lines, one file a session
     tensorboard/                      the same metrics as events
     tokenizer.model                   the tokenizer that was trained for it
     checkpoints/                      Orbax checkpoints to resume from

@@ -22,6 +22,7 @@ from tunix_ttt.config.loading import to_dict as to_dict
 from tunix_ttt.config.pipeline import PairsConfig as PairsConfig
 from tunix_ttt.config.pipeline import PipelineConfig as PipelineConfig
 from tunix_ttt.config.pipeline import StageConfig as StageConfig
+from tunix_ttt.config.sections import SIZES as SIZES
 from tunix_ttt.config.sections import CheckpointConfig as CheckpointConfig
 from tunix_ttt.config.sections import DataConfig as DataConfig
 from tunix_ttt.config.sections import DataFormat as DataFormat

@@ -9,7 +9,8 @@ import pydantic
 
 from tunix_ttt.config import fields
 
-_SIZES = (
+# The sizes of a model, by Tunix's names.
+SIZES = (
   "num_layers",
   "embed_dim",
   "hidden_dim",
@@ -58,7 +59,7 @@ class ModelConfig:
 
   def shape(self) -> dict[str, int]:
     """Returns the sizes that are set."""
-    values = {name: getattr(self, name) for name in _SIZES}
+    values = {name: getattr(self, name) for name in SIZES}
     return {k: v for k, v in values.items() if v is not None}
 
 

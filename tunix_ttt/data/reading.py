@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import re
 from typing import Any, TypeVar
 
 from tunix_ttt import errors
@@ -15,7 +14,6 @@ from tunix_ttt.data import manifests
 T = TypeVar("T")
 Row = dict[str, Any]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _JSONL = (".jsonl", ".json", ".ndjson")
 _TABLES = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
 
@@ -118,7 +116,7 @@ def find(path: str, split: str = "train") -> Rows:
   if suffix in _TABLES:
     return _table(place, _TABLES[suffix])
   is_file = place.exists() or suffix in _JSONL
-  if not is_file and _HUB_ID.fullmatch(path):
+  if not is_file and files.is_hub_id(path):
     return _hub(path, split)
   return _jsonl(place)
 

@@ -173,16 +173,16 @@ def build(
 def _parent(
   rows: reading.Rows, good: int, skipped: manifests.Skipped
 ) -> manifests.Parent:
-  generator = None
+  generator, digest = None, rows.digest()
   if rows.file is not None and manifests.beside(rows.file).exists():
     made = manifests.Generated.read(manifests.beside(rows.file))
-    if made.digest == rows.digest():
+    if made.digest == digest:
       generator = made.model_dump(
         include={"generator", "settings", "seed", "counts"}
       )
   return manifests.Parent(
     path=rows.path,
-    digest=rows.digest(),
+    digest=digest,
     rows=good,
     skipped=skipped,
     name=rows.name,

@@ -17,7 +17,6 @@ from tunix_ttt import runs
 from tunix_ttt.evaluate import play as play_lib
 from tunix_ttt.evaluate import report
 from tunix_ttt.language import tokenizers
-from tunix_ttt.models import hub
 from tunix_ttt.models.hugging_face import export as export_lib
 
 README = "README.md"
@@ -145,7 +144,7 @@ def render(
   }
   if export.model.lora is not None:
     front["tags"].append("lora")
-  if hub.is_id(base):
+  if files.is_hub_id(base):
     front["base_model"] = base
   parts = [
     f"---\n{yaml.safe_dump(front, sort_keys=False)}---",

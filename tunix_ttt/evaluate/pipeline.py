@@ -6,10 +6,10 @@ sft/  dpo/  grpo/        run directories
 """
 
 from collections.abc import Iterator
-import hashlib
-import json
 import pathlib
 from typing import Any
+
+import pydantic
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -25,11 +25,38 @@ from tunix_ttt.train import sft
 
 MANIFEST = "pipeline_manifest.json"
 PAIRS = "pairs.jsonl"
+_WHAT = "pipeline manifest"
 _KINDS: dict[str, type[config_lib.SFTConfig]] = {
   "sft": config_lib.SFTConfig,
   "dpo": config_lib.DPOConfig,
   "grpo": config_lib.GRPOConfig,
 }
+
+
+class StageRecord(runs.Record):
+  """What a stage made.
+
+  Attributes:
+    path: of the file or run, in the pipeline's directory.
+    digest: SHA-256 of the file, or of the run's manifest.
+    exact_play: how well a run's model plays, by side, over every line of play.
+  """
+
+  path: str
+  digest: str
+  exact_play: dict[str, Any] | None = None
+
+
+class PipelineManifest(runs.Record):
+  """What a pipeline is, and what it has made so far.
+
+  Attributes:
+    config: the settings.
+    stages: by name, in order.
+  """
+
+  config: dict[str, Any]
+  stages: dict[str, StageRecord] = pydantic.Field(default_factory=dict)
 
 
 def stages(
@@ -62,7 +89,7 @@ def stages(
 
 def run(
   config: config_lib.PipelineConfig, output: pathlib.Path
-) -> dict[str, Any]:
+) -> PipelineManifest:
   """Runs the stages that are not finished, and returns the manifest.
 
   Args:
@@ -75,22 +102,22 @@ def run(
   """
   configs = stages(config, output)
   path = output / MANIFEST
-  manifest: dict[str, Any] = {
-    "config": config_lib.to_dict(config),
-    "stages": {},
-  }
+  manifest = PipelineManifest(config=config_lib.to_dict(config))
   if path.exists():
-    manifest = _read(path, manifest["config"])
+    manifest = _read(path, manifest.config)
   else:
     files.check_absent(output)
-    files.write_text(path, _to_text(manifest))
+    _write(manifest, path)
   for name, record in _run_stages(config, configs, output):
-    print(f"{name}: {output / record['path']}", flush=True)
-    if manifest["stages"].get(name, {}).get("digest") != record["digest"]:
+    print(f"{name}: {output / record.path}", flush=True)
+    known = manifest.stages.get(name)
+    if known is None or known.digest != record.digest:
       if name in configs:
-        record["exact_play"] = _play(output / record["path"], configs[name])
-      manifest["stages"][name] = record
-      files.write_text(path, _to_text(manifest))
+        play = _play(output / record.path, configs[name])
+        record = record.model_copy(update={"exact_play": play})
+      done = {**manifest.stages, name: record}
+      manifest = manifest.model_copy(update={"stages": done})
+      _write(manifest, path)
   return manifest
 
 
@@ -98,7 +125,7 @@ def _run_stages(
   config: config_lib.PipelineConfig,
   configs: dict[str, config_lib.SFTConfig],
   output: pathlib.Path,
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, StageRecord]]:
   """Yields what each stage made, when it is done."""
   if "dpo" in configs:
     pairs = output / PAIRS
@@ -133,18 +160,16 @@ def _play(run: pathlib.Path, config: config_lib.SFTConfig) -> dict[str, Any]:
 
 def _record(
   made: pathlib.Path, described: pathlib.Path, output: pathlib.Path
-) -> dict[str, Any]:
-  digest = hashlib.sha256(described.read_bytes()).hexdigest()
-  return {"path": str(made.relative_to(output)), "digest": digest}
+) -> StageRecord:
+  return StageRecord(
+    path=str(made.relative_to(output)),
+    digest=files.digest(described, "file of this pipeline"),
+  )
 
 
-def _read(path: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
-  try:
-    found = json.loads(files.read_text(path, "pipeline manifest"))
-    same = found["config"] == config and isinstance(found["stages"], dict)
-  except (ValueError, KeyError, TypeError):
-    raise errors.UserError(f"{path}: not a pipeline's manifest") from None
-  if not same:
+def _read(path: pathlib.Path, config: dict[str, Any]) -> PipelineManifest:
+  found = runs.read_record(PipelineManifest, path, _WHAT)
+  if found.config != config:
     raise errors.UserError(
       f"{path}: the directory is of a pipeline with another config; choose"
       " another --output"
@@ -152,5 +177,5 @@ def _read(path: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
   return found
 
 
-def _to_text(manifest: dict[str, Any]) -> str:
-  return json.dumps(manifest, indent=2) + "\n"
+def _write(manifest: PipelineManifest, path: pathlib.Path) -> None:
+  files.write_text(path, manifest.model_dump_json(indent=2) + "\n")

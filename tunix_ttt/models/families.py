@@ -12,22 +12,12 @@ from tunix.models.gemma3 import model as gemma3
 from tunix.models.qwen2 import model as qwen2
 from tunix.models.qwen3 import model as qwen3
 
+from tunix_ttt import config as config_lib
 from tunix_ttt.models import corrections
 from tunix_ttt.models import windows
 
 if TYPE_CHECKING:
   from tunix_ttt.models import specs
-
-
-# What all of Tunix's model configs have the same name for.
-SIZES = (
-  "num_layers",
-  "embed_dim",
-  "hidden_dim",
-  "num_heads",
-  "num_kv_heads",
-  "head_dim",
-)
 
 
 def build(spec: "specs.ModelSpec", rngs: nnx.Rngs) -> nnx.Module:
@@ -61,7 +51,7 @@ def set_remat(module: nnx.Module, kind: str) -> None:
 
 def _sizes(spec: "specs.ModelSpec") -> dict[str, Any]:
   """What all of Tunix's model configs have the same name for."""
-  return {name: getattr(spec, name) for name in SIZES}
+  return {name: getattr(spec, name) for name in config_lib.SIZES}
 
 
 def _build_qwen(spec: "specs.ModelSpec", rngs: nnx.Rngs) -> nnx.Module:

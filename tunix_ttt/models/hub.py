@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import re
 from typing import Any
 
 import httpx
@@ -10,8 +9,8 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
 from tunix_ttt import errors
+from tunix_ttt import files
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # What describes a model, and what it is made of. Nothing else is downloaded:
 # no pickles, no code.
 _DESCRIPTION = ("*.json", "*.model", "*.jinja", "merges.txt")
@@ -31,11 +30,6 @@ class Found:
   commit: str | None = None
 
 
-def is_id(name: str) -> bool:
-  """Returns whether a name has the form of a hub id, such as Qwen/Qwen3-0.6B."""
-  return _ID.fullmatch(name) is not None
-
-
 def find(
   name: str, revision: str | None = None, *, weights: bool = True
 ) -> Found:
@@ -52,7 +46,7 @@ def find(
   directory = pathlib.Path(name)
   if directory.is_dir():
     return Found(directory)
-  if not is_id(name):
+  if not files.is_hub_id(name):
     raise errors.UserError(
       f"{name}: no such model directory, and no id of the Hugging Face hub"
     )
@@ -88,7 +82,7 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Any:
 
 def check_new_name(name: str) -> None:
   """Raises a UserError unless a name can be one of a new repository."""
-  if not is_id(name):
+  if not files.is_hub_id(name):
     raise errors.UserError(
       f"{name}: not a name for a repository on the Hugging Face hub; expected"
       " one such as your-name/tictactoe"

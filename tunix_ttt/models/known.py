@@ -9,7 +9,7 @@ from tunix.models.gemma3 import model as gemma3
 from tunix.models.qwen2 import model as qwen2
 from tunix.models.qwen3 import model as qwen3
 
-from tunix_ttt.models import families
+from tunix_ttt import config as config_lib
 from tunix_ttt.models import specs
 
 _FAMILIES: dict[type, str] = {
@@ -54,6 +54,6 @@ def spec(name: str, dtype: str) -> specs.ModelSpec | None:
       own["rope_theta"] = float(found.global_base_frequency)
     elif found.use_post_attn_norm:
       family = "gemma2"
-  sizes = {size: getattr(found, size) for size in families.SIZES}
+  sizes = {size: getattr(found, size) for size in config_lib.SIZES}
   fields: dict[str, Any] = {"family": family, "dtype": dtype, **sizes, **own}
   return specs.ModelSpec(**fields)

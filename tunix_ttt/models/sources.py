@@ -136,11 +136,11 @@ def _find_base(
   """Returns the name of a PEFT adapter's base, and where it is."""
   described = adapters.describe(directory)
   name, revision = described.base, described.revision
-  is_here = pathlib.Path(name).is_dir() or hub.is_id(name)
+  is_here = pathlib.Path(name).is_dir() or files.is_hub_id(name)
   if not is_here and config.name not in specs.TINY_MODELS:
     name, revision = config.name, config.revision
   path = directory / adapters.CONFIG
-  if not pathlib.Path(name).is_dir() and not hub.is_id(name):
+  if not pathlib.Path(name).is_dir() and not files.is_hub_id(name):
     raise errors.UserError(
       f"{path}: base_model_name_or_path is {described.base}, which is not here;"
       " write there where the base is, or name it in model.name"
@@ -343,7 +343,7 @@ def _find(
 
 
 def _check_name(name: str) -> None:
-  if not pathlib.Path(name).is_dir() and not hub.is_id(name):
+  if not pathlib.Path(name).is_dir() and not files.is_hub_id(name):
     raise errors.UserError(
       f"{name}: no such model: neither a directory, nor an id of the Hugging Face"
       f" hub, nor one of {', '.join(specs.TINY_MODELS)}"

@@ -25,7 +25,7 @@ def make(
   if not config.data.packing:
     train = datasets.train_batches(dataset, pad_id=pad_id, **_order(config))
     return (
-      itertools.islice(train, _count(config)),
+      itertools.islice(train, num_micro_batches(config)),
       datasets.eval_batches(dataset, batch_size=size, pad_id=pad_id),
     )
   train = packing.batches(
@@ -50,7 +50,7 @@ def _train_parts(
   config: config_lib.SFTConfig, dataset: datasets.Dataset
 ) -> Iterator[datasets.Part]:
   endless = datasets.train_parts(dataset, **_order(config))
-  return itertools.islice(endless, _count(config))
+  return itertools.islice(endless, num_micro_batches(config))
 
 
 def _order(config: config_lib.SFTConfig) -> dict[str, Any]:
@@ -62,6 +62,7 @@ def _order(config: config_lib.SFTConfig) -> dict[str, Any]:
   }
 
 
-def _count(config: config_lib.SFTConfig) -> int:
+def num_micro_batches(config: config_lib.SFTConfig) -> int:
+  """Returns how many micro-batches a run has."""
   training = config.training
   return training.max_steps * training.gradient_accumulation_steps

@@ -1,6 +1,6 @@
 """What begins, ends and resumes a run of any kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import pathlib
 import platform
 import shutil
@@ -12,7 +12,6 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import runs
-from tunix_ttt.data import datasets
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import families
 from tunix_ttt.models import sources
@@ -114,28 +113,6 @@ def resume(
     check_same_model(prepared.record, found, run)
     set_aside_after(run, step)
     return train(prepared, found, run)
-
-
-def dataset_record(
-  source: datasets.Origin,
-  train: Sequence[Any],
-  held_out: Sequence[Any],
-  dropped_too_long: int,
-) -> runs.DatasetRecord:
-  """Returns what the manifest says of rows that were read and tokenised."""
-  return runs.DatasetRecord(
-    key=source.key,
-    path=source.path,
-    digest=source.digest,
-    rows=len(source.samples),
-    dropped_too_long=dropped_too_long,
-    train_rows=len(train),
-    eval_rows=len(held_out),
-    name=source.name,
-    version=source.version,
-    bad_rows=source.skipped.rows,
-    first_bad_rows=source.skipped.first,
-  )
 
 
 def adapt(

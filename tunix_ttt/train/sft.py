@@ -1,7 +1,6 @@
 """A supervised fine-tuning run, from a config to a trained model on disk."""
 
 from collections.abc import Callable
-import dataclasses
 import pathlib
 
 from tunix_ttt import config as config_lib
@@ -11,7 +10,7 @@ from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
 from tunix_ttt.train import batches
-from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import fitting
 from tunix_ttt.train import setup
 from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
@@ -20,30 +19,7 @@ from tunix_ttt.train import trainer as trainer_lib
 TOKENIZER_ROWS = 2000
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-  """All that a run needs, checked and in memory; nothing is written yet.
-
-  Attributes:
-    config: the settings.
-    source: the rows.
-    dataset: the rows as tokens.
-    model: what to train.
-    record: of the model, for the manifest.
-  """
-
-  config: config_lib.SFTConfig
-  source: datasets.Source
-  dataset: datasets.Dataset
-  model: checkpoints.Model
-  record: runs.ModelRecord
-
-  def dataset_record(self) -> runs.DatasetRecord:
-    """See `setup.Prepared`."""
-    data = self.dataset
-    return setup.dataset_record(
-      self.source, data.train, data.eval, data.dropped_too_long
-    )
+Plan = fitting.Plan[config_lib.SFTConfig, datasets.Source, datasets.Dataset]
 
 
 def tokenizer_maker(
@@ -126,26 +102,11 @@ def _run(
   prepared: Plan, manifest: runs.RunManifest, run: pathlib.Path
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
-  config, dataset, model = prepared.config, prepared.dataset, prepared.model
-  training = config.training
+  config, model = prepared.config, prepared.model
   trainer = trainer_lib.SFTTrainer(model.module, config, run)
-  manifest = setup.begin_session(manifest, run, trainer.train_steps)
-  recorder = recorder_lib.Recorder(
-    run,
-    "sft",
-    max_steps=training.max_steps,
-    log_every_n_steps=config.logging.log_every_n_steps,
-    steps_per_epoch=len(dataset.train) / training.batch_size,
-    kept=runs.rewind_metrics(run, trainer.train_steps),
-    names=trainer.names,
-  )
   train_batches, eval_batches = batches.make(
-    config, dataset, model.tokenizer.pad_id()
+    config, prepared.dataset, model.tokenizer.pad_id()
   )
-  try:
-    trainer.fit(train_batches, eval_batches, recorder)
-  finally:
-    recorder.close()
-  trained = dataclasses.replace(model, module=trainer.model)
-  setup.finish(manifest, run, trained, recorder.summary())
-  return run
+  return fitting.fit(
+    prepared, manifest, run, trainer, train_batches, eval_batches
+  )

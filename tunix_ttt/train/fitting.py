@@ -1,0 +1,96 @@
+"""Runs on rows that are all there before the first step, whatever the loss."""
+
+from collections.abc import Iterable
+import dataclasses
+import pathlib
+from typing import Any, Generic, TypeVar
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import runs
+from tunix_ttt.data import datasets
+from tunix_ttt.data import preferences
+from tunix_ttt.models import checkpoints
+from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import setup
+from tunix_ttt.train import trainer as trainer_lib
+
+ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
+SourceT = TypeVar("SourceT", bound=datasets.Origin)
+DatasetT = TypeVar("DatasetT", bound=datasets.Dataset | preferences.PairDataset)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(Generic[ConfigT, SourceT, DatasetT]):
+  """All that a run needs, checked and in memory; nothing is written yet.
+
+  Attributes:
+    config: the settings.
+    source: the rows.
+    dataset: the rows as tokens.
+    model: what to train.
+    record: of the model, for the manifest.
+  """
+
+  config: ConfigT
+  source: SourceT
+  dataset: DatasetT
+  model: checkpoints.Model
+  record: runs.ModelRecord
+
+  def dataset_record(self) -> runs.DatasetRecord:
+    """See `setup.Prepared`."""
+    source, dataset = self.source, self.dataset
+    return runs.DatasetRecord(
+      key=source.key,
+      path=source.path,
+      digest=source.digest,
+      rows=len(source.samples),
+      dropped_too_long=dataset.dropped_too_long,
+      train_rows=len(dataset.train),
+      eval_rows=len(dataset.eval),
+      name=source.name,
+      version=source.version,
+      bad_rows=source.skipped.rows,
+      first_bad_rows=source.skipped.first,
+    )
+
+
+def fit(
+  prepared: Plan[Any, Any, Any],
+  manifest: runs.RunManifest,
+  run: pathlib.Path,
+  trainer: trainer_lib.RecordedTrainer,
+  train_batches: Iterable[Any],
+  eval_batches: list[Any],
+) -> pathlib.Path:
+  """Trains from the latest checkpoint to the end and saves the model.
+
+  Args:
+    prepared: what is trained on what.
+    manifest: the run's.
+    run: its directory.
+    trainer: at the latest checkpoint.
+    train_batches: see `trainer.RecordedTrainer.fit`.
+    eval_batches: see `trainer.RecordedTrainer.fit`.
+
+  Returns:
+    The run directory.
+  """
+  config, training = prepared.config, prepared.config.training
+  manifest = setup.begin_session(manifest, run, trainer.train_steps)
+  recorder = recorder_lib.Recorder(
+    run,
+    manifest.recipe,
+    max_steps=training.max_steps,
+    log_every_n_steps=config.logging.log_every_n_steps,
+    steps_per_epoch=len(prepared.dataset.train) / training.batch_size,
+    kept=runs.rewind_metrics(run, trainer.train_steps),
+    names=trainer.names,
+  )
+  try:
+    trainer.fit(train_batches, eval_batches, recorder)
+  finally:
+    recorder.close()
+  trained = dataclasses.replace(prepared.model, module=trainer.model)
+  setup.finish(manifest, run, trained, recorder.summary())
+  return run
