@@ -145,13 +145,21 @@ def test_held_out_rows_are_not_trained_on():
 
 
 def batches(dataset, **settings):
-  defaults = {
-    "batch_size": 4,
-    "gradient_accumulation_steps": 1,
-    "pad_id": 0,
-    "seed": 0,
-  }
-  return datasets.train_batches(dataset, **{**defaults, **settings})
+  defaults = {"batch_size": 4, "gradient_accumulation_steps": 1, "seed": 0}
+  settings = {**defaults, **settings}
+  parts = datasets.train_parts(dataset, **settings)
+  size = settings["batch_size"] // settings["gradient_accumulation_steps"]
+  return filled(parts, dataset, size)
+
+
+def filled(parts, dataset, size):
+  return datasets.batches(
+    parts, batch_size=size, length=dataset.length, pad_id=0
+  )
+
+
+def eval_batches(dataset):
+  return list(filled(datasets.eval_parts(dataset, 2), dataset, 2))
 
 
 @pytest.fixture
@@ -196,7 +204,7 @@ def test_accumulation_splits_a_batch_and_shares_its_denominator(dataset):
 
 
 def test_eval_batches_cover_the_held_out_rows_once(dataset):
-  found = datasets.eval_batches(dataset, batch_size=2, pad_id=0)
+  found = eval_batches(dataset)
   assert [b["input_mask"].sum() for b in found] == [3 + 4, 5]
   assert all(b["input_tokens"].shape == (2, 8) for b in found)
   tokens = sum(sum(row.loss_mask) for row in dataset.eval)
@@ -204,7 +212,7 @@ def test_eval_batches_cover_the_held_out_rows_once(dataset):
   empty = datasets.Dataset(
     train=dataset.train, eval=[], dropped_too_long=0, length=8
   )
-  assert datasets.eval_batches(empty, batch_size=2, pad_id=0) == []
+  assert eval_batches(empty) == []
 
 
 def test_the_digest_is_the_files_and_the_games(tmp_path):

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tunix.rl import common
-from tunix.sft.dpo import dpo_trainer
 
 from tests import conftest
 from tests import test_sft
@@ -183,68 +181,52 @@ def test_an_adapters_gradient_is_the_unpacked_one():
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-  prompt: list[int]
-  chosen: list[int]
-  rejected: list[int]
-
-
-def pairs():
+def pair_batches():
+  """Pairs as a packed batch and as a padded one."""
   rng = np.random.default_rng(1)
-  sizes = [(4, 3, 5), (2, 6, 1), (5, 2, 2)]
-  return [
-    Pair(*(rng.integers(1, VOCAB, n).tolist() for n in each)) for each in sizes
-  ]
+  rows = []
+  for prompt, *answers in [(4, 3, 5), (2, 6, 1), (5, 2, 2)]:
+    asked = rng.integers(1, VOCAB, prompt).tolist()
+    for length in answers:
+      answer = rng.integers(1, VOCAB, length).tolist()
+      mask = [False] * prompt + [True] * length
+      rows.append(chat.Tokens([*asked, *answer], mask))
+  numbers = {"pairs": np.arange(3), "denominator": np.float32(3)}
+  return {**packed(rows), **numbers}, {**padded(rows), **numbers}
 
 
-def unpacked_example(found: list[Pair]):
-  """Tunix's form: prompts padded on the left, answers on the right."""
-  answers = [p.chosen for p in found] + [p.rejected for p in found]
-  tokens, mask = np.zeros((2, len(answers), 12), np.int32)
-  for i, (pair, answer) in enumerate(zip(found * 2, answers, strict=True)):
-    both = [*pair.prompt, *answer]
-    part = slice(5 - len(pair.prompt), 5 + len(answer))
-    tokens[i, part], mask[i, part] = both, 1
-  there = jnp.asarray(mask, bool)
-  make: Any = dpo_trainer.TrainExample
-  return make(
-    input_ids=jnp.asarray(tokens),
-    positions=common.build_positions_from_mask(there),
-    attention_mask=common.make_causal_attn_mask(there),
-    ref_chosen_logps=None,
-    ref_rejected_logps=None,
-    completion_mask=there[:, 5:],
-    logits_to_keep=7,
-  )
-
-
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"algorithm": "dpo", "beta": 0.3},
+    {"algorithm": "orpo", "lambda_orpo": 0.3},
+  ],
+)
 @pytest.mark.parametrize("family", ["qwen2.5", "gemma3"])
-def test_pairs_have_the_unpacked_log_probabilities_and_gradient(family):
-  found, module = pairs(), model(family)
-  batch = jax.tree.map(jnp.asarray, packed(packing.pair_rows(found)))
-  example = unpacked_example(found)
+def test_pairs_have_the_unpacked_log_probabilities_and_gradient(
+  family, settings
+):
+  module = model(family)
   graph, values = nnx.split(module)
 
-  def unpacked(module):
-    return jnp.stack(preference_loss.sequence_log_probs(module, example))
+  def run(batch):
+    def loss(values, batch):
+      module = nnx.merge(graph, values)
+      loss, metrics = preference_loss.loss(
+        module, batch, label_smoothing=0.1, **settings
+      )
+      return loss, (metrics, preference_loss.log_probs(module, batch))
 
-  def of_packed(module):
-    sums = losses.segment_log_probs(module, batch, 2 * len(found))
-    return sums.reshape(2, -1)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(values, batch)
 
-  def run(log_probs):
-    def loss(values):
-      chosen, rejected = of = log_probs(nnx.merge(graph, values))
-      return -jax.nn.log_sigmoid(0.3 * (chosen - rejected)).mean(), of
-
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))(values)
-
-  ((loss, sums), gradient), ((loss2, sums2), gradient2) = map(
-    run, (of_packed, unpacked)
-  )
+  ((loss, (metrics, sums)), gradient), other = map(run, pair_batches())
+  (loss2, (metrics2, sums2)), gradient2 = other
   np.testing.assert_allclose(sums, sums2, rtol=1e-5)
   assert float(loss) == pytest.approx(float(loss2), rel=1e-5)
+  for name in metrics:
+    assert float(metrics[name]) == pytest.approx(
+      float(metrics2[name]), rel=1e-4
+    )
   for a, b in zip(*map(jax.tree.leaves, (gradient, gradient2)), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
 

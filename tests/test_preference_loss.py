@@ -45,6 +45,27 @@ def example(with_reference):
   )
 
 
+def ours(example):
+  """The same as a batch: the chosen and the rejected answer of each pair."""
+
+  def in_turn(rows):
+    return jnp.stack(jnp.split(rows, 2), axis=1).reshape(6, -1)
+
+  answers = example.completion_mask
+  mask = example.input_ids > 0
+  batch = {
+    "input_tokens": in_turn(example.input_ids),
+    "input_mask": in_turn(mask),
+    "loss_mask": in_turn(jnp.pad(answers, ((0, 0), (5, 0)))),
+    "denominator": jnp.float32(3),
+    "pairs": jnp.arange(3),
+  }
+  if example.ref_chosen_logps is not None:
+    known = example.ref_chosen_logps, example.ref_rejected_logps
+    batch["reference"] = jnp.stack(known)
+  return batch
+
+
 # Logits at a time: those of one token of the six rows, of five, of all twelve.
 @pytest.mark.parametrize("chunk", [1, 5, 12])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -61,12 +82,15 @@ def test_it_is_tunixs(table, kind, smoothing, chunk, monkeypatch):
     settings = {"algorithm": "orpo", "lambda_orpo": 0.3}
   settings["label_smoothing"] = smoothing
 
-  def run(loss):
+  def run(loss, batch):
     return nnx.value_and_grad(
       lambda model: loss(model, batch, **settings), has_aux=True
     )(table)
 
-  results = run(preference_loss.loss), run(dpo_trainer.dpo_loss_fn)
+  results = (
+    run(preference_loss.loss, ours(batch)),
+    run(dpo_trainer.dpo_loss_fn, batch),
+  )
   ((value, metrics), grads), ((expected, known), known_grads) = results
   assert float(value) == pytest.approx(float(expected), rel=1e-5)
   assert metrics.keys() <= known.keys()
@@ -81,7 +105,7 @@ def test_it_is_tunixs(table, kind, smoothing, chunk, monkeypatch):
 def test_log_probabilities_of_answers():
   module = specs.initialize(conftest.small_spec("qwen3", VOCAB), 0)
   batch = example(False)
-  found = preference_loss.sequence_log_probs(module, batch)
+  found = preference_loss.log_probs(module, ours(batch))
   expected = dpo_trainer.compute_logps(
     module,
     batch.input_ids,
@@ -100,14 +124,42 @@ def test_the_loss_of_a_pair_by_hand(table):
 
   The margin is 0.5 * (2 - -1) = 1.5, the loss -log(1 / (1 + e^-1.5)).
   """
-  batch = example(True)
-  chosen, rejected = preference_loss.sequence_log_probs(table, batch)
-  batch = dataclasses.replace(
-    batch, ref_chosen_logps=chosen - 2, ref_rejected_logps=rejected + 1
-  )
+  batch = ours(example(True))
+  chosen, rejected = preference_loss.log_probs(table, batch)
+  batch["reference"] = jnp.stack([chosen - 2, rejected + 1])
   loss, metrics = preference_loss.loss(
     table, batch, algorithm="dpo", label_smoothing=0.0, beta=0.5
   )
   assert float(loss) == pytest.approx(math.log(1 + math.exp(-1.5)), rel=1e-5)
   assert float(metrics["rewards/margin"]) == pytest.approx(1.5, rel=1e-5)
   assert float(metrics["rewards/accuracy"]) == 1
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"algorithm": "dpo", "beta": 0.3},
+    {"algorithm": "orpo", "lambda_orpo": 0.3},
+  ],
+)
+def test_pairs_that_are_not_there_count_for_nothing(table, settings):
+  batch = ours(example(True))
+  # The last pair has an empty answer, which has no odds.
+  del batch["reference"]
+  two = {k: v[:4] for k, v in batch.items() if v.ndim == 2}
+  two |= {"pairs": batch["pairs"][:2], "denominator": jnp.float32(2)}
+  padded = {
+    **batch,
+    "pairs": jnp.asarray([0, 1, -1]),
+    "denominator": two["denominator"],
+  }
+  for name in ("input_mask", "loss_mask"):
+    padded[name] = batch[name].at[4:].set(False)
+
+  def run(batch):
+    return preference_loss.loss(table, batch, label_smoothing=0.0, **settings)
+
+  (loss, metrics), (expected, known) = run(padded), run(two)
+  assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+  for name in metrics:
+    assert float(metrics[name]) == pytest.approx(float(known[name]), rel=1e-6)

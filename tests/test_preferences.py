@@ -2,6 +2,8 @@
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from tunix_ttt.data import datasets
 from tunix_ttt.data import formats
 from tunix_ttt.data import preferences
 from tunix_ttt.models import specs
-from tunix_ttt.train import preference_loss
+from tunix_ttt.train import batches
 from tunix_ttt.train import references
 
 
@@ -30,54 +32,71 @@ def dataset(tokenizer, **settings):
   return preferences.tokenize(pairs(), tokenizer, config, 0)
 
 
-def test_prompts_and_answers_are_taken_apart(tokenizer):
+def test_a_batch_has_both_answers_of_each_pair(tokenizer):
   found = dataset(tokenizer)
   assert (len(found.train), len(found.eval)) == (8, 2)
   assert found.dropped_too_long == 0
-  batch = preferences.make_batch(found, found.train, [0, 3, 5], 0)
-  for i, row in enumerate([0, 3, 5]):
-    pair = found.train[row]
-    assert batch.prompt_ids[i][batch.prompt_mask[i]].tolist() == pair.prompt
-    assert batch.chosen_ids[i][batch.chosen_mask[i]].tolist() == pair.chosen
-    assert batch.rejected_ids[i][batch.rejected_mask[i]].tolist() == (
-      pair.rejected
-    )
+  first, second, last = preferences.parts(found.train, 3)
+  assert first.numbers.tolist() == [0, 1, 2]
+  assert second.numbers.tolist() == [3, 4, 5]
+  assert last.numbers.tolist() == [6, 7, -1]
+  for part in (first, second, last):
+    assert part.sequences.denominator == 8 / 3
+  rows = last.sequences.rows
+  assert rows == [*found.train[6], *found.train[7]]
+  for chosen, rejected in found.train:
+    start = chosen.loss_mask.index(True)
+    assert start == rejected.loss_mask.index(True) > 0
+    assert chosen.ids[:start] == rejected.ids[:start]
     # The end of an answer is part of it.
-    assert pair.chosen[-1] == pair.rejected[-1] == tokenizer.eos_id()
-  # Prompts end where answers begin.
-  assert batch.prompt_mask[:, -1].all() and batch.chosen_mask[:, 0].all()
+    assert chosen.ids[-1] == rejected.ids[-1] == tokenizer.eos_id()
+    assert all(chosen.loss_mask[start:] + rejected.loss_mask[start:])
 
 
 def test_pairs_that_are_too_long(tokenizer):
   lengths = [
-    len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
-    for pair in dataset(tokenizer).train
+    max(len(row.ids) for row in pair) for pair in dataset(tokenizer).train
   ]
+  assert dataset(tokenizer).length >= max(lengths)
   limit = sorted(lengths)[3]
   assert dataset(tokenizer, max_seq_length=limit).dropped_too_long > 0
-  with pytest.raises(errors.UserError, match="every pair is longer than"):
+  with pytest.raises(errors.UserError, match="p: every row is longer than"):
     dataset(tokenizer, max_seq_length=3)
 
 
 def test_every_epoch_has_all_pairs(tokenizer):
   found = dataset(tokenizer)
-  batches = preferences.train_batches(found, batch_size=4, pad_id=0, seed=1)
-  rows = [b.rows.tolist() for b in itertools.islice(batches, 4)]
+  parts = preferences.train_parts(found, batch_size=4, seed=1)
+  rows = [part.numbers.tolist() for part in itertools.islice(parts, 4)]
   assert sorted(rows[0] + rows[1]) == sorted(rows[2] + rows[3]) == [*range(8)]
   assert rows[0] + rows[1] != rows[2] + rows[3]
 
 
-def test_the_reference_has_a_number_for_each_answer(tokenizer):
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_reference_has_a_number_for_each_answer(tokenizer, is_packed):
   found = dataset(tokenizer)
   spec = conftest.small_spec("qwen2.5", tokenizer.vocab_size)
   module = specs.initialize(spec, 0)
-  known = references.References(module, found, 3, 0)
-  assert known.train.shape == (2, 8) and known.eval.shape == (2, 2)
-  batch = preferences.make_batch(found, found.train, [6, 1], 0)
-  example = references.train_example(batch)
-  expected = np.stack(preference_loss.sequence_log_probs(module, example))
-  np.testing.assert_allclose(known.train[:, [6, 1]], expected, rtol=1e-4)
-  (attached,) = references.attach([batch], known.train)
-  np.testing.assert_array_equal(
-    attached.ref_chosen_logps, known.train[0, [6, 1]]
+  config = config_lib.DPOConfig(
+    data=config_lib.DataConfig(path="p", packing=is_packed),
+    training=config_lib.TrainingConfig(batch_size=3),
   )
+  every = batches.all_pairs(config, found, found.train, 0)
+  known = references.log_probs(module, every, 8)
+  assert known.shape == (2, 8)
+  for number, pair in enumerate(found.train):
+    for row, expected in zip(pair, known[:, number], strict=True):
+      ids = jnp.asarray([row.ids])
+      positions = jnp.arange(len(row.ids))[None]
+      mask = jnp.tril(jnp.ones((1, len(row.ids), len(row.ids)), bool))
+      logits, _ = module(ids, positions, None, mask)
+      of_tokens = jnp.take_along_axis(
+        jax.nn.log_softmax(logits[:, :-1]), ids[:, 1:, None], axis=-1
+      )[0, :, 0]
+      supervised = np.asarray(row.loss_mask[1:])
+      assert float(of_tokens[supervised].sum()) == pytest.approx(
+        float(expected), rel=1e-4
+      )
+  batch = {"pairs": np.asarray([6, 1])}
+  (attached,) = references.attach([batch], known)
+  np.testing.assert_array_equal(attached["reference"], known[:, [6, 1]])

@@ -1,6 +1,6 @@
 """The settings of a DPO run, over those it shares with other runs."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -44,9 +44,3 @@ class DPOConfig(sections.SFTConfig):
     max_steps=200, batch_size=32, learning_rate=1e-4, eval_every_n_steps=50
   )
   dpo: PreferenceConfig = PreferenceConfig()
-
-  @pydantic.model_validator(mode="after")
-  def _check_packing(self) -> Self:
-    if self.data.packing:
-      raise ValueError("data.packing: pairs are not packed; set it to false")
-    return self

@@ -1,10 +1,10 @@
 """From a data config to batches of token ids."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -143,18 +143,18 @@ def _generate(config: config_lib.DataConfig, seed: int) -> Source:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Dataset:
+class Dataset(Generic[RowT]):
   """Tokenised rows, ready for training.
 
   Attributes:
     train: rows to train on.
     eval: rows held out.
     dropped_too_long: rows over the length limit.
-    length: what every batch is padded to.
+    length: tokens of the longest sequence.
   """
 
-  train: list[chat.Tokens]
-  eval: list[chat.Tokens]
+  train: list[RowT]
+  eval: list[RowT]
   dropped_too_long: int
   length: int
 
@@ -164,27 +164,49 @@ def tokenize(
   tokenizer: chat.ChatTokenizer,
   config: config_lib.DataConfig,
   seed: int,
-) -> Dataset:
+) -> Dataset[chat.Tokens]:
   """Encodes every row, drops those that are too long and holds some out.
 
   Raises:
     errors.UserError: if no row is left.
   """
   rows = [sample.encode(tokenizer) for sample in source.samples]
-  kept = [row for row in rows if len(row.ids) <= config.max_seq_length]
+  return prepare(source, rows, lambda row: len(row.ids), config, seed)
+
+
+def prepare(
+  source: Origin,
+  rows: Sequence[RowT],
+  length: Callable[[RowT], int],
+  config: config_lib.DataConfig,
+  seed: int,
+) -> Dataset[RowT]:
+  """Drops rows that are too long and holds some out.
+
+  Args:
+    source: of the rows.
+    rows: encoded.
+    length: of the longest sequence of a row, in tokens.
+    config: has the limit and the share to hold out.
+    seed: decides which are held out.
+
+  Raises:
+    errors.UserError: if no row is left.
+  """
+  limit = config.max_seq_length
+  kept = [row for row in rows if length(row) <= limit]
   if not kept:
-    shortest = min(len(row.ids) for row in rows)
     raise errors.UserError(
       f"{source.path or source.key}: every row is longer than"
-      f" data.max_seq_length = {config.max_seq_length} tokens (the shortest"
-      f" has {shortest}); raise the limit"
+      f" data.max_seq_length = {limit} tokens (the shortest has"
+      f" {min(map(length, rows))}); raise the limit"
     )
   train, held_out = hold_out(kept, config.eval_fraction, seed)
   return Dataset(
     train=train,
     eval=held_out,
     dropped_too_long=len(rows) - len(kept),
-    length=max(len(row.ids) for row in kept),
+    length=max(map(length, kept)),
   )
 
 
@@ -221,7 +243,7 @@ class Part(NamedTuple):
 
 
 def train_parts(
-  dataset: Dataset,
+  dataset: Dataset[chat.Tokens],
   *,
   batch_size: int,
   gradient_accumulation_steps: int,
@@ -245,7 +267,7 @@ def train_parts(
       )
 
 
-def eval_parts(dataset: Dataset, batch_size: int) -> list[Part]:
+def eval_parts(dataset: Dataset[chat.Tokens], batch_size: int) -> list[Part]:
   """Returns the held-out rows; the mean of the losses is that over all tokens."""
   starts = range(0, len(dataset.eval), batch_size)
   tokens = sum(sum(row.loss_mask[1:]) for row in dataset.eval)
@@ -255,45 +277,18 @@ def eval_parts(dataset: Dataset, batch_size: int) -> list[Part]:
   ]
 
 
-def train_batches(
-  dataset: Dataset,
-  *,
-  batch_size: int,
-  gradient_accumulation_steps: int,
-  pad_id: int,
-  seed: int,
+def batches(
+  parts: Iterable[Part], *, batch_size: int, length: int, pad_id: int
 ) -> Iterator[Batch]:
-  """Yields the micro-batches of `train_parts` as `make_batch` returns them."""
-  parts = train_parts(
-    dataset,
-    batch_size=batch_size,
-    gradient_accumulation_steps=gradient_accumulation_steps,
-    seed=seed,
-  )
+  """Yields micro-batches as `make_batch` returns them."""
   for part in parts:
     yield make_batch(
       part.rows,
-      batch_size=batch_size // gradient_accumulation_steps,
-      length=dataset.length,
-      pad_id=pad_id,
-      denominator=part.denominator,
-    )
-
-
-def eval_batches(
-  dataset: Dataset, *, batch_size: int, pad_id: int
-) -> list[Batch]:
-  """Returns the batches of `eval_parts` as `make_batch` does."""
-  return [
-    make_batch(
-      part.rows,
       batch_size=batch_size,
-      length=dataset.length,
+      length=length,
       pad_id=pad_id,
       denominator=part.denominator,
     )
-    for part in eval_parts(dataset, batch_size)
-  ]
 
 
 def make_batch(

@@ -7,7 +7,6 @@ other places: attention stays within a sequence, in which positions start anew.
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
-from typing import Protocol
 
 import numpy as np
 
@@ -38,25 +37,6 @@ class Layout:
   def size(self) -> int:
     """Tokens of a batch, padding among them."""
     return self.rows * self.length
-
-
-class Pair(Protocol):
-  """Two answers to a prompt, as token ids."""
-
-  @property
-  def prompt(self) -> list[int]:
-    """What both answers follow."""
-    ...
-
-  @property
-  def chosen(self) -> list[int]:
-    """The better answer."""
-    ...
-
-  @property
-  def rejected(self) -> list[int]:
-    """The worse answer."""
-    ...
 
 
 def pack(lengths: Sequence[int], length: int) -> list[list[int]]:
@@ -108,22 +88,6 @@ def find_layout(batches: Iterable[Sequence[chat.Tokens]]) -> Layout:
     if other.size <= (1 - _WORTH_IT) * best.size:
       best = other
   return best
-
-
-def pair_rows(pairs: Sequence[Pair]) -> list[chat.Tokens]:
-  """Returns B pairs as sequences, the chosen answers and then the rejected.
-
-  Packed, they have the segments 1 to 2 B, in this order.
-  """
-
-  def row(prompt: list[int], answer: list[int]) -> chat.Tokens:
-    mask = [False] * len(prompt) + [True] * len(answer)
-    return chat.Tokens([*prompt, *answer], mask)
-
-  return [
-    *(row(pair.prompt, pair.chosen) for pair in pairs),
-    *(row(pair.prompt, pair.rejected) for pair in pairs),
-  ]
 
 
 def make_batch(

@@ -1,7 +1,8 @@
 """A DPO run on preference pairs, from a config to a trained model on disk."""
 
-import itertools
 import pathlib
+
+import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import runs
@@ -15,9 +16,7 @@ from tunix_ttt.train import sft
 from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
-Plan = fitting.Plan[
-  config_lib.DPOConfig, datasets.Pairs, preferences.PairDataset
-]
+Plan = fitting.Plan[config_lib.DPOConfig, datasets.Pairs, preferences.Dataset]
 
 
 def plan(
@@ -63,24 +62,15 @@ def _run(
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
-  training, pad_id = config.training, model.tokenizer.pad_id()
-  micro = training.batch_size // training.gradient_accumulation_steps
-  of_train, of_eval = None, None
+  pad_id = model.tokenizer.pad_id()
+  train, held_out = batches.make_pairs(config, dataset, pad_id)
   if config.dpo.algorithm == "dpo":
     # Of the model as it starts: the trainer restores a checkpoint into it.
-    known = references.References(model.module, dataset, micro, pad_id)
-    of_train, of_eval = known.train, known.eval
+    def known(pairs: list[preferences.Pair]) -> np.ndarray:
+      every = batches.all_pairs(config, dataset, pairs, pad_id)
+      return references.log_probs(model.module, every, len(pairs))
+
+    train = references.attach(train, known(dataset.train))
+    held_out = list(references.attach(held_out, known(dataset.eval)))
   trainer = trainer_lib.DPOTrainer(model.module, config, run)
-  endless = preferences.train_batches(
-    dataset, batch_size=micro, pad_id=pad_id, seed=config.seed
-  )
-  train = itertools.islice(endless, batches.num_micro_batches(config))
-  held_out = preferences.batches(dataset, dataset.eval, micro, pad_id)
-  return fitting.fit(
-    prepared,
-    manifest,
-    run,
-    trainer,
-    references.attach(train, of_train),
-    list(references.attach(held_out, of_eval)),
-  )
+  return fitting.fit(prepared, manifest, run, trainer, train, held_out)

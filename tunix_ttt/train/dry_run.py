@@ -106,22 +106,18 @@ def _rows(
   if model.tokenizer is None:
     line = f"data     {source.key}: {len(source.samples):,} rows, of {limit} tokens at the most"
     return [line], each * training.batch_size, limit
-  step_rows, data = each * training.batch_size, None
+  settings = model.tokenizer, config.data, config.seed
   if isinstance(source, datasets.Pairs):
-    found = preferences.tokenize(
-      source, model.tokenizer, config.data, config.seed
-    )
-    length = found.length
+    assert isinstance(config, config_lib.DPOConfig)
+    found = preferences.tokenize(source, *settings)
+    layout = batches.pair_layout(config, found)
   else:
-    found = data = datasets.tokenize(
-      source, model.tokenizer, config.data, config.seed
-    )
-    length = data.length
-  form = f"padded to {length}"
-  if data is not None and config.data.packing:
-    layout = batches.packed_layout(config, data)
-    step_rows = layout.rows * training.gradient_accumulation_steps
-    length, form = layout.length, f"packed into {step_rows} of {layout.length}"
+    found = datasets.tokenize(source, *settings)
+    layout = batches.layout(config, found)
+  step_rows = layout.rows * training.gradient_accumulation_steps
+  length, form = layout.length, f"padded to {layout.length}"
+  if config.data.packing:
+    form = f"packed into {step_rows} of {length}"
   rows = f"{len(found.train):,} row{'s' if len(found.train) > 1 else ''}"
   epochs = training.max_steps * training.batch_size / len(found.train)
   lines = [

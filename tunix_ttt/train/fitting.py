@@ -8,7 +8,6 @@ from typing import Any, Generic, TypeVar
 from tunix_ttt import config as config_lib
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
-from tunix_ttt.data import preferences
 from tunix_ttt.models import checkpoints
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import setup
@@ -16,7 +15,7 @@ from tunix_ttt.train import trainer as trainer_lib
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 SourceT = TypeVar("SourceT", bound=datasets.Origin)
-DatasetT = TypeVar("DatasetT", bound=datasets.Dataset | preferences.PairDataset)
+DatasetT = TypeVar("DatasetT", bound=datasets.Dataset[Any])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

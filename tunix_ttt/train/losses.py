@@ -19,12 +19,7 @@ def model_inputs(batch: dict[str, jax.Array]) -> dict[str, Any]:
   Returns:
     The arguments of `supervised_loss` besides the model.
   """
-  if "segment_ids" in batch:
-    positions, attention_mask = segment_inputs(batch["segment_ids"])
-  else:
-    mask = batch["input_mask"]
-    positions = sft_utils.build_positions_from_mask(mask)
-    attention_mask = sft_utils.make_causal_attn_mask(mask)
+  positions, attention_mask = attention_inputs(batch)
   return {
     "input_tokens": batch["input_tokens"],
     "loss_mask": batch["loss_mask"],
@@ -32,6 +27,23 @@ def model_inputs(batch: dict[str, jax.Array]) -> dict[str, Any]:
     "positions": positions,
     "attention_mask": attention_mask,
   }
+
+
+def attention_inputs(
+  batch: dict[str, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """Returns positions int [B, L] and a causal attention mask bool [B, L, L].
+
+  Args:
+    batch: as `make_batch` of `data.datasets` or `data.packing` returns it.
+  """
+  if "segment_ids" in batch:
+    return segment_inputs(batch["segment_ids"])
+  mask = batch["input_mask"]
+  return (
+    sft_utils.build_positions_from_mask(mask),
+    sft_utils.make_causal_attn_mask(mask),
+  )
 
 
 def segment_inputs(segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -52,31 +64,42 @@ def segment_inputs(segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
   return positions, same & (index[:, None] >= index)
 
 
-def segment_log_probs(
-  model: nnx.Module,
-  batch: dict[str, jax.Array],
-  num_segments: int,
+def sequence_log_probs(
+  model: nnx.Module, batch: dict[str, jax.Array], num_sequences: int
 ) -> jax.Array:
   """Returns log-probabilities of the supervised tokens of whole sequences.
 
   Args:
     model: one of Tunix's.
-    batch: as `data.packing.make_batch` returns it.
-    num_segments: sequences in it, N.
+    batch: as `make_batch` of `data.datasets` or `data.packing` returns it.
+    num_sequences: how many are in it, N.
 
   Returns:
-    float32 [N], their sums; of pairs (see `data.packing.pair_rows`) the chosen
-    answers' and the rejected ones' once reshaped to [2, B].
+    float32 [N], their sums.
   """
   found = token_log_probs.token_log_probs(
-    model, batch["input_tokens"], *segment_inputs(batch["segment_ids"])
+    model, batch["input_tokens"], *attention_inputs(batch)
   )
+  values = found.log_probs * batch["loss_mask"][:, 1:]
+  return sum_sequences(values, batch, num_sequences)
+
+
+def sum_sequences(
+  values: jax.Array, batch: dict[str, jax.Array], num_sequences: int
+) -> jax.Array:
+  """Returns the sums [N] of values [B, L - 1], of the tokens from the second on.
+
+  Args:
+    values: 0 at padding.
+    batch: see `sequence_log_probs`.
+    num_sequences: see `sequence_log_probs`.
+  """
+  if "segment_ids" not in batch:
+    return values.sum(axis=1)
+  ids = batch["segment_ids"][:, 1:]
   # The first is padding's.
-  return jax.ops.segment_sum(
-    (found.log_probs * batch["loss_mask"][:, 1:]).ravel(),
-    batch["segment_ids"][:, 1:].ravel(),
-    num_segments + 1,
-  )[1:]
+  sums = jax.ops.segment_sum(values.ravel(), ids.ravel(), num_sequences + 1)
+  return sums[1:]
 
 
 def supervised_loss(

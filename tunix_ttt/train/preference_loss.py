@@ -3,49 +3,48 @@
 `tunix.sft.dpo.dpo_trainer.DPOTrainer` takes them by `with_loss_fn`.
 """
 
+from typing import Any
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from tunix.sft.dpo import dpo_trainer
 
-from tunix_ttt.models import token_log_probs
+from tunix_ttt.train import losses
+
+Batch = dict[str, jax.Array]
 
 
-def sequence_log_probs(
-  model: nnx.Module, train_example: dpo_trainer.TrainExample
-) -> tuple[jax.Array, jax.Array]:
-  """Returns log-probabilities of whole answers: chosen [B] and rejected [B].
+def log_probs(model: nnx.Module, batch: Any) -> jax.Array:
+  """Returns log-probabilities of whole answers.
 
   Args:
     model: one of Tunix's.
-    train_example: B chosen answers, then B rejected ones, each the last
-      `logits_to_keep` tokens of its row.
+    batch: B pairs, as `batches.make_pairs` returns them.
+
+  Returns:
+    float32 [2, B]: of the chosen and the rejected; 0 where there is no pair.
   """
-  found = token_log_probs.token_log_probs(
-    model,
-    train_example.input_ids,
-    train_example.positions,
-    train_example.attention_mask,
-  )
-  of_answers = found.log_probs[:, -train_example.logits_to_keep :]
-  sums = (of_answers * train_example.completion_mask).sum(axis=-1)
-  chosen, rejected = sums.reshape(2, -1)
-  return chosen, rejected
+  count = 2 * batch["pairs"].shape[0]
+  return losses.sequence_log_probs(model, batch, count).reshape(-1, 2).T
 
 
 def loss(
   model: nnx.Module,
-  train_example: dpo_trainer.TrainExample,
+  train_example: Batch,
   algorithm: str,
   label_smoothing: float,
   beta: float = 0.0,
   lambda_orpo: float = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the mean loss of pairs of answers, and its metrics.
+  """Returns the loss of pairs of answers, and its metrics.
+
+  Both are sums over the pairs that there are, divided by the batch's
+  denominator: where that is their number, means.
 
   Args:
     model: the policy.
-    train_example: B pairs.
+    train_example: B pairs, as `batches.make_pairs` returns them; with their
+      `reference` float32 [2, B], if there is one.
     algorithm: `dpo` or `orpo`.
     label_smoothing: probability that a pair is the wrong way round.
     beta: of DPO.
@@ -54,28 +53,34 @@ def loss(
   Returns:
     The loss [] and metrics [], by the names that Tunix's trainer logs.
   """
-  chosen, rejected = sequence_log_probs(model, train_example)
+  batch, there = train_example, train_example["pairs"] >= 0
+
+  def mean(values: jax.Array) -> jax.Array:
+    return jnp.where(there, values, 0).sum() / batch["denominator"]
+
+  sums = log_probs(model, batch)
   if algorithm == "orpo":
-    mask = train_example.completion_mask
-    lengths = mask[: len(mask) // 2].sum(axis=-1)
-    losses = _orpo(chosen, rejected, lengths, lambda_orpo, label_smoothing)
-    rewards = lambda_orpo * chosen, lambda_orpo * rejected
+    mask = batch["loss_mask"][:, 1:].astype(jnp.float32)
+    lengths = losses.sum_sequences(mask, batch, 2 * len(there))
+    # Where there is no pair, any likelihood that has odds.
+    chosen, rejected = jnp.where(there, sums, -1.0)
+    of_pairs = _orpo(
+      chosen, rejected, lengths[::2], lambda_orpo, label_smoothing
+    )
+    rewards = lambda_orpo * sums
   else:
-    rewards = beta * chosen, beta * rejected
-    known = train_example.ref_chosen_logps, train_example.ref_rejected_logps
-    if known[0] is not None and known[1] is not None:
-      rewards = rewards[0] - beta * known[0], rewards[1] - beta * known[1]
-    losses = _preference(rewards[0] - rewards[1], label_smoothing)
+    rewards = beta * (sums - batch.get("reference", 0.0))
+    of_pairs = _preference(rewards[0] - rewards[1], label_smoothing)
   margin = rewards[0] - rewards[1]
   metrics = {
-    "rewards/chosen": rewards[0].mean(),
-    "rewards/rejected": rewards[1].mean(),
-    "rewards/margin": margin.mean(),
-    "rewards/accuracy": (margin > 0).mean(),
-    "log_probs/chosen": chosen.mean(),
-    "log_probs/rejected": rejected.mean(),
+    "rewards/chosen": mean(rewards[0]),
+    "rewards/rejected": mean(rewards[1]),
+    "rewards/margin": mean(margin),
+    "rewards/accuracy": mean(margin > 0),
+    "log_probs/chosen": mean(sums[0]),
+    "log_probs/rejected": mean(sums[1]),
   }
-  return losses.mean(), metrics
+  return mean(of_pairs), metrics
 
 
 def _preference(margin: jax.Array, label_smoothing: float) -> jax.Array:

@@ -18,8 +18,7 @@ from tunix_ttt.train import trainer as trainer_lib
 # Rows of the data that a tiny model's tokenizer is trained on.
 TOKENIZER_ROWS = 2000
 
-
-Plan = fitting.Plan[config_lib.SFTConfig, datasets.Source, datasets.Dataset]
+Plan = fitting.Plan[config_lib.SFTConfig, datasets.Source, batches.Supervised]
 
 
 def tokenizer_maker(

@@ -1,7 +1,6 @@
 """Tunix's trainers, made exact about metrics and resuming."""
 
 from collections.abc import Iterable, Mapping
-import dataclasses
 import pathlib
 import time
 from typing import Any, ClassVar
@@ -19,7 +18,6 @@ from tunix_ttt.train import losses
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import preference_loss
 from tunix_ttt.train import recorder as recorder_lib
-from tunix_ttt.train import references
 from tunix_ttt.train import steps
 from tunix_ttt.train import tracking
 
@@ -75,6 +73,12 @@ class RecordedTrainer(steps.LeanSteps):
       if self.metrics_logger is not None:
         self.metrics_logger.close()
       raise
+
+  def _prepare_inputs(self, *inputs: Any, **named: Any) -> Any:
+    # Parents have different names for the one argument.
+    (batch,) = [*inputs, *named.values()]
+    self._batch_tokens = int(batch["input_mask"].sum())
+    return batch
 
   def _is_eval_step(self, step: int) -> bool:
     every = self.config.eval_every_n_steps
@@ -154,10 +158,6 @@ class SFTTrainer(RecordedTrainer):
     self.with_gen_model_input_fn(losses.model_inputs)
     self.with_loss_fn(losses.supervised_loss, has_aux=True)
 
-  def _prepare_inputs(self, input_data: Any) -> Any:
-    self._batch_tokens = int(input_data["input_mask"].sum())
-    return input_data
-
 
 class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
   """Tunix's `DPOTrainer`, whose losses never hold the logits of all tokens.
@@ -197,18 +197,6 @@ class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
     )
     self._prepare(config)
     self.with_loss_fn(preference_loss.loss, has_aux=True)
-
-  def _prepare_inputs(self, *inputs: Any, **named: Any) -> Any:
-    # Its parents have different names for the one argument.
-    del named
-    pairs: references.Batch = inputs[0]
-    self._batch_tokens = int(pairs.num_tokens)
-    example = super()._prepare_inputs(pairs.training_input())
-    return dataclasses.replace(
-      example,
-      ref_chosen_logps=pairs.ref_chosen_logps,
-      ref_rejected_logps=pairs.ref_rejected_logps,
-    )
 
 
 def training_settings(
