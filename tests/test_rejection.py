@@ -9,9 +9,11 @@ from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.data import formats
+from tunix_ttt.data import positions
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import rejection
 from tunix_ttt.game import rules
+from tunix_ttt.game import solver
 from tunix_ttt.language import boards
 from tunix_ttt.language import prompts
 from tunix_ttt.train import sft
@@ -126,3 +128,48 @@ def test_token_boards(model):
 def test_no_such_opponent(model):
   with pytest.raises(errors.UserError, match="there is no opponent 'me'"):
     sample(model, play={"opponent": "me"})
+
+
+def mistakes(model, count=40, seed=0, play=None, **settings):
+  kind = rejection.Mistakes(
+    name="base", model=model, config=config_of(**(play or {})), **settings
+  )
+  counts: Counter[str] = Counter()
+  return list(kind.rows(count, seed, counts)), counts
+
+
+def test_pairs_are_of_a_models_mistakes(model):
+  rows, counts = mistakes(model)
+  assert len(rows) == 40
+  assert {row["rejected_is"] for row in rows} == {"worse", "illegal"}
+  for row in rows:
+    assert formats.parse_preference(row)
+    (board,) = boards.find(row["prompt"][-1]["content"])
+    assert boards.to_text(board.board) == row["board"]
+    chosen, rejected = (
+      prompts.parse_answer(row[name][0]["content"])
+      for name in ("chosen", "rejected")
+    )
+    assert chosen and rejected and chosen.thought != rejected.thought
+    assert chosen.cell in solver.optimal_cells(board.board)
+    kind = row["rejected_is"]
+    assert rejected.cell in positions.rejected_cells(board.board, kind)
+  assert sum(n for k, n in counts.items() if k.startswith("turns")) >= 40
+  assert counts["turns: worse"] + counts["turns: illegal"] >= 40
+  assert mistakes(model)[0] == rows != mistakes(model, seed=1)[0]
+
+
+def test_kinds_of_mistakes(model):
+  rows, _ = mistakes(model, 10, rejected={"illegal": 1.0})
+  assert {row["rejected_is"] for row in rows} == {"illegal"}
+  # Nothing is read of a model that may say anything.
+  rows, counts = mistakes(model, 10, play={"constrained": False})
+  assert {row["rejected_is"] for row in rows} == {"format"}
+  assert counts["turns: format"] >= 10
+
+
+def test_what_mistakes_cannot_be_of(model):
+  with pytest.raises(errors.UserError, match="pairs are of single boards"):
+    mistakes(model, play={"context": "full"})
+  with pytest.raises(errors.UserError, match="as often as it does"):
+    mistakes(model, rejected={"worse": 2.0, "illegal": 1.0})

@@ -12,8 +12,12 @@ from tunix_ttt.data import generate
 from tunix_ttt.data import manifests
 from tunix_ttt.language import thoughts
 
-_REJECTION = ("model", "set", "context", "format", "temperature", "opponent")
-_REJECTION += ("sides", "keep", "no_transform")
+# The flags of what a model plays; `--kind dpo` with a model is of its mistakes.
+_PLAY = {"config", "set", "model", "format", "temperature", "opponent", "sides"}
+_OF_A_MODEL = {
+  "rejection": _PLAY | {"context", "keep", "no_transform"},
+  "dpo": _PLAY | {"rejected", "thoughts"},
+}
 
 
 def _parse() -> argparse.Namespace:
@@ -54,11 +58,11 @@ def _parse() -> argparse.Namespace:
     **own,
   )
   flags = parser.parse_args()
-  is_rejection = flags.kind == "rejection"
-  if is_rejection and flags.config is None:
-    parser.error("--kind rejection needs --config")
-  if is_rejection:
-    known = {*_REJECTION, "config"}
+  if _is_of_a_model(flags):
+    if flags.config is None:
+      model = " with --model" if flags.kind == "dpo" else ""
+      parser.error(f"--kind {flags.kind}{model} needs --config")
+    known = {*_OF_A_MODEL[flags.kind]}
   else:
     kind: Any = generate.KINDS[flags.kind]
     known = {field.name for field in dataclasses.fields(kind)}
@@ -69,6 +73,10 @@ def _parse() -> argparse.Namespace:
   return flags
 
 
+def _is_of_a_model(flags: argparse.Namespace) -> bool:
+  return flags.kind == "rejection" or (flags.kind == "dpo" and "model" in flags)
+
+
 def _weights(text: str) -> dict[str, float]:
   try:
     return generate.parse_weights(text)
@@ -76,7 +84,7 @@ def _weights(text: str) -> dict[str, float]:
     raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _rejection(given: dict[str, Any]) -> generate.Kind:
+def _of_a_model(given: dict[str, Any]) -> generate.Kind:
   settings = cli.overrides(
     given["set"],
     play__context=given.get("context"),
@@ -90,13 +98,18 @@ def _rejection(given: dict[str, Any]) -> generate.Kind:
   from tunix_ttt.evaluate import models
   from tunix_ttt.evaluate import rejection
 
+  if "no_transform" in given:
+    given["transform"] = False
+  kind: Any = rejection.Rejection
+  if given["kind"] == "dpo":
+    kind = rejection.Mistakes
+  names = {field.name for field in dataclasses.fields(kind)} - {"model"}
   name = given.get("model", "base")
-  return rejection.Rejection(
+  return kind(
+    **{k: v for k, v in given.items() if k in names - {"name", "config"}},
     name=name,
     model=models.load(name, config),
     config=config,
-    transform="no_transform" not in given,
-    **{key: given[key] for key in ("sides", "keep") if key in given},
   )
 
 
@@ -106,8 +119,8 @@ def main() -> None:
   files.check_absent(flags.output)
   files.check_absent(manifests.beside(flags.output))
   given = vars(flags)
-  if flags.kind == "rejection":
-    kind = _rejection(given)
+  if _is_of_a_model(flags):
+    kind = _of_a_model(given)
   else:
     make: Any = generate.KINDS[flags.kind]
     names = {field.name for field in dataclasses.fields(make)}

@@ -176,7 +176,7 @@ class Pairs(_InText):
     found = positions.pairs(
       np.random.default_rng(seed), text_format, self.thoughts, self.rejected
     )
-    for row in _different(found, count, "pair", counts):
+    for row in different(found, count, "pair", counts):
       counts[row["rejected_is"]] += 1
       yield row
 
@@ -190,7 +190,7 @@ class Prompts(_InText):
     text_format = self.text_format
     shown = positions.endless(np.random.default_rng(seed), rules.positions())
     found = (positions.prompt_row(each, text_format) for each in shown)
-    yield from _different(found, count, "prompt", counts)
+    yield from different(found, count, "prompt", counts)
 
 
 KINDS: Mapping[str, type[Kind]] = {
@@ -217,10 +217,17 @@ def _name(ending: str, keep: Keep) -> str:
   return f"{'kept' if ending in KEPT[keep] else 'dropped'} {ending}"
 
 
-def _different(
-  rows: Iterator[Row], count: int, unit: str, counts: Counter[str]
+def different(
+  rows: Iterator[Row | None], count: int, unit: str, counts: Counter[str]
 ) -> Iterator[Row]:
-  """Yields different rows, and counts those that were not found."""
+  """Yields different rows, and counts those that were not found.
+
+  Args:
+    rows: see `positions.different`.
+    count: how many to find.
+    unit: what they are, for the progress bar.
+    counts: where they are counted.
+  """
   missing = count
   for row in _progress(positions.different(rows, count), count, unit):
     missing -= 1

@@ -44,16 +44,24 @@ def endless(rng: np.random.Generator, choice: np.ndarray) -> Iterator[Shown]:
       yield Shown(board, draw_last_move(rng, board))
 
 
-def different(rows: Iterator[Row], count: int) -> Iterator[Row]:
-  """Yields the first rows that differ, fewer where no more are found."""
+def different(rows: Iterator[Row | None], count: int) -> Iterator[Row]:
+  """Yields the first rows that differ, fewer where no more are found.
+
+  Args:
+    rows: without end; None where there is no row.
+    count: how many to find.
+  """
   seen: set[bytes] = set()
   repeated = 0
   while len(seen) < count and repeated < _PATIENCE:
     row = next(rows)
+    repeated += 1
+    if row is None:
+      continue
     known = len(seen)
     seen.add(hashlib.blake2b(repr(row).encode(), digest_size=16).digest())
-    repeated = 0 if len(seen) > known else repeated + 1
-    if not repeated:
+    if len(seen) > known:
+      repeated = 0
       yield row
 
 
@@ -99,18 +107,29 @@ def pairs(
     answer = text_format.render_answer(chosen, thought)
     cells = rejected_cells(shown.board, kind) or (chosen,)
     cell = int(rng.choice(cells))
-    other = _other_thought(shown.board, cell, style, thought)
+    other = other_thought(shown.board, cell, style, answer)
     rejected = text_format.render_answer(cell, other)
     if kind == "format":
       spoilt = _spoil(rejected)
       rejected = spoilt[int(rng.integers(len(spoilt)))]
-    yield {
-      "prompt": text_format.prompt(text_format.observation(*shown)),
-      "chosen": text_format.completion(answer),
-      "rejected": text_format.completion(rejected),
-      "board": boards.to_text(shown.board),
-      "rejected_is": kind,
-    }
+    yield pair_row(shown, text_format, answer, rejected, kind)
+
+
+def pair_row(
+  shown: Shown,
+  text_format: formats.TextFormat,
+  chosen: str,
+  rejected: str,
+  kind: str,
+) -> Row:
+  """Returns a preference pair of answers; `kind` is one of `REJECTED`."""
+  return {
+    "prompt": text_format.prompt(text_format.observation(*shown)),
+    "chosen": text_format.completion(chosen),
+    "rejected": text_format.completion(rejected),
+    "board": boards.to_text(shown.board),
+    "rejected_is": kind,
+  }
 
 
 def _boards(kind: str) -> np.ndarray:
@@ -138,17 +157,22 @@ def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
   return rules.mask_to_cells(masks[kind])
 
 
-def _other_thought(
-  board: int, cell: int, style: str, chosen: str | None
-) -> str | None:
-  """Returns a thought on a move that is not the chosen answer's."""
-  if chosen is None:
+def other_thought(board: int, cell: int, style: str, answer: str) -> str | None:
+  """Returns a thought on a move that another answer does not have.
+
+  Args:
+    board: on which the move is.
+    cell: the move, legal or not.
+    style: a key of `thoughts.STYLES`, kept to if possible.
+    answer: the other.
+  """
+  if style == "none":
     return None
   explained = [thoughts_lib.name_tactic(board, cell)]
   if rules.legal_masks()[board] >> cell & 1:
     explained.insert(0, thoughts_lib.STYLES[style](board, cell) or "")
   explained.append(f"I play {prompts.coordinate(cell)}.")
-  return next(thought for thought in explained if thought != chosen)
+  return next(thought for thought in explained if thought not in answer)
 
 
 def _spoil(answer: str) -> list[str]:

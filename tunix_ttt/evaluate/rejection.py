@@ -1,8 +1,9 @@
-"""Rejection sampling: a model's own games, of which the good ones are kept."""
+"""Rows from a model's own games: the good ones, or pairs of its mistakes."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
+import itertools
 from typing import Any, Literal
 
 import jax
@@ -11,12 +12,17 @@ import numpy as np
 import tqdm
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt.data import generate
+from tunix_ttt.data import positions
 from tunix_ttt.data import rows as rows_lib
 from tunix_ttt.evaluate import matches
 from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
 from tunix_ttt.language import formats
 from tunix_ttt.language import prompts
+from tunix_ttt.language import thoughts as thoughts_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
@@ -32,7 +38,7 @@ _ENDINGS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rejection:
+class _OwnGames:
   """Games of a model.
 
   Attributes:
@@ -40,36 +46,30 @@ class Rejection:
     model: who plays.
     config: how; an unreadable answer always ends a game.
     sides: the model's marks.
-    keep: which games, by how they ended; those that ended with an illegal move,
-      an unreadable answer or a cut are dropped in any case.
-    transform: in conversations, whether past thoughts are replaced, with a row
-      for each turn; else a row is a whole game, thoughts as they are.
   """
 
   name: str
   model: checkpoints.Model
   config: config_lib.SFTConfig
   sides: Literal["x", "o", "mixed"] = "mixed"
-  keep: generate.Keep = "won"
-  transform: bool = True
-
-  def __post_init__(self):
-    play = self.config.play
-    rows_lib.check_context(play.context, play.format)
 
   def settings(self) -> dict[str, Any]:
     """Returns the model's name and revision, and all settings."""
+    own = {field.name for field in dataclasses.fields(self)}
+    own -= {"name", "model", "config"}
     return {
       "model": self.name,
       "revision": self.model.revision,
-      "sides": self.sides,
-      "keep": self.keep,
-      "transform": self.transform,
+      **{name: getattr(self, name) for name in sorted(own)},
       "config": config_lib.to_dict(self.config),
     }
 
-  def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
-    """Yields the rows of `count` games; see `generate.Kind`.
+  def text_format(self, *, thoughts: bool) -> formats.TextFormat:
+    """Returns the format that the model plays in."""
+    return formats.named(self.config.play.format, thoughts=thoughts)
+
+  def play(self, seed: int) -> Iterator[tuple[trajectory_lib.Trajectory, int]]:
+    """Yields games without end, each as some games and its number among them.
 
     Raises:
       errors.UserError: if there is no such opponent, or the limits leave no
@@ -79,12 +79,6 @@ class Rejection:
     config = dataclasses.replace(self.config, play=play)
     env = matches.environment(play)
     player = matches.Player(self.model, config, env)
-    text_format = formats.named(
-      play.format, thoughts=config.data.games.thoughts == "template"
-    )
-    context = play.context
-    if context != "board":
-      context = "truncated" if self.transform else "full"
     init = jax.jit(jax.vmap(env.init))
     fold = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
     draw = jax.jit(jax.vmap(jax.random.bits))
@@ -92,21 +86,125 @@ class Rejection:
     # Of even size, so that sides alternate from batch to batch, too.
     size = play.batch_size + play.batch_size % 2
     marks = env_lib.starting_marks(self.sides, size)
+    for first in itertools.count(step=size):
+      numbers = jnp.arange(first, first + size)
+      states = init(draw(fold(luck_key, numbers)), marks)
+      games = jax.device_get(player(fold(token_key, numbers), states))
+      for number in range(size):
+        yield games, number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rejection(_OwnGames):
+  """Games of a model, as they are.
+
+  Attributes:
+    keep: which games, by how they ended; those that ended with an illegal move,
+      an unreadable answer or a cut are dropped in any case.
+    transform: in conversations, whether past thoughts are replaced, with a row
+      for each turn; else a row is a whole game, thoughts as they are.
+  """
+
+  keep: generate.Keep = "won"
+  transform: bool = True
+
+  def __post_init__(self):
+    play = self.config.play
+    rows_lib.check_context(play.context, play.format)
+
+  def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
+    """Yields the rows of `count` games; see `generate.Kind` and `play`."""
+    thoughts = self.config.data.games.thoughts == "template"
+    text_format = self.text_format(thoughts=thoughts)
+    context = self.config.play.context
+    if context != "board":
+      context = "truncated" if self.transform else "full"
     generate.announce(counts, _ENDINGS.values(), self.keep)
-    with tqdm.tqdm(total=count, unit="game", disable=None) as bar:
-      for first in range(0, count, size):
-        numbers = jnp.arange(first, first + size)
-        states = init(draw(fold(luck_key, numbers)), marks)
-        games = jax.device_get(player(fold(token_key, numbers), states))
-        for number in range(min(size, count - first)):
-          ending = _ENDINGS[trajectory_lib.Ending(int(games.ending[number]))]
-          bar.update()
-          if not generate.tally(counts, ending, self.keep):
-            continue
-          turns = _turns(games, number, self.model)
-          agent = prompts.MARK_NAMES[int(games.agent[number])]
-          for row in rows_lib.of_game(turns, text_format, context):
-            yield {**row, "agent": agent, "outcome": ending}
+    played = itertools.islice(self.play(seed), count)
+    for games, number in tqdm.tqdm(
+      played, total=count, unit="game", disable=None
+    ):
+      ending = _ENDINGS[trajectory_lib.Ending(int(games.ending[number]))]
+      if not generate.tally(counts, ending, self.keep):
+        continue
+      turns = _turns(games, number, self.model)
+      agent = prompts.MARK_NAMES[int(games.agent[number])]
+      for row in rows_lib.of_game(turns, text_format, context):
+        yield {**row, "agent": agent, "outcome": ending}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mistakes(_OwnGames):
+  """Preference pairs of a model's mistakes, in its own words, and better answers.
+
+  Attributes:
+    rejected: which mistakes, of `positions.REJECTED`: moves that are worse by
+      the solver or not legal, answers that cannot be read.
+    thoughts: how chosen moves are explained, a key of `thoughts.STYLES`.
+  """
+
+  rejected: Mapping[str, float] = dataclasses.field(
+    default_factory=lambda: dict.fromkeys(positions.REJECTED, 1.0)
+  )
+  thoughts: str = "template"
+
+  def __post_init__(self):
+    if self.config.play.context != "board":
+      raise errors.UserError(
+        f"play.context: pairs are of single boards, and this is"
+        f" {self.config.play.context}; set it to board"
+      )
+    if len({*self.rejected.values()}) > 1:
+      raise errors.UserError(
+        "--rejected: a model makes its mistakes as often as it does; name kinds"
+        " without weights, such as worse,illegal"
+      )
+
+  def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
+    """Yields `count` different pairs, or all that are found; see `play`."""
+    found = self._pairs(seed, counts)
+    yield from generate.different(found, count, "pair", counts)
+
+  def _pairs(self, seed: int, counts: Counter[str]) -> Iterator[Row | None]:
+    """Yields for each turn a pair, or None where there is none."""
+    rng = np.random.default_rng(seed)
+    text_format = self.text_format(thoughts=self.thoughts != "none")
+    for games, number in self.play(seed):
+      counts["games"] += 1
+      for turn in _turns(games, number, self.model):
+        kind = _mistake(turn)
+        counts[f"turns: {kind or 'optimal'}"] += 1
+        if kind not in self.rejected:
+          yield None
+          continue
+        assert kind is not None and turn.answer is not None
+        cell, thought = self._better(turn.board, turn.answer, rng)
+        chosen = text_format.render_answer(cell, thought)
+        shown = positions.Shown(turn.board, turn.last_move)
+        yield positions.pair_row(shown, text_format, chosen, turn.answer, kind)
+
+  def _better(
+    self, board: int, answer: str, rng: np.random.Generator
+  ) -> tuple[int, str | None]:
+    """Draws an optimal move; its thought is not the answer's, if possible."""
+    explain = thoughts_lib.STYLES[self.thoughts]
+    cells = rng.permutation(solver.optimal_cells(board)).tolist()
+    for cell in cells:
+      thought = explain(board, cell)
+      if thought is None or thought not in answer:
+        return cell, thought
+    style = self.thoughts
+    return cells[0], positions.other_thought(board, cells[0], style, answer)
+
+
+def _mistake(turn: rows_lib.Turn) -> str | None:
+  """Returns which of `positions.REJECTED` a turn is; None for an optimal one."""
+  if turn.cell < 0:
+    return "format"
+  if turn.cell in solver.optimal_cells(turn.board):
+    return None
+  is_legal = rules.legal_masks()[turn.board] >> turn.cell & 1
+  return "worse" if is_legal else "illegal"
 
 
 def _turns(
