@@ -1,5 +1,6 @@
 """GRPO runs of a small model: what they write, and that they go on exactly."""
 
+from collections import Counter
 import dataclasses
 import json
 import pathlib
@@ -13,10 +14,12 @@ from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import runs
+from tunix_ttt.data import generate
 from tunix_ttt.evaluate import in_training
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import specs
 from tunix_ttt.rollout import trajectory
+from tunix_ttt.train import dry_run
 from tunix_ttt.train import grpo
 from tunix_ttt.train import recorder
 
@@ -165,6 +168,29 @@ def test_variants(name, tmp_path):
     assert all(row["turns"] == 1 for row in trained)
 
 
+def test_every_prompt_is_asked_before_any_comes_again(tmp_path):
+  path = tmp_path / "prompts.jsonl"
+  made = generate.write(path, "prompts", generate.Prompts(), 6, 0)
+  config = changed(CONFIG, "training", max_steps=3)
+  config = changed(config, "data", path=str(path))
+  config = changed(config, "episodes", source="prompts")
+  config = dataclasses.replace(config, rollouts_per_log=16)
+  config = changed(config, "logging", log_every_n_steps=1)
+  run = train(config, tmp_path / "run")
+  manifest = runs.RunManifest.read(run)
+  assert manifest.dataset is not None and manifest.dataset.rows == 6
+  assert manifest.dataset.digest == made.digest
+  games = [
+    json.loads(line) for line in (run / runs.ROLLOUTS).read_text().splitlines()
+  ]
+  # 3 steps of 4 groups of 4: each of 6 prompts comes up in two groups.
+  asked = Counter(game["turns"][0]["board"] for game in games)
+  rows_asked = [json.loads(line) for line in path.read_text().splitlines()]
+  assert asked == Counter({row["board"]: 8 for row in rows_asked})
+  assert all(len(game["turns"]) == 1 for game in games)
+  assert "prompts: 6, 0 rows bad" in dry_run.describe(config)
+
+
 @pytest.mark.slow
 def test_past_selves_are_kept_and_met_again(tmp_path):
   config = dataclasses.replace(
@@ -214,6 +240,11 @@ def test_batches_without_a_signal_are_told(tmp_path):
     (
       {"opponents": {"random": [0, 1]}},
       "the shares of all opponents are 0",
+    ),
+    ({"episodes": {"source": "prompts"}}, "data.path names none"),
+    (
+      {"episodes": {"source": "prompts", "agent": "x"}},
+      "on prompts the model is whose turn it is",
     ),
     ({"rollout": {"temperature": 0}}, "greater than 0"),
     ({"rewards": {"outcome": {"weight": 0}}}, "weights of all rewards are 0"),

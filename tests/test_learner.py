@@ -61,7 +61,7 @@ def test_what_the_games_of_a_group_share(luck):
   )
   groups, members = np.repeat(np.arange(4), 8), np.tile(np.arange(8), 4)
   opponent = engine._opponent(0)
-  keys, states = engine._begin(groups, members, opponent)
+  keys, states = engine._begin(groups, members, opponent, None)
   drawn = np.asarray(states.luck).reshape(4, 8)
   assert len(np.unique(drawn)) == (32 if luck == "game" else 4)
   agents = np.asarray(states.agent).reshape(4, 8)

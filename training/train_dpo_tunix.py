@@ -14,14 +14,8 @@ def _parse() -> argparse.Namespace:
     " --model RUN/checkpoint-final --data pairs.jsonl",
   )
   cli.add_config(parser)
-  parser.add_argument(
-    "--model",
-    default="base",
-    help="checkpoint to start from, or base for the config's model.name",
-  )
-  parser.add_argument(
-    "--data", help="JSONL file of pairs, in place of data.path"
-  )
+  cli.add_start(parser)
+  cli.add_data(parser, "of preference pairs")
   cli.add_run(parser)
   return cli.parse_run(parser)
 
@@ -29,8 +23,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Parses the flags and trains."""
   flags = _parse()
-  name = None if flags.model == "base" else flags.model
-  settings = cli.overrides(flags.set, model__name=name, data__path=flags.data)
+  settings = cli.settings_of_run(flags)
   config = config_lib.load(config_lib.DPOConfig, flags.config, settings)
   cli.require_tunix()
   if cli.described(flags, config):

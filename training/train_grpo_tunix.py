@@ -14,11 +14,8 @@ def _parse() -> argparse.Namespace:
     " --model RUN/checkpoint-final",
   )
   cli.add_config(parser)
-  parser.add_argument(
-    "--model",
-    default="base",
-    help="checkpoint to start from, or base for the config's model.name",
-  )
+  cli.add_start(parser)
+  cli.add_data(parser, "of prompts to ask instead of whole games")
   cli.add_run(parser)
   return cli.parse_run(parser)
 
@@ -26,8 +23,8 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Parses the flags and trains."""
   flags = _parse()
-  name = None if flags.model == "base" else flags.model
-  settings = cli.overrides(flags.set, model__name=name)
+  source = "prompts" if flags.data is not None else None
+  settings = cli.settings_of_run(flags, episodes__source=source)
   config = config_lib.load(config_lib.GRPOConfig, flags.config, settings)
   cli.require_tunix()
   if cli.described(flags, config):

@@ -13,14 +13,7 @@ def _parse() -> argparse.Namespace:
     "python training/train_sft_tunix.py --config configs/sft_tiny.yaml",
   )
   cli.add_config(parser)
-  parser.add_argument(
-    "--data",
-    help="file, built dataset or hub id to train on, in place of data.path",
-  )
-  cli.add_skip_bad_rows(parser)
-  parser.add_argument(
-    "--max-samples", type=cli.positive, help="use this many rows at the most"
-  )
+  cli.add_data(parser, "to train on")
   cli.add_run(parser)
   return cli.parse_run(parser)
 
@@ -28,12 +21,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Parses the flags and trains."""
   flags = _parse()
-  settings = cli.overrides(
-    flags.set,
-    data__path=flags.data,
-    data__max_samples=flags.max_samples,
-    data__skip_bad_rows="true" if flags.skip_bad_rows else None,
-  )
+  settings = cli.settings_of_run(flags)
   config = config_lib.load(config_lib.SFTConfig, flags.config, settings)
   cli.require_tunix()
   if cli.described(flags, config):

@@ -76,6 +76,44 @@ def add_skip_bad_rows(arguments: argparse.ArgumentParser) -> None:
   )
 
 
+def add_start(arguments: argparse.ArgumentParser) -> None:
+  """Adds --model, where a run starts from."""
+  arguments.add_argument(
+    "--model",
+    default="base",
+    help="checkpoint to start from, or base for the config's model.name",
+  )
+
+
+def add_data(arguments: argparse.ArgumentParser, use: str) -> None:
+  """Adds --data, --max-samples and --skip-bad-rows."""
+  arguments.add_argument(
+    "--data", help=f"file, built dataset or hub id {use}, in place of data.path"
+  )
+  arguments.add_argument(
+    "--max-samples", type=positive, help="use this many rows at the most"
+  )
+  add_skip_bad_rows(arguments)
+
+
+def settings_of_run(flags: argparse.Namespace, **values: object) -> list[str]:
+  """Returns the assignments that a training script's flags stand for.
+
+  Args:
+    flags: those of `add_config` and `add_data`, and maybe of `add_start`.
+    **values: more of them; see `overrides`.
+  """
+  model = getattr(flags, "model", "base")
+  return overrides(
+    flags.set,
+    model__name=None if model == "base" else model,
+    data__path=flags.data,
+    data__max_samples=flags.max_samples,
+    data__skip_bad_rows="true" if flags.skip_bad_rows else None,
+    **values,
+  )
+
+
 def add_run(arguments: argparse.ArgumentParser) -> None:
   """Adds what every training script has; see `parse_run`."""
   arguments.add_argument(

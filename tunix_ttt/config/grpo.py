@@ -35,16 +35,32 @@ class EpisodesConfig:
   """Where games begin and how long they are.
 
   Attributes:
-    source: `games` from the empty board to the end, or `positions`: a single
-      move on a random position.
-    agent: who the model is: `x`, `o`, or `mixed`, half of the groups each.
+    source: `games` from the empty board to the end; `positions`: a single move
+      on a random position; or `prompts`: a single move on the board of a row of
+      `data.path`, each row once before any comes again.
+    agent: who the model is: `x`, `o`, or `mixed`, half of the groups each; on
+      prompts whose turn it is.
     luck: of the opponent, shared by the games of a `group`, which then differ
       by the model's moves alone, or each `game`'s own.
   """
 
-  source: Literal["games", "positions"] = "games"
+  source: Literal["games", "positions", "prompts"] = "games"
   agent: Literal["x", "o", "mixed"] = "mixed"
   luck: Literal["group", "game"] = "group"
+
+  @property
+  def are_single_moves(self) -> bool:
+    """Whether an episode is one move of the model."""
+    return self.source != "games"
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    if self.source == "prompts" and self.agent != "mixed":
+      raise ValueError(
+        f"agent: {self.agent}: on prompts the model is whose turn it is; leave"
+        " it out"
+      )
+    return self
 
 
 @fields.settings
@@ -224,7 +240,7 @@ class GRPOConfig(sections.SFTConfig):
 
   `training.max_steps` counts batches of games, `training.batch_size` the games
   of a batch. `data` and `tokenizer` are for a tiny model from scratch, as in
-  the config of a supervised run.
+  the config of a supervised run; `data` also names the file of prompts.
 
   Attributes:
     training: how to optimise.
@@ -260,6 +276,11 @@ class GRPOConfig(sections.SFTConfig):
         f"training.batch_size {self.training.batch_size} is not divisible by"
         " grpo.num_generations * training.gradient_accumulation_steps ="
         f" {parts}"
+      )
+    if self.episodes.source == "prompts" and self.data.path is None:
+      raise ValueError(
+        "episodes.source: prompts are read from a file, and data.path names"
+        " none; training/generate_data.py --kind prompts makes one"
       )
     if self.exhaustive_eval and self.play.temperature != 0:
       raise ValueError(

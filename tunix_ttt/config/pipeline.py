@@ -1,10 +1,13 @@
 """The settings of a pipeline of runs."""
 
 import dataclasses
+from typing import Literal
 
 import pydantic
 
 from tunix_ttt.config import fields
+
+Rejected = Literal["worse", "illegal", "format"]
 
 
 @fields.settings
@@ -12,15 +15,20 @@ class PairsConfig:
   """The preference pairs that DPO trains on.
 
   Attributes:
-    count: how many.
-    rejected: how often each kind of worse answer is drawn: `worse` by the
-      solver, `illegal`, or badly `format`ted.
+    source: whose answers are rejected: `model`, those of the model that DPO
+      starts from, in its own words; `solver`, moves that the solver calls worse.
+    count: how many; fewer, if no more are found.
+    rejected: kinds of worse answers: `worse` by the solver, `illegal`, or badly
+      `format`ted; with `solver`, how often each is drawn.
+    temperature: of the model's games.
   """
 
+  source: Literal["model", "solver"] = "model"
   count: fields.Positive = 6000
-  rejected: dict[fields.Text, fields.NonNegative] = dataclasses.field(
-    default_factory=lambda: {"worse": 1.0}
+  rejected: dict[Rejected, fields.AboveZero] = dataclasses.field(
+    default_factory=lambda: {"worse": 1.0, "illegal": 1.0, "format": 1.0}
   )
+  temperature: fields.AboveZero = 1.0
 
 
 @fields.settings
@@ -42,7 +50,7 @@ class PipelineConfig:
 
   Attributes:
     seed: of all stages.
-    pairs: made first, for `dpo`.
+    pairs: made before `dpo`, for it.
     sft: makes the first model.
     dpo: left out where None.
     grpo: left out where None.

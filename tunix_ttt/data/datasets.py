@@ -11,9 +11,12 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import runs
 from tunix_ttt.data import formats
 from tunix_ttt.data import manifests
+from tunix_ttt.data import positions
 from tunix_ttt.data import reading
+from tunix_ttt.data import starts
 from tunix_ttt.language import chat
 
 Batch = dict[str, np.ndarray]
@@ -38,7 +41,7 @@ class Origin:
   key: str
   path: str | None
   digest: str
-  samples: Sequence[formats.Trained | formats.Preference]
+  samples: Sequence[formats.Sample]
   name: str | None = None
   version: str | None = None
   skipped: manifests.Skipped = dataclasses.field(
@@ -49,6 +52,24 @@ class Origin:
     """Yields the text of the first `limit` rows, to learn a tokenizer from."""
     for sample in self.samples[:limit]:
       yield from sample.texts()
+
+  def record(
+    self, *, train_rows: int, eval_rows: int = 0, dropped_too_long: int = 0
+  ) -> runs.DatasetRecord:
+    """Returns what a run's manifest says of it."""
+    return runs.DatasetRecord(
+      key=self.key,
+      path=self.path,
+      digest=self.digest,
+      rows=len(self.samples),
+      dropped_too_long=dropped_too_long,
+      train_rows=train_rows,
+      eval_rows=eval_rows,
+      name=self.name,
+      version=self.version,
+      bad_rows=self.skipped.rows,
+      first_bad_rows=self.skipped.first,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +84,17 @@ class Pairs(Origin):
   """The preference pairs of a run, before they are tokens."""
 
   samples: Sequence[formats.Preference]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompts(Origin):
+  """The positions that a run asks for moves on.
+
+  Attributes:
+    shown: the position of each sample.
+  """
+
+  shown: Sequence[positions.Shown]
 
 
 def load(config: config_lib.DataConfig, seed: int) -> Source:
@@ -90,6 +122,20 @@ def load_pairs(config: config_lib.DataConfig) -> Pairs:
     )
   samples, origin = _read(config, formats.parse_preference)
   return Pairs(samples=samples, **origin)
+
+
+def load_prompts(config: config_lib.DataConfig) -> Prompts:
+  """Reads the prompts that `data.path` names; see `starts.parse`.
+
+  Raises:
+    errors.UserError: naming file and line of what is wrong.
+  """
+  found, origin = _read(config, starts.parse)
+  return Prompts(
+    samples=[start.sample for start in found],
+    shown=[start.shown for start in found],
+    **origin,
+  )
 
 
 def _read(
@@ -226,8 +272,12 @@ def hold_out(
 def endless_order(num_rows: int, seed: int) -> Iterator[int]:
   """Yields numbers of rows, epoch after epoch, each in an order of its own."""
   for epoch in itertools.count():
-    order = np.random.default_rng([seed, 1, epoch]).permutation(num_rows)
-    yield from order.tolist()
+    yield from epoch_order(num_rows, seed, epoch).tolist()
+
+
+def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+  """Returns the order of an epoch's rows: int [num_rows]."""
+  return np.random.default_rng([seed, 1, epoch]).permutation(num_rows)
 
 
 class Part(NamedTuple):

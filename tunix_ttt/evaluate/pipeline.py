@@ -6,6 +6,7 @@ sft/  dpo/  grpo/        run directories
 """
 
 from collections.abc import Iterator
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -18,6 +19,8 @@ from tunix_ttt import runs
 from tunix_ttt.data import generate
 from tunix_ttt.evaluate import in_training
 from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import models
+from tunix_ttt.evaluate import rejection
 from tunix_ttt.models import checkpoints
 from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo
@@ -127,15 +130,32 @@ def _run_stages(
   output: pathlib.Path,
 ) -> Iterator[tuple[str, StageRecord]]:
   """Yields what each stage made, when it is done."""
-  if "dpo" in configs:
-    pairs = output / PAIRS
-    if not pairs.exists():
-      kind = generate.Pairs(rejected=config.pairs.rejected)
-      generate.write(pairs, "dpo", kind, config.pairs.count, config.seed)
-    yield "pairs", _record(pairs, pairs, output)
   for name, settings in configs.items():
+    if name == "dpo":
+      pairs = output / PAIRS
+      if not pairs.exists():
+        kind = _pairs(config.pairs, settings)
+        generate.write(pairs, "dpo", kind, config.pairs.count, config.seed)
+      yield "pairs", _record(pairs, pairs, output)
     made = _train(settings, output / name)
     yield name, _record(made, made / runs.MANIFEST, output)
+
+
+def _pairs(
+  config: config_lib.PairsConfig, dpo_config: config_lib.SFTConfig
+) -> generate.Kind:
+  rejected: dict[str, float] = {**config.rejected}
+  if config.source == "solver":
+    return generate.Pairs(rejected=rejected)
+  play = dataclasses.replace(dpo_config.play, temperature=config.temperature)
+  playing = dataclasses.replace(dpo_config, play=play)
+  name = dpo_config.model.name
+  return rejection.Mistakes(
+    name=name,
+    model=models.load(name, playing),
+    config=playing,
+    rejected=rejected,
+  )
 
 
 def _train(config: config_lib.SFTConfig, path: pathlib.Path) -> pathlib.Path:

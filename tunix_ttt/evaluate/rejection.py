@@ -156,7 +156,7 @@ class Mistakes(_OwnGames):
       )
     if len({*self.rejected.values()}) > 1:
       raise errors.UserError(
-        "--rejected: a model makes its mistakes as often as it does; name kinds"
+        "rejected: a model makes its mistakes as often as it does; name kinds"
         " without weights, such as worse,illegal"
       )
 

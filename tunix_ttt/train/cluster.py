@@ -1,5 +1,6 @@
 """Tunix's `RLCluster` on one device, with this library's rollout engine."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -14,6 +15,7 @@ from tunix.sft import checkpoint_manager
 from tunix.sft import metrics_logger
 
 from tunix_ttt import config as config_lib
+from tunix_ttt.data import positions
 from tunix_ttt.models import checkpoints
 from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import learner as learner_lib
@@ -41,6 +43,7 @@ def make(
   model: checkpoints.Model,
   config: config_lib.GRPOConfig,
   metrics: metrics_logger.MetricsLoggerOptions | None,
+  prompts: Sequence[positions.Shown] = (),
 ) -> GameCluster:
   """Returns a cluster whose actor is the model, on the first device.
 
@@ -48,6 +51,7 @@ def make(
     model: what to train.
     config: the settings.
     metrics: where Tunix's own metrics go.
+    prompts: positions to ask for moves on, where the config has them.
   """
   training, algorithm = config.training, config.grpo
   groups = training.batch_size // algorithm.num_generations
@@ -55,7 +59,7 @@ def make(
   # A (1, 1) mesh would have Tunix compile its step twice.
   mesh = Mesh(np.empty((), dtype=object), ())
   engine: Any = functools.partial(
-    games_lib.GameRollout, model=model, config=config
+    games_lib.GameRollout, model=model, config=config, prompts=prompts
   )
   return GameCluster(
     actor=model.module,

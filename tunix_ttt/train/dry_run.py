@@ -31,11 +31,13 @@ def describe(config: config_lib.SFTConfig) -> str:
     errors.UserError: if anything in the config or its files is wrong.
   """
   tracking.check(config.logging)
-  source: datasets.Source | datasets.Pairs | None = None
+  source: datasets.Source | datasets.Pairs | datasets.Prompts | None = None
   if isinstance(config, config_lib.DPOConfig):
     source = datasets.load_pairs(config.data)
   elif not isinstance(config, config_lib.GRPOConfig):
     source = datasets.load(config.data, config.seed)
+  elif config.episodes.source == "prompts":
+    source = datasets.load_prompts(config.data)
   model = sources.outline(config.model, sft.tokenizer_maker(config, source))
   model = sources.adapt_outline(model, config.lora, config.model.name)
   lines = [_model(model, config)]
@@ -47,12 +49,16 @@ def describe(config: config_lib.SFTConfig) -> str:
   rows = config.training.batch_size
   if isinstance(config, config_lib.GRPOConfig):
     more, length, slots = _games(model, config)
+    if source is not None:
+      more.append(
+        f"prompts  {source.key}: {len(source.samples):,}, {source.skipped.rows:,} rows bad and skipped"
+      )
     held = memory.playing(model.spec, config.training.batch_size, slots)
     if config.play.context == "board" and not is_played_alone(config):
       # The turns of a game are sequences of their own.
       rows *= config.play.max_turns
   else:
-    assert source is not None
+    assert isinstance(source, datasets.Source | datasets.Pairs)
     more, rows, length = _rows(model, config, source)
     held = 0
   lines += more
@@ -68,7 +74,7 @@ def describe(config: config_lib.SFTConfig) -> str:
 
 def is_played_alone(config: config_lib.GRPOConfig) -> bool:
   """Returns whether episodes are single moves."""
-  return config.episodes.source == "positions"
+  return config.episodes.are_single_moves
 
 
 def _size(values: Any) -> int:

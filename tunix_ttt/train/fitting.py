@@ -38,19 +38,11 @@ class Plan(Generic[ConfigT, SourceT, DatasetT]):
 
   def dataset_record(self) -> runs.DatasetRecord:
     """See `setup.Prepared`."""
-    source, dataset = self.source, self.dataset
-    return runs.DatasetRecord(
-      key=source.key,
-      path=source.path,
-      digest=source.digest,
-      rows=len(source.samples),
-      dropped_too_long=dataset.dropped_too_long,
+    dataset = self.dataset
+    return self.source.record(
       train_rows=len(dataset.train),
       eval_rows=len(dataset.eval),
-      name=source.name,
-      version=source.version,
-      bad_rows=source.skipped.rows,
-      first_bad_rows=source.skipped.first,
+      dropped_too_long=dataset.dropped_too_long,
     )
 
 

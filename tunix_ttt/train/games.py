@@ -1,5 +1,6 @@
 """Games to train on, sampled by the jitted rollout, as a Tunix rollout engine."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
@@ -9,6 +10,8 @@ import numpy as np
 from tunix.rl.rollout import base_rollout
 
 from tunix_ttt import config as config_lib
+from tunix_ttt.data import datasets
+from tunix_ttt.data import positions
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
@@ -42,8 +45,9 @@ class GameRollout(base_rollout.BaseRollout):
     *,
     model: checkpoints.Model,
     config: config_lib.GRPOConfig,
+    prompts: Sequence[positions.Shown] = (),
   ):
-    """Called by Tunix's `RLCluster`, except for `model` and `config`."""
+    """Called by Tunix's `RLCluster`, which knows nothing of the last three."""
     del tokenizer, rollout_config
     self.mesh = mesh
     self._model = rollout_actor
@@ -51,13 +55,16 @@ class GameRollout(base_rollout.BaseRollout):
     self._tokenizer = model.tokenizer
     self.tables = setup.make_tables(config, model.tokenizer)
     play = config.play
-    if config.episodes.source == "positions":
+    if config.episodes.are_single_moves:
       play = setup.single_moves(play)
     self._policy = policy_lib.ModelPolicy(rollout_actor, model.spec)
     self._sample = setup.make_sampler(
       self._policy, env_lib.TicTacToe(), self.tables, play, config.rollout
     )
     self._begin = jax.jit(self._start)
+    self._boards = np.array([each.board for each in prompts], np.int32)
+    last = [-1 if p.last_move is None else p.last_move for p in prompts]
+    self._last_moves = np.array(last, np.int8)
     self._pool: list[np.ndarray] = []
     self._greedy: Any = None
 
@@ -71,13 +78,29 @@ class GameRollout(base_rollout.BaseRollout):
     members = np.arange(len(groups)) % self._config.grpo.num_generations
     opponent = self._opponent(step)
     keys, states = self._begin(
-      jnp.asarray(groups), jnp.asarray(members), opponent
+      jnp.asarray(groups), jnp.asarray(members), opponent, self._asked(groups)
     )
     params = nnx.split(self._model)[1]
     return self._sample(params, keys, states, opponent)
 
+  def _asked(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the prompts of some groups: boards int32 [B], moves int8 [B]."""
+    count = len(self._boards)
+    if self._config.episodes.source != "prompts":
+      return None
+    epochs, places = np.divmod(groups, count)
+    orders = {
+      epoch: datasets.epoch_order(count, self._config.seed, epoch)
+      for epoch in np.unique(epochs).tolist()
+    }
+    numbers = [
+      orders[epoch][place]
+      for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)
+    ]
+    return self._boards[numbers], self._last_moves[numbers]
+
   def _start(
-    self, groups: jax.Array, members: jax.Array, opponent: Any
+    self, groups: jax.Array, members: jax.Array, opponent: Any, asked: Any
   ) -> tuple[jax.Array, env_lib.State]:
     key = jax.random.key(self._config.seed)
     env = env_lib.TicTacToe(opponent=opponent)
@@ -85,7 +108,7 @@ class GameRollout(base_rollout.BaseRollout):
     episodes = self._config.episodes
     marks = jnp.array(agents.get(episodes.agent, (rules.X, rules.O)), jnp.int8)
 
-    def begin(group: jax.Array, member: jax.Array) -> Any:
+    def begin(group: jax.Array, member: jax.Array, asked: Any) -> Any:
       def own(purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, purpose), group)
 
@@ -94,14 +117,18 @@ class GameRollout(base_rollout.BaseRollout):
       if episodes.luck == "game":
         luck_key = jax.random.fold_in(luck_key, member)
       luck = jax.random.bits(luck_key)
-      if episodes.source == "positions":
+      if asked is not None:
+        board, last = asked
+        agent = jnp.asarray(rules.side_to_move())[board]
+        state = env.init(luck, agent, board, last)
+      elif episodes.source == "positions":
         board, last = opponents.random_position(own(_START), own(_LAST), agent)
         state = env.init(luck, agent, board, last)
       else:
         state = env.init(luck, agent)
       return jax.random.fold_in(own(_TOKENS), member), state
 
-    return jax.vmap(begin)(groups, members)
+    return jax.vmap(begin)(groups, members, asked)
 
   def _opponent(self, step: int) -> Any:
     config = self._config.opponents

@@ -13,6 +13,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import runs
+from tunix_ttt.data import datasets
 from tunix_ttt.game import rules
 from tunix_ttt.models import checkpoints
 from tunix_ttt.train import cluster as cluster_lib
@@ -42,15 +43,20 @@ class Plan:
     model: what to train.
     record: of the model, for the manifest.
     evaluate: how to judge it.
+    source: what it is asked, if not whole games.
   """
 
   config: config_lib.GRPOConfig
   model: checkpoints.Model
   record: runs.ModelRecord
   evaluate: Evaluate
+  source: datasets.Prompts | None
 
-  def dataset_record(self) -> None:
+  def dataset_record(self) -> runs.DatasetRecord | None:
     """See `setup.Prepared`."""
+    if self.source is None:
+      return None
+    return self.source.record(train_rows=len(self.source.samples))
 
 
 def plan(
@@ -58,7 +64,7 @@ def plan(
   make_evaluate: MakeEvaluate,
   tokenizer: pathlib.Path | None = None,
 ) -> Plan:
-  """Makes the model; writes nothing.
+  """Reads the prompts, if any, and makes the model; writes nothing.
 
   Args:
     config: the settings.
@@ -69,7 +75,10 @@ def plan(
     errors.UserError: if anything in the config or its files is wrong.
   """
   tracking.check(config.logging)
-  base = sft.base_model(config, tokenizer=tokenizer)
+  source = None
+  if config.episodes.source == "prompts":
+    source = datasets.load_prompts(config.data)
+  base = sft.base_model(config, source, tokenizer)
   model, record = setup.adapt(base, config)
   if not record.trainable_parameters:
     raise errors.UserError(
@@ -77,7 +86,13 @@ def plan(
     )
   # The tables are checked here, where a mistake costs nothing.
   evaluate = make_evaluate(model, config)
-  return Plan(config=config, model=model, record=record, evaluate=evaluate)
+  return Plan(
+    config=config,
+    model=model,
+    record=record,
+    evaluate=evaluate,
+    source=source,
+  )
 
 
 def train(
@@ -123,7 +138,10 @@ class _Run:
     self.prepared, self.path = prepared, run
     config = prepared.config
     self.cluster = cluster_lib.make(
-      prepared.model, config, tracking.options(config.logging, run, _PREFIX)
+      prepared.model,
+      config,
+      tracking.options(config.logging, run, _PREFIX),
+      prepared.source.shown if prepared.source else (),
     )
     self.manager = cluster_lib.checkpoints_of(
       (run / runs.CHECKPOINTS).absolute(), config.checkpoint
