@@ -1,4 +1,4 @@
-"""Supervised steps with and without packing, on generated games.
+"""Steps with and without packing, on generated games and on pairs.
 
 Both train the same model on the same sequences in the same order, so that the
 ratio of steps a second is that of tokens a second. Tokens are those of the
@@ -6,7 +6,7 @@ sequences, without padding.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import dataclasses
 import itertools
 import pathlib
@@ -17,11 +17,15 @@ from typing import Any
 
 from flax import nnx
 import jax
+import numpy as np
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import datasets
+from tunix_ttt.data import generate
 from tunix_ttt.train import batches
+from tunix_ttt.train import dpo
+from tunix_ttt.train import references
 from tunix_ttt.train import sft
 from tunix_ttt.train import trainer
 
@@ -40,24 +44,39 @@ DATA = {
 }
 
 
+# For DPO, of the solver's.
+NUM_PAIRS = 2000
+
+
 class Steps:
   """A run's first optimizer steps, again and again."""
 
   def __init__(
-    self, plan: sft.Plan, *, is_packed: bool, num_steps: int, run: str
+    self,
+    plan: sft.Plan | dpo.Plan,
+    *,
+    is_packed: bool,
+    num_steps: int,
+    run: str,
   ):
     """Makes the batches and compiles the step."""
     config, model = plan.config, plan.model
     data = dataclasses.replace(config.data, packing=is_packed)
     config = dataclasses.replace(config, data=data)
     pad_id = model.tokenizer.pad_id()
-    train, _ = batches.make(config, plan.dataset, pad_id)
+    make: Any = trainer.SFTTrainer
+    dataset: Any = plan.dataset
+    if isinstance(config, config_lib.DPOConfig):
+      make = trainer.DPOTrainer
+      train, _ = batches.make_pairs(config, dataset, pad_id)
+      known = np.zeros((2, len(dataset.train)), np.float32)
+      train = references.attach(train, known)
+    else:
+      train, _ = batches.make(config, dataset, pad_id)
     self._batches = list(itertools.islice(train, num_steps))
     self.shape = self._batches[0]["input_tokens"].shape
     self.num_tokens = int(sum(b["input_mask"].sum() for b in self._batches))
-    self._trainer = trainer.SFTTrainer(
-      nnx.clone(model.module), config, pathlib.Path(run)
-    )
+    self._trainer = make(nnx.clone(model.module), config, pathlib.Path(run))
     self._step: Callable[[datasets.Batch], Any] = (
       self._trainer.create_train_step_fn()
     )
@@ -83,10 +102,9 @@ class Steps:
 
 
 def measure(
-  name: str, config: config_lib.SFTConfig, num_steps: int, repeats: int
+  name: str, plan: sft.Plan | dpo.Plan, num_steps: int, repeats: int
 ) -> dict[str, Any]:
-  """Trains on the same games both ways."""
-  plan = sft.plan(config)
+  """Trains on the same rows both ways."""
   with (
     tempfile.TemporaryDirectory() as padded,
     tempfile.TemporaryDirectory() as packed,
@@ -100,12 +118,27 @@ def measure(
   ratios = sorted(one / other for one, other in pairs)
   times = [statistics.median(column) for column in zip(*pairs, strict=True)]
   return {
-    "games": name,
+    "rows": name,
     "padded": both[0].row(times[0]),
     "packed": both[1].row(times[1]),
     "ratio": round(statistics.median(ratios), 2),
     "ratios": [round(ratio, 2) for ratio in ratios],
   }
+
+
+def plans(
+  path: pathlib.Path, settings: list[str]
+) -> Iterator[tuple[str, sft.Plan | dpo.Plan]]:
+  """Yields what is trained on: games of each kind, then pairs."""
+  for name, changes in DATA.items():
+    config = config_lib.load(config_lib.SFTConfig, path, [*settings, *changes])
+    yield name, sft.plan(config)
+  with tempfile.TemporaryDirectory() as directory:
+    pairs = pathlib.Path(directory) / "pairs.jsonl"
+    generate.write(pairs, "dpo", generate.Pairs(), NUM_PAIRS, 0)
+    changes = [*settings, f"data.path={pairs}", "training.batch_size=32"]
+    config = config_lib.load(config_lib.DPOConfig, path, changes)
+    yield "pairs", dpo.plan(config)
 
 
 def main() -> None:
@@ -123,11 +156,8 @@ def main() -> None:
   parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
   flags = parser.parse_args()
   rows = []
-  for name, settings in DATA.items():
-    config = config_lib.load(
-      config_lib.SFTConfig, flags.config, [*flags.set, *settings]
-    )
-    row = measure(name, config, flags.steps, flags.repeats)
+  for name, plan in plans(flags.config, flags.set):
+    row = measure(name, plan, flags.steps, flags.repeats)
     rows.append(row)
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
   cli.write_results(flags.output, {**cli.machine(), "rows": rows})

@@ -81,7 +81,7 @@ class GameRecorder(recorder_lib.Recorder):
     self._bar.update()
     if self._is_logged(step.number):
       self._write_games(step)
-      self._say(row, f"{text}  {row['tokens_per_second']:,.0f} tokens/s")
+      self._say(row, f"{text}{recorder_lib.show_speed(row)}")
     self._warn_if_idle(row)
 
   def evaluation(self, step: int, metrics: Mapping[str, float]) -> bool:

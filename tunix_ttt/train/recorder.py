@@ -21,6 +21,12 @@ TIMES = ("seconds", "tokens_per_second")
 _WINDOW = 20
 
 
+def show_speed(row: Mapping[str, Any]) -> str:
+  """Returns a row's tokens per second for the console, nothing if unknown."""
+  speed = row["tokens_per_second"]
+  return f"  {speed:,.0f} tokens/s" if speed else ""
+
+
 class Recorder:
   """Writes each step's metrics once, in step order.
 
@@ -100,18 +106,18 @@ class Recorder:
       "tokens_per_second": self._speed(elapsed),
     }
     self._write(row)
-    self._bar.set_postfix_str(
-      f"loss {loss:.4f}, {row['tokens_per_second']:,.0f} tokens/s", False
-    )
+    self._bar.set_postfix_str(f"loss {loss:.4f}{show_speed(row)}", False)
     self._bar.update()
     if self._is_logged(step):
       done = step - self._first_step
       left = elapsed / done * (self._max_steps - step)
+      speed = show_speed(row)
+      # What the first step takes is compilation.
+      speed += speed and f"  {tqdm.tqdm.format_interval(left)} left"
       self._say(
         row,
         f"loss {loss:.4f}  {self._shown(row)}  lr {row['learning_rate']:.1e}"
-        f"  {row['tokens_per_second']:,.0f} tokens/s"
-        f"  {tqdm.tqdm.format_interval(left)} left",
+        f"{speed}",
       )
 
   def eval(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
