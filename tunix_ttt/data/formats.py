@@ -212,6 +212,8 @@ def _parse_prompt(row: Row) -> Sample:
   if isinstance(prompt, str):
     if not prompt:
       raise ValueError("'prompt' is empty")
+  elif not isinstance(prompt, list):
+    raise ValueError("'prompt' must be text or a list of messages")
   elif chat.check_messages(prompt)[-1]["role"] != "user":
     raise ValueError("the last message of 'prompt' is not the user's")
   return Prompt(prompt)

@@ -90,7 +90,7 @@ class Faults:
     if more := self.count - len(self.first):
       lines.append(f"and {more:,} more bad rows")
     if not skip_bad_rows:
-      lines[-1] += " (mend it, or go on without it by --skip-bad-rows)"
+      lines[-1] += " (mend what is bad, or go on without it by --skip-bad-rows)"
     elif not found:
       lines.append(f"{self.path}: no good row is left")
     else:

@@ -43,11 +43,11 @@ class Estimate:
 
   def table(self) -> str:
     """Returns the parts as lines of text."""
-    parts = dataclasses.asdict(self)
-    lines = [
-      f"  {name:12} {size / 2**30:8.2f} GiB" for name, size in parts.items()
-    ]
-    return "\n".join([*lines, f"  {'in all':12} {self.total / 2**30:8.2f} GiB"])
+    parts = {**dataclasses.asdict(self), "in all": self.total}
+    unit, name = (2**30, "GiB") if self.total >= 2**30 else (2**20, "MiB")
+    return "\n".join(
+      f"  {part:12} {size / unit:8.2f} {name}" for part, size in parts.items()
+    )
 
 
 def activations(
