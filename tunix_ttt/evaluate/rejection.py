@@ -178,23 +178,25 @@ class Mistakes(_OwnGames):
           yield None
           continue
         assert kind is not None and turn.answer is not None
-        cell, thought = self._better(turn.board, turn.answer, rng)
-        chosen = text_format.render_answer(cell, thought)
+        chosen = text_format.render_answer(
+          *self._better(turn.board, turn.answer, rng)
+        )
         shown = positions.Shown(turn.board, turn.last_move)
         yield positions.pair_row(shown, text_format, chosen, turn.answer, kind)
 
   def _better(
     self, board: int, answer: str, rng: np.random.Generator
   ) -> tuple[int, str | None]:
-    """Draws an optimal move; its thought is not the answer's, if possible."""
+    """Draws an optimal move; its thought is not the answer's, if possible.
+
+    Where every thought of the style is, the moves alone tell the answers apart:
+    words of another style would be unlike all that the model says.
+    """
     explain = thoughts_lib.STYLES[self.thoughts]
     cells = rng.permutation(solver.optimal_cells(board)).tolist()
-    for cell in cells:
-      thought = explain(board, cell)
-      if thought is None or thought not in answer:
-        return cell, thought
-    style = self.thoughts
-    return cells[0], positions.other_thought(board, cells[0], style, answer)
+    found = [(cell, explain(board, cell)) for cell in cells]
+    differing = (each for each in found if (each[1] or "") not in answer)
+    return next(differing, found[0])
 
 
 def _mistake(turn: rows_lib.Turn) -> str | None:
