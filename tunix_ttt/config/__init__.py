@@ -30,6 +30,7 @@ from tunix_ttt.config.sections import EvalConfig as EvalConfig
 from tunix_ttt.config.sections import GamesConfig as GamesConfig
 from tunix_ttt.config.sections import LoggingConfig as LoggingConfig
 from tunix_ttt.config.sections import LoraConfig as LoraConfig
+from tunix_ttt.config.sections import MeshConfig as MeshConfig
 from tunix_ttt.config.sections import ModelConfig as ModelConfig
 from tunix_ttt.config.sections import PlayConfig as PlayConfig
 from tunix_ttt.config.sections import SFTConfig as SFTConfig

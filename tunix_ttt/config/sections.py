@@ -125,6 +125,7 @@ DataFormat = Literal[
   "text",
   "tunix_sft",
   "episodes",
+  "prompt",
 ]
 
 
@@ -310,6 +311,20 @@ class PlayConfig:
 
 
 @fields.settings
+class MeshConfig:
+  """The devices that a run is spread over, by Tunix's axes.
+
+  Attributes:
+    fsdp: parts that rows, weights and the optimizer's state are split into;
+      `auto` for all devices that `tp` leaves.
+    tp: parts that heads, feed-forward layers and the vocabulary are split into.
+  """
+
+  fsdp: fields.Positive | Literal["auto"] = 1
+  tp: fields.Positive = 1
+
+
+@fields.settings
 class SFTConfig:
   """A supervised fine-tuning run.
 
@@ -325,6 +340,7 @@ class SFTConfig:
     logging: what else to write.
     eval: how to sample completions.
     play: how to play whole games.
+    mesh: on which devices.
   """
 
   seed: fields.Count = 0
@@ -337,6 +353,7 @@ class SFTConfig:
   logging: LoggingConfig = LoggingConfig()
   eval: EvalConfig = EvalConfig()
   play: PlayConfig = PlayConfig()
+  mesh: MeshConfig = MeshConfig()
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:

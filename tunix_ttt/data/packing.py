@@ -67,7 +67,9 @@ def pack(lengths: Sequence[int], length: int) -> list[list[int]]:
   return rows
 
 
-def find_layout(batches: Iterable[Sequence[chat.Tokens]]) -> Layout:
+def find_layout(
+  batches: Iterable[Sequence[chat.Tokens]], divisor: int = 1
+) -> Layout:
   """Returns a shape that every one of some batches fits into.
 
   All of them have one shape, so that one program is compiled. Rows are as long
@@ -75,13 +77,15 @@ def find_layout(batches: Iterable[Sequence[chat.Tokens]]) -> Layout:
 
   Args:
     batches: the sequences of each.
+    divisor: of the number of rows.
   """
   lengths = [[len(row.ids) for row in rows] for rows in batches]
   longest = max(map(max, lengths))
   found = []
   for multiple in _MULTIPLES:
     length = multiple * longest
-    rows = max(len(pack(each, length)) for each in lengths)
+    most = max(len(pack(each, length)) for each in lengths)
+    rows = -(-most // divisor) * divisor
     found.append(Layout(rows=rows, length=length))
   best = found[0]
   for other in found[1:]:

@@ -8,6 +8,7 @@ from tunix_ttt import errors
 from tunix_ttt.data import formats
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.train import sft
 
@@ -25,7 +26,7 @@ def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
       config's.
   """
   if name == "base":
-    return sft.base_model(config)
+    return _placed(sft.base_model(config), config)
   model = sources.open_model(name, config.model)
   sources.check_matches(model, config.model)
   if config.lora is not None and model.lora is None:
@@ -34,6 +35,15 @@ def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
       " training, say --model base, and for one that has its adapter merged in,"
       " --set lora=null"
     )
+  return _placed(model, config)
+
+
+def _placed(
+  model: checkpoints.Model, config: config_lib.SFTConfig
+) -> checkpoints.Model:
+  """Moves a model to the config's devices, and returns it."""
+  meshes.check(config, model.spec)
+  meshes.place(model.module, meshes.make(config.mesh))
   return model
 
 

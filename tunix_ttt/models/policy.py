@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tunix_ttt.models import families
+from tunix_ttt.models import meshes
 from tunix_ttt.models import specs
 
 
@@ -24,6 +25,7 @@ class ModelPolicy:
     # none where nothing is differentiated, and which Flax refuses in loops.
     plain = nnx.merge(*nnx.split(module))
     families.set_remat(plain, "none")
+    self._mesh = meshes.of(module)
     # Modules with adapters are not hashable, so the structure is closed over.
     self._graphdef, self.params = nnx.split(plain)
     self._spec = spec
@@ -33,9 +35,14 @@ class ModelPolicy:
     spec = self._spec
     shape = (batch_size, num_slots, spec.num_kv_heads, spec.head_dim)
     empty = jnp.zeros(shape, spec.dtype)
-    return {
+    cache = {
       f"layer_{i}": {"k": empty, "v": empty} for i in range(spec.num_layers)
     }
+    return self._split(cache)
+
+  def _split(self, cache: Any) -> Any:
+    """Splits rows over `fsdp` and heads over `tp`."""
+    return meshes.constrain(cache, self._mesh, meshes.FSDP, None, meshes.TP)
 
   def grow_cache(self, cache: Any, num_slots: int) -> Any:
     """Returns the cache with empty slots at its end, `num_slots` in all."""
@@ -45,7 +52,7 @@ class ModelPolicy:
         leaf, ((0, 0), (0, num_slots - leaf.shape[1]), (0, 0), (0, 0))
       )
 
-    return jax.tree.map(grow, cache)
+    return self._split(jax.tree.map(grow, cache))
 
   def __call__(
     self,
@@ -59,6 +66,7 @@ class ModelPolicy:
   ) -> tuple[jax.Array, Any]:
     """See `rollout.sampler.Policy`."""
     module: Any = nnx.merge(self._graphdef, params)
+    tokens = meshes.constrain(tokens, self._mesh, meshes.FSDP)
     ends = jnp.full(tokens.shape[:1], end, jnp.int32)
     cache = {
       name: {**layer, "end_index": ends} for name, layer in cache.items()

@@ -8,6 +8,7 @@ from tunix_ttt.data import datasets
 from tunix_ttt.data import packing
 from tunix_ttt.data import preferences
 from tunix_ttt.language import chat
+from tunix_ttt.models import meshes
 
 Supervised = datasets.Dataset[chat.Tokens]
 
@@ -126,7 +127,7 @@ def _shape(
   each = [part.rows for part in parts] if config.data.packing else []
   if not each:
     return packing.Layout(rows=rows, length=length)
-  return packing.find_layout(each)
+  return packing.find_layout(each, meshes.sizes(config.mesh)[meshes.FSDP])
 
 
 def _fill(

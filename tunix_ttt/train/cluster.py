@@ -17,6 +17,7 @@ from tunix.sft import metrics_logger
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import positions
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import meshes
 from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import optimizers
@@ -45,7 +46,7 @@ def make(
   metrics: metrics_logger.MetricsLoggerOptions | None,
   prompts: Sequence[positions.Shown] = (),
 ) -> GameCluster:
-  """Returns a cluster whose actor is the model, on the first device.
+  """Returns a cluster whose actor is the model, on the devices it is on.
 
   Args:
     model: what to train.
@@ -56,8 +57,8 @@ def make(
   training, algorithm = config.training, config.grpo
   groups = training.batch_size // algorithm.num_generations
   parts = training.gradient_accumulation_steps
-  # A (1, 1) mesh would have Tunix compile its step twice.
-  mesh = Mesh(np.empty((), dtype=object), ())
+  # A mesh of one device would have Tunix compile its step twice.
+  mesh = meshes.make(config.mesh) or Mesh(np.empty((), dtype=object), ())
   engine: Any = functools.partial(
     games_lib.GameRollout, model=model, config=config, prompts=prompts
   )

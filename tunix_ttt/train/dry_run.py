@@ -1,14 +1,17 @@
 """What a config would run: checked and described, in shapes alone."""
 
+import math
 from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import datasets
 from tunix_ttt.data import preferences
 from tunix_ttt.game import env as env_lib
+from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models import specs
@@ -66,9 +69,13 @@ def describe(config: config_lib.SFTConfig) -> str:
     f"tokens   {rows * length:,} a step at the most, in {parts}"
     f" micro-batch{'es' if parts > 1 else ''}"
   )
+  meshes.check(config, model.spec)
   found = _estimate(model, config, rows // parts, length, held)
+  mesh = meshes.sizes(config.mesh)
   devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-  lines.append(f"memory   of each device, estimated ({devices})")
+  axes = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
+  lines.append(f"mesh     {axes}; this machine has {devices}")
+  lines.append("memory   of each device, estimated")
   return "\n".join([*lines, found.table()])
 
 
@@ -81,18 +88,14 @@ def _size(values: Any) -> int:
   return sum(value.size for value in values)
 
 
-def _bytes(values: Any) -> int:
-  return sum(value.size * value.dtype.itemsize for value in values)
-
-
-def _trained(model: sources.Outline) -> list[Any]:
+def _trained(model: sources.Outline) -> Any:
   kind = nnx.Param if model.lora is None else nnx.LoRAParam
-  return [*specs.parameters(model.module, kind).values()]
+  return nnx.state(model.module, kind)
 
 
 def _model(model: sources.Outline, config: config_lib.SFTConfig) -> str:
   everything = _size(specs.parameters(model.module).values())
-  trained = _size(_trained(model))
+  trained = _size(jax.tree.leaves(_trained(model)))
   return (
     f"model    {config.model.name}: {everything:,} parameters, {trained:,}"
     f" trained ({trained / everything:.2%}), {model.spec.dtype}, remat"
@@ -168,17 +171,19 @@ def _estimate(
   length: int,
   playing: int,
 ) -> memory.Estimate:
-  trained = _bytes(_trained(model))
+  mesh = meshes.outline(config.mesh)
+  size = jnp.dtype(model.spec.dtype).itemsize
+  trained = meshes.held(_trained(model), mesh)
+  split = math.prod(mesh.shape.values())
   # Of bfloat16 it keeps a copy in float32 besides.
   kept = _MOMENTS[config.training.optimizer] + (model.spec.dtype != "float32")
   parts = 2 if config.training.gradient_accumulation_steps > 1 else 1
   return memory.Estimate(
-    weights=_bytes(specs.parameters(model.module).values()),
-    optimizer=4 * kept * _size(_trained(model)),
-    gradients=parts * trained,
-    activations=memory.activations(
-      model.spec, rows, length, config.model.remat
-    ),
-    logits=memory.logits(model.spec, rows, length),
-    playing=playing,
+    weights=size * meshes.held(nnx.state(model.module, nnx.Param), mesh),
+    optimizer=4 * kept * trained,
+    gradients=size * parts * trained,
+    activations=memory.activations(model.spec, rows, length, config.model.remat)
+    // split,
+    logits=memory.logits(model.spec, rows, length) // split,
+    playing=playing // split,
   )

@@ -9,6 +9,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import meshes
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import setup
 from tunix_ttt.train import trainer as trainer_lib
@@ -79,7 +80,8 @@ def fit(
     names=trainer.names,
   )
   try:
-    trainer.fit(train_batches, eval_batches, recorder)
+    with meshes.use(meshes.make(config.mesh)):
+      trainer.fit(train_batches, eval_batches, recorder)
   finally:
     recorder.close()
   trained = dataclasses.replace(prepared.model, module=trainer.model)

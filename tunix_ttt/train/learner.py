@@ -17,6 +17,7 @@ from tunix.rl.grpo import grpo_learner
 from tunix_ttt import config as config_lib
 from tunix_ttt import rewards as rewards_lib
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import meshes
 from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.train import games as games_lib
@@ -251,6 +252,7 @@ class GameLearner(grpo_learner.GRPOLearner):
       },
       len(counts),
       self._config.training.gradient_accumulation_steps,
+      meshes.sizes(self._config.mesh)[meshes.FSDP],
     )
     reference = None
     if self._config.grpo.beta:
@@ -367,7 +369,7 @@ class _Reference:
 
 
 def _pack(
-  rows: dict[str, np.ndarray], num_games: int, parts: int
+  rows: dict[str, np.ndarray], num_games: int, parts: int, divisor: int = 1
 ) -> dict[str, np.ndarray]:
   """Leaves out rows and columns in which nothing is trained.
 
@@ -375,6 +377,7 @@ def _pack(
     rows: [N, L] each; `trained` and `mask` say which tokens matter.
     num_games: of the batch.
     parts: micro-batches of the batch.
+    divisor: of the number of rows.
 
   Returns:
     [B, R, L'] each, of few different shapes, since each is compiled. B is the
@@ -385,7 +388,8 @@ def _pack(
   size, per_game = num_games, 1
   while size * per_game < len(used):
     per_game *= 2
-  while parts == 1 and size % 2 == 0 and size // 2 >= max(len(used), _MIN_ROWS):
+  least = max(len(used), _MIN_ROWS)
+  while parts == 1 and size % (2 * divisor) == 0 and size // 2 >= least:
     size //= 2
   longest = rows["mask"][used].sum(axis=1).max(initial=1)
   length = min(-(-longest // _MULTIPLE) * _MULTIPLE, rows["mask"].shape[1])

@@ -10,8 +10,10 @@ from typing import Any
 from flax import nnx
 import jax
 import numpy as np
+from tunix.sft import sharding_utils
 
 from tunix_ttt.data import datasets
+from tunix_ttt.models import meshes
 from tunix_ttt.train import preference_loss
 
 
@@ -35,9 +37,13 @@ def log_probs(
     return preference_loss.log_probs(nnx.merge(graph, state), batch)
 
   found = np.zeros((2, num_pairs), np.float32)
-  for batch in batches:
-    there = batch["pairs"] >= 0
-    found[:, batch["pairs"][there]] = np.asarray(run(state, batch))[:, there]
+  with meshes.use(meshes.of(module)):
+    for batch in batches:
+      there = batch["pairs"] >= 0
+      rows: Any = batch
+      split: Any = sharding_utils.shard_input(rows, (meshes.FSDP,))
+      of_batch = np.asarray(run(state, split))
+      found[:, batch["pairs"][there]] = of_batch[:, there]
   return found
 
 

@@ -14,11 +14,17 @@ from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import families
+from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.models import specs
 
-# Settings that change what is written and nothing that is computed.
-_FREE_ON_RESUME = ("logging.", "checkpoint.max_to_keep", "rollouts_per_log")
+# Settings that change what is written, or where it is computed, and no more.
+_FREE_ON_RESUME = (
+  "logging.",
+  "checkpoint.max_to_keep",
+  "rollouts_per_log",
+  "mesh.",
+)
 
 
 class Prepared(Protocol):
@@ -88,7 +94,7 @@ def resume(
   """Goes on with an interrupted run, as if it had not been interrupted.
 
   Args:
-    config: the settings it was started with; only `logging`,
+    config: the settings it was started with; only `logging`, `mesh`,
       `checkpoint.max_to_keep` and `rollouts_per_log` may differ.
     run: its directory.
     step: which of its checkpoints to go on from; None for the latest, or the
@@ -118,12 +124,16 @@ def resume(
 def adapt(
   base: checkpoints.Model, config: config_lib.SFTConfig
 ) -> tuple[checkpoints.Model, runs.ModelRecord]:
-  """Makes a model ready for training: adapters, rematerialisation, a record.
+  """Makes a model ready for training: adapters, a record, its place on devices.
 
   Raises:
-    errors.UserError: if the model has other adapters already.
+    errors.UserError: if the model has other adapters already, or the devices
+      cannot hold it as the config says.
   """
+  meshes.check(config, base.spec)
+  mesh = meshes.make(config.mesh)
   model = sources.adapt(base, config.lora, config.model.name, config.seed)
+  meshes.place(model.module, mesh)
   families.set_remat(model.module, config.model.remat)
 
   def count(kind: Any) -> int:
@@ -162,7 +172,7 @@ def manifest(
     versions=runs.versions(),
     platform=platform.platform(),
     devices=[device.device_kind for device in jax.devices()],
-    mesh={},
+    mesh=meshes.sizes(config.mesh),
     git_sha=sha,
     git_dirty=dirty,
     artifacts_path=str(output),

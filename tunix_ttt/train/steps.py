@@ -7,6 +7,8 @@ from flax import nnx
 import jax
 from tunix.sft import peft_trainer
 
+from tunix_ttt.models import meshes
+
 
 class LeanSteps(peft_trainer.PeftTrainer):
   """A `PeftTrainer` whose compiled steps return only what they train.
@@ -39,10 +41,15 @@ class LeanSteps(peft_trainer.PeftTrainer):
 
   def _make_steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
     trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
-    # What a step returns stays on its device for good; what it is first given
+    # What a step returns stays on its devices for good; what it is first given
     # must too, or the second step is compiled anew.
+    meshes.place(self.optimizer, meshes.of(self.model))
     for node in (self.model, self.optimizer):
       nnx.update(node, jax.tree.map(_committed, nnx.state(node)))
+    held = tuple(
+      jax.tree.map(lambda value: value.sharding, state)
+      for state in (nnx.state(self.model, trained), nnx.state(self.optimizer))
+    )
     # The graph of a model with adapters is not hashable: it is closed over.
     graph, *_ = nnx.split(self.model, trained, ...)
     optimizer_graph, _ = nnx.split(self.optimizer)
@@ -56,7 +63,10 @@ class LeanSteps(peft_trainer.PeftTrainer):
     def evaluate(values: Any, frozen: Any, inputs: Any) -> Any:
       return self._eval_step(nnx.merge(graph, values, frozen), inputs)
 
-    jitted_update = jax.jit(update, donate_argnums=1)
+    # Each array stays where it is.
+    jitted_update = jax.jit(
+      update, donate_argnums=1, out_shardings=(*held, None)
+    )
     jitted_evaluate = jax.jit(evaluate)
 
     def train_step(inputs: Any) -> Any:

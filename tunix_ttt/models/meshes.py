@@ -1,0 +1,188 @@
+"""Devices as a mesh, and where a model's arrays are on it.
+
+The axes are Tunix's: rows and, crosswise, weights are split over `fsdp`; heads,
+feed-forward layers and the vocabulary over `tp`. Where an array is split is
+written on it by Tunix's model classes and by Qwix.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import math
+from typing import Any
+import warnings
+
+from flax import nnx
+import jax
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt.models import specs
+
+FSDP, TP = "fsdp", "tp"
+
+
+def sizes(config: config_lib.MeshConfig) -> dict[str, int]:
+  """Returns how many devices a mesh has along each axis, be they there or not."""
+  fsdp = config.fsdp
+  if fsdp == "auto":
+    fsdp = max(jax.device_count() // config.tp, 1)
+  return {FSDP: fsdp, TP: config.tp}
+
+
+def outline(config: config_lib.MeshConfig) -> jax.sharding.AbstractMesh:
+  """Returns a mesh of devices that need not be there."""
+  found = sizes(config)
+  return jax.sharding.AbstractMesh((*found.values(),), (*found,))
+
+
+def make(config: config_lib.MeshConfig) -> Mesh | None:
+  """Returns the first devices as a mesh; None for a single one.
+
+  Raises:
+    errors.UserError: if there are not as many.
+  """
+  shape, devices = sizes(config), jax.devices()
+  count = shape[FSDP] * shape[TP]
+  if count > len(devices):
+    raise errors.UserError(
+      f"mesh: fsdp {shape[FSDP]} x tp {shape[TP]} is {count} devices, and there"
+      f" {'is' if len(devices) == 1 else 'are'} {len(devices)}"
+      f" ({devices[0].device_kind}); make it smaller, or say fsdp: auto"
+    )
+  if count == 1:
+    return None
+  grid = np.array(devices[:count]).reshape(shape[FSDP], shape[TP])
+  return Mesh(grid, (FSDP, TP))
+
+
+def of(node: Any) -> Mesh | None:
+  """Returns the mesh that a module's arrays are on; None for a single device."""
+  for value in jax.tree.leaves(nnx.state(node)):
+    sharding = value.sharding
+    if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+      return sharding.mesh
+  return None
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh | None) -> Iterator[None]:
+  """A context in which Tunix splits batches over a mesh."""
+  with contextlib.ExitStack() as stack:
+    if mesh is not None:
+      with warnings.catch_warnings():
+        # JAX has a newer way to say it, which Tunix does not know.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        stack.enter_context(mesh)
+    yield
+
+
+def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
+  """Raises a UserError if rows or heads cannot be split over a config's mesh."""
+  shape = sizes(config.mesh)
+  fsdp, tp = shape[FSDP], shape[TP]
+  training = config.training
+  for name, rows in (
+    (
+      "training.batch_size / training.gradient_accumulation_steps",
+      training.batch_size // training.gradient_accumulation_steps,
+    ),
+    ("play.batch_size", config.play.batch_size),
+  ):
+    if rows % fsdp:
+      raise errors.UserError(
+        f"mesh.fsdp: {fsdp} does not divide the {rows} rows of {name}"
+      )
+  heads, kv_heads = spec.num_heads, spec.num_kv_heads
+  if heads % tp or (kv_heads % tp and tp % kv_heads):
+    fitting = [
+      n
+      for n in range(1, heads + 1)
+      if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)
+    ]
+    raise errors.UserError(
+      f"mesh.tp: {tp} does not divide the model's {heads} query heads with"
+      f" {kv_heads} heads of keys and values; possible are"
+      f" {', '.join(map(str, fitting))}"
+    )
+
+
+def partition(
+  spec: Any, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractMesh
+) -> PartitionSpec:
+  """Returns which axis each dimension is split over.
+
+  A dimension that an axis does not divide, as that of fewer heads of keys and
+  values than devices, stays whole: each device has all of it.
+
+  Args:
+    spec: what Tunix would have; None for nothing.
+    shape: of the array.
+    mesh: with the axes.
+  """
+  axes = [*(spec or ())][: len(shape)]
+  axes += [None] * (len(shape) - len(axes))
+  found = []
+  for size, axis in zip(shape, axes, strict=True):
+    known = axis if axis in mesh.shape else None
+    divides = known is not None and size % mesh.shape[known] == 0
+    found.append(known if divides else None)
+  return PartitionSpec(*found)
+
+
+def shardings(state: Any, mesh: Mesh | jax.sharding.AbstractMesh) -> Any:
+  """Returns where each array of a state goes, in the state's own structure."""
+  wanted = nnx.get_partition_spec(state)
+
+  def place(value: Any, spec: Any) -> NamedSharding:
+    return NamedSharding(mesh, partition(spec, value.shape, mesh))
+
+  return jax.tree.map(place, state, wanted)
+
+
+def held(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
+  """Returns how many numbers of a state each device has."""
+  shapes = jax.tree.map(
+    lambda value, sharding: math.prod(sharding.shard_shape(value.shape)),
+    state,
+    shardings(state, mesh),
+  )
+  return sum(jax.tree.leaves(shapes))
+
+
+def place(node: Any, mesh: Mesh | None) -> None:
+  """Moves the arrays of a module or an optimizer to where they belong.
+
+  What is written on a module's arrays is then where they are, for Tunix to make
+  and restore its optimizer by.
+  """
+  if mesh is None:
+    return
+  for _, variable in nnx.iter_graph(node):
+    if isinstance(variable, nnx.Variable):
+      wanted = variable.get_metadata().get("out_sharding")
+      found = partition(wanted, variable.get_value().shape, mesh)
+      variable.set_metadata(out_sharding=tuple(found))
+  state = nnx.state(node)
+  nnx.update(node, jax.device_put(state, shardings(state, mesh)))
+
+
+def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:
+  """Splits arrays inside a compiled program, as far as their sizes allow.
+
+  Args:
+    tree: of arrays.
+    mesh: None leaves them as they are.
+    *axes: of their first dimensions.
+  """
+  if mesh is None:
+    return tree
+
+  def one(leaf: jax.Array) -> jax.Array:
+    spec = partition(axes[: leaf.ndim], leaf.shape, mesh)
+    return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+  return jax.tree.map(one, tree)
