@@ -35,7 +35,7 @@ def test_stages_follow_each_other(run, tmp_path, monkeypatch):
   code, _, err = run(*command)
   assert code == 0, err
   manifest = json.loads((output / "pipeline_manifest.json").read_text())
-  assert [*manifest["stages"]] == ["pairs", "sft", "dpo", "grpo"]
+  assert [*manifest["stages"]] == ["sft", "pairs", "dpo", "grpo"]
   for name, before in (("dpo", "sft"), ("grpo", "dpo")):
     made = runs.RunManifest.read(output / name)
     assert made.status == "finished"
