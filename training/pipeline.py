@@ -1,4 +1,4 @@
-"""Runs pairs, SFT, DPO and GRPO in a row; goes on where it was interrupted."""
+"""Runs SFT, pairs, DPO and GRPO in a row; goes on where it was interrupted."""
 
 import argparse
 import pathlib

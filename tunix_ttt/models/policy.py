@@ -71,9 +71,11 @@ class ModelPolicy:
     cache = {
       name: {**layer, "end_index": ends} for name, layer in cache.items()
     }
-    _, cache = module(
-      tokens, positions, cache, attention_mask, output_hidden_states=True
-    )
+    # Traced in whatever thread; Tunix looks for the mesh in the present one.
+    with meshes.use(self._mesh):
+      _, cache = module(
+        tokens, positions, cache, attention_mask, output_hidden_states=True
+      )
     sown: Any = nnx.pop(module, nnx.Intermediate)
     hidden = sown["all_hidden_states"].get_value()[-1]
     # Of one token a row: logits of them all would be most of the memory.

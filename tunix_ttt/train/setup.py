@@ -1,6 +1,7 @@
 """What begins, ends and resumes a run of any kind."""
 
 from collections.abc import Callable
+import math
 import pathlib
 import platform
 import shutil
@@ -191,6 +192,12 @@ def create(
   )
   if note := getattr(model.tokenizer, "note", ""):
     print(f"note: {note}")
+  used = math.prod(manifest.mesh.values())
+  if used < jax.device_count():
+    print(
+      f"note: {used} of {jax.device_count()} devices {'is' if used == 1 else 'are'}"
+      " used; mesh.fsdp=auto takes all"
+    )
   with files.new_directory(output) as new:
     manifest.write(new)
     files.write_all(new, model.tokenizer.files())
