@@ -118,15 +118,26 @@ def test_wrong_input(run, pairs, tmp_path, monkeypatch):
   assert code == 0 and "in all" in out
 
 
-def test_packed_pairs_teach_the_same(pairs, tmp_path):
-  packed = make(pairs, data={"packing": True})
-  assert "packed into" in dry_run.describe(packed)
-  one = rows(dpo.train(make(pairs), tmp_path / "padded"))
-  other = rows(dpo.train(packed, tmp_path / "packed"))
-  assert len(one) == len(other) > 0
-  for padded_row, packed_row in zip(one, other, strict=True):
-    assert packed_row.pop("split") == padded_row.pop("split")
-    if packed_row["step"] <= 1:
+@pytest.fixture(scope="module")
+def padded(pairs, tmp_path_factory):
+  return rows(dpo.train(make(pairs), tmp_path_factory.mktemp("runs") / "run"))
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [{"data": {"packing": True}}, {"mesh": {"fsdp": 2}}],
+  ids=["packed", "on two devices"],
+)
+def test_other_arrays_teach_the_same(pairs, padded, changes, tmp_path):
+  config = make(pairs, **changes)
+  text = dry_run.describe(config)
+  assert ("packed into" in text) == ("data" in changes)
+  assert ("fsdp 2" in text) == ("mesh" in changes)
+  found = rows(dpo.train(config, tmp_path / "run"))
+  assert len(found) == len(padded) > 0
+  for row, expected in zip(found, map(dict, padded), strict=True):
+    assert row.pop("split") == expected.pop("split")
+    if row["step"] <= 1:
       # Margins of the reference itself are rounding.
-      del packed_row["rewards/accuracy"], padded_row["rewards/accuracy"]
-    assert packed_row == pytest.approx(padded_row, rel=1e-3, abs=1e-4)
+      del row["rewards/accuracy"], expected["rewards/accuracy"]
+    assert row == pytest.approx(expected, rel=1e-3, abs=1e-4)
