@@ -112,7 +112,7 @@ def test_the_manifest_says_what_made_the_run(finished):
   assert manifest.seed == config.seed
   assert manifest.config == config_lib.to_dict(config)
   assert manifest.versions["google-tunix"] == "0.1.7"
-  assert manifest.devices and manifest.mesh == {}
+  assert manifest.devices and manifest.mesh == {"fsdp": 1, "tp": 1}
   assert [s.from_step for s in manifest.sessions] == [0]
   data = manifest.dataset
   assert data is not None

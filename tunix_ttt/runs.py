@@ -164,7 +164,7 @@ class RunManifest(Record):
     versions: of Python and the packages that matter.
     platform: of the machine.
     devices: the kind of each device.
-    mesh: axis sizes; empty where a single device is used without a mesh.
+    mesh: devices that are used along each axis.
     git_sha: the commit of the code, None outside a checkout.
     git_dirty: whether files differed from that commit.
     artifacts_path: where the run was created.
