@@ -60,7 +60,9 @@ def rows(run):
   return found
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "orpo"])
+@pytest.mark.parametrize(
+  "algorithm", ["dpo", pytest.param("orpo", marks=pytest.mark.slow)]
+)
 def test_a_run_learns_to_prefer(pairs, tmp_path, algorithm):
   config = make(pairs, dpo={"algorithm": algorithm}, training={"max_steps": 12})
   run = dpo.train(config, tmp_path / "run")

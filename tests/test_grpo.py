@@ -168,6 +168,7 @@ def test_variants(name, tmp_path):
     assert all(row["turns"] == 1 for row in trained)
 
 
+@pytest.mark.slow
 def test_every_prompt_is_asked_before_any_comes_again(tmp_path):
   path = tmp_path / "prompts.jsonl"
   made = generate.write(path, "prompts", generate.Prompts(), 6, 0)

@@ -8,6 +8,9 @@ import pytest
 
 from tests import conftest
 from tunix_ttt import config as config_lib
+from tunix_ttt.data import positions
+from tunix_ttt.game import rules
+from tunix_ttt.language import boards
 from tunix_ttt.train import games
 from tunix_ttt.train import learner
 from tunix_ttt.train import sft
@@ -67,3 +70,44 @@ def test_what_the_games_of_a_group_share(luck):
   agents = np.asarray(states.agent).reshape(4, 8)
   assert (agents == agents[:, :1]).all() and len(np.unique(agents)) == 2
   assert len(np.unique(jax.random.key_data(keys), axis=0)) == 32
+
+
+def test_prompts_come_again_once_all_have_come():
+  plain = config_lib.GRPOConfig(model=conftest.SMALL_MODEL)
+  config = dataclasses.replace(
+    plain,
+    data=config_lib.DataConfig(path="prompts.jsonl"),
+    episodes=config_lib.EpisodesConfig(source="prompts"),
+  )
+  model = sft.base_model(plain)
+  asked = [
+    positions.Shown(boards.from_text(text), cell)
+    for text, cell in (("." * 9, None), ("X........", 0), ("XO.......", 1))
+  ]
+  engine = games.GameRollout(
+    model.module,
+    model.tokenizer,
+    None,
+    None,
+    model=model,
+    config=config,
+    prompts=asked,
+  )
+  groups = np.repeat(np.arange(6), 8)
+  members = np.tile(np.arange(8), 6)
+  _, states = engine._begin(
+    groups, members, engine._opponent(0), engine._asked(groups)
+  )
+  shown = np.asarray(states.board).reshape(6, 8)
+  assert (shown == shown[:, :1]).all()
+  for epoch in (shown[:3, 0], shown[3:, 0]):
+    assert sorted(epoch.tolist()) == sorted(each.board for each in asked)
+  last = {each.board: each.last_move for each in asked}
+  for board, agent, cell in zip(
+    states.board.tolist(),
+    states.agent.tolist(),
+    states.last_move.tolist(),
+    strict=True,
+  ):
+    assert agent == rules.side_to_move()[board]
+    assert (None if cell < 0 else cell) == last[board]

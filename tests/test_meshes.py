@@ -135,21 +135,23 @@ def test_a_run_goes_on_on_other_devices(on_one, tmp_path):
     assert_alike(run, on_one)
 
 
-def test_games_are_one_devices(tmp_path):
+@pytest.mark.parametrize(
+  "mesh", [FSDP, pytest.param(TP, marks=pytest.mark.slow)]
+)
+def test_games_are_one_devices(mesh, tmp_path):
   config = dataclasses.replace(
     test_grpo.CONFIG,
     training=dataclasses.replace(test_grpo.CONFIG.training, max_steps=2),
     lora=config_lib.LoraConfig(rank=4),
   )
   one = grpo.train(config, in_training.Evaluator, tmp_path / "one")
-  for name, mesh in (("fsdp", FSDP), ("tp", TP)):
-    run = tmp_path / name
-    grpo.train(on(config, mesh), in_training.Evaluator, run)
-    rows_alike(test_grpo.rows(run), test_grpo.rows(one), 1e-2)
-    games, expected = (
-      (each / runs.ROLLOUTS).read_text().splitlines()[:2] for each in (run, one)
-    )
-    assert games == expected
+  run = tmp_path / "run"
+  grpo.train(on(config, mesh), in_training.Evaluator, run)
+  rows_alike(test_grpo.rows(run), test_grpo.rows(one), 1e-2)
+  games, expected = (
+    (each / runs.ROLLOUTS).read_text().splitlines()[:2] for each in (run, one)
+  )
+  assert games == expected
 
 
 @pytest.mark.parametrize(

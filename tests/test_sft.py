@@ -250,7 +250,11 @@ def test_lora_on_a_model_that_was_trained_first(tmp_path):
   assert manifest.model.revision == final(base)
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize(
+  "lora",
+  [False, pytest.param(True, marks=pytest.mark.slow)],
+  ids=["full", "lora"],
+)
 def test_killed_runs_end_as_if_they_had_not_been(lora, tmp_path):
   steps = 240
   config = dataclasses.replace(
