@@ -117,6 +117,7 @@ def test_the_same_config_gives_the_same_run(run, tmp_path):
   assert final(again) == final(run)
 
 
+@pytest.mark.slow
 def test_going_on_from_a_checkpoint(run, tmp_path):
   other = train(CONFIG, tmp_path / "run")
   grpo.resume(CONFIG, in_training.Evaluator, other, 2)
@@ -214,6 +215,7 @@ def test_past_selves_are_kept_and_met_again(tmp_path):
   assert rows(run) == again
 
 
+@pytest.mark.slow
 def test_batches_without_a_signal_are_told(tmp_path):
   config = dataclasses.replace(
     changed(CONFIG, "training", max_steps=10, eval_every_n_steps=10),

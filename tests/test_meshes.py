@@ -11,6 +11,7 @@ import pytest
 
 from tests import conftest
 from tests import test_grpo
+from tests import test_hugging_face
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -20,6 +21,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models import specs
+from tunix_ttt.models.hugging_face import loading
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import grpo
 from tunix_ttt.train import sft
@@ -183,3 +185,21 @@ def test_a_dry_run_says_what_each_device_has():
   assert half == pytest.approx(weights(ONE)[1] / 2, rel=0.1)
   # Of a mesh that is not there, too.
   assert weights(config_lib.MeshConfig(fsdp=4))[1] < half
+
+
+@pytest.mark.parametrize("mesh", [FSDP, TP])
+@pytest.mark.parametrize("case", ["qwen2.5-untied", "gemma3"])
+def test_weights_are_read_to_where_they_belong(case, mesh):
+  path = test_hugging_face.FIXTURES / case
+  found = meshes.make(mesh)
+  module, _ = loading.load(path, mesh=found)
+  assert meshes.of(module) == found
+  expected = specs.parameters(loading.load(path)[0])
+  before = specs.parameters(module)
+  places = {name: value.sharding for name, value in before.items()}
+  assert any(not place.is_fully_replicated for place in places.values())
+  # There is nothing left to move.
+  meshes.place(module, found)
+  for name, value in specs.parameters(module).items():
+    assert value.sharding.is_equivalent_to(places[name], value.ndim)
+    np.testing.assert_array_equal(value, expected[name])

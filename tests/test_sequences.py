@@ -35,8 +35,14 @@ def model(tokenizer):
     ("full", {}),
     ("truncated", {}),
     ("board", {}),
-    ("full", {"on_parse_error": "retry", "max_turns": 3}),
-    ("truncated", {"on_parse_error": "retry", "max_turns": 3}),
+    *(
+      pytest.param(
+        context,
+        {"on_parse_error": "retry", "max_turns": 3},
+        marks=pytest.mark.slow,
+      )
+      for context in ("full", "truncated")
+    ),
   ],
 )
 def test_a_trainers_log_probabilities_are_the_samplers(

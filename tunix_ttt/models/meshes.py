@@ -154,20 +154,23 @@ def held(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
 
 
 def place(node: Any, mesh: Mesh | None) -> None:
-  """Moves the arrays of a module or an optimizer to where they belong.
+  """Moves the arrays of a module or an optimizer to where they belong."""
+  if mesh is not None:
+    mark(node, mesh)
+    state = nnx.state(node)
+    nnx.update(node, jax.device_put(state, shardings(state, mesh)))
 
-  What is written on a module's arrays is then where they are, for Tunix to make
-  and restore its optimizer by.
+
+def mark(node: Any, mesh: Mesh) -> None:
+  """Writes on a module's arrays where they belong, as far as axes divide them.
+
+  By that Tunix reads weights, and makes and restores its optimizer.
   """
-  if mesh is None:
-    return
   for _, variable in nnx.iter_graph(node):
     if isinstance(variable, nnx.Variable):
       wanted = variable.get_metadata().get("out_sharding")
       found = partition(wanted, variable.get_value().shape, mesh)
       variable.set_metadata(out_sharding=tuple(found))
-  state = nnx.state(node)
-  nnx.update(node, jax.device_put(state, shardings(state, mesh)))
 
 
 def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from flax import nnx
+from jax.sharding import Mesh
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -48,6 +49,7 @@ def start_from(
   config: config_lib.ModelConfig,
   make_tokenizer: Callable[[], Tokenizer],
   seed: int,
+  mesh: Mesh | None = None,
 ) -> checkpoints.Model:
   """Returns the model that a config starts from, without new adapters.
 
@@ -55,6 +57,8 @@ def start_from(
     config: which model.
     make_tokenizer: called for a tiny model, which has none of its own.
     seed: of a tiny model's values.
+    mesh: where the weights of one of Hugging Face are read to at once, since a
+      single device may not hold them.
 
   Raises:
     errors.UserError: if there is no such model, or not of this shape.
@@ -70,10 +74,12 @@ def start_from(
       tokenizer=tokenizer,
       revision=checkpoints.revision(specs.parameters(module)),
     )
-  return open_model(config.name, config)
+  return open_model(config.name, config, mesh)
 
 
-def open_model(name: str, config: config_lib.ModelConfig) -> checkpoints.Model:
+def open_model(
+  name: str, config: config_lib.ModelConfig, mesh: Mesh | None = None
+) -> checkpoints.Model:
   """Returns a model that is on disk or on the hub.
 
   The base of a PEFT adapter is the one that its config names. Where that is a
@@ -82,20 +88,21 @@ def open_model(name: str, config: config_lib.ModelConfig) -> checkpoints.Model:
   Args:
     name: a directory of ours, of Hugging Face or of PEFT, or a hub id.
     config: how to read one of Hugging Face.
+    mesh: see `start_from`.
 
   Raises:
     errors.UserError: if there is no such model, or it cannot be read.
   """
   found = _find(name, config)
   if adapters.is_adapter(found.directory):
-    return _open_adapter(found, config)
+    return _open_adapter(found, config, mesh)
   if not loading.is_model(found.directory):
     return checkpoints.load(found.directory)
   # First what costs least, so that a mistake in it is told at once.
   dtype = config.dtype or loading.default_dtype()
   spec = hf_config.read_spec(found.directory, dtype)
   tokenizer = _read_tokenizer(found.directory, spec, config)
-  module, _ = loading.load(found.directory, dtype=dtype)
+  module, _ = loading.load(found.directory, dtype=dtype, mesh=mesh)
   return checkpoints.Model(
     module=module,
     spec=spec,
@@ -106,11 +113,11 @@ def open_model(name: str, config: config_lib.ModelConfig) -> checkpoints.Model:
 
 
 def _open_adapter(
-  found: hub.Found, config: config_lib.ModelConfig
+  found: hub.Found, config: config_lib.ModelConfig, mesh: Mesh | None
 ) -> checkpoints.Model:
   """Returns a PEFT adapter on its base."""
   name, base = _find_base(found.directory, config)
-  module, spec = loading.load(base.directory, dtype=config.dtype)
+  module, spec = loading.load(base.directory, dtype=config.dtype, mesh=mesh)
   adapter = adapters.read(found.directory, spec)
   settings = config_lib.to_dict(adapter.lora)
   module = adapters.fill(

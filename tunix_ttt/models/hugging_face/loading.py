@@ -14,6 +14,7 @@ from tunix.models import safetensors_loader
 
 from tunix_ttt import errors
 from tunix_ttt.models import families
+from tunix_ttt.models import meshes
 from tunix_ttt.models import specs
 from tunix_ttt.models.hugging_face import config as config_lib
 from tunix_ttt.models.hugging_face import headers
@@ -51,7 +52,7 @@ def load(
   _check_headers(directory, architecture, spec, table)
   module = safetensors_loader.load_and_create_model(
     str(directory.absolute()),
-    lambda _, rngs: families.build(spec, rngs),
+    lambda _, rngs: _build(spec, rngs, mesh),
     config=None,
     # Tensors keep their names, for `_Parameters` to find.
     key_mapping=lambda _: {"(.+)": (r"\1", None)},
@@ -61,6 +62,15 @@ def load(
     mode="optimized",
   )
   return module, spec
+
+
+def _build(
+  spec: specs.ModelSpec, rngs: nnx.Rngs, mesh: jax.sharding.Mesh | None
+) -> nnx.Module:
+  module = families.build(spec, rngs)
+  if mesh is not None:
+    meshes.mark(module, mesh)
+  return module
 
 
 def is_model(directory: pathlib.Path) -> bool:
