@@ -64,13 +64,16 @@ def _parse() -> argparse.Namespace:
       parser.error(f"--kind {flags.kind}{model} needs --config")
     known = {*_OF_A_MODEL[flags.kind]}
   else:
-    kind: Any = generate.KINDS[flags.kind]
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = _settings(generate.KINDS[flags.kind])
   known |= {"kind", "count", "seed", "output"}
   for name, value in vars(flags).items():
     if name not in known and value not in (None, []):
       parser.error(f"--{name.replace('_', '-')} is not for --kind {flags.kind}")
   return flags
+
+
+def _settings(kind: Any) -> set[str]:
+  return {field.name for field in dataclasses.fields(kind)}
 
 
 def _is_of_a_model(flags: argparse.Namespace) -> bool:
@@ -103,10 +106,10 @@ def _of_a_model(given: dict[str, Any]) -> generate.Kind:
   kind: Any = rejection.Rejection
   if given["kind"] == "dpo":
     kind = rejection.Mistakes
-  names = {field.name for field in dataclasses.fields(kind)} - {"model"}
+  names = _settings(kind) - {"name", "model", "config"}
   name = given.get("model", "base")
   return kind(
-    **{k: v for k, v in given.items() if k in names - {"name", "config"}},
+    **{k: v for k, v in given.items() if k in names},
     name=name,
     model=models.load(name, config),
     config=config,
@@ -123,7 +126,7 @@ def main() -> None:
     kind = _of_a_model(given)
   else:
     make: Any = generate.KINDS[flags.kind]
-    names = {field.name for field in dataclasses.fields(make)}
+    names = _settings(make)
     kind = make(**{k: v for k, v in given.items() if k in names})
   made = generate.write(flags.output, flags.kind, kind, flags.count, flags.seed)
   counts = ", ".join(f"{name} {n:,}" for name, n in made.counts.items())

@@ -150,7 +150,7 @@ class Positions(_InText):
     text_format = self.text_format
     rng = np.random.default_rng(seed)
     shown = positions.endless(rng, every)
-    for _ in _progress(range(count), count, "position"):
+    for _ in progress(range(count), count, "position"):
       board, last_move = next(shown)
       counts["positions"] += 1
       for cell in positions.labels(board, every=self.labels == "all"):
@@ -229,14 +229,15 @@ def different(
     counts: where they are counted.
   """
   missing = count
-  for row in _progress(positions.different(rows, count), count, unit):
+  for row in progress(positions.different(rows, count), count, unit):
     missing -= 1
     yield row
   if missing:
     counts["not found, as there are no more different ones"] = missing
 
 
-def _progress(items: Any, total: int, unit: str) -> Any:
+def progress(items: Any, total: int, unit: str) -> Any:
+  """Returns the items, showing how many have been taken, on a terminal alone."""
   return tqdm.tqdm(items, total=total, unit=unit, disable=None)
 
 

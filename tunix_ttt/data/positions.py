@@ -107,7 +107,7 @@ def pairs(
     answer = text_format.render_answer(chosen, thought)
     cells = rejected_cells(shown.board, kind) or (chosen,)
     cell = int(rng.choice(cells))
-    other = other_thought(shown.board, cell, style, answer)
+    other = _other_thought(shown.board, cell, style, answer)
     rejected = text_format.render_answer(cell, other)
     if kind == "format":
       spoilt = _spoil(rejected)
@@ -157,7 +157,9 @@ def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
   return rules.mask_to_cells(masks[kind])
 
 
-def other_thought(board: int, cell: int, style: str, answer: str) -> str | None:
+def _other_thought(
+  board: int, cell: int, style: str, answer: str
+) -> str | None:
   """Returns a thought on a move that another answer does not have.
 
   Args:

@@ -27,7 +27,7 @@ def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
   """
   if name == "base":
     return _placed(sft.base_model(config), config)
-  model = sources.open_model(name, config.model, meshes.make(config.mesh))
+  model = sources.open_model(name, config.model, config.mesh)
   sources.check_matches(model, config.model)
   if config.lora is not None and model.lora is None:
     raise errors.UserError(

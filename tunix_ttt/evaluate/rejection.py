@@ -9,7 +9,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -121,9 +120,7 @@ class Rejection(_OwnGames):
       context = "truncated" if self.transform else "full"
     generate.announce(counts, _ENDINGS.values(), self.keep)
     played = itertools.islice(self.play(seed), count)
-    for games, number in tqdm.tqdm(
-      played, total=count, unit="game", disable=None
-    ):
+    for games, number in generate.progress(played, count, "game"):
       ending = _ENDINGS[trajectory_lib.Ending(int(games.ending[number]))]
       if not generate.tally(counts, ending, self.keep):
         continue

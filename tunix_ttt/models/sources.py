@@ -7,7 +7,6 @@ import pathlib
 from typing import Any
 
 from flax import nnx
-from jax.sharding import Mesh
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -18,12 +17,14 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import hub
 from tunix_ttt.models import known
 from tunix_ttt.models import lora as lora_lib
+from tunix_ttt.models import meshes
 from tunix_ttt.models import specs
 from tunix_ttt.models.hugging_face import adapters
 from tunix_ttt.models.hugging_face import config as hf_config
 from tunix_ttt.models.hugging_face import loading
 
 Tokenizer = tokenizers.Tokenizer
+_ONE_DEVICE = config_lib.MeshConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def start_from(
   config: config_lib.ModelConfig,
   make_tokenizer: Callable[[], Tokenizer],
   seed: int,
-  mesh: Mesh | None = None,
+  mesh: config_lib.MeshConfig = _ONE_DEVICE,
 ) -> checkpoints.Model:
   """Returns the model that a config starts from, without new adapters.
 
@@ -78,7 +79,9 @@ def start_from(
 
 
 def open_model(
-  name: str, config: config_lib.ModelConfig, mesh: Mesh | None = None
+  name: str,
+  config: config_lib.ModelConfig,
+  mesh: config_lib.MeshConfig = _ONE_DEVICE,
 ) -> checkpoints.Model:
   """Returns a model that is on disk or on the hub.
 
@@ -102,7 +105,7 @@ def open_model(
   dtype = config.dtype or loading.default_dtype()
   spec = hf_config.read_spec(found.directory, dtype)
   tokenizer = _read_tokenizer(found.directory, spec, config)
-  module, _ = loading.load(found.directory, dtype=dtype, mesh=mesh)
+  module, _ = loading.load(found.directory, dtype=dtype, mesh=meshes.make(mesh))
   return checkpoints.Model(
     module=module,
     spec=spec,
@@ -113,11 +116,15 @@ def open_model(
 
 
 def _open_adapter(
-  found: hub.Found, config: config_lib.ModelConfig, mesh: Mesh | None
+  found: hub.Found,
+  config: config_lib.ModelConfig,
+  mesh: config_lib.MeshConfig,
 ) -> checkpoints.Model:
   """Returns a PEFT adapter on its base."""
   name, base = _find_base(found.directory, config)
-  module, spec = loading.load(base.directory, dtype=config.dtype, mesh=mesh)
+  module, spec = loading.load(
+    base.directory, dtype=config.dtype, mesh=meshes.make(mesh)
+  )
   adapter = adapters.read(found.directory, spec)
   settings = config_lib.to_dict(adapter.lora)
   module = adapters.fill(

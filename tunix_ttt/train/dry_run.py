@@ -57,7 +57,7 @@ def describe(config: config_lib.SFTConfig) -> str:
         f"prompts  {source.key}: {len(source.samples):,}, {source.skipped.rows:,} rows bad and skipped"
       )
     held = memory.playing(model.spec, config.training.batch_size, slots)
-    if config.play.context == "board" and not is_played_alone(config):
+    if config.play.context == "board" and not config.episodes.are_single_moves:
       # The turns of a game are sequences of their own.
       rows *= config.play.max_turns
   else:
@@ -77,11 +77,6 @@ def describe(config: config_lib.SFTConfig) -> str:
   lines.append(f"mesh     {axes}; this machine has {devices}")
   lines.append("memory   of each device, estimated")
   return "\n".join([*lines, found.table()])
-
-
-def is_played_alone(config: config_lib.GRPOConfig) -> bool:
-  """Returns whether episodes are single moves."""
-  return config.episodes.are_single_moves
 
 
 def _size(values: Any) -> int:

@@ -85,9 +85,9 @@ class GameRollout(base_rollout.BaseRollout):
 
   def _asked(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the prompts of some groups: boards int32 [B], moves int8 [B]."""
-    count = len(self._boards)
     if self._config.episodes.source != "prompts":
       return None
+    count = len(self._boards)
     epochs, places = np.divmod(groups, count)
     orders = {
       epoch: datasets.epoch_order(count, self._config.seed, epoch)

@@ -8,7 +8,6 @@ from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.train import batches
 from tunix_ttt.train import fitting
@@ -59,8 +58,9 @@ def base_model(
     tokenizer: see `tokenizer_maker`.
   """
   make_tokenizer = tokenizer_maker(config, source, tokenizer)
-  mesh = meshes.make(config.mesh)
-  return sources.start_from(config.model, make_tokenizer, config.seed, mesh)
+  return sources.start_from(
+    config.model, make_tokenizer, config.seed, config.mesh
+  )
 
 
 def plan(
