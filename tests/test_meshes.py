@@ -5,9 +5,14 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+from tunix.models.gemma import model as gemma
+from tunix.models.qwen2 import model as qwen2
+from tunix.models.qwen3 import model as qwen3
+from tunix.utils import sharding_utils
 
 from tests import conftest
 from tests import test_grpo
@@ -60,6 +65,22 @@ def test_sizes_and_devices():
 def test_what_an_axis_does_not_divide_stays_whole(spec, shape, expected):
   outline = meshes.outline(config_lib.MeshConfig(fsdp=2, tp=2))
   assert meshes.partition(spec, shape, outline) == expected
+
+
+@pytest.mark.parametrize("owner", [gemma, qwen2, qwen3, sharding_utils])
+def test_activations_are_split_as_far_as_axes_divide_them(owner):
+  axes = ("fsdp", None, "tp", None)
+  activations = jnp.zeros((3, 5, 2, 4))
+  assert owner.shard(activations, axes) is activations
+  with meshes.use(meshes.make(TP)):
+    assert owner.shard(activations, axes).sharding.spec == P(*axes)
+    (one, _) = owner.shard(activations[:, :, :1], axes).addressable_shards
+    assert one.data.shape == (3, 5, 1, 4)
+  with meshes.use(meshes.make(FSDP)):
+    (one, _) = owner.shard(activations, axes).addressable_shards
+    assert one.data.shape == activations.shape
+    (one, _) = owner.shard(activations[:2], axes).addressable_shards
+    assert one.data.shape == (1, 5, 2, 4)
 
 
 @pytest.mark.parametrize("mesh", [FSDP, TP])

@@ -2,7 +2,8 @@
 
 The axes are Tunix's: rows and, crosswise, weights are split over `fsdp`; heads,
 feed-forward layers and the vocabulary over `tp`. Where an array is split is
-written on it by Tunix's model classes and by Qwix.
+written on it by Tunix's model classes and by Qwix. Activations are split by
+Tunix's `shard`, which a function of this module takes the place of.
 """
 
 from collections.abc import Iterator
@@ -13,16 +14,26 @@ import warnings
 
 from flax import nnx
 import jax
+from jax.interpreters import pxla
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
+from tunix.models.gemma import model as gemma
+from tunix.models.qwen2 import model as qwen2
+from tunix.models.qwen3 import model as qwen3
+from tunix.utils import sharding_utils
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.models import specs
 
 FSDP, TP = "fsdp", "tp"
+
+with warnings.catch_warnings():
+  # JAX has a newer way to say it, which Tunix does not know.
+  warnings.simplefilter("ignore", DeprecationWarning)
+  _CONTEXT = pxla.thread_resources
 
 
 def sizes(config: config_lib.MeshConfig) -> dict[str, int]:
@@ -189,3 +200,21 @@ def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:
     return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
 
   return jax.tree.map(one, tree)
+
+
+def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+  """Splits an activation over the mesh that Tunix is in, if any.
+
+  Tunix's own function does nothing on CPUs, where the compiler then splits
+  activations in other ways than on accelerators. On those it has no regard for
+  sizes: heads that `tp` does not divide are an error or, in compiled programs,
+  padded, at the price of adding up whole caches at each token.
+  """
+  mesh = _CONTEXT.env.physical_mesh
+  return constrain(x, None if mesh.empty else mesh, *axes)
+
+
+# Gemma 3 has it of `sharding_utils`, the other families of their own.
+_OWNERS: tuple[Any, ...] = (gemma, qwen2, qwen3, sharding_utils)
+for _owner in _OWNERS:
+  _owner.shard = _shard
