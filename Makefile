@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Tests are run by this many processes.
+WORKERS ?= 2
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile
+
 RUN := artifacts/training_runs/demo-$(shell date -u +%Y%m%d-%H%M%S)
 COLD_START := configs/sft_cold_start.yaml
 GRPO := configs/grpo_tiny.yaml
@@ -35,10 +39,10 @@ lint: $(READY)
 	$(BIN)/pyright
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: lint
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest $(PARALLEL) -m ''
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -27,13 +28,16 @@ from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models import specs
 from tunix_ttt.models.hugging_face import loading
+from tunix_ttt.train import cluster as cluster_lib
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import grpo
+from tunix_ttt.train import setup
 from tunix_ttt.train import sft
 
 ONE = config_lib.MeshConfig()
 FSDP = config_lib.MeshConfig(fsdp=2)
 TP = config_lib.MeshConfig(tp=2)
+SPLIT = config_lib.MeshConfig(layout="split")
 # Both divide all sizes of the model but its one head of keys and values.
 KV = ("k_proj", "v_proj", "kv_einsum")
 
@@ -50,6 +54,28 @@ def test_sizes_and_devices():
   found = meshes.make(TP)
   assert found is not None and dict(found.shape) == {"fsdp": 1, "tp": 2}
   assert found.devices.ravel().tolist() == jax.devices()
+  assert meshes.make(SPLIT) is meshes.make_for_sampler(ONE) is None
+  theirs = meshes.make_for_sampler(SPLIT)
+  assert theirs is not None and theirs.devices.tolist() == [[jax.devices()[1]]]
+
+
+@pytest.mark.parametrize(
+  "devices, settings, trainer, sampler",
+  [
+    (8, {}, 4, 4),
+    (8, {"tp": 2}, 2, 2),
+    (8, {"rollout_fsdp": 6}, 2, 6),
+    (3, {}, 1, 1),
+    (1, {}, 1, 1),
+  ],
+)
+def test_devices_are_shared_out(
+  devices, settings, trainer, sampler, monkeypatch
+):
+  monkeypatch.setattr(jax, "device_count", lambda: devices)
+  config = config_lib.MeshConfig(fsdp="auto", layout="split", **settings)
+  assert meshes.sizes(config)["fsdp"] == trainer
+  assert meshes.sampler_sizes(config)["fsdp"] == sampler
 
 
 @pytest.mark.parametrize(
@@ -63,7 +89,7 @@ def test_sizes_and_devices():
   ],
 )
 def test_what_an_axis_does_not_divide_stays_whole(spec, shape, expected):
-  outline = meshes.outline(config_lib.MeshConfig(fsdp=2, tp=2))
+  outline = meshes.outline({"fsdp": 2, "tp": 2})
   assert meshes.partition(spec, shape, outline) == expected
 
 
@@ -140,13 +166,13 @@ def on_one(tmp_path_factory):
   return sft.train(test_sft.CONFIG, path)
 
 
-@pytest.mark.parametrize("mesh", [FSDP, TP])
+@pytest.mark.parametrize("mesh", [FSDP, TP, SPLIT])
 def test_supervised_losses_are_one_devices(on_one, mesh, tmp_path):
   config = on(test_sft.CONFIG, mesh)
   run = sft.train(config, tmp_path / "run")
   rows_alike(test_sft.rows(run), test_sft.rows(on_one), 1e-4)
   assert_alike(run, on_one)
-  assert runs.RunManifest.read(run).mesh == meshes.sizes(mesh)
+  assert runs.RunManifest.read(run).mesh == meshes.described(mesh)
 
 
 def test_a_run_goes_on_on_other_devices(on_one, tmp_path):
@@ -158,23 +184,121 @@ def test_a_run_goes_on_on_other_devices(on_one, tmp_path):
     assert_alike(run, on_one)
 
 
-@pytest.mark.parametrize(
-  "mesh", [FSDP, pytest.param(TP, marks=pytest.mark.slow)]
-)
-def test_games_are_one_devices(mesh, tmp_path):
-  config = dataclasses.replace(
+def games_config(mesh=ONE, **rollout):
+  """Returns a run of three steps, with a checkpoint after the second."""
+  return dataclasses.replace(
     test_grpo.CONFIG,
-    training=dataclasses.replace(test_grpo.CONFIG.training, max_steps=2),
+    training=dataclasses.replace(test_grpo.CONFIG.training, max_steps=3),
+    checkpoint=config_lib.CheckpointConfig(save_interval_steps=2),
+    rollout=dataclasses.replace(test_grpo.CONFIG.rollout, **rollout),
     lora=config_lib.LoraConfig(rank=4),
+    mesh=mesh,
   )
-  one = grpo.train(config, in_training.Evaluator, tmp_path / "one")
-  run = tmp_path / "run"
-  grpo.train(on(config, mesh), in_training.Evaluator, run)
-  rows_alike(test_grpo.rows(run), test_grpo.rows(one), 1e-2)
-  games, expected = (
-    (each / runs.ROLLOUTS).read_text().splitlines()[:2] for each in (run, one)
-  )
+
+
+def play(config, run):
+  """Trains a run; its rows and the games that it wrote down."""
+  grpo.train(config, in_training.Evaluator, run)
+  return test_grpo.rows(run), (run / runs.ROLLOUTS).read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def games_on_one(tmp_path_factory):
+  return play(games_config(), tmp_path_factory.mktemp("games") / "one")
+
+
+def without(rows, *names):
+  return [{k: v for k, v in row.items() if k not in names} for row in rows]
+
+
+# What there is to say where the sampler has weights of its own.
+CORRECTIONS = ("sampler_is/weight_mean", "sampler_is/share_cut")
+
+
+@pytest.mark.parametrize(
+  "mesh", [FSDP, SPLIT, pytest.param(TP, marks=pytest.mark.slow)]
+)
+def test_games_are_one_devices(games_on_one, mesh, tmp_path):
+  rows, games = play(games_config(mesh), tmp_path / "run")
+  one, expected = games_on_one
+  rows_alike(without(rows, *CORRECTIONS), one, 1e-2)
   assert games == expected
+  for row in rows:
+    if mesh is SPLIT and row["split"] == "train":
+      assert row["sampler_is/weight_mean"] == pytest.approx(1, abs=1e-5)
+      assert row["log_ratio"] < 1e-5
+
+
+@pytest.fixture(scope="module")
+def a_step_ahead(tmp_path_factory):
+  run = tmp_path_factory.mktemp("ahead") / "split"
+  return run, *play(games_config(SPLIT, max_staleness=1), run)
+
+
+def test_a_step_ahead(games_on_one, a_step_ahead, tmp_path):
+  one, expected = games_on_one
+  _, rows, games = a_step_ahead
+  trained = [row for row in rows if row["split"] == "train"]
+  # Games of the first step and of that after the checkpoint have the weights
+  # that they train; those between are played with the first weights.
+  assert [row["log_ratio"] > 1e-4 for row in trained] == [False, True, False]
+  assert trained[1]["sampler_is/weight_mean"] != 1
+  assert games[:2] == expected[:2]
+  first = next(row for row in one if row["split"] == "train")
+  assert trained[0]["loss"] == pytest.approx(first["loss"], rel=1e-5)
+  # Nor does it matter whose devices they are.
+  on_the_same = play(games_config(max_staleness=1), tmp_path / "run")
+  rows_alike(on_the_same[0], rows, 1e-2)
+  assert on_the_same[1] == games
+
+
+def test_a_step_ahead_goes_on_as_it_was(a_step_ahead, tmp_path):
+  path, rows, games = a_step_ahead
+  run = tmp_path / "run"
+  shutil.copytree(path, run)
+  config = games_config(SPLIT, max_staleness=1)
+  grpo.resume(config, in_training.Evaluator, run, 2)
+  assert test_grpo.rows(run) == rows
+  assert (run / runs.ROLLOUTS).read_text().splitlines() == games
+  a, b = (
+    specs.parameters(checkpoints.load(each).module) for each in (run, path)
+  )
+  for name, value in a.items():
+    np.testing.assert_array_equal(value, b[name])
+
+
+def test_the_sampler_is_given_what_is_trained_alone():
+  config = games_config(SPLIT)
+  model, _ = setup.adapt(sft.base_model(config, None), config)
+  cluster = cluster_lib.make(model, config, None)
+  trained, played = cluster.actor_trainer.model, cluster.rollout.model()
+  devices = jax.devices()
+
+  def adapters_and_base(module):
+    adapters = specs.parameters(module, nnx.LoRAParam)
+    return adapters, {
+      name: value
+      for name, value in specs.parameters(module).items()
+      if name not in adapters
+    }
+
+  def check():
+    for module, device in ((trained, devices[0]), (played, devices[1])):
+      for value in specs.parameters(module).values():
+        assert value.devices() == {device}
+    theirs = specs.parameters(played)
+    for name, value in specs.parameters(trained).items():
+      np.testing.assert_array_equal(value, theirs[name])
+
+  check()
+  _, base = adapters_and_base(played)
+  adapters = nnx.state(trained, nnx.LoRAParam)
+  nnx.update(trained, jax.tree.map(lambda value: value + 1, adapters))
+  cluster.sync_weights()
+  check()
+  for name, value in adapters_and_base(played)[1].items():
+    assert value is base[name]
+  cluster.close()
 
 
 @pytest.mark.parametrize(
@@ -183,6 +307,16 @@ def test_games_are_one_devices(mesh, tmp_path):
     ({"fsdp": 4}, {}, "fsdp 4 x tp 1 is 4 devices, and there are 2"),
     ({"fsdp": 2}, {"batch_size": 7}, "does not divide the 7 rows of training"),
     ({"tp": 3}, {}, "does not divide the model's 2 query heads"),
+    (
+      {"fsdp": 2, "layout": "split"},
+      {},
+      "fsdp 2 x tp 1 and, for the sampler, 2 x 1 is 4 devices, and there are 2",
+    ),
+    (
+      {"layout": "split", "rollout_fsdp": 5},
+      {},
+      "mesh.rollout_fsdp: 5 does not divide the 8 rows of training.batch_size",
+    ),
   ],
 )
 def test_devices_that_do_not_fit(mesh, changes, message, tmp_path):

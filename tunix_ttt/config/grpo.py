@@ -22,12 +22,18 @@ class RolloutConfig:
       probabilities are those before anything is cut off.
     top_p: nucleus.
     constrained: only tokens that can complete an answer are drawn.
+    max_staleness: how many updates the weights that games are played with may
+      be behind those that are trained on them. At 0 each batch of games waits
+      for the update before it; at 1 the sampler of the layout `split` is one
+      batch ahead of the trainer. The games after a checkpoint wait for it, so
+      that a run can go on from there.
   """
 
   temperature: fields.AboveZero = 1.0
   top_k: fields.Positive | None = None
   top_p: Annotated[float, fields.Strict, pydantic.Field(gt=0, le=1)] = 1.0
   constrained: fields.Flag = False
+  max_staleness: fields.Count = 0
 
 
 @fields.settings
@@ -211,6 +217,10 @@ class AlgorithmConfig:
     epsilon_c: bounds the loss of negative advantages (dual clip, Ye et al.,
       2020); None for no bound.
     positive_only: negative advantages count as 0.
+    sampler_is_threshold: where the sampler's weights are others than the
+      trainer's, the losses of tokens are weighted with the trainer's probability
+      over the sampler's, cut at this (truncated importance sampling, Yao et al.,
+      2025).
   """
 
   num_generations: Annotated[int, fields.Strict, pydantic.Field(ge=2)] = 8
@@ -232,6 +242,7 @@ class AlgorithmConfig:
   epsilon_high: fields.AboveZero | None = None
   epsilon_c: Annotated[float, pydantic.Field(gt=1)] | None = None
   positive_only: fields.Flag = False
+  sampler_is_threshold: fields.AboveZero = 2.0
 
 
 @fields.settings

@@ -316,12 +316,27 @@ class MeshConfig:
 
   Attributes:
     fsdp: parts that rows, weights and the optimizer's state are split into;
-      `auto` for all devices that `tp` leaves.
+      `auto` for all devices that the other settings leave.
     tp: parts that heads, feed-forward layers and the vocabulary are split into.
+    layout: `colocated` has sampler and trainer share all devices; `split` gives
+      the sampler of a GRPO run devices of its own, after the trainer's.
+    rollout_fsdp: parts that rows and weights are split into on the sampler's
+      own devices; None for as many as the trainer's.
   """
 
   fsdp: fields.Positive | Literal["auto"] = 1
   tp: fields.Positive = 1
+  layout: Literal["colocated", "split"] = "colocated"
+  rollout_fsdp: fields.Positive | None = None
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    if self.rollout_fsdp is not None and self.layout != "split":
+      raise ValueError(
+        "rollout_fsdp: the sampler has devices of its own in the layout split"
+        " alone"
+      )
+    return self
 
 
 @fields.settings

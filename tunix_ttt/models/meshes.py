@@ -37,37 +37,78 @@ with warnings.catch_warnings():
 
 
 def sizes(config: config_lib.MeshConfig) -> dict[str, int]:
-  """Returns how many devices a mesh has along each axis, be they there or not."""
+  """Returns how many devices the trainer has along each axis, there or not."""
   fsdp = config.fsdp
   if fsdp == "auto":
-    fsdp = max(jax.device_count() // config.tp, 1)
-  return {FSDP: fsdp, TP: config.tp}
+    fsdp = jax.device_count() // config.tp
+    if config.layout == "split":
+      theirs = config.rollout_fsdp
+      fsdp = fsdp // 2 if theirs is None else fsdp - theirs
+  return {FSDP: max(fsdp, 1), TP: config.tp}
 
 
-def outline(config: config_lib.MeshConfig) -> jax.sharding.AbstractMesh:
-  """Returns a mesh of devices that need not be there."""
+def sampler_sizes(config: config_lib.MeshConfig) -> dict[str, int]:
+  """Returns how many devices the sampler has along each axis."""
+  shared = sizes(config)
+  return {**shared, FSDP: config.rollout_fsdp or shared[FSDP]}
+
+
+def described(config: config_lib.MeshConfig) -> dict[str, int]:
+  """Returns the sizes that a manifest has of a mesh."""
   found = sizes(config)
-  return jax.sharding.AbstractMesh((*found.values(),), (*found,))
+  if config.layout == "split":
+    found["rollout_fsdp"] = sampler_sizes(config)[FSDP]
+  return found
+
+
+def count(config: config_lib.MeshConfig) -> int:
+  """Returns how many devices a run has."""
+  of_all = math.prod(sizes(config).values())
+  if config.layout == "split":
+    of_all += math.prod(sampler_sizes(config).values())
+  return of_all
+
+
+def outline(sizes: dict[str, int]) -> jax.sharding.AbstractMesh:
+  """Returns a mesh of devices that need not be there."""
+  return jax.sharding.AbstractMesh((*sizes.values(),), (*sizes,))
 
 
 def make(config: config_lib.MeshConfig) -> Mesh | None:
-  """Returns the first devices as a mesh; None for a single one.
+  """Returns the first devices as the trainer's mesh; None for a single one.
 
   Raises:
-    errors.UserError: if there are not as many.
+    errors.UserError: if there are not as many as the config has.
   """
   shape, devices = sizes(config), jax.devices()
-  count = shape[FSDP] * shape[TP]
-  if count > len(devices):
+  if count(config) > len(devices):
+    needed = f"fsdp {shape[FSDP]} x tp {shape[TP]}"
+    advice = "make it smaller, or say fsdp: auto"
+    if config.layout == "split":
+      theirs = sampler_sizes(config)[FSDP]
+      needed += f" and, for the sampler, {theirs} x {shape[TP]}"
+      advice = "make it smaller, or say layout: colocated"
     raise errors.UserError(
-      f"mesh: fsdp {shape[FSDP]} x tp {shape[TP]} is {count} devices, and there"
+      f"mesh: {needed} is {count(config)} devices, and there"
       f" {'is' if len(devices) == 1 else 'are'} {len(devices)}"
-      f" ({devices[0].device_kind}); make it smaller, or say fsdp: auto"
+      f" ({devices[0].device_kind}); {advice}"
     )
-  if count == 1:
+  if math.prod(shape.values()) == 1:
     return None
-  grid = np.array(devices[:count]).reshape(shape[FSDP], shape[TP])
-  return Mesh(grid, (FSDP, TP))
+  return _grid(devices, shape)
+
+
+def make_for_sampler(config: config_lib.MeshConfig) -> Mesh | None:
+  """Returns the sampler's own devices as a mesh; None if it has none."""
+  if config.layout != "split":
+    return None
+  first = math.prod(sizes(config).values())
+  return _grid(jax.devices()[first:], sampler_sizes(config))
+
+
+def _grid(devices: list[Any], shape: dict[str, int]) -> Mesh:
+  some = np.array(devices[: math.prod(shape.values())])
+  return Mesh(some.reshape(*shape.values()), (*shape,))
 
 
 def of(node: Any) -> Mesh | None:
@@ -96,16 +137,20 @@ def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
   shape = sizes(config.mesh)
   fsdp, tp = shape[FSDP], shape[TP]
   training = config.training
-  for name, rows in (
+  theirs = sampler_sizes(config.mesh)[FSDP]
+  for axis, size, name, rows in (
     (
+      FSDP,
+      fsdp,
       "training.batch_size / training.gradient_accumulation_steps",
       training.batch_size // training.gradient_accumulation_steps,
     ),
-    ("play.batch_size", config.play.batch_size),
+    (FSDP, fsdp, "play.batch_size", config.play.batch_size),
+    ("rollout_fsdp", theirs, "training.batch_size", training.batch_size),
   ):
-    if rows % fsdp:
+    if rows % size:
       raise errors.UserError(
-        f"mesh.fsdp: {fsdp} does not divide the {rows} rows of {name}"
+        f"mesh.{axis}: {size} does not divide the {rows} rows of {name}"
       )
   heads, kv_heads = spec.num_heads, spec.num_kv_heads
   if heads % tp or (kv_heads % tp and tp % kv_heads):
@@ -170,6 +215,13 @@ def place(node: Any, mesh: Mesh | None) -> None:
     mark(node, mesh)
     state = nnx.state(node)
     nnx.update(node, jax.device_put(state, shardings(state, mesh)))
+
+
+def copy(module: nnx.Module, mesh: Mesh) -> nnx.Module:
+  """Returns the same model on other devices."""
+  other = nnx.clone(module)
+  place(other, mesh)
+  return other
 
 
 def mark(node: Any, mesh: Mesh) -> None:

@@ -1,10 +1,11 @@
-"""Tunix's `RLCluster` on one device, with this library's rollout engine."""
+"""Tunix's `RLCluster` with this library's rollout engine."""
 
 from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
 
+from flax import nnx
 import jax
 from jax.sharding import Mesh
 import numpy as np
@@ -39,6 +40,12 @@ class GameCluster(rl_cluster_lib.RLCluster):
     # A copy of the model, for algorithms that compare with an earlier state.
     self._anchor_policy_state = None
 
+  def sync_weights(self) -> None:
+    """Moves what is trained, and no more, to the sampler's devices."""
+    trainer: Any = self.actor_trainer
+    kind = nnx.LoRAParam if trainer._lora_enabled else nnx.Param
+    self.rollout.update_params(nnx.state(trainer.model, kind))
+
 
 def make(
   model: checkpoints.Model,
@@ -59,6 +66,7 @@ def make(
   parts = training.gradient_accumulation_steps
   # A mesh of one device would have Tunix compile its step twice.
   mesh = meshes.make(config.mesh) or Mesh(np.empty((), dtype=object), ())
+  sampler_mesh = meshes.make_for_sampler(config.mesh) or mesh
   engine: Any = functools.partial(
     games_lib.GameRollout, model=model, config=config, prompts=prompts
   )
@@ -66,9 +74,11 @@ def make(
     actor=model.module,
     tokenizer=model.tokenizer,
     cluster_config=rl_cluster_lib.ClusterConfig(
-      role_to_mesh=dict.fromkeys(
-        (_ROLES.ACTOR, _ROLES.REFERENCE, _ROLES.ROLLOUT), mesh
-      ),
+      role_to_mesh={
+        _ROLES.ACTOR: mesh,
+        _ROLES.REFERENCE: mesh,
+        _ROLES.ROLLOUT: sampler_mesh,
+      },
       rollout_engine=engine,
       training_config=rl_cluster_lib.RLTrainingConfig(
         actor_optimizer=optimizers.make(_in_updates(config)),
@@ -115,6 +125,8 @@ def restore(
   trainer._iter_steps = (
     trainer._train_steps * config.training.gradient_accumulation_steps
   )
+  if config.mesh.layout == "split":
+    cluster.sync_weights()
   # Tunix's progress bar would count optimizer steps beside the run's own.
   trainer.config.max_steps = None
   return step

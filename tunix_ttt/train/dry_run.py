@@ -1,5 +1,6 @@
 """What a config would run: checked and described, in shapes alone."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -70,13 +71,31 @@ def describe(config: config_lib.SFTConfig) -> str:
     f" micro-batch{'es' if parts > 1 else ''}"
   )
   meshes.check(config, model.spec)
-  found = _estimate(model, config, rows // parts, length, held)
-  mesh = meshes.sizes(config.mesh)
+  lines += _mesh(config.mesh)
+  training = _training(model, config, rows // parts, length)
+  if held and config.mesh.layout == "split":
+    estimates = {
+      " of the trainer": training,
+      " of the sampler": _sampling(model, config.mesh, held),
+    }
+  else:
+    playing = held // math.prod(meshes.sizes(config.mesh).values())
+    estimates = {"": dataclasses.replace(training, playing=playing)}
+  for whose, found in estimates.items():
+    lines += [f"memory   of each device{whose}, estimated", found.table()]
+  return "\n".join(lines)
+
+
+def _mesh(config: config_lib.MeshConfig) -> list[str]:
+  parts = {"": meshes.sizes(config)}
+  if config.layout == "split":
+    parts["; for the sampler "] = meshes.sampler_sizes(config)
+  axes = "".join(
+    f"{of}{' x '.join(f'{axis} {size}' for axis, size in sizes.items())}"
+    for of, sizes in parts.items()
+  )
   devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-  axes = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
-  lines.append(f"mesh     {axes}; this machine has {devices}")
-  lines.append("memory   of each device, estimated")
-  return "\n".join([*lines, found.table()])
+  return [f"mesh     {axes}; this machine has {devices}"]
 
 
 def _size(values: Any) -> int:
@@ -159,14 +178,10 @@ def _games(
   return lines, turns * length, turns * length
 
 
-def _estimate(
-  model: sources.Outline,
-  config: config_lib.SFTConfig,
-  rows: int,
-  length: int,
-  playing: int,
+def _training(
+  model: sources.Outline, config: config_lib.SFTConfig, rows: int, length: int
 ) -> memory.Estimate:
-  mesh = meshes.outline(config.mesh)
+  mesh = meshes.outline(meshes.sizes(config.mesh))
   size = jnp.dtype(model.spec.dtype).itemsize
   trained = meshes.held(_trained(model), mesh)
   split = math.prod(mesh.shape.values())
@@ -174,11 +189,25 @@ def _estimate(
   kept = _MOMENTS[config.training.optimizer] + (model.spec.dtype != "float32")
   parts = 2 if config.training.gradient_accumulation_steps > 1 else 1
   return memory.Estimate(
-    weights=size * meshes.held(nnx.state(model.module, nnx.Param), mesh),
+    weights=_weights(model, mesh),
     optimizer=4 * kept * trained,
     gradients=size * parts * trained,
     activations=memory.activations(model.spec, rows, length, config.model.remat)
     // split,
     logits=memory.logits(model.spec, rows, length) // split,
-    playing=playing // split,
   )
+
+
+def _sampling(
+  model: sources.Outline, config: config_lib.MeshConfig, playing: int
+) -> memory.Estimate:
+  mesh = meshes.outline(meshes.sampler_sizes(config))
+  return memory.Estimate(
+    weights=_weights(model, mesh),
+    playing=playing // math.prod(mesh.shape.values()),
+  )
+
+
+def _weights(model: sources.Outline, mesh: jax.sharding.AbstractMesh) -> int:
+  size = jnp.dtype(model.spec.dtype).itemsize
+  return size * meshes.held(nnx.state(model.module, nnx.Param), mesh)

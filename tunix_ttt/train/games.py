@@ -16,6 +16,7 @@ from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
 from tunix_ttt.rollout import setup
 from tunix_ttt.rollout import trajectory as trajectory_lib
@@ -50,14 +51,18 @@ class GameRollout(base_rollout.BaseRollout):
     """Called by Tunix's `RLCluster`, which knows nothing of the last three."""
     del tokenizer, rollout_config
     self.mesh = mesh
-    self._model = rollout_actor
+    # In the layout `split` the devices are the sampler's own, and so is the copy.
+    is_split = config.mesh.layout == "split"
+    self._model = (
+      meshes.copy(rollout_actor, mesh) if is_split else rollout_actor
+    )
     self._config = config
     self._tokenizer = model.tokenizer
     self.tables = setup.make_tables(config, model.tokenizer)
     play = config.play
     if config.episodes.are_single_moves:
       play = setup.single_moves(play)
-    self._policy = policy_lib.ModelPolicy(rollout_actor, model.spec)
+    self._policy = policy_lib.ModelPolicy(self._model, model.spec)
     self._sample = setup.make_sampler(
       self._policy, env_lib.TicTacToe(), self.tables, play, config.rollout
     )
@@ -205,9 +210,10 @@ class GameRollout(base_rollout.BaseRollout):
     raise NotImplementedError
 
   def update_params(self, params: Any, filter_types: Any = None) -> None:
-    """Takes new values for the model."""
+    """Takes new values for some of the model's parameters, from any devices."""
     del filter_types
-    nnx.update(self._model, params)
+    places = meshes.shardings(params, self.mesh)
+    nnx.update(self._model, jax.device_put(params, places))
 
   def pad_id(self) -> int:
     """Returns the tokenizer's pad token."""
@@ -218,5 +224,5 @@ class GameRollout(base_rollout.BaseRollout):
     return self._tokenizer.eos_id()
 
   def model(self) -> Any:
-    """Returns the model that plays, which is the one that is trained."""
+    """Returns the model that plays."""
     return self._model

@@ -5,9 +5,7 @@ import dataclasses
 import time
 from typing import Any
 
-from flax import nnx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tunix.rl import function_registry
 from tunix.rl import rl_cluster as rl_cluster_lib
@@ -22,6 +20,7 @@ from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import policy_loss
+from tunix_ttt.train import scorers
 from tunix_ttt.train import steps
 
 # Lengths of sequences are rounded up to this, so that few are compiled.
@@ -148,7 +147,17 @@ class GameLearner(grpo_learner.GRPOLearner):
         games, tables, config.play.context
       )
     )
-    self._reference = _Reference(model, trainer, config)
+    self._reference = self._corrected = None
+    if algorithm.beta:
+      self._reference = scorers.of_reference(model, trainer.model, config)
+    if config.mesh.layout == "split" or config.rollout.max_staleness:
+      self._corrected = scorers.of_policy(trainer.model, config)
+    # Nobody sees a step before the sampler has its weights, see below.
+    self._moves_weights = self.should_sync_weights
+    self.should_sync_weights = False
+    # What is ahead is known here; Tunix's queues hold no more than a batch.
+    self.can_enable_async_rollout = False
+    self._begun: dict[int, tuple[trajectory_lib.Trajectory, Any]] = {}
     self._on_step: Callable[[Step], None] = lambda step: None
     self._played: tuple[trajectory_lib.Trajectory, dict[str, float]]
 
@@ -176,14 +185,40 @@ class GameLearner(grpo_learner.GRPOLearner):
     for step in range(self.step, config.training.max_steps):
       yield {"prompts": np.arange(step * count, (step + 1) * count)}
 
+  def _begin(self, step: int) -> tuple[trajectory_lib.Trajectory, Any]:
+    """Has the sampler's devices play a step's games; does not wait for them."""
+    size = self._config.training.batch_size
+    games = np.arange(step * size, (step + 1) * size)
+    played = self._engine.play(games // self._config.grpo.num_generations, step)
+    return played, self._sequences(played, self._engine.tables)
+
+  def _play(self, step: int) -> tuple[Any, Any]:
+    """Returns a step's games and sequences, on the host.
+
+    Games that need not wait for the step's update are begun besides.
+    """
+    config = self._config
+    last = min(
+      step + config.rollout.max_staleness, config.training.max_steps - 1
+    )
+    for number in range(step, last + 1):
+      if number not in self._begun and self._weights_of(number) <= step:
+        self._begun[number] = self._begin(number)
+    return jax.device_get(self._begun.pop(step))
+
+  def _weights_of(self, step: int) -> int:
+    """Returns after how many steps the weights are that play a step's games."""
+    every = self._config.checkpoint.save_interval_steps
+    oldest = step - self._config.rollout.max_staleness
+    # A run that goes on from a checkpoint has no older ones.
+    return max(oldest, step - step % every)
+
   def _generate_and_compute_advantage(
     self, training_input: Any, mode: Any = rl_cluster_lib.Mode.TRAIN
   ) -> policy_loss.GameExample:
-    del mode
+    del training_input, mode
     config, started = self._config, time.perf_counter()
-    groups = np.asarray(training_input["prompts"])
-    played = self._engine.play(groups, self.step)
-    games = jax.device_get(played)
+    games, batch = self._play(self.step)
     seconds = time.perf_counter() - started
     parts = rewards_lib.components(
       games, config.rewards, config.play.max_new_tokens
@@ -191,15 +226,17 @@ class GameLearner(grpo_learner.GRPOLearner):
     total = sum(parts.values(), np.zeros(games.turn_mask.shape, np.float32))
     advantages, counts = self._advantages(total, games.turn_mask)
     groups = counts.any(axis=1).reshape(-1, config.grpo.num_generations)
+    example, corrections = self._example(batch, advantages, counts)
     self._played = (
       games,
       _summary(games, parts, total)
+      | corrections
       | {
         "dropped_groups": float((~groups.any(axis=1)).sum()),
         "seconds_sampling": seconds,
       },
     )
-    return self._example(played, advantages, counts)
+    return example
 
   def _advantages(
     self, rewards: np.ndarray, played: np.ndarray
@@ -231,13 +268,19 @@ class GameLearner(grpo_learner.GRPOLearner):
     return np.maximum(found, 0) if config.positive_only else found, counts
 
   def _example(
-    self,
-    games: trajectory_lib.Trajectory,
-    advantages: np.ndarray,
-    counts: np.ndarray,
-  ) -> policy_loss.GameExample:
-    """Puts games together as a trainer reads them."""
-    batch: Any = jax.device_get(self._sequences(games, self._engine.tables))
+    self, batch: Any, advantages: np.ndarray, counts: np.ndarray
+  ) -> tuple[policy_loss.GameExample, dict[str, float]]:
+    """Puts games together as a trainer reads them.
+
+    Args:
+      batch: their sequences.
+      advantages: float32 [B, T].
+      counts: bool [B, T], which turns are trained.
+
+    Returns:
+      The trainer's input, and metrics of how the sampler's weights differ from
+      the trainer's, where they do.
+    """
     game = np.repeat(np.arange(len(counts)), len(batch.tokens) // len(counts))
     of_token = np.take_along_axis(advantages[game], batch.turns, axis=1)
     counted = np.take_along_axis(counts[game], batch.turns, axis=1)
@@ -255,18 +298,27 @@ class GameLearner(grpo_learner.GRPOLearner):
       meshes.sizes(self._config.mesh)[meshes.FSDP],
     )
     reference = None
-    if self._config.grpo.beta:
+    if self._reference is not None:
       reference = self._reference(rows["tokens"], rows["mask"])[..., 1:]
+    old, weights, metrics = rows["log_probs"], None, {}
+    if self._corrected is not None:
+      sampled, old = old, self._corrected(rows["tokens"], rows["mask"])
+      threshold = self._config.grpo.sampler_is_threshold
+      weights, metrics = scorers.importance_weights(
+        old, sampled, rows["trained"], threshold
+      )
+      weights = weights[..., 1:]
     # Its fields are its parent's too, which type checkers do not see.
     make: Any = policy_loss.GameExample
-    return make(
+    example = make(
       prompt_ids=rows["tokens"][..., :1],
       prompt_mask=rows["mask"][..., :1],
       completion_ids=rows["tokens"][..., 1:],
       completion_mask=rows["trained"][..., 1:],
       advantages=rows["advantages"][..., 1:],
       ref_per_token_logps=reference,
-      old_per_token_logps=rows["log_probs"][..., 1:],
+      old_per_token_logps=old[..., 1:],
+      sampler_is_weights=weights,
       mask=rows["mask"],
       weight=micro_batch_weights(
         rows["trained"],
@@ -274,6 +326,7 @@ class GameLearner(grpo_learner.GRPOLearner):
         self._config.grpo.loss_agg_mode,
       ),
     )
+    return example, metrics
 
   def _run_global_step(self, *arguments: Any, **settings: Any) -> None:
     started = time.perf_counter()
@@ -290,6 +343,8 @@ class GameLearner(grpo_learner.GRPOLearner):
     means["log_ratio"] = float(results[0]["log_ratio"])
     seconds = time.perf_counter() - started - metrics["seconds_sampling"]
     metrics = {**means, **metrics, "seconds_training": seconds}
+    if self._moves_weights:
+      self.rl_cluster.sync_weights()
     self._on_step(Step(self.step, games, metrics))
 
 
@@ -317,55 +372,6 @@ def micro_batch_weights(
 def _rewards_of_texts(prompts: Any, completions: Any, **kwargs: Any) -> Any:
   """Tunix asks for such a function; rewards are of trajectories here."""
   raise NotImplementedError
-
-
-class _Reference:
-  """The model that training started from, for the KL divergence.
-
-  With adapters it is the trained model without them; only where the whole
-  model is trained is there a copy.
-  """
-
-  def __init__(
-    self,
-    model: checkpoints.Model,
-    trainer: RecordingTrainer,
-    config: config_lib.GRPOConfig,
-  ):
-    self._trainer = trainer
-    self._copy: Any = None
-    if config.grpo.beta and model.lora is None:
-      self._copy = jax.tree.map(jnp.copy, nnx.state(model.module))
-    abstract = nnx.eval_shape(model.spec.build)
-    graph, _ = nnx.split(abstract)
-    temperature = config.rollout.temperature
-    # As much at a time as training has.
-    self._parts = config.training.gradient_accumulation_steps
-
-    @jax.jit
-    def log_probs(state: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-      found = policy_loss.log_probs(
-        nnx.merge(graph, state), tokens, mask, temperature
-      )
-      return jnp.pad(found.log_probs, ((0, 0), (1, 0)))
-
-    self._log_probs = log_probs
-
-  def __call__(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns log-probabilities of tokens: float32 [..., L]."""
-    state = self._copy
-    if state is None:
-      state = nnx.state(self._trainer.model, nnx.filterlib.Not(nnx.LoRAParam))
-    length = tokens.shape[-1]
-    found = [
-      self._log_probs(
-        state, some.reshape(-1, length), there.reshape(-1, length)
-      )
-      for some, there in zip(
-        np.split(tokens, self._parts), np.split(mask, self._parts), strict=True
-      )
-    ]
-    return np.concatenate(found).reshape(tokens.shape)
 
 
 def _pack(

@@ -28,10 +28,10 @@ class Estimate:
   """
 
   weights: int
-  optimizer: int
-  gradients: int
-  activations: int
-  logits: int
+  optimizer: int = 0
+  gradients: int = 0
+  activations: int = 0
+  logits: int = 0
   playing: int = 0
 
   @property
@@ -46,7 +46,9 @@ class Estimate:
     parts = {**dataclasses.asdict(self), "in all": self.total}
     unit, name = (2**30, "GiB") if self.total >= 2**30 else (2**20, "MiB")
     return "\n".join(
-      f"  {part:12} {size / unit:8.2f} {name}" for part, size in parts.items()
+      f"  {part:12} {size / unit:8.2f} {name}"
+      for part, size in parts.items()
+      if size
     )
 
 

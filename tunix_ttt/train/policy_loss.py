@@ -115,6 +115,8 @@ def _loss_of_rows(
   if config.epsilon_c is not None:
     bounded = jnp.minimum(losses, -config.epsilon_c * advantages)
     losses = jnp.where(advantages < 0, bounded, losses)
+  if rows.sampler_is_weights is not None:
+    losses *= rows.sampler_is_weights
 
   def average(values: jax.Array) -> jax.Array:
     return common.aggregate_loss(values, trained, config.loss_agg_mode)

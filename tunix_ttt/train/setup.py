@@ -1,7 +1,6 @@
 """What begins, ends and resumes a run of any kind."""
 
 from collections.abc import Callable
-import math
 import pathlib
 import platform
 import shutil
@@ -80,7 +79,8 @@ def start(
   prepared = plan()
   dataset = prepared.dataset_record()
   made = manifest(recipe, config, prepared.record, output, dataset)
-  create(made, prepared.model, output)
+  _announce(prepared, config)
+  _create(made, prepared.model, output)
   with runs.hold(output):
     return train(prepared, made, output)
 
@@ -173,31 +173,35 @@ def manifest(
     versions=runs.versions(),
     platform=platform.platform(),
     devices=[device.device_kind for device in jax.devices()],
-    mesh=meshes.sizes(config.mesh),
+    mesh=meshes.described(config.mesh),
     git_sha=sha,
     git_dirty=dirty,
     artifacts_path=str(output),
   )
 
 
-def create(
-  manifest: runs.RunManifest, model: checkpoints.Model, output: pathlib.Path
-) -> None:
-  """Writes the directory of a new run, whole or not at all; says of what."""
-  record = manifest.model
+def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
+  """Says what is trained, and what a user may not expect of it."""
+  record = prepared.record
   share = record.trainable_parameters / record.parameters
   print(
     f"model {record.name}: {record.parameters:,} parameters,"
     f" {record.trainable_parameters:,} trained ({share:.2%})"
   )
-  if note := getattr(model.tokenizer, "note", ""):
+  if note := getattr(prepared.model.tokenizer, "note", ""):
     print(f"note: {note}")
-  used = math.prod(manifest.mesh.values())
+  used = meshes.count(config.mesh)
   if used < jax.device_count():
     print(
       f"note: {used} of {jax.device_count()} devices {'is' if used == 1 else 'are'}"
       " used; mesh.fsdp=auto takes all"
     )
+
+
+def _create(
+  manifest: runs.RunManifest, model: checkpoints.Model, output: pathlib.Path
+) -> None:
+  """Writes the directory of a new run, whole or not at all."""
   with files.new_directory(output) as new:
     manifest.write(new)
     files.write_all(new, model.tokenizer.files())
