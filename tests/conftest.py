@@ -14,8 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs are small and run a few times: most of the time is their compilation.
 os.environ["XLA_FLAGS"] = (
-  "--xla_force_host_platform_device_count=2"
-  " --xla_backend_optimization_level=0"
+  "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 )
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".jax_cache")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
