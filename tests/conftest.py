@@ -9,13 +9,21 @@ import sys
 import time
 from typing import Any
 
-# Before JAX is imported, here and in the processes that tests start.
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def xla_flags(devices: int) -> str:
+  """Returns the flags for so many virtual devices."""
+  # Programs are small and run a few times: most of their time is compilation.
+  return (
+    f"--xla_force_host_platform_device_count={devices}"
+    " --xla_backend_optimization_level=0"
+  )
+
+
+# Before JAX is imported, here and in the processes that tests start.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Programs are small and run a few times: most of the time is their compilation.
-os.environ["XLA_FLAGS"] = (
-  "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = xla_flags(2)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".jax_cache")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
@@ -70,7 +78,11 @@ def small_spec(family: Any, vocab_size: int, **changes: Any) -> specs.ModelSpec:
 
 
 def start(
-  script: str, config: pathlib.Path, run: pathlib.Path, *flags: str
+  script: str,
+  config: pathlib.Path,
+  run: pathlib.Path,
+  *flags: str,
+  devices: int = 2,
 ) -> subprocess.Popen:
   """Starts a training script in a process of its own."""
   path = ROOT / "training" / f"{script}.py"
@@ -80,6 +92,7 @@ def start(
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     cwd=ROOT,
+    env=os.environ | {"XLA_FLAGS": xla_flags(devices)},
     text=True,
   )
 

@@ -22,7 +22,7 @@ LAYERS = [
   "evaluate",
 ]
 # Beside the layers: anyone may import these, and they import only each other.
-SHARED = {"errors", "files", "yaml_source", "config", "runs"}
+SHARED = {"errors", "files", "yaml_source", "config", "runs", "processes"}
 TUNIX = {"tunix", "qwix", "orbax"}
 
 

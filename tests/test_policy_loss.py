@@ -102,7 +102,15 @@ def test_it_is_tunixs_where_the_pad_token_is_nowhere_else(
   # A row in which nothing is trained, as batches are filled up with.
   batch.completion_mask[0, 0] = False
   old = batch.old_per_token_logps if recorded else None
-  batch = dataclasses.replace(batch, old_per_token_logps=old)
+  weights = None
+  if recorded:
+    weights = np.linspace(
+      0.2, 2.0, batch.completion_mask.size, dtype=np.float32
+    )
+    weights = weights.reshape(batch.completion_mask.shape)
+  batch = dataclasses.replace(
+    batch, old_per_token_logps=old, sampler_is_weights=weights
+  )
   config = algorithm(**{"loss_agg_mode": "token-mean", **changes})
 
   def ours(module):
@@ -116,6 +124,7 @@ def test_it_is_tunixs_where_the_pad_token_is_nowhere_else(
     "advantages",
     "ref_per_token_logps",
     "old_per_token_logps",
+    "sampler_is_weights",
   )
   fields = {name: getattr(batch, name) for name in names}
   plain = grpo_learner.TrainExample(

@@ -62,7 +62,7 @@ def ours(example):
   }
   if example.ref_chosen_logps is not None:
     known = example.ref_chosen_logps, example.ref_rejected_logps
-    batch["reference"] = jnp.stack(known)
+    batch["reference"] = jnp.stack(known, axis=1)
   return batch
 
 
@@ -126,7 +126,7 @@ def test_the_loss_of_a_pair_by_hand(table):
   """
   batch = ours(example(True))
   chosen, rejected = preference_loss.log_probs(table, batch)
-  batch["reference"] = jnp.stack([chosen - 2, rejected + 1])
+  batch["reference"] = jnp.stack([chosen - 2, rejected + 1], axis=1)
   loss, metrics = preference_loss.loss(
     table, batch, algorithm="dpo", label_smoothing=0.0, beta=0.5
   )

@@ -33,6 +33,7 @@ def main() -> None:
 
   cli.train(
     flags,
+    config,
     functools.partial(dpo.train, config),
     functools.partial(dpo.resume, config),
   )

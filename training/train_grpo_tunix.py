@@ -36,6 +36,7 @@ def main() -> None:
   judge = in_training.Evaluator
   cli.train(
     flags,
+    config,
     functools.partial(grpo.train, config, judge),
     functools.partial(grpo.resume, config, judge),
   )

@@ -31,6 +31,7 @@ def main() -> None:
 
   cli.train(
     flags,
+    config,
     functools.partial(sft.train, config),
     functools.partial(sft.resume, config),
   )

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import processes
 
 _TUNIX = "google-tunix"
 _TUNIX_VERSION = "0.1.7"
@@ -19,13 +20,22 @@ _TUNIX_VERSION = "0.1.7"
 def run(main: Callable[[], None]) -> None:
   """Runs a script: a mistake in the input is a message and exit code 2."""
   try:
-    main()
+    _run(main)
   except errors.UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
+
+
+def _run(main: Callable[[], None]) -> None:
+  try:
+    main()
+  except BaseException as error:
+    if processes.joined():
+      processes.leave(error)
+    raise
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -165,6 +175,7 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
 
 def train(
   flags: argparse.Namespace,
+  config: Any,
   start: Callable[[pathlib.Path | None], pathlib.Path],
   resume: Callable[[pathlib.Path, int | None], pathlib.Path],
 ) -> None:
@@ -172,9 +183,16 @@ def train(
 
   Args:
     flags: as `parse_run` returns them.
+    config: the run's.
     start: given the run directory to make; returns it.
     resume: given the run directory and a step, None for the latest.
   """
+  if config.distributed is not None and flags.output is None:
+    raise errors.UserError(
+      "--output: several processes need it, the same directory on a disk that"
+      " they share"
+    )
+  processes.start(config.distributed)
   if flags.resume is None:
     run = start(flags.output)
   else:

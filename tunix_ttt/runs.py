@@ -24,15 +24,17 @@ import datetime
 import fcntl
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import subprocess
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TextIO, TypeVar
 
 import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import processes
 
 MANIFEST = "run_manifest.json"
 METRICS = "metrics.jsonl"
@@ -205,7 +207,24 @@ class RunManifest(Record):
 
   def write(self, run: pathlib.Path) -> None:
     """Writes the manifest into a run directory, replacing the one there."""
-    files.write_text(run / MANIFEST, self.model_dump_json(indent=2) + "\n")
+    _write(run / MANIFEST, self.model_dump_json(indent=2) + "\n")
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  """Writes a file of a run, which the first of its processes does."""
+  if processes.is_first():
+    files.write_text(path, text)
+
+
+def open_to_append(path: pathlib.Path) -> TextIO:
+  """Opens a file of a run to append to it; nothing is kept of other processes.
+
+  Args:
+    path: the file.
+  """
+  return (path if processes.is_first() else pathlib.Path(os.devnull)).open(
+    "a", encoding="utf-8"
+  )
 
 
 def now() -> str:
@@ -255,11 +274,14 @@ def _project_root() -> pathlib.Path:
 
 @contextlib.contextmanager
 def hold(run: pathlib.Path) -> Iterator[None]:
-  """Holds a run directory for this process.
+  """Holds a run directory for this process, and those that it works with.
 
   Raises:
     errors.UserError: if another process holds it.
   """
+  if not processes.is_first():
+    yield
+    return
   with (run / ".lock").open("w") as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -274,7 +296,7 @@ class MetricsFile:
   """Appends rows to a run's `metrics.jsonl`."""
 
   def __init__(self, run: pathlib.Path):
-    self._file = (run / METRICS).open("a", encoding="utf-8")
+    self._file = open_to_append(run / METRICS)
 
   def write(self, row: dict[str, Any]) -> None:
     """Appends a row; it is in the file when this returns."""
@@ -307,7 +329,7 @@ def rewind_metrics(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
       break
     if row["step"] < step or (row["step"], row["split"]) == (step, "train"):
       kept.append(row)
-  files.write_text(run / METRICS, _lines(kept))
+  _write(run / METRICS, _lines(kept))
   return kept
 
 
@@ -321,7 +343,7 @@ def rewind_rollouts(run: pathlib.Path, step: int) -> None:
       break
     if row["step"] <= step:
       kept.append(row)
-  files.write_text(path, _lines(kept))
+  _write(path, _lines(kept))
 
 
 def _lines(rows: list[dict[str, Any]]) -> str:
@@ -334,7 +356,7 @@ class TextLog:
   def __init__(self, run: pathlib.Path, recipe: str):
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d_%H%M%S")
     path = run / f"{recipe}_training_logs_{stamp}.txt"
-    self._file = path.open("a", encoding="utf-8")
+    self._file = open_to_append(path)
     self._file.write(f"=== {recipe.upper()} Training Logs ===\n")
     self._file.write(f"Started at: {now()}\n{'=' * 50}\n\n")
     self._file.flush()

@@ -340,6 +340,29 @@ class MeshConfig:
 
 
 @fields.settings
+class DistributedConfig:
+  """Processes that do one run together, each with its own devices.
+
+  What is None is taken from the environment of the cluster, if JAX knows it
+  (Slurm, Open MPI, Kubernetes, …).
+
+  Attributes:
+    coordinator: `host:port` of the first process.
+    num_processes: how many there are.
+    process_id: which one this is, from 0.
+    initialization_timeout_seconds: how long to wait for the others at first.
+    heartbeat_timeout_seconds: a process that is not heard of for this long is
+      lost, and the others end.
+  """
+
+  coordinator: fields.Text | None = None
+  num_processes: fields.Positive | None = None
+  process_id: fields.Count | None = None
+  initialization_timeout_seconds: fields.Positive = 300
+  heartbeat_timeout_seconds: fields.Positive = 100
+
+
+@fields.settings
 class SFTConfig:
   """A supervised fine-tuning run.
 
@@ -356,6 +379,7 @@ class SFTConfig:
     eval: how to sample completions.
     play: how to play whole games.
     mesh: on which devices.
+    distributed: the processes that do the run; None for one.
   """
 
   seed: fields.Count = 0
@@ -369,6 +393,7 @@ class SFTConfig:
   eval: EvalConfig = EvalConfig()
   play: PlayConfig = PlayConfig()
   mesh: MeshConfig = MeshConfig()
+  distributed: DistributedConfig | None = None
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:

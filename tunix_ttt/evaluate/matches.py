@@ -19,6 +19,7 @@ from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
 from tunix_ttt.language import prompts
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
 from tunix_ttt.rollout import episodes
 from tunix_ttt.rollout import setup
@@ -66,8 +67,11 @@ class Player:
     self._sample = setup.make_sampler(policy, env, tables, config.play)
 
   def __call__(self, keys: jax.Array, states: env_lib.State) -> Trajectory:
-    """Plays games to their end; see `rollout.sampler.Sampler`."""
-    return self._sample(self.params, keys, states)
+    """Returns games played to their end, on the host.
+
+    See `rollout.sampler.Sampler`.
+    """
+    return meshes.fetch(self._sample(self.params, keys, states))
 
 
 def play_all_lines(

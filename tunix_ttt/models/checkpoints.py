@@ -17,17 +17,18 @@ from typing import Any, Literal
 
 from flax import nnx
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 import pydantic
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import processes
 from tunix_ttt.language import hugging_face
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import hub
 from tunix_ttt.models import lora as lora_lib
+from tunix_ttt.models import meshes
 from tunix_ttt.models import specs
 from tunix_ttt.models.hugging_face import loading
 
@@ -108,7 +109,7 @@ def revision(params: dict[str, jax.Array]) -> str:
   """Returns the SHA-256 of parameters: names, types, shapes and values."""
   digest = hashlib.sha256()
   for name in sorted(params):
-    value = np.asarray(params[name])
+    value = meshes.fetch(params[name])
     digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
     digest.update(value.tobytes())
   return digest.hexdigest()
@@ -128,12 +129,13 @@ def save(model: Model, directory: pathlib.Path) -> None:
     lora=model.lora,
     base=model.base,
   )
-  with files.new_directory(directory) as new:
+  with processes.new_directory(directory) as new:
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save((new / PARAMS).absolute(), params)
-    files.write_all(new, model.tokenizer.files())
-    text = description.model_dump_json(indent=2) + "\n"
-    files.write_text(new / MODEL_JSON, text)
+    if processes.is_first():
+      files.write_all(new, model.tokenizer.files())
+      text = description.model_dump_json(indent=2) + "\n"
+      files.write_text(new / MODEL_JSON, text)
 
 
 def load(directory: pathlib.Path) -> Model:
@@ -234,7 +236,7 @@ def _read_params(
   directory: pathlib.Path, shapes: dict[str, Any]
 ) -> dict[str, jax.Array]:
   path = (directory / PARAMS).absolute()
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = {
     name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=device)
     for name, value in shapes.items()

@@ -14,6 +14,7 @@ import warnings
 
 from flax import nnx
 import jax
+from jax.experimental import multihost_utils
 from jax.interpreters import pxla
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -93,9 +94,24 @@ def make(config: config_lib.MeshConfig) -> Mesh | None:
       f" {'is' if len(devices) == 1 else 'are'} {len(devices)}"
       f" ({devices[0].device_kind}); {advice}"
     )
+  _check_processes(config)
   if math.prod(shape.values()) == 1:
     return None
   return _grid(devices, shape)
+
+
+def _check_processes(config: config_lib.MeshConfig) -> None:
+  """Raises a UserError if a process would have no part in a run."""
+  processes, devices = jax.process_count(), jax.device_count()
+  if processes > 1 and config.layout == "split":
+    raise errors.UserError(
+      "mesh.layout: split is for a single process; with several, say colocated"
+    )
+  if processes > 1 and count(config) < devices:
+    raise errors.UserError(
+      f"mesh: {count(config)} of the {devices} devices of {processes} processes"
+      " would be used, and each must have a part; say fsdp: auto"
+    )
 
 
 def make_for_sampler(config: config_lib.MeshConfig) -> Mesh | None:
@@ -214,7 +230,16 @@ def place(node: Any, mesh: Mesh | None) -> None:
   if mesh is not None:
     mark(node, mesh)
     state = nnx.state(node)
-    nnx.update(node, jax.device_put(state, shardings(state, mesh)))
+    nnx.update(node, jax.tree.map(_put, state, shardings(state, mesh)))
+
+
+def _put(value: jax.Array, sharding: NamedSharding) -> jax.Array:
+  if jax.process_count() == 1 or not value.is_fully_addressable:
+    return jax.device_put(value, sharding)
+  # Each process has the whole of it; JAX's own way makes a broken array of one
+  # that is to be whole on all.
+  whole = np.asarray(value)
+  return jax.make_array_from_callback(value.shape, sharding, whole.__getitem__)
 
 
 def copy(module: nnx.Module, mesh: Mesh) -> nnx.Module:
@@ -234,6 +259,43 @@ def mark(node: Any, mesh: Mesh) -> None:
       wanted = variable.get_metadata().get("out_sharding")
       found = partition(wanted, variable.get_value().shape, mesh)
       variable.set_metadata(out_sharding=tuple(found))
+
+
+def feed(tree: Any, mesh: Mesh | None) -> Any:
+  """Splits the rows of a batch over the devices of several processes.
+
+  Of a single process Tunix does it, and nothing is done here.
+
+  Args:
+    tree: of arrays [B, ...] on the host, the same on all processes, each of
+      which takes the rows of its own devices; a scalar goes to all.
+    mesh: None where there is one device.
+  """
+  if mesh is None or jax.process_count() == 1:
+    return tree
+
+  def one(value: Any) -> jax.Array:
+    rows = PartitionSpec(FSDP) if value.ndim else PartitionSpec()
+    return jax.make_array_from_callback(
+      value.shape, NamedSharding(mesh, rows), value.__getitem__
+    )
+
+  return jax.tree.map(one, tree)
+
+
+def fetch(tree: Any) -> Any:
+  """Returns arrays on the host, whole on every process."""
+
+  def one(value: Any) -> Any:
+    if isinstance(value, jax.Array) and not (
+      value.is_fully_addressable or value.is_fully_replicated
+    ):
+      return multihost_utils.process_allgather(value, tiled=True)
+    return jax.device_get(value)
+
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return jax.tree.map(one, tree)
 
 
 def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:

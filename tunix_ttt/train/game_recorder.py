@@ -48,7 +48,7 @@ class GameRecorder(recorder_lib.Recorder):
       kept=kept,
     )
     self._config, self._decode = config, decode
-    self._games = (run / runs.ROLLOUTS).open("a", encoding="utf-8")
+    self._games = runs.open_to_append(run / runs.ROLLOUTS)
     scores = [row["score"] for row in kept if row["split"] == "eval"]
     self.best: float | None = max(scores, default=None)
     self._idle = 0
@@ -135,7 +135,7 @@ class GameRecorder(recorder_lib.Recorder):
 
 def _memory() -> int:
   """Returns the bytes in use on the first device, or of live arrays."""
-  stats = jax.devices()[0].memory_stats()
+  stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return int(stats["peak_bytes_in_use"])
   return sum(array.nbytes for array in jax.live_arrays())

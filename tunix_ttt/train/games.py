@@ -184,7 +184,8 @@ class GameRollout(base_rollout.BaseRollout):
         jnp.asarray(last[rows], jnp.int8),
       )
       keys = jax.random.split(jax.random.key(0), size)
-      moves.append(np.asarray(self._greedy(params, keys, states).moves[:, 0]))
+      played = self._greedy(params, keys, states)
+      moves.append(meshes.fetch(played.moves)[:, 0])
     table = np.full(rules.NUM_BOARDS, -1, np.int8)
     table[boards] = np.concatenate(moves)[: len(boards)]
     return table
@@ -194,7 +195,7 @@ class GameRollout(base_rollout.BaseRollout):
   ) -> base_rollout.RolloutOutput:
     """Plays games; what a game's model said is one text."""
     del rollout_config, kwargs
-    games = jax.device_get(self.play(np.asarray(prompts), 0))
+    games = meshes.fetch(self.play(np.asarray(prompts), 0))
     said = np.asarray(games.action_mask)
     tokens = [games.actions[n][mask] for n, mask in enumerate(said)]
     return base_rollout.RolloutOutput(

@@ -12,6 +12,7 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import processes
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.game import rules
@@ -211,10 +212,13 @@ class _Run:
     model = dataclasses.replace(self.prepared.model, module=self.module)
     best = self.path / runs.BEST_CHECKPOINT
     new = best.with_name(f".{best.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
+    if processes.is_first():
+      shutil.rmtree(new, ignore_errors=True)
+    processes.wait("removed what was not finished")
     checkpoints.save(model, new)
-    shutil.rmtree(best, ignore_errors=True)
-    new.rename(best)
+    if processes.is_first():
+      shutil.rmtree(best, ignore_errors=True)
+      new.rename(best)
 
   def _log(self, step: int, metrics: dict[str, float]) -> None:
     logger: Any = self.cluster.actor_trainer.metrics_logger
@@ -223,8 +227,11 @@ class _Run:
 
   def _add_to_pool(self, step: int) -> None:
     path = self.path / runs.OPPONENTS / f"{step}.bin"
-    path.parent.mkdir(exist_ok=True)
-    files.write_bytes(path, self.engine.greedy_moves().tobytes())
+    moves = self.engine.greedy_moves()
+    if processes.is_first():
+      path.parent.mkdir(exist_ok=True)
+      files.write_bytes(path, moves.tobytes())
+    processes.wait("written a past self")
     self._restore_pool(step)
 
   def _restore_pool(self, step: int | None = None) -> None:

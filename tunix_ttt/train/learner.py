@@ -55,6 +55,10 @@ class RecordingTrainer(steps.LeanSteps, rl_trainer.Trainer):
 
   results: list[dict[str, Any]]
 
+  def _prepare_inputs(self, input_data: Any) -> Any:
+    inputs = super()._prepare_inputs(input_data)
+    return meshes.feed(inputs, self.mesh)
+
   def _buffer_metrics(
     self,
     metrics_buffer: Any,
@@ -204,7 +208,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     for number in range(step, last + 1):
       if number not in self._begun and self._weights_of(number) <= step:
         self._begun[number] = self._begin(number)
-    return jax.device_get(self._begun.pop(step))
+    return meshes.fetch(self._begun.pop(step))
 
   def _weights_of(self, step: int) -> int:
     """Returns after how many steps the weights are that play a step's games."""
@@ -332,7 +336,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     started = time.perf_counter()
     super()._run_global_step(*arguments, **settings)
     games, metrics = self._played
-    results = jax.device_get(self._trainer.results)
+    results = meshes.fetch(self._trainer.results)
     self._trainer.results = []
     means = {
       name: float(np.mean([result[name] for result in results]))

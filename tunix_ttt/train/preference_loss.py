@@ -44,7 +44,7 @@ def loss(
   Args:
     model: the policy.
     train_example: B pairs, as `batches.make_pairs` returns them; with their
-      `reference` float32 [2, B], if there is one.
+      `reference` float32 [B, 2], if there is one.
     algorithm: `dpo` or `orpo`.
     label_smoothing: probability that a pair is the wrong way round.
     beta: of DPO.
@@ -69,7 +69,8 @@ def loss(
     )
     rewards = lambda_orpo * sums
   else:
-    rewards = beta * (sums - batch.get("reference", 0.0))
+    reference = batch["reference"].T if "reference" in batch else 0.0
+    rewards = beta * (sums - reference)
     of_pairs = _preference(rewards[0] - rewards[1], label_smoothing)
   margin = rewards[0] - rewards[1]
   metrics = {

@@ -12,6 +12,7 @@ from typing import Any
 import tqdm
 
 from tunix_ttt import errors
+from tunix_ttt import processes
 from tunix_ttt import runs
 
 # Fields of a metrics row that depend on the machine's speed.
@@ -74,7 +75,8 @@ class Recorder:
       initial=len(trained),
       desc=recipe,
       unit="step",
-      disable=None,
+      # None for wherever there is no terminal.
+      disable=None if processes.is_first() else True,
       dynamic_ncols=True,
       file=sys.stderr,
     )

@@ -37,12 +37,13 @@ def log_probs(
     return preference_loss.log_probs(nnx.merge(graph, state), batch)
 
   found = np.zeros((2, num_pairs), np.float32)
-  with meshes.use(meshes.of(module)):
+  mesh = meshes.of(module)
+  with meshes.use(mesh):
     for batch in batches:
       there = batch["pairs"] >= 0
-      rows: Any = batch
+      rows: Any = meshes.feed(batch, mesh)
       split: Any = sharding_utils.shard_input(rows, (meshes.FSDP,))
-      of_batch = np.asarray(run(state, split))
+      of_batch = meshes.fetch(run(state, split))
       found[:, batch["pairs"][there]] = of_batch[:, there]
   return found
 
@@ -50,6 +51,6 @@ def log_probs(
 def attach(
   batches: Iterable[datasets.Batch], found: np.ndarray
 ) -> Iterator[datasets.Batch]:
-  """Adds `reference` float32 [2, B] to batches: what was found of their pairs."""
+  """Adds `reference` float32 [B, 2] to batches: what was found of their pairs."""
   for batch in batches:
-    yield {**batch, "reference": found[:, batch["pairs"]]}
+    yield {**batch, "reference": found[:, batch["pairs"]].T}

@@ -68,7 +68,7 @@ def _make(
       run(state, some.reshape(-1, length), there.reshape(-1, length))
       for some, there in pairs
     ]
-    return np.concatenate(found).reshape(tokens.shape)
+    return np.concatenate(meshes.fetch(found)).reshape(tokens.shape)
 
   return score
 

@@ -11,6 +11,7 @@ import jax
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import processes
 from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import families
@@ -24,6 +25,7 @@ _FREE_ON_RESUME = (
   "checkpoint.max_to_keep",
   "rollouts_per_log",
   "mesh.",
+  "distributed",
 )
 
 
@@ -96,7 +98,7 @@ def resume(
 
   Args:
     config: the settings it was started with; only `logging`, `mesh`,
-      `checkpoint.max_to_keep` and `rollouts_per_log` may differ.
+      `distributed`, `checkpoint.max_to_keep` and `rollouts_per_log` may differ.
     run: its directory.
     step: which of its checkpoints to go on from; None for the latest, or the
       beginning where there is none yet. Later checkpoints are set aside.
@@ -202,10 +204,11 @@ def _create(
   manifest: runs.RunManifest, model: checkpoints.Model, output: pathlib.Path
 ) -> None:
   """Writes the directory of a new run, whole or not at all."""
-  with files.new_directory(output) as new:
-    manifest.write(new)
-    files.write_all(new, model.tokenizer.files())
-    files.write_text(new / runs.METRICS, "")
+  with processes.new_directory(output) as new:
+    if processes.is_first():
+      manifest.write(new)
+      files.write_all(new, model.tokenizer.files())
+      files.write_text(new / runs.METRICS, "")
 
 
 def begin_session(
@@ -233,7 +236,9 @@ def finish(
   """Saves the trained model and writes that the run is finished."""
   # There is one if the run was killed between saving it and saying so.
   final = run / runs.FINAL_CHECKPOINT
-  shutil.rmtree(final, ignore_errors=True)
+  if processes.is_first():
+    shutil.rmtree(final, ignore_errors=True)
+  processes.wait("removed the last final checkpoint")
   checkpoints.save(model, final)
   manifest.model_copy(
     update={
@@ -303,7 +308,13 @@ def set_aside_after(run: pathlib.Path, step: int | None) -> None:
       f"{root}: there is no checkpoint of step {step}; there are"
       f" {', '.join(map(str, steps)) or 'none'}"
     )
-  later = [root / str(s) for s in steps if s > step]
+  processes.wait("seen the checkpoints")
+  if processes.is_first():
+    _set_aside(run, [root / str(s) for s in steps if s > step])
+  processes.wait("set checkpoints aside")
+
+
+def _set_aside(run: pathlib.Path, later: list[pathlib.Path]) -> None:
   aside = run / runs.new_run_id("superseded")
   for path in [*later, run / runs.FINAL_CHECKPOINT]:
     if path.exists():

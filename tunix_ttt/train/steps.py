@@ -1,10 +1,12 @@
 """Steps that leave frozen weights where they are."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import nnx
 import jax
+from jax.sharding import Mesh
 from tunix.sft import peft_trainer
 
 from tunix_ttt.models import meshes
@@ -20,6 +22,11 @@ class LeanSteps(peft_trainer.PeftTrainer):
   """
 
   _steps: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+
+  @functools.cached_property
+  def mesh(self) -> Mesh | None:
+    """The devices that the model is on; None for a single one."""
+    return meshes.of(self.model)
 
   def clear_jit_cache(self) -> None:
     """See the parent."""
@@ -43,7 +50,7 @@ class LeanSteps(peft_trainer.PeftTrainer):
     trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
     # What a step returns stays on its devices for good; what it is first given
     # must too, or the second step is compiled anew.
-    meshes.place(self.optimizer, meshes.of(self.model))
+    meshes.place(self.optimizer, self.mesh)
     for node in (self.model, self.optimizer):
       nnx.update(node, jax.tree.map(_committed, nnx.state(node)))
     held = tuple(

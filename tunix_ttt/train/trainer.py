@@ -14,6 +14,7 @@ from tunix.sft.dpo import dpo_trainer
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import runs
+from tunix_ttt.models import meshes
 from tunix_ttt.train import losses
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import preference_loss
@@ -78,7 +79,7 @@ class RecordedTrainer(steps.LeanSteps):
     # Parents have different names for the one argument.
     (batch,) = [*inputs, *named.values()]
     self._batch_tokens = int(batch["input_mask"].sum())
-    return batch
+    return meshes.feed(batch, self.mesh)
 
   def _is_eval_step(self, step: int) -> bool:
     every = self.config.eval_every_n_steps

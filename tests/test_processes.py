@@ -1,0 +1,144 @@
+"""Runs of two processes, on a device each, and what happens if one is killed."""
+
+import dataclasses
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+import yaml
+
+from tests import conftest
+from tests import test_grpo
+from tests import test_meshes
+from tests import test_sft
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import runs
+from tunix_ttt.evaluate import in_training
+from tunix_ttt.models import meshes
+from tunix_ttt.train import grpo
+from tunix_ttt.train import sft
+
+# Longer than it takes until a process is missed, by the setting below.
+SECONDS = 60
+LOST = "none can go on alone; start all of them again, with --resume latest"
+
+
+def start(script, config, run, *flags) -> list[subprocess.Popen]:
+  """Starts two processes of a run."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  path = run.parent / "config.yaml"
+  path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
+  settings = (
+    f"distributed.coordinator=localhost:{port}",
+    "distributed.num_processes=2",
+    "distributed.heartbeat_timeout_seconds=10",
+  )
+  return [
+    conftest.start(
+      script,
+      path,
+      run,
+      *flags,
+      "--set",
+      *settings,
+      f"distributed.process_id={number}",
+      devices=1,
+    )
+    for number in (0, 1)
+  ]
+
+
+def finish(processes) -> list[tuple[str, str]]:
+  """Waits for processes; what they said."""
+  said = [process.communicate(timeout=300) for process in processes]
+  for process, (_, err) in zip(processes, said, strict=True):
+    assert process.returncode == 0, err
+  return said
+
+
+def kill(processes, run, step, number):
+  """Kills one of two processes at a step; asserts that the other one ends."""
+  killed, other = processes[number], processes[1 - number]
+  try:
+    conftest.kill_at(killed, run, step)
+    began = time.monotonic()
+    _, err = other.communicate(timeout=SECONDS)
+    assert time.monotonic() - began < SECONDS
+  finally:
+    other.kill()
+  assert other.returncode not in (0, -signal.SIGKILL)
+  assert f"error: process {1 - number} of 2 has ended, or another" in err
+  assert LOST in err.splitlines()[-1]
+  assert runs.RunManifest.read(run).status == "running"
+
+
+def test_a_supervised_run(tmp_path):
+  config = test_meshes.on(test_sft.CONFIG, test_meshes.FSDP)
+  whole, run = tmp_path / "whole", tmp_path / "run"
+  sft.train(config, whole)
+  kill(start("train_sft_tunix", config, run), run, 5, number=1)
+  first, second = finish(
+    start("train_sft_tunix", config, run, "--resume", "latest")
+  )
+  assert f"trained model: {run}/checkpoint-final" in first[0]
+  assert "model" not in second[0]
+  test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
+  test_meshes.assert_alike(run, whole)
+  manifest = runs.RunManifest.read(run)
+  assert manifest.status == "finished" and len(manifest.sessions) == 2
+  assert manifest.devices == ["cpu", "cpu"]
+
+
+@pytest.mark.slow
+def test_games(tmp_path):
+  # With what is read and written on the way: past selves and the best model.
+  config = dataclasses.replace(
+    test_meshes.games_config(test_meshes.FSDP),
+    opponents=config_lib.OpponentsConfig(
+      past_selves=(0.5, 0.5), add_every_n_steps=2
+    ),
+    grpo=dataclasses.replace(test_grpo.CONFIG.grpo, beta=0.05),
+  )
+  config = test_grpo.changed(config, "training", max_steps=5)
+  whole, run = tmp_path / "whole", tmp_path / "run"
+  grpo.train(config, in_training.Evaluator, whole)
+  kill(start("train_grpo_tunix", config, run), run, 3, number=0)
+  finish(start("train_grpo_tunix", config, run, "--resume", "latest"))
+  test_meshes.rows_alike(test_grpo.rows(run), test_grpo.rows(whole), 1e-3)
+  test_meshes.assert_alike(run, whole)
+  assert (run / runs.ROLLOUTS).read_text() == (
+    whole / runs.ROLLOUTS
+  ).read_text()
+  assert (run / runs.BEST_CHECKPOINT).is_dir()
+
+
+def test_mistakes_are_told_by_each(tmp_path):
+  config = test_meshes.on(test_sft.CONFIG, test_meshes.ONE)
+  run = tmp_path / "run"
+  for process in start("train_sft_tunix", config, run):
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2
+    assert "error: mesh: 1 of the 2 devices of 2 processes would be used" in err
+  assert not run.exists()
+
+
+def test_several_processes_need_the_name_of_a_run(run):
+  result = run(
+    conftest.ROOT / "training/train_sft_tunix.py",
+    "--config",
+    conftest.ROOT / "configs/sft_tiny.yaml",
+    "--set",
+    "distributed.num_processes=2",
+  )
+  conftest.refused(result, "--output: several processes need it")
+
+
+def test_a_split_layout_is_of_one_process(monkeypatch):
+  monkeypatch.setattr(meshes.jax, "process_count", lambda: 2)
+  with pytest.raises(errors.UserError, match="split is for a single process"):
+    meshes.make(test_meshes.SPLIT)

@@ -1,0 +1,165 @@
+"""Several processes that do one run together, through `jax.distributed`.
+
+Each has some of the devices and computes its part of everything; the first one
+writes manifests, metrics and reports into the directory that all of them share.
+"""
+
+import atexit
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import traceback
+from typing import NoReturn
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import files
+
+# What errors say that are of a process that went away, by who notices it.
+_LOST = ("Gloo", "NCCL", "coordination", "heartbeat", "Barrier", "Connection")
+# JAX ends a process from outside Python when another one is lost, with a stack
+# trace of its own. This outlives it, and says what that means.
+_WATCH = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+_GRACE = 3.0
+
+_watcher: subprocess.Popen[str] | None = None
+
+
+def start(config: config_lib.DistributedConfig | None) -> None:
+  """Joins the processes of a run; does nothing where there is only this one.
+
+  JAX must not have computed anything before.
+
+  Args:
+    config: where they meet; None for a single process.
+
+  Raises:
+    errors.UserError: if they cannot be joined.
+  """
+  if config is None:
+    return
+  import jax
+
+  try:
+    jax.distributed.initialize(
+      config.coordinator,
+      config.num_processes,
+      config.process_id,
+      initialization_timeout=config.initialization_timeout_seconds,
+      heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
+    )
+  except (RuntimeError, ValueError, TypeError) as error:
+    raise errors.UserError(f"distributed: {_first_line(error)}") from None
+  if several():
+    _watch()
+    if not is_first():
+      # All would say the same.
+      sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def joined() -> bool:
+  """Returns whether this process has others to wait for at its end."""
+  return _watcher is not None
+
+
+def several() -> bool:
+  """Returns whether there are other processes."""
+  import jax
+
+  return jax.process_count() > 1
+
+
+def is_first() -> bool:
+  """Returns whether this process is the one that writes."""
+  import jax
+
+  return jax.process_index() == 0
+
+
+def wait(place: str) -> None:
+  """Returns when all processes have come to a place in the program."""
+  if several():
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(place)
+
+
+@contextlib.contextmanager
+def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """As `files.new_directory`, for what all processes write together."""
+  if not several():
+    with files.new_directory(path) as new:
+      yield new
+    return
+  files.check_absent(path)
+  beside = path.with_name(f".{path.name}.new")
+  wait(f"absent {path}")
+  if is_first():
+    files.make_empty(beside)
+  wait(f"made {path}")
+  yield beside
+  wait(f"filled {path}")
+  if is_first():
+    beside.rename(path)
+  wait(f"renamed {path}")
+
+
+def leave(error: BaseException) -> NoReturn:
+  """Ends this process of several, because of an error, and so all of them.
+
+  An ordinary exit would wait for the others, which wait for this one.
+  """
+  code, text = 1, _first_line(error)
+  if isinstance(error, errors.UserError):
+    code, text = 2, f"error: {error}"
+  elif isinstance(error, KeyboardInterrupt):
+    code, text = 130, "interrupted"
+  elif any(word in text for word in _LOST):
+    text = f"{_message()} ({text[:200]})"
+  else:
+    text = "".join(traceback.format_exception(error))
+  print(text, file=sys.stderr)
+  if is_first():
+    # The others end with the first one, and may have as much to tell.
+    time.sleep(_GRACE)
+  _let_go()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _message() -> str:
+  import jax
+
+  return (
+    f"error: process {jax.process_index()} of {jax.process_count()} has ended,"
+    " or another one has, and none can go on alone; start all of them again,"
+    " with --resume latest"
+  )
+
+
+def _watch() -> None:
+  global _watcher
+  _watcher = subprocess.Popen(
+    [sys.executable, "-c", _WATCH, _message()],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.DEVNULL,
+    text=True,
+  )
+  atexit.register(_let_go)
+
+
+def _let_go() -> None:
+  """Tells the watcher that the end of this process has been explained."""
+  if _watcher is not None and _watcher.stdin and not _watcher.stdin.closed:
+    _watcher.stdin.write("ended")
+    _watcher.stdin.close()
+    _watcher.wait()
