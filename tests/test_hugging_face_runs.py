@@ -14,6 +14,7 @@ import yaml
 
 from tests import conftest
 from tests import hugging_face as made
+from tests import test_processes
 from tunix_ttt import config as config_lib
 from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
@@ -122,6 +123,23 @@ def test_the_whole_path(run, model):
   assert code == 0, err
   assert "as X: 4 games" in out
   check_exports(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["qwen2.5"], indirect=True)
+def test_two_processes(model, tmp_path):
+  settings = [f"model.name={model}", "mesh.fsdp=2"]
+  config = config_lib.load(
+    config_lib.GRPOConfig, tmp_path / "grpo.yaml", settings
+  )
+  output = tmp_path / "runs" / "two"
+  output.parent.mkdir()
+  test_processes.finish(
+    test_processes.start("train_grpo_tunix", config, output)
+  )
+  loaded = checkpoints.load(output)
+  assert loaded.lora is not None
+  assert loaded.base is not None and loaded.base.path == str(model)
 
 
 def check_exports(run) -> None:

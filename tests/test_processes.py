@@ -92,6 +92,10 @@ def test_a_supervised_run(tmp_path):
   manifest = runs.RunManifest.read(run)
   assert manifest.status == "finished" and len(manifest.sessions) == 2
   assert manifest.devices == ["cpu", "cpu"]
+  # One process goes on from what two have saved.
+  sft.resume(config, run, 6)
+  test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
+  test_meshes.assert_alike(run, whole)
 
 
 @pytest.mark.slow

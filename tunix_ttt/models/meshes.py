@@ -234,10 +234,11 @@ def place(node: Any, mesh: Mesh | None) -> None:
 
 
 def _put(value: jax.Array, sharding: NamedSharding) -> jax.Array:
-  if jax.process_count() == 1 or not value.is_fully_addressable:
+  is_whole = value.is_fully_addressable or value.is_fully_replicated
+  if jax.process_count() == 1 or not is_whole:
     return jax.device_put(value, sharding)
-  # Each process has the whole of it; JAX's own way makes a broken array of one
-  # that is to be whole on all.
+  # Each process has the whole of it. JAX's own way makes an array that cannot
+  # be saved, where it is to be whole on all devices.
   whole = np.asarray(value)
   return jax.make_array_from_callback(value.shape, sharding, whole.__getitem__)
 
