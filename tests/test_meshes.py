@@ -167,12 +167,14 @@ def on_one(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mesh", [FSDP, TP, SPLIT])
-def test_supervised_losses_are_one_devices(on_one, mesh, tmp_path):
+def test_supervised_losses_are_one_devices(on_one, mesh, tmp_path, capsys):
   config = on(test_sft.CONFIG, mesh)
   run = sft.train(config, tmp_path / "run")
   rows_alike(test_sft.rows(run), test_sft.rows(on_one), 1e-4)
   assert_alike(run, on_one)
   assert runs.RunManifest.read(run).mesh == meshes.described(mesh)
+  note = "note: 1 of 2 devices is used; the layout split is for GRPO"
+  assert (note in capsys.readouterr().out) == (mesh is SPLIT)
 
 
 def test_a_run_goes_on_on_other_devices(on_one, tmp_path):
@@ -218,8 +220,10 @@ CORRECTIONS = ("sampler_is/weight_mean", "sampler_is/share_cut")
 @pytest.mark.parametrize(
   "mesh", [FSDP, SPLIT, pytest.param(TP, marks=pytest.mark.slow)]
 )
-def test_games_are_one_devices(games_on_one, mesh, tmp_path):
+def test_games_are_one_devices(games_on_one, mesh, tmp_path, capsys):
   rows, games = play(games_config(mesh), tmp_path / "run")
+  note = "note: sampler and trainer wait for each other"
+  assert (note in capsys.readouterr().out) == (mesh is SPLIT)
   one, expected = games_on_one
   rows_alike(without(rows, *CORRECTIONS), one, 1e-2)
   assert games == expected

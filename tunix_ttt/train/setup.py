@@ -1,6 +1,7 @@
 """What begins, ends and resumes a run of any kind."""
 
 from collections.abc import Callable
+import math
 import pathlib
 import platform
 import shutil
@@ -192,11 +193,20 @@ def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
   )
   if note := getattr(prepared.model.tokenizer, "note", ""):
     print(f"note: {note}")
-  used = meshes.count(config.mesh)
+  used, advice = meshes.count(config.mesh), "mesh.fsdp=auto takes all"
+  if config.mesh.layout == "split":
+    if not isinstance(config, config_lib.GRPOConfig):
+      used = math.prod(meshes.sizes(config.mesh).values())
+      advice = "the layout split is for GRPO"
+    elif not config.rollout.max_staleness:
+      print(
+        "note: sampler and trainer wait for each other;"
+        " rollout.max_staleness=1 has them work at the same time"
+      )
   if used < jax.device_count():
     print(
       f"note: {used} of {jax.device_count()} devices {'is' if used == 1 else 'are'}"
-      " used; mesh.fsdp=auto takes all"
+      f" used; {advice}"
     )
 
 
