@@ -21,6 +21,11 @@ from tunix_ttt import files
 
 # What errors say that are of a process that went away, by who notices it.
 _LOST = ("Gloo", "NCCL", "coordination", "heartbeat", "Barrier", "Connection")
+_ALONE = (
+  "error: a process of this run has ended or was not to be reached, and none can"
+  " go on alone; start all of them again, with --resume latest if the run had"
+  " begun"
+)
 # JAX ends a process from outside Python when another one is lost, with a stack
 # trace of its own. This outlives it, and says what that means.
 _WATCH = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
@@ -44,6 +49,7 @@ def start(config: config_lib.DistributedConfig | None) -> None:
     return
   import jax
 
+  _watch()
   try:
     jax.distributed.initialize(
       config.coordinator,
@@ -53,12 +59,11 @@ def start(config: config_lib.DistributedConfig | None) -> None:
       heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
     )
   except (RuntimeError, ValueError, TypeError) as error:
+    _let_go()
     raise errors.UserError(f"distributed: {_first_line(error)}") from None
-  if several():
-    _watch()
-    if not is_first():
-      # All would say the same.
-      sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+  if not is_first():
+    # All would say the same.
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def joined() -> bool:
@@ -119,7 +124,7 @@ def leave(error: BaseException) -> NoReturn:
   elif isinstance(error, KeyboardInterrupt):
     code, text = 130, "interrupted"
   elif any(word in text for word in _LOST):
-    text = f"{_message()} ({text[:200]})"
+    text = f"{_ALONE} ({text[:200]})"
   else:
     text = "".join(traceback.format_exception(error))
   print(text, file=sys.stderr)
@@ -136,20 +141,10 @@ def _first_line(error: BaseException) -> str:
   return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _message() -> str:
-  import jax
-
-  return (
-    f"error: process {jax.process_index()} of {jax.process_count()} has ended,"
-    " or another one has, and none can go on alone; start all of them again,"
-    " with --resume latest"
-  )
-
-
 def _watch() -> None:
   global _watcher
   _watcher = subprocess.Popen(
-    [sys.executable, "-c", _WATCH, _message()],
+    [sys.executable, "-c", _WATCH, _ALONE],
     stdin=subprocess.PIPE,
     stdout=subprocess.DEVNULL,
     text=True,
@@ -159,7 +154,7 @@ def _watch() -> None:
 
 def _let_go() -> None:
   """Tells the watcher that the end of this process has been explained."""
-  if _watcher is not None and _watcher.stdin and not _watcher.stdin.closed:
-    _watcher.stdin.write("ended")
-    _watcher.stdin.close()
-    _watcher.wait()
+  global _watcher
+  if _watcher is not None:
+    _watcher.communicate("ended")
+    _watcher = None
