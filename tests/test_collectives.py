@@ -108,19 +108,8 @@ def decode(spec, module) -> str:
   return program.as_text()
 
 
-def train(module, monkeypatch) -> str:
-  """Returns the program of a supervised step, which it takes."""
-  programs = []
-  jit = jax.jit
-
-  def recorded(function, **settings):
-    def call(*inputs):
-      program = jit(function, **settings).lower(*inputs).compile()
-      programs.append(program.as_text())
-      return program(*inputs)
-
-    return call
-
+def train(module) -> str:
+  """Returns the program of a supervised step."""
   mask = np.ones((ROWS, LENGTH), bool)
   batch: Any = {
     "input_tokens": np.zeros((ROWS, LENGTH), np.int32),
@@ -136,12 +125,8 @@ def train(module, monkeypatch) -> str:
   trainer.with_gen_model_input_fn(losses.model_inputs)
   trainer.with_loss_fn(losses.supervised_loss, has_aux=True)
   with meshes.use(meshes.of(module)):
-    with monkeypatch.context() as patch:
-      patch.setattr(jax, "jit", recorded)
-      step = trainer.create_train_step_fn()
-    step(sharding_utils.shard_input(batch, (meshes.FSDP,)))
-  (program,) = programs
-  return program
+    inputs = sharding_utils.shard_input(batch, (meshes.FSDP,))
+    return trainer.lower_train_step(inputs).compile().as_text()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -183,11 +168,9 @@ def test_a_decode_step_adds_up_what_split_products_give(family):
 
 
 @pytest.mark.parametrize("adapted", [True, False])
-def test_a_training_step_gathers_weights_and_adds_up_gradients(
-  adapted, monkeypatch
-):
+def test_a_training_step_gathers_weights_and_adds_up_gradients(adapted):
   spec, module = make("qwen2.5", FSDP, adapted)
-  found = collectives(train(module, monkeypatch))
+  found = collectives(train(module))
   trained = specs.parameters(module, nnx.LoRAParam if adapted else nnx.Param)
   # Sums over all rows or weights, as the loss and the norm of gradients.
   found["all-reduce"].pop(())

@@ -21,7 +21,7 @@ class LeanSteps(peft_trainer.PeftTrainer):
   compiled already.
   """
 
-  _steps: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+  _steps: tuple[Callable[..., Any], ...] | None = None
 
   @functools.cached_property
   def mesh(self) -> Mesh | None:
@@ -41,12 +41,16 @@ class LeanSteps(peft_trainer.PeftTrainer):
     """Returns the step that computes the loss alone."""
     return self._compiled()[1]
 
-  def _compiled(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  def lower_train_step(self, inputs: Any) -> jax.stages.Lowered:
+    """Returns the program of the step that updates, which is not taken."""
+    return self._compiled()[2](inputs)
+
+  def _compiled(self) -> tuple[Callable[..., Any], ...]:
     if self._steps is None:
       self._steps = self._make_steps()
     return self._steps
 
-  def _make_steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  def _make_steps(self) -> tuple[Callable[..., Any], ...]:
     trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
     # What a step returns stays on its devices for good; what it is first given
     # must too, or the second step is compiled anew.
@@ -76,10 +80,13 @@ class LeanSteps(peft_trainer.PeftTrainer):
     )
     jitted_evaluate = jax.jit(evaluate)
 
-    def train_step(inputs: Any) -> Any:
+    def arguments(inputs: Any) -> Any:
       _, values, frozen = nnx.split(self.model, trained, ...)
       _, moments = nnx.split(self.optimizer)
-      values, moments, result = jitted_update(values, moments, frozen, inputs)
+      return values, moments, frozen, inputs
+
+    def train_step(inputs: Any) -> Any:
+      values, moments, result = jitted_update(*arguments(inputs))
       nnx.update(self.model, values)
       nnx.update(self.optimizer, moments)
       return result
@@ -88,7 +95,10 @@ class LeanSteps(peft_trainer.PeftTrainer):
       _, values, frozen = nnx.split(self.model, trained, ...)
       return jitted_evaluate(values, frozen, inputs)
 
-    return train_step, eval_step
+    def lower(inputs: Any) -> jax.stages.Lowered:
+      return jitted_update.lower(*arguments(inputs))
+
+    return train_step, eval_step, lower
 
 
 def _committed(value: jax.Array) -> jax.Array:
