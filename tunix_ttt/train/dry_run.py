@@ -50,21 +50,15 @@ def describe(config: config_lib.SFTConfig) -> str:
   elif note := getattr(model.tokenizer, "note", ""):
     lines.append(f"chat     {note}")
   parts = config.training.gradient_accumulation_steps
-  rows = config.training.batch_size
   if isinstance(config, config_lib.GRPOConfig):
-    more, length, slots = _games(model, config)
+    more, rows, length = _games(model, config)
     if source is not None:
       more.append(
         f"prompts  {source.key}: {len(source.samples):,}, {source.skipped.rows:,} rows bad and skipped"
       )
-    held = memory.playing(model.spec, config.training.batch_size, slots)
-    if config.play.context == "board" and not config.episodes.are_single_moves:
-      # The turns of a game are sequences of their own.
-      rows *= config.play.max_turns
   else:
     assert isinstance(source, datasets.Source | datasets.Pairs)
     more, rows, length = _rows(model, config, source)
-    held = 0
   lines += more
   lines.append(
     f"tokens   {rows * length:,} a step at the most, in {parts}"
@@ -72,18 +66,52 @@ def describe(config: config_lib.SFTConfig) -> str:
   )
   meshes.check(config, model.spec)
   lines += _mesh(config.mesh)
-  training = _training(model, config, rows // parts, length)
-  if held and config.mesh.layout == "split":
-    estimates = {
-      " of the trainer": training,
-      " of the sampler": _sampling(model, config.mesh, held),
-    }
-  else:
-    playing = held // math.prod(meshes.sizes(config.mesh).values())
-    estimates = {"": dataclasses.replace(training, playing=playing)}
-  for whose, found in estimates.items():
+  for whose, found in _estimates(model, config, rows, length).items():
+    whose = whose and f" of the {whose}"
     lines += [f"memory   of each device{whose}, estimated", found.table()]
   return "\n".join(lines)
+
+
+def memory_of_games(
+  model: sources.Outline, config: config_lib.GRPOConfig
+) -> dict[str, memory.Estimate]:
+  """Returns what each device holds in a GRPO run.
+
+  Args:
+    model: with the adapters of the config, if it has any. Without a tokenizer
+      a board is taken to be `data.max_seq_length` tokens.
+    config: the settings; the machine need not have the devices of its mesh.
+
+  Returns:
+    A single estimate by an empty name or, in the layout `split`, those of a
+    device of the `trainer` and of one of the `sampler`.
+
+  Raises:
+    errors.UserError: if rows or heads cannot be split over the mesh.
+  """
+  meshes.check(config, model.spec)
+  _, rows, length = _games(model, config)
+  return _estimates(model, config, rows, length)
+
+
+def _estimates(
+  model: sources.Outline,
+  config: config_lib.SFTConfig,
+  rows: int,
+  length: int,
+) -> dict[str, memory.Estimate]:
+  """Returns what devices hold, given the rows of a step and their length."""
+  parts = config.training.gradient_accumulation_steps
+  training = _training(model, config, rows // parts, length)
+  if not isinstance(config, config_lib.GRPOConfig):
+    return {"": training}
+  # A cache is as long as a sequence.
+  held = memory.playing(model.spec, config.training.batch_size, length)
+  if config.mesh.layout == "split":
+    sampling = _sampling(model, config.mesh, held)
+    return {"trainer": training, "sampler": sampling}
+  playing = held // math.prod(meshes.sizes(config.mesh).values())
+  return {"": dataclasses.replace(training, playing=playing)}
 
 
 def _mesh(config: config_lib.MeshConfig) -> list[str]:
@@ -156,7 +184,7 @@ def _rows(
 def _games(
   model: sources.Outline, config: config_lib.GRPOConfig
 ) -> tuple[list[str], int, int]:
-  """Returns lines about the games, and how long a sequence and a cache are."""
+  """Returns lines about the games, the rows of a step and their length."""
   training, play = config.training, config.play
   size = config.grpo.num_generations
   games = training.max_steps * training.batch_size
@@ -173,9 +201,13 @@ def _games(
     policy = policy_lib.ModelPolicy(model.module, model.spec)
     rollout_setup.make_sampler(policy, env_lib.TicTacToe(), tables, play)
     shown = int(tables.observations.begin.lengths.max())
-  turns = 1 if play.context == "board" else play.max_turns
-  length = shown + play.max_new_tokens
-  return lines, turns * length, turns * length
+  rows, length = training.batch_size, shown + play.max_new_tokens
+  if play.context != "board":
+    length *= play.max_turns
+  elif not config.episodes.are_single_moves:
+    # The turns of a game are sequences of their own.
+    rows *= play.max_turns
+  return lines, rows, length
 
 
 def _training(
