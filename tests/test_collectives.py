@@ -126,7 +126,8 @@ def train(module) -> str:
   trainer.with_loss_fn(losses.supervised_loss, has_aux=True)
   with meshes.use(meshes.of(module)):
     inputs = sharding_utils.shard_input(batch, (meshes.FSDP,))
-    return trainer.lower_train_step(inputs).compile().as_text()
+    program: Any = trainer.lower_train_step(inputs).compile()
+  return program.as_text()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
