@@ -181,7 +181,7 @@ class Work:
     rows = jax.device_get(
       sequences.sequences(games, tables, config.play.context)
     )
-    longest = rows.mask.sum(axis=1).max()
+    longest = int(rows.mask.sum(axis=1).max())
     trainer = programs.trainer(module)
     with meshes.use(self._mesh):
       batch = programs.batch(
@@ -190,12 +190,14 @@ class Work:
       train = trainer.create_train_step_fn()
       self._train: Callable[[], Any] = lambda: train(batch)
       jax.block_until_ready(self._train())
-    found = costs(module, model.spec, trainer, batch, games=count, chunk=CHUNK)
+    found = costs(
+      module, model.spec, trainer, batch, games=count, chunk=min(CHUNK, longest)
+    )
     self._sampled, self._trained = games.action_mask.sum(), rows.mask.sum()
     self.row: dict[str, Any] = {
       **dataclasses.asdict(point),
       "parameters": sum(v.size for v in specs.parameters(module).values()),
-      "length": int(longest),
+      "length": longest,
       "turns_played": round(float(games.turn_mask.sum() / count), 2),
       "sampling_temporary": program.memory_analysis().temp_size_in_bytes,
       **{name: dataclasses.asdict(cost) for name, cost in found.items()},
@@ -326,7 +328,7 @@ def main() -> None:
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument("--axes", nargs="+", choices=AXES, default=[*AXES])
-  parser.add_argument("--repeats", type=cli.positive, default=5)
+  parser.add_argument("--repeats", type=cli.positive, default=9)
   parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B")
   parser.add_argument("--num-layers", type=cli.positive, default=4)
   # An H100: bfloat16, its own memory, NVLink one way.
