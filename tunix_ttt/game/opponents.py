@@ -17,6 +17,8 @@ import numpy as np
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
 
+# The digits of a luck that names cells: 1 to 9, and 0 for none.
+_TELLING = 10
 # (uint32 luck [], int32 board []) -> int32 cell [], for the side to move.
 Opponent = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -118,21 +120,38 @@ def scripted(line: Sequence[int]) -> Opponent:
   Raises:
     ValueError: if `line` is empty or holds anything but cells 0 to 8.
   """
-  if not line or not all(0 <= cell < rules.NUM_CELLS for cell in line):
-    raise ValueError(f"a scripted line holds cells 0 to 8, got {list(line)}")
-  cells = jnp.asarray(line, jnp.int32)
+  if not line:
+    raise ValueError("a scripted line holds cells 0 to 8, got none")
+  luck = jnp.uint32(telling(line))
+  return lambda _, board: told(luck, board)
 
-  def play(luck: jax.Array, board: jax.Array) -> jax.Array:
-    del luck
-    # The side to move has made half of the moves so far, rounded down.
-    turn = jnp.asarray(rules.num_marks())[board].astype(jnp.int32) // 2
-    legal = legal_mask(board)
-    cell = cells[jnp.minimum(turn, len(line) - 1)]
-    first = jnp.asarray(rules.nth_cell())[legal, 0].astype(jnp.int32)
-    usable = (turn < len(line)) & (legal >> cell & 1).astype(bool)
-    return jnp.where(usable, cell, first)
 
-  return play
+def told(luck: jax.Array, board: jax.Array) -> jax.Array:
+  """Plays the cells that the game's luck names; see `telling`.
+
+  Where the next one is taken or there is none, it plays the first legal cell.
+  """
+  # The side to move has made half of the moves so far, rounded down.
+  turn = jnp.asarray(rules.num_marks())[board].astype(jnp.int32) // 2
+  legal = legal_mask(board)
+  digits = luck.astype(jnp.uint32) // (_TELLING ** turn.astype(jnp.uint32))
+  cell = (digits % _TELLING).astype(jnp.int32) - 1
+  first = jnp.asarray(rules.nth_cell())[legal, 0].astype(jnp.int32)
+  usable = (cell >= 0) & (legal >> jnp.maximum(cell, 0) & 1).astype(bool)
+  return jnp.where(usable, cell, first)
+
+
+def telling(line: Sequence[int]) -> int:
+  """Returns the luck that has `told` play the cells of a line, five at the most.
+
+  Raises:
+    ValueError: if it holds anything but cells 0 to 8, or more of them.
+  """
+  if len(line) > 5 or not all(0 <= cell < rules.NUM_CELLS for cell in line):
+    raise ValueError(
+      f"a scripted line holds cells 0 to 8, five at the most, got {list(line)}"
+    )
+  return sum((cell + 1) * _TELLING**turn for turn, cell in enumerate(line))
 
 
 def mixture(

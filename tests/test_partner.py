@@ -1,0 +1,148 @@
+"""Playing with a model, move by move, as a person and against itself."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+import yaml
+
+from tests import conftest
+from tests import test_grpo
+from tunix_ttt import config as config_lib
+from tunix_ttt.evaluate import partner as partner_lib
+from tunix_ttt.evaluate import terminal
+from tunix_ttt.game import opponents
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+from tunix_ttt.train import sft
+
+SCRIPT = conftest.ROOT / "training" / "play.py"
+
+
+def settings(**changes):
+  play = dataclasses.replace(test_grpo.CONFIG.play, **changes)
+  return dataclasses.replace(test_grpo.CONFIG, play=play)
+
+
+@pytest.fixture(scope="module")
+def model():
+  return sft.base_model(test_grpo.CONFIG, None)
+
+
+@pytest.mark.parametrize("context", ["board", "full"])
+def test_a_model_says_again_what_it_has_said(model, context):
+  config = settings(context=context, temperature=1.0)
+  partner = partner_lib.Partner(model, config, seed=3, num_games=2)
+  first = partner.answer(rules.X, [[], []])
+  assert all(answer.is_legal for answer in first)
+  # The other side takes the first free cell.
+  moves = [[answer.cell, int(answer.cell == 0)] for answer in first]
+  second = partner.answer(rules.X, moves)
+  for answer, game in zip(second, moves, strict=True):
+    assert answer.is_legal == (answer.cell not in game)
+    best = int(solver.solve().optimal[partner_lib.board_after(game)])
+    assert answer.best == rules.mask_to_cells(best)
+  assert partner.answer(rules.X, [[], moves[1]]) == [first[0], second[1]]
+
+
+def test_a_model_against_itself(model):
+  greedy = partner_lib.Partner(model, settings(), seed=0, num_games=3)
+  played = partner_lib.self_play(greedy, 3)
+  assert played.num_different == 1 and sum(played.endings.values()) == 3
+  drawn = settings(temperature=1.5)
+  partner = partner_lib.Partner(model, drawn, seed=0, num_games=16)
+  played = partner_lib.self_play(partner, 16)
+  assert played.num_different > 1 and sum(played.endings.values()) == 16
+  assert 0 < played.num_optimal <= played.num_moves <= 16 * 9
+  assert partner_lib.self_play(partner, 16) == played
+
+
+def test_opponents_that_are_told():
+  assert opponents.telling([4, 0]) == 5 + 10
+  luck = jnp.uint32(opponents.telling([4]))
+  taken = jnp.int32(rules.place(rules.EMPTY_BOARD, 4, rules.X))
+  assert int(opponents.told(luck, taken)) == 0
+  assert int(opponents.told(luck, jnp.int32(rules.EMPTY_BOARD))) == 4
+  with pytest.raises(ValueError, match="five at the most"):
+    opponents.telling([0] * 6)
+
+
+class Scripted:
+  """Says what it is told to, whoever it is."""
+
+  def __init__(self, *cells):
+    self.cells = cells
+
+  def answer(self, mark, moves):
+    (game,) = moves
+    board = partner_lib.board_after(game)
+    assert rules.side_to_move()[board] == mark
+    cell = self.cells[len(game) // 2]
+    legal = cell >= 0 and bool(rules.legal_masks()[board] >> cell & 1)
+    best = rules.mask_to_cells(int(solver.solve().optimal[board]))
+    return [partner_lib.Answer(f"I take {cell}.", cell, legal, best)]
+
+
+def play(partner, mark, *lines):
+  told, waiting = [], iter(lines)
+
+  def ask(prompt):
+    del prompt
+    try:
+      return next(waiting)
+    except StopIteration:
+      raise EOFError from None
+
+  ending = terminal.play(partner, mark, ask, told.append)
+  return ending, "\n".join(told)
+
+
+def test_a_person_wins_as_x():
+  ending, told = play(Scripted(3, 4, 5), rules.X, "A1", "8", " a3 ")
+  assert ending == "won" and "You have won." in told
+  # B1 answers a corner badly.
+  assert "The model: I take 3.\n  Not optimal: B2 would have been." in told
+  assert "  X  | X  | X\n  O  | O  | B3\n  C1 | C2 | C3" in told
+
+
+def test_a_person_loses_as_o():
+  ending, told = play(Scripted(0, 1, 2), rules.O, "4", "5")
+  assert ending == "lost" and "You have lost." in told
+  assert "  Not optimal: B2 would have been." in told
+
+
+def test_a_draw():
+  ending, told = play(Scripted(0, 1, 6, 5, 8), rules.O, "5", "9", "4", "2")
+  assert (ending, "A draw." in told) == ("drawn", True)
+
+
+def test_taking_back_and_mistakes():
+  ending, told = play(
+    Scripted(4, 0), rules.X, "u", "A1", "u", "A2", "A2", "D7", "10", "q"
+  )
+  assert ending is None
+  assert "There is no move of yours to take back." in told
+  for said in ("'a2'", "'d7'", "'10'"):
+    assert f"{said} is no free cell. Take a cell by its name" in told
+  assert told.count("The model") == 2
+  # Where nothing more is typed, the game ends.
+  assert play(Scripted(4), rules.X, "A1")[0] is None
+
+
+@pytest.mark.parametrize(
+  "cell, reason", [(-1, "names no cell"), (0, "is of a taken cell")]
+)
+def test_what_is_no_move_loses(cell, reason):
+  ending, told = play(Scripted(cell), rules.X, "A1")
+  assert ending == "won" and f"That {reason}, so you have won." in told
+
+
+def test_the_script(run, tmp_path, monkeypatch):
+  path = tmp_path / "config.yaml"
+  path.write_text(yaml.safe_dump(config_lib.to_dict(test_grpo.CONFIG)))
+  flags = ("--model", "base", "--config", path)
+  code, out, _ = run(SCRIPT, *flags, "--self-play", "3")
+  assert code == 0 and "1 different game, " in out
+  monkeypatch.setattr("builtins.input", lambda prompt: "q")
+  code, out, _ = run(SCRIPT, *flags, "--as", "o")
+  assert code == 0 and out.count("The model: ") == 1

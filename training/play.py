@@ -1,0 +1,69 @@
+"""Plays against a model in the terminal, or has it play against itself."""
+
+import argparse
+
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
+
+
+def _parse() -> argparse.Namespace:
+  parser = cli.parser(
+    __doc__ or "",
+    "python training/play.py --model RUN/checkpoint-final --config"
+    " configs/sft_tiny.yaml --as o",
+  )
+  cli.add_model(parser)
+  cli.add_config(parser)
+  parser.add_argument(
+    "--as", dest="mark", choices=("x", "o"), default="x", help="your mark"
+  )
+  parser.add_argument(
+    "--self-play",
+    type=cli.positive,
+    metavar="N",
+    help="have the model play this many games against itself",
+  )
+  parser.add_argument("--context", help="in place of play.context")
+  parser.add_argument("--temperature", help="in place of play.temperature")
+  parser.add_argument(
+    "--seed", type=cli.count, help="of the samples, in place of the config's"
+  )
+  return parser.parse_args()
+
+
+def main() -> None:
+  """Parses the flags and plays."""
+  flags = _parse()
+  settings = cli.overrides(
+    flags.set,
+    play__context=flags.context,
+    play__temperature=flags.temperature,
+  )
+  config = config_lib.load_any(flags.config, settings)
+  cli.require_tunix()
+
+  from tunix_ttt.evaluate import models
+  from tunix_ttt.evaluate import partner as partner_lib
+  from tunix_ttt.evaluate import terminal
+  from tunix_ttt.game import rules
+
+  model = models.load(flags.model, config)
+  seed = config.seed if flags.seed is None else flags.seed
+  count = flags.self_play or 1
+  partner = partner_lib.Partner(model, config, seed=seed, num_games=count)
+  if flags.self_play is None:
+    mark = {"x": rules.X, "o": rules.O}[flags.mark]
+    terminal.play(partner, mark, input, print)
+    return
+  played = partner_lib.self_play(partner, count)
+  for ending, number in played.endings.most_common():
+    print(f"{ending:14} {number:6,}  {number / count:7.2%}")
+  share = played.num_optimal / max(played.num_moves, 1)
+  games = "game" if played.num_different == 1 else "games"
+  print(
+    f"{played.num_different:,} different {games}, {share:.2%} optimal moves"
+  )
+
+
+if __name__ == "__main__":
+  cli.run(main)

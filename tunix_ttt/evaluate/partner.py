@@ -1,0 +1,167 @@
+"""A model as a partner to play with, who answers one move at a time."""
+
+from collections import Counter
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.evaluate import matches
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import opponents
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+from tunix_ttt.models import checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """What a model says to a board.
+
+  Attributes:
+    said: its words, the thought and the move.
+    cell: the cell it names, -1 if it cannot be read.
+    is_legal: whether that cell is free.
+    best: the optimal cells.
+  """
+
+  said: str
+  cell: int
+  is_legal: bool
+  best: tuple[int, ...]
+
+  @property
+  def is_optimal(self) -> bool:
+    """Whether the move is one of the optimal ones."""
+    return self.cell in self.best
+
+
+class Partner:
+  """A model that plays some games at once, a move at a time.
+
+  For each of its moves a game is sampled from its beginning, along the other
+  side's moves so far and with the same keys, so that the model says again what
+  it has said, and its context is the one that it was trained in.
+  """
+
+  def __init__(
+    self,
+    model: checkpoints.Model,
+    config: config_lib.SFTConfig,
+    *,
+    seed: int,
+    num_games: int = 1,
+  ):
+    """Takes a model and the settings of its play.
+
+    Args:
+      model: who plays.
+      config: the settings; `play.opponent` is not used.
+      seed: of its samples.
+      num_games: how many games are played at once.
+
+    Raises:
+      errors.UserError: see `matches.Player`.
+    """
+    env = env_lib.TicTacToe(opponent=opponents.told)
+    self._player = matches.Player(model, config, env)
+    self._decode = model.tokenizer.decode
+    self._begin = jax.jit(jax.vmap(env.init, (0, None)))
+    self._key = jax.random.key(seed)
+    self._num_games = num_games
+
+  def answer(self, mark: int, moves: Sequence[Sequence[int]]) -> list[Answer]:
+    """Returns what the model says next in each game.
+
+    Args:
+      mark: the model's in all of them.
+      moves: of each game all moves so far, as cells, X's first. Where it is not
+        the model's turn, or the game is over, its last answer is returned.
+    """
+    theirs = [game[int(mark == rules.X) :: 2] for game in moves]
+    luck = jnp.array([opponents.telling(line) for line in theirs], jnp.uint32)
+    keys = jax.random.split(
+      jax.random.fold_in(self._key, mark), self._num_games
+    )
+    games = self._player(keys, self._begin(luck, mark))
+    found = []
+    for number, game in enumerate(moves):
+      before = len(game) - (len(game) % 2 != int(mark == rules.O))
+      board = board_after(game[:before])
+      asked = games.turn_mask[number] & (games.boards[number] == board)
+      turn = np.flatnonzero(asked)[-1]
+      said = games.actions[number, turn][games.action_mask[number, turn]]
+      cell = int(games.moves[number, turn])
+      legal = int(rules.legal_masks()[board])
+      found.append(
+        Answer(
+          said=self._decode(said.tolist()),
+          cell=cell,
+          is_legal=cell >= 0 and bool(legal >> cell & 1),
+          best=rules.mask_to_cells(int(solver.solve().optimal[board])),
+        )
+      )
+    return found
+
+
+def board_after(moves: Sequence[int]) -> int:
+  """Returns the board after moves from the empty one, X's first."""
+  board = rules.EMPTY_BOARD
+  for number, cell in enumerate(moves):
+    board = rules.place(board, cell, rules.O if number % 2 else rules.X)
+  return int(board)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfPlay:
+  """Games of a model against itself.
+
+  Attributes:
+    endings: how many ended how: `X wins`, `O wins`, `draw`, or, of a mark,
+      `illegal` or `unreadable`.
+    num_different: how many of them differ.
+    num_moves: moves that were made.
+    num_optimal: how many of those were optimal.
+  """
+
+  endings: Counter[str]
+  num_different: int
+  num_moves: int
+  num_optimal: int
+
+
+def self_play(partner: Partner, num_games: int) -> SelfPlay:
+  """Plays a model against itself.
+
+  Args:
+    partner: of as many games.
+    num_games: how many.
+  """
+  games: list[list[int]] = [[] for _ in range(num_games)]
+  ended: dict[int, str] = {}
+  optimal = 0
+  for ply in range(rules.NUM_CELLS):
+    mark, name = (rules.O, "O") if ply % 2 else (rules.X, "X")
+    answers = partner.answer(mark, games)
+    for number, answer in enumerate(answers):
+      if number in ended:
+        continue
+      if not answer.is_legal:
+        ended[number] = (
+          f"{name} {'unreadable' if answer.cell < 0 else 'illegal'}"
+        )
+        continue
+      games[number].append(answer.cell)
+      optimal += answer.is_optimal
+      winner = rules.winners()[board_after(games[number])]
+      if winner != rules.NO_WINNER:
+        ended[number] = "draw" if winner == rules.DRAWN else f"{name} wins"
+  return SelfPlay(
+    endings=Counter(ended.values()),
+    num_different=len({tuple(game) for game in games}),
+    num_moves=sum(map(len, games)),
+    num_optimal=optimal,
+  )
