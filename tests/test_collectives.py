@@ -22,6 +22,7 @@ from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
 from tunix_ttt.models import specs
+from tunix_ttt.models import token_log_probs
 from tunix_ttt.train import losses
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import steps
@@ -185,3 +186,11 @@ def test_a_training_step_gathers_weights_and_adds_up_gradients(adapted):
       bare(weight.shape) for weight in trained.values()
     ),
   }
+
+
+def test_logits_in_chunks_stay_with_their_rows(monkeypatch):
+  # Two tokens of each row at a time, whose gradients are less than the head.
+  monkeypatch.setattr(token_log_probs, "MAX_LOGITS", 2 * ROWS * 128)
+  spec, module = make("qwen2.5", FSDP)
+  found = collectives(train(module))
+  assert bare([ROWS, 2, spec.vocab_size]) not in found["all-gather"]

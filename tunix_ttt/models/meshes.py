@@ -329,6 +329,11 @@ def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   return constrain(x, None if mesh.empty else mesh, *axes)
 
 
+def split_rows(x: jax.Array) -> jax.Array:
+  """Splits the rows of an activation over the mesh of `use`, if any."""
+  return _shard(x, (FSDP,))
+
+
 # Gemma 3 has it of `sharding_utils`, the other families of their own.
 _OWNERS: tuple[Any, ...] = (gemma, qwen2, qwen3, sharding_utils)
 for _owner in _OWNERS:

@@ -12,6 +12,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from tunix_ttt.models import meshes
 from tunix_ttt.models import specs
 
 # Logits held at a time, 256 MiB of them, but always those of one token of each
@@ -63,6 +64,8 @@ def token_log_probs(
 
   def of_chunk(chunk: tuple[jax.Array, jax.Array]) -> TokenLogProbs:
     hidden, targets = chunk
+    # Or else devices may gather the logits' gradients, in every chunk.
+    hidden = meshes.split_rows(hidden)
     logits = specs.logits(module, hidden)
     if temperature not in (0, 1):
       logits /= temperature
