@@ -49,7 +49,7 @@ def ours(
   config: config_lib.GRPOConfig, model: checkpoints.Model
 ) -> dict[str, list[float]]:
   """Returns what each step took, and the tokens that it sampled."""
-  learner = RandomRewards(cluster_lib.make(model, config, None), config, model)
+  learner = RandomRewards(cluster_lib.make(model, config, None), config, None)
   found: dict[str, list[float]] = {"seconds": []}
   began = time.perf_counter()
 

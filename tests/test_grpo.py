@@ -274,6 +274,8 @@ def test_an_unknown_opponent_is_told_before_anything_is_written(tmp_path):
 
 def test_a_killed_run_ends_as_if_it_had_not_been(run, tmp_path):
   config = changed(CONFIG, "training", max_steps=40, eval_every_n_steps=20)
+  # The reference is what the model was at first, not at the checkpoint.
+  config = changed(config, "grpo", beta=0.1)
   path = tmp_path / "config.yaml"
   path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
   killed = tmp_path / "killed"

@@ -22,6 +22,7 @@ from tunix_ttt.train import game_recorder
 from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import scorers
 from tunix_ttt.train import setup
 from tunix_ttt.train import sft
 from tunix_ttt.train import tracking
@@ -144,6 +145,12 @@ class _Run:
       tracking.options(config.logging, run, _PREFIX),
       prepared.source.shown if prepared.source else (),
     )
+    self._reference: scorers.Scorer | None = None
+    if config.grpo.beta:
+      # Before a checkpoint is restored into the model.
+      self._reference = scorers.of_reference(
+        prepared.model, self.module, config
+      )
     self.manager = cluster_lib.checkpoints_of(
       (run / runs.CHECKPOINTS).absolute(), config.checkpoint
     )
@@ -168,7 +175,7 @@ class _Run:
       if self._is_evaluated(self.first_step):
         self._evaluate(self.first_step)
       learner = learner_lib.GameLearner(
-        self.cluster, self.prepared.config, self.prepared.model
+        self.cluster, self.prepared.config, self._reference
       )
       learner.fit(self._after)
     finally:

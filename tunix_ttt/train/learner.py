@@ -14,7 +14,6 @@ from tunix.rl.grpo import grpo_learner
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import rewards as rewards_lib
-from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
@@ -109,14 +108,15 @@ class GameLearner(grpo_learner.GRPOLearner):
     self,
     cluster: rl_cluster_lib.RLCluster,
     config: config_lib.GRPOConfig,
-    model: checkpoints.Model,
+    reference: scorers.Scorer | None,
   ):
     """Takes a cluster whose rollout engine is a `GameRollout`.
 
     Args:
       cluster: with the model as its actor.
       config: the settings.
-      model: what the actor was before training.
+      reference: the model that training started from, for the KL divergence;
+        None without.
     """
     algorithm = config.grpo
     high = algorithm.epsilon_high
@@ -151,9 +151,8 @@ class GameLearner(grpo_learner.GRPOLearner):
         games, tables, config.play.context
       )
     )
-    self._reference = self._corrected = None
-    if algorithm.beta:
-      self._reference = scorers.of_reference(model, trainer.model, config)
+    self._reference = reference
+    self._corrected: scorers.Scorer | None = None
     if config.mesh.layout == "split" or config.rollout.max_staleness:
       self._corrected = scorers.of_policy(trainer.model, config)
     # Nobody sees a step before the sampler has its weights, see below.
