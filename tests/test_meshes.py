@@ -33,6 +33,7 @@ from tunix_ttt.train import dry_run
 from tunix_ttt.train import grpo
 from tunix_ttt.train import setup
 from tunix_ttt.train import sft
+from tunix_ttt.train import trainer as trainer_lib
 
 ONE = config_lib.MeshConfig()
 FSDP = config_lib.MeshConfig(fsdp=2)
@@ -141,6 +142,31 @@ def test_every_array_is_split(family, mesh):
     is_small = any(part in name for part in ("norm", "lora", "bias"))
     assert is_small or (mesh is TP and is_kv), name
     assert size <= 2 * 64 or is_kv
+
+
+@pytest.mark.parametrize("mesh", [FSDP, TP])
+def test_an_optimizer_is_split_as_what_it_trains(mesh, source, tmp_path):
+  config = on(test_sft.CONFIG, mesh)
+  model, _ = setup.adapt(sft.base_model(config, source), config)
+  trainer = trainer_lib.SFTTrainer(model.module, config, tmp_path)
+  trainer.create_train_step_fn()
+  whole = set()
+  for _, value in nnx.to_flat_state(nnx.state(trainer.optimizer)):
+    array = value.get_value()
+    if array.sharding.is_fully_replicated:
+      whole.add(array.shape)
+    else:
+      assert {shard.data.size for shard in array.addressable_shards} == {
+        array.size // 2
+      }
+  expected = {
+    value.shape
+    for value in specs.parameters(model.module).values()
+    if value.sharding.is_fully_replicated
+  }
+  # Besides how many steps were taken.
+  assert whole - expected == {()}
+  trainer.close()
 
 
 def rows_alike(found, expected, tolerance=1e-5):
