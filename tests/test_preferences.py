@@ -104,4 +104,4 @@ def test_the_reference_has_a_number_for_each_answer(tokenizer, is_packed):
   np.testing.assert_allclose(known, sums.reshape(-1, 2).T, rtol=1e-4)
   batch = {"pairs": np.asarray([6, 1])}
   (attached,) = references.attach([batch], known)
-  np.testing.assert_array_equal(attached["reference"], known[:, [6, 1]])
+  np.testing.assert_array_equal(attached["reference"], known[:, [6, 1]].T)
