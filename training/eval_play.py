@@ -26,11 +26,7 @@ def _parse() -> argparse.Namespace:
     help="play every line there is, greedily, for exact results",
   )
   parser.add_argument("--opponent", help="in place of play.opponent")
-  parser.add_argument("--context", help="in place of play.context")
-  parser.add_argument("--temperature", help="in place of play.temperature")
-  parser.add_argument(
-    "--seed", type=cli.count, help="of the games, in place of the config's"
-  )
+  cli.add_play(parser)
   parser.add_argument(
     "--output",
     type=pathlib.Path,

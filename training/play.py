@@ -23,11 +23,7 @@ def _parse() -> argparse.Namespace:
     metavar="N",
     help="have the model play this many games against itself",
   )
-  parser.add_argument("--context", help="in place of play.context")
-  parser.add_argument("--temperature", help="in place of play.temperature")
-  parser.add_argument(
-    "--seed", type=cli.count, help="of the samples, in place of the config's"
-  )
+  cli.add_play(parser)
   return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ import json
 import pathlib
 import platform
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from tunix_ttt import errors
 from tunix_ttt import files
@@ -20,22 +20,22 @@ _TUNIX_VERSION = "0.1.7"
 def run(main: Callable[[], None]) -> None:
   """Runs a script: a mistake in the input is a message and exit code 2."""
   try:
-    _run(main)
-  except errors.UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
-    sys.exit(130)
-
-
-def _run(main: Callable[[], None]) -> None:
-  try:
     main()
-  except BaseException as error:
-    if processes.joined():
-      processes.leave(error)
-    raise
+  except errors.UserError as error:
+    _exit(2, f"error: {error}")
+  except KeyboardInterrupt:
+    _exit(130, "interrupted")
+  except Exception as error:
+    if not processes.joined():
+      raise
+    _exit(1, processes.explain(error))
+
+
+def _exit(code: int, message: str) -> NoReturn:
+  print(message, file=sys.stderr)
+  if processes.joined():
+    processes.leave(code)
+  sys.exit(code)
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -74,6 +74,15 @@ def add_model(arguments: argparse.ArgumentParser) -> None:
     required=True,
     help="base, for the model that the config starts from, or a checkpoint"
     " such as RUN/checkpoint-final",
+  )
+
+
+def add_play(arguments: argparse.ArgumentParser) -> None:
+  """Adds what says how a model plays: --context, --temperature and --seed."""
+  arguments.add_argument("--context", help="in place of play.context")
+  arguments.add_argument("--temperature", help="in place of play.temperature")
+  arguments.add_argument(
+    "--seed", type=count, help="of the games, in place of the config's"
   )
 
 

@@ -230,12 +230,6 @@ def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(beside, ignore_errors=True)
 
 
-def make_empty(path: pathlib.Path) -> None:
-  """Makes a directory, in place of what is there."""
-  shutil.rmtree(path, ignore_errors=True)
-  path.mkdir(parents=True)
-
-
 def check_absent(path: pathlib.Path) -> None:
   """Raises a UserError if something stands at `path`."""
   if os.path.lexists(path):

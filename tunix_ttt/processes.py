@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -75,14 +76,15 @@ def several() -> bool:
   """Returns whether there are other processes."""
   import jax
 
-  return jax.process_count() > 1
+  # First what needs no devices, which a script that only writes leaves alone.
+  return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
   """Returns whether this process is the one that writes."""
   import jax
 
-  return jax.process_index() == 0
+  return not several() or jax.process_index() == 0
 
 
 def wait(place: str) -> None:
@@ -91,6 +93,13 @@ def wait(place: str) -> None:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(place)
+
+
+def remove(path: pathlib.Path) -> None:
+  """Removes a directory, if it is there; returns when it is gone for all."""
+  if is_first():
+    shutil.rmtree(path, ignore_errors=True)
+  wait(f"removed {path}")
 
 
 @contextlib.contextmanager
@@ -103,8 +112,9 @@ def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
   files.check_absent(path)
   beside = path.with_name(f".{path.name}.new")
   wait(f"absent {path}")
+  remove(beside)
   if is_first():
-    files.make_empty(beside)
+    beside.mkdir(parents=True)
   wait(f"made {path}")
   yield beside
   wait(f"filled {path}")
@@ -113,21 +123,19 @@ def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
   wait(f"renamed {path}")
 
 
-def leave(error: BaseException) -> NoReturn:
-  """Ends this process of several, because of an error, and so all of them.
+def explain(error: BaseException) -> str:
+  """Returns what to say of an error that is no user's mistake."""
+  text = _first_line(error)
+  if any(word in text for word in _LOST):
+    return f"{_ALONE} ({text[:200]})"
+  return "".join(traceback.format_exception(error))
+
+
+def leave(code: int) -> NoReturn:
+  """Ends this process of several, and so all of them.
 
   An ordinary exit would wait for the others, which wait for this one.
   """
-  code, text = 1, _first_line(error)
-  if isinstance(error, errors.UserError):
-    code, text = 2, f"error: {error}"
-  elif isinstance(error, KeyboardInterrupt):
-    code, text = 130, "interrupted"
-  elif any(word in text for word in _LOST):
-    text = f"{_ALONE} ({text[:200]})"
-  else:
-    text = "".join(traceback.format_exception(error))
-  print(text, file=sys.stderr)
   if is_first():
     # The others end with the first one, and may have as much to tell.
     time.sleep(_GRACE)

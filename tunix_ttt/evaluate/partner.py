@@ -101,7 +101,7 @@ class Partner:
           said=self._decode(said.tolist()),
           cell=cell,
           is_legal=cell >= 0 and bool(legal >> cell & 1),
-          best=rules.mask_to_cells(int(solver.solve().optimal[board])),
+          best=solver.optimal_cells(board),
         )
       )
     return found

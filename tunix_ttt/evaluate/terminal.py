@@ -90,7 +90,7 @@ def play(partner: Partner, mark: int, ask: Ask, tell: Tell) -> str | None:
     if cell is None or not rules.legal_masks()[board] >> cell & 1:
       tell(f"{said!r} is no free cell. {HELP}")
       continue
-    best = rules.mask_to_cells(int(solver.solve().optimal[board]))
+    best = solver.optimal_cells(board)
     if cell not in best:
       tell(f"  Not optimal: {_names(best)} would have been.")
     moves.append(cell)

@@ -41,8 +41,10 @@ class GameCluster(rl_cluster_lib.RLCluster):
     self._anchor_policy_state = None
 
   def sync_weights(self) -> None:
-    """Moves what is trained, and no more, to the sampler's devices."""
+    """Moves what is trained, and no more, to the sampler, if it has its own."""
     trainer: Any = self.actor_trainer
+    if self.rollout.model() is trainer.model:
+      return
     kind = nnx.LoRAParam if trainer._lora_enabled else nnx.Param
     self.rollout.update_params(nnx.state(trainer.model, kind))
 
@@ -125,8 +127,7 @@ def restore(
   trainer._iter_steps = (
     trainer._train_steps * config.training.gradient_accumulation_steps
   )
-  if config.mesh.layout == "split":
-    cluster.sync_weights()
+  cluster.sync_weights()
   # Tunix's progress bar would count optimizer steps beside the run's own.
   trainer.config.max_steps = None
   return step

@@ -115,15 +115,14 @@ def _estimates(
 
 
 def _mesh(config: config_lib.MeshConfig) -> list[str]:
-  parts = {"": meshes.sizes(config)}
+  def axes(sizes: dict[str, int]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+
+  text = axes(meshes.sizes(config))
   if config.layout == "split":
-    parts["; for the sampler "] = meshes.sampler_sizes(config)
-  axes = "".join(
-    f"{of}{' x '.join(f'{axis} {size}' for axis, size in sizes.items())}"
-    for of, sizes in parts.items()
-  )
+    text += f"; for the sampler {axes(meshes.sampler_sizes(config))}"
   devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-  return [f"mesh     {axes}; this machine has {devices}"]
+  return [f"mesh     {text}; this machine has {devices}"]
 
 
 def _size(values: Any) -> int:

@@ -219,9 +219,7 @@ class _Run:
     model = dataclasses.replace(self.prepared.model, module=self.module)
     best = self.path / runs.BEST_CHECKPOINT
     new = best.with_name(f".{best.name}.new")
-    if processes.is_first():
-      shutil.rmtree(new, ignore_errors=True)
-    processes.wait("removed what was not finished")
+    processes.remove(new)
     checkpoints.save(model, new)
     if processes.is_first():
       shutil.rmtree(best, ignore_errors=True)

@@ -155,8 +155,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     self._corrected: scorers.Scorer | None = None
     if config.mesh.layout == "split" or config.rollout.max_staleness:
       self._corrected = scorers.of_policy(trainer.model, config)
-    # Nobody sees a step before the sampler has its weights, see below.
-    self._moves_weights = self.should_sync_weights
+    # Done below, since nobody sees a step before the sampler has its weights.
     self.should_sync_weights = False
     # What is ahead is known here; Tunix's queues hold no more than a batch.
     self.can_enable_async_rollout = False
@@ -346,8 +345,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     means["log_ratio"] = float(results[0]["log_ratio"])
     seconds = time.perf_counter() - started - metrics["seconds_sampling"]
     metrics = {**means, **metrics, "seconds_training": seconds}
-    if self._moves_weights:
-      self.rl_cluster.sync_weights()
+    self.rl_cluster.sync_weights()
     self._on_step(Step(self.step, games, metrics))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 import math
 import pathlib
 import platform
-import shutil
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -246,9 +245,7 @@ def finish(
   """Saves the trained model and writes that the run is finished."""
   # There is one if the run was killed between saving it and saying so.
   final = run / runs.FINAL_CHECKPOINT
-  if processes.is_first():
-    shutil.rmtree(final, ignore_errors=True)
-  processes.wait("removed the last final checkpoint")
+  processes.remove(final)
   checkpoints.save(model, final)
   manifest.model_copy(
     update={
