@@ -23,6 +23,7 @@ from tunix_ttt import errors
 from tunix_ttt import runs
 from tunix_ttt.evaluate import card
 from tunix_ttt.evaluate import play
+from tunix_ttt.evaluate import recorded
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import hub
 from tunix_ttt.models import sources
@@ -239,7 +240,7 @@ def test_the_card_says_what_was_measured(tmp_path):
   made = export.prepare(
     with_adapter("gemma2"), merge=False, max_shard_size=WHOLE
   )
-  text = card.render(made, "me/model", None, [card.read_summary(path)])
+  text = card.render(made, "me/model", None, [recorded.read_summary(path)])
   rates = "25.00% | 25.00% | 25.00% | 25.00%"
   assert f"| X | 90 lines, 1 lost | random | {rates} | 97.50% |" in text
   assert f"| O | 8 sampled | a&#124;b | {rates} | 50.00% |" in text
@@ -257,7 +258,7 @@ def test_what_is_no_summary(change, tmp_path):
   path = tmp_path / "games.summary.json"
   path.write_text(json.dumps(summary(**change)))
   with pytest.raises(errors.UserError, match="not a summary of games"):
-    card.read_summary(path)
+    recorded.read_summary(path)
 
 
 @pytest.mark.parametrize("merge", [False, True])

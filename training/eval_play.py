@@ -5,7 +5,6 @@ import pathlib
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import files
 
 
 def _parse() -> argparse.Namespace:
@@ -50,24 +49,25 @@ def main() -> None:
     play__temperature=flags.temperature,
   )
   config = config_lib.load_any(flags.config, settings)
-  summary = flags.output.with_suffix(".summary.json")
-  files.check_absent(flags.output)
-  files.check_absent(summary)
   cli.require_tunix()
 
   from tunix_ttt.evaluate import matches
   from tunix_ttt.evaluate import models
+  from tunix_ttt.evaluate import openings
+  from tunix_ttt.evaluate import recorded
 
+  recorded.check_absent(flags.output)
   model = models.load(flags.model, config)
+  seed = config.seed if flags.seed is None else flags.seed
+  first = None
   if flags.exhaustive:
     played = list(matches.play_all_lines(model, config))
+    first = openings.sample(model, config, seed)
   else:
-    seed = config.seed if flags.seed is None else flags.seed
     played = list(matches.play_games(model, config, seed))
-  matches.write(played, model, flags.output)
-  results = matches.summary(played, flags.model, config)
-  files.write_text(summary, files.to_json(results) + "\n")
+  matches.write(flags.output, played, model, flags.model, config, first)
   print(matches.table(played))
+  summary = recorded.summary_path(flags.output)
   print(f"games: {flags.output}; summary: {summary}")
 
 

@@ -61,6 +61,7 @@ def main() -> None:
   cli.require_tunix()
 
   from tunix_ttt.evaluate import card
+  from tunix_ttt.evaluate import recorded
   from tunix_ttt.models import hub
   from tunix_ttt.models import sources
   from tunix_ttt.models.hugging_face import export as export_lib
@@ -72,7 +73,7 @@ def main() -> None:
   if flags.evaluation is None:
     summaries = card.find_summaries(flags.model, run)
   else:
-    summaries = [card.read_summary(flags.evaluation)]
+    summaries = [recorded.read_summary(flags.evaluation)]
   model = sources.open_model(flags.model, config_lib.ModelConfig())
   export = export_lib.prepare(
     model, merge=flags.merge, max_shard_size=flags.max_shard_size

@@ -6,15 +6,14 @@ import hashlib
 import json
 import pathlib
 import shlex
-from typing import Any, Literal
+from typing import Any
 
-import pydantic
 import yaml
 
-from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.evaluate import play as play_lib
+from tunix_ttt.evaluate import recorded
 from tunix_ttt.evaluate import report
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models.hugging_face import export as export_lib
@@ -47,20 +46,6 @@ _SETTINGS = (
 _MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
 
-class Summary(pydantic.BaseModel):
-  """What `eval_play.py` writes beside its games.
-
-  Attributes:
-    model: who played, as it was called there.
-    play: the settings of play.
-    results: by the model's mark.
-  """
-
-  model: str
-  play: dict[str, Any]
-  results: dict[Literal["X", "O"], play_lib.Exact | play_lib.Sampled]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
   """Where a model is from.
@@ -89,29 +74,13 @@ def find_run(model: str) -> Run | None:
   return Run(manifest=manifest, digest=digest, directory=directory)
 
 
-def read_summary(path: pathlib.Path) -> Summary:
-  """Reads a summary of games.
-
-  Raises:
-    errors.UserError: if it is none.
-  """
-  try:
-    return Summary.model_validate(files.read_json(path, "summary"))
-  except pydantic.ValidationError as error:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    raise errors.UserError(
-      f"{path}: not a summary of games: {where}: {first['msg']}"
-    ) from None
-
-
-def find_summaries(model: str, run: Run | None) -> list[Summary]:
+def find_summaries(model: str, run: Run | None) -> list[recorded.Summary]:
   """Returns the summaries in a run's directory that are of this model."""
   if run is None:
     return []
   own = _checkpoint(model)
   paths = sorted(run.directory.glob("*.summary.json"))
-  found = [read_summary(path) for path in paths]
+  found = [recorded.read_summary(path) for path in paths]
   return [summary for summary in found if _checkpoint(summary.model) == own]
 
 
@@ -125,7 +94,7 @@ def render(
   export: export_lib.Export,
   name: str,
   run: Run | None,
-  summaries: Sequence[Summary],
+  summaries: Sequence[recorded.Summary],
 ) -> str:
   """Returns the card, in Markdown with YAML in front.
 
@@ -204,7 +173,7 @@ def _what(export: export_lib.Export, base: str, run: Run | None) -> str:
   )
 
 
-def _games(summaries: Sequence[Summary]) -> list[str]:
+def _games(summaries: Sequence[recorded.Summary]) -> list[str]:
   if not summaries:
     return []
   parts = ["## Evaluation"]

@@ -1,6 +1,6 @@
 """Games of a saved model: played, judged and written down."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import play as play_lib
+from tunix_ttt.evaluate import recorded
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
 from tunix_ttt.game import rules
@@ -54,8 +55,15 @@ class Player:
     model: checkpoints.Model,
     config: config_lib.SFTConfig,
     env: env_lib.TicTacToe,
+    play: config_lib.PlayConfig | None = None,
   ):
     """Takes a model and the settings of its play.
+
+    Args:
+      model: who plays.
+      config: the settings.
+      env: in which it plays.
+      play: in place of the config's.
 
     Raises:
       errors.UserError: if the model's tokenizer cannot spell the answers, or
@@ -64,7 +72,7 @@ class Player:
     policy = policy_lib.ModelPolicy(model.module, model.spec)
     tables = setup.make_tables(config, model.tokenizer)
     self.params = policy.params
-    self._sample = setup.make_sampler(policy, env, tables, config.play)
+    self._sample = setup.make_sampler(policy, env, tables, play or config.play)
 
   def __call__(self, keys: jax.Array, states: env_lib.State) -> Trajectory:
     """Returns games played to their end, on the host.
@@ -176,30 +184,49 @@ def sampled_matches(
 
 
 def write(
-  matches: list[Match], model: checkpoints.Model, output: pathlib.Path
+  output: pathlib.Path,
+  played: Sequence[Match],
+  model: checkpoints.Model,
+  name: str,
+  config: config_lib.SFTConfig,
+  openings: recorded.Openings | None = None,
 ) -> None:
-  """Writes every different game as a line of JSON."""
-  rows = []
-  for match in matches:
+  """Writes every different game as a line of JSON, and their summary.
+
+  Args:
+    output: where the games go.
+    played: the games.
+    model: who played.
+    name: what it is called in the summary.
+    config: the settings of play.
+    openings: its first moves, where they were sampled.
+
+  Raises:
+    errors.UserError: if one of the files exists.
+  """
+  recorded.check_absent(output)
+  rows: list[dict[str, Any]] = []
+  for match in played:
     games = match.games
     if isinstance(match.result, play_lib.Exact):
       once = play_lib.games_once(games)
       games = jax.tree.map(lambda leaf, rows=once: leaf[rows], games)
     rows += episodes.describe(games, model.tokenizer.decode)
-  files.write_text(output, "".join(files.to_json(row) + "\n" for row in rows))
-
-
-def summary(
-  matches: list[Match], name: str, config: config_lib.SFTConfig
-) -> dict[str, Any]:
-  """Returns the results as plain data."""
-  return {
+  found = {
     "model": name,
     "play": config_lib.to_dict(config)["play"],
-    "results": {
-      prompts.MARK_NAMES[match.agent]: dataclasses.asdict(match.result)
-      for match in matches
-    },
+    "results": results(played),
+    "openings": None if openings is None else dataclasses.asdict(openings),
+  }
+  files.write_text(output, "".join(files.to_json(row) + "\n" for row in rows))
+  files.write_text(recorded.summary_path(output), files.to_json(found) + "\n")
+
+
+def results(played: Sequence[Match]) -> dict[str, Any]:
+  """Returns what games are worth by the model's mark, as plain data."""
+  return {
+    prompts.MARK_NAMES[match.agent]: dataclasses.asdict(match.result)
+    for match in played
   }
 
 

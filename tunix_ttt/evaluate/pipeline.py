@@ -175,7 +175,7 @@ def _play(run: pathlib.Path, config: config_lib.SFTConfig) -> dict[str, Any]:
   model = checkpoints.load(run)
   found = [*matches.play_all_lines(model, config)]
   print(matches.table(found), flush=True)
-  return matches.summary(found, run.name, config)["results"]
+  return matches.results(found)
 
 
 def _record(
