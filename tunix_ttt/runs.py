@@ -308,6 +308,28 @@ class MetricsFile:
     self._file.close()
 
 
+def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of a run's `metrics.jsonl`.
+
+  A last line that was cut short, as a killed run leaves it, is none.
+
+  Raises:
+    errors.UserError: if another line is no row of metrics.
+  """
+  path = run / METRICS
+  lines = list(files.scan_jsonl(path, "file of metrics"))
+  if lines and lines[-1].row is None:
+    lines.pop()
+  rows = []
+  for line in lines:
+    row = line.row
+    if row is None or not {"step", "split"} <= row.keys():
+      fault = line.fault or "a row of metrics has a step and a split"
+      raise errors.UserError(f"{path}:{line.number}: {fault}")
+    rows.append(row)
+  return rows
+
+
 def rewind_metrics(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
   """Drops the metrics of what happened after a checkpoint.
 

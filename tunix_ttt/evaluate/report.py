@@ -74,12 +74,8 @@ def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
     num_examples: how many flips of each kind to show, and as many items whose
       score stayed.
   """
-  overall = _compare(pairs)
-  sections = list(dict.fromkeys(p.before.section for p in pairs))
-  rows = [
-    _row(name, _compare([p for p in pairs if p.before.section == name]))
-    for name in sections
-  ]
+  overall = compare(pairs)
+  rows = [_row(name, paired) for name, paired in sections(pairs).items()]
   parts = [
     "# Evaluation: before and after",
     f"Before: {code(pairs[0].before.model)}  \n"
@@ -100,7 +96,16 @@ def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
   return "\n\n".join(parts) + "\n"
 
 
-def _compare(pairs: Iterable[Pair]) -> statistics.Paired:
+def sections(pairs: Sequence[Pair]) -> dict[str, statistics.Paired]:
+  """Compares each section of an evalset."""
+  by_section: dict[str, list[Pair]] = {}
+  for paired in pairs:
+    by_section.setdefault(paired.before.section, []).append(paired)
+  return {name: compare(found) for name, found in by_section.items()}
+
+
+def compare(pairs: Iterable[Pair]) -> statistics.Paired:
+  """Compares the scores of some items."""
   scores = [(p.before.score, p.after.score) for p in pairs]
   return statistics.compare([b for b, _ in scores], [a for _, a in scores])
 
@@ -120,12 +125,18 @@ def _row(name: str, s: statistics.Paired) -> str:
   return f"| {' | '.join(cells)} |"
 
 
-def _chance(pairs: Sequence[Pair]) -> str:
+def chance(pairs: Sequence[Pair]) -> float | None:
+  """Returns the score that random legal moves expect, if all items say."""
   chances = [p.before.chance for p in pairs]
   known = [chance for chance in chances if chance is not None]
-  if len(known) < len(pairs):
-    return ""
-  return f" A random legal move would score {sum(known) / len(known):.3f}."
+  return sum(known) / len(known) if len(known) == len(pairs) else None
+
+
+def _chance(pairs: Sequence[Pair]) -> str:
+  known = chance(pairs)
+  return (
+    "" if known is None else f" A random legal move would score {known:.3f}."
+  )
 
 
 def _verdicts(pairs: Sequence[Pair]) -> str:
@@ -210,4 +221,4 @@ def write(
     (str(before), str(after)),
   )
   files.write_text(output, render(pairs))
-  return _compare(pairs)
+  return compare(pairs)

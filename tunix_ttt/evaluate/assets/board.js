@@ -1,0 +1,128 @@
+"use strict";
+// A game against the table of a greedy model's answers. The moves are the whole
+// state: everything on the page is drawn from them.
+(() => {
+  const root = document.getElementById("game");
+  if (root === null) return;
+  const table = JSON.parse(document.getElementById("policy").textContent);
+  const LINES = [
+    [0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 3, 6],
+    [1, 4, 7], [2, 5, 8], [0, 4, 8], [2, 4, 6],
+  ];
+  const name = (cell) => "ABC"[Math.floor(cell / 3)] + (cell % 3 + 1);
+  const names = (mask) =>
+    [...Array(9).keys()].filter((c) => mask >> c & 1).map(name).join(" or ");
+  const buttons = [...root.querySelectorAll(".board button")];
+  const state = document.getElementById("state");
+  const log = document.getElementById("log");
+  const undo = document.getElementById("undo");
+  let person = "X";
+  let moves = []; // The person's, as cells.
+
+  // Plays the person's moves against the model's answers to them.
+  function replay() {
+    const board = Array(9).fill("");
+    const events = [];
+    const model = person === "X" ? "O" : "X";
+    let best = person === "X" ? table.first : 0;
+    let last = -1;
+    let line = null;
+    let ended = null;
+
+    const over = () => {
+      line = LINES.find(([a, b, c]) =>
+        board[a] !== "" && board[a] === board[b] && board[b] === board[c]);
+      if (line) ended = board[line[0]] === person ? "You win." : "The model wins.";
+      else if (board.every((mark) => mark !== "")) ended = "A draw.";
+      return ended !== null;
+    };
+    const answer = (key) => {
+      const found = table.answers[model][key];
+      if (found === undefined) {
+        ended = "The report has no answer of the model to this.";
+        return;
+      }
+      const [says, cell, optimal, then] = found;
+      const legal = cell >= 0 && board[cell] === "";
+      events.push({
+        by: "model", says: table.says[says], cell, legal,
+        good: legal && Boolean(optimal >> cell & 1), optimal,
+      });
+      if (!legal) {
+        ended = cell < 0
+          ? "The model's answer cannot be read: you win."
+          : `The model names ${name(cell)}, which is taken: you win.`;
+        return;
+      }
+      board[cell] = model;
+      last = cell;
+      best = then;
+      over();
+    };
+
+    if (person === "O") answer("");
+    moves.forEach((cell, number) => {
+      events.push({by: "person", cell, good: Boolean(best >> cell & 1), optimal: best});
+      board[cell] = person;
+      last = cell;
+      if (!over()) answer(moves.slice(0, number + 1).join(""));
+    });
+    return {board, events, last, line, ended};
+  }
+
+  function entry(event) {
+    const item = document.createElement("li");
+    const head = document.createElement("div");
+    const who = event.by === "model" ? "The model" : "You";
+    const where = event.by === "person" || event.cell >= 0 ? `: ${name(event.cell)}` : "";
+    head.textContent = `${who}${where} `;
+    const verdict = document.createElement("span");
+    verdict.className = `small ${event.good ? "good" : "bad"}`;
+    verdict.textContent = event.good
+      ? "optimal"
+      : `${event.legal === false ? "no move" : "not optimal"}; ${names(event.optimal)} would have been`;
+    head.append(verdict);
+    item.append(head);
+    if (event.by === "model") {
+      const said = document.createElement("pre");
+      said.textContent = event.says;
+      item.append(said);
+    }
+    return item;
+  }
+
+  function draw() {
+    const {board, events, last, line, ended} = replay();
+    buttons.forEach((button, cell) => {
+      const free = board[cell] === "" && ended === null;
+      button.textContent = board[cell];
+      button.disabled = !free;
+      button.className = [
+        free ? "free" : "",
+        line && line.includes(cell) ? "won" : "",
+        cell === last ? "last" : "",
+      ].join(" ").trim();
+      button.setAttribute("aria-label", `${name(cell)}: ${board[cell] || "free"}`);
+    });
+    state.textContent = ended === null ? `Your move: you are ${person}.` : ended;
+    log.replaceChildren(...events.map(entry).reverse());
+    undo.disabled = moves.length === 0;
+  }
+
+  buttons.forEach((button, cell) => button.addEventListener("click", () => {
+    moves.push(cell);
+    draw();
+  }));
+  for (const mark of ["X", "O"]) {
+    document.getElementById(`play-${mark}`).addEventListener("click", () => {
+      person = mark;
+      moves = [];
+      draw();
+    });
+  }
+  undo.addEventListener("click", () => {
+    moves.pop();
+    draw();
+  });
+  draw();
+})();

@@ -1,0 +1,228 @@
+"""The report of a run as one page: no network, nothing beside it."""
+
+import base64
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import importlib.resources
+import pathlib
+from typing import Any
+
+import jinja2
+import markupsafe
+import yaml
+
+from tunix_ttt import files
+from tunix_ttt import runs
+from tunix_ttt.evaluate import answers as answers_lib
+from tunix_ttt.evaluate import exhibits
+from tunix_ttt.evaluate import plots
+from tunix_ttt.evaluate import policy_table
+from tunix_ttt.evaluate import recorded
+from tunix_ttt.evaluate import report
+from tunix_ttt.evaluate import results
+
+# In a run's directory.
+PAGE, PLOTS, GAMES = "report.html", "plots", "games.jsonl"
+
+# Lines that are shown at once, and those behind a button.
+_FEW, _MANY = 12, 120
+_NUM_THOUGHTS = 9
+_ASSETS = importlib.resources.files("tunix_ttt.evaluate") / "assets"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Material:
+  """What a page is made of; it tells of what is there.
+
+  Attributes:
+    manifest: of the run.
+    metrics: the rows of its `metrics.jsonl`.
+    pairs: answers to an evalset, before and after.
+    before: the summary of games before training.
+    after: the summary of games after it.
+    games: those of `after`.
+  """
+
+  manifest: runs.RunManifest | None = None
+  metrics: Sequence[dict[str, Any]] = ()
+  pairs: Sequence[report.Pair] = ()
+  before: recorded.Summary | None = None
+  after: recorded.Summary | None = None
+  games: Sequence[recorded.Game] = ()
+
+
+def collect(
+  run: pathlib.Path | None = None,
+  *,
+  answers: tuple[pathlib.Path, pathlib.Path] | None = None,
+  games_before: pathlib.Path | None = None,
+  games_after: pathlib.Path | None = None,
+) -> Material:
+  """Reads what a page is made of.
+
+  Args:
+    run: the run's directory.
+    answers: to an evalset, before and after.
+    games_before: games of the model that training began from.
+    games_after: of the trained one; the run's own where there are any.
+
+  Raises:
+    errors.UserError: if a file is not what it should be.
+  """
+  if games_after is None and run is not None and (run / GAMES).exists():
+    games_after = run / GAMES
+
+  def summary(path: pathlib.Path | None) -> recorded.Summary | None:
+    return path and recorded.read_summary(recorded.summary_path(path))
+
+  pairs: Sequence[report.Pair] = ()
+  if answers is not None:
+    before, after = answers
+    pairs = report.pair(
+      answers_lib.read(before),
+      answers_lib.read(after),
+      (str(before), str(after)),
+    )
+  return Material(
+    manifest=None if run is None else runs.RunManifest.read(run),
+    metrics=() if run is None else runs.read_metrics(run),
+    pairs=pairs,
+    before=summary(games_before),
+    after=summary(games_after),
+    games=() if games_after is None else recorded.read_games(games_after),
+  )
+
+
+def figures(material: Material) -> dict[str, plots.Figure]:
+  """Returns the training curves by the names of their files."""
+  return {
+    panel.name: plots.curves(panel) for panel in plots.panels(material.metrics)
+  }
+
+
+def openings(material: Material) -> dict[str, plots.Figure]:
+  """Returns heat maps of first moves by the names of their files.
+
+  The first is as X, the others as O after each move of X.
+  """
+  found = material.after and material.after.openings
+  if not found:
+    return {}
+  return {"opening_as_X": plots.heat_map(found.x, "as X")} | {
+    f"opening_as_O_after_{cell}": plots.heat_map(
+      counts, f"as O after {cell}", cell
+    )
+    for cell, counts in found.o.items()
+  }
+
+
+def write(
+  material: Material, output: pathlib.Path, plots_to: pathlib.Path | None = None
+) -> None:
+  """Writes the page, and its figures as files.
+
+  Args:
+    material: what is told.
+    output: the page, which must not exist.
+    plots_to: a directory for the figures, which must not exist either.
+
+  Raises:
+    errors.UserError: if something stands in the way.
+  """
+  files.check_absent(output)
+  drawn, maps = figures(material), openings(material)
+  text = _render(material, drawn, maps)
+  if plots_to is not None:
+    plots.save(drawn | maps, plots_to)
+  files.write_text(output, text)
+
+
+def render(material: Material) -> str:
+  """Returns the page."""
+  return _render(material, figures(material), openings(material))
+
+
+def _render(
+  material: Material,
+  drawn: Mapping[str, plots.Figure],
+  maps: Mapping[str, plots.Figure],
+) -> str:
+  games, pairs = material.games, material.pairs
+  is_exact = results.is_exact(material.after)
+  lost = exhibits.lost_lines(games)
+  return _template("report.html").render(
+    style=_asset("page.css"),
+    script=_asset("board.js"),
+    script_digest=_digest(_asset("board.js")),
+    title=_title(material),
+    manifest=material.manifest,
+    config=_config(material.manifest),
+    before=_results(material, 0),
+    after=_results(material, -1),
+    no_move=results.no_move,
+    is_exact=is_exact,
+    overall=report.compare(pairs) if pairs else None,
+    sections=report.sections(pairs),
+    chance=report.chance(pairs) if pairs else None,
+    table=policy_table.make(games) if is_exact else None,
+    lost=lost[:_FEW],
+    more_lost=lost[_FEW:_MANY],
+    num_lost=len(lost),
+    num_games=len(games),
+    thoughts=exhibits.thoughts(games, _NUM_THOUGHTS),
+    figures=[_inline(figure) for figure in drawn.values()],
+    openings=[_inline(figure) for figure in maps.values()],
+    opening=material.after and material.after.openings,
+  )
+
+
+def _results(material: Material, index: int) -> dict[str, results.Side]:
+  """Returns the results of games; of the run's evaluations, if of no others."""
+  summary = material.after if index else material.before
+  if summary is not None:
+    return results.of_summary(summary)
+  rows = [row for row in material.metrics if row["split"] == "eval"]
+  if not rows or (index == 0 and rows[0]["step"] != 0):
+    return {}
+  return results.of_metrics(rows[index])
+
+
+def _title(material: Material) -> str:
+  if material.manifest is not None:
+    return material.manifest.run_id
+  named = [a.model for pair in material.pairs[:1] for a in pair]
+  named += [s.model for s in (material.after,) if s is not None]
+  return named[-1] if named else "Evaluation"
+
+
+def _config(manifest: runs.RunManifest | None) -> str | None:
+  if manifest is None:
+    return None
+  return yaml.safe_dump(manifest.config, sort_keys=False)
+
+
+def _inline(figure: plots.Figure) -> markupsafe.Markup:
+  # Matplotlib escapes the texts in it.
+  return markupsafe.Markup(plots.inline_svg(figure))
+
+
+def _asset(name: str) -> markupsafe.Markup:
+  return markupsafe.Markup((_ASSETS / name).read_text(encoding="utf-8"))
+
+
+def _digest(script: str) -> str:
+  """Returns what allows a page this script, and no other."""
+  digest = hashlib.sha256(script.encode()).digest()
+  return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _template(name: str) -> jinja2.Template:
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("tunix_ttt.evaluate", "assets"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  return environment.get_template(name)

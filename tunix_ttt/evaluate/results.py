@@ -1,0 +1,88 @@
+"""How a model plays, from wherever that was written down."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tunix_ttt.evaluate import play as play_lib
+from tunix_ttt.evaluate import recorded
+
+Rates = Mapping[str, float]
+NO_MOVE = ("illegal_rate", "parse_error_rate", "truncated_rate")
+
+
+class Side(NamedTuple):
+  """How a model plays with one mark.
+
+  Attributes:
+    against: the rates of endings by the opponent's name; see `play.RATES`.
+    optimal_move_rate: the share of optimal moves among its decisions.
+    lines: different games, where all that there are were played.
+    lines_lost: how many of them it neither won nor drew.
+    intervals: the rates' 95% confidence intervals, where they were sampled.
+  """
+
+  against: dict[str, Rates]
+  optimal_move_rate: float
+  lines: int | None = None
+  lines_lost: int | None = None
+  intervals: Mapping[str, tuple[float, float]] | None = None
+
+
+def no_move(rates: Rates) -> float:
+  """Returns the share of games that end with an answer that is no move."""
+  return sum(rates[name] for name in NO_MOVE)
+
+
+def is_exact(summary: recorded.Summary | None) -> bool:
+  """Returns whether every line was played, with both marks."""
+  return (
+    summary is not None
+    and set(summary.results) == set(recorded.MARKS)
+    and all(isinstance(r, play_lib.Exact) for r in summary.results.values())
+  )
+
+
+def of_summary(summary: recorded.Summary) -> dict[str, Side]:
+  """Returns the results by the model's mark."""
+  return {
+    mark: _exact(result)
+    if isinstance(result, play_lib.Exact)
+    else Side(
+      {str(summary.play.get("opponent", "its opponent")): result.rates},
+      result.optimal_move_rate,
+      intervals=result.intervals,
+    )
+    for mark, result in summary.results.items()
+  }
+
+
+def _exact(result: play_lib.Exact) -> Side:
+  return Side(
+    {"random": result.random, "optimal": result.optimal},
+    result.optimal_move_rate,
+    lines=result.lines,
+    lines_lost=result.lines_lost,
+  )
+
+
+def of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
+  """Returns the results of an evaluation in training, by the model's mark.
+
+  Args:
+    row: of `metrics.jsonl`; empty results where no games were played.
+  """
+  found = {}
+  for mark in recorded.MARKS:
+    against: dict[str, dict[str, float]] = {}
+    for key, value in row.items():
+      opponent, _, rate = key.removeprefix(f"{mark}/").rpartition("/")
+      if key.startswith(f"{mark}/") and rate in play_lib.RATES:
+        against.setdefault(opponent, {})[rate] = value
+    if against:
+      lost = row.get(f"{mark}/lines_lost")
+      found[mark] = Side(
+        dict(against),
+        row[f"{mark}/optimal_move_rate"],
+        lines_lost=None if lost is None else int(lost),
+      )
+  return found
