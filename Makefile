@@ -29,9 +29,7 @@ demo: $(READY)
 	$(BIN)/python training/train_grpo_tunix.py --config $(GRPO) --model $(RUN)-cold/checkpoint-final --output $(RUN)
 	$(BIN)/python training/eval_generate.py $(BEFORE) --eval-set $(EVALSET) --output $(RUN)/eval_before.jsonl
 	$(BIN)/python training/eval_generate.py $(AFTER) --eval-set $(EVALSET) --output $(RUN)/eval_after.jsonl
-	$(BIN)/python training/eval_play.py $(BEFORE) --exhaustive --output $(RUN)/play_before.jsonl
-	$(BIN)/python training/eval_play.py $(AFTER) --exhaustive --output $(RUN)/play_after.jsonl
-	$(BIN)/python training/eval_report.py --before $(RUN)/eval_before.jsonl --after $(RUN)/eval_after.jsonl --output $(RUN)/delta_report.md
+	$(BIN)/python training/eval_report.py --run $(RUN) --games-before $(RUN)-cold/games.jsonl --before $(RUN)/eval_before.jsonl --after $(RUN)/eval_after.jsonl --output $(RUN)/delta_report.md
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -84,9 +84,10 @@ def start(
   *flags: str,
   devices: int = 2,
 ) -> subprocess.Popen:
-  """Starts a training script in a process of its own."""
+  """Starts a training script in a process of its own; it writes no report."""
   path = ROOT / "training" / f"{script}.py"
   command = [sys.executable, path, "--config", config, "--output", run, *flags]
+  command += ["--set", "logging.report=false"]
   return subprocess.Popen(
     [*map(str, command)],
     stdout=subprocess.PIPE,

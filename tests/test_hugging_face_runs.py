@@ -31,6 +31,7 @@ SFT = {
     "games": {"num_games": 4, "thoughts": "none"},
   },
   "training": {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-2},
+  "logging": {"report": False},
   "eval": {"max_new_tokens": 4, "batch_size": 4},
   # A model that has learned nothing gives answers, too.
   "play": {

@@ -28,6 +28,7 @@ SETTINGS = {
   "model": conftest.SMALL_MODEL.shape(),
   "data": {"games": {"num_games": 40}},
   "training": {"max_steps": 3, "batch_size": 8},
+  "logging": {"report": False},
   "eval": {"max_new_tokens": 16, "batch_size": 8},
   # So that a model that has learned nothing gives answers, too.
   "play": {"max_new_tokens": 9, "batch_size": 64, "constrained": True},
@@ -47,10 +48,33 @@ def edit(**sections):
 
 def test_train_generate_report(run):
   evalset = conftest.ROOT / "evalsets" / "tictactoe_v1.jsonl"
-  code, out, err = run(TRAIN, "--config", "config.yaml", "--output", "runs/a")
+  command = (TRAIN, "--config", "config.yaml", "--output", "runs/a")
+  code, out, err = run(*command, "--set", "logging.report=true")
   assert code == 0, err
   assert "step 3/3  loss" in out
   assert "trained model: runs/a/checkpoint-final" in out
+  assert "as O: " in out and out.endswith("report: runs/a/report.html\n")
+  found = listing()
+  for name in (
+    "games.jsonl",
+    "games.summary.json",
+    "plots/loss.svg",
+    "plots/opening_as_X.png",
+    "report.html",
+  ):
+    assert f"runs/a/{name}" in found
+  # What is there is not made again, and stays.
+  report = pathlib.Path("runs/a/report.html")
+  made, plots = report.read_text(), pathlib.Path("runs/a/plots")
+  assert 'id="game"' in made and "Token accuracy" in made
+  report.unlink()
+  games = pathlib.Path("runs/a/games.jsonl").stat().st_mtime_ns
+  code, out, err = run(
+    *command, "--resume", "latest", "--set", "logging.report=true"
+  )
+  assert code == 0, err
+  assert report.read_text() == made and plots.is_dir()
+  assert pathlib.Path("runs/a/games.jsonl").stat().st_mtime_ns == games
   for model, name in (("base", "before"), ("runs/a/checkpoint-final", "after")):
     code, out, err = run(
       GENERATE, "--model", model, "--config", "config.yaml", "--eval-set",
@@ -59,12 +83,19 @@ def test_train_generate_report(run):
     assert code == 0, err
     assert f"{model}: " in out and "of 12 right" in out
   code, out, err = run(
-    REPORT, "--before", "runs/a/eval_before.jsonl", "--after",
-    "runs/a/eval_after.jsonl", "--output", "runs/a/delta_report.md",
+    REPORT, "--run", "runs/a", "--before", "runs/a/eval_before.jsonl",
+    "--after", "runs/a/eval_after.jsonl", "--output", "runs/a/delta_report.md",
+    "--plots", "figures",
   )  # fmt: skip
   assert code == 0, err
   assert "score before " in out and "95% CI" in out
   assert pathlib.Path("runs/a/delta_report.md").read_text().startswith("# Eval")
+  whole = pathlib.Path("runs/a/delta_report.html").read_text()
+  assert "Answers to the evalset" in whole and 'id="game"' in whole
+  assert pathlib.Path("figures/loss.png").read_bytes().startswith(b"\x89PNG")
+  code, out, err = run(REPORT, "--run", "runs/a", "--output", "page.html")
+  assert code == 0, err
+  assert out == "page: page.html\n"
 
 
 def test_a_run_without_output_makes_its_own_directory(run):

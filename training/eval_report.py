@@ -1,40 +1,98 @@
-"""Compares the answers of two models to the same evalset."""
+"""Reports on a run, or on two models' answers: as a page, and in Markdown.
+
+`--output report.md` writes the answers before and after in Markdown, and
+everything there is as one page, report.html, which needs no network.
+"""
 
 import argparse
 import pathlib
 
 from tunix_ttt import cli
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt.evaluate import page
 from tunix_ttt.evaluate import report
 
 
 def _parse() -> argparse.Namespace:
   parser = cli.parser(
     __doc__ or "",
-    "python training/eval_report.py --before eval_before.jsonl --after"
-    " eval_after.jsonl --output delta_report.md",
+    "python training/eval_report.py --run RUN --before eval_before.jsonl"
+    " --after eval_after.jsonl --output report.md",
   )
   for name, text in (("before", "first"), ("after", "second")):
     parser.add_argument(
       f"--{name}",
       type=pathlib.Path,
-      required=True,
       help=f"the {text} model's answers, from eval_generate.py",
     )
   parser.add_argument(
-    "--output", type=pathlib.Path, required=True, help="Markdown to write"
+    "--run", type=pathlib.Path, help="run directory to report on"
   )
-  return parser.parse_args()
+  parser.add_argument(
+    "--games-before",
+    type=pathlib.Path,
+    help="games of the first model, from eval_play.py or a run",
+  )
+  parser.add_argument(
+    "--games-after",
+    type=pathlib.Path,
+    help="games of the second model; by default those in the run's directory",
+  )
+  parser.add_argument(
+    "--plots",
+    type=pathlib.Path,
+    help="directory to make, for the figures as SVG and PNG",
+  )
+  parser.add_argument(
+    "--output",
+    type=pathlib.Path,
+    required=True,
+    help="Markdown to write, or .html for the page alone",
+  )
+  flags = parser.parse_args()
+  if (flags.before is None) != (flags.after is None):
+    parser.error("--before and --after go together")
+  if flags.run is None and flags.before is None and flags.games_after is None:
+    parser.error(
+      "nothing to report on; give --run, --before and --after, or --games-after"
+    )
+  return flags
 
 
 def main() -> None:
   """Parses the flags, compares and writes."""
   flags = _parse()
-  overall = report.write(flags.before, flags.after, flags.output)
-  print(
-    f"score before {overall.before:.3f}, after {overall.after:.3f}"
-    f" ({overall.change:+.3f}, 95% CI {overall.low:+.3f} to"
-    f" {overall.high:+.3f})\nreport: {flags.output}"
+  output = flags.output.with_suffix(".html")
+  is_markdown = flags.output != output
+  if is_markdown and flags.before is None:
+    raise errors.UserError(
+      f"--output {flags.output}: Markdown is of answers before and after; give"
+      f" --before and --after, or --output {output}"
+    )
+  for path in (flags.output, output, flags.plots):
+    if path is not None:
+      files.check_absent(path)
+  answers = None if flags.before is None else (flags.before, flags.after)
+  material = page.collect(
+    flags.run,
+    answers=answers,
+    games_before=flags.games_before,
+    games_after=flags.games_after,
   )
+  page.write(material, output, flags.plots)
+  if is_markdown:
+    report.write(material.pairs, flags.output)
+  if material.pairs:
+    overall = report.compare(material.pairs)
+    print(
+      f"score before {overall.before:.3f}, after {overall.after:.3f}"
+      f" ({overall.change:+.3f}, 95% CI {overall.low:+.3f} to"
+      f" {overall.high:+.3f})"
+    )
+  if is_markdown:
+    print(f"report: {flags.output}")
+  print(f"page: {output}")
 
 
 if __name__ == "__main__":

@@ -207,7 +207,13 @@ def train(
   else:
     step = None if flags.resume == "latest" else flags.resume
     run = resume(flags.output, step)
-  print(f"trained model: {run / 'checkpoint-final'}")
+  print(f"trained model: {run / 'checkpoint-final'}", flush=True)
+  # Here, because it needs Tunix.
+  from tunix_ttt.evaluate import finished
+
+  page = finished.report(run, config)
+  if page is not None:
+    print(f"report: {page}")
 
 
 def _resume(text: str) -> int | str:

@@ -10,6 +10,9 @@ process at a time:
     tokenizer.model                   the tokenizer that was trained for it
     checkpoints/                      Orbax checkpoints to resume from
     checkpoint-final/                 the trained model
+    games.jsonl, games.summary.json   its games on every line
+    report.html                       all of this, to look at and play with
+    plots/                            the figures of the page, as SVG and PNG
 
 A GRPO run also has
 
@@ -45,6 +48,10 @@ FINAL_CHECKPOINT = "checkpoint-final"
 BEST_CHECKPOINT = "checkpoint-best"
 ROLLOUTS = "rollouts.jsonl"
 OPPONENTS = "opponents"
+GAMES = "games.jsonl"
+GAMES_SUMMARY = "games.summary.json"
+PAGE = "report.html"
+PLOTS = "plots"
 RUNS_ROOT = pathlib.Path("artifacts/training_runs")
 
 _PACKAGES = (

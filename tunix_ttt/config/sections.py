@@ -233,11 +233,14 @@ class LoggingConfig:
   Attributes:
     log_every_n_steps: steps between lines on the console and in the text log;
       `metrics.jsonl` has every step.
+    report: whether a finished run plays every line and writes its page,
+      `report.html`, and plots.
     wandb: also log to Weights & Biases (needs the extra `tracking`).
     wandb_project: the project there.
   """
 
   log_every_n_steps: fields.Positive = 10
+  report: fields.Flag = True
   wandb: fields.Flag = False
   wandb_project: fields.Text = "tunix_ttt"
 

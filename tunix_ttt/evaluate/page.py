@@ -14,16 +14,12 @@ import yaml
 
 from tunix_ttt import files
 from tunix_ttt import runs
-from tunix_ttt.evaluate import answers as answers_lib
 from tunix_ttt.evaluate import exhibits
 from tunix_ttt.evaluate import plots
 from tunix_ttt.evaluate import policy_table
 from tunix_ttt.evaluate import recorded
 from tunix_ttt.evaluate import report
 from tunix_ttt.evaluate import results
-
-# In a run's directory.
-PAGE, PLOTS, GAMES = "report.html", "plots", "games.jsonl"
 
 # Lines that are shown at once, and those behind a button.
 _FEW, _MANY = 12, 120
@@ -70,24 +66,16 @@ def collect(
   Raises:
     errors.UserError: if a file is not what it should be.
   """
-  if games_after is None and run is not None and (run / GAMES).exists():
-    games_after = run / GAMES
+  if games_after is None and run is not None and (run / runs.GAMES).exists():
+    games_after = run / runs.GAMES
 
   def summary(path: pathlib.Path | None) -> recorded.Summary | None:
     return path and recorded.read_summary(recorded.summary_path(path))
 
-  pairs: Sequence[report.Pair] = ()
-  if answers is not None:
-    before, after = answers
-    pairs = report.pair(
-      answers_lib.read(before),
-      answers_lib.read(after),
-      (str(before), str(after)),
-    )
   return Material(
     manifest=None if run is None else runs.RunManifest.read(run),
     metrics=() if run is None else runs.read_metrics(run),
-    pairs=pairs,
+    pairs=() if answers is None else report.read(*answers),
     before=summary(games_before),
     after=summary(games_after),
     games=() if games_after is None else recorded.read_games(games_after),

@@ -17,11 +17,10 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.data import generate
+from tunix_ttt.evaluate import finished
 from tunix_ttt.evaluate import in_training
-from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import models
 from tunix_ttt.evaluate import rejection
-from tunix_ttt.models import checkpoints
 from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo
 from tunix_ttt.train import sft
@@ -116,8 +115,10 @@ def run(
     known = manifest.stages.get(name)
     if known is None or known.digest != record.digest:
       if name in configs:
-        play = _play(output / record.path, configs[name])
+        played = finished.play(output / record.path, configs[name])
+        play = {m: dataclasses.asdict(r) for m, r in played.results.items()}
         record = record.model_copy(update={"exact_play": play})
+        finished.report(output / record.path, configs[name])
       done = {**manifest.stages, name: record}
       manifest = manifest.model_copy(update={"stages": done})
       _write(manifest, path)
@@ -168,14 +169,6 @@ def _train(config: config_lib.SFTConfig, path: pathlib.Path) -> pathlib.Path:
   if isinstance(config, config_lib.DPOConfig):
     return dpo.resume(config, path) if begun else dpo.train(config, path)
   return sft.resume(config, path) if begun else sft.train(config, path)
-
-
-def _play(run: pathlib.Path, config: config_lib.SFTConfig) -> dict[str, Any]:
-  """Returns what the stage's model is worth, exactly."""
-  model = checkpoints.load(run)
-  found = [*matches.play_all_lines(model, config)]
-  print(matches.table(found), flush=True)
-  return matches.results(found)
 
 
 def _record(

@@ -203,22 +203,24 @@ def code(text: str) -> str:
   return f"<code>{escape(text)}</code>"
 
 
-def write(
-  before: pathlib.Path, after: pathlib.Path, output: pathlib.Path
-) -> statistics.Paired:
-  """Compares two answer files and writes the report.
-
-  Returns:
-    The overall comparison.
+def read(before: pathlib.Path, after: pathlib.Path) -> list[Pair]:
+  """Reads two files of answers to the same items.
 
   Raises:
-    errors.UserError: if a file is wrong, they do not match, or `output` exists.
+    errors.UserError: if a file is wrong, or they do not match.
   """
-  files.check_absent(output)
-  pairs = pair(
+  return pair(
     answers_lib.read(before),
     answers_lib.read(after),
     (str(before), str(after)),
   )
+
+
+def write(pairs: Sequence[Pair], output: pathlib.Path) -> None:
+  """Writes the report.
+
+  Raises:
+    errors.UserError: if `output` exists.
+  """
+  files.check_absent(output)
   files.write_text(output, render(pairs))
-  return compare(pairs)

@@ -321,9 +321,19 @@ def set_aside_after(run: pathlib.Path, step: int | None) -> None:
   processes.wait("set checkpoints aside")
 
 
+# What is of the model at the end, and not of the one that is gone back to.
+_OF_THE_FINAL_MODEL = (
+  runs.FINAL_CHECKPOINT,
+  runs.GAMES,
+  runs.GAMES_SUMMARY,
+  runs.PAGE,
+  runs.PLOTS,
+)
+
+
 def _set_aside(run: pathlib.Path, later: list[pathlib.Path]) -> None:
   aside = run / runs.new_run_id("superseded")
-  for path in [*later, run / runs.FINAL_CHECKPOINT]:
+  for path in [*later, *(run / name for name in _OF_THE_FINAL_MODEL)]:
     if path.exists():
       aside.mkdir(exist_ok=True)
       path.rename(aside / path.name)

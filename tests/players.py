@@ -1,0 +1,70 @@
+"""Games of scripted players on every line, for what reads games."""
+
+from collections.abc import Callable
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from tunix_ttt import testing
+from tunix_ttt.evaluate import matches as matches_lib
+from tunix_ttt.evaluate import play
+from tunix_ttt.evaluate import recorded
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+from tunix_ttt.rollout import episodes
+
+# The cell to take on each board: int32 [NUM_BOARDS].
+PERFECT = solver.solve().preferred.astype(np.int32)
+FIRST_LEGAL = rules.nth_cell()[rules.legal_masks(), 0].astype(np.int32)
+
+
+def matches(table: np.ndarray) -> list[matches_lib.Match]:
+  """Returns the games of a player on every line, as X and as O."""
+  scripted = testing.scripted_play(env_lib.TicTacToe(), table)
+  return list(matches_lib.exact_matches(scripted, 128, quiet=True))
+
+
+def exact(summary: recorded.Summary | None, mark: recorded.Mark) -> play.Exact:
+  """Returns the results of every line."""
+  assert summary is not None
+  result = summary.results[mark]
+  assert isinstance(result, play.Exact)
+  return result
+
+
+def write(
+  played: list[matches_lib.Match],
+  path: pathlib.Path,
+  say: Callable[[str], str] = "I take {}.".format,
+) -> pathlib.Path:
+  """Writes games as `matches.write` does, every answer put into words.
+
+  Args:
+    played: the games.
+    path: where they go; the summary goes beside it.
+    say: what is said with a move, given its cell.
+  """
+  rows = []
+  for match in played:
+    every = list(episodes.describe(match.games, str))
+    for game in (every[number] for number in play.games_once(match.games)):
+      said = [{**turn, "response": say(turn["move"])} for turn in game["turns"]]
+      rows.append({**game, "turns": said})
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  summary = {
+    "model": "a scripted player",
+    "play": {"opponent": "random"},
+    "results": matches_lib.results(played),
+    "openings": dataclasses.asdict(
+      recorded.Openings(
+        temperature=1.0,
+        x=[0, 0, 0, 0, 10, 0, 0, 0, 0, 2],
+        o={"A1": [0, 0, 0, 0, 7, 0, 0, 0, 1, 0]},
+      )
+    ),
+  }
+  recorded.summary_path(path).write_text(json.dumps(summary))
+  return path

@@ -1,0 +1,199 @@
+"""The page of a run: what is on it, and that it is data alone."""
+
+import base64
+import hashlib
+import html.parser
+import json
+import pathlib
+import re
+
+import pytest
+
+from tests import players
+from tunix_ttt import errors
+from tunix_ttt.evaluate import exhibits
+from tunix_ttt.evaluate import page
+from tunix_ttt.evaluate import policy_table
+from tunix_ttt.evaluate import recorded
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+_VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class _Checker(html.parser.HTMLParser):
+  """Collects elements, and asserts that they are closed in their order."""
+
+  def __init__(self):
+    super().__init__()
+    self.open: list[str] = []
+    self.found: list[tuple[str, dict[str, str | None]]] = []
+
+  def handle_starttag(self, tag, attrs):
+    self.found.append((tag, dict(attrs)))
+    if tag not in _VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.found.append((tag, dict(attrs)))
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def elements(text: str) -> list[tuple[str, dict[str, str | None]]]:
+  checker = _Checker()
+  checker.feed(text)
+  assert not checker.open
+  return checker.found
+
+
+@pytest.fixture(scope="module")
+def games(tmp_path_factory) -> pathlib.Path:
+  """The games of a poor player that is not to be trusted."""
+  path = tmp_path_factory.mktemp("games") / "games.jsonl"
+  played = players.matches(players.FIRST_LEGAL)
+  return players.write(played, path, lambda move: f"{HOSTILE} {move}")
+
+
+@pytest.fixture(scope="module")
+def material(games) -> page.Material:
+  return page.collect(games_before=games, games_after=games)
+
+
+@pytest.fixture(scope="module")
+def text(material) -> str:
+  return page.render(material)
+
+
+def lines_of(table, mark, board=0, key=""):
+  """Yields the end of every game against a table of answers, checking it."""
+  model = rules.X if mark == "X" else rules.O
+  if rules.side_to_move()[board] == model:
+    _, cell, optimal, then = table["answers"][mark][key]
+    assert cell == players.FIRST_LEGAL[board]
+    assert optimal == solver.solve().optimal[board]
+    board = int(rules.place(board, cell, model))
+    assert then == solver.solve().optimal[board]
+    if rules.winners()[board] != rules.NO_WINNER:
+      yield board
+      return
+  for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
+    after = int(rules.place(board, cell, rules.X + rules.O - model))
+    if rules.winners()[after] != rules.NO_WINNER:
+      yield after
+    else:
+      yield from lines_of(table, mark, after, f"{key}{cell}")
+
+
+@pytest.mark.parametrize("mark", recorded.MARKS)
+def test_the_table_answers_every_line(
+  material: page.Material, mark: recorded.Mark
+):
+  table = policy_table.make(material.games)
+  ends = list(lines_of(table, mark))
+  result = players.exact(material.after, mark)
+  assert len(ends) == result.lines
+  other = rules.X + rules.O - recorded.MARKS[mark]
+  lost = sum(rules.winners()[board] == other for board in ends)
+  assert lost == result.lines_lost > 0
+  assert table["first"] == rules.ALL_CELLS
+
+
+def test_lost_lines_have_each_move_judged(material):
+  lost = exhibits.lost_lines(material.games)
+  results = [players.exact(material.after, mark) for mark in recorded.MARKS]
+  assert len(lost) == sum(result.lines_lost for result in results)
+  for line in lost[::40]:
+    board = rules.EMPTY_BOARD
+    for number, ply in enumerate(line.plies):
+      cell = line.cells.index(number + 1)
+      assert ply.mark == "XO"[number % 2]
+      assert ply.is_models == (ply.mark == line.agent)
+      assert ply.is_optimal == (cell in solver.optimal_cells(board))
+      assert ply.is_optimal != (cell in line.slips)
+      board = int(rules.successors()[board, cell])
+    # Who loses without a slip would have lost from the start.
+    assert any(p.is_models and not p.is_optimal for p in line.plies)
+
+
+def test_thoughts_show_mistakes_and_the_rest(material):
+  some = exhibits.thoughts(material.games, 9)
+  assert len(set(some)) == 9
+  assert [t.is_optimal for t in some] == [False] * 3 + [True] * 6
+
+
+def test_what_a_model_says_stays_text(text):
+  found = elements(text)
+  assert "onerror" not in {name for _, attrs in found for name in attrs}
+  scripts = [attrs for tag, attrs in found if tag == "script"]
+  assert scripts == [{"type": "application/json", "id": "policy"}, {}]
+  policy = re.search(r'id="policy">(.*?)</script>', text, re.DOTALL)
+  assert policy is not None
+  assert HOSTILE in json.loads(policy[1])["says"][0]
+
+
+def test_the_page_allows_its_own_script_and_no_other(text):
+  (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  (policy,) = (
+    attrs["content"]
+    for tag, attrs in elements(text)
+    if attrs.get("http-equiv") == "Content-Security-Policy"
+  )
+  assert policy == (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src"
+    f" 'sha256-{digest}'"
+  )
+
+
+def test_the_page_asks_for_nothing(text):
+  for tag, attrs in elements(text):
+    assert tag not in ("link", "iframe", "object", "base")
+    assert "src" not in attrs
+    for name, value in attrs.items():
+      if name in ("href", "xlink:href"):
+        assert value and value.startswith("#")
+      if value and "url(" in value:
+        assert set(re.findall(r"url\((.)", value)) == {"#"}
+  # Names of languages that XML has, which nothing reads.
+  rest = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+  assert "http" not in re.sub("http-equiv", "", rest)
+
+
+def test_the_results_are_on_the_page(material, text):
+  for mark in recorded.MARKS:
+    result = players.exact(material.after, mark)
+    assert f"{result.lines_lost} → {result.lines_lost}</b>" in text
+    assert f"{100 * result.random['win_rate']:.2f}" in text
+  assert "as O after A1" in text and "16.7%" in text
+
+
+def test_nothing_is_written_over(material, tmp_path):
+  output, plots = tmp_path / "a.html", tmp_path / "plots"
+  plots.mkdir()
+  with pytest.raises(errors.UserError, match="plots: already exists"):
+    page.write(material, output, plots)
+  assert not output.exists()
+  output.write_text("mine")
+  with pytest.raises(errors.UserError, match="a.html: already exists"):
+    page.write(material, output)
+  assert output.read_text() == "mine"
+
+
+def test_a_page_of_nothing_but_sampled_games_has_no_board(games):
+  summary = recorded.read_summary(recorded.summary_path(games))
+  rates = players.exact(summary, "X").random
+  sampled = {
+    "games": 20,
+    "rates": rates,
+    "intervals": dict.fromkeys(rates, (0.1, 0.2)),
+    "optimal_move_rate": 0.5,
+  }
+  found = recorded.Summary.model_validate(
+    {"model": "m", "play": {"opponent": "optimal"}, "results": {"X": sampled}}
+  )
+  text = page.render(page.Material(after=found))
+  assert 'id="game"' not in text and "10.00 to 20.00" in text
+  elements(text)

@@ -1,0 +1,159 @@
+"""The page in headless Chromium: games clicked through, phone and dark."""
+
+import os
+import pathlib
+import shutil
+
+import pytest
+
+from tests import players
+from tunix_ttt.evaluate import page
+from tunix_ttt.game import rules
+from tunix_ttt.game import solver
+from tunix_ttt.language import prompts
+
+CHROMIUM = next(
+  filter(
+    None,
+    map(shutil.which, ("chromium", "chromium-browser", "google-chrome")),
+  ),
+  None,
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> str:
+  """The page of a player that takes the first free cell."""
+  directory = tmp_path_factory.mktemp("page")
+  games = directory / "games.jsonl"
+  players.write(players.matches(players.FIRST_LEGAL), games, "<b>{}</b>".format)
+  output = directory / "report.html"
+  page.write(page.collect(games_after=games), output)
+  return output.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+  sync_api = pytest.importorskip("playwright.sync_api")
+  # Chromium's sandbox is not for root.
+  flags = ["--no-sandbox"] if os.getuid() == 0 else []
+  with sync_api.sync_playwright() as started:
+    yield started.chromium.launch(executable_path=CHROMIUM, args=flags)
+
+
+@pytest.fixture
+def opened(browser, address):
+  """Opens the page, which may say nothing to the console and ask for nothing."""
+  wrong: list[str] = []
+
+  def open_page(width=1200, scheme="light"):
+    context = browser.new_context(
+      viewport={"width": width, "height": 800}, color_scheme=scheme
+    )
+    tab = context.new_page()
+    tab.on("console", lambda message: wrong.append(message.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on(
+      "request",
+      lambda request: (
+        wrong.append(request.url) if request.url != address else None
+      ),
+    )
+    tab.goto(address)
+    return tab
+
+  yield open_page
+  assert wrong == []
+
+
+def marks(tab) -> str:
+  cells = tab.locator(".board button").all_text_contents()
+  return "".join(cell or "." for cell in cells)
+
+
+def expected(person: int, choices: list[int]) -> tuple[int, list[int]]:
+  """Returns the board and all moves after the person's."""
+  board, moves, left = rules.EMPTY_BOARD, [], list(choices)
+  while rules.legal_masks()[board]:
+    if rules.side_to_move()[board] != person:
+      cell = int(players.FIRST_LEGAL[board])
+    elif left:
+      cell = left.pop(0)
+    else:
+      break
+    moves.append(cell)
+    board = int(rules.successors()[board, cell])
+  return board, moves
+
+
+@pytest.mark.parametrize(
+  "person, choices, ending",
+  [
+    (rules.X, [4, 2, 6], "You win."),
+    (rules.X, [8, 7, 5, 3], "The model wins."),
+    (rules.O, [4, 3, 7, 6], "The model wins."),
+    (rules.O, [4, 2, 6], "You win."),
+  ],
+)
+def test_a_game_is_clicked_through(opened, person, choices, ending):
+  tab = opened()
+  tab.click(f"#play-{prompts.MARK_NAMES[person]}")
+  board, moves, clicked = rules.EMPTY_BOARD, [], []
+  for count in range(len(choices) + 1):
+    clicked = choices[:count]
+    board, moves = expected(person, clicked)
+    wanted = "".join(".XO"[mark] for mark in rules.cells()[board])
+    assert marks(tab) == wanted
+    if rules.winners()[board] != rules.NO_WINNER:
+      break
+    assert tab.inner_text("#state").startswith("Your move")
+    tab.locator(".board button").nth(choices[count]).click()
+  assert tab.inner_text("#state") == ending
+  assert tab.locator(".board button:enabled").count() == 0
+  # What is said of each move, the last one first.
+  entries = tab.locator("#log li").all()[::-1]
+  assert len(entries) == len(moves)
+  board = rules.EMPTY_BOARD
+  for entry, cell in zip(entries, moves, strict=True):
+    text = entry.inner_text()
+    mine = rules.side_to_move()[board] == person
+    name = prompts.coordinate(cell)
+    assert text.startswith(f"{'You' if mine else 'The model'}: {name} ")
+    best = solver.optimal_cells(board)
+    verdict = "optimal" if cell in best else "not optimal; "
+    assert verdict in text
+    if cell not in best:
+      assert " or ".join(map(prompts.coordinate, best)) in text
+    if not mine:
+      # Its words, as text.
+      assert entry.locator("pre").inner_text() == f"<b>{name}</b>"
+    board = int(rules.successors()[board, cell])
+  tab.click("#undo")
+  board, _ = expected(person, clicked[:-1])
+  assert marks(tab) == "".join(".XO"[mark] for mark in rules.cells()[board])
+
+
+def test_the_page_fits_a_phone_and_follows_the_scheme(opened, tmp_path):
+  papers = {}
+  for scheme in ("light", "dark"):
+    tab = opened(width=360, scheme=scheme)
+    width = tab.evaluate("document.documentElement.scrollWidth")
+    assert width == 360
+    papers[scheme] = tab.evaluate(
+      "getComputedStyle(document.body).backgroundColor"
+    )
+    shot = pathlib.Path(tmp_path / f"{scheme}.png")
+    tab.screenshot(path=shot)
+    assert shot.stat().st_size > 5000
+  assert papers == {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}
+
+
+def test_the_board_is_played_by_keyboard(opened):
+  tab = opened()
+  tab.locator(".board button").nth(4).focus()
+  tab.keyboard.press("Enter")
+  assert marks(tab) == "O...X...."
+  assert (
+    tab.locator(".board button").nth(4).get_attribute("aria-label") == "B2: X"
+  )

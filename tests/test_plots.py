@@ -1,0 +1,83 @@
+"""Figures: what is drawn from which metrics, and what is written."""
+
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from tunix_ttt import errors
+from tunix_ttt.evaluate import plots
+
+SFT = [
+  *({"step": n, "split": "train", "loss": 1 / n, "token_accuracy": n / 99, "grad_norm": 1.0} for n in range(1, 81)),
+  {"step": 80, "split": "eval", "loss": 0.5, "token_accuracy": 0.25},
+]  # fmt: skip
+GRPO = [
+  {"step": 0, "split": "eval", "X/lines_lost": 8.0, "X/$odd<&/win_rate": 0.5, "X/$odd<&/draw_rate": 0.25, "score": 1.0},
+  {"step": 1, "split": "train", "reward": 3.0, "reward/a": 1.0, "reward/b": 2.0, "kl": 0.1, "tokens_per_turn": 7.0},
+]  # fmt: skip
+
+
+def by_name(rows) -> dict[str, plots.Panel]:
+  return {panel.name: panel for panel in plots.panels(rows)}
+
+
+def test_panels_are_of_what_there_is():
+  found = by_name(SFT)
+  assert [*found] == ["loss", "token_accuracy", "grad_norm"]
+  steps, values = found["loss"].lines["training"]
+  np.testing.assert_array_equal(steps, np.arange(1, 81))
+  np.testing.assert_allclose(values, 1 / np.arange(1, 81))
+  assert found["loss"].lines["evaluation"][1].tolist() == [0.5]
+  assert found["token_accuracy"].share and not found["loss"].share
+  found = by_name(GRPO)
+  assert [*found] == ["rewards", "play_X_$odd<&", "lines_lost", "kl", "lengths"]
+  assert [*found["rewards"].lines] == ["all", "a", "b"]
+  assert [*found["play_X_$odd<&"].lines] == ["win", "draw"]
+  assert [*by_name([{**GRPO[1], "reward/b": 0.0}])["rewards"].lines] == [
+    "all", "a", "b",
+  ]  # fmt: skip
+
+
+def test_curves_draw_values_and_their_means():
+  figure = plots.curves(by_name(SFT)["loss"])
+  drawn = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines]
+  raw, means, evaluation = drawn
+  values = 1 / np.arange(1, 81)
+  np.testing.assert_allclose(raw[:, 1], values)
+  # Windows of five: three values at the ends.
+  assert means[0, 1] == pytest.approx(values[:3].mean())
+  assert means[40, 1] == pytest.approx(values[38:43].mean())
+  assert evaluation.tolist() == [[80, 0.5]]
+
+
+def test_a_heat_map_has_the_share_of_each_cell():
+  figure = plots.heat_map([1, 0, 0, 0, 6, 0, 0, 0, 0, 1], "a title", "A2")
+  texts = [text.get_text() for text in figure.axes[0].texts]
+  assert texts[:5] == ["A1\n12.5%", "X", "A3\n0", "B1\n0", "B2\n75.0%"]
+  assert texts[-1] == "no free cell: 12.5%"
+  alphas = [patch.get_alpha() or 0 for patch in figure.axes[0].patches]
+  assert alphas[4] == pytest.approx(6 * alphas[0])
+  assert alphas[0] > 0 == alphas[1]
+
+
+def test_a_page_gives_figures_their_colours():
+  panel = by_name(GRPO)["play_X_$odd<&"]
+  text = plots.inline_svg(plots.curves(panel))
+  root = ElementTree.fromstring(text)
+  assert root.get("aria-label") == "As X against a $odd<& player"
+  assert root.get("viewBox") and root.get("width") is None
+  assert "var(--ink)" in text and "var(--line-0)" in text
+  assert "var(--line-1)" in text and "#24292f" not in text
+  assert plots.inline_svg(plots.curves(panel)) == text
+
+
+def test_figures_are_files_that_are_the_same_each_time(tmp_path):
+  panel = by_name(SFT)["loss"]
+  for name in ("one", "two"):
+    plots.save({"loss": plots.curves(panel)}, tmp_path / name, dpi=50)
+  for kind in plots.FORMATS:
+    one, two = (tmp_path / n / f"loss.{kind}" for n in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+  with pytest.raises(errors.UserError, match="already exists"):
+    plots.save({}, tmp_path / "one")

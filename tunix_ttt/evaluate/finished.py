@@ -1,0 +1,74 @@
+"""What a finished run has to show: games, figures and a page."""
+
+import dataclasses
+import gc
+import pathlib
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import processes
+from tunix_ttt import runs
+from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import models
+from tunix_ttt.evaluate import openings
+from tunix_ttt.evaluate import page
+from tunix_ttt.evaluate import recorded
+
+
+def play(run: pathlib.Path, config: config_lib.SFTConfig) -> recorded.Summary:
+  """Plays a run's model on every line, greedily, unless that has been done.
+
+  Games, summary and a sample of its openings are in the run's directory then.
+
+  Args:
+    run: the run's directory.
+    config: its settings; the temperature of play is of no account.
+
+  Raises:
+    errors.UserError: if the model cannot play as the config says.
+  """
+  games, summary = run / runs.GAMES, run / runs.GAMES_SUMMARY
+  if not (games.exists() and summary.exists()):
+    greedy = dataclasses.replace(config.play, temperature=0.0)
+    config = dataclasses.replace(config, play=greedy)
+    name = str(run / runs.FINAL_CHECKPOINT)
+    # What trained it may hold a second copy of the model, in a cycle.
+    gc.collect()
+    model = models.load(name, config)
+    played = list(matches.play_all_lines(model, config))
+    first = openings.sample(model, config, config.seed)
+    # One of them alone is left where writing them was interrupted.
+    games.unlink(missing_ok=True)
+    summary.unlink(missing_ok=True)
+    matches.write(games, played, model, name, config, first)
+    print(matches.table(played), flush=True)
+  return recorded.read_summary(summary)
+
+
+def report(
+  run: pathlib.Path, config: config_lib.SFTConfig
+) -> pathlib.Path | None:
+  """Writes a finished run's page and figures, unless they are there.
+
+  Several processes play no games: theirs are for `eval_play.py`.
+
+  Args:
+    run: the run's directory.
+    config: its settings.
+
+  Returns:
+    The page; None where `logging.report` is false, and in all processes but the
+    first.
+  """
+  output = run / runs.PAGE
+  if not (config.logging.report and processes.is_first()):
+    return None
+  if not output.exists():
+    if not processes.several():
+      try:
+        play(run, config)
+      except errors.UserError as error:
+        print(f"note: the report has no games: {error}")
+    plots = None if (run / runs.PLOTS).exists() else run / runs.PLOTS
+    page.write(page.collect(run), output, plots)
+  return output
