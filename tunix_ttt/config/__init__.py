@@ -15,6 +15,7 @@ from tunix_ttt.config.grpo import OutcomeConfig as OutcomeConfig
 from tunix_ttt.config.grpo import RewardsConfig as RewardsConfig
 from tunix_ttt.config.grpo import RolloutConfig as RolloutConfig
 from tunix_ttt.config.loading import differences as differences
+from tunix_ttt.config.loading import flatten as flatten
 from tunix_ttt.config.loading import from_dict as from_dict
 from tunix_ttt.config.loading import load as load
 from tunix_ttt.config.loading import load_any as load_any

@@ -75,18 +75,24 @@ def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
   return pydantic.TypeAdapter(kind).validate_python(values)
 
 
+def flatten(values: Any, key: str = "") -> dict[str, Any]:
+  """Returns plain data by dotted keys.
+
+  Args:
+    values: what `to_dict` returns, or a part of it.
+    key: of the part.
+  """
+  if not isinstance(values, dict):
+    return {key: values}
+  flat = {}
+  for name, value in values.items():
+    flat |= flatten(value, f"{key}.{name}" if key else name)
+  return flat
+
+
 def differences(ours: Any, theirs: Any) -> list[str]:
   """Lists the dotted keys in which two configs of one kind differ."""
-
-  def flatten(values: Any, key: str) -> dict[str, Any]:
-    if not isinstance(values, dict):
-      return {key: values}
-    flat = {}
-    for name, value in values.items():
-      flat |= flatten(value, f"{key}.{name}" if key else name)
-    return flat
-
-  a, b = flatten(to_dict(ours), ""), flatten(to_dict(theirs), "")
+  a, b = flatten(to_dict(ours)), flatten(to_dict(theirs))
   return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
 
 

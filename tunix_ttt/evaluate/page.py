@@ -1,20 +1,16 @@
 """The report of a run as one page: no network, nothing beside it."""
 
-import base64
 from collections.abc import Mapping, Sequence
 import dataclasses
-import hashlib
-import importlib.resources
 import pathlib
 from typing import Any
 
-import jinja2
-import markupsafe
 import yaml
 
 from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.evaluate import exhibits
+from tunix_ttt.evaluate import pages
 from tunix_ttt.evaluate import plots
 from tunix_ttt.evaluate import policy_table
 from tunix_ttt.evaluate import recorded
@@ -24,7 +20,6 @@ from tunix_ttt.evaluate import results
 # Lines that are shown at once, and those behind a button.
 _FEW, _MANY = 12, 120
 _NUM_THOUGHTS = 9
-_ASSETS = importlib.resources.files("tunix_ttt.evaluate") / "assets"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,10 +134,9 @@ def _render(
   games, pairs = material.games, material.pairs
   is_exact = results.is_exact(material.after)
   lost = exhibits.lost_lines(games)
-  return _template("report.html").render(
-    style=_asset("page.css"),
-    script=_asset("board.js"),
-    script_digest=_digest(_asset("board.js")),
+  return pages.render(
+    "report.html",
+    script="board.js",
     title=_title(material),
     manifest=material.manifest,
     config=_config(material.manifest),
@@ -159,8 +153,8 @@ def _render(
     num_lost=len(lost),
     num_games=len(games),
     thoughts=exhibits.thoughts(games, _NUM_THOUGHTS),
-    figures=[_inline(figure) for figure in drawn.values()],
-    openings=[_inline(figure) for figure in maps.values()],
+    figures=[pages.inline(figure) for figure in drawn.values()],
+    openings=[pages.inline(figure) for figure in maps.values()],
     opening=material.after and material.after.openings,
   )
 
@@ -170,10 +164,7 @@ def _results(material: Material, index: int) -> dict[str, results.Side]:
   summary = material.after if index else material.before
   if summary is not None:
     return results.of_summary(summary)
-  rows = [row for row in material.metrics if row["split"] == "eval"]
-  if not rows or (index == 0 and rows[0]["step"] != 0):
-    return {}
-  return results.of_metrics(rows[index])
+  return results.at(material.metrics, index)
 
 
 def _title(material: Material) -> str:
@@ -188,29 +179,3 @@ def _config(manifest: runs.RunManifest | None) -> str | None:
   if manifest is None:
     return None
   return yaml.safe_dump(manifest.config, sort_keys=False)
-
-
-def _inline(figure: plots.Figure) -> markupsafe.Markup:
-  # Matplotlib escapes the texts in it.
-  return markupsafe.Markup(plots.inline_svg(figure))
-
-
-def _asset(name: str) -> markupsafe.Markup:
-  return markupsafe.Markup((_ASSETS / name).read_text(encoding="utf-8"))
-
-
-def _digest(script: str) -> str:
-  """Returns what allows a page this script, and no other."""
-  digest = hashlib.sha256(script.encode()).digest()
-  return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-def _template(name: str) -> jinja2.Template:
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("tunix_ttt.evaluate", "assets"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  return environment.get_template(name)

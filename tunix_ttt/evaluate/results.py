@@ -1,6 +1,6 @@
 """How a model plays, from wherever that was written down."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tunix_ttt.evaluate import play as play_lib
@@ -63,6 +63,19 @@ def _exact(result: play_lib.Exact) -> Side:
     lines=result.lines,
     lines_lost=result.lines_lost,
   )
+
+
+def at(metrics: Sequence[Mapping[str, Any]], index: int) -> dict[str, Side]:
+  """Returns the results of one of a run's evaluations.
+
+  Args:
+    metrics: the rows of its `metrics.jsonl`.
+    index: which of them: 0 for that before the first step, -1 for the last.
+  """
+  rows = [row for row in metrics if row["split"] == "eval"]
+  if not rows or (index == 0 and rows[0]["step"] != 0):
+    return {}
+  return of_metrics(rows[index])
 
 
 def of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:

@@ -1,0 +1,131 @@
+"""Runs side by side."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests import conftest
+from tests import players
+from tests import test_page
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import runs
+from tunix_ttt.evaluate import comparison
+
+SCRIPT = conftest.ROOT / "training" / "compare.py"
+
+
+def make_run(path: pathlib.Path, config, losses, **final) -> pathlib.Path:
+  """Writes what is compared of a run."""
+  recipe = "grpo" if isinstance(config, config_lib.GRPOConfig) else "sft"
+  path.mkdir(parents=True)
+  runs.RunManifest(
+    run_id=path.name,
+    created_at=runs.now(),
+    recipe=recipe,
+    status="finished",
+    seed=config.seed,
+    config=config_lib.to_dict(config),
+    dataset=None,
+    dataset_key="games",
+    model=runs.ModelRecord(
+      name="m",
+      revision="r",
+      tokenizer="t",
+      parameters=2,
+      trainable_parameters=1,
+    ),
+    versions={},
+    platform="p",
+    devices=["cpu"],
+    mesh={"fsdp": 1},
+    git_sha=None,
+    git_dirty=None,
+    artifacts_path="a",
+    final_metrics=final,
+  ).write(path)
+  rows = [
+    {"step": n + 1, "split": "train", "loss": loss, "seconds": 2.0 * n}
+    for n, loss in enumerate(losses)
+  ]
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  (path / runs.METRICS).write_text(text)
+  return path
+
+
+@pytest.fixture
+def pair(tmp_path) -> list[pathlib.Path]:
+  training = config_lib.TrainingConfig(learning_rate=0.5)
+  one = make_run(
+    tmp_path / "one",
+    config_lib.SFTConfig(),
+    [3.0, 2.0, 1.0],
+    **{"eval/loss": 0.125},
+  )
+  two = make_run(
+    tmp_path / "<two>",
+    config_lib.GRPOConfig(seed=7, training=training),
+    [0.5, 0.25],
+  )
+  players.write(players.matches(players.PERFECT), two / runs.GAMES)
+  return [one, two]
+
+
+def test_settings_that_differ_are_those_of_both(pair):
+  found = comparison.differences(comparison.read(pair))
+  assert found.pop("recipe") == ['"sft"', '"grpo"']
+  assert found.pop("seed") == ["0", "7"]
+  assert found.pop("training.learning_rate")[1] == "0.5"
+  # What the recipes' defaults are, and nothing that one of them has alone.
+  assert not any(key.startswith(("grpo.", "rewards.")) for key in found)
+  same = comparison.read([pair[0], make_run(pair[0].parent / "3", config_lib.SFTConfig(), [1.0])])  # fmt: skip
+  assert comparison.differences(same) == {}
+
+
+def test_outcomes_are_those_that_were_written(pair):
+  rows = comparison.outcomes(comparison.read(pair))
+  assert rows["lines lost as X"] == rows["lines lost as O"] == ["-", "0"]
+  against = "as O against optimal, %"
+  assert rows[against] == ["-", "0.00 / 100.00 / 0.00 / 0.00"]
+  assert rows["eval/loss"] == ["0.1250", "-"]
+  assert rows["steps"] == ["3", "2"]
+  assert rows["seconds of training"] == ["4", "2"]
+
+
+def test_curves_have_a_line_for_each_run(pair):
+  (panel,) = comparison.curves(comparison.read(pair))
+  assert (panel.name, panel.title) == ("loss_training", "Loss")
+  assert [*panel.lines] == ["one", "<two>"]
+  np.testing.assert_array_equal(panel.lines["<two>"][1], [0.5, 0.25])
+
+
+def test_the_script_prints_and_writes(run, pair, tmp_path):
+  output, plots = tmp_path / "c.html", tmp_path / "plots"
+  code, out, err = run(SCRIPT, *pair, "--output", output, "--plots", plots)
+  assert code == 0, err
+  assert "lines lost as X" in out and "training.learning_rate" in out
+  text = output.read_text()
+  test_page.elements(text)
+  assert "&lt;two&gt;" in text and "<two>" not in text
+  assert (plots / "loss_training.svg").exists()
+  conftest.refused(run(SCRIPT, *pair, "--output", output), "already exists")
+
+
+def test_wrong_input(run, pair, tmp_path):
+  conftest.refused(run(SCRIPT, pair[0], tmp_path), "no such run manifest")
+  conftest.refused(run(SCRIPT, pair[0], pair[0]), "given twice")
+  conftest.refused(run(SCRIPT, *pair, "--output", tmp_path / "x.md"), ".html")
+  (pair[0] / runs.METRICS).write_text('{"step": 1}\n{}\n')
+  conftest.refused(run(SCRIPT, *pair), "metrics.jsonl:1", "a step and a split")
+  code, _, err = run(SCRIPT, pair[1])
+  assert code == 2 and "two runs or more" in err
+
+
+def test_runs_of_one_name_are_told_apart(pair, tmp_path):
+  other = make_run(tmp_path / "b" / "one", config_lib.SFTConfig(), [1.0])
+  with pytest.raises(errors.UserError, match="given twice"):
+    comparison.read([other, other])
+  names = [run.name for run in comparison.read([pair[0], other])]
+  assert len(set(names)) == 2

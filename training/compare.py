@@ -1,0 +1,65 @@
+"""Compares runs: the settings that differ, how they end, and their curves."""
+
+import argparse
+import pathlib
+
+from tunix_ttt import cli
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt.evaluate import comparison
+
+
+def _parse() -> argparse.Namespace:
+  parser = cli.parser(
+    __doc__ or "",
+    "python training/compare.py RUN_A RUN_B --output comparison.html",
+  )
+  parser.add_argument(
+    "runs",
+    type=pathlib.Path,
+    nargs="+",
+    metavar="RUN",
+    help="run directories, two or more",
+  )
+  parser.add_argument(
+    "--output", type=pathlib.Path, help="page to write, with curves"
+  )
+  parser.add_argument(
+    "--plots",
+    type=pathlib.Path,
+    help="directory to make, for the curves as SVG and PNG",
+  )
+  flags = parser.parse_args()
+  if len(flags.runs) < 2:
+    parser.error("give two runs or more to compare")
+  if flags.plots is not None and flags.output is None:
+    parser.error("--plots goes with --output")
+  return flags
+
+
+def main() -> None:
+  """Parses the flags, compares, prints and writes."""
+  flags = _parse()
+  for path in (flags.output, flags.plots):
+    if path is not None:
+      files.check_absent(path)
+  if flags.output is not None and flags.output.suffix != ".html":
+    raise errors.UserError(
+      f"--output {flags.output}: a page is written; give a name in .html"
+    )
+  found = comparison.read(flags.runs)
+  names = [run.name for run in found]
+  print(comparison.table(comparison.outcomes(found), names))
+  print("rates are win / draw / loss / no move\n")
+  changed = comparison.differences(found)
+  if changed:
+    print(comparison.table(changed, names))
+  else:
+    print("no setting differs")
+  if flags.output is not None:
+    comparison.write(found, flags.output, flags.plots)
+    print(f"page: {flags.output}")
+
+
+if __name__ == "__main__":
+  cli.run(main)
