@@ -1,5 +1,6 @@
 """Test set-up: two virtual CPU devices and compiled programs that are kept."""
 
+from collections.abc import Callable
 import os
 import pathlib
 import runpy
@@ -98,16 +99,35 @@ def start(
   )
 
 
-def kill_at(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
-  """Kills a run, outright, as soon as it has recorded a step."""
+def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
+  """Returns when a condition holds, or the process has ended."""
   deadline = time.monotonic() + 300
   while time.monotonic() < deadline and process.poll() is None:
-    if (run / runs.METRICS).exists():
-      recorded = (run / runs.METRICS).read_text()
-      if f'"step": {step}, "split": "train"' in recorded:
-        break
+    if condition():
+      break
     time.sleep(0.002)
-  process.send_signal(signal.SIGKILL)
+
+
+def signal_at(
+  process: subprocess.Popen,
+  run: pathlib.Path,
+  step: int,
+  number: int,
+) -> None:
+  """Sends a signal to a run as soon as it has recorded a step."""
+
+  def is_recorded() -> bool:
+    path = run / runs.METRICS
+    recorded = path.read_text() if path.exists() else ""
+    return f'"step": {step}, "split": "train"' in recorded
+
+  wait_for(process, is_recorded)
+  process.send_signal(number)
+
+
+def kill_at(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
+  """Kills a run, outright, as soon as it has recorded a step."""
+  signal_at(process, run, step, signal.SIGKILL)
   process.communicate()
   assert process.returncode == -signal.SIGKILL
 

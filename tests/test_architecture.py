@@ -22,7 +22,16 @@ LAYERS = [
   "evaluate",
 ]
 # Beside the layers: anyone may import these, and they import only each other.
-SHARED = {"errors", "files", "yaml_source", "config", "runs", "processes"}
+SHARED = {
+  "errors",
+  "files",
+  "yaml_source",
+  "config",
+  "runs",
+  "processes",
+  "interrupts",
+  "progress",
+}
 TUNIX = {"tunix", "qwix", "orbax"}
 
 

@@ -292,12 +292,6 @@ def test_evalset_commands(run):
   )
 
 
-def test_help_of_every_script_has_an_example(run):
-  for script in (conftest.ROOT / "training").glob("*.py"):
-    code, out, _ = run(script, "--help")
-    assert code == 0 and "example: python training/" in out.replace("\n", " ")
-
-
 PLAY_BASE = (PLAY, "--model", "base", "--config", "config.yaml", "--output")
 
 

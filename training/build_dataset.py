@@ -15,8 +15,10 @@ def _parse() -> argparse.Namespace:
     "python training/build_dataset.py --name games --version v1 --from"
     " games.jsonl --filter outcome=win --limit 5000",
   )
-  parser.add_argument("--name", required=True)
-  parser.add_argument("--version", required=True)
+  parser.add_argument("--name", required=True, help="of the dataset")
+  parser.add_argument(
+    "--version", required=True, help="of the dataset, which never changes"
+  )
   parser.add_argument(
     "--from",
     dest="sources",

@@ -25,7 +25,10 @@ def _parse() -> argparse.Namespace:
   parser.add_argument("file", help="file, built dataset or hub id")
   parser.add_argument("--split", default="train", help="of a hub id")
   parser.add_argument(
-    "--format", choices=["auto", *formats.FORMATS], default="auto"
+    "--format",
+    choices=["auto", *formats.FORMATS],
+    default="auto",
+    help="of the rows; auto tells them apart row by row",
   )
   cli.add_skip_bad_rows(parser)
   cli.add_config(parser, required=False)

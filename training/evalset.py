@@ -16,11 +16,15 @@ def _parse() -> argparse.Namespace:
   )
   commands = parser.add_subparsers(dest="command", required=True)
   validate = commands.add_parser("validate", help="check evalsets")
-  validate.add_argument("files", type=pathlib.Path, nargs="+")
+  validate.add_argument(
+    "files", type=pathlib.Path, nargs="+", help="JSONL of questions"
+  )
   make = commands.add_parser(
     "make-tictactoe", help="write every position, one of each symmetric form"
   )
-  make.add_argument("--output", type=pathlib.Path, required=True)
+  make.add_argument(
+    "--output", type=pathlib.Path, required=True, help="JSONL to write"
+  )
   make.add_argument(
     "--seed", type=cli.count, default=0, help="which of the symmetric forms"
   )

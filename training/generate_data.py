@@ -29,21 +29,67 @@ def _parse() -> argparse.Namespace:
   # Of a kind's own flags, those that are not given are not there.
   own: Any = {"default": argparse.SUPPRESS}
   add = parser.add_argument
-  add("--kind", choices=[*generate.KINDS, "rejection"], required=True)
-  add("--count", type=cli.positive, required=True, help="games, positions, …")
+  add(
+    "--kind",
+    choices=[*generate.KINDS, "rejection"],
+    required=True,
+    help="of rows: games of the solver, positions labelled by it, pairs (dpo) of"
+    " it or of a model's mistakes, prompts, or a model's own games (rejection)",
+  )
+  add(
+    "--count",
+    type=cli.positive,
+    required=True,
+    help="of games, positions, pairs or prompts",
+  )
   add("--seed", type=cli.count, default=0, help="of all randomness")
   add("--output", type=pathlib.Path, required=True, help="JSONL to write")
-  add("--format", choices=["grid", "token_board"], **own)
-  add("--thoughts", choices=[*thoughts.STYLES], **own)
-  add("--context", choices=["board", "full", "truncated"], **own)
-  add("--keep", choices=[*generate.KEPT], help="games by their end", **own)
-  add("--mistakes", type=cli.fraction, help="share of random moves", **own)
-  add("--random-starts", type=cli.fraction, help="share of games", **own)
-  add("--labels", choices=["all", "one"], help="optimal moves", **own)
+  add(
+    "--format",
+    choices=["grid", "token_board"],
+    help="of boards and answers, grid if not given",
+    **own,
+  )
+  add(
+    "--thoughts",
+    choices=[*thoughts.STYLES],
+    help="how moves are explained; template if not given, of positions tactics",
+    **own,
+  )
+  add(
+    "--context",
+    choices=["board", "full", "truncated"],
+    help="a row of each turn (board, truncated) or conversations (full)",
+    **own,
+  )
+  add(
+    "--keep",
+    choices=[*generate.KEPT],
+    help="which games, by their end; all if not given, of a model won",
+    **own,
+  )
+  add(
+    "--mistakes",
+    type=cli.fraction,
+    help="share of the agent's moves that are random, 0 if not given",
+    **own,
+  )
+  add(
+    "--random-starts",
+    type=cli.fraction,
+    help="share of games that begin on a random position, 0 if not given",
+    **own,
+  )
+  add(
+    "--labels",
+    choices=["all", "one"],
+    help="rows of a position: of all optimal moves, or one if not given",
+    **own,
+  )
   add(
     "--rejected",
     type=_weights,
-    help="such as worse=2,illegal=1,format=1",
+    help="kinds of rejected answers, such as worse=2,illegal=1,format=1",
     **own,
   )
   cli.add_config(parser, required=False)

@@ -2,29 +2,40 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+import functools
 import importlib.metadata
 import json
 import pathlib
 import platform
+import shlex
 import sys
 from typing import Any, NoReturn
 
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import interrupts
 from tunix_ttt import processes
+from tunix_ttt import progress
 
 _TUNIX = "google-tunix"
 _TUNIX_VERSION = "0.1.7"
+_EXAMPLE = "example:\n  "
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs a script: a mistake in the input is a message and exit code 2."""
+  """Runs a script: how it ends is a message and an exit code.
+
+  A mistake in the input is 2, Ctrl-C 130 and SIGTERM 143.
+  """
   try:
-    main()
+    with interrupts.in_script():
+      main()
   except errors.UserError as error:
     _exit(2, f"error: {error}")
-  except KeyboardInterrupt:
-    _exit(130, "interrupted")
+  except interrupts.Interrupted as interrupted:
+    interrupts.say(str(interrupted))
+    # An ordinary exit would wait for what JAX compiles in other threads.
+    processes.leave(interrupted.exit_code)
   except Exception as error:
     if not processes.joined():
       raise
@@ -38,13 +49,56 @@ def _exit(code: int, message: str) -> NoReturn:
   sys.exit(code)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+  """Shows defaults that say something, and an example as it can be copied."""
+
+  def _get_help_string(self, action: argparse.Action) -> str | None:
+    if action.default is None or isinstance(action.default, (bool, list)):
+      return action.help
+    return super()._get_help_string(action)
+
+  def _fill_text(self, text: str, width: int, indent: str) -> str:
+    if text.startswith(_EXAMPLE):
+      return text
+    return super()._fill_text(text, width, indent)
+
+
+class _Parser(argparse.ArgumentParser):
+  """A parser of what every script has besides its own: what it tells.
+
+  Commands of a script have parsers of this kind, and so the same flags.
+  """
+
+  def __init__(self, **settings: Any):
+    super().__init__(**settings, formatter_class=_Help)
+    # Without defaults, or those of a command's parser would win.
+    told = self.add_argument_group("what is told")
+    told.add_argument(
+      "--quiet",
+      action="store_true",
+      default=argparse.SUPPRESS,
+      help="print results and errors only; what is written is the same",
+    )
+    told.add_argument(
+      "--log-level",
+      choices=progress.LEVELS,
+      default=argparse.SUPPRESS,
+      help="log messages to show of this library, JAX, Orbax and Tunix; without,"
+      " errors alone are shown of the others",
+    )
+
+  def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+    self, args: Any = None, namespace: Any = None
+  ) -> argparse.Namespace:
+    """Parses, and sets up what is told."""
+    flags = vars(super().parse_args(args, namespace))
+    progress.set_up(flags.pop("quiet", False), flags.pop("log_level", None))
+    return argparse.Namespace(**flags)
+
+
 def parser(description: str, example: str) -> argparse.ArgumentParser:
   """Returns a parser whose help ends with an example."""
-  return argparse.ArgumentParser(
-    description=description,
-    epilog=f"example: {example}",
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
+  return _Parser(description=description, epilog=f"{_EXAMPLE}{example}")
 
 
 def add_config(
@@ -158,7 +212,25 @@ def parse_run(arguments: argparse.ArgumentParser) -> argparse.Namespace:
   flags = arguments.parse_args()
   if flags.resume is not None and flags.output is None:
     arguments.error("--resume needs --output, the run directory to go on with")
+  interrupts.how_to_go_on = functools.partial(_resumed, flags)
   return flags
+
+
+def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
+  """Returns the command that goes on with an interrupted run."""
+  more = []
+  if run is not None:
+    # What is given twice counts as it is given last.
+    if flags.output is None:
+      more += ["--output", str(run)]
+    if flags.resume != "latest":
+      more += ["--resume", "latest"]
+  return same_command(*more)
+
+
+def same_command(*more: str) -> str:
+  """Returns the command that started this script, with more flags."""
+  return shlex.join(["python", *sys.argv, *more])
 
 
 def described(flags: argparse.Namespace, config: Any) -> bool:

@@ -60,7 +60,7 @@ def start(config: config_lib.DistributedConfig | None) -> None:
       heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
     )
   except (RuntimeError, ValueError, TypeError) as error:
-    _let_go()
+    let_go()
     raise errors.UserError(f"distributed: {_first_line(error)}") from None
   if not is_first():
     # All would say the same.
@@ -93,6 +93,16 @@ def wait(place: str) -> None:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(place)
+
+
+def largest(value: int) -> int:
+  """Returns the largest of the processes' values; all must come here."""
+  if not several():
+    return value
+  from jax.experimental import multihost_utils
+  import numpy as np
+
+  return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
 def remove(path: pathlib.Path) -> None:
@@ -132,14 +142,14 @@ def explain(error: BaseException) -> str:
 
 
 def leave(code: int) -> NoReturn:
-  """Ends this process of several, and so all of them.
+  """Ends this process, and if it is one of several, so all of them.
 
   An ordinary exit would wait for the others, which wait for this one.
   """
-  if is_first():
+  if joined() and is_first():
     # The others end with the first one, and may have as much to tell.
     time.sleep(_GRACE)
-  _let_go()
+  let_go()
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
@@ -156,11 +166,13 @@ def _watch() -> None:
     stdin=subprocess.PIPE,
     stdout=subprocess.DEVNULL,
     text=True,
+    # Ctrl-C is for this process, which explains its end itself.
+    start_new_session=True,
   )
-  atexit.register(_let_go)
+  atexit.register(let_go)
 
 
-def _let_go() -> None:
+def let_go() -> None:
   """Tells the watcher that the end of this process has been explained."""
   global _watcher
   if _watcher is not None:

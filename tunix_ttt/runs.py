@@ -299,6 +299,12 @@ def hold(run: pathlib.Path) -> Iterator[None]:
     yield
 
 
+def checkpoint_steps(run: pathlib.Path) -> list[int]:
+  """Returns the steps of which there is a checkpoint, in order."""
+  found = (run / CHECKPOINTS).glob("*")
+  return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
 class MetricsFile:
   """Appends rows to a run's `metrics.jsonl`."""
 

@@ -13,10 +13,10 @@ import pathlib
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import tqdm
 
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import progress
 from tunix_ttt import runs
 from tunix_ttt.data import manifests
 from tunix_ttt.data import positions
@@ -108,7 +108,7 @@ class Games(_InText):
 
     text_format = self.text_format
     announce(counts, KEPT["all"], self.keep)
-    with tqdm.tqdm(total=count, unit="game", disable=None) as bar:
+    with progress.bar(total=count, unit="game") as bar:
       for first in range(0, count, _BATCH):
         draw = np.random.SeedSequence([seed, first // _BATCH])
         games = games_lib.expert_games(
@@ -150,7 +150,7 @@ class Positions(_InText):
     text_format = self.text_format
     rng = np.random.default_rng(seed)
     shown = positions.endless(rng, every)
-    for _ in progress(range(count), count, "position"):
+    for _ in progress.bar(range(count), total=count, unit="position"):
       board, last_move = next(shown)
       counts["positions"] += 1
       for cell in positions.labels(board, every=self.labels == "all"):
@@ -229,16 +229,13 @@ def different(
     counts: where they are counted.
   """
   missing = count
-  for row in progress(positions.different(rows, count), count, unit):
+  for row in progress.bar(
+    positions.different(rows, count), total=count, unit=unit
+  ):
     missing -= 1
     yield row
   if missing:
     counts["not found, as there are no more different ones"] = missing
-
-
-def progress(items: Any, total: int, unit: str) -> Any:
-  """Returns the items, showing how many have been taken, on a terminal alone."""
-  return tqdm.tqdm(items, total=total, unit=unit, disable=None)
 
 
 def parse_weights(text: str) -> dict[str, float]:

@@ -5,11 +5,11 @@ import pathlib
 from typing import Literal
 
 import pydantic
-import tqdm
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import progress
 from tunix_ttt.evaluate import evalsets
 from tunix_ttt.language import chat
 
@@ -84,10 +84,8 @@ def generate(
     top_p=config.eval.top_p,
     seed=seed,
   )
-  progress = tqdm.tqdm(
-    responses, total=len(items), desc="answers", unit="item", disable=None
-  )
-  for item, response in zip(items, progress, strict=True):
+  bar = progress.bar(responses, total=len(items), desc="answers", unit="item")
+  for item, response in zip(items, bar, strict=True):
     verdict = evalsets.verdict(item, response)
     yield Answer(
       id=item.id,

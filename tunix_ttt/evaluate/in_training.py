@@ -36,10 +36,10 @@ class Evaluator:
     self._player.params = params
     play, config = self._config.play, self._config
     if config.exhaustive_eval:
-      found = matches.exact_matches(self._player, play.batch_size, quiet=True)
+      found = matches.exact_matches(self._player, play.batch_size, leave=False)
     else:
       found = matches.sampled_matches(
-        self._player, self._env, play, config.seed, quiet=True
+        self._player, self._env, play, config.seed, leave=False
       )
     metrics, scores = {}, []
     for match in found:

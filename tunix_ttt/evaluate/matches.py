@@ -13,6 +13,7 @@ import tqdm
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import progress
 from tunix_ttt.evaluate import play as play_lib
 from tunix_ttt.evaluate import recorded
 from tunix_ttt.game import env as env_lib
@@ -100,18 +101,18 @@ def play_all_lines(
 
 
 def exact_matches(
-  play: play_lib.Play, batch_size: int, *, quiet: bool = False
+  play: play_lib.Play, batch_size: int, *, leave: bool = True
 ) -> Iterator[Match]:
   """Yields a greedy player's games on every line, as X and as O.
 
   Args:
     play: who plays, against a random opponent.
     batch_size: games at a time.
-    quiet: show no progress.
+    leave: whether the progress bars stay when they are full.
   """
   for agent in (rules.X, rules.O):
     total = len(opponents.every_luck(agent))
-    with _progress(agent, total, quiet) as bar:
+    with _bar(agent, total, leave) as bar:
       games = play_lib.play_every_line(_watched(play, bar), agent, batch_size)
     yield Match(agent, games, play_lib.exact(games))
 
@@ -152,7 +153,7 @@ def sampled_matches(
   config: config_lib.PlayConfig,
   seed: int,
   *,
-  quiet: bool = False,
+  leave: bool = True,
 ) -> Iterator[Match]:
   """Yields sampled games, as X and as O.
 
@@ -161,7 +162,7 @@ def sampled_matches(
     env: against whom, the player's own.
     config: how many games, and how many of them at a time.
     seed: see `play_games`.
-    quiet: show no progress.
+    leave: whether the progress bars stay when they are full.
   """
   init = jax.jit(jax.vmap(env.init))
   fold = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
@@ -170,7 +171,7 @@ def sampled_matches(
     agent_key = jax.random.fold_in(jax.random.key(seed), agent)
     game_key, token_key = jax.random.split(agent_key)
     batches, size = [], config.batch_size
-    with _progress(agent, config.num_games, quiet) as bar:
+    with _bar(agent, config.num_games, leave) as bar:
       for first in range(0, config.num_games, size):
         numbers = jnp.arange(first, first + size)
         marks = jnp.full(size, agent, jnp.int8)
@@ -262,11 +263,9 @@ def _percent(rates: dict[str, float]) -> str:
   )
 
 
-def _progress(agent: int, total: int, quiet: bool) -> tqdm.tqdm:
+def _bar(agent: int, total: int, leave: bool) -> tqdm.tqdm:
   name = prompts.MARK_NAMES[agent]
-  # None: shown on a terminal alone.
-  disable = True if quiet else None
-  return tqdm.tqdm(total=total, desc=f"as {name}", unit="game", disable=disable)
+  return progress.bar(total=total, desc=f"as {name}", unit="game", leave=leave)
 
 
 def _watched(play: play_lib.Play, bar: tqdm.tqdm) -> play_lib.Play:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import progress
 from tunix_ttt.data import generate
 from tunix_ttt.data import positions
 from tunix_ttt.data import rows as rows_lib
@@ -120,7 +121,7 @@ class Rejection(_OwnGames):
       context = "truncated" if self.transform else "full"
     generate.announce(counts, _ENDINGS.values(), self.keep)
     played = itertools.islice(self.play(seed), count)
-    for games, number in generate.progress(played, count, "game"):
+    for games, number in progress.bar(played, total=count, unit="game"):
       ending = _ENDINGS[trajectory_lib.Ending(int(games.ending[number]))]
       if not generate.tally(counts, ending, self.keep):
         continue

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, Generic, TypeVar
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import interrupts
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.models import checkpoints
@@ -80,8 +81,11 @@ def fit(
     names=trainer.names,
   )
   try:
-    with meshes.use(meshes.make(config.mesh)):
-      trainer.fit(train_batches, eval_batches, recorder)
+    with (
+      meshes.use(meshes.make(config.mesh)),
+      interrupts.between_steps() as stop,
+    ):
+      trainer.fit(train_batches, eval_batches, recorder, stop)
   finally:
     recorder.close()
   trained = dataclasses.replace(prepared.model, module=trainer.model)

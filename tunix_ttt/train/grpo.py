@@ -12,6 +12,7 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import interrupts
 from tunix_ttt import processes
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
@@ -170,17 +171,26 @@ class _Run:
   def fit(self) -> None:
     """Trains from the latest checkpoint to the end."""
     try:
-      self._restore_pool()
-      # Its row was dropped, since a run may be killed before it is written.
-      if self._is_evaluated(self.first_step):
-        self._evaluate(self.first_step)
-      learner = learner_lib.GameLearner(
-        self.cluster, self.prepared.config, self._reference
-      )
-      learner.fit(self._after)
+      with interrupts.between_steps() as self._stop:
+        self._fit()
+    except BaseException:
+      # Its end is else that of Tunix's cluster.
+      if (logger := self.cluster.actor_trainer.metrics_logger) is not None:
+        logger.close()
+      raise
     finally:
       self.recorder.close()
       self.manager.close()
+
+  def _fit(self) -> None:
+    self._restore_pool()
+    # Its row was dropped, since a run may be killed before it is written.
+    if self._is_evaluated(self.first_step):
+      self._evaluate(self.first_step)
+    learner = learner_lib.GameLearner(
+      self.cluster, self.prepared.config, self._reference
+    )
+    learner.fit(self._after)
 
   @property
   def module(self) -> nnx.Module:
@@ -200,8 +210,21 @@ class _Run:
     # on resuming, and the evaluation of its step is made again.
     if is_last or number % config.checkpoint.save_interval_steps == 0:
       cluster_lib.save(self.cluster, self.manager, number)
+    self._end_if_asked(number)
     if self._is_evaluated(number):
       self._evaluate(number)
+      # An evaluation may take longer than many steps.
+      self._end_if_asked(number)
+
+  def _end_if_asked(self, step: int) -> None:
+    if not self._stop.is_asked():
+      return
+    # With games that were begun on older weights a run goes on as it would have
+    # from its own checkpoints alone; see `GameLearner._weights_of`.
+    is_exact = not self.prepared.config.rollout.max_staleness
+    if is_exact and step not in runs.checkpoint_steps(self.path):
+      cluster_lib.save(self.cluster, self.manager, step)
+    raise self._stop.interrupted(step)
 
   def _is_evaluated(self, step: int) -> bool:
     training = self.prepared.config.training

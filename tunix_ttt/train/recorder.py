@@ -12,7 +12,7 @@ from typing import Any
 import tqdm
 
 from tunix_ttt import errors
-from tunix_ttt import processes
+from tunix_ttt import progress
 from tunix_ttt import runs
 
 # Fields of a metrics row that depend on the machine's speed.
@@ -70,15 +70,8 @@ class Recorder:
     self._started = time.perf_counter()
     # (time, tokens so far) of the last steps; none from before compilation.
     self._window = collections.deque(maxlen=_WINDOW)
-    self._bar = tqdm.tqdm(
-      total=max_steps,
-      initial=len(trained),
-      desc=recipe,
-      unit="step",
-      # None for wherever there is no terminal.
-      disable=None if processes.is_first() else True,
-      dynamic_ncols=True,
-      file=sys.stderr,
+    self._bar = progress.bar(
+      total=max_steps, initial=len(trained), desc=recipe, unit="step"
     )
 
   def train(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
@@ -154,7 +147,8 @@ class Recorder:
 
   def _warn(self, text: str) -> None:
     self._log.write(text)
-    self._bar.write(text, file=sys.stderr)
+    if not progress.is_hidden():
+      self._bar.write(text, file=sys.stderr)
 
   def _speed(self, elapsed: float) -> float:
     """Returns tokens per second over the last steps, 0 while unknown."""
@@ -192,6 +186,6 @@ class Recorder:
     self._log.write(f"Step {row['step']}: {json.dumps(row, indent=2)}")
     self._log.write("-" * 30)
     if self._bar.disable:
-      print(f"step {row['step']}/{self._max_steps}  {text}", flush=True)
+      progress.say(f"step {row['step']}/{self._max_steps}  {text}")
     elif row["split"] == "eval":
       self._bar.write(f"step {row['step']}  {text}")

@@ -11,7 +11,9 @@ import jax
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import interrupts
 from tunix_ttt import processes
+from tunix_ttt import progress
 from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import families
@@ -74,6 +76,8 @@ def start(
 
   Raises:
     errors.UserError: if the input is wrong, before anything is written.
+    interrupts.Interrupted: at Ctrl-C or SIGTERM, with a checkpoint of the step
+      that was in progress.
   """
   name = runs.new_run_id(f"{recipe}-{config.seed}")
   output = output or runs.RUNS_ROOT / name
@@ -83,7 +87,7 @@ def start(
   made = manifest(recipe, config, prepared.record, output, dataset)
   _announce(prepared, config)
   _create(made, prepared.model, output)
-  with runs.hold(output):
+  with runs.hold(output), interrupts.working_on(output):
     return train(prepared, made, output)
 
 
@@ -111,9 +115,10 @@ def resume(
   Raises:
     errors.UserError: if there is no such run or checkpoint, or the config, the
       data, the base or the code's results are not the run's.
+    interrupts.Interrupted: see `start`.
   """
   found = runs.RunManifest.read(run)
-  with runs.hold(run):
+  with runs.hold(run), interrupts.working_on(run):
     check_same_config(config, found, run)
     if found.status == "finished" and step is None:
       return run
@@ -186,24 +191,24 @@ def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
   """Says what is trained, and what a user may not expect of it."""
   record = prepared.record
   share = record.trainable_parameters / record.parameters
-  print(
+  progress.say(
     f"model {record.name}: {record.parameters:,} parameters,"
     f" {record.trainable_parameters:,} trained ({share:.2%})"
   )
   if note := getattr(prepared.model.tokenizer, "note", ""):
-    print(f"note: {note}")
+    progress.say(f"note: {note}")
   used, advice = meshes.count(config.mesh), "mesh.fsdp=auto takes all"
   if config.mesh.layout == "split":
     if not isinstance(config, config_lib.GRPOConfig):
       used = math.prod(meshes.sizes(config.mesh).values())
       advice = "the layout split is for GRPO"
     elif not config.rollout.max_staleness:
-      print(
+      progress.say(
         "note: sampler and trainer wait for each other;"
         " rollout.max_staleness=1 has them work at the same time"
       )
   if used < jax.device_count():
-    print(
+    progress.say(
       f"note: {used} of {jax.device_count()} devices {'is' if used == 1 else 'are'}"
       f" used; {advice}"
     )
@@ -309,7 +314,7 @@ def set_aside_after(run: pathlib.Path, step: int | None) -> None:
   if step is None:
     return
   root = run / runs.CHECKPOINTS
-  steps = sorted(int(p.name) for p in root.glob("*") if p.name.isdecimal())
+  steps = runs.checkpoint_steps(run)
   if step not in steps:
     raise errors.UserError(
       f"{root}: there is no checkpoint of step {step}; there are"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 import pathlib
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from flax import nnx
 import numpy as np
@@ -13,6 +13,7 @@ from tunix.sft import peft_trainer
 from tunix.sft.dpo import dpo_trainer
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import interrupts
 from tunix_ttt import runs
 from tunix_ttt.models import meshes
 from tunix_ttt.train import losses
@@ -50,6 +51,7 @@ class RecordedTrainer(steps.LeanSteps):
     self._evaluated: set[int] = set()
     self._eval_batches: list[Any] = []
     self._recorder: recorder_lib.Recorder | None = None
+    self._stop = interrupts.Stop()
     self._batch_tokens = 0
 
   def fit(
@@ -57,6 +59,7 @@ class RecordedTrainer(steps.LeanSteps):
     train_batches: Iterable[Any],
     eval_batches: list[Any],
     recorder: recorder_lib.Recorder,
+    stop: interrupts.Stop,
   ) -> None:
     """Trains to the end of `train_batches`, from where the checkpoint was.
 
@@ -65,8 +68,13 @@ class RecordedTrainer(steps.LeanSteps):
         restored steps are skipped.
       eval_batches: the held-out rows; may be empty.
       recorder: takes the metrics.
+      stop: says whether to end before.
+
+    Raises:
+      interrupts.Interrupted: when `stop` has said so, and a checkpoint of the
+        last step is saved.
     """
-    self._recorder = recorder
+    self._recorder, self._stop = recorder, stop
     self._eval_batches = eval_batches
     try:
       self.train(train_batches, eval_batches, skip_jit=True)
@@ -103,10 +111,20 @@ class RecordedTrainer(steps.LeanSteps):
 
   def _write_train_metrics(self) -> None:
     super()._write_train_metrics()
-    step = self._train_steps
-    if step % self._save_interval == 0 or self._is_eval_step(step):
+    step, is_asked = self._train_steps, self._stop.is_asked()
+    if is_asked or self._is_written_at(step):
       # The second call writes what the first one held back.
       super()._write_train_metrics()
+    if is_asked:
+      self._end()
+
+  def _is_written_at(self, step: int) -> bool:
+    return step % self._save_interval == 0 or self._is_eval_step(step)
+
+  def _end(self) -> NoReturn:
+    self._save_last_checkpoint()
+    self.checkpoint_manager.close()
+    raise self._stop.interrupted(self._train_steps)
 
   def _log_metrics(
     self,
@@ -129,6 +147,9 @@ class RecordedTrainer(steps.LeanSteps):
     if self._is_eval_step(step) and step not in self._evaluated:
       self._evaluated.add(step)
       super()._run_eval(eval_ds, eval_step_fn)
+      # An evaluation may take longer than many steps.
+      if self._stop.has_begun and self._stop.is_asked():
+        self._end()
 
   def close(self) -> None:
     """Evaluates a last time, saves the last checkpoint and closes."""

@@ -1,0 +1,221 @@
+"""Ctrl-C and SIGTERM: what is being done ends where it can be gone on with.
+
+A run goes through steps within `between_steps`. There the first signal is
+noted, and the run asks for it after each step, saves a checkpoint and raises
+`Interrupted`. Anywhere else a signal raises `Interrupted` where it finds the
+program, and files that were being written are left out, as with any error. In a
+script (`in_script`) a second one ends the process at once.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from tunix_ttt import processes
+from tunix_ttt import runs
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# Seconds in which a signal that comes again is the same: some launchers send it
+# to a process and to the process's group.
+_SAME = 0.2
+
+_DEFERRED = (
+  "ending after this step; once more to end at once, without saving it"
+)
+
+
+def _of_the_library(run: pathlib.Path | None) -> str:
+  return "" if run is None else f"resume(config, {str(run)!r})"
+
+
+# Given the run directory, None where there is none yet, returns how to go on.
+# Scripts put the command here.
+how_to_go_on: Callable[[pathlib.Path | None], str] = _of_the_library
+
+# What signals find: the run, and its loop of steps.
+_run: pathlib.Path | None = None
+_stop: "Stop | None" = None
+
+
+class Interrupted(KeyboardInterrupt):
+  """What is raised for a signal; its text says how to go on.
+
+  Attributes:
+    exit_code: that a script ends with, by convention 128 and the signal.
+    step: the step of the run that was the last, None outside of steps.
+  """
+
+  def __init__(self, number: int = signal.SIGINT, step: int | None = None):
+    """Describes the run as it is now.
+
+    Args:
+      number: of the signal.
+      step: see above.
+    """
+    self.exit_code = 128 + number
+    self.step = step
+    super().__init__(_message(step))
+
+
+class Stop:
+  """Whether a loop of steps has been asked to end.
+
+  Before the first step is done, nothing would be saved: until then a signal
+  raises `Interrupted` at once.
+
+  Attributes:
+    has_begun: whether a step is done.
+    number: of the signal, 0 as long as there was none.
+  """
+
+  has_begun: bool = False
+  number: int = 0
+  _asked_at: float = 0.0
+
+  def is_asked(self) -> bool:
+    """Returns, after a step, whether to end; all processes are told the same."""
+    self.has_begun = True
+    self.number = processes.largest(self.number)
+    return bool(self.number)
+
+  def interrupted(self, step: int) -> Interrupted:
+    """Returns what to raise after a step, when all that can be is saved."""
+    return Interrupted(self.number, step)
+
+  def hear(self, number: int, frame: FrameType | None = None) -> None:
+    """Takes a signal: notes the first, raises at the second."""
+    del frame
+    now = time.monotonic()
+    if self.has_begun and not self.number:
+      self.number, self._asked_at = number, now
+    elif now - self._asked_at > _SAME:
+      raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def between_steps() -> Iterator[Stop]:
+  """Has signals wait for the end of a step; see the module.
+
+  Signals reach the main thread alone; in others this does nothing.
+  """
+  global _stop
+  stop = Stop()
+  with _handled(stop.hear):
+    _stop = stop
+    try:
+      yield stop
+      # It came after the last step, whose checkpoint there is.
+      if stop.number and not processes.several():
+        raise Interrupted(stop.number)
+    finally:
+      _stop = None
+
+
+@contextlib.contextmanager
+def working_on(run: pathlib.Path) -> Iterator[None]:
+  """Names the run that messages are of."""
+  global _run
+  _run = run
+  try:
+    yield
+  except Interrupted:
+    raise
+  except KeyboardInterrupt as error:
+    # Python's own, which says nothing.
+    raise Interrupted from error
+  finally:
+    _run = None
+
+
+@contextlib.contextmanager
+def in_script() -> Iterator[None]:
+  """Raises `Interrupted` for a signal, and at the second ends the process.
+
+  JAX may be busy for minutes in code that Python cannot interrupt: a thread
+  hears of signals besides.
+  """
+  global how_to_go_on
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  thread = threading.Thread(target=_watch, args=(reader,), daemon=True)
+  before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  thread.start()
+  try:
+    with _handled(_raise):
+      yield
+  finally:
+    signal.set_wakeup_fd(before)
+    os.close(writer)
+    how_to_go_on = _of_the_library
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+  del frame
+  raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+  """Installs a handler of signals that are not ignored; puts the old one back."""
+  before = {}
+  if threading.current_thread() is threading.main_thread():
+    for number in SIGNALS:
+      # A job in the background is told to ignore Ctrl-C.
+      if signal.getsignal(number) != signal.SIG_IGN:
+        before[number] = signal.signal(number, handler)
+  try:
+    yield
+  finally:
+    for number, old in before.items():
+      signal.signal(number, signal.SIG_DFL if old is None else old)
+
+
+def _watch(reader: int) -> None:
+  """Reads the numbers of signals as they come, in a thread."""
+  first = 0.0
+  while data := os.read(reader, 1):
+    now = time.monotonic()
+    if data[0] not in SIGNALS:
+      continue
+    if not first:
+      first = now
+      if _stop is not None and _stop.has_begun:
+        say(_DEFERRED)
+    elif now - first > _SAME:
+      say(_message(None))
+      processes.let_go()
+      os._exit(128 + data[0])
+  os.close(reader)
+
+
+def say(text: str) -> None:
+  """Prints a line to stderr, which may be in the midst of a progress bar."""
+  start = "\n" if sys.stderr.isatty() else ""
+  print(f"{start}{text}", file=sys.stderr, flush=True)
+
+
+def _message(step: int | None) -> str:
+  saved = 0 if _run is None else max(runs.checkpoint_steps(_run), default=0)
+  at = "" if step is None else f" at step {step}"
+  if saved:
+    which = "which" if step == saved else f"step {saved}"
+    text = f"interrupted{at}{',' if step == saved else ';'} {which} is saved"
+  elif _stop is not None and _stop.has_begun:
+    text = f"interrupted{at}; no step is saved yet"
+  elif _run is None and how_to_go_on is _of_the_library:
+    return "interrupted"
+  else:
+    text = "interrupted; nothing was trained yet"
+  how = how_to_go_on(_run)
+  return f"{text}. To go on: {how}" if how else text
