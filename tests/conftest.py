@@ -32,6 +32,7 @@ from flax import nnx
 import pytest
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import progress
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
@@ -149,6 +150,8 @@ def refused(result: tuple[int, str, str], *found: str) -> None:
 @pytest.fixture
 def run(monkeypatch, capsys):
   """Runs a script; its exit code, output and errors."""
+  # What is said of what takes long depends on the machine.
+  monkeypatch.setattr(progress, "PATIENCE", 1e6)
 
   def run_script(script, *flags):
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, flags)])

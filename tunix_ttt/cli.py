@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 import functools
+import importlib
 import importlib.metadata
 import json
 import pathlib
@@ -360,6 +361,9 @@ def require_tunix() -> None:
       f"tunix_ttt works with {_TUNIX} {_TUNIX_VERSION}, found {found};"
       f" {install}"
     )
+  # Which takes seconds, and is not thought of as work.
+  with progress.stage("starting JAX and Tunix"):
+    importlib.import_module("tunix_ttt.train.setup")
 
 
 def overrides(assignments: Sequence[str], **values: object) -> list[str]:

@@ -78,17 +78,19 @@ class Stop:
 
   has_begun: bool = False
   number: int = 0
+  _agreed: int = 0
   _asked_at: float = 0.0
 
   def is_asked(self) -> bool:
     """Returns, after a step, whether to end; all processes are told the same."""
     self.has_begun = True
-    self.number = processes.largest(self.number)
-    return bool(self.number)
+    # One that comes meanwhile is told after the next step.
+    self._agreed = processes.largest(self.number)
+    return bool(self._agreed)
 
   def interrupted(self, step: int) -> Interrupted:
     """Returns what to raise after a step, when all that can be is saved."""
-    return Interrupted(self.number, step)
+    return Interrupted(self._agreed, step)
 
   def hear(self, number: int, frame: FrameType | None = None) -> None:
     """Takes a signal: notes the first, raises at the second."""

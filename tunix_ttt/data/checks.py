@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tunix_ttt import progress
 from tunix_ttt.data import formats
 from tunix_ttt.data import reading
 from tunix_ttt.game import rules
@@ -282,6 +283,7 @@ class Duplicates:
     return self._count
 
 
+@progress.stage("checking the rows")
 def check(
   rows: reading.Rows,
   *,

@@ -11,6 +11,7 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import progress
 from tunix_ttt import runs
 from tunix_ttt.data import formats
 from tunix_ttt.data import manifests
@@ -97,6 +98,7 @@ class Prompts(Origin):
   shown: Sequence[positions.Shown]
 
 
+@progress.stage("reading the data")
 def load(config: config_lib.DataConfig, seed: int) -> Source:
   """Reads the rows that `data.path` names, or generates the games.
 
@@ -109,6 +111,7 @@ def load(config: config_lib.DataConfig, seed: int) -> Source:
   return Source(samples=samples, **origin)
 
 
+@progress.stage("reading the data")
 def load_pairs(config: config_lib.DataConfig) -> Pairs:
   """Reads the preference pairs that `data.path` names.
 
@@ -124,6 +127,7 @@ def load_pairs(config: config_lib.DataConfig) -> Pairs:
   return Pairs(samples=samples, **origin)
 
 
+@progress.stage("reading the data")
 def load_prompts(config: config_lib.DataConfig) -> Prompts:
   """Reads the prompts that `data.path` names; see `starts.parse`.
 
@@ -205,6 +209,7 @@ class Dataset(Generic[RowT]):
   length: int
 
 
+@progress.stage("tokenizing the data")
 def tokenize(
   source: Source,
   tokenizer: chat.ChatTokenizer,

@@ -282,6 +282,7 @@ def write(
   with (
     files.new_file(manifests.beside(output)) as beside,
     files.new_file(output) as file,
+    progress.stage("making rows", has_bar=True),
   ):
     for row in kind.rows(count, seed, counts):
       line = files.to_json(row).encode() + b"\n"

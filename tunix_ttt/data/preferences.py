@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import progress
 from tunix_ttt.data import datasets
 from tunix_ttt.language import chat
 
@@ -29,6 +30,7 @@ class Pair(NamedTuple):
 Dataset = datasets.Dataset[Pair]
 
 
+@progress.stage("tokenizing the data")
 def tokenize(
   source: datasets.Pairs,
   tokenizer: chat.ChatTokenizer,

@@ -17,6 +17,7 @@ import numpy as np
 
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import progress
 from tunix_ttt import runs
 from tunix_ttt.data import export as export_lib
 from tunix_ttt.data import formats
@@ -93,6 +94,7 @@ def directory(root: pathlib.Path, name: str, version: str) -> pathlib.Path:
   return root / name / version
 
 
+@progress.stage("building the version")
 def build(
   root: pathlib.Path,
   name: str,
@@ -205,6 +207,7 @@ def _taken(
         number += 1
 
 
+@progress.stage("exporting the rows")
 def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
   """Writes a built dataset as JSONL of a format.
 

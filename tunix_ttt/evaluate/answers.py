@@ -85,21 +85,22 @@ def generate(
     seed=seed,
   )
   bar = progress.bar(responses, total=len(items), desc="answers", unit="item")
-  for item, response in zip(items, bar, strict=True):
-    verdict = evalsets.verdict(item, response)
-    yield Answer(
-      id=item.id,
-      section=item.section,
-      match=item.match,
-      prompt=item.prompt,
-      expected_answer=item.expected_answer,
-      response=response,
-      verdict=verdict,
-      score=1 if verdict == "right" else 0,
-      chance=item.chance,
-      model=name,
-      seed=seed,
-    )
+  with progress.stage("answering", has_bar=True):
+    for item, response in zip(items, bar, strict=True):
+      verdict = evalsets.verdict(item, response)
+      yield Answer(
+        id=item.id,
+        section=item.section,
+        match=item.match,
+        prompt=item.prompt,
+        expected_answer=item.expected_answer,
+        response=response,
+        verdict=verdict,
+        score=1 if verdict == "right" else 0,
+        chance=item.chance,
+        model=name,
+        seed=seed,
+      )
 
 
 def _messages(item: evalsets.Item) -> list[chat.Message]:

@@ -1,6 +1,7 @@
 """Games of a saved model: played, judged and written down."""
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -112,7 +113,7 @@ def exact_matches(
   """
   for agent in (rules.X, rules.O):
     total = len(opponents.every_luck(agent))
-    with _bar(agent, total, leave) as bar:
+    with _bar(agent, total, leave) as bar, _stage(agent, leave):
       games = play_lib.play_every_line(_watched(play, bar), agent, batch_size)
     yield Match(agent, games, play_lib.exact(games))
 
@@ -171,7 +172,7 @@ def sampled_matches(
     agent_key = jax.random.fold_in(jax.random.key(seed), agent)
     game_key, token_key = jax.random.split(agent_key)
     batches, size = [], config.batch_size
-    with _bar(agent, config.num_games, leave) as bar:
+    with _bar(agent, config.num_games, leave) as bar, _stage(agent, leave):
       for first in range(0, config.num_games, size):
         numbers = jnp.arange(first, first + size)
         marks = jnp.full(size, agent, jnp.int8)
@@ -266,6 +267,13 @@ def _percent(rates: dict[str, float]) -> str:
 def _bar(agent: int, total: int, leave: bool) -> tqdm.tqdm:
   name = prompts.MARK_NAMES[agent]
   return progress.bar(total=total, desc=f"as {name}", unit="game", leave=leave)
+
+
+def _stage(agent: int, leave: bool) -> contextlib.AbstractContextManager[None]:
+  """Returns what says so without a terminal, where nothing else does."""
+  if not leave:
+    return contextlib.nullcontext()
+  return progress.stage(f"playing as {prompts.MARK_NAMES[agent]}", has_bar=True)
 
 
 def _watched(play: play_lib.Play, bar: tqdm.tqdm) -> play_lib.Play:

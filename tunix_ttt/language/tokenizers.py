@@ -16,6 +16,7 @@ from typing import Protocol
 import sentencepiece
 
 from tunix_ttt import errors
+from tunix_ttt import progress
 from tunix_ttt.game import rules
 from tunix_ttt.language import chat
 from tunix_ttt.language import prompts
@@ -188,6 +189,7 @@ class SentencePieceTokenizer:
     return self._processor.pad_id()
 
 
+@progress.stage("training the tokenizer")
 def train_tokenizer(
   texts: Iterable[str], vocab_size: int
 ) -> SentencePieceTokenizer:

@@ -11,6 +11,7 @@ from flax import nnx
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import progress
 from tunix_ttt.language import hugging_face
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
@@ -78,6 +79,7 @@ def start_from(
   return open_model(config.name, config, mesh)
 
 
+@progress.stage("loading the model")
 def open_model(
   name: str,
   config: config_lib.ModelConfig,

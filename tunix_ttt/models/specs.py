@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import errors
+from tunix_ttt import progress
 from tunix_ttt.models import families
 
 # Modules that write into the residual stream.
@@ -224,6 +225,7 @@ def with_parameters(
   return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
+@progress.stage("making the model")
 def initialize(spec: ModelSpec, seed: int) -> nnx.Module:
   """Returns a model from scratch with values that train.
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import progress
 from tunix_ttt.data import datasets
 from tunix_ttt.data import preferences
 from tunix_ttt.game import env as env_lib
@@ -94,6 +95,7 @@ def memory_of_games(
   return _estimates(model, config, rows, length)
 
 
+@progress.stage("estimating memory")
 def _estimates(
   model: sources.Outline,
   config: config_lib.SFTConfig,

@@ -14,6 +14,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import interrupts
 from tunix_ttt import processes
+from tunix_ttt import progress
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.game import rules
@@ -232,7 +233,8 @@ class _Run:
     return step % every == 0 or step == training.max_steps
 
   def _evaluate(self, step: int) -> None:
-    metrics = self.prepared.evaluate(nnx.split(self.module)[1])
+    with progress.stage("evaluating", has_bar=True):
+      metrics = self.prepared.evaluate(nnx.split(self.module)[1])
     is_best = self.recorder.evaluation(step, metrics)
     self._log(step, {f"eval/{name}": v for name, v in metrics.items()})
     if is_best:

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Mapping
+import contextlib
 import json
 import pathlib
 import sys
@@ -73,6 +74,8 @@ class Recorder:
     self._bar = progress.bar(
       total=max_steps, initial=len(trained), desc=recipe, unit="step"
     )
+    self._compiling = contextlib.ExitStack()
+    self._compiling.enter_context(progress.stage("compiling the first step"))
 
   def train(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
     """Records an optimizer step.
@@ -168,6 +171,7 @@ class Recorder:
 
   def close(self) -> None:
     """Closes the files and the bar."""
+    self._compiling.close()
     self._bar.close()
     self._metrics.close()
     self._log.close()
@@ -180,6 +184,8 @@ class Recorder:
         " training.warmup_steps"
       )
     self._metrics.write(row)
+    if row["split"] == "train":
+      self._compiling.close()
     self._last[row["split"]] = row
 
   def _say(self, row: dict[str, Any], text: str) -> None:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from tunix.sft import sharding_utils
 
+from tunix_ttt import progress
 from tunix_ttt.data import datasets
 from tunix_ttt.models import meshes
 from tunix_ttt.train import preference_loss
@@ -38,13 +39,16 @@ def log_probs(
 
   found = np.zeros((2, num_pairs), np.float32)
   mesh = meshes.of(module)
-  with meshes.use(mesh):
+  bar = progress.bar(total=num_pairs, desc="reference", unit="pair")
+  told = progress.stage("asking the reference", has_bar=True)
+  with bar, told, meshes.use(mesh):
     for batch in batches:
       there = batch["pairs"] >= 0
       rows: Any = meshes.feed(batch, mesh)
       split: Any = sharding_utils.shard_input(rows, (meshes.FSDP,))
       of_batch = meshes.fetch(run(state, split))
       found[:, batch["pairs"][there]] = of_batch[:, there]
+      bar.update(int(there.sum()))
   return found
 
 

@@ -129,6 +129,7 @@ def resume(
     return train(prepared, found, run)
 
 
+@progress.stage("placing the model on its devices")
 def adapt(
   base: checkpoints.Model, config: config_lib.SFTConfig
 ) -> tuple[checkpoints.Model, runs.ModelRecord]:
@@ -241,6 +242,7 @@ def begin_session(
   return manifest
 
 
+@progress.stage("saving the model")
 def finish(
   manifest: runs.RunManifest,
   run: pathlib.Path,

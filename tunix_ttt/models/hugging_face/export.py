@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import progress
 from tunix_ttt.language import conversion
 from tunix_ttt.language import hugging_face
 from tunix_ttt.language import tokenizers
@@ -67,6 +68,7 @@ class Export:
     return dict(sorted(sizes.items()))
 
 
+@progress.stage("preparing the tensors")
 def prepare(
   model: checkpoints.Model, *, merge: bool, max_shard_size: int
 ) -> Export:
@@ -86,6 +88,7 @@ def prepare(
   return _adapter(model)
 
 
+@progress.stage("writing the model")
 def write(
   export: Export, output: pathlib.Path, more: Mapping[str, bytes]
 ) -> None:
