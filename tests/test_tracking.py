@@ -1,12 +1,16 @@
 """TensorBoard and W&B hear what they should, and no more."""
 
 import importlib.util
+import sys
+import types
 
 import jax
 import pytest
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import runs
+from tunix_ttt.train import setup
 from tunix_ttt.train import tracking
 
 
@@ -50,6 +54,48 @@ def test_tensorboard_always_and_wandb_on_request(tmp_path):
   assert callable(make)
   make().close()
   assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_the_page_on_wandb_is_in_the_manifest(tmp_path, monkeypatch, capsys):
+  manifest = runs.RunManifest.model_construct(
+    run_id="a", sessions=[], wandb_url=None
+  )
+  run = tmp_path / "a"
+  run.mkdir()
+
+  def begin(manifest, tracked):
+    wandb = types.SimpleNamespace(run=tracked)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    return setup.begin_session(manifest, run, 0)
+
+  def tracked(name, url):
+    return types.SimpleNamespace(id=name, url=url)
+
+  assert begin(manifest, None).wandb_url is None
+  # Another's, in the same notebook; and one that is offline.
+  assert begin(manifest, tracked("b", "https://w/b")).wandb_url is None
+  assert begin(manifest, tracked("a", "")).wandb_url is None
+  assert not capsys.readouterr().out
+  found = begin(manifest, tracked("a", "https://w/a"))
+  assert found.wandb_url == "https://w/a"
+  assert "W&B: https://w/a" in capsys.readouterr().out
+  assert '"wandb_url": "https://w/a"' in (run / runs.MANIFEST).read_text()
+  # Gone on with without W&B.
+  assert begin(found, None).wandb_url == "https://w/a"
+
+
+def test_an_offline_run_has_no_page(tmp_path, monkeypatch):
+  pytest.importorskip("wandb")
+  monkeypatch.setenv("WANDB_MODE", "offline")
+  logging = config_lib.LoggingConfig(wandb=True)
+  options = tracking.options(logging, tmp_path, "sft")
+  backends = options.create_backends()
+  try:
+    assert tracking.wandb_url(tmp_path) is None
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+  finally:
+    for backend in backends:
+      backend.close()
 
 
 def test_wandb_that_is_not_installed(monkeypatch):

@@ -180,6 +180,7 @@ class RunManifest(Record):
     sessions: one entry for each process that worked on it.
     finished_at: UTC, ISO 8601.
     final_metrics: the last metrics of training and of evaluation.
+    wandb_url: of its page on W&B, None without one.
   """
 
   schema_version: Literal[1] = 1
@@ -202,6 +203,7 @@ class RunManifest(Record):
   sessions: list[Session] = []
   finished_at: str | None = None
   final_metrics: dict[str, float] = {}
+  wandb_url: str | None = None
 
   @classmethod
   def read(cls, run: pathlib.Path) -> Self:

@@ -20,6 +20,7 @@ from tunix_ttt.models import families
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.models import specs
+from tunix_ttt.train import tracking
 
 # Settings that change what is written, or where it is computed, and no more.
 _FREE_ON_RESUME = (
@@ -231,11 +232,15 @@ def begin_session(
 ) -> runs.RunManifest:
   """Writes into the manifest that this process works on the run."""
   session = runs.Session(started_at=runs.now(), from_step=from_step)
+  if url := tracking.wandb_url(run):
+    progress.say(f"W&B: {url}")
   manifest = manifest.model_copy(
     update={
       "status": "running",
       "finished_at": None,
       "sessions": [*manifest.sessions, session],
+      # A session without W&B leaves the page that is there.
+      "wandb_url": url or manifest.wandb_url,
     }
   )
   manifest.write(run)

@@ -2,12 +2,15 @@
 
 import importlib.util
 import pathlib
+import sys
+from typing import Any
 
 import numpy as np
 from tunix.sft import metrics_logger
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import progress
 from tunix_ttt import runs
 
 
@@ -71,6 +74,20 @@ def options(
   )
 
 
+def wandb_url(run: pathlib.Path) -> str | None:
+  """Returns the address of a run's page on W&B, None offline and without one.
+
+  Args:
+    run: the run directory, whose backends have been made.
+  """
+  wandb: Any = sys.modules.get("wandb")
+  tracked = wandb and wandb.run
+  # A notebook may have a W&B run of its own.
+  if not tracked or tracked.id != run.name:
+    return None
+  return tracked.url or None
+
+
 def _wandb(
   config: config_lib.LoggingConfig, run: pathlib.Path
 ) -> metrics_logger.LoggingBackend:
@@ -84,6 +101,7 @@ def _wandb(
       id=run.name,
       resume="allow",
       dir=str(run),
+      settings=wandb.Settings(silent=progress.quiet),
     )
   except wandb.Error as error:
     raise errors.UserError(
