@@ -152,6 +152,8 @@ def run(monkeypatch, capsys):
   """Runs a script; its exit code, output and errors."""
   # What is said of what takes long depends on the machine.
   monkeypatch.setattr(progress, "PATIENCE", 1e6)
+  # A script may set it; it is as before after the test.
+  monkeypatch.setattr(progress, "quiet", False)
 
   def run_script(script, *flags):
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, flags)])

@@ -37,7 +37,8 @@ def test_everything_is_explained(script, run, monkeypatch):
   code, out, _ = run(script, "--help")
   assert code == 0
   found = parsers(script, monkeypatch)
-  assert found[0].description and found[0].description in " ".join(out.split())
+  description = " ".join((found[0].description or "").split())
+  assert description and description in " ".join(out.split())
   for parser in found:
     for action in parser._actions:
       # A list of commands explains each.
