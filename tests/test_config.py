@@ -50,6 +50,25 @@ def test_values_and_defaults(tmp_path):
   assert load(tmp_path, "") == config_lib.SFTConfig()
 
 
+def test_settings_from_python(tmp_path):
+  settings = {"training": {"max_steps": 9}}
+  config = config_lib.load(config_lib.GRPOConfig, settings, ["seed=2"])
+  assert (config.seed, config.training.max_steps) == (2, 9)
+  assert settings == {"training": {"max_steps": 9}}
+  path = tmp_path / "c.yaml"
+  path.write_text(yaml.safe_dump(settings))
+  assert config == config_lib.load(config_lib.GRPOConfig, str(path), ["seed=2"])
+  wrong = {"training": {"max_step": 9, "batch_size": 0}}
+  with pytest.raises(errors.UserError) as caught:
+    config_lib.load(config_lib.SFTConfig, wrong, ["seed=-1"])
+  assert str(caught.value).splitlines() == [
+    "--set seed=-1: seed: must be greater than or equal to 0, found -1",
+    "settings: training.batch_size: must be greater than or equal to 1, found"
+    " 0",
+    "settings: training.max_step: unknown key; did you mean 'max_steps'?",
+  ]
+
+
 def test_plain_data_round_trips(tmp_path):
   config = load(tmp_path, "lora: {target_modules: [q_proj]}")
   data = config_lib.to_dict(config)

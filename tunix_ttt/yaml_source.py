@@ -1,5 +1,7 @@
-"""YAML files read with the line of every key, for messages that name it."""
+"""Settings read with the place of every key, for messages that name it."""
 
+from collections.abc import Mapping
+import copy
 import pathlib
 import re
 from typing import Any
@@ -25,19 +27,28 @@ class Source:
   """A config's values as plain data, and where each of them was written.
 
   Attributes:
-    path: the file.
+    path: the file; `settings` where there is none.
     values: what it says.
     places: `file:line` by key.
   """
 
-  def __init__(self, path: pathlib.Path):
-    """Reads a file.
+  def __init__(self, source: pathlib.Path | Mapping[str, Any]):
+    """Reads a YAML file, or takes what one would say.
+
+    Args:
+      source: the file, or keys and values.
 
     Raises:
       errors.UserError: if it cannot be read, is no YAML or no mapping.
     """
-    self.path = path
-    self.places: dict[tuple[str, ...], str] = {(): str(path)}
+    self.values: dict[str, Any]
+    if isinstance(source, Mapping):
+      self.path = pathlib.Path("settings")
+      self.places: dict[tuple[str, ...], str] = {(): str(self.path)}
+      self.values = copy.deepcopy(dict(source))
+      return
+    self.path = path = source
+    self.places = {(): str(path)}
     text = files.read_text(path, "config")
     try:
       loader = _Loader(text)
@@ -54,7 +65,7 @@ class Source:
       raise errors.UserError(
         f"{path}: expected keys and values, found {type(values).__name__}"
       )
-    self.values: dict[str, Any] = values
+    self.values = values
 
   def _read(
     self, loader: _Loader, node: yaml.Node, key: tuple[str, ...]

@@ -1,6 +1,6 @@
 """From YAML to configs and back to plain data, mistakes named by their place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import pathlib
@@ -15,24 +15,26 @@ from tunix_ttt.config import grpo
 from tunix_ttt.config import sections
 
 ConfigT = TypeVar("ConfigT")
+# A YAML file, or what one would say.
+Settings = pathlib.Path | str | Mapping[str, Any]
 # Where keys do not tell them apart, the first.
 _KINDS = (sections.SFTConfig, grpo.GRPOConfig, dpo.DPOConfig)
 
 
 def load(
-  kind: type[ConfigT], path: pathlib.Path, overrides: Sequence[str] = ()
+  kind: type[ConfigT], source: Settings, overrides: Sequence[str] = ()
 ) -> ConfigT:
-  """Reads a config file.
+  """Returns a config, checked; what is not set has its default.
 
   Args:
     kind: the config's dataclass.
-    path: a YAML file.
-    overrides: `a.b=value` assignments that replace what the file says.
+    source: a YAML file, or its keys and values as a dictionary.
+    overrides: `a.b=value` assignments that replace what it says.
 
   Raises:
     errors.UserError: a line for each mistake, with its place and what to do.
   """
-  return _parse(kind, _read(path, overrides))
+  return _parse(kind, _read(source, overrides))
 
 
 def load_any(
@@ -47,8 +49,10 @@ def load_any(
   return _parse(max(_KINDS, key=known), source)
 
 
-def _read(path: pathlib.Path, overrides: Sequence[str]) -> yaml_source.Source:
-  source = yaml_source.Source(path)
+def _read(settings: Settings, overrides: Sequence[str]) -> yaml_source.Source:
+  if isinstance(settings, str):
+    settings = pathlib.Path(settings)
+  source = yaml_source.Source(settings)
   for assignment in overrides:
     source.set(assignment)
   return source
