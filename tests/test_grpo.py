@@ -47,8 +47,8 @@ def changed(config, section, **changes):
   return dataclasses.replace(config, **{section: new})
 
 
-def train(config, output):
-  return grpo.train(config, in_training.Evaluator, output)
+def train(config, output, rewards=None):
+  return grpo.train(config, in_training.Evaluator, output, rewards)
 
 
 def rows(run: pathlib.Path) -> list[dict[str, Any]]:
@@ -250,7 +250,6 @@ def test_batches_without_a_signal_are_told(tmp_path):
       "on prompts the model is whose turn it is",
     ),
     ({"rollout": {"temperature": 0}}, "greater than 0"),
-    ({"rewards": {"outcome": {"weight": 0}}}, "weights of all rewards are 0"),
     ({"grpo": {"advantage_estimator": "gae"}}, "'grpo', 'drgrpo' or 'rloo'"),
     (
       {"play": {"max_new_tokens": 64, "max_game_tokens": 48}},

@@ -1,15 +1,23 @@
 """From trajectories to rewards and advantages: pure functions, on the host.
 
 Every reward is credited to the turn that earned it, so that it can be given to
-whole games or to single turns.
+whole games or to single turns. Beside those that a config weights there may be
+others, functions that are given in Python.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
+import hashlib
+import inspect
+import math
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import runs
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
 from tunix_ttt.rollout import trajectory as trajectory_lib
@@ -21,9 +29,178 @@ _CENTER, _CORNERS = 4, (0, 2, 6, 8)
 # What is given away by an answer that is no legal move: won to lost.
 _WORST_REGRET = 2
 
+# What B games of at most T turns earn, given on the host: float [B, T], credited
+# to turns, or [B], credited to each game's last one. What it says of turns that
+# were not played does not count.
+Reward = Callable[[Trajectory], Any]
+# Rewards by name, alone or with their weight, which is 1 otherwise.
+Rewards = Mapping[str, Reward | tuple[Reward, float]]
+
+
+class Given(NamedTuple):
+  """A reward that was given in Python.
+
+  Attributes:
+    function: see `Reward`.
+    weight: of this reward in the sum.
+  """
+
+  function: Reward
+  weight: float
+
+
+def given(
+  rewards: Rewards | None, config: config_lib.RewardsConfig
+) -> dict[str, Given]:
+  """Checks rewards that are given in Python, before anything is played.
+
+  Args:
+    rewards: what was given, if anything.
+    config: the rewards beside them.
+
+  Returns:
+    Them and their weights, by name.
+
+  Raises:
+    errors.UserError: if there is a mistake in one, or there is no reward at all.
+  """
+  found = {name: _given(name, value) for name, value in (rewards or {}).items()}
+  for name in found.keys() & config.weights.keys():
+    raise errors.UserError(
+      f"reward {name!r}: there is one of this name in the config's rewards;"
+      " choose another"
+    )
+  if not found and not any(config.weights.values()):
+    raise errors.UserError(
+      "rewards: the weights of all rewards are 0; set at least one"
+    )
+  return found
+
+
+def _given(name: str, value: Any) -> Given:
+  function, weight = value if isinstance(value, tuple) else (value, 1.0)
+  if not isinstance(name, str) or not name.isidentifier():
+    raise errors.UserError(
+      f"reward {name!r}: the name is a metric's; letters, digits and _ alone"
+    )
+  if not callable(function):
+    raise errors.UserError(
+      f"reward {name!r}: expected a function of games, or one and its weight,"
+      f" found {value!r}"
+    )
+  if not isinstance(weight, int | float) or not math.isfinite(weight):
+    raise errors.UserError(
+      f"reward {name!r}: the weight must be a finite number, found {weight!r}"
+    )
+  return Given(function, float(weight))
+
+
+def records(given: Mapping[str, Given]) -> dict[str, runs.RewardRecord]:
+  """Returns what a manifest says of rewards that were given in Python."""
+  return {name: _record(*value) for name, value in given.items()}
+
+
+def _record(function: Reward, weight: float) -> runs.RewardRecord:
+  named: Any = function
+  if not hasattr(function, "__qualname__"):
+    named = type(function)
+  try:
+    source = hashlib.sha256(inspect.getsource(named).encode()).hexdigest()
+  except (OSError, TypeError):
+    source = None
+  return runs.RewardRecord(
+    function=named.__qualname__, weight=weight, source=source
+  )
+
+
+def earned(name: str, function: Reward, games: Trajectory) -> np.ndarray:
+  """Returns what games earn by a reward that was given: float32 [B, T].
+
+  Args:
+    name: of the reward.
+    function: the reward.
+    games: B games of at most T turns, on the host.
+
+  Raises:
+    errors.UserError: if that is of another shape, or no finite numbers.
+  """
+  found = _asked(name, function, games)
+  if not np.isfinite(found).all():
+    game, turn = np.argwhere(~np.isfinite(found))[0].tolist()
+    raise errors.UserError(
+      f"reward {name!r}: must be a finite number, found {found[game, turn]} for"
+      f" game {game}, turn {turn} of a batch, both from 0"
+    )
+  return found
+
+
+def _asked(name: str, function: Reward, games: Trajectory) -> np.ndarray:
+  """Returns a reward of the right shape, 0 where no turn was played."""
+  played = np.asarray(games.turn_mask)
+  # The function's own mistakes are best told by their traceback.
+  answer = function(games)
+  try:
+    found = np.asarray(answer)
+  except ValueError:
+    found = np.asarray(None)
+  if found.dtype.kind not in "biuf":
+    raise errors.UserError(
+      f"reward {name!r}: must return an array of numbers, found"
+      f" {type(answer).__name__}"
+    )
+  found = found.astype(np.float32)
+  if found.shape == played.shape[:1]:
+    found = at_last_turn(games, found)
+  if found.shape != played.shape:
+    raise errors.UserError(
+      f"reward {name!r}: of {len(played)} games of {played.shape[1]} turns it"
+      f" must return an array of the shape {played.shape}, or"
+      f" {played.shape[:1]} for whole games; found {found.shape}"
+    )
+  return np.where(played, found, np.float32(0))
+
+
+def try_out(
+  given: Mapping[str, Given], num_turns: int, max_new_tokens: int
+) -> None:
+  """Asks rewards about made-up games, so that a mistake costs nothing.
+
+  Args:
+    given: the rewards.
+    num_turns: T, of a game at the most.
+    max_new_tokens: of an answer.
+
+  Raises:
+    errors.UserError: if what they return is of another shape.
+  """
+  games = trajectory_lib.made_up(num_turns, max_new_tokens)
+  for name, (function, _) in given.items():
+    _asked(name, function, games)
+
+
+def at_last_turn(games: Trajectory, worth: np.ndarray) -> np.ndarray:
+  """Credits what whole games are worth to their last turns.
+
+  Args:
+    games: B games of at most T turns, on the host.
+    worth: float [B].
+
+  Returns:
+    float32 [B, T].
+  """
+  played = np.asarray(games.turn_mask)
+  num_turns = played.sum(axis=1)
+  credited = np.zeros(played.shape, np.float32)
+  last = np.maximum(num_turns - 1, 0)
+  credited[np.arange(len(played)), last] = np.where(num_turns > 0, worth, 0)
+  return credited
+
 
 def components(
-  games: Trajectory, config: config_lib.RewardsConfig, max_new_tokens: int
+  games: Trajectory,
+  config: config_lib.RewardsConfig,
+  max_new_tokens: int,
+  given: Mapping[str, Given] = MappingProxyType({}),
 ) -> dict[str, np.ndarray]:
   """Returns each reward that has a weight, times its weight.
 
@@ -31,9 +208,13 @@ def components(
     games: B games of at most T turns, on the host.
     config: values and weights.
     max_new_tokens: of an answer.
+    given: rewards that were given in Python.
 
   Returns:
     float32 [B, T] by name; 0 where no turn was played.
+
+  Raises:
+    errors.UserError: see `earned`.
   """
   played = np.asarray(games.turn_mask)
   functions: dict[str, Callable[[], np.ndarray]] = {
@@ -46,11 +227,14 @@ def components(
       -np.asarray(games.action_mask).sum(axis=2) / max_new_tokens
     ),
   }
-  return {
+  found = {
     name: np.where(played, weight * functions[name](), 0).astype(np.float32)
     for name, weight in config.weights.items()
     if weight
   }
+  for name, (function, weight) in given.items():
+    found[name] = np.float32(weight) * earned(name, function, games)
+  return found
 
 
 def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
@@ -78,9 +262,7 @@ def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
   moved = np.asarray(games.moves)[rows, last] >= 0
   unfinished = (endings == Ending.LENGTH) & moved & is_single
   worth[unfinished] = config.unfinished
-  credited = np.zeros(played.shape, np.float32)
-  credited[rows, last] = np.where(num_turns > 0, worth, 0)
-  return credited
+  return at_last_turn(games, worth)
 
 
 def move_quality(

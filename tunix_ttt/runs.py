@@ -150,6 +150,20 @@ class ModelRecord(Record):
   commit: str | None = None
 
 
+class RewardRecord(Record):
+  """A reward that was given in Python.
+
+  Attributes:
+    function: its name.
+    weight: of it in the sum.
+    source: SHA-256 of its source, None where there is none to be had.
+  """
+
+  function: str
+  weight: float
+  source: str | None
+
+
 class Session(Record):
   """One process's work on a run: the step it began after, and when."""
 
@@ -170,6 +184,7 @@ class RunManifest(Record):
     dataset: the data, None where games are played.
     dataset_key: the data's short name.
     model: the base model.
+    rewards: those beside the config's, by name.
     versions: of Python and the packages that matter.
     platform: of the machine.
     devices: the kind of each device.
@@ -193,6 +208,7 @@ class RunManifest(Record):
   dataset: DatasetRecord | None
   dataset_key: str
   model: ModelRecord
+  rewards: dict[str, RewardRecord] = {}
   versions: dict[str, str]
   platform: str
   devices: list[str]

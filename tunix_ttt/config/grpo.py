@@ -184,12 +184,6 @@ class RewardsConfig:
       "length": self.length_weight,
     }
 
-  @pydantic.model_validator(mode="after")
-  def _check(self) -> Self:
-    if not any(self.weights.values()):
-      raise ValueError("the weights of all rewards are 0; set at least one")
-    return self
-
 
 @fields.settings
 class AlgorithmConfig:

@@ -15,6 +15,7 @@ import pydantic
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import rewards
 from tunix_ttt import runs
 from tunix_ttt.data import generate
 from tunix_ttt.evaluate import finished
@@ -85,7 +86,9 @@ def stages(
     if name == "dpo":
       settings.append(f"data.path={output / PAIRS}")
     path = pathlib.Path(stage.config)
-    found[name] = config_lib.load(kind, path, settings)
+    found[name] = loaded = config_lib.load(kind, path, settings)
+    if isinstance(loaded, config_lib.GRPOConfig):
+      rewards.given(None, loaded.rewards)
   return found
 
 

@@ -1,11 +1,14 @@
 """What a rollout leaves: every game with all that was decided in it."""
 
 import enum
+from typing import Any
 
 from flax import struct
 import jax
+import numpy as np
 
 from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import rules
 
 
 class Ending(enum.IntEnum):
@@ -61,3 +64,32 @@ class Trajectory:
   actions: jax.Array
   action_mask: jax.Array
   log_probs: jax.Array
+
+
+def made_up(num_turns: int, max_new_tokens: int) -> Trajectory:
+  """Returns two games to try functions on: the centre, and no readable answer.
+
+  Args:
+    num_turns: T; the games have one turn.
+    max_new_tokens: A; the answers have one token.
+  """
+  turns, tokens = (2, num_turns), (2, num_turns, max_new_tokens)
+  turn_mask, moves = np.zeros(turns, bool), np.full(turns, -1, np.int8)
+  turn_mask[:, 0], moves[0, 0] = True, 4
+  action_mask = np.zeros(tokens, bool)
+  action_mask[..., 0] = turn_mask
+  # On the host arrays are NumPy's.
+  fields: dict[str, Any] = {
+    "agent": np.full(2, rules.X, np.int8),
+    "ending": np.array([Ending.LENGTH, Ending.PARSE_ERROR], np.int8),
+    "board": np.array([rules.X * rules.POWERS[4], rules.EMPTY_BOARD], np.int32),
+    "boards": np.full(turns, rules.EMPTY_BOARD, np.int32),
+    "last_moves": np.full(turns, -1, np.int8),
+    "retried": np.zeros(turns, bool),
+    "turn_mask": turn_mask,
+    "moves": moves,
+    "actions": np.zeros(tokens, np.int32),
+    "action_mask": action_mask,
+    "log_probs": np.zeros(tokens, np.float32),
+  }
+  return Trajectory(**fields)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import progress
+from tunix_ttt import rewards
 from tunix_ttt.data import datasets
 from tunix_ttt.data import preferences
 from tunix_ttt.game import env as env_lib
@@ -41,8 +42,10 @@ def describe(config: config_lib.SFTConfig) -> str:
     source = datasets.load_pairs(config.data)
   elif not isinstance(config, config_lib.GRPOConfig):
     source = datasets.load(config.data, config.seed)
-  elif config.episodes.source == "prompts":
-    source = datasets.load_prompts(config.data)
+  else:
+    rewards.given(None, config.rewards)
+    if config.episodes.source == "prompts":
+      source = datasets.load_prompts(config.data)
   model = sources.outline(config.model, sft.tokenizer_maker(config, source))
   model = sources.adapt_outline(model, config.lora, config.model.name)
   lines = [_model(model, config)]

@@ -1,9 +1,10 @@
 """A GRPO run on whole games, from a config to a trained model on disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
 import shutil
+from types import MappingProxyType
 from typing import Any
 
 from flax import nnx
@@ -15,6 +16,7 @@ from tunix_ttt import files
 from tunix_ttt import interrupts
 from tunix_ttt import processes
 from tunix_ttt import progress
+from tunix_ttt import rewards as rewards_lib
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.game import rules
@@ -48,6 +50,7 @@ class Plan:
     record: of the model, for the manifest.
     evaluate: how to judge it.
     source: what it is asked, if not whole games.
+    given: rewards that were given in Python.
   """
 
   config: config_lib.GRPOConfig
@@ -55,6 +58,7 @@ class Plan:
   record: runs.ModelRecord
   evaluate: Evaluate
   source: datasets.Prompts | None
+  given: Mapping[str, rewards_lib.Given]
 
   def dataset_record(self) -> runs.DatasetRecord | None:
     """See `setup.Prepared`."""
@@ -67,6 +71,7 @@ def plan(
   config: config_lib.GRPOConfig,
   make_evaluate: MakeEvaluate,
   tokenizer: pathlib.Path | None = None,
+  given: Mapping[str, rewards_lib.Given] = MappingProxyType({}),
 ) -> Plan:
   """Reads the prompts, if any, and makes the model; writes nothing.
 
@@ -74,11 +79,15 @@ def plan(
     config: the settings.
     make_evaluate: see `MakeEvaluate`.
     tokenizer: a tiny model's tokenizer, where it has been trained already.
+    given: see `rewards.given`.
 
   Raises:
     errors.UserError: if anything in the config or its files is wrong.
   """
   tracking.check(config.logging)
+  is_single = config.episodes.are_single_moves
+  num_turns = 1 if is_single else config.play.max_turns
+  rewards_lib.try_out(given, num_turns, config.play.max_new_tokens)
   source = None
   if config.episodes.source == "prompts":
     source = datasets.load_prompts(config.data)
@@ -96,6 +105,7 @@ def plan(
     record=record,
     evaluate=evaluate,
     source=source,
+    given=given,
   )
 
 
@@ -103,6 +113,7 @@ def train(
   config: config_lib.GRPOConfig,
   make_evaluate: MakeEvaluate,
   output: pathlib.Path | None = None,
+  rewards: rewards_lib.Rewards | None = None,
 ) -> pathlib.Path:
   """Trains a model in a new run directory.
 
@@ -110,9 +121,16 @@ def train(
     config: the settings.
     make_evaluate: see `MakeEvaluate`.
     output: see `setup.start`, also for what is returned and raised.
+    rewards: those beside the config's.
   """
+  given = rewards_lib.given(rewards, config.rewards)
   return setup.start(
-    "grpo", config, output, lambda: plan(config, make_evaluate), _run
+    "grpo",
+    config,
+    output,
+    lambda: plan(config, make_evaluate, given=given),
+    _run,
+    rewards_lib.records(given),
   )
 
 
@@ -121,6 +139,7 @@ def resume(
   make_evaluate: MakeEvaluate,
   run: pathlib.Path,
   step: int | None = None,
+  rewards: rewards_lib.Rewards | None = None,
 ) -> pathlib.Path:
   """Goes on with an interrupted run, as if it had not been interrupted.
 
@@ -129,9 +148,16 @@ def resume(
     make_evaluate: see `MakeEvaluate`.
     run: its directory.
     step: see `setup.resume`, also for what is returned and raised.
+    rewards: those that it was started with.
   """
+  given = rewards_lib.given(rewards, config.rewards)
   return setup.resume(
-    config, run, step, lambda path: plan(config, make_evaluate, path), _run
+    config,
+    run,
+    step,
+    lambda path: plan(config, make_evaluate, path, given),
+    _run,
+    rewards_lib.records(given),
   )
 
 
@@ -188,8 +214,9 @@ class _Run:
     # Its row was dropped, since a run may be killed before it is written.
     if self._is_evaluated(self.first_step):
       self._evaluate(self.first_step)
+    prepared = self.prepared
     learner = learner_lib.GameLearner(
-      self.cluster, self.prepared.config, self._reference
+      self.cluster, prepared.config, self._reference, prepared.given
     )
     learner.fit(self._after)
 

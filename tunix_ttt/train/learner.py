@@ -1,8 +1,9 @@
 """Tunix's `GRPOLearner` on whole games."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import time
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -109,6 +110,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     cluster: rl_cluster_lib.RLCluster,
     config: config_lib.GRPOConfig,
     reference: scorers.Scorer | None,
+    given: Mapping[str, rewards_lib.Given] = MappingProxyType({}),
   ):
     """Takes a cluster whose rollout engine is a `GameRollout`.
 
@@ -117,6 +119,7 @@ class GameLearner(grpo_learner.GRPOLearner):
       config: the settings.
       reference: the model that training started from, for the KL divergence;
         None without.
+      given: rewards that were given in Python.
     """
     algorithm = config.grpo
     high = algorithm.epsilon_high
@@ -136,7 +139,7 @@ class GameLearner(grpo_learner.GRPOLearner):
       ),
       reward_fns=[_rewards_of_texts],
     )
-    self._config = config
+    self._config, self._given = config, given
     engine = cluster.rollout
     assert isinstance(engine, games_lib.GameRollout)
     self._engine = engine
@@ -223,7 +226,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     games, batch = self._play(self.step)
     seconds = time.perf_counter() - started
     parts = rewards_lib.components(
-      games, config.rewards, config.play.max_new_tokens
+      games, config.rewards, config.play.max_new_tokens, self._given
     )
     total = sum(parts.values(), np.zeros(games.turn_mask.shape, np.float32))
     advantages, counts = self._advantages(total, games.turn_mask)

@@ -1,9 +1,10 @@
 """What begins, ends and resumes a run of any kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import math
 import pathlib
 import platform
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -30,6 +31,9 @@ _FREE_ON_RESUME = (
   "mesh.",
   "distributed",
 )
+# Rewards that were given in Python, by name.
+Rewards = Mapping[str, runs.RewardRecord]
+_NO_REWARDS: Rewards = MappingProxyType({})
 
 
 class Prepared(Protocol):
@@ -61,6 +65,7 @@ def start(
   output: pathlib.Path | None,
   plan: Callable[[], PreparedT],
   train: Train[PreparedT],
+  rewards: Rewards = _NO_REWARDS,
 ) -> pathlib.Path:
   """Trains a model in a new run directory.
 
@@ -71,6 +76,7 @@ def start(
       `artifacts/training_runs`.
     plan: prepares the run.
     train: does it.
+    rewards: those that were given in Python.
 
   Returns:
     The run directory; the model is in its `checkpoint-final`.
@@ -85,7 +91,7 @@ def start(
   files.check_absent(output)
   prepared = plan()
   dataset = prepared.dataset_record()
-  made = manifest(recipe, config, prepared.record, output, dataset)
+  made = manifest(recipe, config, prepared.record, output, dataset, rewards)
   _announce(prepared, config)
   _create(made, prepared.model, output)
   with runs.hold(output), interrupts.working_on(output):
@@ -98,6 +104,7 @@ def resume(
   step: int | None,
   plan: Callable[[pathlib.Path], PreparedT],
   train: Train[PreparedT],
+  rewards: Rewards = _NO_REWARDS,
 ) -> pathlib.Path:
   """Goes on with an interrupted run, as if it had not been interrupted.
 
@@ -109,18 +116,20 @@ def resume(
       beginning where there is none yet. Later checkpoints are set aside.
     plan: prepares the run, given where its tokenizer is.
     train: does it.
+    rewards: those that were given in Python.
 
   Returns:
     The run directory.
 
   Raises:
     errors.UserError: if there is no such run or checkpoint, or the config, the
-      data, the base or the code's results are not the run's.
+      rewards, the data, the base or the code's results are not the run's.
     interrupts.Interrupted: see `start`.
   """
   found = runs.RunManifest.read(run)
   with runs.hold(run), interrupts.working_on(run):
     check_same_config(config, found, run)
+    check_same_rewards(rewards, found, run)
     if found.status == "finished" and step is None:
       return run
     prepared = plan(run / runs.TOKENIZER)
@@ -167,6 +176,7 @@ def manifest(
   model: runs.ModelRecord,
   output: pathlib.Path,
   dataset: runs.DatasetRecord | None,
+  rewards: Rewards,
 ) -> runs.RunManifest:
   """Returns the manifest of a new run; `dataset` is None for played games."""
   sha, dirty = runs.git_state()
@@ -179,6 +189,7 @@ def manifest(
     dataset=dataset,
     dataset_key="games" if dataset is None else dataset.key,
     model=model,
+    rewards=dict(rewards),
     versions=runs.versions(),
     platform=platform.platform(),
     devices=[device.device_kind for device in jax.devices()],
@@ -287,6 +298,27 @@ def check_same_config(
       f"{run}: a run is resumed with the config it was started with; these"
       f" keys differ from {path}: {', '.join(changed)}"
     )
+
+
+def check_same_rewards(
+  rewards: Rewards, manifest: runs.RunManifest, run: pathlib.Path
+) -> None:
+  """Raises a UserError if a run was started with other rewards."""
+  theirs = manifest.rewards
+  if rewards == theirs:
+    return
+  if rewards.keys() != theirs.keys():
+    raise errors.UserError(
+      f"{run}: the rewards that were given in Python are"
+      f" {', '.join(rewards) or 'none'}, those of this run"
+      f" {', '.join(theirs) or 'none'}; go on with the same, by"
+      " tunix_ttt.resume(run, rewards=...)"
+    )
+  changed = [name for name in rewards if rewards[name] != theirs[name]]
+  raise errors.UserError(
+    f"{run}: the source or the weight of these rewards has changed since this"
+    f" run was started: {', '.join(changed)}"
+  )
 
 
 def check_same_data(
