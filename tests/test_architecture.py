@@ -20,6 +20,7 @@ LAYERS = [
   "models",
   "train",
   "evaluate",
+  "recipes",
 ]
 # Beside the layers: anyone may import these, and they import only each other.
 SHARED = {

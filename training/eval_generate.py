@@ -43,8 +43,7 @@ def main() -> None:
   items = evalsets.load(flags.eval_set)[: flags.max_examples]
   files.check_absent(flags.output)
   cli.require_tunix()
-  seed = config.seed if flags.seed is None else flags.seed
-  answers = list(answers_lib.generate(flags.model, config, items, seed))
+  answers = list(answers_lib.generate(flags.model, config, items, flags.seed))
   answers_lib.write(answers, flags.output)
   right = sum(answer.score for answer in answers)
   print(

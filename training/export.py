@@ -4,7 +4,6 @@ import argparse
 import pathlib
 
 from tunix_ttt import cli
-from tunix_ttt import config as config_lib
 from tunix_ttt import files
 
 
@@ -60,36 +59,30 @@ def main() -> None:
   files.check_absent(flags.output)
   cli.require_tunix()
 
-  from tunix_ttt.evaluate import card
-  from tunix_ttt.evaluate import recorded
+  from tunix_ttt.evaluate import exports
   from tunix_ttt.models import hub
-  from tunix_ttt.models import sources
   from tunix_ttt.models.hugging_face import export as export_lib
 
   repository = flags.push_to_hub
   if repository:
     hub.check_new_name(repository)
-  run = card.find_run(flags.model)
-  if flags.evaluation is None:
-    summaries = card.find_summaries(flags.model, run)
-  else:
-    summaries = [recorded.read_summary(flags.evaluation)]
-  model = sources.open_model(flags.model, config_lib.ModelConfig())
-  export = export_lib.prepare(
-    model, merge=flags.merge, max_shard_size=flags.max_shard_size
+  export = exports.prepare(
+    flags.model,
+    repository or flags.output.absolute().name,
+    merge=flags.merge,
+    max_shard_size=flags.max_shard_size,
+    evaluation=flags.evaluation,
   )
   if repository:
-    export_lib.check_public(export)
-  name = repository or flags.output.absolute().name
-  readme = card.render(export, name, run, summaries).encode()
+    export_lib.check_public(export.model)
   if flags.dry_run:
-    for file, size in (export.sizes() | {card.README: len(readme)}).items():
+    for file, size in export.sizes().items():
       print(f"would write {flags.output / file}: {size:,} bytes")
     if repository:
       kind = "private" if flags.private else "public"
       print(f"would upload them to {repository}, a new {kind} repository")
     return
-  export_lib.write(export, flags.output, {card.README: readme})
+  export.write(flags.output)
   print(f"written: {flags.output}")
   if repository:
     address = hub.publish(flags.output, repository, private=flags.private)

@@ -44,12 +44,11 @@ def main() -> None:
   from tunix_ttt.game import rules
 
   model = models.load(flags.model, config)
-  seed = config.seed if flags.seed is None else flags.seed
   count = flags.self_play or 1
-  partner = partner_lib.Partner(model, config, seed=seed, num_games=count)
+  partner = partner_lib.Partner(model, config, seed=flags.seed, num_games=count)
   if flags.self_play is None:
     mark = {"x": rules.X, "o": rules.O}[flags.mark]
-    terminal.play(partner, mark, input, print)
+    terminal.play(partner, mark)
     return
   played = partner_lib.self_play(partner, count)
   for ending, number in played.endings.most_common():

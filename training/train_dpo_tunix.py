@@ -1,7 +1,6 @@
 """Trains a model on preference pairs with DPO or ORPO, through Tunix."""
 
 import argparse
-import functools
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -29,14 +28,9 @@ def main() -> None:
   if cli.described(flags, config):
     return
 
-  from tunix_ttt.train import dpo
+  from tunix_ttt import recipes
 
-  cli.train(
-    flags,
-    config,
-    functools.partial(dpo.train, config),
-    functools.partial(dpo.resume, config),
-  )
+  cli.train(flags, config, recipes.train_dpo)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Improves a model by playing whole games with GRPO, through Tunix."""
 
 import argparse
-import functools
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -30,16 +29,9 @@ def main() -> None:
   if cli.described(flags, config):
     return
 
-  from tunix_ttt.evaluate import in_training
-  from tunix_ttt.train import grpo
+  from tunix_ttt import recipes
 
-  judge = in_training.Evaluator
-  cli.train(
-    flags,
-    config,
-    functools.partial(grpo.train, config, judge),
-    functools.partial(grpo.resume, config, judge),
-  )
+  cli.train(flags, config, recipes.train_grpo)
 
 
 if __name__ == "__main__":

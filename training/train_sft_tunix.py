@@ -1,7 +1,6 @@
 """Fine-tunes a model on games or on a JSONL file, through Tunix."""
 
 import argparse
-import functools
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -27,14 +26,9 @@ def main() -> None:
   if cli.described(flags, config):
     return
 
-  from tunix_ttt.train import sft
+  from tunix_ttt import recipes
 
-  cli.train(
-    flags,
-    config,
-    functools.partial(sft.train, config),
-    functools.partial(sft.resume, config),
-  )
+  cli.train(flags, config, recipes.train_sft)
 
 
 if __name__ == "__main__":

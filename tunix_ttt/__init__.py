@@ -1,3 +1,135 @@
-"""Post-training of language models on tic-tac-toe with JAX and Tunix."""
+"""Post-training of language models on tic-tac-toe with JAX and Tunix.
+
+The names here are all that scripts and notebooks need; by convention
+
+    import tunix_ttt as ttt
+
+    config = ttt.load_config(ttt.SFTConfig, "configs/sft_tiny.yaml")
+    run = ttt.train_sft(config)
+    model = ttt.load_model(run, config)
+    print(ttt.results_table(list(ttt.play_all_lines(model, config))))
+
+The game: `TicTacToe`, `State` and `Outcome`; `rules` and `opponents` are
+modules; `solve` and `optimal_cells` know the best moves; `render_board` draws.
+Settings: `SFTConfig`, `DPOConfig` and `GRPOConfig`, made by `load_config`.
+Training: `train_sft`, `train_dpo` and `train_grpo`, which takes a `Reward` of
+your own; `resume`; a run's `RunManifest` and `read_metrics`, of which the module `plots` draws
+curves.
+Models: `load_model` returns a `Model`, `export_model` writes it for others.
+Games of a model: `play_games` samples them and `play_all_lines` plays every
+line, both as a `Match` for each mark; its `Trajectory` has an `Ending` for each
+game, `describe_games` puts games in words, `results_table` their results; `play`
+is a game against a `Partner`.
+Questions: `load_evalset` and `answer_evalset`.
+A mistake in what is given is a `UserError`.
+
+Names are imported when they are first used: importing the package is quick,
+starts no JAX backend and needs no Tunix.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from tunix_ttt.config import DPOConfig
+  from tunix_ttt.config import GRPOConfig
+  from tunix_ttt.config import SFTConfig
+  from tunix_ttt.config import load as load_config
+  from tunix_ttt.errors import UserError
+  from tunix_ttt.evaluate import plots
+  from tunix_ttt.evaluate.answers import generate as answer_evalset
+  from tunix_ttt.evaluate.evalsets import load as load_evalset
+  from tunix_ttt.evaluate.exports import export_model
+  from tunix_ttt.evaluate.matches import Match
+  from tunix_ttt.evaluate.matches import play_all_lines
+  from tunix_ttt.evaluate.matches import play_games
+  from tunix_ttt.evaluate.matches import table as results_table
+  from tunix_ttt.evaluate.models import load as load_model
+  from tunix_ttt.evaluate.partner import Partner
+  from tunix_ttt.evaluate.terminal import play
+  from tunix_ttt.game import opponents
+  from tunix_ttt.game import rules
+  from tunix_ttt.game.env import Outcome
+  from tunix_ttt.game.env import State
+  from tunix_ttt.game.env import TicTacToe
+  from tunix_ttt.game.solver import optimal_cells
+  from tunix_ttt.game.solver import solve
+  from tunix_ttt.language.prompts import render_grid as render_board
+  from tunix_ttt.models.checkpoints import Model
+  from tunix_ttt.recipes import resume
+  from tunix_ttt.recipes import train_dpo
+  from tunix_ttt.recipes import train_grpo
+  from tunix_ttt.recipes import train_sft
+  from tunix_ttt.rewards import Reward
+  from tunix_ttt.rollout.episodes import describe as describe_games
+  from tunix_ttt.rollout.trajectory import Ending
+  from tunix_ttt.rollout.trajectory import Trajectory
+  from tunix_ttt.runs import RunManifest
+  from tunix_ttt.runs import read_metrics
 
 __version__ = "0.1.0"
+
+# Where each name is from, as above, and what it is called there.
+_SOURCES = {
+  "DPOConfig": ("config", "DPOConfig"),
+  "Ending": ("rollout.trajectory", "Ending"),
+  "GRPOConfig": ("config", "GRPOConfig"),
+  "Match": ("evaluate.matches", "Match"),
+  "Model": ("models.checkpoints", "Model"),
+  "Outcome": ("game.env", "Outcome"),
+  "Partner": ("evaluate.partner", "Partner"),
+  "Reward": ("rewards", "Reward"),
+  "RunManifest": ("runs", "RunManifest"),
+  "SFTConfig": ("config", "SFTConfig"),
+  "State": ("game.env", "State"),
+  "TicTacToe": ("game.env", "TicTacToe"),
+  "Trajectory": ("rollout.trajectory", "Trajectory"),
+  "UserError": ("errors", "UserError"),
+  "answer_evalset": ("evaluate.answers", "generate"),
+  "describe_games": ("rollout.episodes", "describe"),
+  "export_model": ("evaluate.exports", "export_model"),
+  "load_config": ("config", "load"),
+  "load_evalset": ("evaluate.evalsets", "load"),
+  "load_model": ("evaluate.models", "load"),
+  "opponents": ("game.env", "opponents"),
+  "optimal_cells": ("game.solver", "optimal_cells"),
+  "play": ("evaluate.terminal", "play"),
+  "play_all_lines": ("evaluate.matches", "play_all_lines"),
+  "play_games": ("evaluate.matches", "play_games"),
+  "plots": ("evaluate", "plots"),
+  "read_metrics": ("runs", "read_metrics"),
+  "render_board": ("language.prompts", "render_grid"),
+  "results_table": ("evaluate.matches", "table"),
+  "resume": ("recipes", "resume"),
+  "rules": ("game.env", "rules"),
+  "solve": ("game.solver", "solve"),
+  "train_dpo": ("recipes", "train_dpo"),
+  "train_grpo": ("recipes", "train_grpo"),
+  "train_sft": ("recipes", "train_sft"),
+}
+
+# Type checkers read the imports above and report what is not among them.
+if not TYPE_CHECKING:
+  __all__ = list(_SOURCES)
+
+  def __getattr__(name: str) -> Any:
+    """Imports a name on its first use."""
+    if name not in _SOURCES:
+      raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    path, attribute = _SOURCES[name]
+    try:
+      module = importlib.import_module(f"{__name__}.{path}")
+      value = getattr(module, attribute)
+    except ModuleNotFoundError as error:
+      if str(error.name).partition(".")[0] == "tunix":
+        # Here, because it is rare.
+        from tunix_ttt import cli
+
+        cli.require_tunix()
+      raise
+    globals()[name] = value
+    return value
+
+  def __dir__() -> list[str]:
+    """Lists the names of this module and those that it imports on use."""
+    return sorted(globals().keys() | _SOURCES.keys())

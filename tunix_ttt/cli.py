@@ -10,14 +10,16 @@ import pathlib
 import platform
 import shlex
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import interrupts
 from tunix_ttt import processes
 from tunix_ttt import progress
 
+ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 _TUNIX = "google-tunix"
 _TUNIX_VERSION = "0.1.7"
 _EXAMPLE = "example:\n  "
@@ -257,33 +259,32 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
 
 def train(
   flags: argparse.Namespace,
-  config: Any,
-  start: Callable[[pathlib.Path | None], pathlib.Path],
-  resume: Callable[[pathlib.Path, int | None], pathlib.Path],
+  config: ConfigT,
+  start: Callable[[ConfigT, pathlib.Path | None], pathlib.Path],
 ) -> None:
   """Starts a run or goes on with one, as the flags ask.
 
   Args:
     flags: as `parse_run` returns them.
     config: the run's.
-    start: given the run directory to make; returns it.
-    resume: given the run directory and a step, None for the latest.
+    start: given the config and the run directory to make; returns that.
   """
   if config.distributed is not None and flags.output is None:
     raise errors.UserError(
       "--output: several processes need it, the same directory on a disk that"
       " they share"
     )
-  processes.start(config.distributed)
-  if flags.resume is None:
-    run = start(flags.output)
-  else:
-    step = None if flags.resume == "latest" else flags.resume
-    run = resume(flags.output, step)
-  print(f"trained model: {run / 'checkpoint-final'}", flush=True)
   # Here, because it needs Tunix.
+  from tunix_ttt import recipes
   from tunix_ttt.evaluate import finished
 
+  processes.start(config.distributed)
+  if flags.resume is None:
+    run = start(config, flags.output)
+  else:
+    step = None if flags.resume == "latest" else flags.resume
+    run = recipes.resume(flags.output, config, step=step)
+  print(f"trained model: {run / 'checkpoint-final'}", flush=True)
   page = finished.report(run, config)
   if page is not None:
     print(f"report: {page}")

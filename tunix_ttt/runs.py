@@ -339,7 +339,7 @@ class MetricsFile:
     self._file.close()
 
 
-def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(run: pathlib.Path | str) -> list[dict[str, Any]]:
   """Returns the rows of a run's `metrics.jsonl`.
 
   A last line that was cut short, as a killed run leaves it, is none.
@@ -347,7 +347,7 @@ def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
   Raises:
     errors.UserError: if another line is no row of metrics.
   """
-  path = run / METRICS
+  path = pathlib.Path(run) / METRICS
   lines = list(files.scan_jsonl(path, "file of metrics"))
   if lines and lines[-1].row is None:
     lines.pop()

@@ -47,19 +47,20 @@ class Answer(pydantic.BaseModel):
 
 
 def generate(
-  name: str,
+  name: str | pathlib.Path,
   config: config_lib.SFTConfig,
   items: Sequence[evalsets.Item],
-  seed: int,
+  seed: int | None = None,
 ) -> Iterator[Answer]:
   """Yields a model's answer to each item.
 
   Args:
-    name: `base` for the model that the config starts from, or a model
+    name: `base` for the model that the config starts from, or a model or run
       directory.
     config: the settings.
     items: the questions.
-    seed: of the samples, where the temperature is above 0.
+    seed: of the samples, where the temperature is above 0; None for the
+      config's.
 
   Raises:
     errors.UserError: if there is no such model, or it is another than the
@@ -69,6 +70,7 @@ def generate(
   from tunix_ttt.evaluate import models
   from tunix_ttt.models import generation
 
+  seed = config.seed if seed is None else seed
   model = models.load(name, config)
   encoded = [
     chat.encode_chat(_messages(item), model.tokenizer).ids for item in items
@@ -98,7 +100,7 @@ def generate(
         verdict=verdict,
         score=1 if verdict == "right" else 0,
         chance=item.chance,
-        model=name,
+        model=str(name),
         seed=seed,
       )
 

@@ -83,12 +83,13 @@ class Item(pydantic.BaseModel):
       raise ValueError(f"board {self.board}: the prompt shows another board")
 
 
-def load(path: pathlib.Path) -> list[Item]:
+def load(path: pathlib.Path | str) -> list[Item]:
   """Reads and checks an evalset.
 
   Raises:
     errors.UserError: naming file, line and field of the first mistake.
   """
+  path = pathlib.Path(path)
   items: dict[str, Item] = {}
   for number, row in files.read_jsonl(path, "evalset"):
     try:

@@ -132,19 +132,28 @@ def environment(config: config_lib.PlayConfig) -> env_lib.TicTacToe:
 
 
 def play_games(
-  model: checkpoints.Model, config: config_lib.SFTConfig, seed: int
+  model: checkpoints.Model,
+  config: config_lib.SFTConfig,
+  seed: int | None = None,
+  *,
+  opponent: opponents.Opponent | None = None,
 ) -> Iterator[Match]:
-  """Yields games against the config's opponent, as X and as O.
+  """Yields sampled games, as X and as O.
 
   Args:
     model: who plays.
     config: the settings.
-    seed: of the games and the samples. A game depends on it and its number.
+    seed: of the games and the samples; None for the config's. A game depends on
+      it and its number.
+    opponent: against whom; None for `play.opponent`.
 
   Raises:
     errors.UserError: if there is no such opponent.
   """
+  seed = config.seed if seed is None else seed
   env = environment(config.play)
+  if opponent is not None:
+    env = env_lib.TicTacToe(opponent=opponent)
   yield from sampled_matches(Player(model, config, env), env, config.play, seed)
 
 

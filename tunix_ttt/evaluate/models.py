@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 import itertools
+import pathlib
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -13,11 +14,13 @@ from tunix_ttt.models import sources
 from tunix_ttt.train import sft
 
 
-def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
+def load(
+  name: str | pathlib.Path, config: config_lib.SFTConfig
+) -> checkpoints.Model:
   """Returns a model by name.
 
   Args:
-    name: `base` for the model that the config starts from, or a model
+    name: `base` for the model that the config starts from, or a model or run
       directory.
     config: the settings.
 
@@ -25,6 +28,7 @@ def load(name: str, config: config_lib.SFTConfig) -> checkpoints.Model:
     errors.UserError: if there is no such model, or it is another than the
       config's.
   """
+  name = str(name)
   if name == "base":
     return _placed(sft.base_model(config), config)
   model = sources.open_model(name, config.model, config.mesh)

@@ -52,7 +52,7 @@ class Partner:
     model: checkpoints.Model,
     config: config_lib.SFTConfig,
     *,
-    seed: int,
+    seed: int | None = None,
     num_games: int = 1,
   ):
     """Takes a model and the settings of its play.
@@ -60,7 +60,7 @@ class Partner:
     Args:
       model: who plays.
       config: the settings; `play.opponent` is not used.
-      seed: of its samples.
+      seed: of its samples; None for the config's.
       num_games: how many games are played at once.
 
     Raises:
@@ -70,7 +70,7 @@ class Partner:
     self._player = matches.Player(model, config, env)
     self._decode = model.tokenizer.decode
     self._begin = jax.jit(jax.vmap(env.init, (0, None)))
-    self._key = jax.random.key(seed)
+    self._key = jax.random.key(config.seed if seed is None else seed)
     self._num_games = num_games
 
   def answer(self, mark: int, moves: Sequence[Sequence[int]]) -> list[Answer]:

@@ -42,8 +42,10 @@ class Partner(Protocol):
     ...
 
 
-def play(partner: Partner, mark: int, ask: Ask, tell: Tell) -> str | None:
-  """Plays a game to its end.
+def play(
+  partner: Partner, mark: int, ask: Ask = input, tell: Tell = print
+) -> str | None:
+  """Plays a game to its end, or until there is no more to read.
 
   Args:
     partner: the model.

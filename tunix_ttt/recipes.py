@@ -1,0 +1,122 @@
+"""Whole runs, each one call: what training scripts and notebooks are made of."""
+
+import pathlib
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import rewards as rewards_lib
+from tunix_ttt import runs
+from tunix_ttt.evaluate import in_training
+from tunix_ttt.train import dpo
+from tunix_ttt.train import grpo
+from tunix_ttt.train import sft
+
+_CONFIGS: dict[runs.Recipe, type[config_lib.SFTConfig]] = {
+  "sft": config_lib.SFTConfig,
+  "dpo": config_lib.DPOConfig,
+  "grpo": config_lib.GRPOConfig,
+}
+
+
+def train_sft(
+  config: config_lib.SFTConfig, output: pathlib.Path | str | None = None
+) -> pathlib.Path:
+  """Fine-tunes a model on games or on a file of rows.
+
+  Args:
+    config: the settings.
+    output: the run directory, which must not exist; None makes one under
+      `artifacts/training_runs`.
+
+  Returns:
+    The run directory; the model is in its `checkpoint-final`.
+
+  Raises:
+    errors.UserError: if the input is wrong, before anything is written.
+  """
+  return sft.train(config, _path(output))
+
+
+def train_dpo(
+  config: config_lib.DPOConfig, output: pathlib.Path | str | None = None
+) -> pathlib.Path:
+  """Trains a model on pairs of answers, of which one is preferred.
+
+  Args:
+    config: the settings; `data.path` names the pairs.
+    output: see `train_sft`, also for what is returned and raised.
+  """
+  return dpo.train(config, _path(output))
+
+
+def train_grpo(
+  config: config_lib.GRPOConfig,
+  output: pathlib.Path | str | None = None,
+  *,
+  rewards: rewards_lib.Rewards | None = None,
+) -> pathlib.Path:
+  """Improves a model by playing whole games.
+
+  Args:
+    config: the settings.
+    output: see `train_sft`, also for what is returned and raised.
+    rewards: functions of games that are added to the config's rewards, by the
+      name that they have in metrics (`reward/name`). A function is given B
+      games as a `Trajectory` of NumPy arrays, and returns float [B, T], what
+      each turn earned, or [B], what each game is worth. `(function, weight)`
+      stands for one times a weight. Their sources are in the run's manifest.
+  """
+  return grpo.train(config, in_training.Evaluator, _path(output), rewards)
+
+
+def resume(
+  run: pathlib.Path | str,
+  config: config_lib.SFTConfig | None = None,
+  *,
+  step: int | None = None,
+  rewards: rewards_lib.Rewards | None = None,
+) -> pathlib.Path:
+  """Goes on with an interrupted run, as if it had not been interrupted.
+
+  Args:
+    run: its directory.
+    config: the settings it was started with; None takes them from its
+      manifest. Those of logging, of devices, and of how many checkpoints and
+      games are kept may differ.
+    step: which of its checkpoints to go on from; None for the latest, or the
+      beginning where there is none yet. Later checkpoints are set aside.
+    rewards: the functions that a GRPO run was started with.
+
+  Returns:
+    The run directory.
+
+  Raises:
+    errors.UserError: if there is no such run or checkpoint, or the config, the
+      rewards, the data, the base or the code's results are not the run's.
+  """
+  run = pathlib.Path(run)
+  if config is None:
+    config = _config_of(run)
+  if isinstance(config, config_lib.GRPOConfig):
+    return grpo.resume(config, in_training.Evaluator, run, step, rewards)
+  if rewards:
+    raise errors.UserError(
+      f"{run}: rewards are for GRPO, which this run is not"
+    )
+  if isinstance(config, config_lib.DPOConfig):
+    return dpo.resume(config, run, step)
+  return sft.resume(config, run, step)
+
+
+def _config_of(run: pathlib.Path) -> config_lib.SFTConfig:
+  """Returns the settings that a run was started with."""
+  manifest = runs.RunManifest.read(run)
+  try:
+    return config_lib.from_dict(_CONFIGS[manifest.recipe], manifest.config)
+  except ValueError as error:
+    path = run / runs.MANIFEST
+    raise errors.UserError(f"{path}: config: {error}") from None
+
+
+def _path(output: pathlib.Path | str | None) -> pathlib.Path | None:
+  return None if output is None else pathlib.Path(output)
