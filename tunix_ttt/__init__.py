@@ -69,7 +69,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each name is from, as above, and what it is called there.
+# Where each name is from, as above, and what it is called there; "" for the
+# module itself.
 _SOURCES = {
   "DPOConfig": ("config", "DPOConfig"),
   "Ending": ("rollout.trajectory", "Ending"),
@@ -91,17 +92,17 @@ _SOURCES = {
   "load_config": ("config", "load"),
   "load_evalset": ("evaluate.evalsets", "load"),
   "load_model": ("evaluate.models", "load"),
-  "opponents": ("game.env", "opponents"),
+  "opponents": ("game.opponents", ""),
   "optimal_cells": ("game.solver", "optimal_cells"),
   "play": ("evaluate.terminal", "play"),
   "play_all_lines": ("evaluate.matches", "play_all_lines"),
   "play_games": ("evaluate.matches", "play_games"),
-  "plots": ("evaluate", "plots"),
+  "plots": ("evaluate.plots", ""),
   "read_metrics": ("runs", "read_metrics"),
   "render_board": ("language.prompts", "render_grid"),
   "results_table": ("evaluate.matches", "table"),
   "resume": ("recipes", "resume"),
-  "rules": ("game.env", "rules"),
+  "rules": ("game.rules", ""),
   "solve": ("game.solver", "solve"),
   "train_dpo": ("recipes", "train_dpo"),
   "train_grpo": ("recipes", "train_grpo"),
@@ -119,7 +120,7 @@ if not TYPE_CHECKING:
     path, attribute = _SOURCES[name]
     try:
       module = importlib.import_module(f"{__name__}.{path}")
-      value = getattr(module, attribute)
+      value = getattr(module, attribute) if attribute else module
     except ModuleNotFoundError as error:
       if str(error.name).partition(".")[0] == "tunix":
         # Here, because it is rare.
