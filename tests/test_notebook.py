@@ -1,0 +1,128 @@
+"""The notebook, executed from top to bottom, and what is committed of it."""
+
+import copy
+import re
+import tomllib
+from typing import Any
+
+import nbclient
+import nbformat
+from packaging import requirements
+import pytest
+
+from tests import conftest
+
+PATH = conftest.ROOT / "notebooks" / "tictactoe_colab.ipynb"
+# Enough to run every cell; the model learns next to nothing.
+SHORT = {
+  "SFT_STEPS": 2,
+  "GRPO_STEPS": 1,
+  "OWN_REWARD_STEPS": 1,
+  "MODEL": {"name": "tiny-qwen2.5", **conftest.SMALL_MODEL.shape()},
+}
+
+
+@pytest.fixture(scope="module")
+def notebook():
+  return nbformat.read(PATH, as_version=4)
+
+
+def source(notebook, cell_id: str) -> str:
+  (cell,) = (cell for cell in notebook.cells if cell.id == cell_id)
+  return cell.source
+
+
+def execute(notebook, directory, **parameters: Any) -> dict[str, str]:
+  """Runs a notebook in a directory; returns the text of each cell's outputs."""
+  notebook = copy.deepcopy(notebook)
+  (index,) = (
+    n
+    for n, cell in enumerate(notebook.cells)
+    if "parameters" in cell.metadata.get("tags", [])
+  )
+  lines = [f"{name} = {value!r}" for name, value in parameters.items()]
+  cell = nbformat.v4.new_code_cell("\n".join(lines))
+  notebook.cells.insert(index + 1, cell)
+  resources = {"metadata": {"path": str(directory)}}
+  nbclient.NotebookClient(notebook, timeout=1200, resources=resources).execute()
+  return {
+    cell.id: "".join(map(text, cell.outputs))
+    for cell in notebook.cells
+    if cell.cell_type == "code"
+  }
+
+
+def text(output: Any) -> str:
+  if output.output_type == "stream":
+    return output.text if output.name == "stdout" else ""
+  return output.data.get("text/plain", "")
+
+
+def lines_lost(table: str) -> list[int]:
+  """Reads the column `lines lost`, the fourth from the right."""
+  rows = [line.split() for line in table.splitlines()]
+  return [int(row[-4]) for row in rows if re.fullmatch(r"[\d.]+", row[-1:][0])]
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+  """A directory to run in, from which the package is found."""
+  monkeypatch.setenv("PYTHONPATH", str(conftest.ROOT))
+  monkeypatch.setenv("IPYTHONDIR", str(tmp_path / ".ipython"))
+  work = tmp_path / "work"
+  work.mkdir()
+  return work
+
+
+def test_nothing_but_sources_is_committed(notebook):
+  nbformat.validate(notebook)
+  assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+  assert notebook.metadata.kernelspec.name == "python3"
+  assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+  for cell in notebook.cells:
+    if cell.cell_type == "code":
+      assert not cell.outputs and cell.execution_count is None
+  # As it is written, so that a change is a small one.
+  written = nbformat.writes(notebook, ensure_ascii=False, sort_keys=True)
+  assert written + "\n" == PATH.read_text()
+
+
+def test_what_it_installs_is_what_the_package_asks_for(notebook):
+  pins = re.findall(
+    r"([\w-]+)(?:\[\w+\])?==([\d.]+)", source(notebook, "install")
+  )
+  assert {"jax", "flax", "google-tunix"} <= {name for name, _ in pins}
+  project = tomllib.loads((conftest.ROOT / "pyproject.toml").read_text())
+  asked = map(requirements.Requirement, project["project"]["dependencies"])
+  specifiers = {each.name: each.specifier for each in asked}
+  for name, version in pins:
+    assert version in specifiers[name], name
+
+
+def test_it_runs(notebook, elsewhere):
+  found = execute(notebook, elsewhere, **SHORT)
+  assert found["install"] == ""
+  assert found["play-a-game"].endswith("ONGOING\n")
+  assert "best replies to the centre: (0, 2, 6, 8)" in found["solver"]
+  assert "as X: " in found["untrained"]
+  assert len(lines_lost(found["exact-before"])) == 2
+  assert len(lines_lost(found["exact-after"])) == 4
+  assert "The model: " in found["play"]
+  assert re.findall(r"(\d+)%", found["openings"])
+  assert "model.safetensors" in found["export"]
+  # What it writes lies where it runs, in directories that git ignores.
+  assert {path.name for path in elsewhere.iterdir()} == {"artifacts"}
+  runs = elsewhere / "artifacts" / "training_runs"
+  assert (next(runs.glob("grpo-*/exported")) / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_it_teaches(notebook, elsewhere):
+  found = execute(notebook, elsewhere)
+  x_before, o_before = lines_lost(found["exact-before"])
+  # By side and then by name, GRPO first.
+  o_after, o_again, x_after, x_again = lines_lost(found["exact-after"])
+  assert (o_again, x_again) == (o_before, x_before)
+  assert x_after <= x_before and o_after < o_before / 2
+  before, after = map(int, re.findall(r"(\d+)%", found["openings"]))
+  assert after > 50 > before
