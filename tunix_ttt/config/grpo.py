@@ -18,8 +18,8 @@ class RolloutConfig:
 
   Attributes:
     temperature: above 0.
-    top_k: draw from this many most likely tokens; None for all. Log-
-      probabilities are those before anything is cut off.
+    top_k: draw from this many most likely tokens; None for all.
+      Log-probabilities are those before anything is cut off.
     top_p: nucleus.
     constrained: only tokens that can complete an answer are drawn.
     max_staleness: how many updates the weights that games are played with may

@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Literal
 
-import pydantic
-
 from tunix_ttt.config import fields
 
 Rejected = Literal["worse", "illegal", "format"]
@@ -41,7 +39,7 @@ class StageConfig:
   """
 
   config: fields.Text
-  set: list[fields.Text] = pydantic.Field(default_factory=list)
+  set: list[fields.Text] = dataclasses.field(default_factory=list)
 
 
 @fields.settings
