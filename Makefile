@@ -13,7 +13,7 @@ COLD_START := configs/sft_cold_start.yaml
 GRPO := configs/grpo_tiny.yaml
 EVALSET := evalsets/tictactoe_v1.jsonl
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,11 +36,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-test: lint
+# Read them at docs/_build/index.html; what Sphinx warns of is an error.
+docs: $(READY)
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+
+test: lint docs
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-all: lint
+test-all: lint docs
 	$(BIN)/python -m pytest $(PARALLEL) -m ''
 
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build .jax_cache .pytest_cache .ruff_cache .hypothesis
