@@ -1,0 +1,136 @@
+"""The pages say what there is: links, paths, flags and code hold."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from tunix_ttt import config as config_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = [
+  ROOT / "README.md",
+  ROOT / "CONTRIBUTING.md",
+  ROOT / "benchmarks" / "README.md",
+  *sorted(
+    page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts
+  ),
+]
+DOCS = [page for page in PAGES if (ROOT / "docs") in page.parents]
+# Commands in blocks, their lines joined; and what stands in a line of text.
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"\b(?:configs|training|evalsets|benchmarks)/[\w.]+\.\w+")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def name(page):
+  return str(page.relative_to(ROOT)) if isinstance(page, pathlib.Path) else ""
+
+
+def anchors(page):
+  """Lists the anchors of a page's headings, as GitHub makes them."""
+  text = BLOCK.sub("", page.read_text())
+  return {
+    re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+    for heading in HEADING.findall(text)
+  }
+
+
+def commands():
+  """Lists the script and the flags of each command that a page shows."""
+  found = []
+  for page in PAGES:
+    for language, block in BLOCK.findall(page.read_text()):
+      if language != "sh":
+        continue
+      for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        scripts = [n for n, w in enumerate(words) if w.endswith(".py")]
+        if scripts and scripts[0] and "python" in words[scripts[0] - 1]:
+          script, rest = words[scripts[0]], words[scripts[0] + 1 :]
+          found.append((page, script, rest))
+  return found
+
+
+COMMANDS = commands()
+# With a subcommand, where there is one.
+HELPED = sorted(
+  {
+    (script, rest[0]) if script.endswith("evalset.py") else (script,)
+    for _, script, rest in COMMANDS
+    if script.startswith("training/")
+  }
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_what_there_is(page):
+  for link in LINK.findall(page.read_text()):
+    if re.match(r"https?://", link):
+      continue
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    assert target.exists(), link
+    assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_paths_exist(page):
+  for path in PATH.findall(page.read_text()):
+    if "results/" not in path:
+      assert (ROOT / path).is_file(), path
+
+
+def test_every_page_and_script_is_reached():
+  linked = {
+    (page.parent / link.partition("#")[0]).resolve()
+    for page in PAGES
+    for link in LINK.findall(page.read_text())
+  }
+  reached = linked | {ROOT / "docs" / "index.md", ROOT / "docs/benchmarks.md"}
+  assert set(DOCS) <= reached
+  shown = {ROOT / script for _, script, _ in COMMANDS}
+  assert set((ROOT / "training").glob("*.py")) <= shown
+
+
+@pytest.mark.parametrize("command", HELPED, ids=" ".join)
+def test_flags_are_the_scripts_own(run, command):
+  script, *subcommand = command
+  code, out, _ = run(ROOT / script, *subcommand, "--help")
+  assert code == 0
+  known = set(re.findall(r"--[a-z][\w-]*", out))
+  for page, shown, rest in COMMANDS:
+    if shown == script and rest[: len(subcommand)] == subcommand:
+      flags = {word.partition("=")[0] for word in rest if word[:2] == "--"}
+      assert flags <= known, name(page)
+
+
+def test_settings_in_commands_are_known():
+  for page, _, rest in COMMANDS:
+    if "--set" not in rest or "--config" not in rest:
+      continue
+    config = rest[rest.index("--config") + 1]
+    if not (ROOT / config).is_file():
+      continue
+    pairs = [w for w in rest if re.match(r"^[a-z_.]+=", w)]
+    assert pairs, name(page)
+    config_lib.load_any(ROOT / config, pairs)
+
+
+PYTHON = [
+  pytest.param(code, id=f"{name(page)}-{number}")
+  for page in PAGES
+  for number, (language, code) in enumerate(BLOCK.findall(page.read_text()))
+  if language == "python"
+]
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_runs(code):
+  exec(compile(code, "<page>", "exec"), {})
+
+
+def test_there_is_something_to_test():
+  assert len(COMMANDS) > 30 and len(PYTHON) >= 2
