@@ -25,6 +25,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "tunix_ttt"
 html_copy_source = False
+html_show_copyright = False
 
 myst_heading_anchors = 3
 
