@@ -99,9 +99,12 @@ def _shorten(*arguments: Any) -> tuple[str | None, str | None]:
 
 
 def _skip(*arguments: Any) -> bool | None:
-  """Keeps the members of enumerations, which have no docstrings."""
+  """Keeps members of enumerations; drops fields that say their number alone."""
   member = arguments[3]
-  return False if isinstance(member, enum.Enum) else None
+  if isinstance(member, enum.Enum):
+    return False
+  said = getattr(member, "__doc__", None) or ""
+  return True if said.startswith("Alias for field number") else None
 
 
 def setup(app: Sphinx) -> None:
