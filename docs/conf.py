@@ -2,6 +2,7 @@
 
 import enum
 import importlib
+import inspect
 import pathlib
 import pkgutil
 import re
@@ -42,7 +43,9 @@ napoleon_use_ivar = True
 _CODE = re.compile(r"(?<![`:\\])`([^`]+)`(?!`)(\w?)")
 # Links that a reader on GitHub can follow.
 _LEAVING = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)\)")
-_GENERATED = re.compile(r"^```\{(settings|modules)\} (\w+)\n```$", re.MULTILINE)
+_GENERATED = re.compile(
+  r"^```\{(settings|modules|exports)\} (\w+)\n```$", re.MULTILINE
+)
 
 
 def _settings(name: str) -> str:
@@ -63,9 +66,29 @@ def _modules(name: str) -> str:
   )
 
 
+def _exports(name: str) -> str:
+  """Returns a table of what a module exports, of ```{exports} tunix_ttt."""
+  module = importlib.import_module(name)
+  lines = ["| name | what it is |", "|---|---|"]
+  for export in sorted(getattr(module, "__all__", ())):
+    value = getattr(module, export)
+    if not (inspect.ismodule(value) or callable(value)):
+      continue
+    place = getattr(value, "__module__", "")
+    target = f"{place}.{value.__name__}" if place else value.__name__
+    about = (inspect.getdoc(value) or "").partition("\n\n")[0]
+    about = " ".join(about.split()).replace("|", "\\|")
+    lines.append(f"| {{py:obj}}`{export} <{target}>` | {about} |")
+  return "\n".join(lines) if len(lines) > 2 else ""
+
+
 def _read(_app: Sphinx, page: str, content: list[str]) -> None:
   """Puts what is generated into a page, and mends links that leave `docs`."""
-  makers = {"settings": _settings, "modules": _modules}
+  makers = {
+    "settings": _settings,
+    "modules": _modules,
+    "exports": _exports,
+  }
   folder = (DOCS / page).parent
 
   def inside(match: re.Match[str]) -> str:
