@@ -24,7 +24,7 @@ FIRST_LEGAL = rules.nth_cell()[rules.legal_masks(), 0].astype(np.int32)
 def matches(table: np.ndarray) -> list[matches_lib.Match]:
   """Returns the games of a player on every line, as X and as O."""
   scripted = testing.scripted_play(env_lib.TicTacToe(), table)
-  return list(matches_lib.exact_matches(scripted, 128, quiet=True))
+  return list(matches_lib.exact_matches(scripted, 128))
 
 
 def exact(summary: recorded.Summary | None, mark: recorded.Mark) -> play.Exact:
