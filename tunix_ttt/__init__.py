@@ -14,7 +14,7 @@ modules; `solve` and `optimal_cells` know the best moves; `render_board` draws.
 Settings: `SFTConfig`, `DPOConfig` and `GRPOConfig`, made by `load_config`.
 Training: `train_sft`, `train_dpo` and `train_grpo`, which takes a `Reward` of
 your own; `resume`; a run's `RunManifest` and `read_metrics`, of which the module `plots` draws
-curves.
+curves; `write_report` makes its page, with a board to play on.
 Models: `load_model` returns a `Model`, `export_model` writes it for others.
 Games of a model: `play_games` samples them and `play_all_lines` plays every
 line, both as a `Match` for each mark; its `Trajectory` has an `Ending` for each
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
   from tunix_ttt.evaluate.answers import generate as answer_evalset
   from tunix_ttt.evaluate.evalsets import load as load_evalset
   from tunix_ttt.evaluate.exports import export_model
+  from tunix_ttt.evaluate.finished import report as write_report
   from tunix_ttt.evaluate.matches import Match
   from tunix_ttt.evaluate.matches import play_all_lines
   from tunix_ttt.evaluate.matches import play_games
@@ -107,6 +108,7 @@ _SOURCES = {
   "train_dpo": ("recipes", "train_dpo"),
   "train_grpo": ("recipes", "train_grpo"),
   "train_sft": ("recipes", "train_sft"),
+  "write_report": ("evaluate.finished", "report"),
 }
 
 # Type checkers read the imports above and report what is not among them.

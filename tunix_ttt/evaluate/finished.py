@@ -7,6 +7,7 @@ import pathlib
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import processes
+from tunix_ttt import progress
 from tunix_ttt import runs
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import models
@@ -46,7 +47,7 @@ def play(run: pathlib.Path, config: config_lib.SFTConfig) -> recorded.Summary:
 
 
 def report(
-  run: pathlib.Path, config: config_lib.SFTConfig
+  run: pathlib.Path | str, config: config_lib.SFTConfig
 ) -> pathlib.Path | None:
   """Writes a finished run's page and figures, unless they are there.
 
@@ -60,6 +61,7 @@ def report(
     The page; None where `logging.report` is false, and in all processes but the
     first.
   """
+  run = pathlib.Path(run)
   output = run / runs.PAGE
   if not (config.logging.report and processes.is_first()):
     return None
@@ -68,7 +70,8 @@ def report(
       try:
         play(run, config)
       except errors.UserError as error:
-        print(f"note: the report has no games: {error}")
+        progress.say(f"note: the report has no games: {error}")
     plots = None if (run / runs.PLOTS).exists() else run / runs.PLOTS
-    page.write(page.collect(run), output, plots)
+    with progress.stage("writing the report"):
+      page.write(page.collect(run), output, plots)
   return output
