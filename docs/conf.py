@@ -72,7 +72,11 @@ def _exports(name: str) -> str:
   lines = ["| name | what it is |", "|---|---|"]
   for export in sorted(getattr(module, "__all__", ())):
     value = getattr(module, export)
-    if not (inspect.ismodule(value) or callable(value)):
+    kinds = (inspect.ismodule, inspect.isclass, inspect.isroutine)
+    if not any(is_kind(value) for is_kind in kinds):
+      # The type of a function: there is nothing to link to.
+      text = re.sub(r"\w+\.", "", str(value))
+      lines.append(f"| `{export}` | `{text}` |")
       continue
     place = getattr(value, "__module__", "")
     target = f"{place}.{value.__name__}" if place else value.__name__

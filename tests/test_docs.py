@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+import tunix_ttt
 from tunix_ttt import config as config_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -130,6 +131,22 @@ PYTHON = [
 @pytest.mark.parametrize("code", PYTHON)
 def test_python_runs(code):
   exec(compile(code, "<page>", "exec"), {})
+
+
+# What would take long is fenced as py: its names are there.
+LONG = [
+  pytest.param(code, id=f"{name(page)}-{number}")
+  for page in PAGES
+  for number, (language, code) in enumerate(BLOCK.findall(page.read_text()))
+  if language == "py"
+]
+
+
+@pytest.mark.parametrize("code", LONG)
+def test_names_in_python_are_public(code):
+  compile(code, "<page>", "exec")
+  names = re.findall(r"\bttt\.(\w+)", code)
+  assert names and all(hasattr(tunix_ttt, name) for name in names)
 
 
 def test_there_is_something_to_test():
