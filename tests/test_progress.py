@@ -100,7 +100,8 @@ def test_a_quiet_run_says_its_result_alone(run, tmp_path):
     "training: {max_steps: 2, batch_size: 8}\n"
   )
   script = conftest.ROOT / "training/train_sft_tunix.py"
-  common = (script, "--config", path, "--output")
+  common = (script, "--config", path, "--set", "logging.report=false")
+  common += ("--output",)
   code, out, err = run(*common, tmp_path / "a", "--quiet")
   assert code == 0 and not err
   assert out == f"trained model: {tmp_path}/a/checkpoint-final\n"
