@@ -43,19 +43,21 @@ class Partner(Protocol):
 
 
 def play(
-  partner: Partner, mark: int, ask: Ask = input, tell: Tell = print
+  partner: Partner, mark: int, ask: Ask | None = None, tell: Tell = print
 ) -> str | None:
   """Plays a game to its end, or until there is no more to read.
 
   Args:
     partner: the model.
     mark: the person's.
-    ask: given a prompt, returns a line; raises EOFError if there is none.
+    ask: given a prompt, returns a line; raises EOFError if there is none. None
+      for `input`, as it is when this is called: notebooks put in their own.
     tell: shows lines.
 
   Returns:
     How it ended for the person: `won`, `lost` or `drawn`; None for not at all.
   """
+  ask = ask or input
   moves: list[int] = []
   tell(HELP)
   while True:
