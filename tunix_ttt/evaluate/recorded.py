@@ -8,6 +8,7 @@ import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import runs
 from tunix_ttt.evaluate import play as play_lib
 from tunix_ttt.game import rules
 from tunix_ttt.language import boards
@@ -177,14 +178,7 @@ def read_summary(path: pathlib.Path) -> Summary:
   Raises:
     errors.UserError: if it is none.
   """
-  try:
-    return Summary.model_validate(files.read_json(path, "summary"))
-  except pydantic.ValidationError as error:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    raise errors.UserError(
-      f"{path}: not a summary of games: {where}: {first['msg']}"
-    ) from None
+  return runs.read_record(Summary, path, "summary of games")
 
 
 def read_games(path: pathlib.Path) -> list[Game]:
