@@ -66,11 +66,12 @@ def report(
   if not (config.logging.report and processes.is_first()):
     return None
   if not output.exists():
-    if not processes.several():
-      try:
-        play(run, config)
-      except errors.UserError as error:
-        progress.say(f"note: the report has no games: {error}")
+    try:
+      if processes.several():
+        raise errors.UserError("one process plays them; see eval_play.py")
+      play(run, config)
+    except errors.UserError as error:
+      progress.say(f"note: the report has no games: {error}")
     plots = None if (run / runs.PLOTS).exists() else run / runs.PLOTS
     with progress.stage("writing the report"):
       page.write(page.collect(run), output, plots)
