@@ -243,6 +243,21 @@ def test_a_checkpoint_of_another_model(run, trained):
   assert not pathlib.Path("o").exists()
 
 
+def test_a_run_says_how_its_model_plays(run, trained):
+  flags = ("--output", "g.jsonl", "--episodes", 2, "--set", "seed=3")
+  code, _, err = run(PLAY, "--model", trained, *flags)
+  assert code == 0, err
+  summary = json.loads(pathlib.Path("g.summary.json").read_text())
+  assert summary["play"]["constrained"] and summary["play"]["num_games"] == 2
+  refused(
+    run(PLAY, "--model", "base", *flags), "--model base", "give --config"
+  )
+  refused(
+    run(PLAY, "--model", trained, *flags, "play.numgames=3"),
+    "did you mean 'num_games'?",
+  )
+
+
 def test_wrong_evaluation_input(run, trained):
   common = ["--model", trained, "--config", "config.yaml"]
   refused(

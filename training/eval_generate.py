@@ -4,7 +4,6 @@ import argparse
 import pathlib
 
 from tunix_ttt import cli
-from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.evaluate import answers as answers_lib
 from tunix_ttt.evaluate import evalsets
@@ -18,7 +17,6 @@ def _parse() -> argparse.Namespace:
     " eval_before.jsonl",
   )
   cli.add_model(parser)
-  cli.add_config(parser)
   parser.add_argument(
     "--eval-set", type=pathlib.Path, required=True, help="JSONL of questions"
   )
@@ -39,7 +37,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Parses the flags, answers and writes."""
   flags = _parse()
-  config = config_lib.load_any(flags.config, flags.set)
+  config = cli.config_of_model(flags, flags.set)
   items = evalsets.load(flags.eval_set)[: flags.max_examples]
   files.check_absent(flags.output)
   cli.require_tunix()

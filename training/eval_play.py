@@ -4,7 +4,6 @@ import argparse
 import pathlib
 
 from tunix_ttt import cli
-from tunix_ttt import config as config_lib
 
 
 def _parse() -> argparse.Namespace:
@@ -14,7 +13,6 @@ def _parse() -> argparse.Namespace:
     " configs/sft_tiny.yaml --exhaustive --output episodes.jsonl",
   )
   cli.add_model(parser)
-  cli.add_config(parser)
   kind = parser.add_mutually_exclusive_group()
   kind.add_argument(
     "--episodes", type=cli.positive, help="games to sample with each mark"
@@ -48,7 +46,7 @@ def main() -> None:
     play__context=flags.context,
     play__temperature=flags.temperature,
   )
-  config = config_lib.load_any(flags.config, settings)
+  config = cli.config_of_model(flags, settings)
   cli.require_tunix()
 
   from tunix_ttt.evaluate import matches

@@ -3,17 +3,14 @@
 import argparse
 
 from tunix_ttt import cli
-from tunix_ttt import config as config_lib
 
 
 def _parse() -> argparse.Namespace:
   parser = cli.parser(
     __doc__ or "",
-    "python training/play.py --model RUN/checkpoint-final --config"
-    " configs/sft_tiny.yaml --as o",
+    "python training/play.py --model RUN/checkpoint-final --as o",
   )
   cli.add_model(parser)
-  cli.add_config(parser)
   parser.add_argument(
     "--as", dest="mark", choices=("x", "o"), default="x", help="your mark"
   )
@@ -35,7 +32,7 @@ def main() -> None:
     play__context=flags.context,
     play__temperature=flags.temperature,
   )
-  config = config_lib.load_any(flags.config, settings)
+  config = cli.config_of_model(flags, settings)
   cli.require_tunix()
 
   from tunix_ttt.evaluate import models

@@ -18,6 +18,7 @@ from tunix_ttt import files
 from tunix_ttt import interrupts
 from tunix_ttt import processes
 from tunix_ttt import progress
+from tunix_ttt import runs
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 _TUNIX = "google-tunix"
@@ -105,14 +106,17 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
 
 
 def add_config(
-  arguments: argparse.ArgumentParser, *, required: bool = True
+  arguments: argparse.ArgumentParser,
+  *,
+  required: bool = True,
+  otherwise: str = "",
 ) -> None:
-  """Adds `--config` and `--set`."""
+  """Adds `--config` and `--set`; `otherwise` says what stands in for it."""
   arguments.add_argument(
     "--config",
     type=pathlib.Path,
     required=required,
-    help="YAML file of settings",
+    help=f"YAML file of settings{otherwise}",
   )
   arguments.add_argument(
     "--set",
@@ -125,13 +129,43 @@ def add_config(
 
 
 def add_model(arguments: argparse.ArgumentParser) -> None:
-  """Adds `--model`, as `evaluate.models.load` takes it."""
+  """Adds --model, as `evaluate.models.load` takes it, --config and --set."""
   arguments.add_argument(
     "--model",
     required=True,
     help="base, for the model that the config starts from, or a checkpoint"
     " such as RUN/checkpoint-final",
   )
+  add_config(
+    arguments,
+    required=False,
+    otherwise="; without, those of the run that the model is of",
+  )
+
+
+def config_of_model(
+  flags: argparse.Namespace, settings: Sequence[str]
+) -> config_lib.SFTConfig:
+  """Returns the config that a model is used with.
+
+  Args:
+    flags: those of `add_model`.
+    settings: assignments that replace what the config says.
+
+  Raises:
+    errors.UserError: if there is none, or it is wrong.
+  """
+  if flags.config is not None:
+    return config_lib.load_any(flags.config, settings)
+  run = runs.of_model(flags.model)
+  if run is None:
+    raise errors.UserError(
+      f"--model {flags.model}: is of no run that would say how it plays; give"
+      " --config"
+    )
+  manifest = runs.RunManifest.read(run)
+  kind = config_lib.RECIPES[manifest.recipe]
+  return config_lib.load(kind, manifest.config, settings)
 
 
 def add_play(arguments: argparse.ArgumentParser) -> None:

@@ -11,12 +11,6 @@ from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo
 from tunix_ttt.train import sft
 
-_CONFIGS: dict[runs.Recipe, type[config_lib.SFTConfig]] = {
-  "sft": config_lib.SFTConfig,
-  "dpo": config_lib.DPOConfig,
-  "grpo": config_lib.GRPOConfig,
-}
-
 
 def train_sft(
   config: config_lib.SFTConfig, output: pathlib.Path | str | None = None
@@ -112,7 +106,9 @@ def _config_of(run: pathlib.Path) -> config_lib.SFTConfig:
   """Returns the settings that a run was started with."""
   manifest = runs.RunManifest.read(run)
   try:
-    return config_lib.from_dict(_CONFIGS[manifest.recipe], manifest.config)
+    return config_lib.from_dict(
+      config_lib.RECIPES[manifest.recipe], manifest.config
+    )
   except ValueError as error:
     path = run / runs.MANIFEST
     raise errors.UserError(f"{path}: config: {error}") from None

@@ -317,6 +317,17 @@ def hold(run: pathlib.Path) -> Iterator[None]:
     yield
 
 
+def of_model(model: str | pathlib.Path) -> pathlib.Path | None:
+  """Returns the directory of the run that a model is of.
+
+  Args:
+    model: a run or one of its checkpoints; others are of no run.
+  """
+  path = pathlib.Path(model)
+  directory = path.parent if path.name.startswith("checkpoint-") else path
+  return directory if (directory / MANIFEST).is_file() else None
+
+
 def checkpoint_steps(run: pathlib.Path) -> list[int]:
   """Returns the steps of which there is a checkpoint, in order."""
   found = (run / CHECKPOINTS).glob("*")

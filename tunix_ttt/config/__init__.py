@@ -14,6 +14,7 @@ from tunix_ttt.config.grpo import OpponentsConfig as OpponentsConfig
 from tunix_ttt.config.grpo import OutcomeConfig as OutcomeConfig
 from tunix_ttt.config.grpo import RewardsConfig as RewardsConfig
 from tunix_ttt.config.grpo import RolloutConfig as RolloutConfig
+from tunix_ttt.config.loading import RECIPES as RECIPES
 from tunix_ttt.config.loading import differences as differences
 from tunix_ttt.config.loading import flatten as flatten
 from tunix_ttt.config.loading import from_dict as from_dict

@@ -17,8 +17,12 @@ from tunix_ttt.config import sections
 ConfigT = TypeVar("ConfigT")
 # A YAML file, or what one would say.
 Settings = pathlib.Path | str | Mapping[str, Any]
-# Where keys do not tell them apart, the first.
-_KINDS = (sections.SFTConfig, grpo.GRPOConfig, dpo.DPOConfig)
+# By what trains; where keys do not tell them apart, the first.
+RECIPES: dict[str, type[sections.SFTConfig]] = {
+  "sft": sections.SFTConfig,
+  "grpo": grpo.GRPOConfig,
+  "dpo": dpo.DPOConfig,
+}
 
 
 def load(
@@ -46,7 +50,7 @@ def load_any(
   def known(kind: type) -> int:
     return len(source.values.keys() & _fields(kind).keys())
 
-  return _parse(max(_KINDS, key=known), source)
+  return _parse(max(RECIPES.values(), key=known), source)
 
 
 def _read(settings: Settings, overrides: Sequence[str]) -> yaml_source.Source:

@@ -63,10 +63,8 @@ class Run:
 
 def find_run(model: str) -> Run | None:
   """Returns the run that a checkpoint is of; None for other models."""
-  path = pathlib.Path(model)
-  named = path.name.startswith("checkpoint-")
-  directory = path.parent if named else path
-  if not (directory / runs.MANIFEST).is_file():
+  directory = runs.of_model(model)
+  if directory is None:
     return None
   manifest = runs.RunManifest.read(directory)
   data = (directory / runs.MANIFEST).read_bytes()
