@@ -22,13 +22,13 @@ $(READY): pyproject.toml
 	touch $@
 
 # Train a poor player, improve it by playing, and judge it before and after.
-demo: BEFORE := --config $(COLD_START) --model $(RUN)-cold/checkpoint-final
-demo: AFTER := --config $(GRPO) --model $(RUN)/checkpoint-final
+demo: BEFORE := $(RUN)-cold/checkpoint-final
+demo: AFTER := $(RUN)/checkpoint-final
 demo: $(READY)
 	$(BIN)/python training/train_sft_tunix.py --config $(COLD_START) --output $(RUN)-cold
-	$(BIN)/python training/train_grpo_tunix.py --config $(GRPO) --model $(RUN)-cold/checkpoint-final --output $(RUN)
-	$(BIN)/python training/eval_generate.py $(BEFORE) --eval-set $(EVALSET) --output $(RUN)/eval_before.jsonl
-	$(BIN)/python training/eval_generate.py $(AFTER) --eval-set $(EVALSET) --output $(RUN)/eval_after.jsonl
+	$(BIN)/python training/train_grpo_tunix.py --config $(GRPO) --model $(BEFORE) --output $(RUN)
+	$(BIN)/python training/eval_generate.py --model $(BEFORE) --eval-set $(EVALSET) --output $(RUN)/eval_before.jsonl
+	$(BIN)/python training/eval_generate.py --model $(AFTER) --eval-set $(EVALSET) --output $(RUN)/eval_after.jsonl
 	$(BIN)/python training/eval_report.py --run $(RUN) --games-before $(RUN)-cold/games.jsonl --before $(RUN)/eval_before.jsonl --after $(RUN)/eval_after.jsonl --output $(RUN)/delta_report.md
 
 lint: $(READY)

@@ -249,9 +249,7 @@ def test_a_run_says_how_its_model_plays(run, trained):
   assert code == 0, err
   summary = json.loads(pathlib.Path("g.summary.json").read_text())
   assert summary["play"]["constrained"] and summary["play"]["num_games"] == 2
-  refused(
-    run(PLAY, "--model", "base", *flags), "--model base", "give --config"
-  )
+  refused(run(PLAY, "--model", "base", *flags), "--model base", "give --config")
   refused(
     run(PLAY, "--model", trained, *flags, "play.numgames=3"),
     "did you mean 'num_games'?",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import progress
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import recorded
 from tunix_ttt.game import env as env_lib
@@ -43,18 +44,19 @@ def sample(
   size = min(play.batch_size, num_games)
   counts = np.zeros((rules.NUM_CELLS + 1, rules.NUM_CELLS + 1), int)
   init = jax.jit(jax.vmap(env.init))
-  for agent in (rules.X, rules.O):
-    key = jax.random.fold_in(jax.random.key(seed), agent)
-    for first in range(0, num_games, size):
-      numbers = jnp.arange(first, first + size)
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-      marks = jnp.full(size, agent, jnp.int8)
-      games = player(keys, init(_luck(numbers), marks))
-      kept = slice(num_games - first)
-      before = np.asarray(games.last_moves)[kept, 0]
-      moves = np.asarray(games.moves)[kept, 0]
-      # -1, for no cell, is the last row and the last column.
-      np.add.at(counts, (before, np.where(moves == before, -1, moves)), 1)
+  with progress.stage("asking for openings"):
+    for agent in (rules.X, rules.O):
+      key = jax.random.fold_in(jax.random.key(seed), agent)
+      for first in range(0, num_games, size):
+        numbers = jnp.arange(first, first + size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        marks = jnp.full(size, agent, jnp.int8)
+        games = player(keys, init(_luck(numbers), marks))
+        kept = slice(num_games - first)
+        before = np.asarray(games.last_moves)[kept, 0]
+        moves = np.asarray(games.moves)[kept, 0]
+        # -1, for no cell, is the last row and the last column.
+        np.add.at(counts, (before, np.where(moves == before, -1, moves)), 1)
   return recorded.Openings(
     temperature=TEMPERATURE,
     x=counts[-1].tolist(),
