@@ -113,8 +113,8 @@ def test_wrong_input(run, pairs, tmp_path, monkeypatch):
     (["--set", "dpo.beta=0"], "dpo.beta"),
     (["--model", "nowhere"], "nowhere: no such model"),
   ):
-    code, _, err = run(script, "--config", "c.yaml", "--output", "r", *flags)
-    assert code == 2 and err.startswith("error: ") and found in err
+    result = run(script, "--config", "c.yaml", "--output", "r", *flags)
+    conftest.refused(result, found)
     assert not pathlib.Path("r").exists()
   code, out, _ = run(script, "--config", "c.yaml", "--dry-run")
   assert code == 0 and "in all" in out

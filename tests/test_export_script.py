@@ -23,6 +23,7 @@ CONFIG = {
   "data": {"games": {"num_games": 20}, "max_seq_length": 1024},
   "training": {"max_steps": 2, "batch_size": 4},
   "play": {"max_new_tokens": 48, "batch_size": 16, "constrained": True},
+  "logging": {"report": False},
 }
 
 

@@ -388,5 +388,5 @@ def test_grpo_dry_run_and_wrong_input(run):
   ):
     code, _, err = run(TRAIN_GRPO, "--config", "grpo.yaml", *flags)
     assert code == 2
-    assert found in err and len(err.splitlines()) == 1
+    assert found in err and len(conftest.told(err)) == 1
   assert listing() == before
