@@ -256,6 +256,9 @@ def parse_run(arguments: argparse.ArgumentParser) -> argparse.Namespace:
 def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
   """Returns the command that goes on with an interrupted run."""
   more = []
+  if run is None and flags.output is not None:
+    # It may have been made and not been begun.
+    run = runs.of_model(flags.output)
   if run is not None:
     # What is given twice counts as it is given last.
     if flags.output is None:
