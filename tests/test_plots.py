@@ -81,3 +81,10 @@ def test_figures_are_files_that_are_the_same_each_time(tmp_path):
     assert one.read_bytes() == two.read_bytes()
   with pytest.raises(errors.UserError, match="already exists"):
     plots.save({}, tmp_path / "one")
+
+
+def test_no_name_leads_out_of_the_directory(tmp_path):
+  panel = by_name(SFT)["loss"]
+  plots.save({"../a/b": plots.curves(panel)}, tmp_path / "plots", dpi=50)
+  written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+  assert written == {".._a_b.svg", ".._a_b.png"}

@@ -70,3 +70,13 @@ def test_what_is_no_game_is_told_by_its_line(tmp_path, change, found):
   assert str(error.value).startswith(f"{path}:2: ") and found in str(
     error.value
   )
+
+
+def test_openings_are_of_nine_cells_and_none(tmp_path):
+  path = players.write(players.matches(players.PERFECT), tmp_path / "g.jsonl")
+  path = recorded.summary_path(path)
+  summary = json.loads(path.read_text())
+  summary["openings"]["x"].pop()
+  path.write_text(json.dumps(summary))
+  with pytest.raises(errors.UserError, match=r"openings\.x: .* at least 10"):
+    recorded.read_summary(path)

@@ -338,6 +338,8 @@ def save(
   """
   with files.new_directory(directory) as new:
     for name, figure in figures.items():
+      # Names may be of other people's metrics, and must not lead elsewhere.
+      name = re.sub(r"[^\w.+-]", "_", name)
       for kind in FORMATS:
         data = _rendered(figure, kind, dpi=dpi)
         files.write_bytes(new / f"{name}.{kind}", data)

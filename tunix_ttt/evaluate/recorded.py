@@ -48,6 +48,12 @@ def _ending(name: Any) -> str:
   return name
 
 
+Counts = Annotated[
+  list[pydantic.NonNegativeInt],
+  pydantic.Field(
+    min_length=rules.NUM_CELLS + 1, max_length=rules.NUM_CELLS + 1
+  ),
+]
 Cell = Annotated[int | None, pydantic.BeforeValidator(_cell)]
 Board = Annotated[int, pydantic.BeforeValidator(_board)]
 
@@ -141,8 +147,8 @@ class Openings:
   """
 
   temperature: float
-  x: list[int]
-  o: dict[str, list[int]]
+  x: Counts
+  o: dict[str, Counts]
 
 
 class Summary(pydantic.BaseModel):
