@@ -230,7 +230,6 @@ def curves(panel: Panel) -> Figure:
 
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
   figure = Figure(figsize=(width, height), layout="constrained")
-  figure.patch.set_alpha(0)
   axes = figure.subplots()
   axes.set_facecolor("none")
   return figure, axes
@@ -311,7 +310,7 @@ def inline_svg(figure: Figure) -> str:
   Args:
     figure: what `curves` or `heat_map` drew.
   """
-  text = _rendered(figure, "svg").decode()
+  text = _rendered(figure, "svg", facecolor="none").decode()
   text = text[text.index("<svg") :]
   # What is said of the file that it is not.
   text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
