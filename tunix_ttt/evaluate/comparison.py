@@ -171,11 +171,6 @@ def table(rows: dict[str, list[str]], names: Sequence[str]) -> str:
   )
 
 
-def render(found: Sequence[Run]) -> str:
-  """Returns a page of the runs."""
-  return _render(found, [plots.curves(panel) for panel in curves(found)])
-
-
 def _render(found: Sequence[Run], figures: Sequence[plots.Figure]) -> str:
   return pages.render(
     "comparison.html",
@@ -203,9 +198,6 @@ def write(
   Raises:
     errors.UserError: if something stands in the way.
   """
-  files.check_absent(output)
   figures = {panel.name: plots.curves(panel) for panel in curves(found)}
   text = _render(found, list(figures.values()))
-  if plots_to is not None:
-    plots.save(figures, plots_to)
-  files.write_text(output, text)
+  pages.write(output, text, figures, plots_to)

@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-from tunix_ttt import files
 from tunix_ttt import runs
 from tunix_ttt.evaluate import exhibits
 from tunix_ttt.evaluate import pages
@@ -113,12 +112,9 @@ def write(
   Raises:
     errors.UserError: if something stands in the way.
   """
-  files.check_absent(output)
   drawn, maps = figures(material), openings(material)
   text = _render(material, drawn, maps)
-  if plots_to is not None:
-    plots.save(drawn | maps, plots_to)
-  files.write_text(output, text)
+  pages.write(output, text, drawn | maps, plots_to)
 
 
 def render(material: Material) -> str:

@@ -1,13 +1,16 @@
 """Pages that need nothing beside them: templates, style and script in one."""
 
 import base64
+from collections.abc import Mapping
 import hashlib
 import importlib.resources
+import pathlib
 from typing import Any
 
 import jinja2
 import markupsafe
 
+from tunix_ttt import files
 from tunix_ttt.evaluate import plots
 
 _ASSETS = importlib.resources.files("tunix_ttt.evaluate") / "assets"
@@ -35,6 +38,29 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
     script_digest=None if code is None else _digest(code),
     **values,
   )
+
+
+def write(
+  output: pathlib.Path,
+  page: str,
+  figures: Mapping[str, plots.Figure],
+  plots_to: pathlib.Path | None,
+) -> None:
+  """Writes a page, and its figures as files.
+
+  Args:
+    output: where the page goes, which must not exist.
+    page: what `render` returned.
+    figures: those on it, by the names of their files.
+    plots_to: a directory for the figures, which must not exist either.
+
+  Raises:
+    errors.UserError: if something stands in the way.
+  """
+  files.check_absent(output)
+  if plots_to is not None:
+    plots.save(figures, plots_to)
+  files.write_text(output, page)
 
 
 def inline(figure: plots.Figure) -> markupsafe.Markup:
