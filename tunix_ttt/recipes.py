@@ -9,6 +9,7 @@ from tunix_ttt import runs
 from tunix_ttt.evaluate import in_training
 from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo
+from tunix_ttt.train import setup
 from tunix_ttt.train import sft
 
 
@@ -90,7 +91,9 @@ def resume(
   """
   run = pathlib.Path(run)
   if config is None:
-    config = _config_of(run)
+    manifest = runs.RunManifest.read(run)
+    kind = config_lib.RECIPES[manifest.recipe]
+    config = setup.config_of(kind, manifest, run)
   if isinstance(config, config_lib.GRPOConfig):
     return grpo.resume(config, in_training.Evaluator, run, step, rewards)
   if rewards:
@@ -100,18 +103,6 @@ def resume(
   if isinstance(config, config_lib.DPOConfig):
     return dpo.resume(config, run, step)
   return sft.resume(config, run, step)
-
-
-def _config_of(run: pathlib.Path) -> config_lib.SFTConfig:
-  """Returns the settings that a run was started with."""
-  manifest = runs.RunManifest.read(run)
-  try:
-    return config_lib.from_dict(
-      config_lib.RECIPES[manifest.recipe], manifest.config
-    )
-  except ValueError as error:
-    path = run / runs.MANIFEST
-    raise errors.UserError(f"{path}: config: {error}") from None
 
 
 def _path(output: pathlib.Path | str | None) -> pathlib.Path | None:

@@ -54,6 +54,7 @@ class Prepared(Protocol):
     ...
 
 
+ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 PreparedT = TypeVar("PreparedT", bound=Prepared)
 # Trains from the latest checkpoint to the end; returns the run directory.
 Train = Callable[[PreparedT, runs.RunManifest, pathlib.Path], pathlib.Path]
@@ -279,15 +280,27 @@ def finish(
   ).write(run)
 
 
+def config_of(
+  kind: type[ConfigT], manifest: runs.RunManifest, run: pathlib.Path
+) -> ConfigT:
+  """Returns the settings that a run was started with.
+
+  Raises:
+    errors.UserError: if they are not of this kind.
+  """
+  try:
+    return config_lib.from_dict(kind, manifest.config)
+  except ValueError as error:
+    path = run / runs.MANIFEST
+    raise errors.UserError(f"{path}: config: {error}") from None
+
+
 def check_same_config(
   config: config_lib.SFTConfig, manifest: runs.RunManifest, run: pathlib.Path
 ) -> None:
   """Raises a UserError if a run was started with another config."""
   path = run / runs.MANIFEST
-  try:
-    theirs = config_lib.from_dict(type(config), manifest.config)
-  except ValueError as error:
-    raise errors.UserError(f"{path}: config: {error}") from None
+  theirs = config_of(type(config), manifest, run)
   changed = [
     key
     for key in config_lib.differences(config, theirs)
