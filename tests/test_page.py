@@ -87,6 +87,23 @@ def lines_of(table, mark, board=0, key=""):
       yield from lines_of(table, mark, after, f"{key}{cell}")
 
 
+def test_the_change_table_has_lost_lines_before_and_after(
+  games, material, tmp_path
+):
+  perfect = players.matches(players.PERFECT)
+  better = players.write(perfect, tmp_path / "games.jsonl", str)
+  changed = page.collect(games_before=games, games_after=better)
+  title, x, o = page.change_table(changed).splitlines()
+  assert title.split() == ["before", "after"]
+  for row, mark in ((x, "X"), (o, "O")):
+    poor = players.exact(material.after, mark)
+    good = players.exact(changed.after, mark)
+    assert row.split()[:4] == ["lost", "lines", "as", mark]
+    assert f"{poor.lines_lost} of {poor.lines} " in row
+    assert row.endswith(f"  0 of {good.lines}")
+  assert page.change_table(page.Material()) == ""
+
+
 @pytest.mark.parametrize("mark", recorded.MARKS)
 def test_the_table_answers_every_line(
   material: page.Material, mark: recorded.Mark

@@ -88,14 +88,15 @@ def test_train_generate_report(run):
     "--plots", "figures",
   )  # fmt: skip
   assert code == 0, err
-  assert "score before " in out and "95% CI" in out
+  assert "right answers to 12 positions" in out and "95% CI" in out
+  assert out.endswith("play.py --model runs/a/checkpoint-final\n")
   assert pathlib.Path("runs/a/delta_report.md").read_text().startswith("# Eval")
   whole = pathlib.Path("runs/a/delta_report.html").read_text()
   assert "Answers to the evalset" in whole and 'id="game"' in whole
   assert pathlib.Path("figures/loss.png").read_bytes().startswith(b"\x89PNG")
   code, out, err = run(REPORT, "--run", "runs/a", "--output", "page.html")
   assert code == 0, err
-  assert out == "page: page.html\n"
+  assert out.startswith("page: page.html\nplay: ")
 
 
 def test_a_run_without_output_makes_its_own_directory(run):

@@ -10,6 +10,7 @@ import pathlib
 from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import runs
 from tunix_ttt.evaluate import page
 from tunix_ttt.evaluate import report
 
@@ -83,16 +84,14 @@ def main() -> None:
   page.write(material, output, flags.plots)
   if is_markdown:
     report.write(material.pairs, flags.output)
-  if material.pairs:
-    overall = report.compare(material.pairs)
-    print(
-      f"score before {overall.before:.3f}, after {overall.after:.3f}"
-      f" ({overall.change:+.3f}, 95% CI {overall.low:+.3f} to"
-      f" {overall.high:+.3f})"
-    )
   if is_markdown:
     print(f"report: {flags.output}")
   print(f"page: {output}")
+  if table := page.change_table(material):
+    print(table)
+  if flags.run is not None:
+    model = flags.run / runs.FINAL_CHECKPOINT
+    print(f"play: {cli.command('play.py', '--model', str(model))}")
 
 
 if __name__ == "__main__":

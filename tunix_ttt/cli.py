@@ -270,7 +270,21 @@ def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
 
 def same_command(*more: str) -> str:
   """Returns the command that started this script, with more flags."""
-  return shlex.join(["python", *sys.argv, *more])
+  return shlex.join([_python(), *sys.argv, *more])
+
+
+def command(script: str, *flags: str) -> str:
+  """Returns the command that starts another script of the same directory."""
+  path = pathlib.Path(sys.argv[0]).with_name(script)
+  return shlex.join([_python(), str(path), *flags])
+
+
+def _python() -> str:
+  """Returns the interpreter as a user would type it."""
+  path = pathlib.Path(sys.executable)
+  if path.is_relative_to(pathlib.Path.cwd()):
+    return str(path.relative_to(pathlib.Path.cwd()))
+  return "python"
 
 
 def described(flags: argparse.Namespace, config: Any) -> bool:

@@ -136,8 +136,8 @@ def _render(
     title=_title(material),
     manifest=material.manifest,
     config=_config(material.manifest),
-    before=_results(material, 0),
-    after=_results(material, -1),
+    before=sides(material, 0),
+    after=sides(material, -1),
     no_move=results.no_move,
     is_exact=is_exact,
     overall=report.compare(pairs) if pairs else None,
@@ -155,8 +155,49 @@ def _render(
   )
 
 
-def _results(material: Material, index: int) -> dict[str, results.Side]:
-  """Returns the results of games; of the run's evaluations, if of no others."""
+def change_table(material: Material) -> str:
+  """Formats what training changed, as lines for a terminal.
+
+  Returns:
+    Lost lines by mark and right answers, before and after; a row of which a
+    number is unknown is left out, and without rows the text is empty.
+  """
+  before, after = sides(material, 0), sides(material, -1)
+  rows = [
+    (f"lost lines as {mark}", before[mark].lost_text, after[mark].lost_text, "")
+    for mark in before.keys() & after.keys()
+    if before[mark].lost_text and after[mark].lost_text
+  ]
+  rows.sort(reverse=True)  # X moves first.
+  if material.pairs:
+    score = report.compare(material.pairs)
+    noun = "items" if report.chance(material.pairs) is None else "positions"
+    rows.append(
+      (
+        f"right answers to {score.count} {noun}",
+        f"{score.before:.3f}",
+        f"{score.after:.3f}",
+        f"  {score.change:+.3f}, 95% CI {score.low:+.3f} to {score.high:+.3f}",
+      )
+    )
+  if not rows:
+    return ""
+  rows.insert(0, ("", "before", "after", ""))
+  width = max(len(name) for name, *_ in rows)
+  return "\n".join(
+    f"{name:<{width}}{first:>13}{second:>13}{note}".rstrip()
+    for name, first, second, note in rows
+  )
+
+
+def sides(material: Material, index: int) -> dict[str, results.Side]:
+  """Returns how the model plays with each mark.
+
+  Args:
+    material: Contents of the page.
+    index: 0 for before training, -1 for after. Recorded games count more than
+      the run's own evaluations.
+  """
   summary = material.after if index else material.before
   if summary is not None:
     return results.of_summary(summary)

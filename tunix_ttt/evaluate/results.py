@@ -27,6 +27,13 @@ class Side(NamedTuple):
   lines_lost: int | None = None
   intervals: Mapping[str, tuple[float, float]] | None = None
 
+  @property
+  def lost_text(self) -> str:
+    """The lost lines as in "8 of 90"; empty where they were not played."""
+    if self.lines_lost is None:
+      return ""
+    return str(self.lines_lost) + (f" of {self.lines}" if self.lines else "")
+
 
 def no_move(rates: Rates) -> float:
   """Returns the share of games that end with an answer that is no move."""
