@@ -2,29 +2,44 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What runs need is installed, and what tests need.
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
+
+# Of all packages, the oldest or the newest that pyproject.toml allows.
+VERSIONS ?= newest
+OLDEST := $(VENV)/oldest.txt
+INSTALL = $(BIN)/python -m pip install --quiet $(if $(filter oldest,$(VERSIONS)),--constraint $(OLDEST))
 
 # Tests are run by this many processes.
 WORKERS ?= 2
-PARALLEL := --numprocesses $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 RUN := artifacts/training_runs/demo-$(shell date -u +%Y%m%d-%H%M%S)
 COLD_START := configs/sft_cold_start.yaml
 GRPO := configs/grpo_tiny.yaml
 EVALSET := evalsets/tictactoe_v1.jsonl
 
-.PHONY: demo test test-all lint docs clean
+# Prints the output of a command only if it fails.
+quiet = @output=$$({ $(1); } 2>&1) || { echo "$$output"; exit 1; }
 
-$(READY): pyproject.toml
+.PHONY: demo test test-all lint types docs clean
+
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(PYTHON) tests/oldest.py > $(OLDEST)
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --editable .
+	touch $@
+
+$(READY): $(INSTALLED)
+	$(INSTALL) --editable '.[test]'
 	touch $@
 
 # Train a poor player, improve it by playing, and judge it before and after.
 demo: BEFORE := $(RUN)-cold/checkpoint-final
 demo: AFTER := $(RUN)/checkpoint-final
-demo: $(READY)
+demo: $(INSTALLED)
 	$(BIN)/python training/train_sft_tunix.py --config $(COLD_START) --output $(RUN)-cold
 	$(BIN)/python training/train_grpo_tunix.py --config $(GRPO) --model $(BEFORE) --output $(RUN)
 	$(BIN)/python training/eval_generate.py --model $(BEFORE) --eval-set $(EVALSET) --output $(RUN)/eval_before.jsonl
@@ -32,19 +47,24 @@ demo: $(READY)
 	$(BIN)/python training/eval_report.py --run $(RUN) --games-before $(RUN)-cold/games.jsonl --before $(RUN)/eval_before.jsonl --after $(RUN)/eval_after.jsonl --output $(RUN)/delta_report.md
 
 lint: $(READY)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(call quiet,$(BIN)/ruff check && $(BIN)/ruff format --check)
+
+types: $(READY)
+	$(call quiet,$(BIN)/pyright)
 
 # Read them at docs/_build/index.html; what Sphinx warns of is an error.
 docs: $(READY)
-	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+	$(call quiet,$(BIN)/sphinx-build -q -W --keep-going docs docs/_build)
 
-test: lint docs
-	$(BIN)/python -m pytest $(PARALLEL)
-
-test-all: lint docs
-	$(BIN)/python -m pytest $(PARALLEL) -m ''
+# The other checks run beside the tests; what they found is printed at the end.
+# Make would run a recipe that names it, even with --dry-run.
+CHECK := $(MAKE) --jobs --keep-going lint types docs
+LOG := $(VENV)/checks.log
+test-all: PYTEST += -m ''
+test test-all: $(READY)
+	@$(CHECK) > $(LOG) 2>&1 & checks=$$!; \
+	$(PYTEST); tests=$$?; \
+	wait $$checks || { cat $(LOG); exit 1; }; exit $$tests
 
 clean:
 	rm -rf $(VENV) docs/_build .jax_cache .pytest_cache .ruff_cache .hypothesis

@@ -61,6 +61,7 @@ def test_where_tunix_is_missing_that_is_said():
     "import importlib.metadata as m, sys\n"
     "sys.modules['tunix'] = None\n"
     "def missing(name): raise m.PackageNotFoundError(name)\n"
+    "m.requires = lambda name: ['google-tunix==0.1.7']\n"
     "m.version = missing\n"
     "import tunix_ttt as ttt\n"
     "try: ttt.train_sft\n"
@@ -73,7 +74,7 @@ def test_where_tunix_is_missing_that_is_said():
     capture_output=True,
     text=True,
   )
-  assert "Tunix is not installed; run: pip install" in result.stdout
+  assert "needs google-tunix==0.1.7 (not installed); run: " in result.stdout
 
 
 # A player of its own, from the board alone.

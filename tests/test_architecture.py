@@ -32,6 +32,7 @@ SHARED = {
   "processes",
   "interrupts",
   "progress",
+  "requirements",
 }
 TUNIX = {"tunix", "qwix", "orbax"}
 

@@ -1,6 +1,5 @@
 """The scripts as users run them: the whole path, and every wrong input."""
 
-import importlib.metadata
 import json
 import pathlib
 
@@ -195,25 +194,6 @@ def test_wrong_data(run, content, found):
   before = listing()
   refused(run(TRAIN, "--config", "config.yaml", "--data", "d.jsonl"), found)
   assert listing() == before
-
-
-def test_tunix_is_not_installed(run, monkeypatch):
-  version = importlib.metadata.version
-
-  def missing(name):
-    if name == "google-tunix":
-      raise importlib.metadata.PackageNotFoundError
-    return version(name)
-
-  monkeypatch.setattr(importlib.metadata, "version", missing)
-  result = run(TRAIN, "--config", "config.yaml", "--output", "x")
-  refused(
-    result, "Tunix is not installed; run: pip install google-tunix==0.1.7"
-  )
-  monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1.6")
-  result = run(TRAIN, "--config", "config.yaml", "--output", "x")
-  refused(result, "works with google-tunix 0.1.7, found 0.1.6")
-  assert not pathlib.Path("x").exists()
 
 
 @pytest.fixture

@@ -123,12 +123,11 @@ if not TYPE_CHECKING:
     try:
       module = importlib.import_module(f"{__name__}.{path}")
       value = getattr(module, attribute) if attribute else module
-    except ModuleNotFoundError as error:
-      if str(error.name).partition(".")[0] == "tunix":
-        # Here, because it is rare.
-        from tunix_ttt import cli
+    except ImportError:
+      # Imported lazily: needed only to explain the error.
+      from tunix_ttt import requirements
 
-        cli.require_tunix()
+      requirements.check()
       raise
     globals()[name] = value
     return value

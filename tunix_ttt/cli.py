@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable, Sequence
 import functools
 import importlib
-import importlib.metadata
 import json
 import pathlib
 import platform
@@ -18,11 +17,10 @@ from tunix_ttt import files
 from tunix_ttt import interrupts
 from tunix_ttt import processes
 from tunix_ttt import progress
+from tunix_ttt import requirements
 from tunix_ttt import runs
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
-_TUNIX = "google-tunix"
-_TUNIX_VERSION = "0.1.7"
 _EXAMPLE = "example:\n  "
 
 
@@ -399,20 +397,12 @@ def write_results(output: pathlib.Path | None, results: Any) -> None:
 
 
 def require_tunix() -> None:
-  """Raises a UserError, saying how to install it, where Tunix is missing."""
-  install = f"run: pip install {_TUNIX}=={_TUNIX_VERSION}"
-  try:
-    found = importlib.metadata.version(_TUNIX)
-  except importlib.metadata.PackageNotFoundError:
-    raise errors.UserError(
-      f"Tunix is not installed; {install} (the package named tunix is another"
-      " and empty)"
-    ) from None
-  if found != _TUNIX_VERSION:
-    raise errors.UserError(
-      f"tunix_ttt works with {_TUNIX} {_TUNIX_VERSION}, found {found};"
-      f" {install}"
-    )
+  """Imports JAX and Tunix, of versions that this package allows.
+
+  Raises:
+    errors.UserError: if a package is missing or out of bounds.
+  """
+  requirements.check()
   # Which takes seconds, and is not thought of as work.
   with progress.stage("starting JAX and Tunix"):
     importlib.import_module("tunix_ttt.train.setup")

@@ -24,7 +24,6 @@ A GRPO run also has
 from collections.abc import Iterator
 import contextlib
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -33,6 +32,7 @@ import platform
 import subprocess
 from typing import Any, Literal, Self, TextIO, TypeVar
 
+import filelock
 import pydantic
 
 from tunix_ttt import errors
@@ -307,13 +307,13 @@ def hold(run: pathlib.Path) -> Iterator[None]:
   if not processes.is_first():
     yield
     return
-  with (run / ".lock").open("w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise errors.UserError(
-        f"{run}: another process is working on this run"
-      ) from None
+  try:
+    lock = filelock.FileLock(run / ".lock").acquire(blocking=False)
+  except filelock.Timeout:
+    raise errors.UserError(
+      f"{run}: another process is working on this run"
+    ) from None
+  with lock:
     yield
 
 

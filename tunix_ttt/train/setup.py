@@ -15,6 +15,7 @@ from tunix_ttt import files
 from tunix_ttt import interrupts
 from tunix_ttt import processes
 from tunix_ttt import progress
+from tunix_ttt import requirements
 from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import families
@@ -87,6 +88,7 @@ def start(
     interrupts.Interrupted: at Ctrl-C or SIGTERM, with a checkpoint of the step
       that was in progress.
   """
+  requirements.check()
   name = runs.new_run_id(f"{recipe}-{config.seed}")
   output = output or runs.RUNS_ROOT / name
   files.check_absent(output)
@@ -127,6 +129,7 @@ def resume(
       rewards, the data, the base or the code's results are not the run's.
     interrupts.Interrupted: see `start`.
   """
+  requirements.check()
   found = runs.RunManifest.read(run)
   with runs.hold(run), interrupts.working_on(run):
     check_same_config(config, found, run)
