@@ -161,6 +161,9 @@ def _optimal_over_random(games: Trajectory) -> np.ndarray:
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
   played = np.asarray(games.turn_mask)
   for n in range(len(ratio)):
+    if games.agent[n] == rules.O:
+      # X opens before the agent's first turn.
+      ratio[n] *= _reply_ratio(rules.EMPTY_BOARD, int(boards[n, 0]))
     for t in np.flatnonzero(played[n] & (moves[n] >= 0)):
       before = rules.successors()[boards[n, t], moves[n, t]]
       more = t + 1 < played.shape[1] and played[n, t + 1]
