@@ -175,7 +175,8 @@ class TrainingConfig:
     optimizer: `adamw`, or `muon`, which needs fewer steps from scratch; it is
       for whole models, not for adapters.
     learning_rate: peak of the schedule.
-    warmup_steps: linear warmup, from 0.
+    warmup_steps: steps of linear warmup to the peak, from the peak divided by
+      the number of updates in them; 0 for none.
     final_learning_rate: where the cosine decay ends, as a share of the peak.
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
