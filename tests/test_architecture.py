@@ -32,6 +32,7 @@ SHARED = {
   "processes",
   "interrupts",
   "progress",
+  "streams",
 }
 TUNIX = {"tunix", "qwix", "orbax"}
 

@@ -371,8 +371,8 @@ class SFTConfig:
   """A supervised fine-tuning run.
 
   Attributes:
-    seed: of the games, the data order, the model's and the adapter's values
-      and the samples.
+    seed: Random seed of the games, the data order, the model's and the adapter's
+      values and the samples.
     model: what to train.
     tokenizer: the tokenizer of a tiny model.
     lora: adapters to train instead of the whole model; None for the whole.
@@ -386,7 +386,7 @@ class SFTConfig:
     distributed: the processes that do the run; None for one.
   """
 
-  seed: fields.Count = 0
+  seed: fields.Seed = 0
   model: ModelConfig = ModelConfig()
   tokenizer: TokenizerConfig = TokenizerConfig()
   lora: LoraConfig | None = None

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt import streams
 from tunix_ttt.evaluate import statistics
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
@@ -89,7 +90,7 @@ def play_every_line(
     marks = jnp.full(batch_size, agent, jnp.int8)
     states = jax.vmap(init)(jnp.asarray(luck)[numbers], marks)
     # Greedy decoding draws nothing, but every row has a key.
-    keys = jax.vmap(jax.random.key)(numbers)
+    keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
     batches.append(jax.device_get(play(keys, states)))
   return jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *batches)
 
