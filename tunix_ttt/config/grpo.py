@@ -255,7 +255,8 @@ class GRPOConfig(sections.SFTConfig):
     rewards: what games and moves are worth.
     grpo: the algorithm.
     exhaustive_eval: evaluate on every line, exactly, instead of on
-      `play.num_games` games against `play.opponent`.
+      `play.num_games` sampled games against `play.opponent`, whose best score
+      of several evaluations is biased upward.
     rollouts_per_log: whole games written to `rollouts.jsonl` at each logged
       step.
   """
