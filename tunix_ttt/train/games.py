@@ -109,7 +109,7 @@ class GameRollout(base_rollout.BaseRollout):
     Two groups in a row, which are X and O, are treated alike.
     """
     episodes = self._config.episodes
-    share = float(episodes.source == "positions")
+    share = 1.0 if episodes.source == "positions" else episodes.starts
     pairs = groups // 2
     return np.floor((pairs + 1) * share) > np.floor(pairs * share)
 
