@@ -33,6 +33,7 @@ SHARED = {
   "interrupts",
   "progress",
   "requirements",
+  "streams",
 }
 TUNIX = {"tunix", "qwix", "orbax"}
 

@@ -102,6 +102,7 @@ def test_overrides(tmp_path):
     ("training: {max_steps: '3'}", ":1: training.max_steps: must be a valid integer, found '3'"),
     ("training: {max_steps: 2.5}", "must be a valid integer, found 2.5"),
     ("seed: true", ":1: seed: must be a valid integer, found True"),
+    ("seed: 4294967296", ":1: seed: must be less than or equal to 4294967295, found 4294967296"),
     ("training: {learning_rate: fast}", "must be a valid number, found 'fast'"),
     ("training: {learning_rate: .inf}", "must be a finite number, found inf"),
     ("training: 3", ":1: training: must be a section of keys, found 3"),
@@ -138,6 +139,10 @@ def test_every_mistake_is_told_at_once(tmp_path):
     ),
     ("traning.max_steps=4", "--set traning.max_steps=4: traning: unknown key"),
     ("seed", "--set seed: expected key=value"),
+    (
+      "seed=9223372036854775808",
+      "seed: must be less than or equal to 4294967295",
+    ),
     ("a..b=1", "expected key=value"),
     ("seed=[", "the value is not valid YAML"),
   ],

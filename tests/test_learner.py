@@ -62,9 +62,7 @@ def test_what_the_games_of_a_group_share(luck):
   engine = games.GameRollout(
     model.module, model.tokenizer, None, None, model=model, config=config
   )
-  groups, members = np.repeat(np.arange(4), 8), np.tile(np.arange(8), 4)
-  opponent = engine._opponent(0)
-  keys, states = engine._begin(groups, members, opponent, None)
+  keys, states = engine.begin(np.repeat(np.arange(4), 8), engine._opponent(0))
   drawn = np.asarray(states.luck).reshape(4, 8)
   assert len(np.unique(drawn)) == (32 if luck == "game" else 4)
   agents = np.asarray(states.agent).reshape(4, 8)
@@ -93,11 +91,7 @@ def test_prompts_come_again_once_all_have_come():
     config=config,
     prompts=asked,
   )
-  groups = np.repeat(np.arange(6), 8)
-  members = np.tile(np.arange(8), 6)
-  _, states = engine._begin(
-    groups, members, engine._opponent(0), engine._asked(groups)
-  )
+  _, states = engine.begin(np.repeat(np.arange(6), 8), engine._opponent(0))
   shown = np.asarray(states.board).reshape(6, 8)
   assert (shown == shown[:, :1]).all()
   for epoch in (shown[:3, 0], shown[3:, 0]):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.train import optimizers
@@ -49,3 +50,24 @@ def test_float32_has_no_copy():
     {"w": jnp.ones((4, 8))}
   )
   assert not isinstance(state, optimizers.Float32State)
+
+
+def test_the_learning_rate_of_grpo_is_counted_in_updates():
+  config = config_lib.GRPOConfig(
+    training=config_lib.TrainingConfig(
+      max_steps=5, warmup_steps=2, learning_rate=1e-3
+    ),
+    grpo=config_lib.AlgorithmConfig(num_iterations=3),
+  )
+  training = optimizers.in_updates(config)
+  rates = optimizers.learning_rate(training)
+  assert rates(0) == pytest.approx(1e-3 / 6)
+  assert rates(6) == pytest.approx(1e-3)
+  assert rates(15) == pytest.approx(1e-3 * training.final_learning_rate)
+  # With a constant gradient each of Adam's updates is the learning rate.
+  optimizer = optimizers.make(training)
+  params = {"w": jnp.float32(0.0)}
+  state = optimizer.init(params)
+  for number in range(15):
+    updates, state = optimizer.update({"w": jnp.float32(0.5)}, state, params)
+    assert -updates["w"] == pytest.approx(float(rates(number)), rel=1e-3)

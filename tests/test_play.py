@@ -99,6 +99,24 @@ def test_rates_are_those_of_an_enumeration(name, agent):
   assert found.lines_lost == sum(winner == 3 - agent for _, winner in games)
 
 
+@pytest.mark.parametrize("openings", [rules.ALL_CELLS, 1 << 4, 0b101])
+def test_lines_are_weighted_with_the_openings_of_x(openings, monkeypatch):
+  solved = solver.solve()
+  # All openings are optimal, and would be weighted if they were not.
+  assert solved.optimal[rules.EMPTY_BOARD] == rules.ALL_CELLS
+  optimal = solved.optimal.copy()
+  optimal[rules.EMPTY_BOARD] = openings
+  scripted = testing.scripted_play(env_lib.TicTacToe(), FIRST_LEGAL)
+  games = play.play_every_line(scripted, rules.O, batch_size=128)
+  changed = solved._replace(optimal=optimal)
+  monkeypatch.setattr(play.solver, "solve", lambda: changed)
+  weights = play._optimal_over_random(games)
+  first = games.last_moves[:, 0]
+  sums = np.bincount(first, weights, minlength=9)
+  cells = rules.mask_to_bool(openings)
+  np.testing.assert_allclose(sums, cells * len(weights) / cells.sum())
+
+
 def test_a_player_that_takes_taken_cells():
   found = judged("stuck", rules.X)
   assert found.random["illegal_rate"] == 1.0

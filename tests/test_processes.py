@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 
+import jax
 import pytest
 import yaml
 
@@ -15,6 +16,7 @@ from tests import test_meshes
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import processes
 from tunix_ttt import runs
 from tunix_ttt.evaluate import in_training
 from tunix_ttt.models import meshes
@@ -177,6 +179,20 @@ def test_wrong_settings(settings, found, tmp_path):
   )
   out, err = process.communicate(timeout=SECONDS)
   conftest.refused((process.returncode, out, err), f"distributed: {found}")
+
+
+def test_only_errors_of_jax_tell_of_a_lost_process():
+  lost = jax.errors.JaxRuntimeError("INTERNAL: Gloo: Connection closed by peer")
+  hub = ConnectionError("Connection to the hub refused")
+  hub.__context__ = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory")
+  wrapped = ValueError("not saved")
+  wrapped.__cause__ = lost
+  for error, is_lost in ((lost, True), (wrapped, True), (hub, False)):
+    text = processes.explain(error)
+    assert str(error) in text
+    assert (LOST in text.splitlines()[-1]) == is_lost
+    assert ("has ended" in text) == is_lost
+  assert str(lost) in processes.explain(wrapped)
 
 
 def test_several_processes_need_the_name_of_a_run(run):

@@ -43,7 +43,7 @@ def _parse() -> argparse.Namespace:
     default="latest",
     help="which rows, where there are more",
   )
-  parser.add_argument("--seed", type=cli.count, default=0, help="of random")
+  parser.add_argument("--seed", type=cli.seed, default=0, help="of random")
   parser.add_argument(
     "--root", type=pathlib.Path, default="datasets", help="of all datasets"
   )

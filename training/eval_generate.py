@@ -24,7 +24,7 @@ def _parse() -> argparse.Namespace:
     "--output", type=pathlib.Path, required=True, help="JSONL to write"
   )
   parser.add_argument(
-    "--seed", type=cli.count, help="of the samples, in place of the config's"
+    "--seed", type=cli.seed, help="of the samples, in place of the config's"
   )
   parser.add_argument(
     "--max-examples",

@@ -26,7 +26,7 @@ def _parse() -> argparse.Namespace:
     "--output", type=pathlib.Path, required=True, help="JSONL to write"
   )
   make.add_argument(
-    "--seed", type=cli.count, default=0, help="which of the symmetric forms"
+    "--seed", type=cli.seed, default=0, help="which of the symmetric forms"
   )
   return parser.parse_args()
 

@@ -42,7 +42,7 @@ def _parse() -> argparse.Namespace:
     required=True,
     help="of games, positions, pairs or prompts",
   )
-  add("--seed", type=cli.count, default=0, help="of all randomness")
+  add("--seed", type=cli.seed, default=0, help="of all randomness")
   add("--output", type=pathlib.Path, required=True, help="JSONL to write")
   add(
     "--format",

@@ -19,6 +19,7 @@ from tunix_ttt import processes
 from tunix_ttt import progress
 from tunix_ttt import requirements
 from tunix_ttt import runs
+from tunix_ttt import streams
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 _EXAMPLE = "example:\n  "
@@ -171,7 +172,7 @@ def add_play(arguments: argparse.ArgumentParser) -> None:
   arguments.add_argument("--context", help="in place of play.context")
   arguments.add_argument("--temperature", help="in place of play.temperature")
   arguments.add_argument(
-    "--seed", type=count, help="of the games, in place of the config's"
+    "--seed", type=seed, help="of the games, in place of the config's"
   )
 
 
@@ -356,6 +357,16 @@ def count(text: str) -> int:
   value = int(text)
   if value < 0:
     raise argparse.ArgumentTypeError(f"must be at least 0, found {value}")
+  return value
+
+
+def seed(text: str) -> int:
+  """Parses a random seed, for argparse."""
+  value = int(text)
+  if not 0 <= value <= streams.MAX_SEED:
+    raise argparse.ArgumentTypeError(
+      f"must be from 0 to {streams.MAX_SEED}, found {value}"
+    )
   return value
 
 

@@ -20,7 +20,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 
-# What errors say that are of a process that went away, by who notices it.
+# Words of JAX's own errors when another process is lost, by who notices it.
 _LOST = ("Gloo", "NCCL", "coordination", "heartbeat", "Barrier", "Connection")
 _ALONE = (
   "error: a process of this run has ended or was not to be reached, and none can"
@@ -134,11 +134,25 @@ def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def explain(error: BaseException) -> str:
-  """Returns what to say of an error that is no user's mistake."""
-  text = _first_line(error)
-  if any(word in text for word in _LOST):
-    return f"{_ALONE} ({text[:200]})"
-  return "".join(traceback.format_exception(error))
+  """Returns an unexpected error's traceback, explained if a process was lost.
+
+  Only JAX's own errors tell of a lost process. Other errors may name a
+  connection as well, such as one to a hub.
+  """
+  text = "".join(traceback.format_exception(error))
+  return f"{text}\n{_ALONE}" if _is_lost_process(error) else text
+
+
+def _is_lost_process(error: BaseException | None) -> bool:
+  import jax
+
+  while error is not None:
+    if isinstance(error, jax.errors.JaxRuntimeError) and any(
+      word in str(error) for word in _LOST
+    ):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def leave(code: int) -> NoReturn:

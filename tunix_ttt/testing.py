@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt import streams
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import rules
 from tunix_ttt.language import chat
@@ -44,15 +45,16 @@ def check_environment(
   Args:
     env: the environment.
     num_games: how many random games to play.
-    seed: of the games.
+    seed: Random seed of the games.
 
   Raises:
     AssertionError: naming the broken promise.
   """
-  luck = jax.random.bits(jax.random.key(seed), (num_games,))
+  stream = streams.Stream.CONFORMANCE
+  luck = jax.random.bits(streams.key(seed, stream), (num_games,))
   marks = env_lib.starting_marks("mixed", num_games)
   init, step = jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step))
-  rng = np.random.default_rng(seed)
+  rng = streams.generator(seed, stream)
   states = init(luck, marks)
   history, actions = [states], []
   for _ in range((rules.NUM_CELLS + 1) // 2):

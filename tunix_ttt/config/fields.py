@@ -5,10 +5,13 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 import pydantic
 from pydantic import dataclasses as pydantic_dataclasses
 
+from tunix_ttt import streams
+
 Strict = pydantic.Strict()
 Text = Annotated[str, Strict]
 Flag = Annotated[bool, Strict]
 Count = Annotated[int, Strict, pydantic.Field(ge=0)]
+Seed = Annotated[int, Strict, pydantic.Field(ge=0, le=streams.MAX_SEED)]
 Positive = Annotated[int, Strict, pydantic.Field(ge=1)]
 NonNegative = Annotated[float, Strict, pydantic.Field(ge=0)]
 AboveZero = Annotated[float, Strict, pydantic.Field(gt=0)]

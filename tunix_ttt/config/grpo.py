@@ -48,11 +48,15 @@ class EpisodesConfig:
       prompts whose turn it is.
     luck: of the opponent, shared by the games of a `group`, which then differ
       by the model's moves alone, or each `game`'s own.
+    starts: share of the groups whose games start on a random position and are
+      played to the end. Each reachable position on which the model is to move
+      is equally likely, and the games of a group share one. Only for `games`.
   """
 
   source: Literal["games", "positions", "prompts"] = "games"
   agent: Literal["x", "o", "mixed"] = "mixed"
   luck: Literal["group", "game"] = "group"
+  starts: fields.Fraction = 0.0
 
   @property
   def are_single_moves(self) -> bool:
@@ -65,6 +69,11 @@ class EpisodesConfig:
       raise ValueError(
         f"agent: {self.agent}: on prompts the model is whose turn it is; leave"
         " it out"
+      )
+    if self.starts and self.source != "games":
+      raise ValueError(
+        f"starts: {self.starts}: single moves on {self.source} have starts of"
+        " their own; set source to games or leave starts out"
       )
     return self
 
@@ -255,7 +264,8 @@ class GRPOConfig(sections.SFTConfig):
     rewards: what games and moves are worth.
     grpo: the algorithm.
     exhaustive_eval: evaluate on every line, exactly, instead of on
-      `play.num_games` games against `play.opponent`.
+      `play.num_games` sampled games against `play.opponent`, whose best score
+      of several evaluations is biased upward.
     rollouts_per_log: whole games written to `rollouts.jsonl` at each logged
       step.
   """

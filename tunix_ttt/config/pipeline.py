@@ -47,14 +47,14 @@ class PipelineConfig:
   """Stages, each of which starts from the model of the one before.
 
   Attributes:
-    seed: of all stages.
+    seed: Random seed of all stages.
     pairs: made before `dpo`, for it.
     sft: makes the first model.
     dpo: left out where None.
     grpo: left out where None.
   """
 
-  seed: fields.Count = 0
+  seed: fields.Seed = 0
   pairs: PairsConfig = PairsConfig()
   sft: StageConfig
   dpo: StageConfig | None = None

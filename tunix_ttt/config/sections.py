@@ -175,7 +175,8 @@ class TrainingConfig:
     optimizer: `adamw`, or `muon`, which needs fewer steps from scratch; it is
       for whole models, not for adapters.
     learning_rate: peak of the schedule.
-    warmup_steps: linear warmup, from 0.
+    warmup_steps: steps of linear warmup to the peak, from the peak divided by
+      the number of updates in them; 0 for none.
     final_learning_rate: where the cosine decay ends, as a share of the peak.
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
@@ -370,8 +371,8 @@ class SFTConfig:
   """A supervised fine-tuning run.
 
   Attributes:
-    seed: of the games, the data order, the model's and the adapter's values
-      and the samples.
+    seed: Random seed of the games, the data order, the model's and the adapter's
+      values and the samples.
     model: what to train.
     tokenizer: the tokenizer of a tiny model.
     lora: adapters to train instead of the whole model; None for the whole.
@@ -385,7 +386,7 @@ class SFTConfig:
     distributed: the processes that do the run; None for one.
   """
 
-  seed: fields.Count = 0
+  seed: fields.Seed = 0
   model: ModelConfig = ModelConfig()
   tokenizer: TokenizerConfig = TokenizerConfig()
   lora: LoraConfig | None = None

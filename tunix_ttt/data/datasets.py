@@ -13,6 +13,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import progress
 from tunix_ttt import runs
+from tunix_ttt import streams
 from tunix_ttt.data import formats
 from tunix_ttt.data import manifests
 from tunix_ttt.data import positions
@@ -266,7 +267,8 @@ def hold_out(
 ) -> tuple[list[RowT], list[RowT]]:
   """Returns rows to train on, and a share of them drawn to be held out."""
   count = min(int(np.ceil(len(rows) * share)), len(rows) - 1)
-  order = np.random.default_rng([seed, 0]).permutation(len(rows))
+  rng = streams.generator(seed, streams.Stream.HELD_OUT_ROWS)
+  order = rng.permutation(len(rows))
   held_out = set(order[:count].tolist())
   return (
     [row for i, row in enumerate(rows) if i not in held_out],
@@ -282,7 +284,8 @@ def endless_order(num_rows: int, seed: int) -> Iterator[int]:
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
   """Returns the order of an epoch's rows: int [num_rows]."""
-  return np.random.default_rng([seed, 1, epoch]).permutation(num_rows)
+  rng = streams.generator(seed, streams.Stream.ROW_ORDER, epoch)
+  return rng.permutation(num_rows)
 
 
 class Part(NamedTuple):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt import streams
 from tunix_ttt.data import rows
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
@@ -18,6 +19,7 @@ from tunix_ttt.language import thoughts as thoughts_lib
 
 # The agent moves at most five times, as X on an empty board.
 MAX_TURNS = (rules.NUM_CELLS + 1) // 2
+_STREAMS = streams.Stream
 
 
 class Games(NamedTuple):
@@ -45,6 +47,7 @@ def expert_games(
   num_games: int,
   random_starts: float = 0.0,
   mistakes: float = 0.0,
+  first: int = 0,
 ) -> Games:
   """Plays the solver's preferred moves against a uniformly random opponent.
 
@@ -53,38 +56,44 @@ def expert_games(
   never have led itself.
 
   Args:
-    seed: of the opponent's and the positions' luck.
+    seed: Random seed of the games; each depends on it and its number alone.
     num_games: how many games.
     random_starts: probability that a game starts on a reachable position, each
       as likely as any other, instead of the empty board.
     mistakes: probability that a move is any legal one instead.
+    first: Number of the first game.
   """
-  agent = env_lib.starting_marks("mixed", num_games)
-  keys = jax.random.split(jax.random.key(seed), num_games)
-  played = _play(keys, agent, random_starts, mistakes)
-  return Games(np.asarray(agent), *(np.asarray(a) for a in played))
+  numbers = np.arange(first, first + num_games)
+  agent = np.where(numbers % 2, rules.O, rules.X).astype(np.int8)
+  streams.check_seed(seed)
+  played = _play(np.uint32(seed), numbers, agent, random_starts, mistakes)
+  return Games(agent, *(np.asarray(a) for a in played))
 
 
 @jax.jit
 def _play(
-  keys: jax.Array, agent: jax.Array, random_starts: float, mistakes: float
+  seed: jax.Array,
+  numbers: jax.Array,
+  agent: jax.Array,
+  random_starts: float,
+  mistakes: float,
 ):
   env = env_lib.TicTacToe(opponent=opponents.uniform_random)
 
-  def game(key: jax.Array, agent: jax.Array):
-    start_key, luck_key = jax.random.split(key)
-    luck = jax.random.bits(luck_key)
+  def game(number: jax.Array, agent: jax.Array):
+    luck = jax.random.bits(streams.key(seed, _STREAMS.EXPERT_OPPONENTS, number))
+    start_key = streams.key(seed, _STREAMS.EXPERT_STARTS, number)
     board, last_move = _start(start_key, agent, random_starts)
     state = env.init(luck, agent, board, last_move)
 
-    slip_key = jax.random.fold_in(key, 2)
-
-    def turn(state: env_lib.State, number: jax.Array):
-      draws = jax.random.split(jax.random.fold_in(slip_key, number))
-      slips = jax.random.uniform(draws[0]) < mistakes
+    def turn(state: env_lib.State, turn_number: jax.Array):
+      slip_key, move_key = jax.random.split(
+        streams.key(seed, _STREAMS.EXPERT_MISTAKES, number, turn_number)
+      )
+      slips = jax.random.uniform(slip_key) < mistakes
       action = jnp.where(
         slips,
-        opponents.choose(draws[1], opponents.legal_mask(state.board)),
+        opponents.choose(move_key, opponents.legal_mask(state.board)),
         opponents.preferred(luck, state.board),
       )
       seen = (
@@ -98,7 +107,7 @@ def _play(
     state, seen = jax.lax.scan(turn, state, jnp.arange(MAX_TURNS))
     return *seen, state.outcome
 
-  return jax.vmap(game)(keys, agent)
+  return jax.vmap(game)(numbers, agent)
 
 
 def _start(
@@ -129,10 +138,11 @@ def keep_decisions(games: Games, share: float, seed: int) -> Games:
   Args:
     games: what was played.
     share: how many such positions to keep, drawn at random.
-    seed: of the draw.
+    seed: Random seed of the draw.
   """
   any_move = solver.solve().optimal == rules.legal_masks()
-  drawn = np.random.default_rng(seed).random(games.boards.shape) < share
+  rng = streams.generator(seed, _STREAMS.KEPT_POSITIONS)
+  drawn = rng.random(games.boards.shape) < share
   return games._replace(played=games.played & (drawn | ~any_move[games.boards]))
 
 

@@ -12,12 +12,11 @@ import hashlib
 import pathlib
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import progress
 from tunix_ttt import runs
+from tunix_ttt import streams
 from tunix_ttt.data import manifests
 from tunix_ttt.data import positions
 from tunix_ttt.data import rows as rows_lib
@@ -110,12 +109,8 @@ class Games(_InText):
     announce(counts, KEPT["all"], self.keep)
     with progress.bar(total=count, unit="game") as bar:
       for first in range(0, count, _BATCH):
-        draw = np.random.SeedSequence([seed, first // _BATCH])
         games = games_lib.expert_games(
-          int(draw.generate_state(1)[0]),
-          _BATCH,
-          self.random_starts,
-          self.mistakes,
+          seed, _BATCH, self.random_starts, self.mistakes, first
         )
         for number in range(min(_BATCH, count - first)):
           ending = env_lib.Outcome(int(games.outcome[number])).name.lower()
@@ -148,7 +143,7 @@ class Positions(_InText):
       )
     explain = thoughts_lib.STYLES[self.thoughts]
     text_format = self.text_format
-    rng = np.random.default_rng(seed)
+    rng = streams.generator(seed, streams.Stream.POSITION_ROWS)
     shown = positions.endless(rng, every)
     for _ in progress.bar(range(count), total=count, unit="position"):
       board, last_move = next(shown)
@@ -173,9 +168,8 @@ class Pairs(_InText):
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields `count` different pairs, or all that are found; see `Kind`."""
     text_format = self.text_format
-    found = positions.pairs(
-      np.random.default_rng(seed), text_format, self.thoughts, self.rejected
-    )
+    rng = streams.generator(seed, streams.Stream.PAIR_ROWS)
+    found = positions.pairs(rng, text_format, self.thoughts, self.rejected)
     for row in different(found, count, "pair", counts):
       counts[row["rejected_is"]] += 1
       yield row
@@ -188,7 +182,8 @@ class Prompts(_InText):
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields `count` different prompts, or all there are; see `Kind`."""
     text_format = self.text_format
-    shown = positions.endless(np.random.default_rng(seed), rules.positions())
+    rng = streams.generator(seed, streams.Stream.PROMPT_ROWS)
+    shown = positions.endless(rng, rules.positions())
     found = (positions.prompt_row(each, text_format) for each in shown)
     yield from different(found, count, "prompt", counts)
 

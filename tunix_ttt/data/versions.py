@@ -19,6 +19,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import progress
 from tunix_ttt import runs
+from tunix_ttt import streams
 from tunix_ttt.data import export as export_lib
 from tunix_ttt.data import formats
 from tunix_ttt.data import manifests
@@ -60,7 +61,8 @@ class Choice:
     if self.limit is None or total <= self.limit:
       return np.ones(total, bool)
     if self.strategy == "random":
-      order = np.random.default_rng(self.seed).permutation(total)
+      rng = streams.generator(self.seed, streams.Stream.BUILT_ROWS)
+      order = rng.permutation(total)
     elif None in created_at:
       order = np.arange(total)
     else:

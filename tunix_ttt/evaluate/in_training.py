@@ -39,7 +39,12 @@ class Evaluator:
       found = matches.exact_matches(self._player, play.batch_size, leave=False)
     else:
       found = matches.sampled_matches(
-        self._player, self._env, play, config.seed, leave=False
+        self._player,
+        self._env,
+        play,
+        config.seed,
+        in_training=True,
+        leave=False,
       )
     metrics, scores = {}, []
     for match in found:

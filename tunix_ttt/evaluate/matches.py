@@ -15,6 +15,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import progress
+from tunix_ttt import streams
 from tunix_ttt.evaluate import play as play_lib
 from tunix_ttt.evaluate import recorded
 from tunix_ttt.game import env as env_lib
@@ -163,6 +164,7 @@ def sampled_matches(
   config: config_lib.PlayConfig,
   seed: int,
   *,
+  in_training: bool = False,
   leave: bool = True,
 ) -> Iterator[Match]:
   """Yields sampled games, as X and as O.
@@ -172,21 +174,26 @@ def sampled_matches(
     env: against whom, the player's own.
     config: how many games, and how many of them at a time.
     seed: see `play_games`.
+    in_training: Whether the games choose a checkpoint. They differ from those
+      that a trained model is judged on, whose results they leave unbiased.
     leave: whether the progress bars stay when they are full.
   """
   init = jax.jit(jax.vmap(env.init))
-  fold = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
-  draw = jax.jit(jax.vmap(jax.random.bits))
+  names = streams.Stream
+  opponent_stream, token_stream = names.MATCH_OPPONENTS, names.MATCH_TOKENS
+  if in_training:
+    opponent_stream = names.VALIDATION_OPPONENTS
+    token_stream = names.VALIDATION_TOKENS
   for agent in (rules.X, rules.O):
-    agent_key = jax.random.fold_in(jax.random.key(seed), agent)
-    game_key, token_key = jax.random.split(agent_key)
     batches, size = [], config.batch_size
     with _bar(agent, config.num_games, leave) as bar, _stage(agent, leave):
       for first in range(0, config.num_games, size):
         numbers = jnp.arange(first, first + size)
         marks = jnp.full(size, agent, jnp.int8)
-        states = init(draw(fold(game_key, numbers)), marks)
-        played = _watched(play, bar)(fold(token_key, numbers), states)
+        keys = streams.keys(seed, opponent_stream, agent, last=numbers)
+        states = init(jax.vmap(jax.random.bits)(keys), marks)
+        keys = streams.keys(seed, token_stream, agent, last=numbers)
+        played = _watched(play, bar)(keys, states)
         batches.append(jax.device_get(played))
     games = jax.tree.map(
       lambda *rows: np.concatenate(rows)[: config.num_games], *batches

@@ -8,6 +8,7 @@ import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import progress
+from tunix_ttt import streams
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import recorded
 from tunix_ttt.game import env as env_lib
@@ -46,10 +47,11 @@ def sample(
   init = jax.jit(jax.vmap(env.init))
   with progress.stage("asking for openings"):
     for agent in (rules.X, rules.O):
-      key = jax.random.fold_in(jax.random.key(seed), agent)
       for first in range(0, num_games, size):
         numbers = jnp.arange(first, first + size)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        keys = streams.keys(
+          seed, streams.Stream.OPENING_TOKENS, agent, last=numbers
+        )
         marks = jnp.full(size, agent, jnp.int8)
         games = player(keys, init(_luck(numbers), marks))
         kept = slice(num_games - first)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import streams
 from tunix_ttt.evaluate import matches
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
@@ -70,7 +71,7 @@ class Partner:
     self._player = matches.Player(model, config, env)
     self._decode = model.tokenizer.decode
     self._begin = jax.jit(jax.vmap(env.init, (0, None)))
-    self._key = jax.random.key(config.seed if seed is None else seed)
+    self._seed = config.seed if seed is None else seed
     self._num_games = num_games
 
   def answer(self, mark: int, moves: Sequence[Sequence[int]]) -> list[Answer]:
@@ -83,8 +84,11 @@ class Partner:
     """
     theirs = [game[int(mark == rules.X) :: 2] for game in moves]
     luck = jnp.array([opponents.telling(line) for line in theirs], jnp.uint32)
-    keys = jax.random.split(
-      jax.random.fold_in(self._key, mark), self._num_games
+    keys = streams.keys(
+      self._seed,
+      streams.Stream.PARTNER_TOKENS,
+      mark,
+      last=jnp.arange(self._num_games),
     )
     games = self._player(keys, self._begin(luck, mark))
     found = []

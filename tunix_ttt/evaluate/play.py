@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt import streams
 from tunix_ttt.evaluate import statistics
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
@@ -89,7 +90,7 @@ def play_every_line(
     marks = jnp.full(batch_size, agent, jnp.int8)
     states = jax.vmap(init)(jnp.asarray(luck)[numbers], marks)
     # Greedy decoding draws nothing, but every row has a key.
-    keys = jax.vmap(jax.random.key)(numbers)
+    keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
     batches.append(jax.device_get(play(keys, states)))
   return jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *batches)
 
@@ -161,6 +162,9 @@ def _optimal_over_random(games: Trajectory) -> np.ndarray:
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
   played = np.asarray(games.turn_mask)
   for n in range(len(ratio)):
+    if games.agent[n] == rules.O:
+      # X opens before the agent's first turn.
+      ratio[n] *= _reply_ratio(rules.EMPTY_BOARD, int(boards[n, 0]))
     for t in np.flatnonzero(played[n] & (moves[n] >= 0)):
       before = rules.successors()[boards[n, t], moves[n, t]]
       more = t + 1 < played.shape[1] and played[n, t + 1]

@@ -13,6 +13,7 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import progress
+from tunix_ttt import streams
 from tunix_ttt.data import generate
 from tunix_ttt.data import positions
 from tunix_ttt.data import rows as rows_lib
@@ -80,16 +81,19 @@ class _OwnGames:
     env = matches.environment(play)
     player = matches.Player(self.model, config, env)
     init = jax.jit(jax.vmap(env.init))
-    fold = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
-    draw = jax.jit(jax.vmap(jax.random.bits))
-    luck_key, token_key = jax.random.split(jax.random.key(seed))
     # Of even size, so that sides alternate from batch to batch, too.
     size = play.batch_size + play.batch_size % 2
     marks = env_lib.starting_marks(self.sides, size)
     for first in itertools.count(step=size):
       numbers = jnp.arange(first, first + size)
-      states = init(draw(fold(luck_key, numbers)), marks)
-      games = jax.device_get(player(fold(token_key, numbers), states))
+      opponent_keys = streams.keys(
+        seed, streams.Stream.REJECTION_OPPONENTS, last=numbers
+      )
+      states = init(jax.vmap(jax.random.bits)(opponent_keys), marks)
+      token_keys = streams.keys(
+        seed, streams.Stream.REJECTION_TOKENS, last=numbers
+      )
+      games = jax.device_get(player(token_keys, states))
       for number in range(size):
         yield games, number
 
@@ -165,7 +169,7 @@ class Mistakes(_OwnGames):
 
   def _pairs(self, seed: int, counts: Counter[str]) -> Iterator[Row | None]:
     """Yields for each turn a pair, or None where there is none."""
-    rng = np.random.default_rng(seed)
+    rng = streams.generator(seed, streams.Stream.BETTER_MOVES)
     text_format = self.text_format(thoughts=self.thoughts != "none")
     for games, number in self.play(seed):
       counts["games"] += 1

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt import streams
 from tunix_ttt.game import rules
 from tunix_ttt.game import solver
 
@@ -75,7 +76,7 @@ def preferred(luck: jax.Array, board: jax.Array) -> jax.Array:
 
 
 def _key(luck: jax.Array, board: jax.Array) -> jax.Array:
-  return jax.random.fold_in(jax.random.key(luck), board)
+  return streams.key(luck, streams.Stream.OPPONENT_MOVES, board)
 
 
 def choose(key: jax.Array, mask: jax.Array) -> jax.Array:
@@ -170,8 +171,8 @@ def mixture(
     luck: the game's.
     board: where it stands.
   """
-  # No board has this number, so that the draw is independent of the moves'.
-  drawn = jax.random.uniform(_key(luck, jnp.int32(rules.NUM_BOARDS)))
+  key = streams.key(luck, streams.Stream.OPPONENT_KINDS)
+  drawn = jax.random.uniform(key)
   reached = jnp.cumsum(shares) > drawn * shares.sum()
   kind = jnp.argmax(reached)
   at_random = uniform_random(luck, board)

@@ -7,6 +7,7 @@ from flax import nnx
 import numpy as np
 from tunix.generate import sampler as sampler_lib
 
+from tunix_ttt import streams
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import specs
 
@@ -52,6 +53,7 @@ class Generator:
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    batch: int = 0,
   ) -> list[str]:
     """Returns the completion of each prompt, up to the end of the turn.
 
@@ -59,9 +61,12 @@ class Generator:
       prompts: token ids, beginning with the bos token.
       temperature: 0 for the most likely token at each step.
       top_p: nucleus, where the temperature is above 0.
-      seed: of the samples.
+      seed: Random seed for sampling.
+      batch: Number of this batch among those sampled with the seed.
     """
     tokenizer, given = self._tokenizer, cast(Any, list(prompts))
+    # Tunix asks for a number, and takes a key as it is.
+    key = cast(Any, streams.key(seed, streams.Stream.COMPLETIONS, batch))
     ends = {*tokenizer.end_ids, tokenizer.eos_id()}
     output = self._sampler(
       given,
@@ -73,7 +78,7 @@ class Generator:
       temperature=temperature,
       # Tunix is greedy where top_p is None, whatever the temperature.
       top_p=top_p if temperature > 0 else None,
-      seed=seed,
+      seed=key,
     )
     return output.text
 
@@ -101,7 +106,7 @@ def generate(
     batch_size: prompts sampled together.
     temperature: 0 for the most likely token at each step.
     top_p: nucleus, where the temperature is above 0.
-    seed: of the samples.
+    seed: Random seed for sampling.
   """
   if not prompts:
     return
@@ -112,11 +117,11 @@ def generate(
     max_prompt_length=max(map(len, prompts)),
     max_new_tokens=max_new_tokens,
   )
-  for start in range(0, len(prompts), batch_size):
+  for number, start in enumerate(range(0, len(prompts), batch_size)):
     batch = list(prompts[start : start + batch_size])
     # One shape for every batch, so that the sampler compiles once.
     filled = batch + batch[:1] * (batch_size - len(batch))
     completions = generator(
-      filled, temperature=temperature, top_p=top_p, seed=seed + start
+      filled, temperature=temperature, top_p=top_p, seed=seed, batch=number
     )
     yield from completions[: len(batch)]

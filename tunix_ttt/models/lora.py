@@ -8,6 +8,7 @@ from flax import nnx
 import qwix
 
 from tunix_ttt import errors
+from tunix_ttt import streams
 from tunix_ttt.models import specs
 
 
@@ -39,7 +40,7 @@ def apply_lora(
     rank: inner width of an adapter.
     alpha: scale of its output.
     target_modules: names of linear modules, or `all-linear` for all of them.
-    seed: of the adapters' initial values.
+    seed: Random seed of the adapters' initial values.
 
   Raises:
     errors.UserError: if a name is no linear module of this model.
@@ -59,9 +60,8 @@ def apply_lora(
   )
   # Every model of Tunix's has such an example of its inputs.
   example = cast(Any, module).get_model_input()
-  adapted = qwix.apply_lora_to_model(
-    module, provider, rngs=nnx.Rngs(seed), **example
-  )
+  rngs = nnx.Rngs(streams.key(seed, streams.Stream.ADAPTER_VALUES))
+  adapted = qwix.apply_lora_to_model(module, provider, rngs=rngs, **example)
   return cast(nnx.Module, adapted)
 
 

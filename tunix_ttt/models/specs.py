@@ -11,6 +11,7 @@ import numpy as np
 
 from tunix_ttt import errors
 from tunix_ttt import progress
+from tunix_ttt import streams
 from tunix_ttt.models import families
 
 # Modules that write into the residual stream.
@@ -108,7 +109,8 @@ class ModelSpec:
 
     Under `nnx.eval_shape` it has shapes and no values.
     """
-    return families.build(self, nnx.Rngs(seed))
+    key = streams.key(seed, streams.Stream.TUNIX_VALUES)
+    return families.build(self, nnx.Rngs(key))
 
 
 # Architectures to train from scratch; the tokenizer decides `vocab_size`.
@@ -258,5 +260,6 @@ def _initial_value(
   else:
     stddev = spec.embed_dim**-0.5
   # NumPy rather than JAX: drawing needs no program compiled for each shape.
-  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+  number = zlib.crc32(name.encode())
+  rng = streams.generator(seed, streams.Stream.MODEL_VALUES, number)
   return stddev * rng.standard_normal(shape.shape, np.float32)

@@ -1,7 +1,6 @@
 """Tunix's `RLCluster` with this library's rollout engine."""
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 from typing import Any
 
@@ -83,7 +82,7 @@ def make(
       },
       rollout_engine=engine,
       training_config=rl_cluster_lib.RLTrainingConfig(
-        actor_optimizer=optimizers.make(_in_updates(config)),
+        actor_optimizer=optimizers.make(optimizers.in_updates(config)),
         eval_every_n_steps=training.max_steps + 1,
         max_steps=training.max_steps * algorithm.num_iterations,
         mini_batch_size=groups,
@@ -98,16 +97,6 @@ def make(
         temperature=config.rollout.temperature,
       ),
     ),
-  )
-
-
-def _in_updates(config: config_lib.GRPOConfig) -> config_lib.TrainingConfig:
-  """Returns the optimisation with its steps counted as the optimizer does."""
-  training, updates = config.training, config.grpo.num_iterations
-  return dataclasses.replace(
-    training,
-    max_steps=training.max_steps * updates,
-    warmup_steps=training.warmup_steps * updates,
   )
 
 

@@ -85,7 +85,11 @@ class GameRecorder(recorder_lib.Recorder):
     self._warn_if_idle(row)
 
   def evaluation(self, step: int, metrics: Mapping[str, float]) -> bool:
-    """Records an evaluation; returns whether its score is the best so far."""
+    """Records an evaluation; returns whether its score is the best so far.
+
+    The best of several scores of sampled games is biased upward, which the log
+    says at the end. Exact scores have no such bias.
+    """
     row = {"step": step, "split": "eval", **metrics}
     self._write(row)
     shown = "  ".join(
@@ -94,6 +98,12 @@ class GameRecorder(recorder_lib.Recorder):
       if name.endswith(("lines_lost", "score", "/win_rate"))
     )
     self._say(row, f"evaluation  {shown}")
+    if step == self._max_steps and not self._config.exhaustive_eval:
+      self._warn(
+        f"NOTE: {runs.BEST_CHECKPOINT} has the best score of several evaluations"
+        " by sampled games, and that score is biased upward; judge it with"
+        " training/eval_play.py, which plays other games"
+      )
     self._window.clear()
     is_best = self.best is None or metrics["score"] > self.best
     if is_best:

@@ -10,6 +10,7 @@ import numpy as np
 from tunix.rl.rollout import base_rollout
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import streams
 from tunix_ttt.data import datasets
 from tunix_ttt.data import positions
 from tunix_ttt.game import env as env_lib
@@ -22,8 +23,7 @@ from tunix_ttt.rollout import setup
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Trajectory = trajectory_lib.Trajectory
-# What the keys of a run are folded with, so that no two draw the same.
-_LUCK, _START, _LAST, _TOKENS = 0, 1, 2, 3
+_STREAMS = streams.Stream
 
 
 class GameRollout(base_rollout.BaseRollout):
@@ -80,13 +80,38 @@ class GameRollout(base_rollout.BaseRollout):
       groups: int [B], the number of each game's group.
       step: of the run, from 0, which decides who the opponents are.
     """
-    members = np.arange(len(groups)) % self._config.grpo.num_generations
     opponent = self._opponent(step)
-    keys, states = self._begin(
-      jnp.asarray(groups), jnp.asarray(members), opponent, self._asked(groups)
-    )
+    keys, states = self.begin(groups, opponent)
     params = nnx.split(self._model)[1]
     return self._sample(params, keys, states, opponent)
+
+  def begin(
+    self, groups: np.ndarray, opponent: Any
+  ) -> tuple[jax.Array, env_lib.State]:
+    """Returns the keys of games' tokens [B] and the states they start in.
+
+    Args:
+      groups: See `play`.
+      opponent: Opponent, who makes the first move of a game it opens.
+    """
+    members = np.arange(len(groups)) % self._config.grpo.num_generations
+    return self._begin(
+      jnp.asarray(groups),
+      jnp.asarray(members),
+      opponent,
+      self._has_random_start(groups),
+      self._asked(groups),
+    )
+
+  def _has_random_start(self, groups: np.ndarray) -> np.ndarray:
+    """Returns which groups start on a random position: bool [B].
+
+    Two groups in a row, which are X and O, are treated alike.
+    """
+    episodes = self._config.episodes
+    share = 1.0 if episodes.source == "positions" else episodes.starts
+    pairs = groups // 2
+    return np.floor((pairs + 1) * share) > np.floor(pairs * share)
 
   def _asked(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the prompts of some groups: boards int32 [B], moves int8 [B]."""
@@ -105,35 +130,42 @@ class GameRollout(base_rollout.BaseRollout):
     return self._boards[numbers], self._last_moves[numbers]
 
   def _start(
-    self, groups: jax.Array, members: jax.Array, opponent: Any, asked: Any
+    self,
+    groups: jax.Array,
+    members: jax.Array,
+    opponent: Any,
+    has_random_start: jax.Array,
+    asked: Any,
   ) -> tuple[jax.Array, env_lib.State]:
-    key = jax.random.key(self._config.seed)
+    seed = self._config.seed
     env = env_lib.TicTacToe(opponent=opponent)
     agents = {"x": (rules.X, rules.X), "o": (rules.O, rules.O)}
     episodes = self._config.episodes
     marks = jnp.array(agents.get(episodes.agent, (rules.X, rules.O)), jnp.int8)
 
-    def begin(group: jax.Array, member: jax.Array, asked: Any) -> Any:
-      def own(purpose: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(key, purpose), group)
-
-      agent = marks[group % 2]
-      luck_key = own(_LUCK)
-      if episodes.luck == "game":
-        luck_key = jax.random.fold_in(luck_key, member)
-      luck = jax.random.bits(luck_key)
+    def begin(
+      group: jax.Array, member: jax.Array, has_random_start: Any, asked: Any
+    ) -> Any:
+      opponent_member = member if episodes.luck == "game" else 0
+      luck = jax.random.bits(
+        streams.key(seed, _STREAMS.GAME_OPPONENTS, group, opponent_member)
+      )
       if asked is not None:
         board, last = asked
         agent = jnp.asarray(rules.side_to_move())[board]
-        state = env.init(luck, agent, board, last)
-      elif episodes.source == "positions":
-        board, last = opponents.random_position(own(_START), own(_LAST), agent)
-        state = env.init(luck, agent, board, last)
       else:
-        state = env.init(luck, agent)
-      return jax.random.fold_in(own(_TOKENS), member), state
+        agent = marks[group % 2]
+        board, last = opponents.random_position(
+          streams.key(seed, _STREAMS.GROUP_STARTS, group),
+          streams.key(seed, _STREAMS.GROUP_LAST_MOVES, group),
+          agent,
+        )
+        board = jnp.where(has_random_start, board, rules.EMPTY_BOARD)
+        last = jnp.where(has_random_start, last, -1)
+      state = env.init(luck, agent, board, last)
+      return streams.key(seed, _STREAMS.GAME_TOKENS, group, member), state
 
-    return jax.vmap(begin)(groups, members, asked)
+    return jax.vmap(begin)(groups, members, has_random_start, asked)
 
   def _opponent(self, step: int) -> Any:
     config = self._config.opponents
@@ -183,7 +215,7 @@ class GameRollout(base_rollout.BaseRollout):
         jnp.asarray(boards[rows]),
         jnp.asarray(last[rows], jnp.int8),
       )
-      keys = jax.random.split(jax.random.key(0), size)
+      keys = streams.keys(0, _STREAMS.GREEDY, last=jnp.arange(size))
       played = self._greedy(params, keys, states)
       moves.append(meshes.fetch(played.moves)[:, 0])
     table = np.full(rules.NUM_BOARDS, -1, np.int8)

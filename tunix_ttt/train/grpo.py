@@ -193,7 +193,7 @@ class _Run:
       runs.rewind_metrics(run, self.first_step),
       prepared.model.tokenizer.decode,
     )
-    self._rate = optimizers.learning_rate(config.training)
+    self._rate = optimizers.learning_rate(optimizers.in_updates(config))
 
   def fit(self) -> None:
     """Trains from the latest checkpoint to the end."""
@@ -227,7 +227,9 @@ class _Run:
 
   def _after(self, step: learner_lib.Step) -> None:
     config, number = self.prepared.config, step.number
-    rate = float(np.asarray(self._rate(number - 1)))
+    # The learning rate of the step's first update.
+    updates = (number - 1) * config.grpo.num_iterations
+    rate = float(np.asarray(self._rate(updates)))
     self.recorder.batch(step, rate)
     self._log(number, step.metrics)
     pool = config.opponents

@@ -1,5 +1,6 @@
 """Optimizers and schedules, from Optax."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,8 @@ from tunix_ttt.models import specs
 def learning_rate(config: config_lib.TrainingConfig) -> optax.Schedule:
   """Returns linear warmup and cosine decay, by the number of steps done.
 
-  The first step has a `warmup_steps`-th of the peak, not 0, which would waste
-  it.
+  The first step has the `warmup_steps`-th part of the peak, not 0, which would
+  waste it.
   """
   return optax.warmup_cosine_decay_schedule(
     init_value=config.learning_rate / max(config.warmup_steps, 1),
@@ -23,6 +24,19 @@ def learning_rate(config: config_lib.TrainingConfig) -> optax.Schedule:
     warmup_steps=config.warmup_steps,
     decay_steps=config.max_steps,
     end_value=config.learning_rate * config.final_learning_rate,
+  )
+
+
+def in_updates(config: config_lib.GRPOConfig) -> config_lib.TrainingConfig:
+  """Returns a GRPO run's optimisation with its steps counted in updates.
+
+  A step is a batch of games, on which `grpo.num_iterations` updates are made.
+  """
+  training, updates = config.training, config.grpo.num_iterations
+  return dataclasses.replace(
+    training,
+    max_steps=training.max_steps * updates,
+    warmup_steps=training.warmup_steps * updates,
   )
 
 

@@ -1,0 +1,144 @@
+"""Where the games of a GRPO run start: `episodes.starts`."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests import test_grpo
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import rules
+from tunix_ttt.train import games
+from tunix_ttt.train import grpo
+from tunix_ttt.train import optimizers
+from tunix_ttt.train import sft
+
+MEMBERS = test_grpo.CONFIG.grpo.num_generations
+
+
+@pytest.fixture(scope="module")
+def model():
+  return sft.base_model(test_grpo.CONFIG)
+
+
+def begin(model, first, last, **episodes):
+  """Returns the starts of the games of some groups, on the host: [G, M]."""
+  config = test_grpo.changed(test_grpo.CONFIG, "episodes", **episodes)
+  engine = games.GameRollout(
+    model.module, model.tokenizer, None, None, model=model, config=config
+  )
+  groups = np.repeat(np.arange(first, last), MEMBERS)
+  keys, states = engine.begin(groups, engine._opponent(0))
+  states = jax.tree.map(np.asarray, (jax.random.key_data(keys), states))
+  return jax.tree.map(
+    lambda leaf: leaf.reshape(-1, MEMBERS, *leaf.shape[1:]), states
+  )
+
+
+def starts_at_random(states):
+  """Returns which groups cannot have started on the empty board."""
+  return rules.num_marks()[states.board[:, 0]] > 1
+
+
+@pytest.mark.parametrize("luck", ["group", "game"])
+def test_the_games_of_a_group_share_a_position_with_the_agent_to_move(
+  model, luck
+):
+  _, states = begin(model, 0, 700, starts=1.0, luck=luck)
+  board, last = states.board[:, :1], states.last_move[:, :1]
+  assert (states.board == board).all() and (states.last_move == last).all()
+  assert (
+    states.agent == np.where(np.arange(700) % 2, rules.O, rules.X)[:, None]
+  ).all()
+  assert (states.outcome == env_lib.Outcome.ONGOING).all()
+  for mark in (rules.X, rules.O):
+    chosen = states.agent[:, 0] == mark
+    own = board[chosen, 0]
+    every = rules.positions(mark)
+    assert np.isin(own, every).all()
+    # 350 draws of some two thousand positions are rarely the same.
+    assert len(np.unique(own)) > 280
+    half = np.median(every)
+    assert abs((own < half).mean() - 0.5) < 0.1
+  is_opening = rules.num_marks()[board] == 0
+  assert ((last == -1) == is_opening).all()
+  marks = np.take_along_axis(rules.cells()[board[:, 0]], np.maximum(last, 0), 1)
+  other = rules.X + rules.O - states.agent[:, :1]
+  assert ((marks == other) | is_opening).all()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_shares_are_exact_for_each_mark(model, share):
+  _, states = begin(model, 0, 600, starts=share)
+  config = test_grpo.changed(test_grpo.CONFIG, "episodes", starts=share)
+  engine = games.GameRollout(
+    model.module, model.tokenizer, None, None, model=model, config=config
+  )
+  chosen = engine._has_random_start(np.arange(600))
+  is_random = starts_at_random(states)
+  assert not is_random[~chosen].any() and is_random[chosen].mean() > 0.95
+  for mark in (0, 1):
+    count = np.cumsum(chosen[mark::2])
+    expected = np.floor(np.arange(1, 301) * share)
+    np.testing.assert_array_equal(count, expected)
+  # Batches of 4 groups and of 7, which is no multiple of the pairs.
+  for size in (4, 7):
+    batches = chosen[: 600 // size * size].reshape(-1, size).sum(axis=1)
+    assert (np.abs(batches - size * share) < 2).all()
+
+
+def test_games_of_the_other_groups_are_as_without(model):
+  _, without = begin(model, 0, 20)
+  keys, states = begin(model, 0, 20, starts=0.5)
+  same = np.arange(20) // 2 % 2 == 0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a[same], b[same]),
+    states,
+    without,
+  )
+  assert (states.luck == without.luck).all()
+  # A group's start depends on its number alone, so any step can be resumed.
+  later_keys, later = begin(model, 7, 13, starts=0.5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a, b[7:13]),
+    (later_keys, later),
+    (keys, states),
+  )
+
+
+@pytest.mark.parametrize("source", ["positions", "prompts"])
+def test_only_games_have_starts(source):
+  settings = {"episodes": {"source": source, "starts": 0.5}}
+  with pytest.raises(errors.UserError, match="episodes: starts: 0.5: single"):
+    config_lib.load(config_lib.GRPOConfig, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_run_with_everything_is_resumed_exactly(staleness, tmp_path):
+  config = dataclasses.replace(
+    test_grpo.CONFIG,
+    episodes=config_lib.EpisodesConfig(starts=0.5),
+    rollout=config_lib.RolloutConfig(constrained=True, max_staleness=staleness),
+    opponents=config_lib.OpponentsConfig(
+      random=(0.5, 0.2), optimal=(0.2, 0.3), past_selves=(0.3, 0.5),
+      add_every_n_steps=1,
+    ),
+    rollouts_per_log=16,
+  )  # fmt: skip
+  config = test_grpo.changed(config, "grpo", num_iterations=2)
+  config = test_grpo.changed(config, "training", warmup_steps=2)
+  run = test_grpo.train(config, tmp_path / "run")
+  found, weights = test_grpo.rows(run), test_grpo.final(run)
+  trained = [row for row in found if row["split"] == "train"]
+  rates = optimizers.learning_rate(optimizers.in_updates(config))
+  assert [row["learning_rate"] for row in trained] == [
+    float(rates(2 * step)) for step in range(4)
+  ]
+  # Most games from the empty board have more turns than the others.
+  assert 1.5 < np.mean([row["turns"] for row in trained]) < 4
+  grpo.resume(config, test_grpo.in_training.Evaluator, run, 2)
+  assert test_grpo.rows(run) == found and test_grpo.final(run) == weights

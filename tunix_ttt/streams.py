@@ -1,0 +1,148 @@
+"""Turns seeds into JAX keys and NumPy generators, one stream for each purpose.
+
+Nothing else in this library makes keys or generators from seeds. Two purposes
+therefore never draw the same random numbers, whatever their seeds are.
+"""
+
+import enum
+import hashlib
+import numbers
+from typing import TYPE_CHECKING
+
+from tunix_ttt import errors
+
+if TYPE_CHECKING:
+  import jax
+  import numpy as np
+
+# JAX keeps 32 bits of a seed.
+MAX_SEED = 2**32 - 1
+
+
+class Stream(enum.StrEnum):
+  """A purpose that random numbers are drawn for.
+
+  A stream is numbered by a hash of its value, so changing the value changes
+  what is drawn. It is always used with the same counters, which the comments
+  below name.
+  """
+
+  # Models.
+  MODEL_VALUES = "initial values of a model"  # CRC-32 of the parameter's name
+  TUNIX_VALUES = "Tunix's own initial values of a model"
+  ADAPTER_VALUES = "initial values of adapters"
+  # Data.
+  EXPERT_STARTS = "where the expert's games start"  # game
+  EXPERT_OPPONENTS = "opponents of the expert"  # game
+  EXPERT_MISTAKES = "mistakes of the expert"  # game, turn
+  KEPT_POSITIONS = "positions kept where any move is optimal"
+  POSITION_ROWS = "rows of positions"
+  PAIR_ROWS = "preference pairs"
+  PROMPT_ROWS = "prompts"
+  BETTER_MOVES = "chosen answers to a model's mistakes"
+  BUILT_ROWS = "rows that a built dataset takes"
+  HELD_OUT_ROWS = "rows held out for evaluation"
+  ROW_ORDER = "order of an epoch's rows"  # epoch
+  # Models that answer and play.
+  COMPLETIONS = "completions of prompts"  # batch
+  PARTNER_TOKENS = "tokens of a partner"  # mark, game
+  OPENING_TOKENS = "tokens of opening moves"  # mark, game
+  MATCH_OPPONENTS = "opponents of matches"  # mark, game
+  MATCH_TOKENS = "tokens of matches"  # mark, game
+  VALIDATION_OPPONENTS = "opponents of matches during training"  # mark, game
+  VALIDATION_TOKENS = "tokens of matches during training"  # mark, game
+  REJECTION_OPPONENTS = "opponents of games for rejection sampling"  # game
+  REJECTION_TOKENS = "tokens of games for rejection sampling"  # game
+  # GRPO; the member is 0 where a group shares its opponent's luck.
+  GROUP_STARTS = "where a group's games start"  # group
+  GROUP_LAST_MOVES = "the move before a group's start"  # group
+  GAME_OPPONENTS = "opponents of games trained on"  # group, member
+  GAME_TOKENS = "tokens of games trained on"  # group, member
+  # Opponents, whose seed is a game's luck.
+  OPPONENT_KINDS = "which opponent of a mixture plays"
+  OPPONENT_MOVES = "moves of an opponent"  # board
+  # Keys that are passed to greedy samplers, which draw nothing.
+  GREEDY = "nothing"  # game
+  CONFORMANCE = "games that check an environment"
+
+  @property
+  def number(self) -> int:
+    """The first 32 bits of the SHA-256 of the value."""
+    return int.from_bytes(hashlib.sha256(self.encode()).digest()[:4])
+
+
+def check_seed(seed: int, name: str = "seed") -> int:
+  """Returns a seed that JAX and NumPy can tell from every other seed.
+
+  Args:
+    seed: Number to check.
+    name: Name of the setting or flag, for the message.
+
+  Raises:
+    errors.UserError: if the seed is below 0 or above 2^32 - 1.
+  """
+  if not 0 <= seed <= MAX_SEED:
+    raise errors.UserError(
+      f"{name}: must be from 0 to {MAX_SEED}, found {seed}"
+    )
+  return seed
+
+
+def key(
+  seed: "int | jax.Array", stream: Stream, *counters: "int | jax.Array"
+) -> "jax.Array":
+  """Returns the JAX key of a stream.
+
+  Args:
+    seed: Seed of the run, or uint32 [] where it is traced.
+    stream: Purpose of the draw.
+    *counters: Numbers within the stream, such as a game's; each below 2^32.
+
+  Raises:
+    errors.UserError: see `check_seed`.
+  """
+  # Imported lazily: reading data needs no JAX.
+  import jax
+
+  if isinstance(seed, numbers.Integral):
+    check_seed(int(seed))
+  result = jax.random.key(seed)
+  for number in (stream.number, *counters):
+    result = jax.random.fold_in(result, number)
+  return result
+
+
+def keys(
+  seed: "int | jax.Array",
+  stream: Stream,
+  *counters: "int | jax.Array",
+  last: "jax.Array",
+) -> "jax.Array":
+  """Returns the keys of a stream for several values of its last counter.
+
+  Args:
+    seed: See `key`.
+    stream: See `key`.
+    *counters: Counters of the stream but for the last one.
+    last: Values of the last counter, int [B].
+
+  Returns:
+    Keys [B]; each equals `key(seed, stream, *counters, n)` of its number n.
+  """
+  import jax
+
+  base = key(seed, stream, *counters)
+  return jax.vmap(jax.random.fold_in, (None, 0))(base, last)
+
+
+def generator(
+  seed: int, stream: Stream, *counters: int
+) -> "np.random.Generator":
+  """Returns the NumPy generator of a stream; see `key`."""
+  # Imported lazily: the scripts check their flags without it.
+  import numpy as np
+
+  spawn_key = (stream.number, *counters)
+  return np.random.default_rng(
+    np.random.SeedSequence(check_seed(seed), spawn_key=spawn_key)
+  )
