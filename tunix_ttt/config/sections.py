@@ -144,7 +144,11 @@ class DataConfig:
     games: the games to generate.
     max_seq_length: rows of more tokens are dropped and counted.
     max_samples: at most this many rows, from the start of the data.
-    eval_fraction: share of the rows that is held out for the eval loss.
+    eval_fraction: share of the rows that is held out for the eval loss; rows
+      that are alike by `held_out_by` are held out together, or none of them.
+    held_out_by: `text` holds out whole texts and, of pairs, prompts; `position`
+      holds out boards, with their rotations and reflections, and needs rows
+      that answer one board each, as the context `board` has them.
     packing: put several rows of a batch, which do not see each other, where
       one would be. Losses and updates are the same up to rounding, and steps
       faster where rows differ in length.
@@ -160,6 +164,7 @@ class DataConfig:
   eval_fraction: Annotated[float, fields.Strict, pydantic.Field(ge=0, lt=1)] = (
     0.02
   )
+  held_out_by: Literal["text", "position"] = "text"
   packing: fields.Flag = False
 
 

@@ -15,6 +15,7 @@ from tunix_ttt import progress
 from tunix_ttt import runs
 from tunix_ttt import streams
 from tunix_ttt.data import formats
+from tunix_ttt.data import held_out
 from tunix_ttt.data import manifests
 from tunix_ttt.data import positions
 from tunix_ttt.data import reading
@@ -233,46 +234,38 @@ def prepare(
   config: config_lib.DataConfig,
   seed: int,
 ) -> Dataset[RowT]:
-  """Drops rows that are too long and holds some out.
+  """Drops rows that are too long and holds some out; see `held_out`.
 
   Args:
-    source: of the rows.
-    rows: encoded.
-    length: of the longest sequence of a row, in tokens.
-    config: has the limit and the share to hold out.
-    seed: decides which are held out.
+    source: the samples, one for each row.
+    rows: the rows, encoded.
+    length: returns the tokens of a row's longest sequence.
+    config: the length limit, and how many rows are held out by what.
+    seed: the seed of the draw.
 
   Raises:
-    errors.UserError: if no row is left.
+    errors.UserError: if no row is left, or the positions of rows are asked for
+      and not known.
   """
   limit = config.max_seq_length
-  kept = [row for row in rows if length(row) <= limit]
+  kept = [i for i, row in enumerate(rows) if length(row) <= limit]
   if not kept:
     raise errors.UserError(
       f"{source.path or source.key}: every row is longer than"
       f" data.max_seq_length = {limit} tokens (the shortest has"
       f" {min(map(length, rows))}); raise the limit"
     )
-  train, held_out = hold_out(kept, config.eval_fraction, seed)
+  samples = [source.samples[i] for i in kept]
+  if config.held_out_by == "position":
+    keys = held_out.by_position(samples, source.path or source.key)
+  else:
+    keys = held_out.by_text(samples)
+  drawn = held_out.draw(keys, config.eval_fraction, seed)
   return Dataset(
-    train=train,
-    eval=held_out,
+    train=[rows[i] for n, i in enumerate(kept) if n not in drawn],
+    eval=[rows[kept[n]] for n in sorted(drawn)],
     dropped_too_long=len(rows) - len(kept),
-    length=max(map(length, kept)),
-  )
-
-
-def hold_out(
-  rows: Sequence[RowT], share: float, seed: int
-) -> tuple[list[RowT], list[RowT]]:
-  """Returns rows to train on, and a share of them drawn to be held out."""
-  count = min(int(np.ceil(len(rows) * share)), len(rows) - 1)
-  rng = streams.generator(seed, streams.Stream.HELD_OUT_ROWS)
-  order = rng.permutation(len(rows))
-  held_out = set(order[:count].tolist())
-  return (
-    [row for i, row in enumerate(rows) if i not in held_out],
-    [rows[i] for i in sorted(held_out)],
+    length=max(length(rows[i]) for i in kept),
   )
 
 
