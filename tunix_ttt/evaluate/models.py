@@ -7,6 +7,7 @@ import pathlib
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import progress
 from tunix_ttt import runs
 from tunix_ttt.data import formats
 from tunix_ttt.language import tokenizers
@@ -35,6 +36,7 @@ def load(
     errors.UserError: if there is no such model, or it is another than the
       config's.
   """
+  progress.hush()
   name = str(name)
   config = config or runs.config_of_model(name)
   if config is None:

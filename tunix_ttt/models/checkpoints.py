@@ -80,7 +80,7 @@ class Description(pydantic.BaseModel):
   base: BaseRecord | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Model:
   """A model and all that goes with it.
 
@@ -101,6 +101,15 @@ class Model:
   base: BaseRecord | None = None
   revision: str
   commit: str | None = None
+
+  def __repr__(self) -> str:
+    """Returns a line; the module's own is one of every parameter."""
+    spec, values = self.spec, specs.parameters(self.module).values()
+    adapter = "" if self.lora is None else f", lora rank {self.lora.rank}"
+    return (
+      f"<Model {spec.family}: {sum(v.size for v in values):,} parameters,"
+      f" {spec.num_layers} layers{adapter}, digest {self.revision[:12]}>"
+    )
 
   @property
   def trainable(self) -> Any:

@@ -199,7 +199,7 @@ def manifest(
     recipe=recipe,
     seed=config.seed,
     # Where an adapter's base was found is of this machine, not of the run.
-    config=config_lib.to_dict(_with_model(config, base=None)),
+    config=config_lib.to_dict(with_model(config, base=None)),
     dataset=dataset,
     dataset_key="games" if dataset is None else dataset.key,
     model=model,
@@ -338,7 +338,7 @@ def relocate(
   data = dataclasses.replace(config.data, path=find(config.data.path))
   config = dataclasses.replace(config, data=data)
   model, record = config.model, manifest.model
-  config = _with_model(config, chat_template=find(model.chat_template))
+  config = with_model(config, chat_template=find(model.chat_template))
   if model.name in specs.TINY_MODELS:
     return config
   if model.base is not None:
@@ -347,7 +347,7 @@ def relocate(
     if adapters.is_adapter(base) or (
       checkpoints.is_model(base) and checkpoints.digest(base) == record.revision
     ):
-      return _with_model(config, name=model.base, revision=None, base=None)
+      return with_model(config, name=model.base, revision=None, base=None)
   name = model.name if record.commit is not None else find(model.name)
   there = pathlib.Path(name or "")
   is_missing = record.commit is None and not there.is_dir()
@@ -358,7 +358,7 @@ def relocate(
       f" {model.base or model.name}; say where the model with the digest"
       f" {record.revision} is: --base DIR"
     )
-  return _with_model(config, name=name)
+  return with_model(config, name=name)
 
 
 def _is_adapter(directory: pathlib.Path) -> bool:
@@ -368,7 +368,8 @@ def _is_adapter(directory: pathlib.Path) -> bool:
   return is_ours and checkpoints.describe(directory).lora is not None
 
 
-def _with_model(config: ConfigT, **changes: Any) -> ConfigT:
+def with_model(config: ConfigT, **changes: Any) -> ConfigT:
+  """Returns settings with changes to those of the model."""
   model = dataclasses.replace(config.model, **changes)
   return dataclasses.replace(config, model=model)
 
