@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 
@@ -128,10 +129,35 @@ def test_resuming_supervised_runs(tmp_path):
     training=config_lib.TrainingConfig(max_steps=4, batch_size=8),
     checkpoint=config_lib.CheckpointConfig(save_interval_steps=2),
   )
-  run = ttt.train_sft(config, str(tmp_path / "run"))
+  settings = config_lib.to_dict(config)
+  run = ttt.train_sft(settings, str(tmp_path / "run"))
+  assert ttt.RunManifest.read(str(run)).config == settings
   loss = ttt.read_metrics(run)[-1]["loss"]
   assert ttt.resume(run, step=2) == run
   assert ttt.read_metrics(run)[-1]["loss"] == loss
   assert [s.from_step for s in ttt.RunManifest.read(run).sessions] == [0, 2]
   with pytest.raises(ttt.UserError, match="rewards are for GRPO"):
     ttt.resume(run, rewards={"r": lambda games: games.moves})
+  assert re.fullmatch(
+    r"<Model qwen2.5: 35,104 parameters, 2 layers, digest \w{12}>",
+    repr(ttt.load_model(str(run))),
+  )
+
+
+def test_settings_that_are_none(tmp_path):
+  output = tmp_path / "run"
+  with pytest.raises(ttt.UserError, match="expected a GRPOConfig, a YAML file"):
+    ttt.train_grpo(ttt.SFTConfig(), output)  # pyright: ignore[reportArgumentType]
+  with pytest.raises(ttt.UserError, match="settings: sead: unknown key"):
+    ttt.train_sft({"sead": 1}, output)
+  with pytest.raises(ttt.UserError, match="data.games.context=full"):
+    ttt.train_sft({"play": {"context": "full"}}, output)
+  with pytest.raises(ttt.UserError, match="base: belongs to no run"):
+    ttt.load_model("base")
+  manifest = tmp_path / "run_manifest.json"
+  manifest.write_text('{"run_id": "run", "recipe": "sft", "config": {}}')
+  with pytest.raises(
+    ttt.UserError, match="the manifest of a run, not a config"
+  ):
+    ttt.load_config(ttt.SFTConfig, str(manifest))
+  assert not output.exists()

@@ -86,7 +86,7 @@ def test_an_adapter_is_saved_alone_and_finds_its_base(saved, tmp_path):
   }
   assert size[tmp_path / "adapter"] < size[saved] / 2
   shutil.rmtree(saved)
-  with pytest.raises(errors.UserError, match="no such model directory"):
+  with pytest.raises(errors.UserError, match="base is not at .*: --base DIR"):
     checkpoints.load(tmp_path / "adapter")
 
 
@@ -185,9 +185,10 @@ def test_another_tokenizer_is_refused(saved):
     checkpoints.load(saved)
 
 
-def test_a_checkpoint_of_another_model_than_the_configs(base, saved, tmp_path):
+def test_a_checkpoint_of_another_model_than_the_configs(base):
   sources.check_matches(base, CONFIG)
-  sources.check_matches(base, config_lib.ModelConfig(name=str(saved)))
+  # Files are not looked at: they may be elsewhere by now.
+  sources.check_matches(base, config_lib.ModelConfig(name="nowhere"))
   with pytest.raises(
     errors.UserError, match="of another model: its embed_dim is 32"
   ):

@@ -20,7 +20,6 @@ from tests import test_adapters as made_adapters
 from tests import test_hugging_face as hf
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import runs
 from tunix_ttt.evaluate import card
 from tunix_ttt.evaluate import play
 from tunix_ttt.evaluate import recorded
@@ -348,11 +347,9 @@ def test_what_the_hub_refuses(call, error, message, tmp_path):
 
 def test_summaries_beside_a_run_are_of_the_model(tmp_path):
   run = card.Run(manifest=mock.Mock(), digest="", directory=tmp_path)
-  final = tmp_path / runs.FINAL_CHECKPOINT
-  final.mkdir()
-  for name, model in (("a", final), ("b", tmp_path), ("c", "base")):
+  for name, revision in (("a", "1f"), ("b", "1f"), ("c", "2e"), ("d", None)):
     path = tmp_path / f"{name}.summary.json"
-    path.write_text(json.dumps(summary(model=str(model))))
-  found = card.find_summaries(str(final), run)
-  assert [s.model for s in found] == [str(final), str(tmp_path)]
-  assert card.find_summaries(str(final), None) == []
+    path.write_text(json.dumps(summary(model=name) | {"revision": revision}))
+  found = card.find_summaries("1f", run)
+  assert [s.model for s in found] == ["a", "b"]
+  assert card.find_summaries("1f", None) == []

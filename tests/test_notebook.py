@@ -1,6 +1,7 @@
 """The notebook, executed from top to bottom, and what is committed of it."""
 
 import copy
+import importlib.util
 import re
 import tomllib
 from typing import Any
@@ -11,6 +12,8 @@ from packaging import requirements
 import pytest
 
 from tests import conftest
+import tunix_ttt as ttt
+from tunix_ttt import config as config_lib
 
 PATH = conftest.ROOT / "notebooks" / "tictactoe_colab.ipynb"
 # Enough to run every cell; the model learns next to nothing.
@@ -98,6 +101,45 @@ def test_what_it_installs_is_what_the_package_asks_for(notebook):
   specifiers = {each.name: each.specifier for each in asked}
   for name, version in pins:
     assert version in specifiers[name], name
+
+
+def test_where_it_installs_from(notebook, elsewhere, monkeypatch):
+  code = source(notebook, "install").replace("%pip", "pass #")
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  monkeypatch.chdir(elsewhere)
+  with pytest.raises(SystemExit, match="Set ADDRESS"):
+    exec(code, {})
+  monkeypatch.chdir(PATH.parent)
+  names = {}
+  exec(code, names)
+  assert names["ADDRESS"] == conftest.ROOT.as_uri()
+
+
+def test_adapters_are_trained_as_the_configs_of_qwen_say(notebook):
+  names: dict[str, Any] = {"ttt": ttt, "imitator": "Qwen/Qwen2.5-0.5B-Instruct"}
+  exec(source(notebook, "parameters"), names)
+  names["LORA"] = {"rank": 16, "alpha": 32}
+  exec(source(notebook, "untrained").partition("def show_games")[0], names)
+  exec(source(notebook, "grpo").partition("player =")[0], names)
+  for kind, own, file in (
+    (ttt.SFTConfig, names["config"], "sft_qwen2.5_0.5b.yaml"),
+    (ttt.GRPOConfig, names["playing"], "grpo_qwen2.5_0.5b.yaml"),
+  ):
+    ours = config_lib.to_dict(
+      ttt.load_config(kind, own) if isinstance(own, dict) else own
+    )
+    theirs = config_lib.to_dict(
+      ttt.load_config(kind, conftest.ROOT / "configs" / file)
+    )
+    assert ours["lora"] == theirs["lora"]
+    assert ours["play"] == theirs["play"]
+    for key in (
+      "optimizer",
+      "learning_rate",
+      "batch_size",
+      "gradient_accumulation_steps",
+    ):
+      assert ours["training"][key] == theirs["training"][key]
 
 
 def test_it_runs(notebook, elsewhere):

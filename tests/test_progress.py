@@ -109,3 +109,15 @@ def test_a_quiet_run_says_its_result_alone(run, tmp_path):
   assert "Step 2" in log.read_text()
   code, _, err = run(*common, tmp_path / "a", "--quiet")
   assert code == 2 and err.startswith("error: ")
+
+
+def test_a_library_hushes_others_unless_they_were_asked(monkeypatch):
+  monkeypatch.setattr(progress, "_is_set_up", False)
+  logging.getLogger("absl").setLevel(logging.WARNING)
+  logging.getLogger("jax").setLevel(logging.DEBUG)
+  progress.hush()
+  assert logging.getLogger("absl").level == logging.ERROR
+  assert logging.getLogger("jax").level == logging.DEBUG
+  progress.set_up(False, "warning")
+  progress.hush()
+  assert logging.getLogger("absl").level == logging.WARNING

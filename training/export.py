@@ -20,6 +20,7 @@ def _parse() -> argparse.Namespace:
   parser.add_argument(
     "--output", type=pathlib.Path, required=True, help="directory to make"
   )
+  cli.add_base(parser)
   parser.add_argument(
     "--merge",
     action="store_true",
@@ -69,6 +70,7 @@ def main() -> None:
   export = exports.prepare(
     flags.model,
     repository or flags.output.absolute().name,
+    base=flags.base,
     merge=flags.merge,
     max_shard_size=flags.max_shard_size,
     evaluation=flags.evaluation,

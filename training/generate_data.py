@@ -13,7 +13,16 @@ from tunix_ttt.data import manifests
 from tunix_ttt.language import thoughts
 
 # The flags of what a model plays; `--kind dpo` with a model is of its mistakes.
-_PLAY = {"config", "set", "model", "format", "temperature", "opponent", "sides"}
+_PLAY = {
+  "config",
+  "set",
+  "model",
+  "base",
+  "format",
+  "temperature",
+  "opponent",
+  "sides",
+}
 _OF_A_MODEL = {
   "rejection": _PLAY | {"context", "keep", "no_transform"},
   "dpo": _PLAY | {"rejected", "thoughts"},
@@ -93,6 +102,7 @@ def _parse() -> argparse.Namespace:
     **own,
   )
   cli.add_config(parser, required=False)
+  cli.add_base(parser)
   add("--model", help="who plays, a checkpoint or base", **own)
   add("--temperature", type=float, help="of the model, 0.8 if not given", **own)
   add("--sides", choices=["x", "o", "mixed"], help="of the model", **own)
@@ -140,6 +150,7 @@ def _of_a_model(given: dict[str, Any]) -> generate.Kind:
     play__format=given.get("format"),
     play__opponent=given.get("opponent"),
     play__temperature=given.get("temperature", 0.8),
+    model__base=given["base"],
   )
   config = config_lib.load_any(given["config"], settings)
   cli.require_tunix()

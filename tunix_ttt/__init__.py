@@ -6,7 +6,7 @@ The names here are all that scripts and notebooks need; by convention
 
     config = ttt.load_config(ttt.SFTConfig, "configs/sft_tiny.yaml")
     run = ttt.train_sft(config)
-    model = ttt.load_model(run, config)
+    model = ttt.load_model(run)
     print(ttt.results_table(list(ttt.play_all_lines(model, config))))
 
 The game: `TicTacToe`, `State` and `Outcome`; `rules` and `opponents` are

@@ -140,6 +140,18 @@ def add_model(arguments: argparse.ArgumentParser) -> None:
     required=False,
     otherwise="; without, those of the run that the model is of",
   )
+  add_base(arguments)
+
+
+def add_base(arguments: argparse.ArgumentParser) -> None:
+  """Adds --base."""
+  arguments.add_argument(
+    "--base",
+    metavar="DIR",
+    help="where the base of an adapter is, or, with --resume, the model that the"
+    " run started from, if it is no longer in the recorded place; its digest is"
+    " checked",
+  )
 
 
 def config_of_model(
@@ -154,17 +166,16 @@ def config_of_model(
   Raises:
     errors.UserError: if there is none, or it is wrong.
   """
+  settings = overrides(settings, model__base=flags.base)
   if flags.config is not None:
     return config_lib.load_any(flags.config, settings)
-  run = runs.of_model(flags.model)
-  if run is None:
+  config = runs.config_of_model(flags.model, settings)
+  if config is None:
     raise errors.UserError(
-      f"--model {flags.model}: is of no run that would say how it plays; give"
-      " --config"
+      f"--model {flags.model}: belongs to no run, whose settings say how it"
+      " plays; give --config"
     )
-  manifest = runs.RunManifest.read(run)
-  kind = config_lib.RECIPES[manifest.recipe]
-  return config_lib.load(kind, manifest.config, settings)
+  return config
 
 
 def add_play(arguments: argparse.ArgumentParser) -> None:
@@ -209,13 +220,15 @@ def settings_of_run(flags: argparse.Namespace, **values: object) -> list[str]:
   """Returns the assignments that a training script's flags stand for.
 
   Args:
-    flags: those of `add_config` and `add_data`, and maybe of `add_start`.
+    flags: those of `add_config`, `add_data` and `add_run`, and maybe of
+      `add_start`.
     **values: more of them; see `overrides`.
   """
   model = getattr(flags, "model", "base")
   return overrides(
     flags.set,
     model__name=None if model == "base" else model,
+    model__base=flags.base,
     data__path=flags.data,
     data__max_samples=flags.max_samples,
     data__skip_bad_rows="true" if flags.skip_bad_rows else None,
@@ -241,6 +254,7 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
     metavar="latest|STEP",
     help="go on with the run in --output from its latest or this checkpoint",
   )
+  add_base(arguments)
 
 
 def parse_run(arguments: argparse.ArgumentParser) -> argparse.Namespace:
@@ -302,7 +316,11 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
     files.check_absent(flags.output)
   # Here, because it needs Tunix.
   from tunix_ttt.train import dry_run
+  from tunix_ttt.train import setup
 
+  if flags.resume is not None:
+    run: pathlib.Path = flags.output
+    config = setup.relocate(config, runs.RunManifest.read(run), run)
   print(dry_run.describe(config))
   return True
 

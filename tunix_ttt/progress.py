@@ -19,6 +19,8 @@ from tunix_ttt import processes
 
 # Whether nothing of all this is shown; scripts set it by --quiet.
 quiet = False
+# Whether a script or program said which messages are shown.
+_is_set_up = False
 
 # Seconds until something takes long.
 PATIENCE = 1.0
@@ -37,11 +39,11 @@ def set_up(is_quiet: bool, log_level: str | None) -> None:
     log_level: of messages, one of `LEVELS`; None for what other libraries say
       of errors alone.
   """
-  global quiet
+  global quiet, _is_set_up
   # Here, since it must be there before anybody asks for its logger by name.
   import absl.logging
 
-  quiet = is_quiet
+  quiet, _is_set_up = is_quiet, True
   logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
   _logger.setLevel((log_level or ("error" if quiet else "info")).upper())
   for name in _OTHERS:
@@ -51,6 +53,18 @@ def set_up(is_quiet: bool, log_level: str | None) -> None:
     # Their downloads have bars of their own, which are asked for so.
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def hush() -> None:
+  """Shows errors alone of what other libraries log, where nobody asked for more.
+
+  In a notebook their warnings would stand in the midst of bars. A logger that
+  was set to show more than warnings is left as it is.
+  """
+  for name in () if _is_set_up else _OTHERS:
+    logger = logging.getLogger(name)
+    if logger.level in (logging.NOTSET, logging.WARNING):
+      logger.setLevel(logging.ERROR)
 
 
 def is_hidden() -> bool:

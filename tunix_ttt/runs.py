@@ -21,7 +21,7 @@ A GRPO run also has
     checkpoint-best/                  the model with the best score so far
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import datetime
 import importlib.metadata
@@ -35,6 +35,7 @@ from typing import Any, Literal, Self, TextIO, TypeVar
 import filelock
 import pydantic
 
+from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import processes
@@ -192,6 +193,7 @@ class RunManifest(Record):
     git_sha: the commit of the code, None outside a checkout.
     git_dirty: whether files differed from that commit.
     artifacts_path: where the run was created.
+    working_directory: where it was started: what relative paths are from.
     sessions: one entry for each process that worked on it.
     finished_at: UTC, ISO 8601.
     final_metrics: the last metrics of training and of evaluation.
@@ -216,19 +218,20 @@ class RunManifest(Record):
   git_sha: str | None
   git_dirty: bool | None
   artifacts_path: str
+  working_directory: str | None = None
   sessions: list[Session] = []
   finished_at: str | None = None
   final_metrics: dict[str, float] = {}
   wandb_url: str | None = None
 
   @classmethod
-  def read(cls, run: pathlib.Path) -> Self:
+  def read(cls, run: pathlib.Path | str) -> Self:
     """Reads and validates the manifest of a run directory.
 
     Raises:
       errors.UserError: if there is none or it does not fit the schema.
     """
-    return read_record(cls, run / MANIFEST, "run manifest")
+    return read_record(cls, pathlib.Path(run) / MANIFEST, "run manifest")
 
   def write(self, run: pathlib.Path) -> None:
     """Writes the manifest into a run directory, replacing the one there."""
@@ -326,6 +329,26 @@ def of_model(model: str | pathlib.Path) -> pathlib.Path | None:
   path = pathlib.Path(model)
   directory = path.parent if path.name.startswith("checkpoint-") else path
   return directory if (directory / MANIFEST).is_file() else None
+
+
+def config_of_model(
+  model: str | pathlib.Path, settings: Sequence[str] = ()
+) -> config_lib.SFTConfig | None:
+  """Returns the settings of the run that a model is of; None for no run's.
+
+  Args:
+    model: a run or one of its checkpoints.
+    settings: assignments that replace what the run's manifest says.
+
+  Raises:
+    errors.UserError: if they are wrong.
+  """
+  run = of_model(model)
+  if run is None:
+    return None
+  manifest = RunManifest.read(run)
+  kind = config_lib.RECIPES[manifest.recipe]
+  return config_lib.load(kind, manifest.config, settings)
 
 
 def checkpoint_steps(run: pathlib.Path) -> list[int]:

@@ -57,6 +57,11 @@ def _read(settings: Settings, overrides: Sequence[str]) -> yaml_source.Source:
   if isinstance(settings, str):
     settings = pathlib.Path(settings)
   source = yaml_source.Source(settings)
+  if {"run_id", "recipe", "config"} <= source.values.keys():
+    raise errors.UserError(
+      f"{source.path}: this is the manifest of a run, not a config; its settings"
+      f" are RunManifest.read({str(source.path.parent)!r}).config"
+    )
   for assignment in overrides:
     source.set(assignment)
   return source

@@ -29,6 +29,9 @@ class ModelConfig:
       of a checkpoint, of a PEFT adapter, or of a Qwen or Gemma as transformers
       saves it; or such a model's id on the Hugging Face hub.
     revision: branch, tag or commit of a hub id; the manifest has the commit.
+    base: directory of the base of the adapter that `name` is, where it is no
+      longer the recorded one; for a run that is resumed, of the model that it
+      started from. Its digest is checked.
     dtype: of a Hugging Face model's parameters and computation; None for
       bfloat16 on an accelerator and float32 on a CPU.
     chat_template: a Jinja file, in place of a Hugging Face model's own.
@@ -46,6 +49,7 @@ class ModelConfig:
 
   name: fields.Text = "tiny-qwen2.5"
   revision: fields.Text | None = None
+  base: fields.Text | None = None
   dtype: Literal["float32", "bfloat16"] | None = None
   chat_template: fields.Text | None = None
   enable_thinking: fields.Flag = True

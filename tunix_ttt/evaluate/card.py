@@ -72,20 +72,18 @@ def find_run(model: str) -> Run | None:
   return Run(manifest=manifest, digest=digest, directory=directory)
 
 
-def find_summaries(model: str, run: Run | None) -> list[recorded.Summary]:
-  """Returns the summaries in a run's directory that are of this model."""
+def find_summaries(revision: str, run: Run | None) -> list[recorded.Summary]:
+  """Returns the summaries in a run's directory that are of a model.
+
+  Args:
+    revision: the model's digest, which does not change where a run is moved.
+    run: the run.
+  """
   if run is None:
     return []
-  own = _checkpoint(model)
   paths = sorted(run.directory.glob("*.summary.json"))
   found = [recorded.read_summary(path) for path in paths]
-  return [summary for summary in found if _checkpoint(summary.model) == own]
-
-
-def _checkpoint(model: str) -> pathlib.Path:
-  path = pathlib.Path(model)
-  final = path / runs.FINAL_CHECKPOINT
-  return (final if final.is_dir() else path).resolve()
+  return [summary for summary in found if summary.revision == revision]
 
 
 def render(

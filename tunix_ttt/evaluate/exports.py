@@ -38,6 +38,7 @@ def prepare(
   name: str,
   title: str,
   *,
+  base: str | None = None,
   merge: bool = False,
   max_shard_size: int = MAX_SHARD_SIZE,
   evaluation: pathlib.Path | None = None,
@@ -47,6 +48,8 @@ def prepare(
   Args:
     name: a checkpoint, any model directory, or a hub id.
     title: what it is to be called: a repository or a directory.
+    base: directory of an adapter's base, where it is no longer the recorded
+      one.
     merge: write adapters and their base as one; else they are alone, for PEFT.
     max_shard_size: bytes of a weight file of a whole model at the most.
     evaluation: a summary of games for the card, in place of those beside the
@@ -56,11 +59,12 @@ def prepare(
     errors.UserError: if there is no such model, or it cannot be written so.
   """
   run = card.find_run(name)
-  if evaluation is None:
-    summaries = card.find_summaries(name, run)
+  given = None if evaluation is None else recorded.read_summary(evaluation)
+  model = sources.open_model(name, config_lib.ModelConfig(base=base))
+  if given is None:
+    summaries = card.find_summaries(model.revision, run)
   else:
-    summaries = [recorded.read_summary(evaluation)]
-  model = sources.open_model(name, config_lib.ModelConfig())
+    summaries = [given]
   export = export_lib.prepare(model, merge=merge, max_shard_size=max_shard_size)
   text = card.render(export, title, run, summaries)
   return Export(model=export, card=text.encode())
@@ -70,6 +74,7 @@ def export_model(
   name: str | pathlib.Path,
   output: str | pathlib.Path,
   *,
+  base: str | pathlib.Path | None = None,
   merge: bool = False,
 ) -> pathlib.Path:
   """Writes a trained model as PEFT or transformers read it.
@@ -77,6 +82,7 @@ def export_model(
   Args:
     name: a run, a checkpoint, or any model directory.
     output: directory to make.
+    base: see `prepare`.
     merge: write adapters and their base as one model; else they are alone, for
       PEFT. A model that was trained whole is always written whole.
 
@@ -89,5 +95,7 @@ def export_model(
   """
   output = pathlib.Path(output)
   files.check_absent(output)
-  prepare(str(name), output.absolute().name, merge=merge).write(output)
+  base = None if base is None else str(base)
+  export = prepare(str(name), output.absolute().name, base=base, merge=merge)
+  export.write(output)
   return output

@@ -232,6 +232,7 @@ def write(
     rows += episodes.describe(games, model.tokenizer.decode)
   found = {
     "model": name,
+    "revision": model.revision,
     "play": config_lib.to_dict(config)["play"],
     "results": results(played),
     "openings": None if openings is None else dataclasses.asdict(openings),

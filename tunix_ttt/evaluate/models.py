@@ -1,11 +1,14 @@
 """The models that the scripts are asked to judge."""
 
 from collections.abc import Iterable
+import dataclasses
 import itertools
 import pathlib
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import progress
+from tunix_ttt import runs
 from tunix_ttt.data import formats
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
@@ -15,20 +18,35 @@ from tunix_ttt.train import sft
 
 
 def load(
-  name: str | pathlib.Path, config: config_lib.SFTConfig
+  name: str | pathlib.Path,
+  config: config_lib.SFTConfig | None = None,
+  *,
+  base: str | pathlib.Path | None = None,
 ) -> checkpoints.Model:
   """Returns a model by name.
 
   Args:
     name: `base` for the model that the config starts from, or a model or run
       directory.
-    config: the settings.
+    config: the settings; None for those of the run that the model is of.
+    base: directory of an adapter's base, where it is no longer the recorded
+      one, in place of `model.base`.
 
   Raises:
     errors.UserError: if there is no such model, or it is another than the
       config's.
   """
+  progress.hush()
   name = str(name)
+  config = config or runs.config_of_model(name)
+  if config is None:
+    raise errors.UserError(
+      f"{name}: belongs to no run, whose settings say how it plays; give a"
+      " config"
+    )
+  if base is not None:
+    model = dataclasses.replace(config.model, base=str(base))
+    config = dataclasses.replace(config, model=model)
   if name == "base":
     return _placed(sft.base_model(config), config)
   model = sources.open_model(name, config.model, config.mesh)

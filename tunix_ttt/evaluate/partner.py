@@ -80,7 +80,8 @@ class Partner:
     Args:
       mark: the model's in all of them.
       moves: of each game all moves so far, as cells, X's first. Where it is not
-        the model's turn, or the game is over, its last answer is returned.
+        the model's turn, or the game is over, its last answer is returned,
+        an unreadable one where there is none.
     """
     theirs = [game[int(mark == rules.X) :: 2] for game in moves]
     luck = jnp.array([opponents.telling(line) for line in theirs], jnp.uint32)
@@ -96,6 +97,10 @@ class Partner:
       before = len(game) - (len(game) % 2 != int(mark == rules.O))
       board = board_after(game[:before])
       asked = games.turn_mask[number] & (games.boards[number] == board)
+      if not asked.any():
+        # The game was over before the model's first turn.
+        found.append(Answer(said="", cell=-1, is_legal=False, best=()))
+        continue
       turn = np.flatnonzero(asked)[-1]
       said = games.actions[number, turn][games.action_mask[number, turn]]
       cell = int(games.moves[number, turn])

@@ -156,12 +156,14 @@ class Summary(pydantic.BaseModel):
 
   Attributes:
     model: who played, as it was called there.
+    revision: its `checkpoints.Model.revision`; None in summaries without one.
     play: the settings of play.
     results: by the model's mark.
     openings: its first moves, where they were sampled.
   """
 
   model: str
+  revision: str | None = None
   play: dict[str, Any]
   results: dict[Mark, play_lib.Exact | play_lib.Sampled]
   openings: Openings | None = None

@@ -6,12 +6,13 @@ A model directory holds
     tokenizer.model   SentencePiece, or tokenizer/ with Hugging Face's files
     params/           Orbax: every parameter, or the adapter's alone
 
-It is what a run leaves as `checkpoint-final`. An adapter refers to its base
-and is refused where that is no longer the same.
+It is what a run leaves as `checkpoint-final`. A whole model needs nothing else.
+An adapter names its base by digest, and by where it was when it was saved.
 """
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ class BaseRecord(pydantic.BaseModel):
 
   Attributes:
     path: its directory or hub id, None for one made from scratch.
+    relative: the directory, from the one that the adapter is in.
     seed: of its initial values, where it was made from scratch.
     revision: SHA-256 of its parameters, or of its files if they are Hugging
       Face's.
@@ -50,6 +52,7 @@ class BaseRecord(pydantic.BaseModel):
   model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
   path: str | None
+  relative: str | None = None
   seed: int
   revision: str
   commit: str | None = None
@@ -77,7 +80,7 @@ class Description(pydantic.BaseModel):
   base: BaseRecord | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Model:
   """A model and all that goes with it.
 
@@ -98,6 +101,15 @@ class Model:
   base: BaseRecord | None = None
   revision: str
   commit: str | None = None
+
+  def __repr__(self) -> str:
+    """Returns a line; the module's own is one of every parameter."""
+    spec, values = self.spec, specs.parameters(self.module).values()
+    adapter = "" if self.lora is None else f", lora rank {self.lora.rank}"
+    return (
+      f"<Model {spec.family}: {sum(v.size for v in values):,} parameters,"
+      f" {spec.num_layers} layers{adapter}, digest {self.revision[:12]}>"
+    )
 
   @property
   def trainable(self) -> Any:
@@ -127,7 +139,7 @@ def save(model: Model, directory: pathlib.Path) -> None:
     tokenizer=model.tokenizer.digest,
     params=revision(params),
     lora=model.lora,
-    base=model.base,
+    base=model.base and _relative_to(directory, model.base),
   )
   with processes.new_directory(directory) as new:
     with ocp.StandardCheckpointer() as checkpointer:
@@ -138,11 +150,26 @@ def save(model: Model, directory: pathlib.Path) -> None:
       files.write_text(new / MODEL_JSON, text)
 
 
-def load(directory: pathlib.Path) -> Model:
+def _relative_to(directory: pathlib.Path, base: BaseRecord) -> BaseRecord:
+  """Adds the way from an adapter's directory to its base's, if it has one."""
+  if base.path is None or base.commit is not None:
+    return base
+  relative = os.path.relpath(base.path, directory)
+  return base.model_copy(update={"relative": relative})
+
+
+def load(
+  directory: pathlib.Path, base: str | pathlib.Path | None = None
+) -> Model:
   """Reads a model directory, or the one of a run directory's final checkpoint.
 
+  Args:
+    directory: the model directory or run directory.
+    base: an adapter's base, where it is not where the adapter says.
+
   Raises:
-    errors.UserError: if it is none, is damaged, or its base has changed.
+    errors.UserError: if it is none, is damaged, or its base is not to be found
+      or another one.
   """
   directory = final(directory)
   description = describe(directory)
@@ -152,11 +179,13 @@ def load(directory: pathlib.Path) -> Model:
     raise errors.UserError(
       f"{directory}: the tokenizer is not the one this model was saved with"
     )
+  record = description.base
   if description.lora is None:
+    refuse_base(directory, base)
     module = nnx.eval_shape(description.spec.build)
     shapes = specs.parameters(module)
   else:
-    module = _adapted(directory, description)
+    module, record = _adapted(directory, description, base)
     shapes = specs.parameters(module, nnx.LoRAParam)
   params = _read_params(directory, shapes)
   if revision(params) != description.params:
@@ -170,7 +199,7 @@ def load(directory: pathlib.Path) -> Model:
     spec=description.spec,
     tokenizer=tokenizer,
     lora=description.lora,
-    base=description.base,
+    base=record,
     revision=description.params,
   )
 
@@ -204,32 +233,93 @@ def describe(directory: pathlib.Path) -> Description:
     raise errors.UserError(f"{path}: {where}: {first['msg']}") from None
 
 
-def _adapted(directory: pathlib.Path, description: Description) -> nnx.Module:
-  base = description.base
-  assert base is not None and description.lora is not None
-  if base.path is None:
-    module = specs.initialize(description.spec, base.seed)
-    found = revision(specs.parameters(module))
+def refuse_base(name: str | pathlib.Path, base: Any) -> None:
+  """Raises a UserError if a base is given for a model that has none."""
+  if base is not None:
+    raise errors.UserError(
+      f"--base {base}: {name} is no adapter on a base; leave --base"
+      " (model.base) out"
+    )
+
+
+def is_model(directory: pathlib.Path) -> bool:
+  """Returns whether a directory is of a model: ours, a run's, a whole one."""
+  return (
+    loading.is_model(directory) or (final(directory) / MODEL_JSON).is_file()
+  )
+
+
+def digest(directory: pathlib.Path) -> str:
+  """Returns what `Model.revision` would be, without loading the model.
+
+  Args:
+    directory: a model or run directory, or a whole model of Hugging Face's.
+  """
+  if loading.is_model(directory):
+    return loading.revision(directory)
+  return describe(directory).params
+
+
+def _adapted(
+  directory: pathlib.Path,
+  description: Description,
+  given: str | pathlib.Path | None,
+) -> tuple[nnx.Module, BaseRecord]:
+  """Returns an adapter's model, its own values not yet read, and its base."""
+  record = description.base
+  assert record is not None and description.lora is not None
+  if record.path is None:
+    refuse_base(directory, given)
+    module = specs.initialize(description.spec, record.seed)
+    if revision(specs.parameters(module)) != record.revision:
+      raise errors.UserError(
+        f"{directory}: its adapter was trained on another base than the one"
+        f" made now from seed {record.seed}"
+      )
   else:
-    module, found = _base(base, description.spec)
-  if found != base.revision:
+    found = _find_base(directory, record, given)
+    if loading.is_model(found):
+      module, _ = loading.load(found, dtype=description.spec.dtype)
+    else:
+      module = load(found).module
+    if record.commit is None or given is not None:
+      record = record.model_copy(
+        update={"path": os.path.abspath(found), "commit": None}
+      )
+  settings = config_lib.to_dict(description.lora)
+  return lora_lib.apply_lora(module, **settings, seed=record.seed), record
+
+
+def _find_base(
+  directory: pathlib.Path,
+  record: BaseRecord,
+  given: str | pathlib.Path | None,
+) -> pathlib.Path:
+  """Returns where an adapter's base is now, its digest checked."""
+  assert record.path is not None
+  if given is not None:
+    places = [pathlib.Path(given)]
+  elif record.commit is not None:
+    places = [hub.find(record.path, record.commit).directory]
+  else:
+    places = [pathlib.Path(record.path)]
+    if record.relative is not None:
+      beside = os.path.normpath(directory.absolute() / record.relative)
+      places.append(pathlib.Path(beside))
+  places = [place for place in dict.fromkeys(places) if is_model(place)]
+  for place in places:
+    if digest(place) == record.revision:
+      return place
+  wanted = f"where the model with the digest {record.revision} is: --base DIR"
+  if places:
     raise errors.UserError(
       f"{directory}: its adapter was trained on another base than the one now"
-      f" at {base.path or 'seed ' + str(base.seed)}"
+      f" at {places[0]}, which has the digest {digest(places[0])}; say {wanted}"
     )
-  settings = config_lib.to_dict(description.lora)
-  return lora_lib.apply_lora(module, **settings, seed=base.seed)
-
-
-def _base(record: BaseRecord, spec: specs.ModelSpec) -> tuple[nnx.Module, str]:
-  """Returns the model that an adapter sits on, and its revision."""
-  assert record.path is not None
-  directory = hub.find(record.path, record.commit).directory
-  if not loading.is_model(directory):
-    model = load(directory)
-    return model.module, model.revision
-  module, _ = loading.load(directory, dtype=spec.dtype)
-  return module, loading.revision(directory)
+  raise errors.UserError(
+    f"{directory}: its adapter's base is not at {given or record.path}; say"
+    f" {wanted}"
+  )
 
 
 def _read_params(

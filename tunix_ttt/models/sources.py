@@ -87,12 +87,13 @@ def open_model(
 ) -> checkpoints.Model:
   """Returns a model that is on disk or on the hub.
 
-  The base of a PEFT adapter is the one that its config names. Where that is a
-  path that is not on this machine, it is the model of `config`.
+  The base of a PEFT adapter is `config.base`, or else the one that its own
+  config names. Where that is a path that is not on this machine, it is the
+  model of `config`.
 
   Args:
     name: a directory of ours, of Hugging Face or of PEFT, or a hub id.
-    config: how to read one of Hugging Face.
+    config: how to read one of Hugging Face, and where an adapter's base is.
     mesh: see `start_from`.
 
   Raises:
@@ -102,7 +103,8 @@ def open_model(
   if adapters.is_adapter(found.directory):
     return _open_adapter(found, config, mesh)
   if not loading.is_model(found.directory):
-    return checkpoints.load(found.directory)
+    return checkpoints.load(found.directory, config.base)
+  checkpoints.refuse_base(name, config.base)
   # First what costs least, so that a mistake in it is told at once.
   dtype = config.dtype or loading.default_dtype()
   spec = hf_config.read_spec(found.directory, dtype)
@@ -153,13 +155,19 @@ def _find_base(
   described = adapters.describe(directory)
   name, revision = described.base, described.revision
   is_here = pathlib.Path(name).is_dir() or files.is_hub_id(name)
-  if not is_here and config.name not in specs.TINY_MODELS:
+  if config.base is not None:
+    if not loading.is_model(pathlib.Path(config.base)):
+      raise errors.UserError(
+        f"--base {config.base}: no directory of a whole Hugging Face model"
+      )
+    name, revision = config.base, None
+  elif not is_here and config.name not in specs.TINY_MODELS:
     name, revision = config.name, config.revision
   path = directory / adapters.CONFIG
   if not pathlib.Path(name).is_dir() and not files.is_hub_id(name):
     raise errors.UserError(
       f"{path}: base_model_name_or_path is {described.base}, which is not here;"
-      " write there where the base is, or name it in model.name"
+      " give its directory: --base DIR"
     )
   found = hub.find(name, revision, weights=weights)
   if adapters.is_adapter(found.directory) or not loading.is_model(
@@ -304,18 +312,14 @@ def adapt_outline(
 def check_matches(
   model: checkpoints.Model, config: config_lib.ModelConfig
 ) -> None:
-  """Raises a UserError unless `model` has the architecture a config names."""
-  if config.name in specs.TINY_MODELS:
-    expected = {**specs.TINY_MODELS[config.name], **config.shape()}
-  else:
-    directory = _find(config.name, config, weights=False).directory
-    if adapters.is_adapter(directory):
-      directory = _find_base(directory, config, weights=False)[1].directory
-    if loading.is_model(directory):
-      spec = hf_config.read_spec(directory, model.spec.dtype)
-    else:
-      spec = checkpoints.describe(directory).spec
-    expected = dataclasses.asdict(spec)
+  """Raises a UserError unless `model` has the shape that a config spells out.
+
+  A config that names files says nothing of a shape: a trained model is used
+  where they are not.
+  """
+  if config.name not in specs.TINY_MODELS:
+    return
+  expected = {**specs.TINY_MODELS[config.name], **config.shape()}
   found = dataclasses.asdict(model.spec)
   for field, value in expected.items():
     if found[field] != value:
@@ -328,7 +332,9 @@ def check_matches(
 def _check(config: config_lib.ModelConfig) -> None:
   """Refuses settings that say nothing about the model that is named."""
   is_tiny = config.name in specs.TINY_MODELS
-  if not is_tiny:
+  if is_tiny:
+    checkpoints.refuse_base(config.name, config.base)
+  else:
     _check_name(config.name)
   if (shape := config.shape()) and not is_tiny:
     raise errors.UserError(

@@ -54,7 +54,7 @@ def resume(
   config: config_lib.DPOConfig, run: pathlib.Path, step: int | None = None
 ) -> pathlib.Path:
   """Goes on with an interrupted run; see `setup.resume`."""
-  return setup.resume(config, run, step, lambda path: plan(config, path), _run)
+  return setup.resume(config, run, step, plan, _run)
 
 
 def _run(

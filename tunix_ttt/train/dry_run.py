@@ -41,6 +41,7 @@ def describe(config: config_lib.SFTConfig) -> str:
   if isinstance(config, config_lib.DPOConfig):
     source = datasets.load_pairs(config.data)
   elif not isinstance(config, config_lib.GRPOConfig):
+    sft.check_context(config)
     source = datasets.load(config.data, config.seed)
   else:
     rewards.given(None, config.rewards)

@@ -155,7 +155,7 @@ def resume(
     config,
     run,
     step,
-    lambda path: plan(config, make_evaluate, path, given),
+    lambda config, path: plan(config, make_evaluate, path, given),
     _run,
     rewards_lib.records(given),
   )

@@ -1,7 +1,9 @@
 """What begins, ends and resumes a run of any kind."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import math
+import os
 import pathlib
 import platform
 from types import MappingProxyType
@@ -22,10 +24,18 @@ from tunix_ttt.models import families
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.models import specs
+from tunix_ttt.models.hugging_face import adapters
+from tunix_ttt.models.hugging_face import loading
 from tunix_ttt.train import tracking
 
-# Settings that change what is written, or where it is computed, and no more.
+# Settings that change what is written, or where it is computed, and no more; and
+# places of things whose digests are checked.
 _FREE_ON_RESUME = (
+  "data.path",
+  "model.base",
+  "model.chat_template",
+  "model.name",
+  "model.revision",
   "logging.",
   "checkpoint.max_to_keep",
   "rollouts_per_log",
@@ -102,10 +112,10 @@ def start(
 
 
 def resume(
-  config: config_lib.SFTConfig,
+  config: ConfigT,
   run: pathlib.Path,
   step: int | None,
-  plan: Callable[[pathlib.Path], PreparedT],
+  plan: Callable[[ConfigT, pathlib.Path], PreparedT],
   train: Train[PreparedT],
   rewards: Rewards = _NO_REWARDS,
 ) -> pathlib.Path:
@@ -113,11 +123,12 @@ def resume(
 
   Args:
     config: the settings it was started with; only `logging`, `mesh`,
-      `distributed`, `checkpoint.max_to_keep` and `rollouts_per_log` may differ.
+      `distributed`, `checkpoint.max_to_keep`, `rollouts_per_log`, and where
+      data and model are may differ.
     run: its directory.
     step: which of its checkpoints to go on from; None for the latest, or the
       beginning where there is none yet. Later checkpoints are set aside.
-    plan: prepares the run, given where its tokenizer is.
+    plan: prepares the run, given its settings and where its tokenizer is.
     train: does it.
     rewards: those that were given in Python.
 
@@ -136,7 +147,8 @@ def resume(
     check_same_rewards(rewards, found, run)
     if found.status == "finished" and step is None:
       return run
-    prepared = plan(run / runs.TOKENIZER)
+    config = relocate(config, found, run)
+    prepared = plan(config, run / runs.TOKENIZER)
     check_same_data(prepared.dataset_record(), found.dataset, run)
     check_same_model(prepared.record, found, run)
     set_aside_after(run, step)
@@ -189,7 +201,8 @@ def manifest(
     created_at=runs.now(),
     recipe=recipe,
     seed=config.seed,
-    config=config_lib.to_dict(config),
+    # Where an adapter's base was found is of this machine, not of the run.
+    config=config_lib.to_dict(with_model(config, base=None)),
     dataset=dataset,
     dataset_key="games" if dataset is None else dataset.key,
     model=model,
@@ -201,6 +214,7 @@ def manifest(
     git_sha=sha,
     git_dirty=dirty,
     artifacts_path=str(output),
+    working_directory=os.getcwd(),
   )
 
 
@@ -298,6 +312,71 @@ def config_of(
     raise errors.UserError(f"{path}: config: {error}") from None
 
 
+def relocate(
+  config: ConfigT, manifest: runs.RunManifest, run: pathlib.Path
+) -> ConfigT:
+  """Returns a run's settings with the files that they name where they are now.
+
+  A path is looked for from here, from where the run was started, and from
+  where that would be now that the run may have been moved.
+
+  Args:
+    config: the settings.
+    manifest: the run's.
+    run: its directory.
+
+  Raises:
+    errors.UserError: if the model that it started from is nowhere.
+  """
+
+  def find(path: str | None) -> str | None:
+    start = manifest.working_directory
+    if path is None or start is None or os.path.exists(path):
+      return path
+    there = os.path.join(start, path)
+    way = os.path.relpath(there, os.path.join(start, manifest.artifacts_path))
+    beside = os.path.normpath(os.path.join(run, way))
+    return next((p for p in (there, beside) if os.path.exists(p)), path)
+
+  data = dataclasses.replace(config.data, path=find(config.data.path))
+  config = dataclasses.replace(config, data=data)
+  model, record = config.model, manifest.model
+  config = with_model(config, chat_template=find(model.chat_template))
+  if model.name in specs.TINY_MODELS:
+    return config
+  if model.base is not None:
+    base = pathlib.Path(model.base)
+    # What is loaded is checked again, in `check_same_model`.
+    if adapters.is_adapter(base) or (
+      checkpoints.is_model(base) and checkpoints.digest(base) == record.revision
+    ):
+      return with_model(config, name=model.base, revision=None, base=None)
+  name = model.name if record.commit is not None else find(model.name)
+  there = pathlib.Path(name or "")
+  is_missing = record.commit is None and not there.is_dir()
+  # Else it is for the adapter that the run started from.
+  if is_missing or (model.base is not None and not _is_adapter(there)):
+    raise errors.UserError(
+      f"{run}: the model that this run started from is not at"
+      f" {model.base or model.name}; say where the model with the digest"
+      f" {record.revision} is: --base DIR"
+    )
+  return with_model(config, name=name)
+
+
+def _is_adapter(directory: pathlib.Path) -> bool:
+  if adapters.is_adapter(directory):
+    return True
+  is_ours = directory.is_dir() and not loading.is_model(directory)
+  return is_ours and checkpoints.describe(directory).lora is not None
+
+
+def with_model(config: ConfigT, **changes: Any) -> ConfigT:
+  """Returns settings with changes to those of the model."""
+  model = dataclasses.replace(config.model, **changes)
+  return dataclasses.replace(config, model=model)
+
+
 def check_same_config(
   config: config_lib.SFTConfig, manifest: runs.RunManifest, run: pathlib.Path
 ) -> None:
@@ -357,10 +436,16 @@ def check_same_model(
   record: runs.ModelRecord, manifest: runs.RunManifest, run: pathlib.Path
 ) -> None:
   """Raises a UserError if a run was started with another model."""
-  if record != manifest.model:
+  # What it is called, and whether it is from the hub, is no matter.
+  theirs = manifest.model
+  same = theirs.model_copy(
+    update={"name": record.name, "commit": record.commit}
+  )
+  if record != same:
     raise errors.UserError(
       f"{run}: the model has changed since this run was started: now"
-      f" {record}, in the manifest {manifest.model}"
+      f" {record}, in the manifest {theirs}; say where the model with the digest"
+      f" {theirs.revision} is: --base DIR"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pathlib
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
@@ -63,6 +64,17 @@ def base_model(
   )
 
 
+def check_context(config: config_lib.SFTConfig) -> None:
+  """Raises a UserError if the generated games are not what play shows."""
+  games, play = config.data.games.context, config.play.context
+  if config.data.path is None and games == "board" and play != "board":
+    raise errors.UserError(
+      f"play.context: {play} shows the conversation so far, but the generated"
+      " games to train on show one board each (data.games.context: board); set"
+      " data.games.context=full or play.context=board"
+    )
+
+
 def plan(
   config: config_lib.SFTConfig, tokenizer: pathlib.Path | None = None
 ) -> Plan:
@@ -76,6 +88,7 @@ def plan(
     errors.UserError: if anything in the config or its files is wrong.
   """
   tracking.check(config.logging)
+  check_context(config)
   source = datasets.load(config.data, config.seed)
   base = base_model(config, source, tokenizer)
   dataset = datasets.tokenize(source, base.tokenizer, config.data, config.seed)
@@ -96,7 +109,7 @@ def resume(
   config: config_lib.SFTConfig, run: pathlib.Path, step: int | None = None
 ) -> pathlib.Path:
   """Goes on with an interrupted run; see `setup.resume`."""
-  return setup.resume(config, run, step, lambda path: plan(config, path), _run)
+  return setup.resume(config, run, step, plan, _run)
 
 
 def _run(
