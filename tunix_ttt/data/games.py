@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt import capacity
 from tunix_ttt.data import rows
 from tunix_ttt.game import env as env_lib
 from tunix_ttt.game import opponents
@@ -59,6 +60,10 @@ def expert_games(
       as likely as any other, instead of the empty board.
     mistakes: probability that a move is any legal one instead.
   """
+  # Mostly of the texts that are made of them.
+  capacity.check_fits(
+    8000 * num_games, f"{num_games:,} games", "data.games.num_games"
+  )
   agent = env_lib.starting_marks("mixed", num_games)
   keys = jax.random.split(jax.random.key(seed), num_games)
   played = _play(keys, agent, random_starts, mistakes)
