@@ -24,6 +24,7 @@ LAYERS = [
 ]
 # Beside the layers: anyone may import these, and they import only each other.
 SHARED = {
+  "capacity",
   "errors",
   "files",
   "yaml_source",

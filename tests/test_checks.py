@@ -236,3 +236,27 @@ def test_decisions_of_a_text_with_two_boards():
   cut = text.index("<player_think>", 300)
   sample = formats.PlainText(text[:cut], text[cut:])
   assert [d.move().cell for d in checks.decisions(sample)] == [2]
+
+
+@pytest.mark.parametrize(
+  ("prompt", "completion"),
+  [
+    ("<|move|><|", "0-0|><|end|>"),
+    ("<|move|>", "<|0-0|><|end|>"),
+    ("<|move|><|0-", "0|><|end|>"),
+    ("<|mo", "ve|><|0-0|><|end|>"),
+    ("", "<|move|><|0-0|><|end|>"),
+  ],
+)
+def test_a_move_that_the_prompt_begins_is_read_whole(prompt, completion):
+  board = board_text(WINNING)
+  sample = formats.PlainText(f"{board}\n{prompt}", completion)
+  (decision,) = checks.decisions(sample)
+  assert decision.move() == boards.Move(0, True)
+
+
+def test_a_move_that_only_the_prompt_has_is_none():
+  example = "Answer as <|move|><|1-1|><|end|>\n"
+  sample = formats.PlainText(f"{board_text(WINNING)}\n{example}", "I resign.")
+  (decision,) = checks.decisions(sample)
+  assert decision.move().cell is None

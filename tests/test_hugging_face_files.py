@@ -470,3 +470,23 @@ def test_links_to_weights_are_followed(copy):
   shutil.move(path / ONE_FILE, path / "blob")
   (path / ONE_FILE).symlink_to("blob")
   loading.load(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("case", ["qwen3-tied", "gemma2-fused"])
+def test_a_number_that_is_not_finite(copy, case, value):
+  path = copy(case)
+  for file in sorted(path.glob("*.safetensors")):
+    tensors = safetensors_numpy.load_file(file)
+  name = sorted(tensors)[-1]
+  tensors[name].reshape(-1)[-1] = value
+  safetensors_numpy.save_file(tensors, file)
+  message = f"{file.name}: the tensor {name} has NaN or infinite values"
+  refused(path, message)
+
+
+def test_two_ropes_that_differ(copy):
+  rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
+  other = {"rope_type": "yarn", "factor": 4.0}
+  path = copy("qwen3-tied", rope_parameters=rope, rope_scaling=other)
+  refused(path, "rope_scaling .* rope_parameters says otherwise; keep one")

@@ -82,21 +82,28 @@ def test_activations_and_logits(family, remat, shape, adapted):
   assert 0.65 < estimate / found < 2
 
 
+SIZES: Any = {
+  "num_layers": 3,
+  "embed_dim": 8,
+  "hidden_dim": 8,
+  "num_heads": 2,
+  "num_kv_heads": 1,
+  "head_dim": 4,
+}
+
+
 def test_a_cache_holds_keys_and_values_of_every_layer():
-  spec = specs.ModelSpec(
-    family="qwen2.5",
-    vocab_size=10,
-    num_layers=3,
-    embed_dim=8,
-    hidden_dim=8,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=4,
-  )
+  spec = specs.ModelSpec(family="qwen2.5", vocab_size=10, **SIZES)
   # Keys and values of 3 layers and 4 numbers are 96 bytes a slot; a layer's
   # own numbers of a token are 6 * 8 + (4 + 2) * 4 + 4 * 8 = 104, and 2 * 2
   # scores for each of the slots.
-  assert memory.playing(spec, 5, 7) == 5 * 7 * (96 + 4 * (104 + 4 * 7))
+  assert memory.sampling(spec, 5, 7) == 5 * 7 * (96 + 4 * (104 + 4 * 7))
+
+
+def test_what_is_not_fed_at_once_has_a_cache_alone():
+  spec = specs.ModelSpec(family="qwen2.5", vocab_size=10, **SIZES)
+  # As above, with 3 tokens fed, which have scores for all 7 slots.
+  assert memory.sampling(spec, 5, 7, 3) == 5 * (7 * 96 + 3 * 4 * (104 + 4 * 7))
 
 
 def test_the_total_is_that_of_the_hungrier_half():

@@ -45,7 +45,7 @@ def test_answers_round_trip(tmp_path):
     ("", "this answer file has no rows"),
     ("{}", ":1: id: Field required; is this a file that eval_generate.py"),
     (json.dumps(answer("a", 1).model_dump()) + "\n" + json.dumps(answer("a", 0).model_dump()), ":2: the item 'a' is answered twice"),
-    (json.dumps(answer("a", 1).model_dump() | {"score": 2}), ":1: score: Input should be 0 or 1"),
+    (json.dumps(answer("a", 1).model_dump() | {"score": 2}), ":1: score: Input should be less than or equal to 1"),
   ],
 )  # fmt: skip
 def test_bad_answer_files(tmp_path, text, found):

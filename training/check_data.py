@@ -1,8 +1,8 @@
 """Says what is in a data file, and how good its moves are."""
 
 import argparse
+from collections.abc import Iterator
 import dataclasses
-import itertools
 import pathlib
 
 from tunix_ttt import cli
@@ -58,19 +58,22 @@ def _leakage(path: pathlib.Path, symmetric: bool) -> checks.Leakage:
 
 
 def _tokenizer(
-  config: config_lib.SFTConfig, rows: reading.Rows, data_format: str
+  config: config_lib.SFTConfig, rows: reading.Rows, flags: argparse.Namespace
 ) -> chat.ChatTokenizer:
   cli.require_tunix()
 
   from tunix_ttt.evaluate import models
 
-  read = reading.read(
-    rows,
-    lambda row: formats.parse_row(row, data_format),
-    reading.Faults(rows.path),
-  )
-  samples = itertools.chain.from_iterable(found for _, _, found in read)
-  return models.tokenizer(config, samples)
+  def samples() -> Iterator[formats.Sample]:
+    faults, count = reading.Faults(rows.path), 0
+    for _, _, found in reading.read(
+      rows, lambda row: formats.parse_row(row, flags.format), faults
+    ):
+      yield from found
+      count += len(found)
+    faults.check(count, skip_bad_rows=flags.skip_bad_rows)
+
+  return models.tokenizer(config, samples())
 
 
 def main() -> None:
@@ -83,12 +86,12 @@ def main() -> None:
   tokenizer, limit = None, None
   if flags.config is not None:
     config = config_lib.load_any(flags.config, flags.set)
-    tokenizer = _tokenizer(config, rows, flags.format)
+    tokenizer = _tokenizer(config, rows, flags)
     limit = config.data.max_seq_length
   elif flags.tokenizer is not None:
     model = config_lib.ModelConfig(name=flags.tokenizer)
     config = dataclasses.replace(config_lib.SFTConfig(), model=model)
-    tokenizer = _tokenizer(config, rows, flags.format)
+    tokenizer = _tokenizer(config, rows, flags)
   report = checks.check(
     rows,
     data_format=flags.format,

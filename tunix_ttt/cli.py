@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+import contextlib
 import functools
 import importlib
 import json
@@ -97,6 +98,10 @@ class _Parser(argparse.ArgumentParser):
     flags = vars(super().parse_args(args, namespace))
     progress.set_up(flags.pop("quiet", False), flags.pop("log_level", None))
     return argparse.Namespace(**flags)
+
+  def error(self, message: str) -> NoReturn:
+    """Prints what is wrong with the flags, and exits."""
+    self.exit(2, f"error: {errors.UserError(message)}; see --help\n")
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -359,20 +364,35 @@ def train(
 
 
 def _resume(text: str) -> int | str:
-  return text if text == "latest" else count(text)
+  if text == "latest":
+    return text
+  with contextlib.suppress(argparse.ArgumentTypeError):
+    return count(text)
+  raise argparse.ArgumentTypeError(
+    f"must be latest or a step, found {errors.quote(text)}"
+  )
 
 
 def positive(text: str) -> int:
   """Parses a whole number of at least 1, for argparse."""
-  value = int(text)
+  value = _whole(text)
   if value < 1:
     raise argparse.ArgumentTypeError(f"must be at least 1, found {value}")
   return value
 
 
+def _whole(text: str) -> int:
+  try:
+    return int(text)
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"must be a whole number, found {errors.quote(text)}"
+    ) from None
+
+
 def count(text: str) -> int:
   """Parses a whole number of at least 0, for argparse."""
-  value = int(text)
+  value = _whole(text)
   if value < 0:
     raise argparse.ArgumentTypeError(f"must be at least 0, found {value}")
   return value
@@ -401,10 +421,12 @@ def byte_size(text: str) -> int:
 
 def fraction(text: str) -> float:
   """Parses a number from 0 to 1, for argparse."""
-  value = float(text)
-  if not 0 <= value <= 1:
-    raise argparse.ArgumentTypeError(f"must be from 0 to 1, found {value}")
-  return value
+  with contextlib.suppress(ValueError):
+    if 0 <= float(text) <= 1:
+      return float(text)
+  raise argparse.ArgumentTypeError(
+    f"must be a number from 0 to 1, found {errors.quote(text)}"
+  )
 
 
 def machine() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from tunix_ttt import errors
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -102,7 +104,7 @@ def scan_jsonl(path: pathlib.Path, what: str) -> Iterator[Line]:
 
 def _parse_line(number: int, data: bytes, what: str) -> Line:
   try:
-    row = json.loads(data.decode(), parse_constant=_reject_constant)
+    row = _from_json(data.decode())
   except UnicodeDecodeError as error:
     return Line(number, None, _not_utf8(data[error.start], what))
   except (ValueError, RecursionError) as error:
@@ -140,7 +142,7 @@ def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
     errors.UserError: if it cannot be read or is something else.
   """
   try:
-    value = json.loads(read_text(path, what), parse_constant=_reject_constant)
+    value = _from_json(read_text(path, what))
   except (ValueError, RecursionError) as error:
     line = getattr(error, "lineno", 1)
     detail = getattr(error, "msg", str(error))
@@ -154,8 +156,25 @@ def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
   return value
 
 
+def _from_json(text: str) -> Any:
+  """Reads JSON, without numbers beyond floats and halves of characters."""
+  value = json.loads(text, parse_constant=_reject_constant, parse_float=_finite)
+  # Escapes may spell what no text in UTF-8 has.
+  if "\\ud" in text.lower():
+    half = _SURROGATE.search(json.dumps(value, ensure_ascii=False))
+    if half is not None:
+      raise ValueError(f"{ascii(half[0])[1:-1]} is half of a surrogate pair")
+  return value
+
+
 def _reject_constant(name: str) -> None:
   raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+  if math.isinf(value := float(text)):
+    raise ValueError(f"{text[:20]} is beyond the numbers of 64 bits")
+  return value
 
 
 def to_json(value: Any) -> str:

@@ -90,9 +90,9 @@ def read_record(kind: type[RecordT], path: pathlib.Path, what: str) -> RecordT:
   Raises:
     errors.UserError: if there is none or it does not fit the schema.
   """
-  text = files.read_text(path, what)
+  values = files.read_json(path, what)
   try:
-    return kind.model_validate_json(text)
+    return kind.model_validate_json(files.to_json(values))
   except pydantic.ValidationError as error:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
@@ -387,12 +387,23 @@ def read_metrics(run: pathlib.Path | str) -> list[dict[str, Any]]:
     lines.pop()
   rows = []
   for line in lines:
-    row = line.row
-    if row is None or not {"step", "split"} <= row.keys():
-      fault = line.fault or "a row of metrics has a step and a split"
+    fault = line.fault or _fault_of_metrics(line.row or {})
+    if line.row is None or fault:
       raise errors.UserError(f"{path}:{line.number}: {fault}")
-    rows.append(row)
+    rows.append(line.row)
   return rows
+
+
+def _fault_of_metrics(row: dict[str, Any]) -> str:
+  """Returns what keeps a row from being one of metrics, if anything does."""
+  if not {"step", "split"} <= row.keys():
+    return "a row of metrics has a step and a split"
+  for name, value in row.items():
+    kind = {"step": int, "split": str}.get(name, int | float)
+    if not isinstance(value, kind) or isinstance(value, bool):
+      expected = "text" if kind is str else "a number"
+      return f"{name}: expected {expected}, found {errors.quote(value)}"
+  return ""
 
 
 def rewind_metrics(run: pathlib.Path, step: int) -> list[dict[str, Any]]:

@@ -11,11 +11,48 @@ import yaml
 from tunix_ttt import errors
 from tunix_ttt import files
 
+# Aliases can make a short file stand for endless settings.
+_MAX_KEYS = 10_000
+_DATE = "tag:yaml.org,2002:timestamp"
+
 
 class _Loader(yaml.SafeLoader):
-  """A safe loader that reads 1e-3 as a number, as YAML 1.2 does."""
+  """A safe loader for which 1e-3 is a number, as in YAML 1.2, and no date is."""
+
+  def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+    # Hexadecimal digits are read in any number.
+    if len(node.value) > 40:
+      raise yaml.constructor.ConstructorError(
+        None, None, "a number of so many digits is too large", node.start_mark
+      )
+    return super().construct_yaml_int(node)
+
+  def value(self, node: yaml.Node) -> Any:
+    """Returns what a node stands for.
+
+    Raises:
+      yaml.YAMLError: if it stands for nothing.
+    """
+    try:
+      return self.construct_object(node, deep=True)
+    except (
+      ArithmeticError,
+      AttributeError,
+      LookupError,
+      TypeError,
+      ValueError,
+    ):
+      # A tag may be of another type than its value.
+      raise yaml.constructor.ConstructorError(
+        None, None, f"not a value of {node.tag}", node.start_mark
+      ) from None
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.yaml_implicit_resolvers = {
+  first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
+  for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
   "tag:yaml.org,2002:float",
   re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
@@ -54,13 +91,12 @@ class Source:
       loader = _Loader(text)
       node = loader.get_single_node()
       values = {} if node is None else self._read(loader, node, ())
-    except yaml.MarkedYAMLError as error:
-      line = error.problem_mark.line + 1 if error.problem_mark else 1
+    except (yaml.YAMLError, RecursionError) as error:
+      mark = getattr(error, "problem_mark", None)
+      place = f"{path}:{mark.line + 1}" if mark else path
       raise errors.UserError(
-        f"{path}:{line}: not valid YAML: {error.problem}"
+        f"{place}: not valid YAML: {_reason(error)}"
       ) from None
-    except yaml.YAMLError as error:
-      raise errors.UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
       raise errors.UserError(
         f"{path}: expected keys and values, found {type(values).__name__}"
@@ -71,11 +107,13 @@ class Source:
     self, loader: _Loader, node: yaml.Node, key: tuple[str, ...]
   ) -> Any:
     self.places[key] = f"{self.path}:{node.start_mark.line + 1}"
+    if len(self.places) > _MAX_KEYS:
+      raise errors.UserError(f"{self.path}: more than {_MAX_KEYS:,} keys")
     if not isinstance(node, yaml.MappingNode):
-      return loader.construct_object(node, deep=True)
+      return loader.value(node)
     values = {}
     for name_node, value_node in node.value:
-      name = str(loader.construct_object(name_node, deep=True))
+      name = str(loader.value(name_node))
       line = name_node.start_mark.line + 1
       if name in values:
         raise errors.UserError(
@@ -91,15 +129,19 @@ class Source:
     Raises:
       errors.UserError: if it is no such assignment.
     """
-    place = f"--set {assignment}"
+    place = f"--set {assignment[:200]}"
     dotted, separator, text = assignment.partition("=")
     key = tuple(dotted.strip().split("."))
     if not separator or not all(key):
       raise errors.UserError(f"{place}: expected key=value, as in a.b=3")
     try:
-      value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-      raise errors.UserError(f"{place}: the value is not valid YAML") from None
+      loader = _Loader(text)
+      node = loader.get_single_node()
+      value = None if node is None else loader.value(node)
+    except (yaml.YAMLError, RecursionError) as error:
+      raise errors.UserError(
+        f"{place}: the value is not valid YAML: {_reason(error)}"
+      ) from None
     section = self.values
     for depth, name in enumerate(key[:-1], start=1):
       if not isinstance(section.get(name), dict):
@@ -114,3 +156,9 @@ class Source:
     while key not in self.places:
       key = key[:-1]
     return self.places[key]
+
+
+def _reason(error: Exception) -> str:
+  if isinstance(error, RecursionError):
+    return "values are nested too deeply, or in themselves"
+  return str(getattr(error, "problem", None) or error).splitlines()[0]

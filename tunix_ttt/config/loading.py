@@ -116,14 +116,14 @@ def _explain(kind: type, source: yaml_source.Source, found: list[Any]) -> str:
     key = _key(kind, error)
     if error["type"] == "unexpected_keyword_argument":
       known = list(_fields(_section_at(kind, key[:-1])))
-      fault = f"unknown key; {_suggest(key[-1], known)}"
+      fault = f"unknown key; {_suggest(key[-1][:200], known)}"
     elif error["type"] == "value_error":
       fault = error["msg"].removeprefix("Value error, ")
     elif error["type"] == "dataclass_type":
-      fault = f"must be a section of keys, found {error['input']!r}"
+      fault = f"must be a section of keys, found {errors.quote(error['input'])}"
     else:
       must = error["msg"].replace("Input should be", "must be")
-      fault = f"{must}, found {error['input']!r}"
+      fault = f"{must}, found {errors.quote(error['input'])}"
     faults.setdefault(key, []).append(fault)
   return "\n".join(
     f"{source.place(key)}: {'.'.join(key)}: {'; or '.join(fault)}"

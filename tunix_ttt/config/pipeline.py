@@ -1,7 +1,9 @@
 """The settings of a pipeline of runs."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+import pydantic
 
 from tunix_ttt.config import fields
 
@@ -23,7 +25,9 @@ class PairsConfig:
 
   source: Literal["model", "solver"] = "model"
   count: fields.Positive = 6000
-  rejected: dict[Rejected, fields.AboveZero] = dataclasses.field(
+  rejected: Annotated[
+    dict[Rejected, fields.AboveZero], pydantic.Field(min_length=1)
+  ] = dataclasses.field(
     default_factory=lambda: {"worse": 1.0, "illegal": 1.0, "format": 1.0}
   )
   temperature: fields.AboveZero = 1.0

@@ -20,6 +20,10 @@ from tunix_ttt.language import chat
 _LISTED, _SHOWN = 20, 5
 _QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 _OPEN_TAG = re.compile(r"<[|/\w]*$")
+# A move, in the syntax of either board, that a prompt begins.
+_OPEN_MOVE = re.compile(
+  r"<move>\w*$|(?:<\|move\|>|<move>\w*)?<[|/\w-]*$|<\|move\|>$"
+)
 
 
 class Decision(NamedTuple):
@@ -43,6 +47,9 @@ def decisions(sample: formats.Trained) -> Iterator[Decision]:
           yield Decision(shown[-1], turn["content"])
     return
   text, trained_from = sample.prompt + sample.completion, len(sample.prompt)
+  # A completion that ends a move is no answer without its beginning.
+  if (begun := _OPEN_MOVE.search(sample.prompt)) is not None:
+    trained_from = begun.start()
   shown = boards_lib.find(text)
   for i, board in enumerate(shown):
     end = shown[i + 1].start if i + 1 < len(shown) else len(text)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import hashlib
 import json
+import logging
+import os
 import pathlib
 from typing import Any, TypeVar
 
@@ -111,11 +113,12 @@ def find(path: str, split: str = "train") -> Rows:
   """
   place = pathlib.Path(path)
   suffix = place.suffix.lower()
-  if place.is_dir():
+  # Unlike pathlib's, they are false for a name that is too long.
+  if os.path.isdir(place):
     return _built(place)
   if suffix in _TABLES:
     return _table(place, _TABLES[suffix])
-  is_file = place.exists() or suffix in _JSONL
+  is_file = os.path.exists(place) or suffix in _JSONL
   if not is_file and files.is_hub_id(path):
     return _hub(path, split)
   return _jsonl(place)
@@ -169,7 +172,7 @@ def _built(directory: pathlib.Path) -> Rows:
 
 def _table(path: pathlib.Path, kind: str) -> Rows:
   def lines() -> Iterator[files.Line]:
-    if not path.exists():
+    if not os.path.exists(path):
       raise errors.UserError(f"{path}: no such data file")
     yield from _of_datasets(
       str(path), kind, data_files=str(path), split="train", streaming=True
@@ -197,6 +200,8 @@ def _of_datasets(what: str, name: str, **settings: Any) -> Iterator[files.Line]:
     raise errors.UserError(
       f"{what}: the package datasets is not installed; run: pip install datasets"
     ) from None
+  # Its log repeats what it raises.
+  logging.getLogger("datasets").setLevel(logging.CRITICAL)
   try:
     for number, row in enumerate(datasets.load_dataset(name, **settings), 1):
       yield files.Line(number, _plain(dict(row)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import pathlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -40,7 +40,8 @@ class Answer(pydantic.BaseModel):
   expected_answer: str | list[str]
   response: str
   verdict: str
-  score: Literal[0, 1]
+  # Of a literal 1, True would be one.
+  score: Annotated[int, pydantic.Field(ge=0, le=1)]
   chance: float | None
   model: str
   seed: int
@@ -63,18 +64,28 @@ def generate(
       config's.
 
   Raises:
-    errors.UserError: if there is no such model, or it is another than the
-      config's.
+    errors.UserError: if there is no such model, it is another than the
+      config's, or answers need far more memory than there is.
   """
   # Here, because reading answers needs neither JAX nor Tunix.
+  from tunix_ttt import capacity
   from tunix_ttt.evaluate import models
   from tunix_ttt.models import generation
+  from tunix_ttt.train import memory
 
   seed = config.seed if seed is None else seed
   model = models.load(name, config)
   encoded = [
     chat.encode_chat(_messages(item), model.tokenizer).ids for item in items
   ]
+  size, longest = config.eval.batch_size, max(map(len, encoded))
+  length = longest + config.eval.max_new_tokens
+  capacity.check_fits(
+    memory.sampling(model.spec, size, length, longest),
+    f"answering {size:,} questions of up to {longest:,} tokens with up to"
+    f" {config.eval.max_new_tokens:,} each",
+    "eval.batch_size or eval.max_new_tokens, or shorten the questions",
+  )
   responses = generation.generate(
     model.module,
     model.spec,

@@ -28,6 +28,7 @@ from tunix_ttt.models import policy as policy_lib
 from tunix_ttt.rollout import episodes
 from tunix_ttt.rollout import setup
 from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.train import memory
 
 Trajectory = trajectory_lib.Trajectory
 
@@ -70,12 +71,16 @@ class Player:
 
     Raises:
       errors.UserError: if the model's tokenizer cannot spell the answers, or
-        the limits leave no room for one.
+        the limits leave no room for one, or games need far more memory than
+        there is.
     """
     policy = policy_lib.ModelPolicy(model.module, model.spec)
     tables = setup.make_tables(config, model.tokenizer)
     self.params = policy.params
-    self._sample = setup.make_sampler(policy, env, tables, play or config.play)
+    play = play or config.play
+    shown = int(tables.observations.begin.lengths.max())
+    memory.check_play(model.spec, play, shown)
+    self._sample = setup.make_sampler(policy, env, tables, play)
 
   def __call__(self, keys: jax.Array, states: env_lib.State) -> Trajectory:
     """Returns games played to their end, on the host.

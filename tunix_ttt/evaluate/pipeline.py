@@ -23,6 +23,7 @@ from tunix_ttt.evaluate import in_training
 from tunix_ttt.evaluate import models
 from tunix_ttt.evaluate import rejection
 from tunix_ttt.train import dpo
+from tunix_ttt.train import dry_run
 from tunix_ttt.train import grpo
 from tunix_ttt.train import sft
 
@@ -112,6 +113,7 @@ def run(
     manifest = _read(path, manifest.config)
   else:
     files.check_absent(output)
+    dry_run.check_chain([*configs.values()])
     _write(manifest, path)
   for name, record in _run_stages(config, configs, output):
     print(f"{name}: {output / record.path}", flush=True)

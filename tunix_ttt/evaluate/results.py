@@ -98,7 +98,11 @@ def of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
       opponent, _, rate = key.removeprefix(f"{mark}/").rpartition("/")
       if key.startswith(f"{mark}/") and rate in play_lib.RATES:
         against.setdefault(opponent, {})[rate] = value
-    if against:
+    # A row that was cut or edited may lack some of them.
+    against = {
+      k: v for k, v in against.items() if len(v) == len(play_lib.RATES)
+    }
+    if against and f"{mark}/optimal_move_rate" in row:
       lost = row.get(f"{mark}/lines_lost")
       found[mark] = Side(
         dict(against),

@@ -204,8 +204,12 @@ def train_tokenizer(
       the texts have no more to learn.
 
   Raises:
-    errors.UserError: if the texts have too many different characters.
+    errors.UserError: if there is no text, or it has too many different
+      characters.
   """
+  texts = [text for text in texts if text]
+  if not texts:
+    raise errors.UserError("there is no text to train the tokenizer on")
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.Train(

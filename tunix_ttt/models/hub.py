@@ -1,6 +1,7 @@
 """The Hugging Face hub: finding models by name, and publishing them."""
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -44,7 +45,8 @@ def find(
     errors.UserError: if there is no such model, or it cannot be reached.
   """
   directory = pathlib.Path(name)
-  if directory.is_dir():
+  # Unlike pathlib's, it is false for a name that is too long.
+  if os.path.isdir(directory):
     return Found(directory)
   if not files.is_hub_id(name):
     raise errors.UserError(

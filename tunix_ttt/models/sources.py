@@ -4,10 +4,11 @@ from collections.abc import Callable
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import Any, get_args
 
 from flax import nnx
 
+from tunix_ttt import capacity
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
@@ -69,6 +70,8 @@ def start_from(
   if config.name in specs.TINY_MODELS:
     tokenizer = make_tokenizer()
     spec = _tiny_spec(config, tokenizer.vocab_size)
+    advice = "model.embed_dim, model.hidden_dim or the other sizes"
+    capacity.check_fits(spec.weight_bytes(), "the model", advice)
     module = specs.initialize(spec, seed)
     return checkpoints.Model(
       module=module,
@@ -154,7 +157,7 @@ def _find_base(
   """Returns the name of a PEFT adapter's base, and where it is."""
   described = adapters.describe(directory)
   name, revision = described.base, described.revision
-  is_here = pathlib.Path(name).is_dir() or files.is_hub_id(name)
+  is_here = os.path.isdir(name) or files.is_hub_id(name)
   if config.base is not None:
     if not loading.is_model(pathlib.Path(config.base)):
       raise errors.UserError(
@@ -164,7 +167,7 @@ def _find_base(
   elif not is_here and config.name not in specs.TINY_MODELS:
     name, revision = config.name, config.revision
   path = directory / adapters.CONFIG
-  if not pathlib.Path(name).is_dir() and not files.is_hub_id(name):
+  if not os.path.isdir(name) and not files.is_hub_id(name):
     raise errors.UserError(
       f"{path}: base_model_name_or_path is {described.base}, which is not here;"
       " give its directory: --base DIR"
@@ -341,7 +344,7 @@ def _check(config: config_lib.ModelConfig) -> None:
       f"model.{next(iter(shape))}: the shape of {config.name} is given by its"
       " files; remove this key"
     )
-  is_local = is_tiny or pathlib.Path(config.name).is_dir()
+  is_local = is_tiny or os.path.isdir(config.name)
   if config.revision is not None and is_local:
     raise errors.UserError(
       f"model.revision: {config.name} is no hub id; remove this key"
@@ -361,11 +364,19 @@ def _find(
 ) -> hub.Found:
   _check_name(name)
   revision = config.revision if name == config.name else None
-  return hub.find(name, revision, weights=weights)
+  try:
+    return hub.find(name, revision, weights=weights)
+  except errors.UserError as error:
+    if known.spec(name, "float32") is not None:
+      raise
+    families = ", ".join(get_args(specs.Family))
+    raise errors.UserError(
+      f"{error}; supported are models of the families {families}"
+    ) from None
 
 
 def _check_name(name: str) -> None:
-  if not pathlib.Path(name).is_dir() and not files.is_hub_id(name):
+  if not os.path.isdir(name) and not files.is_hub_id(name):
     raise errors.UserError(
       f"{name}: no such model: neither a directory, nor an id of the Hugging Face"
       f" hub, nor one of {', '.join(specs.TINY_MODELS)}"

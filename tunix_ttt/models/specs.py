@@ -20,6 +20,7 @@ _EMBEDDING_STDDEV = 0.05
 
 
 LayerType = Literal["local", "global"]
+Family = Literal["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
 
 # What a family has where a `ModelSpec` says nothing else.
 _ROPE_THETA = {"qwen3": 1_000_000.0}
@@ -66,7 +67,7 @@ class ModelSpec:
     dtype: of parameters and computation.
   """
 
-  family: Literal["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
+  family: Family
   vocab_size: int
   num_layers: int
   embed_dim: int
@@ -103,6 +104,16 @@ class ModelSpec:
       raise ValueError(
         f"{len(self.layer_types)} layer_types for {self.num_layers} layers"
       )
+
+  def weight_bytes(self) -> int:
+    """Returns the size of the weights, but for norms and biases."""
+    heads = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim
+    layer = self.embed_dim * (heads + 3 * self.hidden_dim)
+    embeddings = 1 if self.tied_embedding else 2
+    size = 4 if self.dtype == "float32" else 2
+    return size * (
+      self.num_layers * layer + embeddings * self.vocab_size * self.embed_dim
+    )
 
   def build(self, seed: int = 0) -> nnx.Module:
     """Returns the model with Tunix's own initial values; see `initialize`.

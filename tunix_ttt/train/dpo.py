@@ -1,5 +1,6 @@
 """A DPO run on preference pairs, from a config to a trained model on disk."""
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -38,6 +39,8 @@ def plan(
     source, base.tokenizer, config.data, config.seed
   )
   model, record = setup.adapt(base, config)
+  sequences = [*itertools.chain.from_iterable(dataset.train)]
+  fitting.check_memory(model, config, dataset, sequences)
   return Plan(
     config=config, source=source, dataset=dataset, model=model, record=record
   )

@@ -1,15 +1,11 @@
 """What a config would run: checked and described, in shapes alone."""
 
-import dataclasses
-import math
+from collections.abc import Sequence
 from typing import Any
 
-from flax import nnx
 import jax
-import jax.numpy as jnp
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import progress
 from tunix_ttt import rewards
 from tunix_ttt.data import datasets
 from tunix_ttt.data import preferences
@@ -19,13 +15,11 @@ from tunix_ttt.models import policy as policy_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models import specs
 from tunix_ttt.rollout import setup as rollout_setup
+from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.train import batches
 from tunix_ttt.train import memory
 from tunix_ttt.train import sft
 from tunix_ttt.train import tracking
-
-# Moments that an optimizer keeps of each number.
-_MOMENTS = {"adamw": 2, "muon": 1}
 
 
 def describe(config: config_lib.SFTConfig) -> str:
@@ -71,10 +65,34 @@ def describe(config: config_lib.SFTConfig) -> str:
   )
   meshes.check(config, model.spec)
   lines += _mesh(config.mesh)
-  for whose, found in _estimates(model, config, rows, length).items():
+  for whose, found in memory.of_run(model, config, rows, length).items():
     whose = whose and f" of the {whose}"
     lines += [f"memory   of each device{whose}, estimated", found.table()]
   return "\n".join(lines)
+
+
+def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
+  """Checks runs of which each starts from the model of the one before.
+
+  No weight is read or made. The data of the later runs need not be there yet.
+
+  Args:
+    configs: The settings of the runs; the first is of SFT.
+
+  Raises:
+    errors.UserError: if one of them cannot be run.
+  """
+  first = configs[0]
+  source = datasets.load(first.data, first.seed)
+  model = sources.outline(first.model, sft.tokenizer_maker(first, source))
+  for config in configs:
+    tracking.check(config.logging)
+    model = sources.adapt_outline(model, config.lora, config.model.name)
+    meshes.check(config, model.spec)
+    if model.tokenizer is not None:
+      _check_play(model, config)
+  if model.tokenizer is not None:
+    datasets.tokenize(source, model.tokenizer, first.data, first.seed)
 
 
 def memory_of_games(
@@ -96,28 +114,7 @@ def memory_of_games(
   """
   meshes.check(config, model.spec)
   _, rows, length = _games(model, config)
-  return _estimates(model, config, rows, length)
-
-
-@progress.stage("estimating memory")
-def _estimates(
-  model: sources.Outline,
-  config: config_lib.SFTConfig,
-  rows: int,
-  length: int,
-) -> dict[str, memory.Estimate]:
-  """Returns what devices hold, given the rows of a step and their length."""
-  parts = config.training.gradient_accumulation_steps
-  training = _training(model, config, rows // parts, length)
-  if not isinstance(config, config_lib.GRPOConfig):
-    return {"": training}
-  # A cache is as long as a sequence.
-  held = memory.playing(model.spec, config.training.batch_size, length)
-  if config.mesh.layout == "split":
-    sampling = _sampling(model, config.mesh, held)
-    return {"trainer": training, "sampler": sampling}
-  playing = held // math.prod(meshes.sizes(config.mesh).values())
-  return {"": dataclasses.replace(training, playing=playing)}
+  return memory.of_run(model, config, rows, length)
 
 
 def _mesh(config: config_lib.MeshConfig) -> list[str]:
@@ -135,14 +132,9 @@ def _size(values: Any) -> int:
   return sum(value.size for value in values)
 
 
-def _trained(model: sources.Outline) -> Any:
-  kind = nnx.Param if model.lora is None else nnx.LoRAParam
-  return nnx.state(model.module, kind)
-
-
 def _model(model: sources.Outline, config: config_lib.SFTConfig) -> str:
   everything = _size(specs.parameters(model.module).values())
-  trained = _size(jax.tree.leaves(_trained(model)))
+  trained = _size(jax.tree.leaves(memory.trained(model)))
   return (
     f"model    {config.model.name}: {everything:,} parameters, {trained:,}"
     f" trained ({trained / everything:.2%}), {model.spec.dtype}, remat"
@@ -202,49 +194,18 @@ def _games(
   if model.tokenizer is None:
     shown = config.data.max_seq_length
   else:
-    tables = rollout_setup.make_tables(config, model.tokenizer)
-    policy = policy_lib.ModelPolicy(model.module, model.spec)
-    rollout_setup.make_sampler(policy, env_lib.TicTacToe(), tables, play)
+    tables = _check_play(model, config)
     shown = int(tables.observations.begin.lengths.max())
-  rows, length = training.batch_size, shown + play.max_new_tokens
-  if play.context != "board":
-    length *= play.max_turns
-  elif not config.episodes.are_single_moves:
-    # The turns of a game are sequences of their own.
-    rows *= play.max_turns
-  return lines, rows, length
+  return lines, *memory.shape_of_games(config, shown)
 
 
-def _training(
-  model: sources.Outline, config: config_lib.SFTConfig, rows: int, length: int
-) -> memory.Estimate:
-  mesh = meshes.outline(meshes.sizes(config.mesh))
-  size = jnp.dtype(model.spec.dtype).itemsize
-  trained = meshes.held(_trained(model), mesh)
-  split = math.prod(mesh.shape.values())
-  # Of bfloat16 it keeps a copy in float32 besides.
-  kept = _MOMENTS[config.training.optimizer] + (model.spec.dtype != "float32")
-  parts = 2 if config.training.gradient_accumulation_steps > 1 else 1
-  return memory.Estimate(
-    weights=_weights(model, mesh),
-    optimizer=4 * kept * trained,
-    gradients=size * parts * trained,
-    activations=memory.activations(model.spec, rows, length, config.model.remat)
-    // split,
-    logits=memory.logits(model.spec, rows, length) // split,
-  )
-
-
-def _sampling(
-  model: sources.Outline, config: config_lib.MeshConfig, playing: int
-) -> memory.Estimate:
-  mesh = meshes.outline(meshes.sampler_sizes(config))
-  return memory.Estimate(
-    weights=_weights(model, mesh),
-    playing=playing // math.prod(mesh.shape.values()),
-  )
-
-
-def _weights(model: sources.Outline, mesh: jax.sharding.AbstractMesh) -> int:
-  size = jnp.dtype(model.spec.dtype).itemsize
-  return size * meshes.held(nnx.state(model.module, nnx.Param), mesh)
+def _check_play(
+  model: sources.Outline, config: config_lib.SFTConfig
+) -> tables_lib.Tables:
+  """Returns the tables of a model's play, whose settings are checked."""
+  assert model.tokenizer is not None
+  tables = rollout_setup.make_tables(config, model.tokenizer)
+  policy = policy_lib.ModelPolicy(model.module, model.spec)
+  env = env_lib.TicTacToe()
+  rollout_setup.make_sampler(policy, env, tables, config.play)
+  return tables

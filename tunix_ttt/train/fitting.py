@@ -1,6 +1,6 @@
 """Runs on rows that are all there before the first step, whatever the loss."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 import pathlib
 from typing import Any, Generic, TypeVar
@@ -9,8 +9,10 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import interrupts
 from tunix_ttt import runs
 from tunix_ttt.data import datasets
+from tunix_ttt.language import chat
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
+from tunix_ttt.train import memory
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import setup
 from tunix_ttt.train import trainer as trainer_lib
@@ -46,6 +48,29 @@ class Plan(Generic[ConfigT, SourceT, DatasetT]):
       eval_rows=len(dataset.eval),
       dropped_too_long=dataset.dropped_too_long,
     )
+
+
+def check_memory(
+  model: checkpoints.Model,
+  config: config_lib.SFTConfig,
+  dataset: datasets.Dataset[Any],
+  sequences: Sequence[chat.Tokens],
+) -> None:
+  """Raises a UserError if a step needs far more memory than devices have.
+
+  Args:
+    model: The model with its adapters.
+    config: The settings.
+    dataset: The rows.
+    sequences: All sequences of the rows to train on.
+  """
+  length = dataset.length
+  if config.data.packing:
+    # Little of a packed batch is padding.
+    total = sum(len(sequence.ids) for sequence in sequences)
+    length = -(-total // len(sequences))
+  rows = config.training.batch_size * len(sequences) // len(dataset.train)
+  memory.check(model, config, rows, length)
 
 
 def fit(

@@ -21,10 +21,12 @@ from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.game import rules
 from tunix_ttt.models import checkpoints
+from tunix_ttt.rollout import setup as rollout_setup
 from tunix_ttt.train import cluster as cluster_lib
 from tunix_ttt.train import game_recorder
 from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import learner as learner_lib
+from tunix_ttt.train import memory
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import scorers
 from tunix_ttt.train import setup
@@ -87,6 +89,7 @@ def plan(
   tracking.check(config.logging)
   is_single = config.episodes.are_single_moves
   num_turns = 1 if is_single else config.play.max_turns
+  memory.check_answers(config.play, config.training.batch_size)
   rewards_lib.try_out(given, num_turns, config.play.max_new_tokens)
   source = None
   if config.episodes.source == "prompts":
@@ -99,6 +102,9 @@ def plan(
     )
   # The tables are checked here, where a mistake costs nothing.
   evaluate = make_evaluate(model, config)
+  tables = rollout_setup.make_tables(config, model.tokenizer)
+  shown = int(tables.observations.begin.lengths.max())
+  memory.check(model, config, *memory.shape_of_games(config, shown))
   return Plan(
     config=config,
     model=model,

@@ -93,6 +93,7 @@ def plan(
   base = base_model(config, source, tokenizer)
   dataset = datasets.tokenize(source, base.tokenizer, config.data, config.seed)
   model, record = setup.adapt(base, config)
+  fitting.check_memory(model, config, dataset, dataset.train)
   return Plan(
     config=config, source=source, dataset=dataset, model=model, record=record
   )

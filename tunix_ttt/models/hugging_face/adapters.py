@@ -258,12 +258,16 @@ def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
   headers.check(found, expected, directory)
   parts = {}
   with safetensors.safe_open(path, "numpy") as file:
+
+    def matrix(name: str, kind: str) -> np.ndarray:
+      values = file.get_tensor(_key(name, kind))
+      headers.check_finite(path, _key(name, kind), values)
+      return values
+
     for ours, source in table.items():
       if not wanted.isdisjoint(source.names):
         pairs = [
-          (file.get_tensor(_key(name, "A")), file.get_tensor(_key(name, "B")))
-          if name in wanted
-          else None
+          (matrix(name, "A"), matrix(name, "B")) if name in wanted else None
           for name in source.names
         ]
         parts[ours] = _share(pairs)

@@ -322,6 +322,10 @@ def _rope(
   """
   is_full = layer_type == "full_attention"
   if config.values.get("rope_parameters") is not None:
+    other = config.values.get("rope_scaling")
+    if other not in (None, config.values["rope_parameters"]):
+      # It would win in transformers 5.
+      config.refuse("rope_scaling", "rope_parameters says otherwise; keep one")
     rope = config.section("rope_parameters")
     if isinstance(rope.values.get(layer_type), dict):
       rope = rope.section(layer_type)

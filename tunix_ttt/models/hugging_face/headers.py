@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import numpy as np
 import safetensors
 
 from tunix_ttt import errors
@@ -18,6 +19,10 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = ("F32", "BF16", "F16")
 
 _ROWS = 1024
+# Numbers of a tensor that are looked at together.
+_PART = 1 << 22
+# The bits of bfloat16's exponent; all of them are set where it is not finite.
+_EXPONENT = 0x7F80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +159,29 @@ def check(
       )
     if problem is not None:
       raise errors.UserError(f"{header.path}: the tensor {name}: {problem}")
+
+
+def check_finite(path: pathlib.Path, name: str, values: np.ndarray) -> None:
+  """Raises a UserError if a tensor has NaN or infinite values.
+
+  Args:
+    path: the file, for the message.
+    name: the tensor's name.
+    values: the tensor; a part at a time is looked at.
+  """
+  flat = np.asarray(values).reshape(-1)
+  for start in range(0, flat.size, _PART):
+    part = flat[start : start + _PART]
+    if part.dtype.name == "bfloat16":
+      # NumPy's own loops over bfloat16 are slow.
+      is_finite = part.view(np.uint16) & _EXPONENT != _EXPONENT
+    else:
+      is_finite = np.isfinite(part)
+    if not is_finite.all():
+      raise errors.UserError(
+        f"{path}: the tensor {name} has NaN or infinite values; the file is"
+        " damaged, or the training that made it diverged"
+      )
 
 
 def are_equal(headers: Mapping[str, Header], one: str, other: str) -> bool:

@@ -44,12 +44,13 @@ def load(
 
   Raises:
     errors.UserError: if Tunix has no such model, or the weights are not
-      exactly its own.
+      exactly its own or not finite.
   """
   dtype = dtype or default_dtype()
   architecture, spec = config_lib.read(directory, dtype)
   table = names.table(spec, architecture.prefix)
-  _check_headers(directory, architecture, spec, table)
+  found = _check_headers(directory, architecture, spec, table)
+  faults: list[errors.UserError] = []
   module = safetensors_loader.load_and_create_model(
     str(directory.absolute()),
     lambda _, rngs: _build(spec, rngs, mesh),
@@ -57,10 +58,12 @@ def load(
     # Tensors keep their names, for `_Parameters` to find.
     key_mapping=lambda _: {"(.+)": (r"\1", None)},
     mesh=mesh,
-    preprocess_fn=functools.partial(_Parameters, table),
+    preprocess_fn=functools.partial(_Parameters, table, found, faults),
     dtype=jnp.dtype(dtype),
     mode="optimized",
   )
+  if faults:
+    raise faults[0]
   return module, spec
 
 
@@ -108,12 +111,23 @@ class _Parameters(Mapping[str, np.ndarray]):
   """Makes each parameter when Tunix's loader takes it, and keeps none."""
 
   def __init__(
-    self, table: dict[str, names.Source], tensors: dict[str, np.ndarray]
+    self,
+    table: dict[str, names.Source],
+    found: dict[str, headers.Header],
+    faults: list[errors.UserError],
+    tensors: dict[str, np.ndarray],
   ):
-    self._table, self._tensors = table, tensors
+    self._table, self._found, self._tensors = table, found, tensors
+    self._faults = faults
 
   def __getitem__(self, path: str) -> np.ndarray:
     source = self._table[path]
+    for name in source.names:
+      try:
+        headers.check_finite(self._found[name].path, name, self._tensors[name])
+      except errors.UserError as fault:
+        # Raised after loading: Tunix's loader would leave files open.
+        self._faults.append(fault)
     return source.to_parameter([self._tensors[name] for name in source.names])
 
   def __contains__(self, path: Any) -> bool:
@@ -131,7 +145,8 @@ def _check_headers(
   architecture: config_lib.Architecture,
   spec: specs.ModelSpec,
   table: dict[str, names.Source],
-) -> None:
+) -> dict[str, headers.Header]:
+  """Returns the headers of a model's tensors, checked against its shapes."""
   shapes = {
     name: shape
     for source in table.values()
@@ -154,3 +169,4 @@ def _check_headers(
       f" though {config_lib.CONFIG} says tie_word_embeddings; correct it there"
       " or remove the tensor"
     )
+  return found
