@@ -57,10 +57,15 @@ def put(cache: lru_cache.LRUCache, key: str, value: bytes) -> None:
 
 lru_cache.LRUCache.put = put
 
-# A slow test run draws more examples: HYPOTHESIS_PROFILE=slow.
 hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
 hypothesis.settings.register_profile("slow", max_examples=200, deadline=None)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Draws fewer examples where slow tests are left out."""
+  is_fast = config.option.markexpr == "not slow"
+  hypothesis.settings.load_profile("fast" if is_fast else "slow")
+
 
 # Small enough to compile in seconds; the code is that of any other run.
 SMALL_MODEL = config_lib.ModelConfig(

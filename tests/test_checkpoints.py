@@ -164,6 +164,18 @@ def test_damage_is_found(saved):
     gc.collect()
 
 
+def test_other_values_are_refused(base, saved, tmp_path):
+  values = specs.parameters(base.module)
+  values["final_norm.w"] = values["final_norm.w"] + 1
+  module = specs.with_parameters(base.module, values)
+  other = checkpoints.dataclasses.replace(base, module=module)
+  checkpoints.save(other, tmp_path / "other")
+  shutil.rmtree(saved / "params")
+  shutil.copytree(tmp_path / "other" / "params", saved / "params")
+  with pytest.raises(errors.UserError, match="not those that were saved"):
+    checkpoints.load(saved)
+
+
 def test_what_is_no_model_directory(tmp_path):
   with pytest.raises(errors.UserError, match="no such model directory"):
     checkpoints.load(tmp_path / "none")

@@ -1,5 +1,6 @@
 """The notebook, executed from top to bottom, and what is committed of it."""
 
+import ast
 import copy
 import importlib.util
 import re
@@ -12,6 +13,7 @@ from packaging import requirements
 import pytest
 
 from tests import conftest
+import tunix_ttt
 import tunix_ttt as ttt
 from tunix_ttt import config as config_lib
 
@@ -142,6 +144,24 @@ def test_adapters_are_trained_as_the_configs_of_qwen_say(notebook):
       assert ours["training"][key] == theirs["training"][key]
 
 
+def test_its_names_are_there(notebook):
+  used = set()
+  for cell in notebook.cells:
+    if cell.cell_type == "code":
+      lines = [x for x in cell.source.splitlines() if "%" not in x[:4]]
+      tree = ast.parse("\n".join(x for x in lines if "%pip" not in x) + "\n")
+      used |= {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "ttt"
+      }
+  assert {"train_sft", "train_grpo", "export_model"} <= used
+  assert not [name for name in used if not hasattr(tunix_ttt, name)]
+
+
+@pytest.mark.slow
 def test_it_runs(notebook, elsewhere):
   found = execute(notebook, elsewhere, **SHORT)
   assert found["install"] == ""

@@ -1,0 +1,266 @@
+"""Puts deliberate bugs into a copy of the project: do fast tests find them?
+
+python tests/mutate.py            each bug, and the test that should fail
+python tests/mutate.py --all      each bug, and the whole fast suite
+python tests/mutate.py NAME ...   some of them
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+COPIED = (
+  "configs",
+  "docs",
+  "evalsets",
+  "training",
+  "tests",
+  "tunix_ttt",
+  "pyproject.toml",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+  """A deliberate bug.
+
+  Attributes:
+    name: Name of the bug.
+    path: File that it is put into.
+    old: Text that it replaces, which is there once.
+    new: Text that it puts there.
+    test: Fast test that fails.
+  """
+
+  name: str
+  path: str
+  old: str
+  new: str
+  test: str
+
+
+MUTATIONS = (
+  Mutation(
+    "the winner's board is still played on",
+    "tunix_ttt/game/rules.py",
+    "np.where(winners() == NO_WINNER, empty, 0)",
+    "np.where(winners() >= 0, empty, 0)",
+    "tests/test_rules.py::test_masks",
+  ),
+  Mutation(
+    "text after an answer is overlooked",
+    "tunix_ttt/language/prompts.py",
+    "_ANSWER.fullmatch(text)",
+    "_ANSWER.match(text)",
+    "tests/test_prompts.py::test_rejected",
+  ),
+  Mutation(
+    "log-probabilities are not at the sampling temperature",
+    "tunix_ttt/rollout/sampling.py",
+    "log_probs = jax.nn.log_softmax(logits)",
+    "log_probs = jax.nn.log_softmax(logits * settings.temperature)",
+    "tests/test_sampling.py::test_temperature",
+  ),
+  Mutation(
+    "top_p leaves out the token that reaches it",
+    "tunix_ttt/rollout/sampling.py",
+    "jnp.cumsum(probs, axis=-1) - probs < settings.top_p",
+    "jnp.cumsum(probs, axis=-1) < settings.top_p",
+    "tests/test_sampling.py::test_what_is_cut_off",
+  ),
+  Mutation(
+    "games without a turn left are played on to fill a batch",
+    "tunix_ttt/rollout/schedule.py",
+    "play(turn_keys, chosen, active)",
+    "play(turn_keys, chosen, jnp.ones_like(active))",
+    "tests/test_schedule.py::test_games_do_not_depend_on_those_beside_them",
+  ),
+  Mutation(
+    "rejection sampling meets the opponents of training",
+    "tunix_ttt/streams.py",
+    '"opponents of games trained on"',
+    '"opponents of games for rejection sampling"',
+    "tests/test_streams.py::test_no_two_streams_are_the_same",
+  ),
+  Mutation(
+    "a held-out text is trained on, too",
+    "tunix_ttt/data/datasets.py",
+    "keys = held_out.by_text(samples)",
+    "keys = [*range(len(samples))]",
+    "tests/test_held_out.py::test_a_text_is_on_one_side",
+  ),
+  Mutation(
+    "a packed token is its row's, not its sequence's",
+    "tunix_ttt/data/packing.py",
+    "segment_ids[i, part] = n + 1",
+    "segment_ids[i, part] = i + 1",
+    "tests/test_packing.py::test_a_batch_is_its_sequences",
+  ),
+  Mutation(
+    "packed sequences attend to each other",
+    "tunix_ttt/train/losses.py",
+    "same & (index[:, None] >= index)",
+    "index[:, None] >= index",
+    "tests/test_packing.py::test_positions_start_anew_and_attention_stays_within",
+  ),
+  Mutation(
+    "the loss mask is a token late",
+    "tunix_ttt/train/losses.py",
+    "weights = loss_mask[:, 1:]",
+    "weights = loss_mask[:, :-1]",
+    "tests/test_losses.py::test_hand_arithmetic",
+  ),
+  Mutation(
+    "the loss is divided by the padded length",
+    "tunix_ttt/train/losses.py",
+    "-(found.log_probs * weights).sum() / denominator",
+    "-(found.log_probs * weights).sum() / weights.size",
+    "tests/test_losses.py::test_hand_arithmetic",
+  ),
+  Mutation(
+    "DPO adds the reference",
+    "tunix_ttt/train/preference_loss.py",
+    "beta * (sums - reference)",
+    "beta * (sums + reference)",
+    "tests/test_preference_loss.py::test_the_loss_of_a_pair_by_hand",
+  ),
+  Mutation(
+    "the policy is driven from its reference",
+    "tunix_ttt/train/policy_loss.py",
+    "loss += config.beta * average(kls)",
+    "loss -= config.beta * average(kls)",
+    "tests/test_policy_loss.py::test_it_is_tunixs_where_the_pad_token_is_nowhere_else",
+  ),
+  Mutation(
+    "the ratio is clipped the wrong way",
+    "tunix_ttt/train/policy_loss.py",
+    "losses = jnp.maximum(free, clipped)",
+    "losses = jnp.minimum(free, clipped)",
+    "tests/test_policy_loss.py::test_it_is_tunixs_where_the_pad_token_is_nowhere_else",
+  ),
+  Mutation(
+    "advantages have the standard deviation of a whole population",
+    "tunix_ttt/rewards.py",
+    "(np.sqrt(variance / np.maximum(count - 1, 1)) + 1e-6)",
+    "(np.sqrt(variance / np.maximum(count, 1)) + 1e-6)",
+    "tests/test_rewards.py::test_advantages_of_turns",
+  ),
+  Mutation(
+    "regret has the opponent's sign",
+    "tunix_ttt/rewards.py",
+    "lost = value[boards] + value[np.maximum(after, 0)]",
+    "lost = value[boards] - value[np.maximum(after, 0)]",
+    "tests/test_rewards.py::test_regret_is_what_a_move_gives_away",
+  ),
+  Mutation(
+    "the learning rate decays a step too long",
+    "tunix_ttt/train/optimizers.py",
+    "decay_steps=config.max_steps,",
+    "decay_steps=config.max_steps + 1,",
+    "tests/test_optimizers.py::test_the_learning_rate_of_grpo_is_counted_in_updates",
+  ),
+  Mutation(
+    "GRPO resumes without its optimizer's state",
+    "tunix_ttt/train/cluster.py",
+    "    trainer.optimizer,\n    restore_only_lora_params=",
+    "    None,\n    restore_only_lora_params=",
+    "tests/test_grpo.py::test_going_on_from_a_checkpoint",
+  ),
+  Mutation(
+    "an evaluation is recorded twice after resuming",
+    "tunix_ttt/runs.py",
+    'if row["step"] < step or (row["step"], row["split"]) == (step, "train"):',
+    'if row["step"] <= step:',
+    "tests/test_sft.py::test_resuming_from_an_earlier_step_ends_the_same",
+  ),
+  Mutation(
+    "another model's weights are loaded",
+    "tunix_ttt/models/checkpoints.py",
+    "if revision(params) != description.params:",
+    "if revision(params) is None:",
+    "tests/test_checkpoints.py::test_other_values_are_refused",
+  ),
+  Mutation(
+    "exported heads are transposed the wrong way",
+    "tunix_ttt/models/hugging_face/names.py",
+    "back = np.argsort(self.order)",
+    "back = self.order",
+    "tests/test_hugging_face.py::test_names_lead_from_tensors_to_parameters_and_back",
+  ),
+  Mutation(
+    "a token has the log-probability of the one before it",
+    "tunix_ttt/models/token_log_probs.py",
+    "targets = tokens[:, 1:]",
+    "targets = tokens[:, :-1]",
+    "tests/test_token_log_probs.py::test_values_and_gradients",
+  ),
+)
+
+
+def copy(target: pathlib.Path) -> None:
+  """Copies what tests need, and lends the copy the compiled programs."""
+  for name in COPIED:
+    source = ROOT / name
+    if source.is_dir():
+      ignored = shutil.ignore_patterns("__pycache__", "_build")
+      shutil.copytree(source, target / name, ignore=ignored)
+    else:
+      shutil.copy(source, target / name)
+  (ROOT / ".jax_cache").mkdir(exist_ok=True)
+  (target / ".jax_cache").symlink_to(ROOT / ".jax_cache")
+
+
+def is_caught(mutation: Mutation, root: pathlib.Path, whole: bool) -> bool:
+  """Runs the tests of a copy that has a bug; returns whether one fails."""
+  path = root / mutation.path
+  before = path.read_text()
+  assert before.count(mutation.old) == 1, mutation.name
+  path.write_text(before.replace(mutation.old, mutation.new))
+  file, _, name = mutation.test.partition("::")
+  tests = [] if whole else [file, "-k", name]
+  try:
+    result = subprocess.run(
+      [sys.executable, "-m", "pytest", "-q", "-x", *tests],
+      cwd=root,
+      capture_output=True,
+      text=True,
+    )
+  finally:
+    path.write_text(before)
+  # Anything else is no test that failed, but tests that did not run.
+  if result.returncode not in (0, 1):
+    raise SystemExit(f"{mutation.name}:\n{result.stdout}{result.stderr}")
+  return result.returncode == 1
+
+
+def main() -> None:
+  """Prints a line for each bug; exits with 1 if one was not caught."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("names", nargs="*", help="bugs to try (default: all)")
+  parser.add_argument("--all", action="store_true", help="run the fast suite")
+  flags = parser.parse_args()
+  chosen = [
+    mutation
+    for mutation in MUTATIONS
+    if not flags.names or mutation.name in flags.names
+  ]
+  caught = 0
+  with tempfile.TemporaryDirectory() as directory:
+    root = pathlib.Path(directory)
+    copy(root)
+    for mutation in chosen:
+      found = is_caught(mutation, root, flags.all)
+      caught += found
+      told = "caught" if found else "NOT CAUGHT"
+      print(f"{told:10s}  {mutation.name}  ({mutation.test})", flush=True)
+  print(f"{caught} of {len(chosen)} bugs were caught")
+  raise SystemExit(caught < len(chosen))
+
+
+if __name__ == "__main__":
+  main()
