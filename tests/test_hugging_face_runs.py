@@ -71,11 +71,8 @@ def model(request, tmp_path, monkeypatch) -> pathlib.Path:
   return tmp_path / "model"
 
 
-@pytest.mark.parametrize(
-  "model",
-  [pytest.param("qwen2.5", marks=pytest.mark.slow), "gemma3"],
-  indirect=True,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["qwen2.5", "gemma3"], indirect=True)
 def test_the_whole_path(run, model):
   code, out, err = run(
     script("train_sft_tunix"), "--config", "sft.yaml", "--dry-run"
