@@ -50,7 +50,7 @@ MUTATIONS = (
     "tunix_ttt/game/rules.py",
     "np.where(winners() == NO_WINNER, empty, 0)",
     "np.where(winners() >= 0, empty, 0)",
-    "tests/test_rules.py::test_masks",
+    "tests/test_rules.py::test_counts_known_from_the_literature",
   ),
   Mutation(
     "text after an answer is overlooked",

@@ -25,6 +25,7 @@ CONFIG = {
   "model": conftest.SMALL_MODEL.shape(),
   "data": {"games": {"num_games": 40}},
   "training": {"max_steps": 1, "batch_size": 8},
+  "logging": {"report": False},
   "play": {"max_new_tokens": 10, "batch_size": 32, "constrained": True},
 }
 

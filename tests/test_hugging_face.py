@@ -130,6 +130,7 @@ def test_decoding_with_a_cache(case):
   tokens, theirs = expected(FIXTURES / case)
   module, spec = loading.load(FIXTURES / case)
   policy = policy_lib.ModelPolicy(module, spec)
+  decode = jax.jit(lambda *arguments: policy(*arguments))
   batch, length = tokens.shape
   # Two chunks, the second one longer than a window, and then single tokens.
   # The slots beyond the text and one after the first chunk stay empty.
@@ -142,7 +143,7 @@ def test_decoding_with_a_cache(case):
     mask = np.zeros((batch, size, slots), bool)
     for row in range(size):
       mask[:, row] = filled & (np.arange(slots) <= end + row)
-    part, cache = policy(
+    part, cache = decode(
       policy.params,
       jnp.asarray(tokens[:, seen : seen + size]),
       jnp.arange(seen, seen + size)[None].repeat(batch, axis=0),

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import conftest
 from tunix_ttt import errors
 from tunix_ttt.models import lora
 from tunix_ttt.models import specs
@@ -49,9 +50,9 @@ def loss_of(module, kind=nnx.Param):
   return jax.jit(loss), trained
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_gets_a_gradient(name):
-  _, module = make(name)
+@conftest.each_case(NAMES, ("tiny-qwen2.5", "tiny-gemma3"))
+def test_every_parameter_gets_a_gradient(case):
+  _, module = make(case)
   loss, state = loss_of(module)
   grads = jax.jit(jax.grad(loss))(state)
   for path, grad in nnx.to_flat_state(grads):
@@ -122,9 +123,9 @@ def test_bad_shapes():
     specs.check_shape({**shape, "head_dim": 15})
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_lora_starts_as_the_base_and_only_adapters_train(name):
-  _, module = make(name)
+@conftest.each_case(NAMES, ("tiny-qwen2.5", "tiny-gemma3"))
+def test_lora_starts_as_the_base_and_only_adapters_train(case):
+  _, module = make(case)
   adapted = lora.apply_lora(
     module, rank=4, alpha=8.0, target_modules="all-linear", seed=0
   )
