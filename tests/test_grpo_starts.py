@@ -136,7 +136,7 @@ def test_a_run_with_everything_is_resumed_exactly(staleness, tmp_path):
   trained = [row for row in found if row["split"] == "train"]
   rates = optimizers.learning_rate(optimizers.in_updates(config))
   assert [row["learning_rate"] for row in trained] == [
-    float(rates(2 * step)) for step in range(4)
+    float(np.asarray(rates(2 * step))) for step in range(4)
   ]
   # Most games from the empty board have more turns than the others.
   assert 1.5 < np.mean([row["turns"] for row in trained]) < 4

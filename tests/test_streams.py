@@ -3,6 +3,7 @@
 import argparse
 import ast
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,10 +134,12 @@ def test_batches_of_completions_have_keys_of_their_own(monkeypatch):
       return argparse.Namespace(text=[""] * len(prompts))
 
   monkeypatch.setattr(generation, "_TokenSampler", Sampler)
-  spec = argparse.Namespace(num_layers=1, num_kv_heads=1, head_dim=2)
+  spec: Any = argparse.Namespace(num_layers=1, num_kv_heads=1, head_dim=2)
+  nothing: Any = None
+  tokenizer: Any = CharacterTokenizer()
   for seed in (0, 1, 2, 4):
     answers = generation.generate(
-      None, spec, CharacterTokenizer(), [[2]] * 5,
+      nothing, spec, tokenizer, [[2]] * 5,
       max_new_tokens=1, batch_size=2, seed=seed,
     )  # fmt: skip
     assert len(list(answers)) == 5
