@@ -1,6 +1,6 @@
 """Test set-up: two virtual CPU devices and compiled programs that are kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 import os
 import pathlib
 import runpy
@@ -26,9 +26,15 @@ def xla_flags(devices: int) -> str:
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = xla_flags(2)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".jax_cache")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+# Only this process writes compiled programs: one that a test kills could leave
+# half of one.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
 
+import filelock
 from flax import nnx
+import hypothesis
+import jax
+from jax._src import lru_cache
 import pytest
 
 from tunix_ttt import config as config_lib
@@ -37,6 +43,24 @@ from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.language import tokenizers
 from tunix_ttt.models import specs
+
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def put(cache: lru_cache.LRUCache, key: str, value: bytes) -> None:
+  """Writes a compiled program at once, for other workers read them, too."""
+  path = pathlib.Path(cache.path) / f"{key}{lru_cache._CACHE_SUFFIX}"
+  temporary = path.with_name(f".{os.getpid()}")
+  temporary.write_bytes(value)
+  temporary.replace(path)
+
+
+lru_cache.LRUCache.put = put
+
+# A slow test run draws more examples: HYPOTHESIS_PROFILE=slow.
+hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
+hypothesis.settings.register_profile("slow", max_examples=200, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 # Small enough to compile in seconds; the code is that of any other run.
 SMALL_MODEL = config_lib.ModelConfig(
@@ -172,6 +196,66 @@ def run(monkeypatch, capsys):
     return code, captured.out, captured.err
 
   return run_script
+
+
+def each_case(
+  cases: Iterable[str], fast: Collection[str]
+) -> pytest.MarkDecorator:
+  """Parametrizes `case`; those that are not `fast` are slow tests."""
+  return pytest.mark.parametrize(
+    "case",
+    [
+      case if case in fast else pytest.param(case, marks=pytest.mark.slow)
+      for case in cases
+    ],
+  )
+
+
+def make_once(
+  factory: pytest.TempPathFactory,
+  name: str,
+  make: Callable[[pathlib.Path], object],
+) -> pathlib.Path:
+  """Returns a directory that is made once for all workers; it is read-only."""
+  root = factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    root = root.parent
+  path, made = root / name, root / f"{name}.made"
+  with filelock.FileLock(root / f"{name}.lock"):
+    if not made.exists():
+      make(path)
+      made.touch()
+  return path
+
+
+@pytest.fixture(scope="session")
+def sft_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """A finished run of `test_sft.CONFIG`."""
+  from tests import test_sft
+
+  return make_once(
+    tmp_path_factory, "sft", lambda p: test_sft.sft.train(test_sft.CONFIG, p)
+  )
+
+
+@pytest.fixture(scope="session")
+def sft_lora_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """A finished run of `test_sft.LORA`."""
+  from tests import test_sft
+
+  return make_once(
+    tmp_path_factory, "lora", lambda p: test_sft.sft.train(test_sft.LORA, p)
+  )
+
+
+@pytest.fixture(scope="session")
+def grpo_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """A finished run of `test_grpo.WITH_KL`."""
+  from tests import test_grpo
+
+  return make_once(
+    tmp_path_factory, "grpo", lambda p: test_grpo.train(test_grpo.WITH_KL, p)
+  )
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def test_tensors_are_those_that_peft_writes(case):
       assert (sorted(found) if isinstance(found, list) else found) == value
 
 
-@pytest.mark.parametrize("case", hf.CASES)
+@conftest.each_case(hf.CASES, hf.TWO)
 def test_there_and_back(case, tmp_path):
   tokens, _ = hf.expected(BASES / case)
   base, spec = loading.load(BASES / case)

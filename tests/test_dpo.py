@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ def test_a_run_learns_to_prefer(pairs, tmp_path, algorithm):
   assert [*run.glob("dpo_training_logs_*.txt")]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_same(pairs, tmp_path):
   whole = dpo.train(make(pairs), tmp_path / "whole")
   path = tmp_path / "config.yaml"
@@ -121,8 +123,26 @@ def test_wrong_input(run, pairs, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def padded(pairs, tmp_path_factory):
-  return rows(dpo.train(make(pairs), tmp_path_factory.mktemp("runs") / "run"))
+def finished(pairs, tmp_path_factory):
+  return dpo.train(make(pairs), tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def padded(finished):
+  return rows(finished)
+
+
+def test_resuming_from_an_earlier_step_ends_the_same(pairs, finished, tmp_path):
+  copy = tmp_path / "copy"
+  shutil.copytree(finished, copy)
+  dpo.resume(make(pairs), copy, 2)
+  assert rows(copy) == rows(finished)
+  a, b = (
+    specs.parameters(checkpoints.load(r).module) for r in (copy, finished)
+  )
+  assert a.keys() == b.keys()
+  for name, value in a.items():
+    np.testing.assert_array_equal(value, b[name])
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def written(model, path, *, merge, size=WHOLE):
   return made
 
 
-@pytest.mark.parametrize("case", hf.CASES)
+@conftest.each_case(hf.CASES, hf.TWO)
 def test_a_merged_model_answers_as_it_did(case, tmp_path):
   tokens, _ = hf.expected(hf.FIXTURES / case)
   model = with_adapter(case)
@@ -100,7 +100,7 @@ def test_a_merged_model_answers_as_it_did(case, tmp_path):
   )
 
 
-@pytest.mark.parametrize("case", hf.CASES)
+@conftest.each_case(hf.CASES, hf.TWO)
 def test_a_whole_model_keeps_its_values_and_its_config(case, tmp_path):
   model = model_of(case)
   written(model, tmp_path / "whole", merge=False)
@@ -119,7 +119,7 @@ def test_a_whole_model_keeps_its_values_and_its_config(case, tmp_path):
   assert json.loads(generation.read_text())["eos_token_id"] == [2]
 
 
-@pytest.mark.parametrize("case", hf.CASES)
+@conftest.each_case(hf.CASES, hf.TWO)
 def test_a_spec_alone_makes_a_config(case):
   _, spec = loading.load(hf.FIXTURES / case)
   for base in (None, {"model_type": "other"}):
@@ -157,7 +157,7 @@ def test_bfloat16_is_merged_in_float32(tmp_path):
   np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("case", hf.CASES)
+@conftest.each_case(hf.CASES, hf.TWO)
 def test_an_adapter_alone(case, tmp_path):
   model = with_adapter(case)
   made = written(model, tmp_path / "adapter", merge=False)
@@ -192,9 +192,9 @@ def test_the_base_must_be_hugging_faces(tokenizer, tmp_path):
   written(ours, tmp_path / "a", merge=True)
 
 
-@pytest.mark.parametrize("name", sorted(specs.TINY_MODELS))
-def test_models_from_scratch(name, tokenizer, tmp_path):
-  config = dataclasses.replace(conftest.SMALL_MODEL, name=name)
+@conftest.each_case(sorted(specs.TINY_MODELS), ("tiny-gemma3",))
+def test_models_from_scratch(case, tokenizer, tmp_path):
+  config = dataclasses.replace(conftest.SMALL_MODEL, name=case)
   model = sources.start_from(config, lambda: tokenizer, 0)
   written(model, tmp_path / "whole", merge=False)
   again = sources.open_model(str(tmp_path / "whole"), config)

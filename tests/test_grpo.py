@@ -4,6 +4,7 @@ from collections import Counter
 import dataclasses
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,13 @@ def final(run: pathlib.Path) -> str:
   return checkpoints.revision(specs.parameters(model.module))
 
 
+# The reference is what the model was at first, not at the checkpoint.
+WITH_KL = changed(CONFIG, "grpo", beta=0.1)
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-  return train(CONFIG, tmp_path_factory.mktemp("grpo") / "run")
+def run(grpo_run):
+  return grpo_run
 
 
 def test_a_run_leaves_what_it_should(run):
@@ -111,18 +116,22 @@ def test_a_run_leaves_what_it_should(run):
   assert list((run / runs.TENSORBOARD).iterdir())
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_run(run, tmp_path):
-  again = train(CONFIG, tmp_path / "again")
+  again = train(WITH_KL, tmp_path / "again")
   assert rows(again) == rows(run)
   assert final(again) == final(run)
 
 
-@pytest.mark.slow
 def test_going_on_from_a_checkpoint(run, tmp_path):
-  other = train(CONFIG, tmp_path / "run")
-  grpo.resume(CONFIG, in_training.Evaluator, other, 2)
+  other = tmp_path / "run"
+  shutil.copytree(run, other)
+  grpo.resume(WITH_KL, in_training.Evaluator, other, 2)
   assert rows(other) == rows(run)
   assert final(other) == final(run)
+  assert (other / runs.ROLLOUTS).read_text() == (
+    run / runs.ROLLOUTS
+  ).read_text()
   assert [s.from_step for s in runs.RunManifest.read(other).sessions] == [0, 2]
 
 
@@ -271,10 +280,9 @@ def test_an_unknown_opponent_is_told_before_anything_is_written(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been(run, tmp_path):
-  config = changed(CONFIG, "training", max_steps=40, eval_every_n_steps=20)
-  # The reference is what the model was at first, not at the checkpoint.
-  config = changed(config, "grpo", beta=0.1)
+@pytest.mark.slow
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
+  config = changed(WITH_KL, "training", max_steps=40, eval_every_n_steps=20)
   path = tmp_path / "config.yaml"
   path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
   killed = tmp_path / "killed"

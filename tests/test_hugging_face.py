@@ -12,6 +12,7 @@ import numpy as np
 import pydantic
 import pytest
 
+from tests import conftest
 from tests.fixtures import make_hugging_face
 from tunix_ttt import errors
 from tunix_ttt.models import lora
@@ -23,6 +24,8 @@ from tunix_ttt.models.hugging_face import names
 
 FIXTURES = make_hugging_face.FIXTURES
 CASES = sorted(make_hugging_face.CASES)
+# One of each kind; all have their logits compared.
+TWO = ("qwen2.5-untied", "gemma3")
 GEMMA = {
   "q_einsum",
   "kv_einsum",
@@ -122,7 +125,7 @@ def test_names_lead_from_tensors_to_parameters_and_back(case):
     assert np.array_equal(source.to_parameter(tensors), parameters[path])
 
 
-@pytest.mark.parametrize("case", CASES)
+@conftest.each_case(CASES, TWO)
 def test_decoding_with_a_cache(case):
   tokens, theirs = expected(FIXTURES / case)
   module, spec = loading.load(FIXTURES / case)
@@ -152,7 +155,7 @@ def test_decoding_with_a_cache(case):
     np.testing.assert_allclose(part, theirs[:, seen - 1], atol=5e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
+@conftest.each_case(CASES, TWO)
 def test_lora_finds_every_linear_module_and_starts_as_the_base(case):
   tokens, _ = expected(FIXTURES / case)
   module, spec = loading.load(FIXTURES / case)
@@ -230,7 +233,7 @@ def test_parameters_go_to_their_places_on_a_mesh(case):
   np.testing.assert_allclose(logits(gathered, tokens), theirs, atol=5e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
+@conftest.each_case(CASES, TWO)
 def test_bfloat16(case):
   tokens, theirs = expected(FIXTURES / case)
   module, spec = loading.load(FIXTURES / case, dtype="bfloat16")

@@ -132,6 +132,15 @@ def test_what_is_saved_is_the_same(loaded, tmp_path):
   assert again.template == loaded.template
 
 
+# It renders all observations of the game.
+@pytest.mark.parametrize(
+  "directory",
+  [
+    name if name == "gemma2" else pytest.param(name, marks=pytest.mark.slow)
+    for name in FAMILIES
+  ],
+  indirect=True,
+)
 def test_observations_and_answers(loaded):
   text_format = formats.GridFormat()
   tables = tables_lib.build(text_format, loaded)

@@ -95,7 +95,7 @@ def test_a_run_ends_as_if_it_had_not_been_interrupted(tmp_path):
 
 
 @pytest.mark.parametrize("step", [3, 4, 8])
-def test_in_a_library(step, tmp_path, monkeypatch):
+def test_in_a_library(step, sft_run, tmp_path, monkeypatch):
   """After an evaluation, after any step and after the last one."""
   handlers = [signal.getsignal(number) for number in interrupts.SIGNALS]
   record = recorder.Recorder.train
@@ -118,9 +118,8 @@ def test_in_a_library(step, tmp_path, monkeypatch):
   assert handlers == [signal.getsignal(n) for n in interrupts.SIGNALS]
   monkeypatch.undo()
   sft.resume(test_sft.CONFIG, run)
-  whole = sft.train(test_sft.CONFIG, tmp_path / "whole")
-  assert test_sft.rows(run) == test_sft.rows(whole)
-  assert test_sft.optimizer_state(run) == test_sft.optimizer_state(whole)
+  assert test_sft.rows(run) == test_sft.rows(sft_run)
+  assert test_sft.optimizer_state(run) == test_sft.optimizer_state(sft_run)
 
 
 def test_at_once_before_the_first_step_and_the_second_time():
@@ -175,7 +174,9 @@ cli.run(main)
 """
 
 
-@pytest.mark.parametrize("number", [INT, TERM])
+@pytest.mark.parametrize(
+  "number", [INT, pytest.param(TERM, marks=pytest.mark.slow)]
+)
 def test_the_second_ends_at_once(number, tmp_path):
   (tmp_path / "checkpoints/7").mkdir(parents=True)
   process = subprocess.Popen(
@@ -194,7 +195,9 @@ def test_the_second_ends_at_once(number, tmp_path):
   assert line.startswith("interrupted; step 7 is saved. To go on: python -c")
 
 
-@pytest.mark.parametrize("number", [INT, TERM])
+@pytest.mark.parametrize(
+  "number", [INT, pytest.param(TERM, marks=pytest.mark.slow)]
+)
 def test_other_scripts_leave_nothing(number, tmp_path):
   output = tmp_path / "made" / "games.jsonl"
   process = subprocess.Popen(

@@ -1,7 +1,6 @@
 """What a run with adapters keeps in memory: one backbone."""
 
 from collections.abc import Callable
-import dataclasses
 import gc
 from typing import Any
 
@@ -72,11 +71,11 @@ def test_supervised(live, tmp_path, monkeypatch):
 
 
 def test_games(live, tmp_path):
+  games = {"num_games": 8, "batch_size": 8, "max_new_tokens": 12}
   config = config_lib.from_dict(
-    config_lib.GRPOConfig, SETTINGS | {"grpo": {"num_generations": 4}}
-  )
-  config = dataclasses.replace(
-    config, play=dataclasses.replace(config.play, batch_size=32)
+    config_lib.GRPOConfig,
+    SETTINGS
+    | {"grpo": {"num_generations": 4}, "play": games, "exhaustive_eval": False},
   )
   prepared = grpo.plan(config, in_training.Evaluator)
   backbone, small = sizes(prepared.model.module)

@@ -79,6 +79,21 @@ def kill(processes, run, step, number):
   assert runs.RunManifest.read(run).status == "running"
 
 
+def test_a_supervised_run_is_one_processes(tmp_path):
+  config = dataclasses.replace(test_sft.CONFIG, mesh=test_meshes.FSDP)
+  whole, run = tmp_path / "whole", tmp_path / "run"
+  sft.train(config, whole)
+  first, second = finish(start("train_sft_tunix", config, run))
+  assert f"trained model: {run}/checkpoint-final" in first[0]
+  assert "model" not in second[0]
+  test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
+  test_meshes.assert_alike(run, whole)
+  manifest = runs.RunManifest.read(run)
+  assert manifest.status == "finished"
+  assert manifest.devices == ["cpu", "cpu"]
+
+
+@pytest.mark.slow
 def test_a_supervised_run(tmp_path):
   config = dataclasses.replace(
     test_sft.CONFIG,
@@ -130,6 +145,7 @@ def test_games(tmp_path):
   assert (run / runs.BEST_CHECKPOINT).is_dir()
 
 
+@pytest.mark.slow
 def test_mistakes_are_told(tmp_path):
   config = test_meshes.on(test_sft.CONFIG, test_meshes.ONE)
   run = tmp_path / "run"
@@ -143,6 +159,7 @@ def test_mistakes_are_told(tmp_path):
   assert not run.exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_nobody_meets(tmp_path):
   path = tmp_path / "config.yaml"
   path.write_text("distributed: {num_processes: 2, process_id: 1}")
@@ -163,7 +180,11 @@ def test_a_process_that_nobody_meets(tmp_path):
   "settings, found",
   [
     (["process_id=2"], "process_id and num_processes must be nonnegative"),
-    (["coordinator=null"], "coordinator_address should be defined"),
+    pytest.param(
+      ["coordinator=null"],
+      "coordinator_address should be defined",
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_wrong_settings(settings, found, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 import yaml
@@ -9,8 +10,10 @@ import yaml
 from tests import conftest
 from tests.conftest import listing
 from tests.conftest import refused
+from tunix_ttt import config as config_lib
 from tunix_ttt import runs
 from tunix_ttt.language import prompts
+from tunix_ttt.train import sft
 
 TRAIN, TRAIN_GRPO, GENERATE, REPORT, EVALSET, PLAY = (
   conftest.ROOT / "training" / f"{name}.py"
@@ -195,10 +198,16 @@ def test_wrong_data(run, content, found):
   assert listing() == before
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> pathlib.Path:
+  """A finished run of `SETTINGS`."""
+  config = config_lib.from_dict(config_lib.SFTConfig, SETTINGS)
+  return sft.train(config, tmp_path_factory.mktemp("finished") / "run")
+
+
 @pytest.fixture
-def trained(run):
-  code, _, err = run(TRAIN, "--config", "config.yaml", "--output", "run")
-  assert code == 0, err
+def trained(finished):
+  shutil.copytree(finished, "run")
   return "run/checkpoint-final"
 
 

@@ -63,12 +63,11 @@ def optimizer_state(run: pathlib.Path):
 
 
 @pytest.fixture(scope="module", params=["full", "lora"])
-def finished(request, tmp_path_factory):
+def finished(request):
   """A finished run, of the whole model or of an adapter."""
-  config = CONFIG if request.param == "full" else LORA
-  path = tmp_path_factory.mktemp("runs") / request.param
-  assert sft.train(config, path) == path
-  return config, path
+  if request.param == "full":
+    return CONFIG, request.getfixturevalue("sft_run")
+  return LORA, request.getfixturevalue("sft_lora_run")
 
 
 def test_a_run_leaves_what_it_should(finished):
@@ -237,8 +236,8 @@ def test_a_diverging_run_says_so(tmp_path):
     sft.train(config, tmp_path / "run")
 
 
-def test_lora_on_a_model_that_was_trained_first(tmp_path):
-  base = sft.train(CONFIG, tmp_path / "base")
+def test_lora_on_a_model_that_was_trained_first(sft_run, tmp_path):
+  base = sft_run
   config = dataclasses.replace(
     LORA, model=config_lib.ModelConfig(name=str(base / "checkpoint-final"))
   )
@@ -250,11 +249,26 @@ def test_lora_on_a_model_that_was_trained_first(tmp_path):
   assert manifest.model.revision == final(base)
 
 
-@pytest.mark.parametrize(
-  "lora",
-  [False, pytest.param(True, marks=pytest.mark.slow)],
-  ids=["full", "lora"],
-)
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
+  config = dataclasses.replace(
+    CONFIG,
+    training=dataclasses.replace(CONFIG.training, max_steps=30),
+    checkpoint=config_lib.CheckpointConfig(save_interval_steps=4),
+  )
+  path, run = tmp_path / "config.yaml", tmp_path / "killed"
+  path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
+  conftest.kill_at(conftest.start(SCRIPT, path, run), run, 6)
+  sft.resume(config, run)
+  whole = sft.train(config, tmp_path / "whole")
+  assert rows(run) == rows(whole)
+  assert final(run) == final(whole)
+  assert optimizer_state(run) == optimizer_state(whole)
+  sessions = [s.from_step for s in runs.RunManifest.read(run).sessions]
+  assert sessions[0] == 0 < sessions[1] < 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_killed_runs_end_as_if_they_had_not_been(lora, tmp_path):
   steps = 240
   config = dataclasses.replace(

@@ -118,6 +118,16 @@ class HuggingFaceTokenizer:
       digest.update(f"{name} {found}\n".encode())
     self.digest = digest.hexdigest()
 
+  def __eq__(self, other: object) -> bool:
+    return (
+      isinstance(other, HuggingFaceTokenizer)
+      and self.digest == other.digest
+      and self.vocab_size == other.vocab_size
+    )
+
+  def __hash__(self) -> int:
+    return hash(self.digest)
+
   @classmethod
   def load(
     cls,

@@ -6,6 +6,7 @@ whole, so that during play no text is touched and nothing is tokenised again.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -47,10 +48,15 @@ class Observations(NamedTuple):
   answers: Chunks
 
 
+# A run asks for the same tables twice: for its rollouts and its evaluation.
+@functools.lru_cache(maxsize=2)
 def build(
   text_format: formats.TextFormat, tokenizer: chat.ChatTokenizer
 ) -> Observations:
-  """Renders and tokenises every observation."""
+  """Renders and tokenizes every observation.
+
+  The tables of the last formats and tokenizers are kept; they are read-only.
+  """
   index = np.full((rules.NUM_BOARDS, rules.NUM_CELLS + 1), -1, np.int32)
   pairs = []
   for board in rules.positions().tolist():
@@ -69,7 +75,7 @@ def build(
     for cell in (*range(rules.NUM_CELLS), None)
   ]
   return Observations(
-    rows=index,
+    rows=_read_only(index),
     begin=chunks(lambda text: text_format.begin(text, tokenizer)),
     follow=chunks(lambda text: text_format.follow(text, tokenizer)),
     retry=chunks(lambda text: text_format.follow(text, tokenizer, retry=True)),
@@ -82,4 +88,9 @@ def _pad(rows: Sequence[list[int]], pad_id: int) -> Chunks:
   ids = np.full((len(rows), int(lengths.max())), pad_id, np.int32)
   for i, row in enumerate(rows):
     ids[i, : len(row)] = row
-  return Chunks(ids, lengths)
+  return Chunks(*map(_read_only, (ids, lengths)))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+  array.flags.writeable = False
+  return array

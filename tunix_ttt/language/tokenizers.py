@@ -135,6 +135,14 @@ class SentencePieceTokenizer:
       self.bos_id(), self.start_of_turn_id, self.end_of_turn_id
     )
 
+  def __eq__(self, other: object) -> bool:
+    return (
+      isinstance(other, SentencePieceTokenizer) and self.digest == other.digest
+    )
+
+  def __hash__(self) -> int:
+    return hash(self.digest)
+
   def _control_id(self, piece: str, source: str) -> int:
     token = self._processor.PieceToId(piece)
     if token == self._processor.unk_id():
