@@ -210,8 +210,10 @@ class Sampler:
         fastest = max(32, batch_size // 4)
       width = min(batch_size, self._config.rows_at_once or fastest)
 
-      def turn(keys: jax.Array, games: _Games) -> tuple[_Games, _Record]:
-        return play(self._empty(width), keys, games, begins=True)[1:]
+      def turn(
+        keys: jax.Array, games: _Games, active: jax.Array
+      ) -> tuple[_Games, _Record]:
+        return play(self._empty(width), keys, games, active, begins=True)[1:]
 
       games, records = schedule.alone(
         turn, keys, games, self._config.max_turns, width
@@ -250,12 +252,12 @@ class Sampler:
     memory: _Memory,
     keys: jax.Array,
     games: _Games,
+    active: jax.Array,
     *,
     begins: bool,
   ) -> tuple[_Memory, _Games, _Record]:
-    """Plays a turn of every game that is still on."""
+    """Plays a turn of the active games [B]; the others stay as they are."""
     tokens, mask, retried = self._chunk(tables, memory, games, begins=begins)
-    active = games.ending == Ending.ONGOING
     limit = self._config.max_game_tokens
     if limit is not None:
       fits = memory.positions + mask.sum(axis=1) < limit
@@ -467,10 +469,11 @@ class Sampler:
     if self._config.on_parse_error == "end":
       unreadable = active & (answers.state == grammar_lib.DEAD)
       ending = jnp.where(unreadable, jnp.int8(Ending.PARSE_ERROR), ending)
+    last_answer = jnp.where(answered, cell, _UNREADABLE)
     return _Games(
       state=state,
       ending=ending,
-      last_answer=jnp.where(answered, cell, _UNREADABLE),
+      last_answer=jnp.where(active, last_answer, games.last_answer),
     )
 
 

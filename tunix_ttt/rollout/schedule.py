@@ -35,7 +35,8 @@ def together(
   """Plays conversations, in which each turn builds on those before.
 
   Args:
-    play: `play(memory, keys, games, begins=…)` plays a turn of all games.
+    play: `play(memory, keys, games, active, begins=…)` plays a turn of the
+      active games, bool [B].
     memory: what is remembered at the beginning; its shapes grow by the turn.
     keys: [B], of each game.
     games: B games.
@@ -51,7 +52,7 @@ def together(
     def turn(
       memory: Any, keys: jax.Array, games: Any, first=number == 0
     ) -> Any:
-      return play(memory, keys, games, begins=first)
+      return play(memory, keys, games, _is_on(games), begins=first)
 
     shapes = jax.eval_shape(turn, memory, turn_keys, games)
 
@@ -68,7 +69,7 @@ def together(
 
 
 def alone(
-  play: Callable[[jax.Array, AnyGames], tuple[AnyGames, Record]],
+  play: Callable[[jax.Array, AnyGames, jax.Array], tuple[AnyGames, Record]],
   keys: jax.Array,
   games: AnyGames,
   max_turns: int,
@@ -77,7 +78,8 @@ def alone(
   """Plays turns that need none before them, a few games at a time.
 
   Args:
-    play: plays a turn of `width` games.
+    play: `play(keys, games, active)` plays a turn of the active ones of `width`
+      games, and leaves the others as they are; active is bool [width].
     keys: [B], of each game.
     games: B games.
     max_turns: of a game.
@@ -93,19 +95,21 @@ def alone(
 
   def step(carry: Any) -> Any:
     games, numbers, records = carry
-    # Turns past the end of a game are sorted last and written nowhere.
+    # Rows whose game has no turn left are sorted last: they fill up the batch,
+    # are not played and are written nowhere.
     at = jnp.where(waiting(games, numbers), numbers, max_turns)
     rows = jnp.argsort(at)[:width]
+    active = at[rows] < max_turns
     turn_keys = jax.vmap(jax.random.fold_in)(keys[rows], numbers[rows])
     chosen = jax.tree.map(lambda leaf: leaf[rows], games)
-    chosen, record = play(turn_keys, chosen)
+    chosen, record = play(turn_keys, chosen, active)
     games = jax.tree.map(lambda a, b: a.at[rows].set(b), games, chosen)
     records = jax.tree.map(
       lambda a, b: a.at[rows, at[rows]].set(b, mode="drop"), records, record
     )
-    return games, numbers.at[rows].add(at[rows] < max_turns), records
+    return games, numbers.at[rows].add(active), records
 
-  some = jax.tree.map(lambda leaf: leaf[:width], (keys, games))
+  some = jax.tree.map(lambda leaf: leaf[:width], (keys, games, _is_on(games)))
   records = jax.tree.map(
     lambda leaf: _zeros(leaf, (batch_size, max_turns, *leaf.shape[1:])),
     jax.eval_shape(play, *some)[1],

@@ -1,0 +1,101 @@
+"""The games of a batch do not depend on how many are played at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tunix_ttt.game import env as env_lib
+from tunix_ttt.game import rules
+from tunix_ttt.language import formats
+from tunix_ttt.rollout import sampler as sampler_lib
+from tunix_ttt.rollout import sampling as sampling_lib
+from tunix_ttt.rollout import tables as tables_lib
+from tunix_ttt.rollout import trajectory as trajectory_lib
+
+Ending = trajectory_lib.Ending
+ENV = env_lib.TicTacToe()
+
+
+class TablePolicy:
+  """Logits after a token are a row of a table; every row is computed alone."""
+
+  def init_cache(self, batch_size, num_slots):
+    return jnp.zeros((batch_size, num_slots))
+
+  def grow_cache(self, cache, num_slots):
+    return self.init_cache(len(cache), num_slots)
+
+  def __call__(self, params, tokens, positions, cache, end, mask, read):
+    last = jnp.take_along_axis(tokens, read[:, None], axis=1)[:, 0]
+    return params[last], cache
+
+
+@pytest.fixture(scope="module")
+def tables(tokenizer):
+  return tables_lib.build(formats.GridFormat(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def logits(tables, tokenizer):
+  """Makes most answers readable, of all moves, and some not."""
+  size = tokenizer.vocab_size
+  logits = np.random.default_rng(0).normal(size=(size, size))
+  begin, text_format = tables.observations.begin, formats.GridFormat()
+  last_of_prompt = int(begin.ids[0, begin.lengths[0] - 1])
+  for cell in range(rules.NUM_CELLS):
+    answer = tokenizer.encode(text_format.render_answer(cell, ""))
+    path = [last_of_prompt, *answer, int(tables.end_ids[0])]
+    logits[path[:-1], path[1:]] = 9
+  return jnp.asarray(logits, jnp.float32)
+
+
+def play(tables, logits, batch_size, **settings):
+  keys = jax.random.split(jax.random.key(1), batch_size)
+  luck = jax.random.bits(jax.random.key(0), (batch_size,))
+  states = jax.vmap(ENV.init)(luck, env_lib.starting_marks("mixed", batch_size))
+  config = sampler_lib.RolloutConfig(max_new_tokens=8, **settings)
+  sampler = sampler_lib.Sampler(TablePolicy(), ENV, tables, config)
+  return jax.device_get(sampler(logits, keys, states))
+
+
+def check_widths(tables, logits, batch_size, widths, **settings):
+  expected, *found = (
+    play(tables, logits, batch_size, rows_at_once=width, **settings)
+    for width in (batch_size, *widths)
+  )
+  for games in found:
+    jax.tree.map(np.testing.assert_array_equal, games, expected)
+  return expected
+
+
+@pytest.mark.parametrize(
+  ("max_turns", "on_parse_error"),
+  [
+    (1, "end"),
+    (3, "retry"),
+    pytest.param(1, "retry", marks=pytest.mark.slow),
+    pytest.param(3, "end", marks=pytest.mark.slow),
+  ],
+)
+def test_games_do_not_depend_on_those_beside_them(
+  tables, logits, max_turns, on_parse_error
+):
+  games = check_widths(
+    tables,
+    logits,
+    5,
+    (1, 2),
+    max_turns=max_turns,
+    on_parse_error=on_parse_error,
+  )
+  # Some are cut by their turns: these must not be played on.
+  assert (games.ending == Ending.LENGTH).any()
+
+
+def test_games_do_not_depend_on_the_default_width(tables, logits):
+  sampling = sampling_lib.Sampling(constrained=True)
+  games = check_widths(
+    tables, logits, 48, (None,), max_turns=1, sampling=sampling
+  )
+  assert (games.ending == Ending.LENGTH).sum() > 32
