@@ -35,8 +35,16 @@ def survivors(table: str) -> dict[str, tuple[int, int]]:
 
 
 def test_a_run_survives():
-  table = attack("--kind", "kills", "--count", "4")
-  assert survivors(table) == {"kills sft": (4, 4)}
+  table = attack("--kind", "kills", "--count", "3")
+  assert survivors(table) == {"kills sft": (3, 3)}
+
+
+def test_a_damaged_model_is_told():
+  table = attack(
+    *("--kind", "damage", "--count", "4", "--action", "export", "--damage"),
+    *damage.OF_FILES,
+  )
+  assert survivors(table) == {"damage sft finished": (4, 4)}
 
 
 @pytest.mark.slow
@@ -51,7 +59,7 @@ WRITER = """
 import os, pathlib, shutil
 from tests.faults import kill
 act = {act}
-kill.hook(pathlib.Path("."), act)()
+kill.Hook(pathlib.Path("."), act)()
 pathlib.Path(".a.json.0123abcd").write_text("x")
 os.replace(".a.json.0123abcd", "a.json")
 os.mkdir("steps")
@@ -74,7 +82,7 @@ def test_writes_are_listed_and_killed_before(tmp_path):
   listing, one, two = (tmp_path / name for name in ("l", "one", "two"))
   one.mkdir()
   two.mkdir()
-  path = f"kill.list_writes(pathlib.Path({str(listing)!r}))"
+  path = f"kill.ListWrites(pathlib.Path({str(listing)!r}))"
   assert write(one, path) == 0
   assert listing.read_text().splitlines() == [
     "open .a.json.#",
@@ -86,7 +94,7 @@ def test_writes_are_listed_and_killed_before(tmp_path):
     "os.rmdir steps/#",
     "os.rmdir steps",
   ]
-  assert write(two, "kill.at_write('os.remove steps/#/b', 1)") == -9
+  assert write(two, "kill.AtWrite('os.remove steps/#/b', 1)") == -9
   assert [*map(str, sorted(two.rglob("*")))] == [
     str(two / name) for name in ("a.json", "steps", "steps/12", "steps/12/b")
   ]
@@ -116,4 +124,6 @@ def test_the_page_names_flags_and_damages():
   help_text = __main__.make_parser().format_help()
   flags = re.compile(r"--[a-z]+")
   assert set(flags.findall(help_text)) - {"--help"} <= set(flags.findall(page))
-  assert [k for k in (*damage.OF_FILES, "full") if f"`{k}`" not in page] == []
+  assert [
+    k for k in (*damage.OF_FILES, *damage.OF_DISKS) if f"`{k}`" not in page
+  ] == []

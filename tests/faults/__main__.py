@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 from tests.faults import campaign
+from tests.faults import damage
 from tests.faults import subjects
 from tests.faults import zygote
 
@@ -39,6 +40,19 @@ def make_parser() -> argparse.ArgumentParser:
     "--run",
     type=pathlib.Path,
     help="a run of yours to damage copies of, in place of a tiny one",
+  )
+  parser.add_argument(
+    "--action",
+    nargs="+",
+    help="commands that read damaged runs, as failures name them; by default"
+    " all",
+  )
+  parser.add_argument(
+    "--damage",
+    nargs="+",
+    choices=[*damage.OF_FILES, *damage.OF_DISKS],
+    default=[*damage.OF_FILES, *damage.OF_DISKS],
+    help="kinds of damage; by default all",
   )
   parser.add_argument(
     "--count", type=int, default=20, help="attacks on each run"
@@ -82,17 +96,18 @@ class _Table:
     sys.stdout.flush()
 
   def print(self) -> bool:
-    """Prints the counts; returns whether all survived."""
+    """Prints the counts; returns whether there were attacks and all survived."""
     columns = ("survived", "attempted", "in run", "same bits", "message")
     print(f"{'':24}" + "".join(f"{column:>11}" for column in columns))
     for name, counts in self._counts.items():
       row = "".join(f"{counts[column]:11}" for column in columns)
       print(f"{name:24}{row}")
-    return not any(counts["failed"] for counts in self._counts.values())
+    failed = any(counts["failed"] for counts in self._counts.values())
+    return bool(self._counts) and not failed
 
 
 def _kill(name: str, flags: argparse.Namespace, table: _Table) -> None:
-  killed, attacker = 0, campaign.Kills(name, flags.work)
+  killed, attacker = 0, campaign.Kills(name, flags.work, flags.cache)
   for number in itertools.count(flags.reproduce or 0):
     verdict = attacker.attack(number, f"{flags.seed}/{name}")
     if verdict is not None:
@@ -111,15 +126,22 @@ def _damage(name: str, flags: argparse.Namespace, table: _Table) -> None:
     where = {k: v / "run" for k, v in directories.items()}
   for kind, run in where.items():
     attacker = campaign.Damages(run, directories[kind], flags.work)
-    attacks = attacker.attacks(f"{flags.seed}/{name}/{kind}")
-    for number, attack in enumerate(itertools.islice(attacks, flags.count)):
-      if flags.reproduce in (None, number):
-        verdict = attacker.attack(attack, f"{flags.seed}/{name}/{kind}")
-        table.add(f"damage {name} {kind}".strip(), number, verdict)
+    seed = f"{flags.seed}/{name}/{kind}"
+    first = flags.reproduce or 0
+    end = flags.count if flags.reproduce is None else first + 1
+    attacks = enumerate(
+      attack
+      for attack in attacker.attacks(seed)
+      if flags.action is None or attack[0] in flags.action
+      if attack[2] in flags.damage
+    )
+    for number, attack in itertools.islice(attacks, first, end):
+      verdict = attacker.attack(attack, seed)
+      table.add(f"damage {name} {kind}".strip(), number, verdict)
 
 
 def _attack(flags: argparse.Namespace) -> bool:
-  zygote.prepare(flags.cache or flags.work / "cache")
+  zygote.prepare(flags.cache)
   subjects.write_data(flags.work)
   table = _Table()
   names = ["run"] if flags.run is not None else flags.subject
@@ -140,6 +162,7 @@ def main() -> None:
   else:
     flags.work.mkdir(parents=True)
   flags.work = flags.work.resolve()
+  flags.cache = (flags.cache or flags.work / "cache").resolve()
   try:
     has_survived = _attack(flags)
   finally:

@@ -57,19 +57,21 @@ def _clear(path: pathlib.Path) -> None:
 class Kills:
   """Kills runs of a subject, goes on with them and compares their ends."""
 
-  def __init__(self, name: str, work: pathlib.Path):
+  def __init__(self, name: str, work: pathlib.Path, cache: pathlib.Path):
     """Makes the uninterrupted run that all others are compared with.
 
     Args:
       name: name of the subject.
       work: directory for runs.
+      cache: directory of compiled programs.
     """
+    self._cache = cache
     self._subject, self._case = subjects.SUBJECTS[name], work / f"kills-{name}"
     listing = work / f"{name}.writes"
     _clear(self._case)
     self._subject.prepare(self._case)
     began = time.monotonic()
-    processes = self._start("reference", [kill.list_writes(listing)])
+    processes = self._start("reference", [kill.ListWrites(listing)])
     for process in processes:
       if process.wait():
         raise RuntimeError(f"{name}: {_ended(process)}")
@@ -93,8 +95,9 @@ class Kills:
         self._case,
         self._case / f"{name}-{number}",
         devices=self._subject.devices,
-        before=kill.hook(self._case, act) if act else lambda: None,
+        before=kill.Hook(self._case, act) if act else None,
         keeps_programs=not is_killed,
+        cache=None if self._subject.processes == 1 else self._cache,
       )
       for number, (command, act) in enumerate(
         itertools.zip_longest(commands, acts)
@@ -137,7 +140,7 @@ class Kills:
     if mode == 2:
       kind, nth = kill.choose_write(self._writes, turn, rng)
       # The first process writes; others hardly do.
-      acts = [kill.at_write(kind, nth)]
+      acts = [kill.AtWrite(kind, nth)]
       processes = self._start(f"killed-{again}", acts, True)
       processes[0].wait()
       return f"before {kind} ({nth})", processes, processes[0].code == -9
@@ -210,9 +213,7 @@ class Damages:
     (self._case / subjects.CONFIG).write_text(self._config)
     shutil.copytree(self._original, self._case / subjects.RUN)
 
-  def _act(
-    self, action: subjects.Action, before: Any = lambda: None
-  ) -> zygote.Process:
+  def _act(self, action: subjects.Action, before: Any = None) -> zygote.Process:
     log = self._work / action.name
     process = zygote.Process(
       action.arguments, self._directory, log, before=before
@@ -388,7 +389,7 @@ def make_runs(name: str, work: pathlib.Path) -> dict[str, pathlib.Path]:
   for kind in ("finished", "killed"):
     found[kind] = directory = work / f"{name}-{kind}"
     subject.prepare(directory)
-    act = kill.list_writes(listing)
+    act = kill.ListWrites(listing)
     if kind == "killed":
       # The one that makes the last checkpoint count.
       last = [
@@ -396,14 +397,14 @@ def make_runs(name: str, work: pathlib.Path) -> dict[str, pathlib.Path]:
         for w in listing.read_text().splitlines()
         if w.startswith(f"os.rename {subjects.RUN}/{runs.CHECKPOINTS}/#")
       ]
-      act = kill.at_write(last[-1], last.count(last[-1]))
+      act = kill.AtWrite(last[-1], last.count(last[-1]))
     (arguments,) = subject.commands(False)
     process = zygote.Process(
       arguments,
       directory,
       directory / kind,
       devices=subject.devices,
-      before=kill.hook(directory, act),
+      before=kill.Hook(directory, act),
     )
     if process.wait() != (0 if kind == "finished" else -9):
       raise RuntimeError(f"{name}: {_ended(process)}")

@@ -70,6 +70,9 @@ OF_FILES: dict[str, Callable[[pathlib.Path, random.Random], None]] = {
 }
 OF_DIRECTORIES = {k: OF_FILES[k] for k in ("empty", "remove", "replace")}
 
+# See `Disk` and `limit_files`.
+OF_DISKS = ("full", "limit")
+
 
 def kinds(path: pathlib.Path) -> list[str]:
   """Returns the kinds of damage that a file or a directory can have."""

@@ -1,6 +1,7 @@
 """SIGKILL at a random instant, or just before a chosen write."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import os
 import pathlib
 import random
@@ -49,47 +50,63 @@ def _kind(event: str, arguments: Sequence[Any], root: str) -> str | None:
   return f"{event} {_NUMBERS.sub('#', path[len(root) + 1 :])}"
 
 
-def hook(root: pathlib.Path, act: Callable[[str], None]) -> Callable[[], None]:
-  """Returns a function that has `act` called before each write below `root`.
+@dataclasses.dataclass(frozen=True)
+class Hook:
+  """Has `act` called before each write below a directory, once it is called.
 
   Python announces what it opens, renames, makes and removes. What TensorStore
   writes in C++ is not announced; the renames that make it count are.
 
-  Args:
+  Attributes:
     root: directory of the run.
     act: function of a write's kind, such as `os.rename run/metrics.jsonl`.
   """
-  text = str(root.resolve())
 
-  def audit(event: str, arguments: Sequence[Any]) -> None:
-    kind = _kind(event, arguments, text)
-    if kind is not None:
-      act(kind)
+  root: pathlib.Path
+  act: Callable[[str], None]
 
-  return lambda: sys.addaudithook(audit)
+  def __call__(self) -> None:
+    root = str(self.root.resolve())
 
+    def audit(event: str, arguments: Sequence[Any]) -> None:
+      kind = _kind(event, arguments, root)
+      if kind is not None:
+        self.act(kind)
 
-def list_writes(path: pathlib.Path) -> Callable[[str], None]:
-  """Returns an `act` that adds the kinds of writes to a file, one a line."""
-  file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-  return lambda kind: void(os.write(file, f"{kind}\n".encode()))
-
-
-def void(_: Any) -> None:
-  """Drops a value."""
+    sys.addaudithook(audit)
 
 
-def at_write(kind: str, number: int) -> Callable[[str], None]:
-  """Returns an `act` that kills its process before a kind's n-th write."""
-  left = number
+@dataclasses.dataclass(frozen=True)
+class ListWrites:
+  """Adds the kinds of writes to a file, one a line.
 
-  def act(found: str) -> None:
-    nonlocal left
-    left -= found == kind
-    if not left:
+  Attributes:
+    path: path of the file, outside the directory that is watched.
+  """
+
+  path: pathlib.Path
+
+  def __call__(self, kind: str) -> None:
+    with self.path.open("a") as file:
+      file.write(f"{kind}\n")
+
+
+@dataclasses.dataclass
+class AtWrite:
+  """Kills its process before a kind's n-th write.
+
+  Attributes:
+    kind: kind of write.
+    left: number of such writes until then, that one included.
+  """
+
+  kind: str
+  left: int
+
+  def __call__(self, kind: str) -> None:
+    self.left -= kind == self.kind
+    if not self.left:
       os.kill(os.getpid(), signal.SIGKILL)
-
-  return act
 
 
 def choose_write(

@@ -226,7 +226,8 @@ def actions(
     shown = (*of_page, runs.GAMES, runs.ROLLOUTS, final)
     found += [
       Action("play", play, of_model),
-      Action("export", export, of_model),
+      # The card of a model without its run says less.
+      Action("export", export, (final,)),
       Action("report", report, shown),
       Action("compare", compared, of_page),
     ]

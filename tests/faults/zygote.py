@@ -14,7 +14,8 @@ import runpy
 import signal
 import sys
 import threading
-from typing import Any
+import traceback
+from typing import Any, NoReturn
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "training"
@@ -28,6 +29,7 @@ _IMPORTED = (
   "tunix_ttt.evaluate.pipeline",
 )
 _FORK = multiprocessing.get_context("fork")
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 def prepare(cache: pathlib.Path) -> None:
@@ -47,6 +49,58 @@ def prepare(cache: pathlib.Path) -> None:
     raise RuntimeError("a thread was started while importing")
 
 
+def _run(
+  arguments: Sequence[str],
+  directory: pathlib.Path,
+  out: pathlib.Path,
+  err: pathlib.Path,
+  *,
+  devices: int,
+  before: Callable[[], None] | None,
+  keeps_programs: bool,
+  cache: pathlib.Path | None,
+) -> None:
+  """Runs a script in this process; see `Process`."""
+  os.setsid()
+  for number, path in ((0, os.devnull), (1, out), (2, err)):
+    with open(path, "wb" if number else "rb") as file:
+      os.dup2(file.fileno(), number)
+  # Nothing that the parent has buffered.
+  sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+  os.environ["XLA_FLAGS"] = (
+    f"--xla_force_host_platform_device_count={devices}"
+    " --xla_backend_optimization_level=0"
+  )
+  if cache is not None:
+    prepare(cache)
+  if not keeps_programs:
+    import jax
+
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+  os.chdir(directory)
+  sys.argv = [str(SCRIPTS / arguments[0]), *map(str, arguments[1:])]
+  if before is not None:
+    before()
+  try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+  except SystemExit as error:
+    # Frames that raised are alive at the end, as those of any script are.
+    _leave(int(error.code or 0))
+  except BaseException:
+    traceback.print_exc()
+    _leave(1)
+  _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+  """Ends a forked process as the interpreter ends."""
+  # `multiprocessing` leaves these out, and JAX says goodbye in one.
+  atexit._run_exitfuncs()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
 class Process:
   """A forked process in a session of its own.
 
@@ -62,8 +116,9 @@ class Process:
     log: pathlib.Path,
     *,
     devices: int = 1,
-    before: Callable[[], None] = lambda: None,
+    before: Callable[[], None] | None = None,
     keeps_programs: bool = True,
+    cache: pathlib.Path | None = None,
   ):
     """Starts a script.
 
@@ -75,35 +130,24 @@ class Process:
       before: function that is called in the process first.
       keeps_programs: whether compiled programs are written to the cache. A
         killed process would leave half an entry.
+      cache: see `prepare`, for a process that is not forked and imports
+        everything itself. Processes that are forked from the same one wait
+        for each other for ever.
     """
     self.out, self.err = (log.with_suffix(s) for s in (".out", ".err"))
-
-    def run() -> None:
-      os.setsid()
-      for number, path in ((0, os.devnull), (1, self.out), (2, self.err)):
-        with open(path, "wb" if number else "rb") as file:
-          os.dup2(file.fileno(), number)
-      os.chdir(directory)
-      # Nothing that the parent has buffered.
-      sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-      os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={devices}"
-        " --xla_backend_optimization_level=0"
-      )
-      if not keeps_programs:
-        import jax
-
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
-      sys.argv = [str(SCRIPTS / arguments[0]), *map(str, arguments[1:])]
-      before()
-      try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-      finally:
-        # `multiprocessing` leaves them out, and JAX says goodbye in one.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-
-    self._process = _FORK.Process(target=run)
+    context = _FORK if cache is None else _SPAWN
+    self._process = context.Process(
+      target=_run,
+      args=(arguments, directory, self.out, self.err),
+      kwargs={
+        "devices": devices,
+        "before": before,
+        "keeps_programs": keeps_programs,
+        "cache": cache,
+      },
+      # It ends when this process does.
+      daemon=True,
+    )
     self._process.start()
 
   @property
