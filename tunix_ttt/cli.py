@@ -324,8 +324,8 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
   from tunix_ttt.train import setup
 
   if flags.resume is not None:
-    run: pathlib.Path = flags.output
-    config = setup.relocate(config, runs.RunManifest.read(run), run)
+    run = runs.RunManifest.read(flags.output)
+    config = setup.relocate(config, run, flags.output)
   print(dry_run.describe(config))
   return True
 
