@@ -26,6 +26,7 @@ LAYERS = [
 SHARED = {
   "errors",
   "files",
+  "integrity",
   "yaml_source",
   "config",
   "runs",

@@ -111,7 +111,7 @@ def run(
   if path.exists():
     manifest = _read(path, manifest.config)
   else:
-    files.check_absent(output)
+    files.check_output(output)
     _write(manifest, path)
   for name, record in _run_stages(config, configs, output):
     print(f"{name}: {output / record.path}", flush=True)
