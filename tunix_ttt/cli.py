@@ -41,6 +41,8 @@ def run(main: Callable[[], None]) -> None:
     # An ordinary exit would wait for what JAX compiles in other threads.
     processes.leave(interrupted.exit_code)
   except Exception as error:
+    if fault := files.fault_of_disk(error):
+      _exit(2, f"error: {fault}")
     if not processes.joined():
       raise
     _exit(1, processes.explain(error))
@@ -318,7 +320,7 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
   if not flags.dry_run:
     return False
   if flags.output is not None and flags.resume is None:
-    files.check_absent(flags.output)
+    files.check_output(flags.output)
   # Here, because it needs Tunix.
   from tunix_ttt.train import dry_run
   from tunix_ttt.train import setup

@@ -8,7 +8,6 @@ from flax import nnx
 import jax
 from jax.sharding import Mesh
 import numpy as np
-import orbax.checkpoint as ocp
 from tunix.rl import rl_cluster as rl_cluster_lib
 from tunix.rl.rollout import base_rollout
 from tunix.sft import checkpoint_manager
@@ -21,6 +20,7 @@ from tunix_ttt.models import meshes
 from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import run_checkpoints
 
 _ROLES = rl_cluster_lib.Role
 
@@ -144,8 +144,5 @@ def checkpoints_of(
 ) -> checkpoint_manager.CheckpointManager:
   """Returns Tunix's checkpoint manager for a directory."""
   return checkpoint_manager.CheckpointManager(
-    str(directory),
-    ocp.CheckpointManagerOptions(
-      max_to_keep=config.max_to_keep, enable_async_checkpointing=False
-    ),
+    str(directory), run_checkpoints.options(config)
   )

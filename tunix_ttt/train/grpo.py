@@ -28,6 +28,7 @@ from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import memory
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import scorers
 from tunix_ttt.train import setup
 from tunix_ttt.train import sft
@@ -192,11 +193,10 @@ class _Run:
     engine = self.cluster.rollout
     assert isinstance(engine, games_lib.GameRollout)
     self.engine = engine
-    runs.rewind_rollouts(run, self.first_step)
     self.recorder = game_recorder.GameRecorder(
       run,
       config,
-      runs.rewind_metrics(run, self.first_step),
+      run_checkpoints.rewind(run, self.first_step),
       prepared.model.tokenizer.decode,
     )
     self._rate = optimizers.learning_rate(optimizers.in_updates(config))
