@@ -38,7 +38,8 @@ def games_of(moves, script, agent=rules.X, turns=5):
     actions.append(moves[n] if on else -1)
     if on:
       state = env.step(state, moves[n])
-  ending = int(state.outcome) or Ending.LENGTH
+  cut = Ending.UNFINISHED if turns == 1 else Ending.LENGTH
+  ending = int(state.outcome) or cut
   mask = np.zeros((1, turns, 4), bool)
   mask[0, :, 0] = played
   fields: dict[str, Any] = {
@@ -82,6 +83,7 @@ def test_unreadable_and_cut_games():
     ended = replaced(games, ending=np.array([ending]))
     assert rewards.outcome(ended, config)[0, 0] == pytest.approx(worth)
   single = games_of([0], [3], turns=1)
+  assert single.ending == Ending.UNFINISHED
   assert rewards.outcome(single, config).tolist() == [[0.0]]
 
 

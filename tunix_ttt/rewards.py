@@ -240,9 +240,6 @@ def components(
 def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
   """What each game is worth, at its last turn: float32 [B, T]."""
   endings, played = np.asarray(games.ending), np.asarray(games.turn_mask)
-  num_turns = played.sum(axis=1)
-  last = np.maximum(num_turns - 1, 0)
-  rows = np.arange(len(endings))
   values = {
     Ending.WIN: config.win,
     Ending.DRAW: config.draw,
@@ -250,6 +247,7 @@ def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
     Ending.ILLEGAL: config.illegal,
     Ending.PARSE_ERROR: config.parse_error,
     Ending.LENGTH: config.length,
+    Ending.UNFINISHED: config.unfinished,
   }
   worth = np.zeros(len(endings), np.float32)
   for ending, value in values.items():
@@ -257,11 +255,6 @@ def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
   value = solver.solve().value[np.asarray(games.boards)]
   had_won = ((value == solver.WIN) & played).any(axis=1)
   worth[(endings == Ending.DRAW) & ~had_won] = config.forced_draw
-  # One turn alone, and a move that did not end the game.
-  is_single = played.shape[1] == 1
-  moved = np.asarray(games.moves)[rows, last] >= 0
-  unfinished = (endings == Ending.LENGTH) & moved & is_single
-  worth[unfinished] = config.unfinished
   return at_last_turn(games, worth)
 
 

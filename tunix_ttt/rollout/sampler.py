@@ -40,7 +40,7 @@ class RolloutConfig:
     context: what a turn is shown: `full` the whole conversation, `truncated`
       the same with past thoughts replaced, `board` the present board alone.
     max_turns: turns of the model in a game; more than five make sense where
-      unreadable answers are answered.
+      unreadable answers are answered. At 1 the model is asked for single moves.
     max_new_tokens: tokens of a turn's answer.
     max_game_tokens: tokens of a conversation, chunks and answers; None for no
       limit of its own.
@@ -223,12 +223,14 @@ class Sampler:
         play, self._empty(batch_size), keys, games, self._config.max_turns
       )
     moves = records.pop("moves")
+    # What it means that the turns ran out.
+    ending = jnp.full(batch_size, Ending.LENGTH, jnp.int8)
+    if self._config.max_turns == 1:
+      has_moved = games.last_answer != _UNREADABLE
+      ending = jnp.where(has_moved, jnp.int8(Ending.UNFINISHED), ending)
     return trajectory_lib.Trajectory(
       agent=states.agent,
-      # With retries the turns can run out.
-      ending=jnp.where(
-        games.ending == Ending.ONGOING, jnp.int8(Ending.LENGTH), games.ending
-      ),
+      ending=jnp.where(games.ending == Ending.ONGOING, ending, games.ending),
       board=games.state.board,
       moves=jnp.where(records["turn_mask"], moves, jnp.int8(-1)),
       **records,
