@@ -101,6 +101,8 @@ def test_a_run_leaves_what_it_should(run):
     )
     assert sum(v for k, v in row.items() if k in trajectory.RATES) == 1
     assert row["entropy"] > 0 and row["grad_norm"] > 0
+    # Little of what the model would say can be read.
+    assert 0 < row["sampled_mass"] < 0.5
   games = [
     json.loads(line) for line in (run / runs.ROLLOUTS).read_text().splitlines()
   ]

@@ -18,10 +18,14 @@ class RolloutConfig:
 
   Attributes:
     temperature: above 0.
-    top_k: draw from this many most likely tokens; None for all.
-      Log-probabilities are those before anything is cut off.
-    top_p: nucleus.
-    constrained: only tokens that can complete an answer are drawn.
+    top_k: draw from this many most likely tokens; None for all. This, `top_p`
+      and `constrained` bias training: log-probabilities are those before the
+      cut, so importance ratios are those of a distribution that tokens were not
+      drawn from. The metric `sampled_mass` says how much probability the cut
+      keeps; at 1 there is no bias.
+    top_p: nucleus; see `top_k` for its bias.
+    constrained: only tokens that can complete an answer are drawn; see `top_k`
+      for its bias. The model is never told that it made others likely.
     max_staleness: how many updates the weights that games are played with may
       be behind those that are trained on them. At 0 each batch of games waits
       for the update before it; at 1 the sampler of the layout `split` is one

@@ -111,6 +111,7 @@ class _Answers:
     actions: int32 [B, A].
     action_mask: bool [B, A].
     log_probs: float32 [B, A].
+    sampled_mass: float32 [B, A], see `Trajectory`.
     cut: bool [B], rows that ran into a limit.
   """
 
@@ -120,6 +121,7 @@ class _Answers:
   actions: jax.Array
   action_mask: jax.Array
   log_probs: jax.Array
+  sampled_mass: jax.Array | None
   cut: jax.Array
 
 
@@ -287,6 +289,7 @@ class Sampler:
       "actions": answers.actions,
       "action_mask": answers.action_mask,
       "log_probs": answers.log_probs,
+      "sampled_mass": answers.sampled_mass,
     }
     return memory, games_after, record
 
@@ -391,6 +394,9 @@ class Sampler:
       actions=jnp.zeros((batch_size, width), jnp.int32),
       action_mask=jnp.zeros((batch_size, width), bool),
       log_probs=jnp.zeros((batch_size, width), jnp.float32),
+      sampled_mass=jnp.zeros((batch_size, width), jnp.float32)
+      if self._config.sampling.is_cut
+      else None,
       cut=jnp.zeros(batch_size, bool),
     )
 
@@ -423,7 +429,7 @@ class Sampler:
       fits = tables.tokens_left[after] < config.max_new_tokens - count
       allowed = (after != grammar_lib.DEAD) & fits
     token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
-    tokens, log_probs = sampling_lib.sample(
+    tokens, log_probs, mass = sampling_lib.sample(
       token_keys, logits, config.sampling, allowed
     )
     state = jnp.where(
@@ -434,9 +440,10 @@ class Sampler:
     if config.max_game_tokens is not None:
       cut |= memory.positions + 1 >= config.max_game_tokens
 
-    def put(column: jax.Array, rows: jax.Array) -> jax.Array:
+    def put(column: Any, rows: jax.Array) -> jax.Array:
       return rows.at[:, count].set(jnp.where(on, column, rows[:, count]))
 
+    masses = answers.sampled_mass
     answers = _Answers(
       count=count + 1,
       generating=on & ~done & ~cut,
@@ -444,6 +451,7 @@ class Sampler:
       actions=put(tokens, answers.actions),
       action_mask=put(on, answers.action_mask),
       log_probs=put(log_probs, answers.log_probs),
+      sampled_mass=None if masses is None else put(mass, masses),
       cut=answers.cut | (on & ~done & cut),
     )
     memory = dataclasses.replace(

@@ -55,6 +55,9 @@ class Trajectory:
     action_mask: bool [B, T, A], which of them exist.
     log_probs: float32 [B, T, A], their log-probabilities (see
       `sampling.sample`), 0 where there is none.
+    sampled_mass: float32 [B, T, A], the total probability of the tokens that
+      could be drawn in place of each, 0 where there is none; None where all
+      tokens could.
   """
 
   agent: jax.Array
@@ -68,6 +71,7 @@ class Trajectory:
   actions: jax.Array
   action_mask: jax.Array
   log_probs: jax.Array
+  sampled_mass: jax.Array | None = None
 
 
 def made_up(num_turns: int, max_new_tokens: int) -> Trajectory:

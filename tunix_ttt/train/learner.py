@@ -421,6 +421,10 @@ def _summary(
   played = np.asarray(games.turn_mask)
   tokens = np.asarray(games.action_mask).sum(axis=2)
   is_optimal = rewards_lib.regret(games) == 0
+  cut = {}
+  if games.sampled_mass is not None:
+    mass = np.asarray(games.sampled_mass)[np.asarray(games.action_mask)]
+    cut["sampled_mass"] = float(mass.mean())
   return {
     "reward": float(total.sum(axis=1).mean()),
     "reward_std": float(total.sum(axis=1).std()),
@@ -436,4 +440,5 @@ def _summary(
     "turns": float(played.sum(axis=1).mean()),
     "tokens_per_turn": float(tokens[played].mean()),
     "tokens": float(tokens.sum()),
+    **cut,
   }
