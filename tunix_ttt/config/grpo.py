@@ -205,9 +205,18 @@ class AlgorithmConfig:
       gives it the advantage of what was earned from its turn on.
     discount: of what is earned a turn later, at the level of turns; 0 counts
       what the turn itself earned.
-    loss_agg_mode: how the losses of tokens are averaged.
-    beta: weight of the KL divergence to the model that training started from;
-      0 for none.
+    loss_agg_mode: how the losses of tokens are averaged: `token-mean` over all
+      tokens of the batch; `sequence-mean-token-mean` within each sequence, then
+      over sequences; `sequence-mean-token-scale` as that, divided by the most
+      tokens that a sequence can have in place of its own number;
+      `seq-mean-token-sum` and `sequence-mean-token-sum-norm` sum within each
+      sequence and average over sequences. A sequence is a whole game where
+      `play.context` is `full`, and a single turn in `truncated` and `board`,
+      also for `gspo-token`. Sequences without a trained token do not count.
+    beta: weight of the KL divergence to the reference; 0 for none.
+    reference: `start`, the model that training starts from, with the adapters
+      that it has then, or `base`, the model without adapters. They are the same
+      where adapters are new or the whole model is trained.
     kl_loss_mode: its estimator.
     epsilon: clips the ratio from below at 1 - epsilon.
     epsilon_high: from above at 1 + epsilon_high; None for epsilon. DAPO (Yu et
@@ -235,6 +244,7 @@ class AlgorithmConfig:
     "sequence-mean-token-sum-norm",
   ] = "token-mean"
   beta: fields.NonNegative = 0.0
+  reference: Literal["start", "base"] = "start"
   kl_loss_mode: Literal["kl", "mse_kl", "low_var_kl"] = "low_var_kl"
   epsilon: fields.AboveZero = 0.2
   epsilon_high: fields.AboveZero | None = None
@@ -274,6 +284,16 @@ class GRPOConfig(sections.SFTConfig):
   grpo: AlgorithmConfig = AlgorithmConfig()
   exhaustive_eval: fields.Flag = True
   rollouts_per_log: fields.Count = 2
+
+  @property
+  def max_sequence_tokens(self) -> int:
+    """The most tokens that the model samples in a sequence of the trainer."""
+    play = self.play
+    if play.context != "full":
+      return play.max_new_tokens
+    turns = 1 if self.episodes.are_single_moves else play.max_turns
+    most = turns * play.max_new_tokens
+    return min(most, play.max_game_tokens or most)
 
   @pydantic.model_validator(mode="after")
   def _check_groups(self) -> Self:

@@ -39,11 +39,20 @@ _LOSS_METRICS = {
 
 @dataclasses.dataclass(kw_only=True)
 class AlgorithmConfig(grpo_learner.GRPOConfig):
-  """Tunix's `GRPOConfig` with the fields that its loss looks for besides."""
+  """Tunix's `GRPOConfig` with the fields that losses look for besides.
+
+  Attributes:
+    policy_loss_fn: see Tunix's.
+    epsilon_high: see `config.AlgorithmConfig`.
+    epsilon_c: see `config.AlgorithmConfig`.
+    max_sequence_tokens: the most tokens that are sampled in a sequence, by
+      which `sequence-mean-token-scale` divides.
+  """
 
   policy_loss_fn: str = policy_loss.NAME
   epsilon_high: float = 0.2
   epsilon_c: float | None = None
+  max_sequence_tokens: int
 
 
 class RecordingTrainer(steps.LeanSteps, rl_trainer.Trainer):
@@ -117,8 +126,8 @@ class GameLearner(grpo_learner.GRPOLearner):
     Args:
       cluster: with the model as its actor.
       config: the settings.
-      reference: the model that training started from, for the KL divergence;
-        None without.
+      reference: Scores games by the reference of the KL divergence; None
+        without one.
       given: rewards that were given in Python.
     """
     algorithm = config.grpo
@@ -136,6 +145,7 @@ class GameLearner(grpo_learner.GRPOLearner):
         epsilon=algorithm.epsilon,
         epsilon_high=algorithm.epsilon if high is None else high,
         epsilon_c=algorithm.epsilon_c,
+        max_sequence_tokens=config.max_sequence_tokens,
       ),
       reward_fns=[_rewards_of_texts],
     )
@@ -313,6 +323,8 @@ class GameLearner(grpo_learner.GRPOLearner):
         old, sampled, rows["trained"], threshold
       )
       weights = weights[..., 1:]
+    parts = self._config.training.gradient_accumulation_steps
+    mode = self._config.grpo.loss_agg_mode
     # Its fields are its parent's too, which type checkers do not see.
     make: Any = policy_loss.GameExample
     example = make(
@@ -325,11 +337,8 @@ class GameLearner(grpo_learner.GRPOLearner):
       old_per_token_logps=old[..., 1:],
       sampler_is_weights=weights,
       mask=rows["mask"],
-      weight=micro_batch_weights(
-        rows["trained"],
-        self._config.training.gradient_accumulation_steps,
-        self._config.grpo.loss_agg_mode,
-      ),
+      weight=micro_batch_weights(rows["trained"], parts, mode),
+      token_weight=micro_batch_weights(rows["trained"], parts, "token-mean"),
     )
     return example, metrics
 
@@ -345,7 +354,9 @@ class GameLearner(grpo_learner.GRPOLearner):
     }
     # The model before its first update agrees with the sampler; how closely
     # says whether both compute the same.
-    means["log_ratio"] = float(results[0]["log_ratio"])
+    parts = self._config.training.gradient_accumulation_steps
+    first = [result["log_ratio"] for result in results[:parts]]
+    means["log_ratio"] = float(np.mean(first))
     seconds = time.perf_counter() - started - metrics["seconds_sampling"]
     metrics = {**means, **metrics, "seconds_training": seconds}
     self.rl_cluster.sync_weights()
