@@ -203,6 +203,12 @@ class AlgorithmConfig:
       et al., 2024).
     advantage_level: `episode` gives every token its game's advantage; `turn`
       gives it the advantage of what was earned from its turn on.
+    turn_baseline: which turns a turn is compared with, at the level of turns:
+      those of its group with the same number on the same `board`, and where
+      there is no other, on any; or with the same number on any board, `turn`. A
+      turn that is the only one of its number in the group is compared with
+      those of the batch. `turn` suits rewards that are fair between boards, as
+      regret is: a mistake that every game makes on a board counts, too.
     discount: of what is earned a turn later, at the level of turns; 0 counts
       what the turn itself earned.
     loss_agg_mode: how the losses of tokens are averaged: `token-mean` over all
@@ -235,6 +241,7 @@ class AlgorithmConfig:
   loss_algo: Literal["grpo", "gspo-token"] = "grpo"
   advantage_estimator: Literal["grpo", "drgrpo", "rloo"] = "grpo"
   advantage_level: Literal["episode", "turn"] = "episode"
+  turn_baseline: Literal["board", "turn"] = "board"
   discount: fields.Fraction = 1.0
   loss_agg_mode: Literal[
     "token-mean",

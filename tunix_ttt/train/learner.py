@@ -239,7 +239,7 @@ class GameLearner(grpo_learner.GRPOLearner):
       games, config.rewards, config.play.max_new_tokens, self._given
     )
     total = sum(parts.values(), np.zeros(games.turn_mask.shape, np.float32))
-    advantages, counts = self._advantages(total, games.turn_mask)
+    advantages, counts = self._advantages(total, games.turn_mask, games.boards)
     groups = counts.any(axis=1).reshape(-1, config.grpo.num_generations)
     example, corrections = self._example(batch, advantages, counts)
     self._played = (
@@ -254,15 +254,17 @@ class GameLearner(grpo_learner.GRPOLearner):
     return example
 
   def _advantages(
-    self, rewards: np.ndarray, played: np.ndarray
+    self, rewards: np.ndarray, played: np.ndarray, boards: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns what each turn is weighted with and whether it is trained.
 
-    Turns are left out of the loss where a group earned all the same.
+    Turns are left out of the loss where all that they are compared with earned
+    the same.
 
     Args:
       rewards: float32 [B, T].
       played: bool [B, T].
+      boards: int32 [B, T].
 
     Returns:
       float32 [B, T] and bool [B, T].
@@ -271,15 +273,15 @@ class GameLearner(grpo_learner.GRPOLearner):
     size, estimator = config.num_generations, config.advantage_estimator
     if config.advantage_level == "turn":
       worth = rewards_lib.returns(rewards, config.discount)
-      found = rewards_lib.turn_advantages(worth, played, size, estimator)
-      counts = rewards_lib.with_signal(worth, played, size) & played
+      found, counts = rewards_lib.turn_advantages(
+        worth, played, boards, size, estimator, config.turn_baseline
+      )
     else:
       worth = rewards.sum(axis=1, keepdims=True)
       estimate = function_registry.get_advantage_estimator(estimator)
       games = np.asarray(estimate(worth[:, 0], size))[:, None]
       found = np.where(played, games, 0).astype(np.float32)
-      differs = rewards_lib.with_signal(worth, np.ones_like(worth, bool), size)
-      counts = differs & played
+      counts = rewards_lib.with_signal(worth, size) & played
     return np.maximum(found, 0) if config.positive_only else found, counts
 
   def _example(
