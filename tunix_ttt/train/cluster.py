@@ -28,8 +28,7 @@ _ROLES = rl_cluster_lib.Role
 class GameCluster(rl_cluster_lib.RLCluster):
   """An `RLCluster` that keeps no second copy of the model.
 
-  There is no reference model: the KL divergence is to the actor without its
-  adapters.
+  There is no reference model; see `scorers.of_reference`.
   """
 
   def _init_cluster(self) -> None:

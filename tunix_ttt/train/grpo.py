@@ -35,6 +35,13 @@ from tunix_ttt.train import sft
 from tunix_ttt.train import tracking
 
 _PREFIX = "grpo"
+# The reference of the KL divergence, told where the two are not the same model.
+_REFERENCES = {
+  "start": "note: the KL divergence is to the model with the adapters that it"
+  " starts with; grpo.reference=base takes the model without adapters",
+  "base": "note: the KL divergence is to the model without adapters;"
+  " grpo.reference=start takes the adapters that it starts with",
+}
 
 # (parameters) -> metrics by name, `score` among them.
 Evaluate = Callable[[Any], dict[str, float]]
@@ -182,10 +189,12 @@ class _Run:
     )
     self._reference: scorers.Scorer | None = None
     if config.grpo.beta:
-      # Before a checkpoint is restored into the model.
+      # Taken before a checkpoint is restored into the model.
       self._reference = scorers.of_reference(
         prepared.model, self.module, config
       )
+      if scorers.starts_from_adapters(prepared.model):
+        progress.say(_REFERENCES[config.grpo.reference])
     self.manager = cluster_lib.checkpoints_of(
       (run / runs.CHECKPOINTS).absolute(), config.checkpoint
     )
