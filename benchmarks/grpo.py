@@ -40,7 +40,7 @@ class RandomRewards(learner_lib.GameLearner):
   """Weights games by chance: the model's answers are noise."""
 
   def _advantages(
-    self, rewards: np.ndarray, played: np.ndarray
+    self, rewards: np.ndarray, played: np.ndarray, boards: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     draws = np.random.default_rng(self.step).normal(size=rewards.shape)
     return draws.astype(np.float32), played

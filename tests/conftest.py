@@ -55,7 +55,7 @@ def put(cache: lru_cache.LRUCache, key: str, value: bytes) -> None:
   temporary.replace(path)
 
 
-lru_cache.LRUCache.put = put
+pytest.MonkeyPatch().setattr(lru_cache.LRUCache, "put", put)
 
 # A slow test run draws more examples: HYPOTHESIS_PROFILE=slow.
 hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)

@@ -83,6 +83,7 @@ def test_the_probability_of_all_that_can_be_drawn(settings, mass):
   if mass is None:
     assert found is None
   else:
+    assert found is not None
     np.testing.assert_allclose(found, np.full(4000, mass), rtol=1e-5)
 
 

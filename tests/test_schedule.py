@@ -26,7 +26,9 @@ class TablePolicy:
   def grow_cache(self, cache, num_slots):
     return self.init_cache(len(cache), num_slots)
 
-  def __call__(self, params, tokens, positions, cache, end, mask, read):
+  def __call__(
+    self, params, tokens, positions, cache, end, attention_mask, read
+  ):
     last = jnp.take_along_axis(tokens, read[:, None], axis=1)[:, 0]
     return params[last], cache
 

@@ -325,7 +325,7 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
   from tunix_ttt.train import dry_run
   from tunix_ttt.train import setup
 
-  if flags.resume is not None:
+  if flags.resume is not None and flags.output is not None:
     run = runs.RunManifest.read(flags.output)
     config = setup.relocate(config, run, flags.output)
   print(dry_run.describe(config))

@@ -321,13 +321,13 @@ class _Moments(NamedTuple):
   """Statistics of sets of turns.
 
   Attributes:
-    count: Numbers of turns.
+    num_turns: Numbers of turns.
     mean: Means of their values.
     std: Standard deviations, with Bessel's correction.
     spread: Differences between the highest and the lowest value.
   """
 
-  count: np.ndarray
+  num_turns: np.ndarray
   mean: np.ndarray
   std: np.ndarray
   spread: np.ndarray
@@ -406,7 +406,7 @@ def turn_advantages(
   turns = np.arange(worth.shape[1])
   batch = (leaf[is_o, turns].reshape(shape) for leaf in by_mark)
   count, mean, std, spread = (
-    np.where(group.count > 1, ours, theirs)
+    np.where(group.num_turns > 1, ours, theirs)
     for ours, theirs in zip(group, batch, strict=True)
   )
 
