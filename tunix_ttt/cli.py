@@ -402,10 +402,10 @@ def count(text: str) -> int:
 
 def seed(text: str) -> int:
   """Parses a random seed, for argparse."""
-  value = int(text)
+  value = _whole(text)
   if not 0 <= value <= streams.MAX_SEED:
     raise argparse.ArgumentTypeError(
-      f"must be from 0 to {streams.MAX_SEED}, found {value}"
+      f"must be from 0 to {streams.MAX_SEED}, found {errors.quote(value)}"
     )
   return value
 
