@@ -2,7 +2,8 @@
 
 Both sample 64 completions of 16 tokens, in groups of 8, with a Qwen2 of random
 weights in float32, reward them by chance and take one optimizer step. TRL runs
-in an environment of its own, which is made on first use.
+in an environment of its own, which is made on first use; `--no-peer` leaves it
+out.
 """
 
 import argparse
@@ -39,7 +40,7 @@ class RandomRewards(learner_lib.GameLearner):
   """Weights games by chance: the model's answers are noise."""
 
   def _advantages(
-    self, rewards: np.ndarray, played: np.ndarray
+    self, rewards: np.ndarray, played: np.ndarray, boards: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     draws = np.random.default_rng(self.step).normal(size=rewards.shape)
     return draws.astype(np.float32), played
@@ -94,9 +95,13 @@ def main() -> None:
   parser.add_argument(
     "--peer", type=pathlib.Path, default=pathlib.Path("artifacts/trl")
   )
+  parser.add_argument(
+    "--no-peer", action="store_true", help="measure this library alone"
+  )
   parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
   flags = parser.parse_args()
-  python = environment(flags.peer)
+  cli.require_tunix()
+  python = None if flags.no_peer else environment(flags.peer)
   steps = flags.steps + WARMUP
   config = config_lib.from_dict(
     config_lib.GRPOConfig,
@@ -113,34 +118,37 @@ def main() -> None:
   model = sft.base_model(config)
   params = nnx.state(model.module)
   found = ours(config, model)
-  shapes = dataclasses.asdict(model.spec) | {
-    "batch_size": BATCH,
-    "num_generations": GROUP,
-    "completion": COMPLETION,
-    "steps": steps,
-  }
-  theirs = peer(python, shapes)
 
   def median(values: list[float]) -> float:
     return round(statistics.median(values[WARMUP:]), 4)
 
-  mine, other = median(found["seconds"]), median(theirs["seconds"])
   results = {
     **cli.machine(),
-    "trl": theirs["trl"],
-    "torch": theirs["torch"],
-    "torch_threads": theirs["threads"],
     "steps": flags.steps,
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
     "completion_tokens": round(median(found["tokens"]) / BATCH, 2),
     "first_step_seconds": round(found["seconds"][0], 2),
-    "peer_first_step_seconds": round(theirs["seconds"][0], 2),
-    "seconds_per_step": mine,
+    "seconds_per_step": median(found["seconds"]),
     "seconds_sampling": median(found["seconds_sampling"]),
     "seconds_training": median(found["seconds_training"]),
-    "peer_seconds_per_step": other,
-    "ratio": round(other / mine, 2),
   }
+  if python is not None:
+    shapes = dataclasses.asdict(model.spec) | {
+      "batch_size": BATCH,
+      "num_generations": GROUP,
+      "completion": COMPLETION,
+      "steps": steps,
+    }
+    theirs = peer(python, shapes)
+    other = median(theirs["seconds"])
+    results |= {
+      "trl": theirs["trl"],
+      "torch": theirs["torch"],
+      "torch_threads": theirs["threads"],
+      "peer_first_step_seconds": round(theirs["seconds"][0], 2),
+      "peer_seconds_per_step": other,
+      "ratio": round(other / results["seconds_per_step"], 2),
+    }
   for name, value in results.items():
     print(f"{name:24} {value}")
   cli.write_results(flags.output, results)

@@ -44,10 +44,6 @@ DATA = {
 }
 
 
-# For DPO, of the solver's.
-NUM_PAIRS = 2000
-
-
 class Steps:
   """A run's first optimizer steps, again and again."""
 
@@ -127,7 +123,7 @@ def measure(
 
 
 def plans(
-  path: pathlib.Path, settings: list[str]
+  path: pathlib.Path, settings: list[str], num_pairs: int
 ) -> Iterator[tuple[str, sft.Plan | dpo.Plan]]:
   """Yields what is trained on: games of each kind, then pairs."""
   for name, changes in DATA.items():
@@ -135,7 +131,7 @@ def plans(
     yield name, sft.plan(config)
   with tempfile.TemporaryDirectory() as directory:
     pairs = pathlib.Path(directory) / "pairs.jsonl"
-    generate.write(pairs, "dpo", generate.Pairs(), NUM_PAIRS, 0)
+    generate.write(pairs, "dpo", generate.Pairs(), num_pairs, 0)
     changes = [*settings, f"data.path={pairs}", "training.batch_size=32"]
     config = config_lib.load(config_lib.DPOConfig, path, changes)
     yield "pairs", dpo.plan(config)
@@ -153,10 +149,14 @@ def main() -> None:
     "--steps", type=cli.positive, default=20, help="of one measurement"
   )
   parser.add_argument("--repeats", type=cli.positive, default=7)
+  parser.add_argument(
+    "--pairs", type=cli.positive, default=2000, help="of the solver's, for DPO"
+  )
   parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
   flags = parser.parse_args()
+  cli.require_tunix()
   rows = []
-  for name, plan in plans(flags.config, flags.set):
+  for name, plan in plans(flags.config, flags.set, flags.pairs):
     row = measure(name, plan, flags.steps, flags.repeats)
     rows.append(row)
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)

@@ -166,7 +166,6 @@ def main() -> None:
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   cli.add_model(parser)
-  cli.add_config(parser)
   parser.add_argument("--contexts", nargs="+", default=["board"])
   parser.add_argument(
     "--batch-sizes", type=cli.positive, nargs="+", default=[16, 64, 256]
@@ -174,10 +173,11 @@ def main() -> None:
   parser.add_argument("--repeats", type=cli.positive, default=5)
   parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
   flags = parser.parse_args()
+  cli.require_tunix()
   rows = []
   for context in flags.contexts:
     settings = [*flags.set, f"play.context={context}"]
-    config = config_lib.load(config_lib.SFTConfig, flags.config, settings)
+    config = cli.config_of_model(flags, settings)
     model = models.load(flags.model, config)
     for batch_size in flags.batch_sizes:
       row = measure(model, config, batch_size, flags.repeats)

@@ -328,6 +328,11 @@ def main() -> None:
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument("--axes", nargs="+", choices=AXES, default=[*AXES])
+  parser.add_argument(
+    "--points",
+    type=cli.positive,
+    help="measure only this many points of each axis, the smallest",
+  )
   parser.add_argument("--repeats", type=cli.positive, default=9)
   parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B")
   parser.add_argument("--num-layers", type=cli.positive, default=4)
@@ -345,7 +350,7 @@ def main() -> None:
   )
   tokenizer = sft.tokenizer_maker(settings(Point()))()
   points = {
-    axis: [Point(**{axis: value}) for value in AXES[axis]]
+    axis: [Point(**{axis: value}) for value in AXES[axis][: flags.points]]
     for axis in flags.axes
   }
   work = {

@@ -21,10 +21,16 @@ from tunix_ttt.train import sft
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
-def run(seed: int, output: pathlib.Path) -> dict[str, Any]:
-  """Trains with one seed; returns the evaluations, first to last."""
+def run(seed: int, output: pathlib.Path, settings: list[str]) -> dict[str, Any]:
+  """Trains with one seed; returns the evaluations, first to last.
+
+  Args:
+    seed: Random seed of both runs.
+    output: Directory for the runs.
+    settings: Assignments that replace settings of both configs.
+  """
   cold, improved = output / f"cold-{seed}", output / f"grpo-{seed}"
-  changes = [f"seed={seed}"]
+  changes = [*settings, f"seed={seed}"]
   path = CONFIGS / "sft_cold_start.yaml"
   sft.train(config_lib.load(config_lib.SFTConfig, path, changes), cold)
   changes.append(f"model.name={cold / runs.FINAL_CHECKPOINT}")
@@ -64,12 +70,19 @@ def main() -> None:
   parser.add_argument(
     "--runs", type=pathlib.Path, required=True, help="directory for the runs"
   )
+  parser.add_argument(
+    "--set",
+    nargs="+",
+    default=[],
+    metavar="KEY=VALUE",
+    help="replace settings of both configs, as in --set training.max_steps=50",
+  )
   parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
   flags = parser.parse_args()
   cli.require_tunix()
   results = []
   for seed in flags.seeds:
-    results.append(run(seed, flags.runs))
+    results.append(run(seed, flags.runs, flags.set))
     for row in results[-1]["evaluations"]:
       lost = {mark: row[f"{mark}/lines_lost"] for mark in "XO"}
       print(f"seed {seed}  step {row['step']:4}  lines lost {lost}", flush=True)

@@ -6,22 +6,19 @@ step, generation included, as JSON.
 
 # pyright: reportMissingImports=false
 
+import argparse
 import itertools
 import json
 import random
-import sys
 import tempfile
 import time
-
-import datasets
-import tokenizers
-import torch
-import transformers
-import trl
+from typing import Any
 
 
-def make_model(shapes: dict) -> transformers.PreTrainedModel:
+def make_model(shapes: dict) -> Any:
   """Returns a Qwen2 with random weights in float32."""
+  import transformers
+
   config = transformers.Qwen2Config(
     vocab_size=shapes["vocab_size"],
     hidden_size=shapes["embed_dim"],
@@ -34,11 +31,14 @@ def make_model(shapes: dict) -> transformers.PreTrainedModel:
     bos_token_id=2,
     eos_token_id=3,
   )
-  return transformers.Qwen2ForCausalLM(config).to(torch.float32)
+  return transformers.Qwen2ForCausalLM(config).float()
 
 
-def make_tokenizer(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
+def make_tokenizer(vocab_size: int) -> Any:
   """Returns a tokenizer of words, so that prompts have a length."""
+  import tokenizers
+  import transformers
+
   words = ["<pad>", "<unk>", "<bos>", "<eos>"]
   words += [f"w{n}" for n in range(len(words), vocab_size)]
   model = tokenizers.models.WordLevel(
@@ -55,29 +55,26 @@ def make_tokenizer(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
   )
 
 
-class Times(transformers.TrainerCallback):
-  """Notes when each step ended."""
+def train(shapes: dict) -> dict[str, Any]:
+  """Trains for the steps of the shapes; returns what each step took."""
+  import datasets
+  import torch
+  import transformers
+  import trl
 
-  def __init__(self):
-    """Begins at the construction."""
-    self.ended = [time.perf_counter()]
+  ended = [time.perf_counter()]
 
-  def on_step_end(self, *arguments, **settings):
-    """Called by the trainer."""
-    del arguments, settings
-    self.ended.append(time.perf_counter())
+  class Times(transformers.TrainerCallback):
+    def on_step_end(self, *arguments: Any, **settings: Any) -> None:
+      del arguments, settings
+      ended.append(time.perf_counter())
 
-
-def main() -> None:
-  """Trains for the number of steps that was asked for."""
-  shapes = json.loads(sys.argv[1])
   words = random.Random(0)
 
   def prompt() -> str:
     numbers = (words.randrange(4, shapes["vocab_size"]) for _ in range(24))
     return " ".join(f"w{n}" for n in numbers)
 
-  times = Times()
   with tempfile.TemporaryDirectory() as directory:
     trainer = trl.GRPOTrainer(
       model=make_model(shapes),
@@ -107,20 +104,23 @@ def main() -> None:
         {"prompt": [prompt() for _ in range(256)]}
       ),
       processing_class=make_tokenizer(shapes["vocab_size"]),
-      callbacks=[times],
+      callbacks=[Times()],
     )
     trainer.train()
-  ended = times.ended
-  print(
-    json.dumps(
-      {
-        "trl": trl.__version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "seconds": [b - a for a, b in itertools.pairwise(ended)],
-      }
-    )
-  )
+  return {
+    "trl": trl.__version__,
+    "torch": torch.__version__,
+    "threads": torch.get_num_threads(),
+    "seconds": [b - a for a, b in itertools.pairwise(ended)],
+  }
+
+
+def main() -> None:
+  """Trains and prints."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("shapes", type=json.loads, help="shapes as JSON")
+  # TRL is imported only now, so that --help needs none.
+  print(json.dumps(train(parser.parse_args().shapes)))
 
 
 if __name__ == "__main__":

@@ -25,15 +25,19 @@ def main() -> None:
   """Parses the flags and writes the pictures."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("page", type=pathlib.Path, help="a run's report.html")
-  page = parser.parse_args().page
+  parser.add_argument(
+    "--output", type=pathlib.Path, default=IMAGES, help="directory to write to"
+  )
+  flags = parser.parse_args()
+  page, output = flags.page, flags.output
   found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
   chromium = next(filter(None, found), None)
   if chromium is None or not page.exists():
     sys.exit(f"error: needs Chromium on the PATH, and the page {page}")
   # Chromium's sandbox is not for root.
-  flags = ["--no-sandbox"] if os.getuid() == 0 else []
+  sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
   with sync_api.sync_playwright() as started:
-    browser = started.chromium.launch(executable_path=chromium, args=flags)
+    browser = started.chromium.launch(executable_path=chromium, args=sandbox)
     for name, (width, height, scheme, mark, cells) in SHOTS.items():
       tab = browser.new_page(
         viewport={"width": width, "height": height},
@@ -45,8 +49,8 @@ def main() -> None:
         button = tab.locator(".board button").nth(cell)
         if button.is_enabled():
           button.click()
-      tab.screenshot(path=IMAGES / f"{name}.png")
-      print(IMAGES / f"{name}.png")
+      tab.screenshot(path=output / f"{name}.png")
+      print(output / f"{name}.png")
 
 
 if __name__ == "__main__":

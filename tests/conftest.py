@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -50,12 +51,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 def put(cache: lru_cache.LRUCache, key: str, value: bytes) -> None:
   """Writes a compiled program at once, for other workers read them, too."""
   path = pathlib.Path(cache.path) / f"{key}{lru_cache._CACHE_SUFFIX}"
-  temporary = path.with_name(f".{os.getpid()}")
+  temporary = path.with_name(f".{os.getpid()}.{threading.get_ident()}")
   temporary.write_bytes(value)
   temporary.replace(path)
 
 
-lru_cache.LRUCache.put = put
+pytest.MonkeyPatch().setattr(lru_cache.LRUCache, "put", put)
 
 hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
 hypothesis.settings.register_profile("slow", max_examples=200, deadline=None)

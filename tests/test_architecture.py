@@ -27,6 +27,7 @@ SHARED = {
   "capacity",
   "errors",
   "files",
+  "integrity",
   "yaml_source",
   "config",
   "runs",

@@ -49,6 +49,7 @@ def test_round_trip(base, saved):
   assert loaded.spec == base.spec
   assert loaded.tokenizer.digest == base.tokenizer.digest
   assert sorted(p.name for p in saved.iterdir()) == [
+    "digests.json",
     "model.json",
     "params",
     "tokenizer.model",

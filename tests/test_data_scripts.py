@@ -188,7 +188,7 @@ def test_nothing_is_written_over(run):
     (GENERATE, ["--kind", "games", "--count", 1, "--output", "o", "--config", "c"], "--config is not for --kind games"),
     (GENERATE, ["--kind", "rejection", "--count", 1, "--output", "o"], "--kind rejection needs --config"),
     (GENERATE, ["--kind", "rejection", "--config", "c", "--count", 1, "--output", "o", "--mistakes", 0.5], "--mistakes is not for"),
-    (GENERATE, ["--kind", "games", "--count", 1, "--output", "o", "--mistakes", 2], "must be from 0 to 1, found 2.0"),
+    (GENERATE, ["--kind", "games", "--count", 1, "--output", "o", "--mistakes", 2], "must be a number from 0 to 1, found '2'"),
     (GENERATE, ["--kind", "dpo", "--count", 1, "--output", "o", "--rejected", "bad"], "'bad' is not one of worse, illegal, format"),
     (BUILD, ["--name", "a", "--version", "b"], "give --from to build"),
     (BUILD, ["--name", "a", "--version", "b", "--from", "c", "--export", "d"], "--export and --format go together"),

@@ -106,6 +106,8 @@ def test_a_run_leaves_what_it_should(run):
     )
     assert sum(v for k, v in row.items() if k in trajectory.RATES) == 1
     assert row["entropy"] > 0 and row["grad_norm"] > 0
+    # Little of what the model would say can be read.
+    assert 0 < row["sampled_mass"] < 0.5
   games = [
     json.loads(line) for line in (run / runs.ROLLOUTS).read_text().splitlines()
   ]
@@ -176,6 +178,56 @@ def test_variants(name, tmp_path):
     assert abs(trained[0]["kl"]) < abs(trained[1]["kl"])
   if config.episodes.source == "positions":
     assert all(row["turns"] == 1 for row in trained)
+    assert all(row["unfinished_rate"] > 0 for row in trained)
+    assert all(row["truncated_rate"] == 0 for row in trained)
+
+
+@pytest.mark.slow
+def test_metrics_do_not_depend_on_accumulation(tmp_path):
+  config = changed(CONFIG, "training", max_steps=1)
+  config = changed(config, "grpo", beta=0.1, num_iterations=2)
+  whole, parts = (
+    rows(
+      train(
+        changed(config, "training", gradient_accumulation_steps=count),
+        tmp_path / str(count),
+      )
+    )[1]
+    for count in (1, 2)
+  )
+  # It is the mean over micro-batches of the norms of their own gradients.
+  del whole["grad_norm"], parts["grad_norm"]
+  # Both are rounding errors.
+  assert whole.pop("log_ratio") < 1e-5 and parts.pop("log_ratio") < 1e-5
+  assert parts == pytest.approx(whole, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", ["start", "base"])
+def test_the_reference_of_a_model_with_trained_adapters(
+  reference, tmp_path, capsys
+):
+  config = dataclasses.replace(CONFIG, lora=config_lib.LoraConfig(rank=4))
+  config = changed(config, "training", max_steps=2)
+  config = changed(config, "grpo", beta=0.05, reference=reference)
+  config = changed(config, "checkpoint", save_interval_steps=1)
+  first = train(config, tmp_path / "first")
+  assert "the KL divergence is to" not in capsys.readouterr().err
+  config = dataclasses.replace(
+    config,
+    model=config_lib.ModelConfig(name=str(first / runs.FINAL_CHECKPOINT)),
+  )
+  second = train(config, tmp_path / "second")
+  told = capsys.readouterr().err
+  kl = [row["kl"] for row in rows(second) if row["split"] == "train"]
+  if reference == "start":
+    assert kl[0] == pytest.approx(0, abs=1e-6) and kl[1] > 1e-6
+    assert "with the adapters that it starts with" in told
+  else:
+    assert kl[0] > 1e-6
+    assert "is to the model without adapters" in told
+  grpo.resume(config, in_training.Evaluator, second, 1)
+  assert [r["kl"] for r in rows(second) if r["split"] == "train"] == kl
 
 
 @pytest.mark.slow

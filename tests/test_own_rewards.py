@@ -113,6 +113,9 @@ def test_made_up_games_are_as_real_ones():
   real = test_rewards.games_of([4], [0])
   for field in dataclasses.fields(games):
     ours, theirs = getattr(games, field.name), getattr(real, field.name)
+    if ours is None or theirs is None:
+      assert ours is theirs
+      continue
     assert ours.shape == (2, *theirs.shape[1:])
   moved = rules.place(rules.EMPTY_BOARD, 4, rules.X)
   assert games.board.tolist() == [moved, rules.EMPTY_BOARD]

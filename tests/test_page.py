@@ -95,7 +95,7 @@ def test_the_change_table_has_lost_lines_before_and_after(
   changed = page.collect(games_before=games, games_after=better)
   title, x, o = page.change_table(changed).splitlines()
   assert title.split() == ["before", "after"]
-  for row, mark in ((x, "X"), (o, "O")):
+  for row, mark in zip((x, o), recorded.MARKS, strict=True):
     poor = players.exact(material.after, mark)
     good = players.exact(changed.after, mark)
     assert row.split()[:4] == ["lost", "lines", "as", mark]

@@ -157,3 +157,16 @@ def test_the_board_is_played_by_keyboard(opened):
   assert (
     tab.locator(".board button").nth(4).get_attribute("aria-label") == "B2: X"
   )
+
+
+def test_screenshots(run, address, tmp_path):
+  script = pathlib.Path(__file__).parents[1] / "docs/screenshots.py"
+  page_path = address.removeprefix("file://")
+  code, out, err = run(script, page_path, "--output", tmp_path)
+  assert code == 0, err
+  images = sorted(tmp_path.iterdir())
+  assert [image.name for image in images] == [
+    "report_desktop.png",
+    "report_phone.png",
+  ]
+  assert out.split() == [*map(str, images)]

@@ -1,6 +1,8 @@
 """The loss of games is Tunix's, whatever the masks and the micro-batches."""
 
 import dataclasses
+import operator
+import typing
 from typing import Any, cast
 
 from flax import nnx
@@ -12,12 +14,15 @@ from tunix.rl import algo_core
 from tunix.rl.grpo import grpo_learner
 
 from tests import conftest
+from tunix_ttt import config as config_lib
 from tunix_ttt.models import specs
 from tunix_ttt.models import token_log_probs
 from tunix_ttt.train import learner
 from tunix_ttt.train import policy_loss
 
 PAD, VOCAB = 0, 64
+# Of the rows; Tunix divides by that of completions in one of its modes.
+LENGTH = 15
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,9 @@ def table():
 
 
 def algorithm(temperature=0.9, **changes):
-  config: Any = learner.AlgorithmConfig(num_generations=2, **changes)
+  config: Any = learner.AlgorithmConfig(
+    num_generations=2, max_sequence_tokens=LENGTH - 1, **changes
+  )
   config.temperature = temperature
   return config
 
@@ -40,7 +47,7 @@ def gradient(loss):
   return nnx.jit(nnx.value_and_grad(loss, has_aux=True))
 
 
-def example(rng, num_games=4, rows=2, length=12, pads=False):
+def example(rng, num_games=4, rows=2, length=LENGTH, pads=False):
   lengths = rng.integers(6, length + 1, (num_games, rows, 1))
   mask = np.arange(length) < lengths
   tokens = rng.integers(1, VOCAB, mask.shape)
@@ -61,6 +68,7 @@ def example(rng, num_games=4, rows=2, length=12, pads=False):
     old_per_token_logps=log_probs[..., 1:],
     mask=mask,
     weight=np.ones(num_games, np.float32),
+    token_weight=np.ones(num_games, np.float32),
   )
 
 
@@ -175,26 +183,55 @@ def test_a_sampled_pad_token_is_a_token(model):
   assert value == pytest.approx(again, rel=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["token-mean", "sequence-mean-token-mean"])
-def test_micro_batches_average_to_the_batch(table, mode):
-  batch = example(np.random.default_rng(2))
-  config = algorithm(loss_agg_mode=mode)
-  value, grads = loss_of(table, batch, config)
-  full = np.concatenate(
+def widened(batch, more):
+  """Returns a batch with `more` columns of padding."""
+
+  def widen(leaf):
+    if leaf is None or leaf.ndim < 3 or leaf.shape[-1] == 1:
+      return leaf
+    return np.pad(leaf, ((0, 0), (0, 0), (0, more)))
+
+  return jax.tree.map(widen, batch)
+
+
+MODES = typing.get_args(
+  typing.get_type_hints(config_lib.AlgorithmConfig)["loss_agg_mode"]
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_neither_micro_batches_nor_padding_change_the_loss(table, mode):
+  batch = example(np.random.default_rng(2), num_games=6)
+  # A micro-batch of few tokens, and one of none.
+  batch.completion_mask[0] = False
+  batch.completion_mask[1, :, 3:] = False
+  config = algorithm(loss_agg_mode=mode, beta=0.1, epsilon_c=1.5)
+
+  @nnx.jit
+  def run(model, batch):
+    def loss(module):
+      return policy_loss.games_loss(module, batch, config, PAD, 1)
+
+    return nnx.value_and_grad(loss, has_aux=True)(model)
+
+  expected = run(table, batch)
+  trained = np.concatenate(
     [np.zeros_like(batch.prompt_mask), batch.completion_mask], axis=-1
   )
-  weights = learner.micro_batch_weights(full, 2, mode)
-  parts = [
-    loss_of(
-      table,
-      jax.tree.map(
-        lambda leaf, n=n: leaf[n : n + 2],
-        dataclasses.replace(batch, weight=weights),
-      ),
-      config,
+  for parts, more in ((2, 0), (6, 0), (1, 16), (3, 16)):
+    whole = dataclasses.replace(
+      widened(batch, more),
+      weight=learner.micro_batch_weights(trained, parts, mode),
+      token_weight=learner.micro_batch_weights(trained, parts, "token-mean"),
     )
-    for n in (0, 2)
-  ]
-  assert np.mean([part[0] for part in parts]) == pytest.approx(value, rel=1e-5)
-  for whole, a, b in zip(grads, parts[0][1], parts[1][1], strict=True):
-    np.testing.assert_allclose((a + b) / 2, whole, atol=2e-6)
+    size = 6 // parts
+    results = [
+      run(table, jax.tree.map(operator.itemgetter(slice(n, n + size)), whole))
+      for n in range(0, 6, size)
+    ]
+    found = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *results)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),
+      found,
+      expected,
+    )

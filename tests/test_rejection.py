@@ -60,6 +60,7 @@ def test_games_are_dropped_and_counted(model, every):
     "dropped illegal",
     "dropped parse error",
     "dropped cut",
+    "dropped unfinished",
   }
   assert counts["dropped illegal"] > 0
   kept, counted = every

@@ -38,7 +38,8 @@ def games_of(moves, script, agent=rules.X, turns=5):
     actions.append(moves[n] if on else -1)
     if on:
       state = env.step(state, moves[n])
-  ending = int(state.outcome) or Ending.LENGTH
+  cut = Ending.UNFINISHED if turns == 1 else Ending.LENGTH
+  ending = int(state.outcome) or cut
   mask = np.zeros((1, turns, 4), bool)
   mask[0, :, 0] = played
   fields: dict[str, Any] = {
@@ -82,7 +83,11 @@ def test_unreadable_and_cut_games():
     ended = replaced(games, ending=np.array([ending]))
     assert rewards.outcome(ended, config)[0, 0] == pytest.approx(worth)
   single = games_of([0], [3], turns=1)
+  assert single.ending == Ending.UNFINISHED
   assert rewards.outcome(single, config).tolist() == [[0.0]]
+  # An answer that cannot be read, retried until no turn is left.
+  cut = replaced(single, ending=np.array([Ending.LENGTH]))
+  assert rewards.outcome(cut, config)[0, 0] == pytest.approx(-0.1)
 
 
 def test_move_quality():
@@ -183,40 +188,94 @@ def test_returns_are_discounted_sums(discount):
     np.testing.assert_allclose(found[:, t], expected, rtol=1e-5)
 
 
+# Of X at its second turn, and of O at its first.
+FIRST, SECOND = (
+  rules.board_from_cells([1, 2, 0, 0, 0, 0, 0, 0, 0]),
+  rules.board_from_cells([1, 0, 2, 0, 0, 0, 0, 0, 0]),
+)
+OF_O = rules.board_from_cells([1, 0, 0, 0, 0, 0, 0, 0, 0])
+
+
+def estimate(worth, values, estimator):
+  """Returns an advantage by plain arithmetic."""
+  mean = sum(values) / len(values)
+  squares = sum((value - mean) ** 2 for value in values)
+  deviation = (squares / (len(values) - 1)) ** 0.5
+  return {
+    "grpo": (worth - mean) / (deviation + 1e-6),
+    "drgrpo": worth - mean,
+    "rloo": worth - (sum(values) - worth) / (len(values) - 1),
+  }[estimator]
+
+
 @pytest.mark.parametrize("estimator", ["grpo", "drgrpo", "rloo"])
-def test_advantages_of_turns(estimator):
+@pytest.mark.parametrize("baseline", ["board", "turn"])
+def test_advantages_of_turns_on_one_board(estimator, baseline):
   rng = np.random.default_rng(0)
-  group, turns = 4, 3
-  given = rng.normal(size=(2 * group, turns))
-  played = np.arange(turns) < rng.integers(1, turns + 1, (2 * group, 1))
-  given = given * played
-  worth = rewards.returns(given, 1.0)
-  found = rewards.turn_advantages(worth, played, group, estimator)
-  for n in range(2 * group):
-    members = range(n // group * group, n // group * group + group)
-    for t in range(turns):
-      ahead = {m: given[m, t:].sum() for m in members if played[m, t]}
-      if n not in ahead or len(ahead) < 2:
-        assert found[n, t] == 0
-        continue
-      values = np.array(list(ahead.values()))
-      others = [ahead[m] for m in ahead if m != n]
-      expected = {
-        "grpo": (ahead[n] - values.mean()) / (values.std(ddof=1) + 1e-6),
-        "drgrpo": ahead[n] - values.mean(),
-        "rloo": ahead[n] - np.mean(others),
-      }[estimator]
-      assert found[n, t] == pytest.approx(expected, abs=1e-5)
+  group, turns = 5, 3
+  worth = rng.normal(size=(3 * group, turns))
+  lengths = rng.integers(1, turns + 1, (3 * group, 1))
+  lengths[::group] = lengths[1::group] = turns
+  played = np.arange(turns) < lengths
+  boards = np.full(worth.shape, rules.EMPTY_BOARD)
+  found, trained = rewards.turn_advantages(
+    worth, played, boards, group, estimator, baseline
+  )
+  np.testing.assert_array_equal(trained, played)
+  expected = np.zeros_like(worth)
+  for n, t in np.argwhere(played):
+    first = n // group * group
+    members = slice(first, first + group)
+    values = worth[members, t][played[members, t]].tolist()
+    expected[n, t] = estimate(worth[n, t], values, estimator)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# Two groups of three games as X, one as O. On the first board there are two of
+# the first group, on the second one; of the second group one game is left.
+WORTH = [[4], [1], [-2], [3], [9], [9], [5], [5], [5]]
+PLAYED = np.array([[1], [1], [1], [1], [0], [0], [1], [1], [1]], bool)
+BOARDS = np.array([FIRST, FIRST, SECOND, FIRST, 0, 0, OF_O, OF_O, OF_O])[
+  :, None
+]
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "drgrpo", "rloo"])
+def test_a_turn_is_compared_with_others_like_it(estimator):
+  worth = np.array(WORTH, np.float32)
+  on_board, in_group, in_batch = [4, 1], [4, 1, -2], [4, 1, -2, 3]
+  last = estimate(3, in_batch, estimator)
+  for baseline, compared in (
+    ("board", [on_board, on_board, in_group]),
+    ("turn", [in_group, in_group, in_group]),
+  ):
+    found, trained = rewards.turn_advantages(
+      worth, PLAYED, BOARDS, 3, estimator, baseline
+    )
+    first = [
+      estimate(value, values, estimator)
+      for value, values in zip((4, 1, -2), compared, strict=True)
+    ]
+    expected = [*first, last, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(found[:, 0], expected, atol=1e-5)
+    # All of O earned the same.
+    assert trained[:, 0].tolist() == [True] * 4 + [False] * 5
+
+
+def test_a_turn_that_is_the_only_one_of_its_batch():
+  worth, played = np.ones((2, 2), np.float32), np.array([[1, 1], [1, 0]], bool)
+  boards = np.full((2, 2), rules.EMPTY_BOARD)
+  found, trained = rewards.turn_advantages(worth, played, boards, 2, "grpo")
+  assert not found.any() and not trained.any()
 
 
 def test_where_the_members_of_a_group_differ():
   worth = np.array([[1, 2], [1, 0], [1, 5], [0, 5]], np.float32)
-  played = np.array([[1, 1], [1, 0], [1, 1], [1, 1]], bool)
-  found = rewards.with_signal(worth, played, 2)
-  # The second turn of the first group was played by one game alone.
-  assert found.tolist() == [[False, False]] * 2 + [[True, False]] * 2
+  found = rewards.with_signal(worth, 2)
+  assert found.tolist() == [[False, True]] * 2 + [[True, False]] * 2
 
 
 def test_an_unknown_estimator():
+  zeros = np.zeros((2, 1), np.int32)
   with pytest.raises(ValueError, match="no advantage estimator 'gae'"):
-    rewards.turn_advantages(np.zeros((2, 1)), np.ones((2, 1), bool), 2, "gae")
+    rewards.turn_advantages(zeros, zeros == 0, zeros, 2, "gae")

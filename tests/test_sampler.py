@@ -118,7 +118,9 @@ class Reference:
           else self.tables.observations.follow,
           row,
         )
-      answer, log_probs, at = self.answer(jax.random.fold_in(key, number), text)
+      answer, log_probs, mass, at = self.answer(
+        jax.random.fold_in(key, number), text
+      )
       cell = int(self.tables.moves[at])
       if cell >= 0:
         state = ENV.step(state, cell)
@@ -129,7 +131,7 @@ class Reference:
           ending = Ending.LENGTH
         elif self.config.on_parse_error == "end":
           ending = Ending.PARSE_ERROR
-      turns.append((answer, log_probs, cell))
+      turns.append((answer, log_probs, mass, cell))
       kept = chunk(self.tables.observations.answers, past)
       text = text + (kept if self.config.context == "truncated" else answer)
     if ending == Ending.ONGOING:
@@ -138,7 +140,7 @@ class Reference:
 
   def answer(self, key, text):
     sampling, room = self.config.sampling, self.config.max_new_tokens
-    answer, log_probs, at = [], [], grammar.START
+    answer, log_probs, mass, at = [], [], [], grammar.START
     while (
       len(answer) < room and at != grammar.DEAD and self.tables.moves[at] < 0
     ):
@@ -158,8 +160,9 @@ class Reference:
         token = int(masked.argmax())
       answer.append(token)
       log_probs.append(float(jax.nn.log_softmax(logits)[token]))
+      mass.append(float(jax.nn.softmax(logits)[allowed].sum()))
       at = int(self.tables.next_state[at, token])
-    return answer, log_probs, at
+    return answer, log_probs, mass, at
 
 
 def references(model, tables, settings, keys, states):
@@ -176,13 +179,19 @@ def check_equal(played, references):
     assert played.ending[n] == ending
     assert played.board[n] == board
     assert played.turn_mask[n].sum() == len(turns)
-    for t, (answer, log_probs, cell) in enumerate(turns):
+    for t, (answer, log_probs, mass, cell) in enumerate(turns):
       mask = np.asarray(played.action_mask[n, t])
       assert np.asarray(played.actions[n, t])[mask].tolist() == answer
       assert not mask[len(answer) :].any()
       assert played.moves[n, t] == cell
       np.testing.assert_allclose(
         np.asarray(played.log_probs[n, t])[mask], log_probs, atol=2e-5
+      )
+      if played.sampled_mass is None:
+        assert mass == pytest.approx([1.0] * len(mass), abs=1e-5)
+        continue
+      np.testing.assert_allclose(
+        np.asarray(played.sampled_mass[n, t])[mask], mass, atol=2e-5
       )
 
 

@@ -13,7 +13,7 @@ KEYS = jax.random.split(jax.random.key(0), 4000)
 
 
 def draw(allowed=None, **settings):
-  tokens, log_probs = sampling.sample(
+  tokens, log_probs, _ = sampling.sample(
     KEYS, LOGITS, sampling.Sampling(**settings), allowed
   )
   return np.bincount(tokens, minlength=4) / 4000, tokens, log_probs
@@ -59,6 +59,32 @@ def test_only_what_is_allowed(temperature):
   found, _, _ = draw(allowed, temperature=temperature)
   assert found[0] == found[2] == 0
   assert (found[3] > 0) == (temperature > 0)
+
+
+@pytest.mark.parametrize(
+  ("settings", "mass"),
+  [
+    ({}, None),
+    ({"temperature": 0.0, "top_k": 1, "top_p": 0.5}, None),
+    ({"top_k": 3}, 0.95),
+    ({"top_p": 0.7}, 0.8),
+    ({"constrained": True}, 0.35),
+    ({"constrained": True, "temperature": 0.0}, 0.35),
+    ({"constrained": True, "top_k": 1}, 0.3),
+  ],
+)
+def test_the_probability_of_all_that_can_be_drawn(settings, mass):
+  allowed = None
+  if "constrained" in settings:
+    allowed = jnp.tile(jnp.array([False, True, False, True]), (4000, 1))
+  _, _, found = sampling.sample(
+    KEYS, LOGITS, sampling.Sampling(**settings), allowed
+  )
+  if mass is None:
+    assert found is None
+  else:
+    assert found is not None
+    np.testing.assert_allclose(found, np.full(4000, mass), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

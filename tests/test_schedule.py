@@ -26,7 +26,9 @@ class TablePolicy:
   def grow_cache(self, cache, num_slots):
     return self.init_cache(len(cache), num_slots)
 
-  def __call__(self, params, tokens, positions, cache, end, mask, read):
+  def __call__(
+    self, params, tokens, positions, cache, end, attention_mask, read
+  ):
     last = jnp.take_along_axis(tokens, read[:, None], axis=1)[:, 0]
     return params[last], cache
 
@@ -89,8 +91,11 @@ def test_games_do_not_depend_on_those_beside_them(
     max_turns=max_turns,
     on_parse_error=on_parse_error,
   )
-  # Some are cut by their turns: these must not be played on.
-  assert (games.ending == Ending.LENGTH).any()
+  # Some run out of turns: these must not be played on.
+  assert np.isin(games.ending, (Ending.LENGTH, Ending.UNFINISHED)).any()
+  moved = games.moves[:, 0] >= 0
+  expected = moved & (max_turns == 1) & (games.ending > Ending.PARSE_ERROR)
+  np.testing.assert_array_equal(games.ending == Ending.UNFINISHED, expected)
 
 
 def test_games_do_not_depend_on_the_default_width(tables, logits):
@@ -98,4 +103,4 @@ def test_games_do_not_depend_on_the_default_width(tables, logits):
   games = check_widths(
     tables, logits, 48, (None,), max_turns=1, sampling=sampling
   )
-  assert (games.ending == Ending.LENGTH).sum() > 32
+  assert (games.ending == Ending.UNFINISHED).sum() > 32

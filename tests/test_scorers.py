@@ -1,13 +1,18 @@
 """Log-probabilities by other weights than the sampler's, and what they weigh."""
 
 import dataclasses
+from typing import Any, cast
 
+from flax import nnx
+import jax
 import numpy as np
 import pytest
 
 from tests import conftest
 from tests import test_grpo
 from tunix_ttt import config as config_lib
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models import specs
 from tunix_ttt.train import scorers
@@ -56,3 +61,55 @@ def test_scores_do_not_depend_on_devices_or_parts(parts):
   assert mesh is not None
   score = scorers.of_policy(meshes.copy(module, mesh), config)
   np.testing.assert_allclose(score(tokens, mask), expected, atol=1e-5)
+
+
+def model_with_adapters():
+  """Returns a small model whose adapters have been trained, and its base."""
+  base = specs.initialize(conftest.small_spec("qwen2.5", VOCAB), 0)
+  config = config_lib.LoraConfig(rank=2)
+  module = lora.apply_lora(base, **config_lib.to_dict(config), seed=0)
+  change(module, 0.1)
+  spec, tokenizer = conftest.small_spec("qwen2.5", VOCAB), cast(Any, None)
+  model = checkpoints.Model(
+    module=module, spec=spec, tokenizer=tokenizer, lora=config, revision=""
+  )
+  return model, base
+
+
+def change(module, by):
+  """Changes the adapters of a model, or all of one without any."""
+  kind = nnx.LoRAParam if nnx.state(module, nnx.LoRAParam) else nnx.Param
+  nnx.update(module, jax.tree.map(lambda v: v + by, nnx.state(module, kind)))
+
+
+@pytest.mark.parametrize("reference", ["start", "base"])
+@pytest.mark.parametrize("has_adapters", [True, False])
+def test_the_reference_stays_what_it_is(reference, has_adapters):
+  algorithm = config_lib.AlgorithmConfig(beta=0.1, reference=reference)
+  config = dataclasses.replace(test_grpo.CONFIG, grpo=algorithm)
+  model, base = model_with_adapters()
+  if not has_adapters:
+    model = dataclasses.replace(model, module=base, lora=None)
+  rng = np.random.default_rng(0)
+  tokens, mask = rng.integers(1, VOCAB, (3, 1, 7)), np.ones((3, 1, 7), bool)
+  start = scorers.of_policy(model.module, config)(tokens, mask)
+  expected = start
+  if reference == "base":
+    expected = scorers.of_policy(base, config)(tokens, mask)
+  is_start = reference == "start" or not has_adapters
+  assert (expected == start).all() == is_start
+  score = scorers.of_reference(model, model.module, config)
+  change(model.module, 0.1)
+  np.testing.assert_array_equal(score(tokens, mask), expected)
+  moved = scorers.of_policy(model.module, config)(tokens, mask)
+  assert np.abs(moved - expected).max() > 1e-3
+
+
+def test_whether_adapters_change_the_model():
+  model, base = model_with_adapters()
+  assert scorers.starts_from_adapters(model)
+  module = lora.apply_lora(base, **config_lib.to_dict(model.lora), seed=0)
+  new = dataclasses.replace(model, module=module)
+  assert not scorers.starts_from_adapters(new)
+  whole = dataclasses.replace(model, module=base, lora=None)
+  assert not scorers.starts_from_adapters(whole)

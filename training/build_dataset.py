@@ -74,7 +74,7 @@ def main() -> None:
   flags = _parse()
   place = versions.directory(flags.root, flags.name, flags.version)
   if flags.export is not None:
-    files.check_absent(flags.export)
+    files.check_output(flags.export)
   if flags.sources is not None:
     choice = versions.Choice(
       filters=dict(flags.filter),

@@ -80,7 +80,7 @@ def main() -> None:
   """Parses the flags, checks and reports."""
   flags = _parse()
   if flags.json is not None:
-    files.check_absent(flags.json)
+    files.check_output(flags.json)
   rows = reading.find(flags.file, flags.split)
   leakage = flags.evalset and _leakage(flags.evalset, flags.symmetry)
   tokenizer, limit = None, None

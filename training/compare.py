@@ -42,7 +42,7 @@ def main() -> None:
   flags = _parse()
   for path in (flags.output, flags.plots):
     if path is not None:
-      files.check_absent(path)
+      files.check_output(path)
   if flags.output is not None and flags.output.suffix != ".html":
     raise errors.UserError(
       f"--output {flags.output}: a page is written; give a name in .html"

@@ -39,7 +39,7 @@ def main() -> None:
   flags = _parse()
   config = cli.config_of_model(flags, flags.set)
   items = evalsets.load(flags.eval_set)[: flags.max_examples]
-  files.check_absent(flags.output)
+  files.check_output(flags.output)
   cli.require_tunix()
   answers = list(answers_lib.generate(flags.model, config, items, flags.seed))
   answers_lib.write(answers, flags.output)

@@ -73,7 +73,7 @@ def main() -> None:
     )
   for path in (flags.output, output, flags.plots):
     if path is not None:
-      files.check_absent(path)
+      files.check_output(path)
   answers = None if flags.before is None else (flags.before, flags.after)
   material = page.collect(
     flags.run,

@@ -35,7 +35,7 @@ def main() -> None:
   """Parses the flags and checks or writes."""
   flags = _parse()
   if flags.command == "make-tictactoe":
-    files.check_absent(flags.output)
+    files.check_output(flags.output)
     rows = evalsets.tictactoe_rows(flags.seed)
     text = "".join(files.to_json(row) + "\n" for row in rows)
     files.write_text(flags.output, text)

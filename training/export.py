@@ -57,7 +57,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Parses the flags, writes and publishes."""
   flags = _parse()
-  files.check_absent(flags.output)
+  files.check_output(flags.output)
   cli.require_tunix()
 
   from tunix_ttt.evaluate import exports

@@ -176,8 +176,8 @@ def _of_a_model(given: dict[str, Any]) -> generate.Kind:
 def main() -> None:
   """Parses the flags, makes the rows and writes them."""
   flags = _parse()
-  files.check_absent(flags.output)
-  files.check_absent(manifests.beside(flags.output))
+  files.check_output(flags.output)
+  files.check_output(manifests.beside(flags.output))
   given = vars(flags)
   if _is_of_a_model(flags):
     kind = _of_a_model(given)

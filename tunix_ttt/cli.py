@@ -41,6 +41,8 @@ def run(main: Callable[[], None]) -> None:
     # An ordinary exit would wait for what JAX compiles in other threads.
     processes.leave(interrupted.exit_code)
   except Exception as error:
+    if fault := files.fault_of_disk(error):
+      _exit(2, f"error: {fault}")
     if not processes.joined():
       raise
     _exit(1, processes.explain(error))
@@ -318,14 +320,14 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
   if not flags.dry_run:
     return False
   if flags.output is not None and flags.resume is None:
-    files.check_absent(flags.output)
+    files.check_output(flags.output)
   # Here, because it needs Tunix.
   from tunix_ttt.train import dry_run
   from tunix_ttt.train import setup
 
-  if flags.resume is not None:
-    run: pathlib.Path = flags.output
-    config = setup.relocate(config, runs.RunManifest.read(run), run)
+  if flags.resume is not None and flags.output is not None:
+    run = runs.RunManifest.read(flags.output)
+    config = setup.relocate(config, run, flags.output)
   print(dry_run.describe(config))
   return True
 
@@ -400,10 +402,10 @@ def count(text: str) -> int:
 
 def seed(text: str) -> int:
   """Parses a random seed, for argparse."""
-  value = int(text)
+  value = _whole(text)
   if not 0 <= value <= streams.MAX_SEED:
     raise argparse.ArgumentTypeError(
-      f"must be from 0 to {streams.MAX_SEED}, found {value}"
+      f"must be from 0 to {streams.MAX_SEED}, found {errors.quote(value)}"
     )
   return value
 

@@ -3,12 +3,14 @@
 import codecs
 from collections.abc import Iterator, Mapping
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import pathlib
+import platform
 import re
 import secrets
 import shutil
@@ -200,7 +202,7 @@ def new_file(path: pathlib.Path) -> Iterator[BinaryIO]:
   Where the block raises, nothing is left behind.
 
   Raises:
-    errors.UserError: if `path` exists.
+    errors.UserError: if `path` exists or cannot be written.
   """
   check_absent(path)
   with _put(path) as file:
@@ -210,16 +212,79 @@ def new_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _put(path: pathlib.Path) -> Iterator[BinaryIO]:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-  try:
+  with _beside(path) as beside:
     with beside.open("wb") as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
     beside.replace(path)
-  finally:
-    beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives the path of a temporary, which is removed when the block ends.
+
+  The directories above it are made, and removed if the block raises.
+  """
+  made = [parent for parent in path.parents if not os.path.lexists(parent)]
+  beside = path.with_name(f"{_temporary(path)}{secrets.token_hex(2)}")
+  try:
+    # Where a file or a loop of links is in the way, the writer's error says so.
+    with contextlib.suppress(FileExistsError):
+      path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_dead(path)
+    yield beside
+  except BaseException as error:
+    remove(beside)
+    with contextlib.suppress(OSError):
+      for parent in made:
+        parent.rmdir()
+    if isinstance(error, OSError):
+      raise cannot_write(path, error) from None
+    raise
+  remove(beside)
+
+
+def _temporary(path: pathlib.Path, pid: int | str | None = None) -> str:
+  """Returns how the names of a process's temporaries for `path` begin."""
+  # Process ids mean something on one machine, within one container.
+  place = platform.node()
+  with contextlib.suppress(OSError):
+    place += os.readlink("/proc/self/ns/pid")
+  place = hashlib.sha256(place.encode()).hexdigest()[:6]
+  return f".{path.name}.{place}-{pid or os.getpid()}-"
+
+
+def _remove_dead(path: pathlib.Path) -> None:
+  """Removes what killed processes of this machine left beside `path`."""
+  before, _, after = _temporary(path, "PID").rpartition("PID")
+  pattern = re.compile(rf"{re.escape(before)}(\d+){after}[0-9a-f]+")
+  with contextlib.suppress(OSError):
+    for other in path.parent.iterdir():
+      found = pattern.fullmatch(other.name)
+      if found and not _is_alive(int(found[1])):
+        remove(other)
+
+
+def _is_alive(pid: int) -> bool:
+  if os.name != "posix":
+    return True
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  except OSError:
+    pass
+  return True
+
+
+def remove(path: pathlib.Path) -> None:
+  """Removes a file or a directory, if it is there and can be removed."""
+  if os.path.isdir(path) and not os.path.islink(path):
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    with contextlib.suppress(OSError):
+      path.unlink()
 
 
 def write_all(directory: pathlib.Path, contents: Mapping[str, bytes]) -> None:
@@ -235,18 +300,14 @@ def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
   Where the block raises, nothing is left behind.
 
   Raises:
-    errors.UserError: if `path` exists.
+    errors.UserError: if `path` exists or cannot be written.
   """
   check_absent(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-  beside.mkdir()
-  try:
+  with _beside(path) as beside:
+    beside.mkdir()
     yield beside
     check_absent(path)
     beside.rename(path)
-  finally:
-    shutil.rmtree(beside, ignore_errors=True)
 
 
 def check_absent(path: pathlib.Path) -> None:
@@ -255,3 +316,57 @@ def check_absent(path: pathlib.Path) -> None:
     raise errors.UserError(
       f"{path}: already exists and is never written over; choose another path"
     )
+
+
+def check_output(path: pathlib.Path) -> None:
+  """Raises a UserError if `path` exists or cannot be written.
+
+  A file is written beside it and removed: work that ends in writing `path`
+  should not be found to be lost only then.
+  """
+  check_absent(path)
+  with contextlib.suppress(_Written), _put(path) as file:
+    file.write(b"0")
+    file.flush()
+    raise _Written
+
+
+class _Written(Exception):  # noqa: N818
+  """Ends `check_output`, so that all it has made is removed."""
+
+
+def cannot_write(
+  path: pathlib.Path | str, error: BaseException
+) -> errors.UserError:
+  """Returns what to raise where a path could not be written."""
+  reason = getattr(error, "strerror", None) or str(error)
+  return errors.UserError(f"{path}: cannot write this: {reason}")
+
+
+# Faults of a disk, and then of a path, and not of a program.
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_OF_PATHS = (
+  errno.EACCES,
+  errno.EFBIG,
+  errno.EIO,
+  errno.EISDIR,
+  errno.ELOOP,
+  errno.ENAMETOOLONG,
+  errno.ENOTDIR,
+)
+
+
+def fault_of_disk(error: Exception) -> str | None:
+  """Returns which fault of a disk or a path an error reports, if any.
+
+  Args:
+    error: An error of Python, or of Orbax, which has Python's words in its own.
+  """
+  if isinstance(error, errors.UserError):
+    return None
+  if not isinstance(error, OSError):
+    reasons = map(os.strerror, _OF_DISKS)
+    return next((reason for reason in reasons if reason in str(error)), None)
+  if error.filename and error.errno in _OF_DISKS + _OF_PATHS:
+    return f"{error.filename}: {error.strerror}"
+  return error.strerror if error.errno in _OF_DISKS else None

@@ -28,6 +28,8 @@ Trajectory = trajectory_lib.Trajectory
 _CENTER, _CORNERS = 4, (0, 2, 6, 8)
 # What is given away by an answer that is no legal move: won to lost.
 _WORST_REGRET = 2
+# Values that are no further apart count as the same.
+_SAME = 1e-6
 
 # What B games of at most T turns earn, given on the host: float [B, T], credited
 # to turns, or [B], credited to each game's last one. What it says of turns that
@@ -240,9 +242,6 @@ def components(
 def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
   """What each game is worth, at its last turn: float32 [B, T]."""
   endings, played = np.asarray(games.ending), np.asarray(games.turn_mask)
-  num_turns = played.sum(axis=1)
-  last = np.maximum(num_turns - 1, 0)
-  rows = np.arange(len(endings))
   values = {
     Ending.WIN: config.win,
     Ending.DRAW: config.draw,
@@ -250,6 +249,7 @@ def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
     Ending.ILLEGAL: config.illegal,
     Ending.PARSE_ERROR: config.parse_error,
     Ending.LENGTH: config.length,
+    Ending.UNFINISHED: config.unfinished,
   }
   worth = np.zeros(len(endings), np.float32)
   for ending, value in values.items():
@@ -257,11 +257,6 @@ def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
   value = solver.solve().value[np.asarray(games.boards)]
   had_won = ((value == solver.WIN) & played).any(axis=1)
   worth[(endings == Ending.DRAW) & ~had_won] = config.forced_draw
-  # One turn alone, and a move that did not end the game.
-  is_single = played.shape[1] == 1
-  moved = np.asarray(games.moves)[rows, last] >= 0
-  unfinished = (endings == Ending.LENGTH) & moved & is_single
-  worth[unfinished] = config.unfinished
   return at_last_turn(games, worth)
 
 
@@ -322,52 +317,120 @@ def returns(rewards: np.ndarray, discount: float) -> np.ndarray:
   return found
 
 
+class _Moments(NamedTuple):
+  """Statistics of sets of turns.
+
+  Attributes:
+    num_turns: Numbers of turns.
+    mean: Means of their values.
+    std: Standard deviations, with Bessel's correction.
+    spread: Differences between the highest and the lowest value.
+  """
+
+  num_turns: np.ndarray
+  mean: np.ndarray
+  std: np.ndarray
+  spread: np.ndarray
+
+
+def _moments(values: np.ndarray, members: np.ndarray) -> _Moments:
+  """Returns the statistics of sets of games, turn by turn: [..., T].
+
+  Args:
+    values: float [..., N, T].
+    members: bool [..., N, T], which games are in the set.
+  """
+  count = members.sum(axis=-2)
+  mean = (values * members).sum(axis=-2) / np.maximum(count, 1)
+  squares = np.where(members, values - mean[..., None, :], 0) ** 2
+  highest = np.where(members, values, -np.inf).max(axis=-2)
+  lowest = np.where(members, values, np.inf).min(axis=-2)
+  return _Moments(
+    count,
+    mean,
+    np.sqrt(squares.sum(axis=-2) / np.maximum(count - 1, 1)),
+    highest - lowest,
+  )
+
+
 def turn_advantages(
   worth: np.ndarray,
   played: np.ndarray,
+  boards: np.ndarray,
   num_generations: int,
   estimator: str,
-) -> np.ndarray:
-  """Compares the turns of one number within the group.
+  baseline: str = "board",
+) -> tuple[np.ndarray, np.ndarray]:
+  """Compares turns with others like them.
+
+  A turn is compared with the first of these sets that has two turns or more,
+  itself included:
+
+  1. the turns of the same number in its group, on the same board;
+  2. the turns of the same number in its group;
+  3. the turns of the same number in the batch, of games with the same mark.
+
+  With the baseline `turn` the first set is left out. Which set it is depends on
+  what happened before the turn alone, so that it adds no bias. With the size
+  n, mean m and standard deviation s (Bessel's) of the set's values, the
+  advantage of a turn that is worth R is
+
+      grpo:    (R - m) / (s + 1e-6)
+      drgrpo:  R - m
+      rloo:    (R - m) n / (n - 1), which is R less the mean of the others
 
   Args:
     worth: float [B, T], groups of `num_generations` games in a row.
     played: bool [B, T].
+    boards: int [B, T], the boards that moves were made on.
     num_generations: games of a group.
     estimator: `grpo`, `drgrpo` or `rloo`, as Tunix's of whole games.
+    baseline: `board` or `turn`.
 
   Returns:
-    float32 [B, T], 0 where a turn has nothing to be compared with.
+    The advantages, float32 [B, T], 0 where there is no such set, and where the
+    values of the set differ, bool [B, T].
   """
   shape = (-1, num_generations, worth.shape[1])
-  values, mask = worth.reshape(shape), played.reshape(shape)
-  count = mask.sum(axis=1, keepdims=True)
-  mean = (values * mask).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+  values, mask, board = (a.reshape(shape) for a in (worth, played, boards))
+  in_group = mask[:, :, None] & mask[:, None]
+  peers = in_group
+  if baseline == "board":
+    on_board = in_group & (board[:, :, None] == board[:, None])
+    has_peers = on_board.sum(axis=2, keepdims=True) > 1
+    peers = np.where(has_peers, on_board, in_group)
+  group = _moments(values[:, None], peers)
+
+  is_o = (rules.side_to_move()[boards] == rules.O).astype(int)
+  by_mark = _moments(worth, played & (is_o == np.arange(2)[:, None, None]))
+  turns = np.arange(worth.shape[1])
+  batch = (leaf[is_o, turns].reshape(shape) for leaf in by_mark)
+  count, mean, std, spread = (
+    np.where(group.num_turns > 1, ours, theirs)
+    for ours, theirs in zip(group, batch, strict=True)
+  )
+
   centered = np.where(mask & (count > 1), values - mean, 0)
   if estimator == "grpo":
-    variance = (centered**2).sum(axis=1, keepdims=True)
-    centered = centered / (np.sqrt(variance / np.maximum(count - 1, 1)) + 1e-6)
+    centered = centered / (std + 1e-6)
   elif estimator == "rloo":
-    # The mean of the others is that far from a game's own.
     centered = centered * count / np.maximum(count - 1, 1)
   elif estimator != "drgrpo":
     raise ValueError(f"there is no advantage estimator {estimator!r}")
-  return centered.reshape(worth.shape).astype(np.float32)
+  differs = mask & (spread > _SAME)
+  return (
+    centered.reshape(worth.shape).astype(np.float32),
+    differs.reshape(worth.shape),
+  )
 
 
-def with_signal(
-  worth: np.ndarray, played: np.ndarray, num_generations: int
-) -> np.ndarray:
+def with_signal(worth: np.ndarray, num_generations: int) -> np.ndarray:
   """Returns where the members of a group differ: bool, the shape of `worth`.
 
   Args:
     worth: float [B, T], groups of `num_generations` games in a row.
-    played: bool [B, T], what is compared.
     num_generations: games of a group.
   """
-  shape = (-1, num_generations, worth.shape[1])
-  values, mask = worth.reshape(shape), played.reshape(shape)
-  highest = np.where(mask, values, -np.inf).max(axis=1, keepdims=True)
-  lowest = np.where(mask, values, np.inf).min(axis=1, keepdims=True)
-  differs = highest - lowest > 1e-6
-  return np.repeat(differs, num_generations, axis=1).reshape(worth.shape)
+  values = worth.reshape(-1, num_generations, worth.shape[1])
+  spread = values.max(axis=1, keepdims=True) - values.min(axis=1, keepdims=True)
+  return np.repeat(spread > _SAME, num_generations, axis=1).reshape(worth.shape)

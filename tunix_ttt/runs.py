@@ -235,13 +235,13 @@ class RunManifest(Record):
 
   def write(self, run: pathlib.Path) -> None:
     """Writes the manifest into a run directory, replacing the one there."""
-    _write(run / MANIFEST, self.model_dump_json(indent=2) + "\n")
+    write(run / MANIFEST, f"{self.model_dump_json(indent=2)}\n".encode())
 
 
-def _write(path: pathlib.Path, text: str) -> None:
-  """Writes a file of a run, which the first of its processes does."""
+def write(path: pathlib.Path, data: bytes) -> None:
+  """Writes a file of a run; the first of its processes does so."""
   if processes.is_first():
-    files.write_text(path, text)
+    files.write_bytes(path, data)
 
 
 def open_to_append(path: pathlib.Path) -> TextIO:
@@ -404,48 +404,6 @@ def _fault_of_metrics(row: dict[str, Any]) -> str:
       expected = "text" if kind is str else "a number"
       return f"{name}: expected {expected}, found {errors.quote(value)}"
   return ""
-
-
-def rewind_metrics(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
-  """Drops the metrics of what happened after a checkpoint.
-
-  These are the rows of later steps, the eval row of this step, which is
-  computed anew, and a last line that was cut short.
-
-  Args:
-    run: the run directory.
-    step: of the checkpoint.
-
-  Returns:
-    The rows that stay.
-  """
-  kept = []
-  for line in (run / METRICS).read_text().splitlines():
-    try:
-      row = json.loads(line)
-    except ValueError:
-      break
-    if row["step"] < step or (row["step"], row["split"]) == (step, "train"):
-      kept.append(row)
-  _write(run / METRICS, _lines(kept))
-  return kept
-
-
-def rewind_rollouts(run: pathlib.Path, step: int) -> None:
-  """Drops the games of steps after `step`, and a line that was cut short."""
-  path, kept = run / ROLLOUTS, []
-  for line in path.read_text().splitlines() if path.exists() else []:
-    try:
-      row = json.loads(line)
-    except ValueError:
-      break
-    if row["step"] <= step:
-      kept.append(row)
-  _write(path, _lines(kept))
-
-
-def _lines(rows: list[dict[str, Any]]) -> str:
-  return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 class TextLog:

@@ -18,10 +18,14 @@ class RolloutConfig:
 
   Attributes:
     temperature: above 0.
-    top_k: draw from this many most likely tokens; None for all.
-      Log-probabilities are those before anything is cut off.
-    top_p: nucleus.
-    constrained: only tokens that can complete an answer are drawn.
+    top_k: draw from this many most likely tokens; None for all. This, `top_p`
+      and `constrained` bias training: log-probabilities are those before the
+      cut, so importance ratios are those of a distribution that tokens were not
+      drawn from. The metric `sampled_mass` says how much probability the cut
+      keeps; at 1 there is no bias.
+    top_p: nucleus; see `top_k` for its bias.
+    constrained: only tokens that can complete an answer are drawn; see `top_k`
+      for its bias. The model is never told that it made others likely.
     max_staleness: how many updates the weights that games are played with may
       be behind those that are trained on them. At 0 each batch of games waits
       for the update before it; at 1 the sampler of the layout `split` is one
@@ -208,11 +212,26 @@ class AlgorithmConfig:
       et al., 2024).
     advantage_level: `episode` gives every token its game's advantage; `turn`
       gives it the advantage of what was earned from its turn on.
+    turn_baseline: which turns a turn is compared with, at the level of turns:
+      those of its group with the same number on the same `board`, and where
+      there is no other, on any; or with the same number on any board, `turn`. A
+      turn that is the only one of its number in the group is compared with
+      those of the batch. `turn` suits rewards that are fair between boards, as
+      regret is: a mistake that every game makes on a board counts, too.
     discount: of what is earned a turn later, at the level of turns; 0 counts
       what the turn itself earned.
-    loss_agg_mode: how the losses of tokens are averaged.
-    beta: weight of the KL divergence to the model that training started from;
-      0 for none.
+    loss_agg_mode: how the losses of tokens are averaged: `token-mean` over all
+      tokens of the batch; `sequence-mean-token-mean` within each sequence, then
+      over sequences; `sequence-mean-token-scale` as that, divided by the most
+      tokens that a sequence can have in place of its own number;
+      `seq-mean-token-sum` and `sequence-mean-token-sum-norm` sum within each
+      sequence and average over sequences. A sequence is a whole game where
+      `play.context` is `full`, and a single turn in `truncated` and `board`,
+      also for `gspo-token`. Sequences without a trained token do not count.
+    beta: weight of the KL divergence to the reference; 0 for none.
+    reference: `start`, the model that training starts from, with the adapters
+      that it has then, or `base`, the model without adapters. They are the same
+      where adapters are new or the whole model is trained.
     kl_loss_mode: its estimator.
     epsilon: clips the ratio from below at 1 - epsilon.
     epsilon_high: from above at 1 + epsilon_high; None for epsilon. DAPO (Yu et
@@ -231,6 +250,7 @@ class AlgorithmConfig:
   loss_algo: Literal["grpo", "gspo-token"] = "grpo"
   advantage_estimator: Literal["grpo", "drgrpo", "rloo"] = "grpo"
   advantage_level: Literal["episode", "turn"] = "episode"
+  turn_baseline: Literal["board", "turn"] = "board"
   discount: fields.Fraction = 1.0
   loss_agg_mode: Literal[
     "token-mean",
@@ -240,6 +260,7 @@ class AlgorithmConfig:
     "sequence-mean-token-sum-norm",
   ] = "token-mean"
   beta: fields.NonNegative = 0.0
+  reference: Literal["start", "base"] = "start"
   kl_loss_mode: Literal["kl", "mse_kl", "low_var_kl"] = "low_var_kl"
   epsilon: fields.AboveZero = 0.2
   epsilon_high: fields.AboveZero | None = None
@@ -280,6 +301,16 @@ class GRPOConfig(sections.SFTConfig):
   grpo: AlgorithmConfig = AlgorithmConfig()
   exhaustive_eval: fields.Flag = True
   rollouts_per_log: fields.Count = 2
+
+  @property
+  def max_sequence_tokens(self) -> int:
+    """The most tokens that the model samples in a sequence of the trainer."""
+    play = self.play
+    if play.context != "full":
+      return play.max_new_tokens
+    turns = 1 if self.episodes.are_single_moves else play.max_turns
+    most = turns * play.max_new_tokens
+    return min(most, play.max_game_tokens or most)
 
   @pydantic.model_validator(mode="after")
   def _check_groups(self) -> Self:

@@ -123,7 +123,7 @@ def build(
       is taken.
   """
   place = directory(root, name, version)
-  files.check_absent(place)
+  files.check_output(place)
   found = [reading.find(source, split) for source in sources]
   created_at: list[str | None] = []
   parents, num_rows = [], 0

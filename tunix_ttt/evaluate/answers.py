@@ -78,7 +78,7 @@ def generate(
   encoded = [
     chat.encode_chat(_messages(item), model.tokenizer).ids for item in items
   ]
-  size, longest = config.eval.batch_size, max(map(len, encoded))
+  size, longest = config.eval.batch_size, max(map(len, encoded), default=0)
   length = longest + config.eval.max_new_tokens
   capacity.check_fits(
     memory.sampling(model.spec, size, length, longest),

@@ -8,7 +8,7 @@ import pathlib
 import shlex
 from typing import Any
 
-import yaml
+import huggingface_hub
 
 from tunix_ttt import files
 from tunix_ttt import runs
@@ -102,17 +102,15 @@ def render(
   """
   name = _line(name)
   base, base_text = _base(export, run)
-  front: dict[str, Any] = {
-    "library_name": "peft" if export.is_adapter else "transformers",
-    "pipeline_tag": "text-generation",
-    "tags": ["tic-tac-toe", "tunix", "tunix_ttt"],
-  }
-  if export.model.lora is not None:
-    front["tags"].append("lora")
-  if files.is_hub_id(base):
-    front["base_model"] = base
+  tags = ["tic-tac-toe", "tunix", "tunix_ttt"]
+  front = huggingface_hub.ModelCardData(
+    library_name="peft" if export.is_adapter else "transformers",
+    pipeline_tag="text-generation",
+    tags=tags if export.model.lora is None else [*tags, "lora"],
+    base_model=base if files.is_hub_id(base) else None,
+  )
   parts = [
-    f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+    f"---\n{front.to_yaml()}\n---",
     f"# {report.escape(name)}",
     _what(export, base_text, run),
     *_games(summaries),

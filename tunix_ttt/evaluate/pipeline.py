@@ -112,7 +112,7 @@ def run(
   if path.exists():
     manifest = _read(path, manifest.config)
   else:
-    files.check_absent(output)
+    files.check_output(output)
     dry_run.check_chain([*configs.values()])
     _write(manifest, path)
   for name, record in _run_stages(config, configs, output):

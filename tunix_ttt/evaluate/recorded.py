@@ -176,8 +176,8 @@ def summary_path(games: pathlib.Path) -> pathlib.Path:
 
 def check_absent(output: pathlib.Path) -> None:
   """Raises a UserError if there are such games or such a summary."""
-  files.check_absent(output)
-  files.check_absent(summary_path(output))
+  files.check_output(output)
+  files.check_output(summary_path(output))
 
 
 def read_summary(path: pathlib.Path) -> Summary:

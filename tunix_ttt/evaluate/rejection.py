@@ -35,6 +35,7 @@ _ENDINGS = {
   trajectory_lib.Ending.ILLEGAL: "illegal",
   trajectory_lib.Ending.PARSE_ERROR: "parse error",
   trajectory_lib.Ending.LENGTH: "cut",
+  trajectory_lib.Ending.UNFINISHED: "unfinished",
 }
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-_Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,14 +84,9 @@ def mcnemar(gained: int, lost: int) -> float:
 
 def wilson_interval(right: int, count: int) -> tuple[float, float]:
   """Returns the 95% score interval of a proportion (Wilson, 1927)."""
-  p, z2 = right / count, _Z * _Z
-  centre = p + z2 / (2 * count)
-  margin = _Z * math.sqrt(p * (1 - p) / count + z2 / (4 * count * count))
-  scale = 1 + z2 / count
-  # At 0 and 1 the ends are exact; rounding must not push them outside.
-  low = 0.0 if right == 0 else (centre - margin) / scale
-  high = 1.0 if right == count else (centre + margin) / scale
-  return low, high
+  test = stats.binomtest(right, count)
+  interval = test.proportion_ci(CONFIDENCE, method="wilson")
+  return float(interval.low), float(interval.high)
 
 
 def change_interval(

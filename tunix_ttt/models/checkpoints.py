@@ -5,6 +5,7 @@ A model directory holds
     model.json        architecture, adapter and base, digests
     tokenizer.model   SentencePiece, or tokenizer/ with Hugging Face's files
     params/           Orbax: every parameter, or the adapter's alone
+    digests.json      SHA-256 of all these files
 
 It is what a run leaves as `checkpoint-final`. A whole model needs nothing else.
 An adapter names its base by digest, and by where it was when it was saved.
@@ -24,6 +25,7 @@ import pydantic
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import integrity
 from tunix_ttt import processes
 from tunix_ttt.language import hugging_face
 from tunix_ttt.language import tokenizers
@@ -148,6 +150,7 @@ def save(model: Model, directory: pathlib.Path) -> None:
       files.write_all(new, model.tokenizer.files())
       text = description.model_dump_json(indent=2) + "\n"
       files.write_text(new / MODEL_JSON, text)
+      integrity.write(new)
 
 
 def _relative_to(directory: pathlib.Path, base: BaseRecord) -> BaseRecord:
@@ -192,6 +195,10 @@ def load(
     raise errors.UserError(
       f"{directory / PARAMS}: the parameters are not those that were saved"
     )
+  # Last, because the checks above have more to say of damage.
+  fault = integrity.damage(directory)
+  if fault:
+    raise errors.UserError(fault)
   if description.lora is not None:
     params = specs.parameters(module) | params
   return Model(

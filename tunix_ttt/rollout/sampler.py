@@ -40,7 +40,7 @@ class RolloutConfig:
     context: what a turn is shown: `full` the whole conversation, `truncated`
       the same with past thoughts replaced, `board` the present board alone.
     max_turns: turns of the model in a game; more than five make sense where
-      unreadable answers are answered.
+      unreadable answers are answered. At 1 the model is asked for single moves.
     max_new_tokens: tokens of a turn's answer.
     max_game_tokens: tokens of a conversation, chunks and answers; None for no
       limit of its own.
@@ -111,6 +111,7 @@ class _Answers:
     actions: int32 [B, A].
     action_mask: bool [B, A].
     log_probs: float32 [B, A].
+    sampled_mass: float32 [B, A], see `Trajectory`.
     cut: bool [B], rows that ran into a limit.
   """
 
@@ -120,6 +121,7 @@ class _Answers:
   actions: jax.Array
   action_mask: jax.Array
   log_probs: jax.Array
+  sampled_mass: jax.Array | None
   cut: jax.Array
 
 
@@ -223,12 +225,14 @@ class Sampler:
         play, self._empty(batch_size), keys, games, self._config.max_turns
       )
     moves = records.pop("moves")
+    # What it means that the turns ran out.
+    ending = jnp.full(batch_size, Ending.LENGTH, jnp.int8)
+    if self._config.max_turns == 1:
+      has_moved = games.last_answer != _UNREADABLE
+      ending = jnp.where(has_moved, jnp.int8(Ending.UNFINISHED), ending)
     return trajectory_lib.Trajectory(
       agent=states.agent,
-      # With retries the turns can run out.
-      ending=jnp.where(
-        games.ending == Ending.ONGOING, jnp.int8(Ending.LENGTH), games.ending
-      ),
+      ending=jnp.where(games.ending == Ending.ONGOING, ending, games.ending),
       board=games.state.board,
       moves=jnp.where(records["turn_mask"], moves, jnp.int8(-1)),
       **records,
@@ -285,6 +289,7 @@ class Sampler:
       "actions": answers.actions,
       "action_mask": answers.action_mask,
       "log_probs": answers.log_probs,
+      "sampled_mass": answers.sampled_mass,
     }
     return memory, games_after, record
 
@@ -389,6 +394,9 @@ class Sampler:
       actions=jnp.zeros((batch_size, width), jnp.int32),
       action_mask=jnp.zeros((batch_size, width), bool),
       log_probs=jnp.zeros((batch_size, width), jnp.float32),
+      sampled_mass=jnp.zeros((batch_size, width), jnp.float32)
+      if self._config.sampling.is_cut
+      else None,
       cut=jnp.zeros(batch_size, bool),
     )
 
@@ -421,7 +429,7 @@ class Sampler:
       fits = tables.tokens_left[after] < config.max_new_tokens - count
       allowed = (after != grammar_lib.DEAD) & fits
     token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
-    tokens, log_probs = sampling_lib.sample(
+    tokens, log_probs, mass = sampling_lib.sample(
       token_keys, logits, config.sampling, allowed
     )
     state = jnp.where(
@@ -432,9 +440,10 @@ class Sampler:
     if config.max_game_tokens is not None:
       cut |= memory.positions + 1 >= config.max_game_tokens
 
-    def put(column: jax.Array, rows: jax.Array) -> jax.Array:
+    def put(column: Any, rows: jax.Array) -> jax.Array:
       return rows.at[:, count].set(jnp.where(on, column, rows[:, count]))
 
+    masses = answers.sampled_mass
     answers = _Answers(
       count=count + 1,
       generating=on & ~done & ~cut,
@@ -442,6 +451,7 @@ class Sampler:
       actions=put(tokens, answers.actions),
       action_mask=put(on, answers.action_mask),
       log_probs=put(log_probs, answers.log_probs),
+      sampled_mass=None if masses is None else put(mass, masses),
       cut=answers.cut | (on & ~done & cut),
     )
     memory = dataclasses.replace(

@@ -33,13 +33,20 @@ class Sampling:
     if not 0 < self.top_p <= 1:
       raise ValueError(f"top_p must be in (0, 1]: {self.top_p}")
 
+  @property
+  def is_cut(self) -> bool:
+    """Whether some tokens cannot be drawn although they have a probability."""
+    is_drawn = self.temperature > 0
+    has_limits = self.top_k is not None or self.top_p < 1
+    return self.constrained or (is_drawn and has_limits)
+
 
 def sample(
   keys: jax.Array,
   logits: jax.Array,
   settings: Sampling,
   allowed: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Draws a token for each row.
 
   Args:
@@ -49,9 +56,11 @@ def sample(
     allowed: bool [B, V], tokens to draw from; None for all.
 
   Returns:
-    int32 [B] tokens and float32 [B] log-probabilities. These are the model's
-    at the temperature (at 1 where that is 0), before anything is cut off, which
-    is what a trainer computes from the same weights.
+    int32 [B] tokens, float32 [B] log-probabilities, and float32 [B] the total
+    probability of the tokens that could be drawn, None where `settings.is_cut`
+    is False. All probabilities are the model's at the temperature (at 1 where
+    that is 0), before anything is cut off, which is what a trainer computes
+    from the same weights.
   """
   logits = logits.astype(jnp.float32)
   if settings.temperature > 0:
@@ -62,10 +71,14 @@ def sample(
   if settings.temperature == 0:
     tokens = logits.argmax(axis=-1)
   else:
-    tokens = jax.vmap(jax.random.categorical)(keys, _cut(logits, settings))
+    logits = _cut(logits, settings)
+    tokens = jax.vmap(jax.random.categorical)(keys, logits)
   tokens = tokens.astype(jnp.int32)
   chosen = jnp.take_along_axis(log_probs, tokens[:, None], axis=-1)[:, 0]
-  return tokens, chosen
+  mass = None
+  if settings.is_cut:
+    mass = jnp.where(logits > -jnp.inf, jnp.exp(log_probs), 0).sum(axis=-1)
+  return tokens, chosen, mass
 
 
 def _cut(logits: jax.Array, settings: Sampling) -> jax.Array:

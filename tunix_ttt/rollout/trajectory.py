@@ -20,13 +20,17 @@ class Ending(enum.IntEnum):
   LOSS = env_lib.Outcome.LOSS
   ILLEGAL = env_lib.Outcome.ILLEGAL
   PARSE_ERROR = 5
+  # Cut by a limit of tokens or turns.
   LENGTH = 6
+  # A single move was asked for, and made; the game could go on.
+  UNFINISHED = 7
 
 
 # The names of the endings' rates, from the best to the worst.
 RATES = {
   "win_rate": Ending.WIN,
   "draw_rate": Ending.DRAW,
+  "unfinished_rate": Ending.UNFINISHED,
   "loss_rate": Ending.LOSS,
   "illegal_rate": Ending.ILLEGAL,
   "parse_error_rate": Ending.PARSE_ERROR,
@@ -51,6 +55,9 @@ class Trajectory:
     action_mask: bool [B, T, A], which of them exist.
     log_probs: float32 [B, T, A], their log-probabilities (see
       `sampling.sample`), 0 where there is none.
+    sampled_mass: float32 [B, T, A], the total probability of the tokens that
+      could be drawn in place of each, 0 where there is none; None where all
+      tokens could.
   """
 
   agent: jax.Array
@@ -64,13 +71,14 @@ class Trajectory:
   actions: jax.Array
   action_mask: jax.Array
   log_probs: jax.Array
+  sampled_mass: jax.Array | None = None
 
 
 def made_up(num_turns: int, max_new_tokens: int) -> Trajectory:
   """Returns two games to try functions on: the centre, and no readable answer.
 
   Args:
-    num_turns: T; the games have one turn.
+    num_turns: T; the games have one turn. At 1 they are single moves.
     max_new_tokens: A; the answers have one token.
   """
   turns, tokens = (2, num_turns), (2, num_turns, max_new_tokens)
@@ -78,10 +86,11 @@ def made_up(num_turns: int, max_new_tokens: int) -> Trajectory:
   turn_mask[:, 0], moves[0, 0] = True, 4
   action_mask = np.zeros(tokens, bool)
   action_mask[..., 0] = turn_mask
+  first = Ending.UNFINISHED if num_turns == 1 else Ending.LENGTH
   # On the host arrays are NumPy's.
   fields: dict[str, Any] = {
     "agent": np.full(2, rules.X, np.int8),
-    "ending": np.array([Ending.LENGTH, Ending.PARSE_ERROR], np.int8),
+    "ending": np.array([first, Ending.PARSE_ERROR], np.int8),
     "board": np.array([rules.X * rules.POWERS[4], rules.EMPTY_BOARD], np.int32),
     "boards": np.full(turns, rules.EMPTY_BOARD, np.int32),
     "last_moves": np.full(turns, -1, np.int8),

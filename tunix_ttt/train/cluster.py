@@ -8,7 +8,6 @@ from flax import nnx
 import jax
 from jax.sharding import Mesh
 import numpy as np
-import orbax.checkpoint as ocp
 from tunix.rl import rl_cluster as rl_cluster_lib
 from tunix.rl.rollout import base_rollout
 from tunix.sft import checkpoint_manager
@@ -21,6 +20,7 @@ from tunix_ttt.models import meshes
 from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import run_checkpoints
 
 _ROLES = rl_cluster_lib.Role
 
@@ -28,8 +28,7 @@ _ROLES = rl_cluster_lib.Role
 class GameCluster(rl_cluster_lib.RLCluster):
   """An `RLCluster` that keeps no second copy of the model.
 
-  There is no reference model: the KL divergence is to the actor without its
-  adapters.
+  There is no reference model; see `scorers.of_reference`.
   """
 
   def _init_cluster(self) -> None:
@@ -144,8 +143,5 @@ def checkpoints_of(
 ) -> checkpoint_manager.CheckpointManager:
   """Returns Tunix's checkpoint manager for a directory."""
   return checkpoint_manager.CheckpointManager(
-    str(directory),
-    ocp.CheckpointManagerOptions(
-      max_to_keep=config.max_to_keep, enable_async_checkpointing=False
-    ),
+    str(directory), run_checkpoints.options(config)
   )

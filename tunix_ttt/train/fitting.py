@@ -14,6 +14,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.train import memory
 from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import setup
 from tunix_ttt.train import trainer as trainer_lib
 
@@ -102,7 +103,7 @@ def fit(
     max_steps=training.max_steps,
     log_every_n_steps=config.logging.log_every_n_steps,
     steps_per_epoch=len(prepared.dataset.train) / training.batch_size,
-    kept=runs.rewind_metrics(run, trainer.train_steps),
+    kept=run_checkpoints.rewind(run, trainer.train_steps),
     names=trainer.names,
   )
   try:

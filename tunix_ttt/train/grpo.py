@@ -28,12 +28,20 @@ from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import memory
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import scorers
 from tunix_ttt.train import setup
 from tunix_ttt.train import sft
 from tunix_ttt.train import tracking
 
 _PREFIX = "grpo"
+# The reference of the KL divergence, told where the two are not the same model.
+_REFERENCES = {
+  "start": "note: the KL divergence is to the model with the adapters that it"
+  " starts with; grpo.reference=base takes the model without adapters",
+  "base": "note: the KL divergence is to the model without adapters;"
+  " grpo.reference=start takes the adapters that it starts with",
+}
 
 # (parameters) -> metrics by name, `score` among them.
 Evaluate = Callable[[Any], dict[str, float]]
@@ -181,10 +189,12 @@ class _Run:
     )
     self._reference: scorers.Scorer | None = None
     if config.grpo.beta:
-      # Before a checkpoint is restored into the model.
+      # Taken before a checkpoint is restored into the model.
       self._reference = scorers.of_reference(
         prepared.model, self.module, config
       )
+      if scorers.starts_from_adapters(prepared.model):
+        progress.say(_REFERENCES[config.grpo.reference])
     self.manager = cluster_lib.checkpoints_of(
       (run / runs.CHECKPOINTS).absolute(), config.checkpoint
     )
@@ -192,11 +202,10 @@ class _Run:
     engine = self.cluster.rollout
     assert isinstance(engine, games_lib.GameRollout)
     self.engine = engine
-    runs.rewind_rollouts(run, self.first_step)
     self.recorder = game_recorder.GameRecorder(
       run,
       config,
-      runs.rewind_metrics(run, self.first_step),
+      run_checkpoints.rewind(run, self.first_step),
       prepared.model.tokenizer.decode,
     )
     self._rate = optimizers.learning_rate(optimizers.in_updates(config))

@@ -39,11 +39,20 @@ _LOSS_METRICS = {
 
 @dataclasses.dataclass(kw_only=True)
 class AlgorithmConfig(grpo_learner.GRPOConfig):
-  """Tunix's `GRPOConfig` with the fields that its loss looks for besides."""
+  """Tunix's `GRPOConfig` with the fields that losses look for besides.
+
+  Attributes:
+    policy_loss_fn: see Tunix's.
+    epsilon_high: see `config.AlgorithmConfig`.
+    epsilon_c: see `config.AlgorithmConfig`.
+    max_sequence_tokens: the most tokens that are sampled in a sequence, by
+      which `sequence-mean-token-scale` divides.
+  """
 
   policy_loss_fn: str = policy_loss.NAME
   epsilon_high: float = 0.2
   epsilon_c: float | None = None
+  max_sequence_tokens: int
 
 
 class RecordingTrainer(steps.LeanSteps, rl_trainer.Trainer):
@@ -117,8 +126,8 @@ class GameLearner(grpo_learner.GRPOLearner):
     Args:
       cluster: with the model as its actor.
       config: the settings.
-      reference: the model that training started from, for the KL divergence;
-        None without.
+      reference: Scores games by the reference of the KL divergence; None
+        without one.
       given: rewards that were given in Python.
     """
     algorithm = config.grpo
@@ -136,6 +145,7 @@ class GameLearner(grpo_learner.GRPOLearner):
         epsilon=algorithm.epsilon,
         epsilon_high=algorithm.epsilon if high is None else high,
         epsilon_c=algorithm.epsilon_c,
+        max_sequence_tokens=config.max_sequence_tokens,
       ),
       reward_fns=[_rewards_of_texts],
     )
@@ -229,7 +239,7 @@ class GameLearner(grpo_learner.GRPOLearner):
       games, config.rewards, config.play.max_new_tokens, self._given
     )
     total = sum(parts.values(), np.zeros(games.turn_mask.shape, np.float32))
-    advantages, counts = self._advantages(total, games.turn_mask)
+    advantages, counts = self._advantages(total, games.turn_mask, games.boards)
     groups = counts.any(axis=1).reshape(-1, config.grpo.num_generations)
     example, corrections = self._example(batch, advantages, counts)
     self._played = (
@@ -244,15 +254,17 @@ class GameLearner(grpo_learner.GRPOLearner):
     return example
 
   def _advantages(
-    self, rewards: np.ndarray, played: np.ndarray
+    self, rewards: np.ndarray, played: np.ndarray, boards: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns what each turn is weighted with and whether it is trained.
 
-    Turns are left out of the loss where a group earned all the same.
+    Turns are left out of the loss where all that they are compared with earned
+    the same.
 
     Args:
       rewards: float32 [B, T].
       played: bool [B, T].
+      boards: int32 [B, T].
 
     Returns:
       float32 [B, T] and bool [B, T].
@@ -261,15 +273,15 @@ class GameLearner(grpo_learner.GRPOLearner):
     size, estimator = config.num_generations, config.advantage_estimator
     if config.advantage_level == "turn":
       worth = rewards_lib.returns(rewards, config.discount)
-      found = rewards_lib.turn_advantages(worth, played, size, estimator)
-      counts = rewards_lib.with_signal(worth, played, size) & played
+      found, counts = rewards_lib.turn_advantages(
+        worth, played, boards, size, estimator, config.turn_baseline
+      )
     else:
       worth = rewards.sum(axis=1, keepdims=True)
       estimate = function_registry.get_advantage_estimator(estimator)
       games = np.asarray(estimate(worth[:, 0], size))[:, None]
       found = np.where(played, games, 0).astype(np.float32)
-      differs = rewards_lib.with_signal(worth, np.ones_like(worth, bool), size)
-      counts = differs & played
+      counts = rewards_lib.with_signal(worth, size) & played
     return np.maximum(found, 0) if config.positive_only else found, counts
 
   def _example(
@@ -313,6 +325,8 @@ class GameLearner(grpo_learner.GRPOLearner):
         old, sampled, rows["trained"], threshold
       )
       weights = weights[..., 1:]
+    parts = self._config.training.gradient_accumulation_steps
+    mode = self._config.grpo.loss_agg_mode
     # Its fields are its parent's too, which type checkers do not see.
     make: Any = policy_loss.GameExample
     example = make(
@@ -325,11 +339,8 @@ class GameLearner(grpo_learner.GRPOLearner):
       old_per_token_logps=old[..., 1:],
       sampler_is_weights=weights,
       mask=rows["mask"],
-      weight=micro_batch_weights(
-        rows["trained"],
-        self._config.training.gradient_accumulation_steps,
-        self._config.grpo.loss_agg_mode,
-      ),
+      weight=micro_batch_weights(rows["trained"], parts, mode),
+      token_weight=micro_batch_weights(rows["trained"], parts, "token-mean"),
     )
     return example, metrics
 
@@ -345,7 +356,9 @@ class GameLearner(grpo_learner.GRPOLearner):
     }
     # The model before its first update agrees with the sampler; how closely
     # says whether both compute the same.
-    means["log_ratio"] = float(results[0]["log_ratio"])
+    parts = self._config.training.gradient_accumulation_steps
+    first = [result["log_ratio"] for result in results[:parts]]
+    means["log_ratio"] = float(np.mean(first))
     seconds = time.perf_counter() - started - metrics["seconds_sampling"]
     metrics = {**means, **metrics, "seconds_training": seconds}
     self.rl_cluster.sync_weights()
@@ -421,6 +434,10 @@ def _summary(
   played = np.asarray(games.turn_mask)
   tokens = np.asarray(games.action_mask).sum(axis=2)
   is_optimal = rewards_lib.regret(games) == 0
+  cut = {}
+  if games.sampled_mass is not None:
+    mass = np.asarray(games.sampled_mass)[np.asarray(games.action_mask)]
+    cut["sampled_mass"] = float(mass.mean())
   return {
     "reward": float(total.sum(axis=1).mean()),
     "reward_std": float(total.sum(axis=1).std()),
@@ -436,4 +453,5 @@ def _summary(
     "turns": float(played.sum(axis=1).mean()),
     "tokens_per_turn": float(tokens[played].mean()),
     "tokens": float(tokens.sum()),
+    **cut,
   }

@@ -35,10 +35,12 @@ class GameExample(grpo_learner.TrainExample):
     mask: bool [B, R, L], which tokens exist.
     weight: float32 [B], the same for the games of a micro-batch: its part of
       the batch in what losses are averaged over, 1 on average.
+    token_weight: float32 [B], the same for averages over trained tokens.
   """
 
   mask: jax.Array | None = None
   weight: jax.Array | None = None
+  token_weight: jax.Array | None = None
 
 
 def log_probs(
@@ -71,6 +73,8 @@ def games_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the GRPO loss of games, and its metrics.
 
+  The means of both over the micro-batches of a batch are the batch's.
+
   Args:
     model: the policy.
     train_example: a `GameExample`.
@@ -79,14 +83,20 @@ def games_loss(
     eos_id: not used.
   """
   mask, weight = train_example.mask, train_example.weight
-  assert mask is not None and weight is not None
+  token_weight = train_example.token_weight
+  assert mask is not None and weight is not None and token_weight is not None
   rows: Any = jax.tree.map(
     lambda leaf: leaf.reshape(-1, leaf.shape[-1]),
-    dataclasses.replace(train_example, weight=None),
+    dataclasses.replace(train_example, weight=None, token_weight=None),
   )
   tokens = jnp.concatenate([rows.prompt_ids, rows.completion_ids], axis=1)
   found = log_probs(model, tokens, rows.mask, algo_config.temperature)
   loss, metrics = _loss_of_rows(found, rows, algo_config)
+  metrics = {
+    # Tunix averages the entropy as it does the loss.
+    name: value * (weight if name == "entropy" else token_weight).mean()
+    for name, value in metrics.items()
+  }
   return loss * weight.mean(), metrics
 
 
@@ -118,8 +128,13 @@ def _loss_of_rows(
   if rows.sampler_is_weights is not None:
     losses *= rows.sampler_is_weights
 
+  mode, norm = config.loss_agg_mode, {}
+  if mode == "sequence-mean-token-scale":
+    # Rows are cut to the longest of their batch, which must not matter.
+    norm["norm"] = config.max_sequence_tokens
+
   def average(values: jax.Array) -> jax.Array:
-    return common.aggregate_loss(values, trained, config.loss_agg_mode)
+    return common.aggregate_loss(values, trained, mode, **norm)
 
   loss, kl = average(losses), jnp.float32(0)
   if rows.ref_per_token_logps is not None:

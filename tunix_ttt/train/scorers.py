@@ -11,6 +11,7 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
+from tunix_ttt.models import specs
 from tunix_ttt.train import policy_loss
 
 # (tokens int [..., L], mask bool [..., L]) -> float32 [..., L], 0 for the first.
@@ -26,23 +27,37 @@ def of_policy(module: nnx.Module, config: config_lib.GRPOConfig) -> Scorer:
 def of_reference(
   model: checkpoints.Model, module: nnx.Module, config: config_lib.GRPOConfig
 ) -> Scorer:
-  """Returns what scores games by the model that training started from.
+  """Returns a function that scores games by the reference of the KL divergence.
 
-  With adapters it is the trained model without them; only where the whole
-  model is trained is there a copy.
+  There is a copy of what is trained alone: of the adapters, or of the whole
+  model without any. The reference `base` of a model with adapters is the trained
+  model without them, of which there is no copy.
 
   Args:
-    model: as it is before training.
-    module: the one that is trained.
-    config: the settings.
+    model: The model as it is before training.
+    module: The module that is trained, before a checkpoint is restored into it.
+    config: The settings; `grpo.reference` says which model it is.
   """
-  graph, _ = nnx.split(nnx.eval_shape(model.spec.build))
-  score = _make(graph, meshes.of(module), config)
-  if model.lora is None:
-    state = jax.tree.map(jnp.copy, nnx.state(model.module))
-    return lambda tokens, mask: score(state, tokens, mask)
-  base = nnx.filterlib.Not(nnx.LoRAParam)
-  return lambda tokens, mask: score(nnx.state(module, base), tokens, mask)
+  if model.lora is not None and config.grpo.reference == "base":
+    graph, _ = nnx.split(nnx.eval_shape(model.spec.build))
+    score = _make(graph, meshes.of(module), config)
+    base = nnx.filterlib.Not(nnx.LoRAParam)
+    return lambda tokens, mask: score(nnx.state(module, base), tokens, mask)
+  frozen = nnx.filterlib.Not(model.trainable)
+  score = _make(nnx.split(module)[0], meshes.of(module), config)
+  start = jax.tree.map(jnp.copy, nnx.state(module, model.trainable))
+  return lambda tokens, mask: score(
+    nnx.merge_state(nnx.state(module, frozen), start), tokens, mask
+  )
+
+
+def starts_from_adapters(model: checkpoints.Model) -> bool:
+  """Returns whether a model's adapters change what it computes."""
+  adapters = specs.parameters(model.module, nnx.LoRAParam)
+  # Of two factors, the second is 0 in new adapters.
+  return any(
+    bool(value.any()) for name, value in adapters.items() if "lora_b" in name
+  )
 
 
 def _make(

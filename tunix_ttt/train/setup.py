@@ -1,7 +1,9 @@
 """What begins, ends and resumes a run of any kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
+import logging
 import math
 import os
 import pathlib
@@ -14,6 +16,7 @@ import jax
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import integrity
 from tunix_ttt import interrupts
 from tunix_ttt import processes
 from tunix_ttt import progress
@@ -26,6 +29,7 @@ from tunix_ttt.models import sources
 from tunix_ttt.models import specs
 from tunix_ttt.models.hugging_face import adapters
 from tunix_ttt.models.hugging_face import loading
+from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import tracking
 
 # Settings that change what is written, or where it is computed, and no more; and
@@ -102,13 +106,32 @@ def start(
   name = runs.new_run_id(f"{recipe}-{config.seed}")
   output = output or runs.RUNS_ROOT / name
   files.check_absent(output)
+  if processes.is_first():
+    files.check_output(output)
   prepared = plan()
   dataset = prepared.dataset_record()
   made = manifest(recipe, config, prepared.record, output, dataset, rewards)
   _announce(prepared, config)
   _create(made, prepared.model, output)
-  with runs.hold(output), interrupts.working_on(output):
+  with _working_on(output):
     return train(prepared, made, output)
+
+
+@contextlib.contextmanager
+def _working_on(run: pathlib.Path) -> Iterator[None]:
+  """Holds a run, and reports what its disk refuses as a UserError."""
+  try:
+    with runs.hold(run), interrupts.working_on(run):
+      yield
+  except Exception as error:
+    fault = files.fault_of_disk(error)
+    if fault is None:
+      raise
+    # Orbax's other writes fail as well, which Python logs one by one.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    raise errors.UserError(
+      f"{run}: this run was stopped: {fault}; once that is mended, resume it"
+    ) from None
 
 
 def resume(
@@ -127,7 +150,8 @@ def resume(
       data and model are may differ.
     run: its directory.
     step: which of its checkpoints to go on from; None for the latest, or the
-      beginning where there is none yet. Later checkpoints are set aside.
+      beginning where there is none yet; damaged ones are passed over. Later
+      checkpoints are set aside.
     plan: prepares the run, given its settings and where its tokenizer is.
     train: does it.
     rewards: those that were given in Python.
@@ -136,22 +160,28 @@ def resume(
     The run directory.
 
   Raises:
-    errors.UserError: if there is no such run or checkpoint, or the config, the
-      rewards, the data, the base or the code's results are not the run's.
+    errors.UserError: if there is no such run or checkpoint, it is damaged, or
+      the config, the rewards, the data, the base or the code's results are not
+      the run's.
     interrupts.Interrupted: see `start`.
   """
   requirements.check()
   found = runs.RunManifest.read(run)
-  with runs.hold(run), interrupts.working_on(run):
+  with _working_on(run):
     check_same_config(config, found, run)
     check_same_rewards(rewards, found, run)
+    run_checkpoints.remove_temporaries(run)
     if found.status == "finished" and step is None:
-      return run
+      fault = integrity.damage(run / runs.FINAL_CHECKPOINT)
+      if fault is None:
+        return run
+      progress.say(f"note: {fault}; saving the model again")
+    from_step = run_checkpoints.choose(run, step)
     config = relocate(config, found, run)
     prepared = plan(config, run / runs.TOKENIZER)
     check_same_data(prepared.dataset_record(), found.dataset, run)
     check_same_model(prepared.record, found, run)
-    set_aside_after(run, step)
+    run_checkpoints.go_back(run, found, from_step, chosen=step is not None)
     return train(prepared, found, run)
 
 
@@ -305,10 +335,15 @@ def config_of(
   Raises:
     errors.UserError: if they are not of this kind.
   """
+  path = run / runs.MANIFEST
+  if manifest.recipe != "sft" and manifest.recipe not in manifest.config:
+    raise errors.UserError(
+      f"{path}: recipe: {manifest.recipe!r} does not fit the config, which has no"
+      " such section"
+    )
   try:
     return config_lib.from_dict(kind, manifest.config)
   except ValueError as error:
-    path = run / runs.MANIFEST
     raise errors.UserError(f"{path}: config: {error}") from None
 
 
@@ -382,6 +417,10 @@ def check_same_config(
 ) -> None:
   """Raises a UserError if a run was started with another config."""
   path = run / runs.MANIFEST
+  if type(config) is not config_lib.RECIPES[manifest.recipe]:
+    raise errors.UserError(
+      f"{path}: this is a run of {manifest.recipe}, which another script trains"
+    )
   theirs = config_of(type(config), manifest, run)
   changed = [
     key
@@ -447,38 +486,3 @@ def check_same_model(
       f" {record}, in the manifest {theirs}; say where the model with the digest"
       f" {theirs.revision} is: --base DIR"
     )
-
-
-def set_aside_after(run: pathlib.Path, step: int | None) -> None:
-  """Moves what came after the checkpoint of `step` out of the way."""
-  if step is None:
-    return
-  root = run / runs.CHECKPOINTS
-  steps = runs.checkpoint_steps(run)
-  if step not in steps:
-    raise errors.UserError(
-      f"{root}: there is no checkpoint of step {step}; there are"
-      f" {', '.join(map(str, steps)) or 'none'}"
-    )
-  processes.wait("seen the checkpoints")
-  if processes.is_first():
-    _set_aside(run, [root / str(s) for s in steps if s > step])
-  processes.wait("set checkpoints aside")
-
-
-# What is of the model at the end, and not of the one that is gone back to.
-_OF_THE_FINAL_MODEL = (
-  runs.FINAL_CHECKPOINT,
-  runs.GAMES,
-  runs.GAMES_SUMMARY,
-  runs.PAGE,
-  runs.PLOTS,
-)
-
-
-def _set_aside(run: pathlib.Path, later: list[pathlib.Path]) -> None:
-  aside = run / runs.new_run_id("superseded")
-  for path in [*later, *(run / name for name in _OF_THE_FINAL_MODEL)]:
-    if path.exists():
-      aside.mkdir(exist_ok=True)
-      path.rename(aside / path.name)

@@ -20,6 +20,7 @@ from tunix_ttt.train import losses
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import preference_loss
 from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import steps
 from tunix_ttt.train import tracking
 
@@ -232,6 +233,7 @@ def training_settings(
     prefix: of metrics.
   """
   accumulation = config.training.gradient_accumulation_steps
+  policies = ocp.checkpoint_managers
   return {
     "eval_every_n_steps": config.training.eval_every_n_steps,
     # The data ends after `max_steps`; naming it here would also start Tunix's
@@ -239,22 +241,12 @@ def training_settings(
     "max_steps": None,
     "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
     "checkpoint_root_directory": str((run / runs.CHECKPOINTS).absolute()),
-    "checkpointing_options": _checkpointing(config.checkpoint),
+    "checkpointing_options": run_checkpoints.options(
+      config.checkpoint,
+      save_decision_policy=policies.FixedIntervalPolicy(
+        config.checkpoint.save_interval_steps
+      ),
+    ),
     "metrics_prefix": prefix,
     "metrics_logging_options": tracking.options(config.logging, run, prefix),
   }
-
-
-def _checkpointing(
-  config: config_lib.CheckpointConfig,
-) -> ocp.CheckpointManagerOptions:
-  policies = ocp.checkpoint_managers
-  return ocp.CheckpointManagerOptions(
-    save_decision_policy=policies.FixedIntervalPolicy(
-      config.save_interval_steps
-    ),
-    max_to_keep=config.max_to_keep,
-    # On a CPU, Orbax's background thread reads the very buffers that the next
-    # step is given to overwrite.
-    enable_async_checkpointing=False,
-  )

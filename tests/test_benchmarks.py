@@ -1,0 +1,99 @@
+"""Benchmarks start: each explains itself, and runs at its smallest size."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import conftest
+
+BENCHMARKS = conftest.ROOT / "benchmarks"
+# Besides, there is a module that they share.
+SCRIPTS = sorted(
+  [*BENCHMARKS.glob("*.py"), conftest.ROOT / "docs/screenshots.py"]
+)
+SCRIPTS.remove(BENCHMARKS / "programs.py")
+SHAPE = [
+  f"model.{name}={value}"
+  for name, value in conftest.SMALL_MODEL.shape().items()
+]
+SFT = ["--config", conftest.ROOT / "configs/sft_tiny.yaml", "--set", *SHAPE]
+SFT += ["data.games.num_games=60"]
+TRAINING = ["training.max_steps=1", "training.batch_size=8"]
+# All that is not the size of the work is as in the pages.
+SMALLEST = {
+  "environment": ["--num-games", 3, "--repeats", 1],
+  "grpo": ["--steps", 1, "--no-peer"],
+  "layouts": ["--steps", 1, "--repeats", 1, "--new-tokens", 5],
+  "memory_tables": ["--models", "Qwen/Qwen2.5-0.5B"],
+  "packing": [
+    *SFT, "training.batch_size=8", "--steps", 1, "--repeats", 1, "--pairs", 60,
+  ],
+  "pipeline": [
+    "--config", conftest.ROOT / "configs/pipeline_tiny.yaml", "--seeds", 0,
+    "--runs", "runs", "--set", "pairs.count=40",
+  ],
+  "real_shapes": [
+    "--num-layers", 1, "--rows", 1, "--length", 3, "--steps", 2,
+    "--train-rows", 1, "--train-length", 3, "--rank", 2, "--repeats", 1,
+  ],
+  "sampler": [
+    *SFT, "--model", "base", "--batch-sizes", 3, "--repeats", 1,
+    "--contexts", "board", "truncated",
+  ],
+  "scaling": ["--axes", "games", "--points", 1, "--repeats", 1],
+  "seeds": ["--seeds", 0, "--runs", "runs", "--set", *SHAPE, *TRAINING],
+}  # fmt: skip
+
+
+def test_every_benchmark_is_run():
+  names = {path.stem for path in SCRIPTS}
+  assert names - SMALLEST.keys() == {"screenshots", "trl_peer"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help(script, run, monkeypatch):
+  if script.stem == "screenshots":
+    pytest.importorskip("playwright")
+  # A script imports modules beside it.
+  monkeypatch.syspath_prepend(script.parent)
+  code, out, err = run(script, "--help")
+  assert (code, err) == (0, "")
+  assert out.startswith(f"usage: {script.name}")
+
+
+def smallest(name, directory):
+  """Runs a benchmark in a process of its own; returns what it writes."""
+  command = [sys.executable, BENCHMARKS / f"{name}.py", *SMALLEST[name]]
+  done = subprocess.run(
+    [*map(str, command), "--output", "results.json"],
+    cwd=directory,
+    # Some set how many devices there are.
+    env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(conftest.ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout
+  return json.loads((directory / "results.json").read_text())
+
+
+def test_memory_tables(run, tmp_path):
+  output = tmp_path / "results.json"
+  script = BENCHMARKS / "memory_tables.py"
+  code, _, err = run(script, *SMALLEST[script.stem], "--output", output)
+  assert code == 0, err
+  (row,) = json.loads(output.read_text())["rows"]
+  assert row["parameters"] == 494_032_768
+  assert row["LoRA"].keys() == {"1", "2", "1 + 1", "8", "16"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SMALLEST.keys() - {"memory_tables"}))
+def test_smallest_size(name, tmp_path):
+  if name == "environment":
+    pytest.importorskip("pgx")
+  results = smallest(name, tmp_path)
+  assert results["device"] and results["platform"]

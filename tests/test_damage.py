@@ -1,0 +1,296 @@
+"""Damaged and interrupted run directories: all is told, nothing is lost."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests import test_sft
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import integrity
+from tunix_ttt import recipes
+from tunix_ttt import runs
+from tunix_ttt.models import checkpoints
+from tunix_ttt.train import run_checkpoints
+from tunix_ttt.train import sft
+
+CONFIG = dataclasses.replace(
+  test_sft.CONFIG,
+  training=config_lib.TrainingConfig(
+    max_steps=5, batch_size=8, eval_every_n_steps=2
+  ),
+  checkpoint=config_lib.CheckpointConfig(save_interval_steps=2),
+)
+STEPS = [2, 4, 5]
+
+
+def append(path, row):
+  with path.open("a") as file:
+    file.write(json.dumps(row) + "\n")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  """A run of five steps by hand, saved by Orbax after the steps 2, 4 and 5."""
+  run = tmp_path_factory.mktemp("runs") / "made"
+  (run / runs.OPPONENTS).mkdir(parents=True)
+  options = run_checkpoints.options(config_lib.CheckpointConfig(max_to_keep=3))
+  manager = ocp.CheckpointManager(run / runs.CHECKPOINTS, options=options)
+  append(run / runs.METRICS, {"step": 0, "split": "eval", "loss": 7.0})
+  for step in range(1, 6):
+    append(run / runs.METRICS, {"step": step, "split": "train", "loss": 1.5})
+    append(run / runs.ROLLOUTS, {"step": step, "board": "........."})
+    (run / runs.OPPONENTS / f"{step}.bin").write_bytes(bytes([step] * 7))
+    state = {"a": np.arange(5) + step, "b": {"c": np.float32(step)}}
+    if step in STEPS:
+      manager.save(step, args=ocp.args.StandardSave(state))
+    if step % 2 == 0:
+      append(run / runs.METRICS, {"step": step, "split": "eval", "loss": 1.0})
+  manager.close()
+  return run
+
+
+@pytest.fixture
+def run(made, tmp_path):
+  return shutil.copytree(made, tmp_path / "run")
+
+
+def checked_files(directory):
+  unchecked = ("_CHECKPOINT_METADATA", "commit_success.txt")
+  found = [p for p in directory.rglob("*") if p.is_file()]
+  return [path for path in found if path.name not in unchecked]
+
+
+def flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 4
+  path.write_bytes(data)
+
+
+def test_a_whole_run_goes_on_from_any_checkpoint(run):
+  assert run_checkpoints.choose(run, None) == 5
+  assert [run_checkpoints.choose(run, step) for step in STEPS] == STEPS
+  # A row of what came later was cut short.
+  with (run / runs.METRICS).open("a") as file:
+    file.write('{"step": 6, "spl')
+  assert run_checkpoints.choose(run, None) == 5
+  rows = run_checkpoints.rewind(run, 4)
+  # The evaluation of step 4 is made again.
+  expected = [(0, "eval"), (1, "train"), (2, "train"), (2, "eval")]
+  expected += [(3, "train"), (4, "train")]
+  assert [(row["step"], row["split"]) for row in rows] == expected
+  assert runs.read_metrics(run) == rows
+  games = (run / runs.ROLLOUTS).read_text().splitlines()
+  assert [json.loads(game)["step"] for game in games] == [1, 2, 3, 4]
+  assert run_checkpoints.choose(run, 4) == 4
+  assert run_checkpoints.rewind(run, 0) == []
+  assert (run / runs.METRICS).read_bytes() == b""
+  assert (run / runs.ROLLOUTS).read_bytes() == b""
+
+
+def test_any_damage_to_a_checkpoint_is_noticed(run, capsys):
+  latest = run / runs.CHECKPOINTS / "5"
+  attacks = {
+    "flip": flip,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "remove": lambda path: path.unlink(),
+    "directory": lambda path: (path.unlink(), path.mkdir()),
+  }
+  for path in checked_files(latest):
+    whole = path.read_bytes()
+    for name, attack in attacks.items():
+      attack(path)
+      assert run_checkpoints.choose(run, None) == 4, (path, name)
+      assert capsys.readouterr().out.startswith(f"note: {latest}/")
+      with pytest.raises(errors.UserError) as found:
+        run_checkpoints.choose(run, 5)
+      assert str(found.value).endswith("of step 5 is damaged, whole are 2, 4")
+      shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+      path.write_bytes(whole)
+  assert run_checkpoints.choose(run, None) == 5
+
+
+def test_nothing_is_whole(run):
+  root = run / runs.CHECKPOINTS
+  for step in STEPS:
+    (root / str(step) / integrity.DIGESTS).unlink()
+  with pytest.raises(errors.UserError, match=r"of the checkpoints 2, 4, 5 is"):
+    run_checkpoints.choose(run, None)
+  shutil.rmtree(root)
+  assert run_checkpoints.choose(run, None) == 0
+  with pytest.raises(errors.UserError, match="step 5; there are none"):
+    run_checkpoints.choose(run, 5)
+  root.write_text("")
+  with pytest.raises(errors.UserError, match="expected a directory, found a"):
+    run_checkpoints.choose(run, None)
+
+
+def edit_line(number, line):
+  def edit(path):
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number - 1] = line
+    path.write_bytes(b"".join(lines))
+
+  return edit
+
+
+def keep_lines(count):
+  def keep(path):
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:count]))
+
+  return keep
+
+
+OTHER = b'{"step": 4, "split": "train", "loss": 1.6}\n'
+
+
+# The checkpoint of step 2 is saved after the third line of metrics.
+@pytest.mark.parametrize(
+  ("name", "damage", "found", "advice"),
+  [
+    (runs.METRICS, edit_line(6, b"garbage\n"), ":6: not valid JSON", 2),
+    (runs.METRICS, edit_line(6, b'{"loss": 1}\n'), ":6: this row has no", 2),
+    (runs.METRICS, edit_line(6, b"\xff\n"), ":6: .* is not UTF-8", 2),
+    (runs.METRICS, edit_line(6, OTHER), ": has changed since", 2),
+    (runs.METRICS, keep_lines(6), ":6: the file ends here", 4),
+    (runs.METRICS, keep_lines(4), ":4: the file ends here", 2),
+    (runs.METRICS, keep_lines(0), ": the file ends here", None),
+    (runs.METRICS, lambda p: p.unlink(), ": No such file", None),
+    (runs.METRICS, lambda p: (p.unlink(), p.mkdir()), ": Is a dir", None),
+    (runs.METRICS, flip, "has changed|not valid JSON", 2),
+    (runs.ROLLOUTS, keep_lines(3), ":3: the file ends here", 2),
+    (f"{runs.OPPONENTS}/3.bin", flip, "has changed since", 2),
+    (f"{runs.OPPONENTS}/5.bin", lambda p: p.unlink(), "No such file", 4),
+  ],
+)
+def test_what_a_checkpoint_needs_of_its_run(run, name, damage, found, advice):
+  damage(run / name)
+  with pytest.raises(errors.UserError, match=found) as refused:
+    run_checkpoints.choose(run, None)
+  message = str(refused.value)
+  assert message.startswith(f"{run / name}")
+  if advice is None:
+    assert message.endswith("start a new run")
+  else:
+    assert message.endswith(f"from step {advice} (--resume {advice})")
+    assert run_checkpoints.choose(run, advice) == advice
+
+
+class Killed(BaseException):
+  """Stands for a kill between two operations."""
+
+
+def test_going_back_can_be_killed_at_any_moment(
+  finished, tmp_path, monkeypatch
+):
+  """After each operation the run is not finished, or has its model."""
+  rename = runs.pathlib.Path.rename
+  for last in range(5):
+    run = shutil.copytree(finished, tmp_path / str(last))
+    (run / runs.PAGE).write_text("page")
+    done = []
+
+    def rename_or_die(path, target, done=done, last=last):
+      if len(done) == last:
+        raise Killed
+      done.append(path)
+      return rename(path, target)
+
+    manifest = runs.RunManifest.read(run)
+    with monkeypatch.context() as patch:
+      patch.setattr(runs.pathlib.Path, "rename", rename_or_die)
+      try:
+        run_checkpoints.go_back(run, manifest, 2, chosen=True)
+        assert last == 4
+      except Killed:
+        assert last < 4
+    assert runs.RunManifest.read(run).status == "running"
+    assert run_checkpoints.choose(run, None) == [5, 4, 2, 2, 2][last]
+  (aside,) = run.glob("superseded-*")
+  assert {path.name for path in aside.iterdir()} == {
+    *("4", "5"),
+    *(runs.FINAL_CHECKPOINT, runs.PAGE),
+  }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A finished run with checkpoints of the steps 2, 4 and 5."""
+  return sft.train(CONFIG, tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_damaged_latest_checkpoint_and_a_lost_model(
+  finished, tmp_path, capsys
+):
+  run = shutil.copytree(finished, tmp_path / "run")
+  model = run / runs.FINAL_CHECKPOINT
+  flip(model / "model.json")
+  shutil.rmtree(run / runs.CHECKPOINTS / "5" / "optimizer_state")
+  assert sft.resume(CONFIG, run) == run
+  said = capsys.readouterr().out
+  assert f"note: {model}/model.json: has changed since" in said
+  assert "checkpoints/5/optimizer_state" in said
+  assert "no such file; going on from step 4" in said
+  assert test_sft.rows(run) == test_sft.rows(finished)
+  assert test_sft.final(run) == test_sft.final(finished)
+  assert test_sft.optimizer_state(run) == test_sft.optimizer_state(finished)
+  manifest = runs.RunManifest.read(run)
+  assert manifest.status == "finished"
+  assert [session.from_step for session in manifest.sessions] == [0, 4]
+  (aside,) = run.glob("superseded-*")
+  assert {p.name for p in aside.iterdir()} == {"5", runs.FINAL_CHECKPOINT}
+  # All that is left is to save the model.
+  shutil.rmtree(model)
+  sft.resume(CONFIG, run)
+  assert test_sft.final(run) == test_sft.final(finished)
+  assert test_sft.rows(run) == test_sft.rows(finished)
+
+
+def test_a_changed_description_of_a_model(finished, tmp_path):
+  model = shutil.copytree(finished / runs.FINAL_CHECKPOINT, tmp_path / "model")
+  path = model / "model.json"
+  text = path.read_text()
+  assert '"rope_theta": 10000.0' in text
+  path.write_text(text.replace('"rope_theta": 1', '"rope_theta": 3'))
+  with pytest.raises(errors.UserError, match="model.json: has changed since"):
+    checkpoints.load(model)
+
+
+def test_a_run_of_another_recipe(finished, tmp_path):
+  run = shutil.copytree(finished, tmp_path / "run")
+  path = run / runs.MANIFEST
+  path.write_text(
+    path.read_text().replace('"recipe": "sft"', '"recipe": "dpo"')
+  )
+  with pytest.raises(errors.UserError, match="this is a run of dpo, which"):
+    sft.resume(CONFIG, run)
+  with pytest.raises(errors.UserError, match="recipe: 'dpo' does not fit"):
+    recipes.resume(run)
+
+
+def test_temporaries_of_killed_processes_are_removed(run):
+  (run / runs.MANIFEST).write_text("{}")
+  dead = [
+    run / ".run_manifest.json.0a-1-2b",
+    run / ".metrics.jsonl.0a-1-2b",
+    run / runs.OPPONENTS / ".6.bin.0a-1-2b",
+    run / ".checkpoint-final.0a-1-2b" / "params",
+    run / "..checkpoint-best.new.0a-1-2b" / "params",
+    run / runs.CHECKPOINTS / "6.orbax-checkpoint-tmp" / "state",
+  ]
+  for path in dead:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+  others = [run / ".lock", run / ".games.jsonl.0a-1-2b"]
+  for path in others:
+    path.write_text("")
+  before = {*run.rglob("*")}
+  run_checkpoints.remove_temporaries(run)
+  gone = before - {*run.rglob("*")}
+  assert {*dead} <= gone and len(gone) == len(dead) + 3
