@@ -146,9 +146,23 @@ MUTATIONS = (
   Mutation(
     "advantages have the standard deviation of a whole population",
     "tunix_ttt/rewards.py",
-    "(np.sqrt(variance / np.maximum(count - 1, 1)) + 1e-6)",
-    "(np.sqrt(variance / np.maximum(count, 1)) + 1e-6)",
-    "tests/test_rewards.py::test_advantages_of_turns",
+    "np.sqrt(squares.sum(axis=-2) / np.maximum(count - 1, 1))",
+    "np.sqrt(squares.sum(axis=-2) / np.maximum(count, 1))",
+    "tests/test_rewards.py::test_advantages_of_turns_on_one_board",
+  ),
+  Mutation(
+    "a turn is compared with turns on other boards",
+    "tunix_ttt/rewards.py",
+    "np.where(has_peers, on_board, in_group)",
+    "np.where(has_peers, in_group, in_group)",
+    "tests/test_rewards.py::test_a_turn_is_compared_with_others_like_it",
+  ),
+  Mutation(
+    "the policy loss is divided by its rows' padded length",
+    "tunix_ttt/train/policy_loss.py",
+    'norm["norm"] = config.max_sequence_tokens',
+    'norm["norm"] = trained.shape[1]',
+    "tests/test_policy_loss.py::test_neither_micro_batches_nor_padding_change_the_loss",
   ),
   Mutation(
     "regret has the opponent's sign",
@@ -173,10 +187,17 @@ MUTATIONS = (
   ),
   Mutation(
     "an evaluation is recorded twice after resuming",
-    "tunix_ttt/runs.py",
-    'if row["step"] < step or (row["step"], row["split"]) == (step, "train"):',
-    'if row["step"] <= step:',
+    "tunix_ttt/train/run_checkpoints.py",
+    """while lines and b'"split": "train"' not in lines[-1]:""",
+    """while lines and b'"split": "' not in lines[-1]:""",
     "tests/test_sft.py::test_resuming_from_an_earlier_step_ends_the_same",
+  ),
+  Mutation(
+    "a run goes on from a damaged checkpoint",
+    "tunix_ttt/train/run_checkpoints.py",
+    "    fault = integrity.damage(root / str(step))",
+    "    fault = None",
+    "tests/test_damage.py::test_any_damage_to_a_checkpoint_is_noticed",
   ),
   Mutation(
     "another model's weights are loaded",
