@@ -200,6 +200,13 @@ MUTATIONS = (
     "tests/test_damage.py::test_any_damage_to_a_checkpoint_is_noticed",
   ),
   Mutation(
+    "a model's damaged files are read",
+    "tunix_ttt/models/checkpoints.py",
+    "(fault := integrity.damage(directory))",
+    '(fault := "")',
+    "tests/test_checkpoints.py::test_damage_of_any_file_is_found",
+  ),
+  Mutation(
     "another model's weights are loaded",
     "tunix_ttt/models/checkpoints.py",
     "if revision(params) != description.params:",

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import shutil
 import time
 
@@ -135,15 +136,25 @@ def test_adapters_are_trained_further_with_the_same_settings_only(
   ],
 )
 def test_a_description_that_does_not_fit_is_refused(saved, changes, found):
+  without_digests(saved)
   edit(saved, **changes)
   with pytest.raises(errors.UserError, match=found):
     checkpoints.load(saved)
 
 
+def without_digests(directory):
+  """Makes a model directory one of the format that has no digests."""
+  path = directory / checkpoints.MODEL_JSON
+  description = json.loads(path.read_text())
+  path.write_text(json.dumps(description | {"format": "tunix_ttt.model/1"}))
+  (directory / "digests.json").unlink()
+
+
 # Orbax abandons its other reads when one fails, which Python remarks on when
 # they are collected: here, that no other test is blamed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_damage_is_found(saved):
+def test_damage_is_found_without_digests(saved):
+  without_digests(saved)
   largest = max(
     (f for f in (saved / "params").rglob("*") if f.is_file()),
     key=lambda f: f.stat().st_size,
@@ -171,10 +182,25 @@ def test_other_values_are_refused(base, saved, tmp_path):
   module = specs.with_parameters(base.module, values)
   other = checkpoints.dataclasses.replace(base, module=module)
   checkpoints.save(other, tmp_path / "other")
+  without_digests(saved)
   shutil.rmtree(saved / "params")
   shutil.copytree(tmp_path / "other" / "params", saved / "params")
   with pytest.raises(errors.UserError, match="not those that were saved"):
     checkpoints.load(saved)
+
+
+def test_damage_of_any_file_is_found(saved):
+  names = [p.relative_to(saved) for p in saved.rglob("*") if p.is_file()]
+  assert len(names) > 4
+  for name in names:
+    data = (saved / name).read_bytes()
+    damaged = bytearray(data or b"x")
+    damaged[len(damaged) // 2] ^= 1
+    (saved / name).write_bytes(damaged)
+    with pytest.raises(errors.UserError, match=re.escape(str(saved))):
+      checkpoints.load(saved)
+    (saved / name).write_bytes(data)
+  checkpoints.load(saved)
 
 
 def test_what_is_no_model_directory(tmp_path):
@@ -190,6 +216,7 @@ def test_what_is_no_model_directory(tmp_path):
 def test_another_tokenizer_is_refused(saved):
   from tunix_ttt.language import tokenizers
 
+  without_digests(saved)
   other = tokenizers.train_tokenizer(["some other text"], 512)
   files.write_all(saved, other.files())
   with pytest.raises(

@@ -64,7 +64,7 @@ class Description(pydantic.BaseModel):
   """What `model.json` says.
 
   Attributes:
-    format: of the directory.
+    format: Format of the directory; the first has no digests of its files.
     spec: the architecture.
     tokenizer: its digest.
     params: SHA-256 of the parameters that are in the directory.
@@ -74,12 +74,19 @@ class Description(pydantic.BaseModel):
 
   model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
-  format: Literal["tunix_ttt.model/1"] = "tunix_ttt.model/1"
+  format: Literal["tunix_ttt.model/1", "tunix_ttt.model/2"] = (
+    "tunix_ttt.model/2"
+  )
   spec: specs.ModelSpec
   tokenizer: str
   params: str
   lora: config_lib.LoraConfig | None
   base: BaseRecord | None
+
+  @property
+  def has_digests(self) -> bool:
+    """Whether the directory has digests of its files."""
+    return self.format != "tunix_ttt.model/1"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -176,6 +183,9 @@ def load(
   """
   directory = final(directory)
   description = describe(directory)
+  # First: Orbax's threads print tracebacks of their own at damaged files.
+  if description.has_digests and (fault := integrity.damage(directory)):
+    raise errors.UserError(fault)
   vocab_size = description.spec.vocab_size
   tokenizer = hugging_face.load_saved(directory, vocab_size)
   if tokenizer.digest != description.tokenizer:
@@ -195,10 +205,6 @@ def load(
     raise errors.UserError(
       f"{directory / PARAMS}: the parameters are not those that were saved"
     )
-  # Last, because the checks above have more to say of damage.
-  fault = integrity.damage(directory)
-  if fault:
-    raise errors.UserError(fault)
   if description.lora is not None:
     params = specs.parameters(module) | params
   return Model(
