@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from tests import conftest
+from tests import test_pipeline
 
 BENCHMARKS = conftest.ROOT / "benchmarks"
 # Besides, there is a module that they share.
@@ -21,7 +23,6 @@ SHAPE = [
 ]
 SFT = ["--config", conftest.ROOT / "configs/sft_tiny.yaml", "--set", *SHAPE]
 SFT += ["data.games.num_games=60"]
-TRAINING = ["training.max_steps=1", "training.batch_size=8"]
 # All that is not the size of the work is as in the pages.
 SMALLEST = {
   "environment": ["--num-games", 3, "--repeats", 1],
@@ -31,10 +32,7 @@ SMALLEST = {
   "packing": [
     *SFT, "training.batch_size=8", "--steps", 1, "--repeats", 1, "--pairs", 60,
   ],
-  "pipeline": [
-    "--config", conftest.ROOT / "configs/pipeline_tiny.yaml", "--seeds", 0,
-    "--runs", "runs", "--set", "pairs.count=40",
-  ],
+  "pipeline": ["--config", "pipeline.yaml", "--seeds", 0, "--runs", "runs"],
   "real_shapes": [
     "--num-layers", 1, "--rows", 1, "--length", 3, "--steps", 2,
     "--train-rows", 1, "--train-length", 3, "--rank", 2, "--repeats", 1,
@@ -44,7 +42,7 @@ SMALLEST = {
     "--contexts", "board", "truncated",
   ],
   "scaling": ["--axes", "games", "--points", 1, "--repeats", 1],
-  "seeds": ["--seeds", 0, "--runs", "runs", "--set", *SHAPE, *TRAINING],
+  "seeds": ["--seeds", 0, "--runs", "runs", "--set", *test_pipeline.SHORT],
 }  # fmt: skip
 
 
@@ -66,6 +64,9 @@ def test_help(script, run, monkeypatch):
 
 def smallest(name, directory):
   """Runs a benchmark in a process of its own; returns what it writes."""
+  (directory / "pipeline.yaml").write_text(yaml.safe_dump(test_pipeline.CONFIG))
+  # Paths in configs are those from the root of the project.
+  (directory / "configs").symlink_to(conftest.ROOT / "configs")
   command = [sys.executable, BENCHMARKS / f"{name}.py", *SMALLEST[name]]
   done = subprocess.run(
     [*map(str, command), "--output", "results.json"],

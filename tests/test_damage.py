@@ -212,7 +212,7 @@ def test_going_back_can_be_killed_at_any_moment(
         assert last < 4
     assert runs.RunManifest.read(run).status == "running"
     assert run_checkpoints.choose(run, None) == [5, 4, 2, 2, 2][last]
-  (aside,) = run.glob("superseded-*")
+  (aside,) = (tmp_path / "4").glob("superseded-*")
   assert {path.name for path in aside.iterdir()} == {
     *("4", "5"),
     *(runs.FINAL_CHECKPOINT, runs.PAGE),

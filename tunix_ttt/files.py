@@ -236,8 +236,8 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
     yield beside
   except BaseException as error:
     remove(beside)
-    with contextlib.suppress(OSError):
-      for parent in made:
+    for parent in made:
+      with contextlib.suppress(OSError):
         parent.rmdir()
     if isinstance(error, OSError):
       raise cannot_write(path, error) from None

@@ -29,7 +29,7 @@ _TIMES = {
   "memory_bytes",
 }
 _LEFT_OUT = re.compile(
-  r"superseded-.*|\..*|tensorboard|plots|.*_training_logs_.*|.*\.html"
+  r"superseded-.*|\.lock|tensorboard|plots|.*_training_logs_.*|.*\.html"
 )
 _LOGS = re.compile(r"\..*|tensorboard|.*_training_logs_.*")
 
@@ -68,7 +68,7 @@ def state(directory: pathlib.Path) -> dict[str, Any]:
   """Returns what a run or a pipeline has made, by path.
 
   Checkpoints are digests of their arrays, rows of metrics are without times.
-  Every other file counts by its bytes; logs, pages and hidden files do not.
+  Every other file counts by its bytes; logs, pages and the lock do not.
   """
   found: dict[str, Any] = {}
   for path in sorted(directory.iterdir()):

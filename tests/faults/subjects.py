@@ -49,6 +49,13 @@ def _with(base: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
   return {**base, **merged}
 
 
+def _continued(base: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+  """Returns settings of a pipeline's stage, whose model is the last stage's."""
+  settings = _with(base, play={"constrained": True}, **changes)
+  del settings["model"]
+  return settings
+
+
 _DPO = _with(_SFT, data={"path": f"../{_PAIRS}", "games": {}})
 _GRPO = _with(
   _SFT,
@@ -139,8 +146,8 @@ SUBJECTS = {
         "grpo": {"config": "grpo.yaml"},
       },
       "sft.yaml": _with(_SFT, play={"constrained": True}),
-      "dpo.yaml": _with(_SFT, data={"games": {}}, play={"constrained": True}),
-      "grpo.yaml": _GRPO,
+      "dpo.yaml": _continued(_SFT, data={"games": {}}),
+      "grpo.yaml": _continued(_GRPO),
     },
   ),
   "two_processes": Subject(
