@@ -264,14 +264,32 @@ def test_a_changed_description_of_a_model(finished, tmp_path):
 
 def test_a_run_of_another_recipe(finished, tmp_path):
   run = shutil.copytree(finished, tmp_path / "run")
-  path = run / runs.MANIFEST
-  path.write_text(
-    path.read_text().replace('"recipe": "sft"', '"recipe": "dpo"')
-  )
+  manifest = runs.RunManifest.read(run)
+  manifest.model_copy(update={"recipe": "dpo"}).write(run)
   with pytest.raises(errors.UserError, match="this is a run of dpo, which"):
     sft.resume(CONFIG, run)
   with pytest.raises(errors.UserError, match="recipe: 'dpo' does not fit"):
     recipes.resume(run)
+
+
+def test_changed_files_of_a_finished_run(finished, tmp_path):
+  run = shutil.copytree(finished, tmp_path / "run")
+  manifest = runs.RunManifest.read(run)
+  assert runs.METRICS in manifest.files
+  manifest.check_files(run)
+  path = run / runs.METRICS
+  path.write_text(path.read_text().replace("1", "2", 1))
+  with pytest.raises(
+    errors.UserError, match="metrics.jsonl: has changed since"
+  ):
+    manifest.check_files(run)
+  path.unlink()
+  with pytest.raises(errors.UserError, match="metrics.jsonl: is gone"):
+    manifest.check_files(run)
+  path = run / runs.MANIFEST
+  path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
+  with pytest.raises(errors.UserError, match="manifest has changed since"):
+    runs.RunManifest.read(run)
 
 
 def test_temporaries_of_killed_processes_are_removed(run):

@@ -344,10 +344,9 @@ def cannot_write(
 
 
 # Faults of a disk, and then of a path, and not of a program.
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _OF_PATHS = (
   errno.EACCES,
-  errno.EFBIG,
   errno.EIO,
   errno.EISDIR,
   errno.ELOOP,

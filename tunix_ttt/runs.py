@@ -24,6 +24,7 @@ A GRPO run also has
 from collections.abc import Iterator, Sequence
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -38,6 +39,7 @@ import pydantic
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import integrity
 from tunix_ttt import processes
 
 MANIFEST = "run_manifest.json"
@@ -198,6 +200,8 @@ class RunManifest(Record):
     finished_at: UTC, ISO 8601.
     final_metrics: the last metrics of training and of evaluation.
     wandb_url: of its page on W&B, None without one.
+    files: Digests of a finished run's metrics and games, by name.
+    digest: SHA-256 of the other fields.
   """
 
   schema_version: Literal[1] = 1
@@ -223,19 +227,57 @@ class RunManifest(Record):
   finished_at: str | None = None
   final_metrics: dict[str, float] = {}
   wandb_url: str | None = None
+  files: dict[str, integrity.Prefix] = {}
+  digest: str | None = None
 
   @classmethod
   def read(cls, run: pathlib.Path | str) -> Self:
     """Reads and validates the manifest of a run directory.
 
     Raises:
-      errors.UserError: if there is none or it does not fit the schema.
+      errors.UserError: if there is none, it does not fit the schema, or it has
+        changed since it was written.
     """
-    return read_record(cls, pathlib.Path(run) / MANIFEST, "run manifest")
+    path = pathlib.Path(run) / MANIFEST
+    manifest = read_record(cls, path, "run manifest")
+    if manifest.digest not in (None, manifest._digest()):
+      raise errors.UserError(
+        f"{path}: this run manifest has changed since it was written; put back"
+        " the one that the run wrote"
+      )
+    return manifest
 
   def write(self, run: pathlib.Path) -> None:
     """Writes the manifest into a run directory, replacing the one there."""
-    write(run / MANIFEST, f"{self.model_dump_json(indent=2)}\n".encode())
+    signed = self.model_copy(update={"digest": self._digest()})
+    write(run / MANIFEST, f"{signed.model_dump_json(indent=2)}\n".encode())
+
+  def _digest(self) -> str:
+    text = self.model_dump_json(exclude={"digest"})
+    # As it is read back: a number may be written as an integer.
+    same = type(self).model_validate_json(text)
+    text = same.model_dump_json(exclude={"digest"})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+  def with_files(self, run: pathlib.Path, *names: str) -> Self:
+    """Returns the manifest with the digests of files of the run."""
+    found = {
+      name: integrity.Prefix.of((run / name).read_bytes())
+      for name in names
+      if processes.is_first() and (run / name).exists()
+    }
+    return self.model_copy(update={"files": self.files | found})
+
+  def check_files(self, run: pathlib.Path) -> None:
+    """Raises a UserError if a file of a finished run is not what it was."""
+    for name, expected in self.files.items():
+      path = run / name
+      text = f"{path}: has changed since the run was finished"
+      if not path.is_file():
+        text = f"{path}: is gone; the run had it when it was finished"
+      elif integrity.Prefix.of(path.read_bytes()) == expected:
+        continue
+      raise errors.UserError(f"{text}; put it back from a copy")
 
 
 def write(path: pathlib.Path, data: bytes) -> None:

@@ -19,8 +19,9 @@ _VOLATILE = {
   "git_dirty",
   # A free port.
   "coordinator",
-  # Digest of a manifest, in a pipeline's.
+  # Digests of files that have times in them.
   "digest",
+  "files",
 }
 _TIMES = {
   *recorder.TIMES,
@@ -31,7 +32,9 @@ _TIMES = {
 _LEFT_OUT = re.compile(
   r"superseded-.*|\.lock|tensorboard|plots|.*_training_logs_.*|.*\.html"
 )
-_LOGS = re.compile(r"\..*|tensorboard|.*_training_logs_.*")
+_LOGS = re.compile(
+  r"\..*|tensorboard|.*_training_logs_.*|.*\.orbax-checkpoint-tmp"
+)
 
 
 def _sha256(data: bytes) -> str:
@@ -94,6 +97,9 @@ def _parts(path: pathlib.Path) -> dict[str, Any]:
     return {name: _jsonl(path)}
   if name.endswith(".json"):
     value = _drop(json.loads(path.read_text()), _VOLATILE | _TIMES)
+    if name == runs.GAMES_SUMMARY:
+      # The path of the model, as the command had it.
+      del value["model"]
     return {f"{name}:{key}": part for key, part in value.items()}
   return {name: _sha256(path.read_bytes())}
 

@@ -58,6 +58,7 @@ def read(directories: Sequence[pathlib.Path]) -> list[Run]:
 
 def _read(run: pathlib.Path, name: str) -> Run:
   manifest = runs.RunManifest.read(run)
+  manifest.check_files(run)
   metrics = runs.read_metrics(run)
   if (run / runs.GAMES_SUMMARY).exists():
     summary = recorded.read_summary(run / runs.GAMES_SUMMARY)

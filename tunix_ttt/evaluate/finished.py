@@ -29,7 +29,8 @@ def play(run: pathlib.Path, config: config_lib.SFTConfig) -> recorded.Summary:
     errors.UserError: if the model cannot play as the config says.
   """
   games, summary = run / runs.GAMES, run / runs.GAMES_SUMMARY
-  if not (games.exists() and summary.exists()):
+  played_before = games.exists() and summary.exists()
+  if not played_before:
     greedy = dataclasses.replace(config.play, temperature=0.0)
     config = dataclasses.replace(config, play=greedy)
     name = str(run / runs.FINAL_CHECKPOINT)
@@ -43,6 +44,10 @@ def play(run: pathlib.Path, config: config_lib.SFTConfig) -> recorded.Summary:
     summary.unlink(missing_ok=True)
     matches.write(games, played, model, name, config, first)
     print(matches.table(played), flush=True)
+  names = (runs.GAMES, runs.GAMES_SUMMARY)
+  manifest = runs.RunManifest.read(run)
+  if not played_before or not manifest.files.keys() >= {*names}:
+    manifest.with_files(run, *names).write(run)
   return recorded.read_summary(summary)
 
 

@@ -243,7 +243,12 @@ def write(
     "openings": None if openings is None else dataclasses.asdict(openings),
   }
   files.write_text(output, "".join(files.to_json(row) + "\n" for row in rows))
-  files.write_text(recorded.summary_path(output), files.to_json(found) + "\n")
+  try:
+    files.write_text(recorded.summary_path(output), files.to_json(found) + "\n")
+  except errors.UserError:
+    # Games without their summary would stand in the way of another attempt.
+    output.unlink()
+    raise
 
 
 def results(played: Sequence[Match]) -> dict[str, Any]:

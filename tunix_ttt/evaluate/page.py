@@ -66,9 +66,13 @@ def collect(
   def summary(path: pathlib.Path | None) -> recorded.Summary | None:
     return path and recorded.read_summary(recorded.summary_path(path))
 
+  manifest, metrics = None, []
+  if run is not None:
+    manifest, metrics = runs.RunManifest.read(run), runs.read_metrics(run)
+    manifest.check_files(run)
   return Material(
-    manifest=None if run is None else runs.RunManifest.read(run),
-    metrics=() if run is None else runs.read_metrics(run),
+    manifest=manifest,
+    metrics=metrics,
     pairs=() if answers is None else report.read(*answers),
     before=summary(games_before),
     after=summary(games_after),

@@ -212,7 +212,7 @@ def go_back(
     if chosen or manifest.status == "finished":
       # A run that says it is finished has its model.
       manifest.model_copy(
-        update={"status": "running", "finished_at": None}
+        update={"status": "running", "finished_at": None, "files": {}}
       ).write(run)
       paths += [run / name for name in _OF_THE_FINAL_MODEL]
     aside = run / runs.new_run_id("superseded")

@@ -297,6 +297,7 @@ def begin_session(
     update={
       "status": "running",
       "finished_at": None,
+      "files": {},
       "sessions": [*manifest.sessions, session],
       # A session without W&B leaves the page that is there.
       "wandb_url": url or manifest.wandb_url,
@@ -318,13 +319,14 @@ def finish(
   final = run / runs.FINAL_CHECKPOINT
   processes.remove(final)
   checkpoints.save(model, final)
-  manifest.model_copy(
+  finished = manifest.model_copy(
     update={
       "status": "finished",
       "finished_at": runs.now(),
       "final_metrics": final_metrics,
     }
-  ).write(run)
+  )
+  finished.with_files(run, runs.METRICS, runs.ROLLOUTS).write(run)
 
 
 def config_of(
