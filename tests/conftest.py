@@ -68,6 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
   hypothesis.settings.load_profile("fast" if is_fast else "slow")
 
 
+# One family of each kind, for tests that are slow for the others.
+TWO_FAMILIES = ("qwen2.5", "gemma3")
+
 # Small enough to compile in seconds; the code is that of any other run.
 SMALL_MODEL = config_lib.ModelConfig(
   num_layers=2,
@@ -204,17 +207,26 @@ def run(monkeypatch, capsys):
   return run_script
 
 
+def slow_but(fast: Collection[str], cases: Iterable[str]) -> list[Any]:
+  """Returns parameters of a test; those that are not `fast` are slow."""
+  return [
+    case if case in fast else pytest.param(case, marks=pytest.mark.slow)
+    for case in cases
+  ]
+
+
 def each_case(
   cases: Iterable[str], fast: Collection[str]
 ) -> pytest.MarkDecorator:
   """Parametrizes `case`; those that are not `fast` are slow tests."""
-  return pytest.mark.parametrize(
-    "case",
-    [
-      case if case in fast else pytest.param(case, marks=pytest.mark.slow)
-      for case in cases
-    ],
-  )
+  return pytest.mark.parametrize("case", slow_but(fast, cases))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_a_module():
+  """Drops the programs of a test file: those of all take gigabytes."""
+  yield
+  jax.clear_caches()
 
 
 def make_once(

@@ -86,7 +86,7 @@ def lazy(luck, board):
 def test_a_run_from_python(tmp_path, monkeypatch, capsys):
   """Trains, reads, plays and exports as a notebook does."""
   monkeypatch.chdir(tmp_path)
-  settings = config_lib.to_dict(test_grpo.CONFIG)
+  settings = config_lib.to_dict(test_grpo.WITH_KL)
   settings["training"]["max_steps"] = 2
 
   def short(games: ttt.Trajectory):

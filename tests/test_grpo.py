@@ -155,13 +155,8 @@ VARIANTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=pytest.mark.slow if n else ())
-    for n, name in enumerate(VARIANTS)
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
 def test_variants(name, tmp_path):
   config = changed(CONFIG, "training", max_steps=2)
   for section, changes in VARIANTS[name].items():

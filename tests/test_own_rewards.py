@@ -23,7 +23,7 @@ from tunix_ttt.train import grpo
 
 NONE = config_lib.RewardsConfig(outcome=config_lib.OutcomeConfig(weight=0.0))
 # Nothing but what is given.
-CONFIG = dataclasses.replace(test_grpo.CONFIG, rewards=NONE)
+CONFIG = dataclasses.replace(test_grpo.WITH_KL, rewards=NONE)
 
 
 def centre(games):

@@ -51,7 +51,9 @@ def make_model(family, tokenizer):
   return spec, specs.initialize(spec, 0)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+  scope="module", params=conftest.slow_but(conftest.TWO_FAMILIES, MODELS)
+)
 def any_model(request, tokenizer):
   return make_model(request.param, tokenizer)
 
@@ -84,19 +86,22 @@ def chunk(chunks, row):
 
 
 class Reference:
-  """One game, un-jitted and without a cache."""
+  """One game, token by token and without a cache."""
 
   def __init__(self, model, tables, config):
-    self.module = model[1]
+    module: Any = model[1]
+    positions = jnp.arange(LENGTH)[None]
+    mask = jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool))
+    self.forward = jax.jit(
+      lambda tokens: module(tokens, positions, None, mask)[0]
+    )
     # On the host, as NumPy arrays.
     self.tables, self.config = jax.device_get(tables), config
 
   def logits(self, ids):
     tokens = np.zeros((1, LENGTH), np.int32)
     tokens[0, : len(ids)] = ids
-    positions = jnp.arange(LENGTH)[None]
-    mask = jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool))
-    logits, _ = self.module(jnp.asarray(tokens), positions, None, mask)
+    logits = self.forward(jnp.asarray(tokens))
     return logits[0, len(ids) - 1].astype(jnp.float32)
 
   def play(self, key, state):
@@ -234,7 +239,9 @@ def check_reference(any_model, tables, context, temperature):
   assert sampler.num_traces == 1
 
 
-@pytest.mark.parametrize("context", ["full", "truncated"])
+@pytest.mark.parametrize(
+  "context", conftest.slow_but(["full"], ["full", "truncated"])
+)
 def test_unreadable_answers_are_answered(model, tables, context):
   # A model that has learned nothing says nothing that can be read.
   settings = {
@@ -277,6 +284,8 @@ def test_a_game_does_not_depend_on_its_batch(model, tables):
   np.testing.assert_allclose(whole.log_probs[order], part.log_probs, atol=1e-5)
 
 
+# See test_schedule.py.
+@pytest.mark.slow
 def test_a_game_does_not_depend_on_those_beside_it(model, tables):
   sampling = sampling_lib.Sampling(temperature=1.3, constrained=True)
   settings = {"max_new_tokens": 14, "sampling": sampling}
@@ -338,7 +347,9 @@ def test_limits_that_leave_no_room(model, tables):
     make(model, tables, max_game_tokens=9)
 
 
-@pytest.mark.parametrize("context", ["full", "board"])
+@pytest.mark.parametrize(
+  "context", conftest.slow_but(["board"], ["full", "board"])
+)
 def test_memory_is_linear_and_holds_no_logits_of_whole_chunks(
   model, tables, context
 ):

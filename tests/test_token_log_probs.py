@@ -83,7 +83,9 @@ def weighted(function, temperature, tokens, mask):
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+  "family", conftest.slow_but(conftest.TWO_FAMILIES, FAMILIES)
+)
 def test_values_and_gradients(family, adapted, monkeypatch):
   temperature = 0.7 if adapted else 1.0
   module, kind = make(family, adapted)
