@@ -25,6 +25,7 @@ LAYERS = [
 # Beside the layers: anyone may import these, and they import only each other.
 SHARED = {
   "capacity",
+  "disk_faults",
   "errors",
   "files",
   "integrity",

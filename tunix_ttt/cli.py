@@ -13,6 +13,7 @@ import sys
 from typing import Any, NoReturn, TypeVar
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import disk_faults
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import interrupts
@@ -32,7 +33,7 @@ def run(main: Callable[[], None]) -> None:
   A mistake in the input is 2, Ctrl-C 130 and SIGTERM 143.
   """
   try:
-    with interrupts.in_script():
+    with interrupts.in_script(), disk_faults.told_once():
       main()
   except errors.UserError as error:
     _exit(2, f"error: {error}")

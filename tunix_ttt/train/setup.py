@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
-import logging
 import math
 import os
 import pathlib
@@ -127,11 +126,9 @@ def _working_on(run: pathlib.Path) -> Iterator[None]:
     fault = files.fault_of_disk(error)
     if fault is None:
       raise
-    # Orbax's other writes fail as well, which Python logs one by one.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     raise errors.UserError(
       f"{run}: this run was stopped: {fault}; once that is mended, resume it"
-    ) from None
+    ) from error
 
 
 def resume(

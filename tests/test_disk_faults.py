@@ -1,0 +1,64 @@
+"""Threads that meet a full disk leave it to one message."""
+
+import errno
+import logging
+import os
+import sys
+import threading
+
+import pytest
+
+from tunix_ttt import disk_faults
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fail_in_thread(error):
+  def fail():
+    raise error
+
+  thread = threading.Thread(target=fail)
+  thread.start()
+  thread.join()
+
+
+@pytest.fixture
+def told(monkeypatch):
+  """Errors that threads report."""
+  errors = []
+  monkeypatch.setattr(
+    threading, "excepthook", lambda a: errors.append(a.exc_value)
+  )
+  monkeypatch.setattr(sys, "unraisablehook", lambda a: None)
+  return errors
+
+
+def test_other_errors_are_reported(told, caplog):
+  hook, error = threading.excepthook, ValueError("x")
+  with disk_faults.told_once():
+    fail_in_thread(error)
+    logging.getLogger("absl").error("y")
+  assert told == [error] and caplog.messages == ["y"]
+  assert threading.excepthook is hook
+  assert not logging.getLogger("absl").filters
+
+
+def test_a_full_disk_silences_those_that_come_after(told, caplog, request):
+  logger = logging.getLogger("asyncio")
+  request.addfinalizer(logger.filters.clear)
+  request.addfinalizer(logging.getLogger("absl").filters.clear)
+  with disk_faults.told_once():
+    logger.error("before")
+    fail_in_thread(FULL)
+    logger.error("Event loop is closed")
+  fail_in_thread(RuntimeError("handle is closed"))
+  assert told == [] and caplog.messages == ["before"]
+
+
+def test_a_fault_that_ends_the_work_counts(told, request):
+  for name in ("absl", "asyncio"):
+    request.addfinalizer(logging.getLogger(name).filters.clear)
+  with pytest.raises(OSError), disk_faults.told_once():
+    raise FULL
+  fail_in_thread(RuntimeError("handle is closed"))
+  assert told == []
