@@ -104,6 +104,7 @@ class Subject:
     settings = [
       f"distributed.coordinator=localhost:{port}",
       f"distributed.num_processes={self.processes}",
+      "distributed.initialization_timeout_seconds=30",
       "distributed.heartbeat_timeout_seconds=10",
     ]
     return [
