@@ -148,6 +148,7 @@ def test_every_array_is_split(family, mesh):
 def test_an_optimizer_is_split_as_what_it_trains(mesh, source, tmp_path):
   config = on(test_sft.CONFIG, mesh)
   model, _ = setup.adapt(sft.base_model(config, source), config)
+  (tmp_path / runs.METRICS).touch()
   trainer = trainer_lib.SFTTrainer(model.module, config, tmp_path)
   trainer.create_train_step_fn()
   whole = set()

@@ -97,7 +97,9 @@ def of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
     for key, value in row.items():
       opponent, _, rate = key.removeprefix(f"{mark}/").rpartition("/")
       if key.startswith(f"{mark}/") and rate in play_lib.RATES:
-        against.setdefault(opponent, {})[rate] = value
+        # Rows of older runs do not have this one.
+        rates = against.setdefault(opponent, {"unfinished_rate": 0.0})
+        rates[rate] = value
     # A row that was cut or edited may lack some of them.
     against = {
       k: v for k, v in against.items() if len(v) == len(play_lib.RATES)
