@@ -182,7 +182,8 @@ def test_the_page_asks_for_nothing(text):
 def test_the_results_are_on_the_page(material, text):
   for mark in recorded.MARKS:
     result = players.exact(material.after, mark)
-    assert f"{result.lines_lost} → {result.lines_lost}</b>" in text
+    lost = f"{result.lines_lost} of {result.lines}"
+    assert f"{lost} → {lost}</b>" in text
     assert f"{100 * result.random['win_rate']:.2f}" in text
   assert "as O after A1" in text and "16.7%" in text
 
