@@ -254,9 +254,6 @@ class RunManifest(Record):
 
   def _digest(self) -> str:
     text = self.model_dump_json(exclude={"digest"})
-    # As it is read back: a number may be written as an integer.
-    same = type(self).model_validate_json(text)
-    text = same.model_dump_json(exclude={"digest"})
     return hashlib.sha256(text.encode()).hexdigest()
 
   def with_files(self, run: pathlib.Path, *names: str) -> Self:
