@@ -226,6 +226,9 @@ def actions(
     play = ["eval_play.py", *model, "--episodes", "2"]
     play += ["--output", str(made / "games.jsonl")]
     export = ["export.py", *model, "--output", str(made / "export")]
+    if manifest.config["lora"] is not None:
+      # PEFT needs a base of Hugging Face's.
+      export.append("--merge")
     page = ["--output", str(made / "page.html")]
     report = ["eval_report.py", "--run", str(run), *page]
     compared = ["compare.py", str(run), str(original), *page]
