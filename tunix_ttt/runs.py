@@ -240,7 +240,9 @@ class RunManifest(Record):
     """
     path = pathlib.Path(run) / MANIFEST
     manifest = read_record(cls, path, "run manifest")
-    if manifest.digest not in (None, manifest._digest()):
+    # Of what is in the file, which may lack fields that this version has.
+    values = files.read_json(path, "run manifest")
+    if values.pop("digest", None) not in (None, _digest(values)):
       raise errors.UserError(
         f"{path}: this run manifest has changed since it was written; put back"
         " the one that the run wrote"
@@ -249,12 +251,10 @@ class RunManifest(Record):
 
   def write(self, run: pathlib.Path) -> None:
     """Writes the manifest into a run directory, replacing the one there."""
-    signed = self.model_copy(update={"digest": self._digest()})
-    write(run / MANIFEST, f"{signed.model_dump_json(indent=2)}\n".encode())
-
-  def _digest(self) -> str:
-    text = self.model_dump_json(exclude={"digest"})
-    return hashlib.sha256(text.encode()).hexdigest()
+    values = json.loads(self.model_dump_json(exclude={"digest"}))
+    signed = {**values, "digest": _digest(values)}
+    text = json.dumps(signed, indent=2, ensure_ascii=False)
+    write(run / MANIFEST, f"{text}\n".encode())
 
   def with_files(self, run: pathlib.Path, *names: str) -> Self:
     """Returns the manifest with the digests of files of the run."""
@@ -275,6 +275,10 @@ class RunManifest(Record):
       elif integrity.Prefix.of(path.read_bytes()) == expected:
         continue
       raise errors.UserError(f"{text}; put it back from a copy")
+
+
+def _digest(values: dict[str, Any]) -> str:
+  return hashlib.sha256(files.to_json(values).encode()).hexdigest()
 
 
 def write(path: pathlib.Path, data: bytes) -> None:
