@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM, sent to real processes: what is saved, said and left."""
 
+import _imp
 import dataclasses
+import importlib.util
 import re
 import shlex
 import signal
@@ -18,6 +20,7 @@ from tests import test_meshes
 from tests import test_processes
 from tests import test_sft
 from tunix_ttt import config as config_lib
+from tunix_ttt import files
 from tunix_ttt import interrupts
 from tunix_ttt import runs
 from tunix_ttt.train import recorder
@@ -141,6 +144,55 @@ def test_at_once_before_the_first_step_and_the_second_time():
     time.sleep(0.3)
     signal.raise_signal(INT)
   assert found.value.exit_code == 130
+
+
+def test_is_not_lost_in_a_callback():
+  class Collected:
+    def __del__(self):
+      signal.raise_signal(TERM)
+      pytest.fail("goes on")
+
+  with (
+    pytest.raises(interrupts.Interrupted) as found,
+    interrupts.between_steps(),
+  ):
+    Collected()
+    time.sleep(60)
+  assert found.value.exit_code == 143
+
+
+def test_waits_until_a_library_is_loaded(monkeypatch):
+  """An exception in the midst of that ends the process, in JAX's."""
+  create = _imp.create_dynamic
+  loaded = []
+
+  def press(*arguments):
+    signal.raise_signal(INT)
+    loaded.append(create(*arguments))
+    return loaded[0]
+
+  monkeypatch.setattr(_imp, "create_dynamic", press)
+  spec = importlib.util.find_spec("_lsprof")
+  assert spec is not None
+  with pytest.raises(interrupts.Interrupted), interrupts.between_steps():
+    importlib.util.module_from_spec(spec)
+    time.sleep(60)
+  assert loaded
+
+
+def test_waits_until_a_temporary_is_removed(tmp_path, monkeypatch):
+  remove = files.remove
+
+  def press(path):
+    signal.raise_signal(INT)
+    remove(path)
+
+  monkeypatch.setattr(files, "remove", press)
+  with pytest.raises(interrupts.Interrupted), interrupts.between_steps():
+    with pytest.raises(ValueError), files.new_file(tmp_path / "x"):
+      raise ValueError
+    time.sleep(60)
+  assert not [*tmp_path.iterdir()]
 
 
 def test_signals_are_the_main_threads():

@@ -38,15 +38,20 @@ def run(main: Callable[[], None]) -> None:
   except errors.UserError as error:
     _exit(2, f"error: {error}")
   except interrupts.Interrupted as interrupted:
-    interrupts.say(str(interrupted))
-    # An ordinary exit would wait for what JAX compiles in other threads.
-    processes.leave(interrupted.exit_code)
+    message, code = str(interrupted), interrupted.exit_code
   except Exception as error:
     if fault := files.fault_of_disk(error):
       _exit(2, f"error: {fault}")
     if not processes.joined():
       raise
     _exit(1, processes.explain(error))
+  else:
+    return
+  # Without the exception, context managers that it found half entered are freed,
+  # and clean up, before the process ends.
+  interrupts.say(message)
+  # An ordinary exit would wait for what JAX compiles in other threads.
+  processes.leave(code)
 
 
 def _exit(code: int, message: str) -> NoReturn:

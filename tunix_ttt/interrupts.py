@@ -5,6 +5,10 @@ noted, and the run asks for it after each step, saves a checkpoint and raises
 `Interrupted`. Anywhere else a signal raises `Interrupted` where it finds the
 program, and files that were being written are left out, as with any error. In a
 script (`in_script`) a second one ends the process at once.
+
+An exception is lost in a callback of the garbage collector, ends the process
+while a library such as jaxlib loads, and would leave a temporary that is being
+removed: there the signal is sent again a moment later.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,6 +31,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # to a process and to the process's group.
 _SAME = 0.2
 
+# Seconds after which a signal is sent again where it could not be raised.
+_AGAIN = 0.01
+
 _DEFERRED = (
   "ending after this step; once more to end at once, without saving it"
 )
@@ -43,6 +50,17 @@ how_to_go_on: Callable[[pathlib.Path | None], str] = _of_the_library
 # What signals find: the run, and its loop of steps.
 _run: pathlib.Path | None = None
 _stop: "Stop | None" = None
+
+# Functions that no exception may leave: Python's loader of compiled libraries,
+# and what makes and removes temporaries.
+_WHOLE = {
+  "ExtensionFileLoader.create_module",
+  "ExtensionFileLoader.exec_module",
+  "_beside",
+}
+
+# Signals that were sent again, and that `_watch` has not read yet.
+_sent_again = 0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -94,12 +112,11 @@ class Stop:
 
   def hear(self, number: int, frame: FrameType | None = None) -> None:
     """Takes a signal: notes the first, raises at the second."""
-    del frame
     now = time.monotonic()
     if self.has_begun and not self.number:
       self.number, self._asked_at = number, now
     elif now - self._asked_at > _SAME:
-      raise Interrupted(number)
+      _raise(number, frame)
 
 
 @contextlib.contextmanager
@@ -163,14 +180,40 @@ def in_script() -> Iterator[None]:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-  del frame
+  while frame is not None:
+    if frame.f_code.co_qualname in _WHOLE:
+      _send_again(number)
+      return
+    frame = frame.f_back
   raise Interrupted(number)
+
+
+def _send_again(number: int) -> None:
+  main = threading.get_ident()
+
+  def send() -> None:
+    global _sent_again
+    _sent_again += 1
+    signal.pthread_kill(main, number)
+
+  timer = threading.Timer(_AGAIN, send)
+  timer.daemon = True
+  timer.start()
 
 
 @contextlib.contextmanager
 def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
   """Installs a handler of signals that are not ignored; puts the old one back."""
   before = {}
+  unraisable = sys.unraisablehook
+
+  def hook(lost: "sys.UnraisableHookArgs") -> None:
+    if isinstance(lost.exc_value, Interrupted):
+      _send_again(lost.exc_value.exit_code - 128)
+    else:
+      unraisable(lost)
+
+  sys.unraisablehook = hook
   if threading.current_thread() is threading.main_thread():
     for number in SIGNALS:
       # A job in the background is told to ignore Ctrl-C.
@@ -179,16 +222,21 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
   try:
     yield
   finally:
+    sys.unraisablehook = unraisable
     for number, old in before.items():
       signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 def _watch(reader: int) -> None:
   """Reads the numbers of signals as they come, in a thread."""
+  global _sent_again
   first = 0.0
   while data := os.read(reader, 1):
     now = time.monotonic()
     if data[0] not in SIGNALS:
+      continue
+    if _sent_again:
+      _sent_again -= 1
       continue
     if not first:
       first = now
