@@ -30,6 +30,8 @@ def told(monkeypatch):
     threading, "excepthook", lambda a: errors.append(a.exc_value)
   )
   monkeypatch.setattr(sys, "unraisablehook", lambda a: None)
+  for name in ("absl", "asyncio"):
+    monkeypatch.setattr(logging.getLogger(name), "filters", [])
   return errors
 
 
@@ -43,10 +45,8 @@ def test_other_errors_are_reported(told, caplog):
   assert not logging.getLogger("absl").filters
 
 
-def test_a_full_disk_silences_those_that_come_after(told, caplog, request):
+def test_a_full_disk_silences_those_that_come_after(told, caplog):
   logger = logging.getLogger("asyncio")
-  request.addfinalizer(logger.filters.clear)
-  request.addfinalizer(logging.getLogger("absl").filters.clear)
   with disk_faults.told_once():
     logger.error("before")
     fail_in_thread(FULL)
@@ -55,9 +55,7 @@ def test_a_full_disk_silences_those_that_come_after(told, caplog, request):
   assert told == [] and caplog.messages == ["before"]
 
 
-def test_a_fault_that_ends_the_work_counts(told, request):
-  for name in ("absl", "asyncio"):
-    request.addfinalizer(logging.getLogger(name).filters.clear)
+def test_a_fault_that_ends_the_work_counts(told):
   with pytest.raises(OSError), disk_faults.told_once():
     raise FULL
   fail_in_thread(RuntimeError("handle is closed"))
