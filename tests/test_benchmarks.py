@@ -81,6 +81,7 @@ def smallest(name, directory):
   return json.loads((directory / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_memory_tables(run, tmp_path):
   output = tmp_path / "results.json"
   script = BENCHMARKS / "memory_tables.py"

@@ -153,6 +153,7 @@ def without_digests(directory):
 # Orbax abandons its other reads when one fails, which Python remarks on when
 # they are collected: here, that no other test is blamed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
 def test_damage_is_found_without_digests(saved):
   without_digests(saved)
   largest = max(

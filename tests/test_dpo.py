@@ -147,8 +147,12 @@ def test_resuming_from_an_earlier_step_ends_the_same(pairs, finished, tmp_path):
 
 @pytest.mark.parametrize(
   "changes",
-  [{"data": {"packing": True}}, {"mesh": {"fsdp": 2}}],
-  ids=["packed", "on two devices"],
+  [
+    pytest.param({"data": {"packing": True}}, id="packed"),
+    pytest.param(
+      {"mesh": {"fsdp": 2}}, id="on two devices", marks=pytest.mark.slow
+    ),
+  ],
 )
 def test_other_arrays_teach_the_same(pairs, padded, changes, tmp_path):
   config = make(pairs, **changes)

@@ -18,17 +18,8 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "sft_qwen2.5_0.5b",
-    *(
-      pytest.param(name, marks=pytest.mark.slow)
-      for name in PUBLISHED
-      if name != "sft_qwen2.5_0.5b"
-    ),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models(name, monkeypatch, tmp_path):
   monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
   monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

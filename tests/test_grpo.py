@@ -33,7 +33,7 @@ CONFIG = config_lib.GRPOConfig(
   # Constrained, so that a model that has learned nothing plays whole games.
   rollout=config_lib.RolloutConfig(constrained=True),
   play=config_lib.PlayConfig(
-    max_new_tokens=12, num_games=8, batch_size=8, constrained=True
+    max_new_tokens=12, max_turns=3, num_games=8, batch_size=8, constrained=True
   ),
   grpo=config_lib.AlgorithmConfig(num_generations=4),
   rewards=config_lib.RewardsConfig(regret_weight=0.5),

@@ -70,6 +70,7 @@ def test_supervised(live, tmp_path, monkeypatch):
   assert backbone < seen[-1] < 1.1 * backbone + 4 * small
 
 
+@pytest.mark.slow
 def test_games(live, tmp_path):
   games = {"num_games": 8, "batch_size": 8, "max_new_tokens": 12}
   config = config_lib.from_dict(

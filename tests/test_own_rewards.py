@@ -79,9 +79,9 @@ def test_mistakes_in_what_is_given(given, message):
   [
     (
       lambda games: 1.0,
-      r"shape \(2, 5\), or \(2,\) for whole games; found \(\)",
+      r"shape \(2, 3\), or \(2,\) for whole games; found \(\)",
     ),
-    (lambda games: games.moves[:, :3], r"'r'.*found \(2, 3\)"),
+    (lambda games: games.moves[:, :2], r"'r'.*found \(2, 2\)"),
     (
       lambda games: None,
       "'r': must return an array of numbers, found NoneType",

@@ -33,7 +33,12 @@ SETTINGS = {
   "logging": {"report": False},
   "eval": {"max_new_tokens": 16, "batch_size": 8},
   # So that a model that has learned nothing gives answers, too.
-  "play": {"max_new_tokens": 9, "batch_size": 64, "constrained": True},
+  "play": {
+    "max_new_tokens": 9,
+    "max_turns": 3,
+    "batch_size": 64,
+    "constrained": True,
+  },
 }
 
 

@@ -32,7 +32,7 @@ def model(tokenizer):
 @pytest.mark.parametrize(
   ("context", "settings"),
   [
-    ("full", {}),
+    pytest.param("full", {}, marks=pytest.mark.slow),
     ("truncated", {}),
     ("board", {}),
     *(

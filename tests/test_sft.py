@@ -249,24 +249,6 @@ def test_lora_on_a_model_that_was_trained_first(sft_run, tmp_path):
   assert manifest.model.revision == final(base)
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
-  config = dataclasses.replace(
-    CONFIG,
-    training=dataclasses.replace(CONFIG.training, max_steps=30),
-    checkpoint=config_lib.CheckpointConfig(save_interval_steps=4),
-  )
-  path, run = tmp_path / "config.yaml", tmp_path / "killed"
-  path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
-  conftest.kill_at(conftest.start(SCRIPT, path, run), run, 6)
-  sft.resume(config, run)
-  whole = sft.train(config, tmp_path / "whole")
-  assert rows(run) == rows(whole)
-  assert final(run) == final(whole)
-  assert optimizer_state(run) == optimizer_state(whole)
-  sessions = [s.from_step for s in runs.RunManifest.read(run).sessions]
-  assert sessions[0] == 0 < sessions[1] < 30
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_killed_runs_end_as_if_they_had_not_been(lora, tmp_path):

@@ -50,7 +50,7 @@ def loss_of(module, kind=nnx.Param):
   return jax.jit(loss), trained
 
 
-@conftest.each_case(NAMES, ("tiny-qwen2.5", "tiny-gemma3"))
+@conftest.each_case(NAMES, ("tiny-qwen2.5",))
 def test_every_parameter_gets_a_gradient(case):
   _, module = make(case)
   loss, state = loss_of(module)
@@ -123,7 +123,7 @@ def test_bad_shapes():
     specs.check_shape({**shape, "head_dim": 15})
 
 
-@conftest.each_case(NAMES, ("tiny-qwen2.5", "tiny-gemma3"))
+@conftest.each_case(NAMES, ("tiny-gemma3",))
 def test_lora_starts_as_the_base_and_only_adapters_train(case):
   _, module = make(case)
   adapted = lora.apply_lora(
@@ -158,7 +158,9 @@ def test_lora_on_chosen_modules():
     )
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+@pytest.mark.parametrize(
+  "family", conftest.slow_but(["gemma2"], ["gemma2", "gemma3"])
+)
 def test_windows_are_those_of_tunix(family, monkeypatch):
   shape = {**specs.TINY_MODELS[f"tiny-{family}"], "sliding_window": 5}
   spec = specs.ModelSpec(**shape, vocab_size=64)

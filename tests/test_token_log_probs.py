@@ -82,7 +82,9 @@ def weighted(function, temperature, tokens, mask):
   return loss
 
 
-@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize(
+  "adapted", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 @pytest.mark.parametrize(
   "family", conftest.slow_but(conftest.TWO_FAMILIES, FAMILIES)
 )
@@ -194,7 +196,9 @@ def largest(text):
   return max(int(np.prod([*map(int, s.split(","))])) for s in shapes)
 
 
-@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize(
+  "adapted", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_logits_of_all_tokens_are_never_there(adapted, monkeypatch):
   monkeypatch.setattr(lib, "MAX_LOGITS", 2**17)
   vocab, rows, length = 8192, 4, 65
