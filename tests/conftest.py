@@ -73,7 +73,7 @@ TWO_FAMILIES = ("qwen2.5", "gemma3")
 
 # Small enough to compile in seconds; the code is that of any other run.
 SMALL_MODEL = config_lib.ModelConfig(
-  num_layers=2,
+  num_layers=1,
   embed_dim=32,
   hidden_dim=64,
   num_heads=2,
@@ -107,8 +107,8 @@ class TableModel(nnx.Module):
 
 
 def small_spec(family: Any, vocab_size: int, **changes: Any) -> specs.ModelSpec:
-  """Returns an architecture of `SMALL_MODEL`'s shape."""
-  shape: dict[str, Any] = {**SMALL_MODEL.shape(), **changes}
+  """Returns an architecture of `SMALL_MODEL`'s shape, of two layers."""
+  shape: dict[str, Any] = {**SMALL_MODEL.shape(), "num_layers": 2, **changes}
   return specs.ModelSpec(family=family, vocab_size=vocab_size, **shape)
 
 

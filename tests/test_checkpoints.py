@@ -1,5 +1,6 @@
 """Model directories: what is saved is what is loaded, or it is refused."""
 
+import dataclasses
 import gc
 import json
 import re
@@ -18,7 +19,8 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
 from tunix_ttt.models import specs
 
-CONFIG = conftest.SMALL_MODEL
+# As many layers as `tiny-qwen2.5`.
+CONFIG = dataclasses.replace(conftest.SMALL_MODEL, num_layers=2)
 
 
 @pytest.fixture(scope="module")

@@ -86,9 +86,11 @@ def check_log_probs(model, batch, temperature):
       "denominator": jnp.float32(1),
     }
   )
-  logits, _ = model[1](
-    batch.tokens, inputs["positions"], None, inputs["attention_mask"]
-  )
+  logits = nnx.jit(
+    lambda module, tokens, positions, mask: module(
+      tokens, positions, None, mask
+    )[0]
+  )(model[1], batch.tokens, inputs["positions"], inputs["attention_mask"])
   log_probs = jax.nn.log_softmax(logits[:, :-1] / temperature)
   found = jnp.take_along_axis(log_probs, batch.tokens[:, 1:, None], -1)[..., 0]
   acted = np.asarray(batch.action_mask[:, 1:])
@@ -124,7 +126,9 @@ def likely(model, tables, tokens):
   return spec, bent
 
 
-@pytest.mark.parametrize("context", ["full", "board"])
+@pytest.mark.parametrize(
+  "context", conftest.slow_but(["board"], ["full", "board"])
+)
 def test_control_tokens_in_the_middle_of_an_answer(
   model, tables, tokenizer, context
 ):
