@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+from collections.abc import Iterable
 import itertools
 import pathlib
 import shutil
@@ -78,10 +79,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class _Table:
-  """Prints verdicts as they come, and the table at the end."""
+  """Prints failures as they come, and a row for each kind of attack."""
+
+  _COLUMNS = ("survived", "attempted", "in run", "same bits", "message")
 
   def __init__(self) -> None:
+    """Prints the names of the columns."""
     self._counts: dict[str, collections.Counter[str]] = {}
+    self._row("", self._COLUMNS)
+
+  def _row(self, name: str, cells: Iterable[object]) -> None:
+    print(f"{name:24}" + "".join(f"{cell:>11}" for cell in cells), flush=True)
 
   def add(self, name: str, number: int, verdict: campaign.Verdict) -> None:
     """Counts a verdict, and prints a failure."""
@@ -90,18 +98,20 @@ class _Table:
     counts["in run"] += verdict.in_run
     counts["survived" if not verdict.fault else "failed"] += 1
     if verdict.fault:
-      print(f"FAILED {name} #{number}: {verdict.attack}: {verdict.fault}")
+      print(
+        f"FAILED {name} #{number}: {verdict.attack}: {verdict.fault}",
+        flush=True,
+      )
     else:
       counts[verdict.answer] += 1
-    sys.stdout.flush()
 
-  def print(self) -> bool:
-    """Prints the counts; returns whether there were attacks and all survived."""
-    columns = ("survived", "attempted", "in run", "same bits", "message")
-    print(f"{'':24}" + "".join(f"{column:>11}" for column in columns))
-    for name, counts in self._counts.items():
-      row = "".join(f"{counts[column]:11}" for column in columns)
-      print(f"{name:24}{row}")
+  def end(self, name: str) -> None:
+    """Prints the row of a kind of attack."""
+    counts = self._counts.get(name, collections.Counter())
+    self._row(name, [counts[column] for column in self._COLUMNS])
+
+  def all_survived(self) -> bool:
+    """Returns whether there were attacks, and none found a fault."""
     failed = any(counts["failed"] for counts in self._counts.values())
     return bool(self._counts) and not failed
 
@@ -115,6 +125,7 @@ def _kill(name: str, flags: argparse.Namespace, table: _Table) -> None:
       killed += 1
     if killed == flags.count or flags.reproduce is not None:
       break
+  table.end(f"kills {name}")
 
 
 def _damage(name: str, flags: argparse.Namespace, table: _Table) -> None:
@@ -135,9 +146,10 @@ def _damage(name: str, flags: argparse.Namespace, table: _Table) -> None:
       if flags.action is None or attack[0] in flags.action
       if attack[2] in flags.damage
     )
+    title = f"damage {name} {kind}".strip()
     for number, attack in itertools.islice(attacks, first, end):
-      verdict = attacker.attack(attack, seed)
-      table.add(f"damage {name} {kind}".strip(), number, verdict)
+      table.add(title, number, attacker.attack(attack, seed))
+    table.end(title)
 
 
 def _attack(flags: argparse.Namespace) -> bool:
@@ -150,7 +162,7 @@ def _attack(flags: argparse.Namespace) -> bool:
       _kill(name, flags, table)
     if "damage" in flags.kind and name not in subjects.KILLED_ONLY:
       _damage(name, flags, table)
-  return table.print()
+  return table.all_survived()
 
 
 def main() -> None:
