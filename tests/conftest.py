@@ -1,6 +1,7 @@
 """Test set-up: two virtual CPU devices and compiled programs that are kept."""
 
 from collections.abc import Callable, Collection, Iterable
+import importlib.metadata
 import os
 import pathlib
 import runpy
@@ -17,10 +18,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def xla_flags(devices: int) -> str:
   """Returns the flags for so many virtual devices."""
   # Programs are small and run a few times: most of their time is compilation.
-  return (
-    f"--xla_force_host_platform_device_count={devices}"
-    " --xla_backend_optimization_level=0"
-  )
+  flags = [
+    f"--xla_force_host_platform_device_count={devices}",
+    "--xla_backend_optimization_level=0",
+    # A worker has one processor.
+    "--xla_cpu_parallel_codegen_split_count=1",
+  ]
+  if importlib.metadata.version("jaxlib").startswith("0.10."):
+    # The older way to compile takes half the time; later versions lack it.
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+  return " ".join(flags)
 
 
 # Before JAX is imported, here and in the processes that tests start.

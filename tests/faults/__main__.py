@@ -107,8 +107,8 @@ class _Table:
 
   def end(self, name: str) -> None:
     """Prints the row of a kind of attack."""
-    counts = self._counts.get(name, collections.Counter())
-    self._row(name, [counts[column] for column in self._COLUMNS])
+    if counts := self._counts.get(name):
+      self._row(name, [counts[column] for column in self._COLUMNS])
 
   def all_survived(self) -> bool:
     """Returns whether there were attacks, and none found a fault."""
