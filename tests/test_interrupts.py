@@ -161,6 +161,14 @@ def test_is_not_lost_in_a_callback():
   assert found.value.exit_code == 143
 
 
+def test_is_not_lost_where_compiled_code_calls_python():
+  with pytest.raises(interrupts.Interrupted), interrupts.between_steps():
+    try:
+      signal.raise_signal(INT)
+    except interrupts.Interrupted as error:
+      raise SystemError from error
+
+
 def test_waits_until_a_library_is_loaded(monkeypatch):
   """An exception in the midst of that ends the process, in JAX's."""
   create = _imp.create_dynamic

@@ -221,6 +221,14 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
         before[number] = signal.signal(number, handler)
   try:
     yield
+  except Exception as error:
+    # Compiled code that called Python may have raised an error of its own.
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Interrupted):
+      cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+      raise cause from None
+    raise
   finally:
     sys.unraisablehook = unraisable
     for number, old in before.items():
