@@ -1,4 +1,4 @@
-"""What each GPU holds in GRPO runs of published models, in GiB.
+"""Memory of each GPU in GRPO runs of published models, in GiB.
 
 Estimated as by the scripts' --dry-run, in shapes as Tunix knows them: no device
 of the meshes is needed, and nothing is downloaded.

@@ -1,4 +1,4 @@
-"""What XLA says that compiled programs cost, and what devices send each other.
+"""Costs of compiled programs by XLA's analysis, and traffic between devices.
 
 Figures are of one device. XLA counts the body of a loop once, so that they mean
 something of programs without loops alone: reading a chunk, a token, a step.
@@ -38,7 +38,7 @@ _ARRAY = re.compile(r"([a-z]+)(\d*)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-  """What an estimate assumes of a device.
+  """Device properties that an estimate assumes.
 
   Attributes:
     flops: operations a second.

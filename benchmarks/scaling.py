@@ -54,7 +54,7 @@ CHUNK = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-  """What is sampled and trained.
+  """The workload: a model, its games and its batches.
 
   Attributes:
     games: played together, and rows of a training step.
@@ -152,7 +152,7 @@ def costs(
 
 
 class Work:
-  """What a point has devices do, again and again.
+  """The measured work of one point.
 
   Attributes:
     row: what is known of it but its speed.

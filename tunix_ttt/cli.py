@@ -1,4 +1,4 @@
-"""What the scripts share: flags, and mistakes told in one message."""
+"""Flags and error reporting shared by the scripts."""
 
 import argparse
 from collections.abc import Callable, Sequence

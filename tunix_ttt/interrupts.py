@@ -64,7 +64,7 @@ _sent_again = 0
 
 
 class Interrupted(KeyboardInterrupt):
-  """What is raised for a signal; its text says how to go on.
+  """The exception raised for a signal; its text names the command that resumes.
 
   Attributes:
     exit_code: that a script ends with, by convention 128 and the signal.

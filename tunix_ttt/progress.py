@@ -1,4 +1,4 @@
-"""What people are shown while they wait.
+"""Shows progress on the terminal.
 
 A run's course is on stdout, what only passes time on stderr: bars on a terminal
 alone, and a line for what takes long.

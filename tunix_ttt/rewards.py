@@ -240,7 +240,7 @@ def components(
 
 
 def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
-  """What each game is worth, at its last turn: float32 [B, T]."""
+  """Outcome reward, at the last turn of each game: float32 [B, T]."""
   endings, played = np.asarray(games.ending), np.asarray(games.turn_mask)
   values = {
     Ending.WIN: config.win,
@@ -263,7 +263,7 @@ def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
 def move_quality(
   games: Trajectory, config: config_lib.MoveQualityConfig
 ) -> np.ndarray:
-  """What each move is worth by a rule of thumb: float32 [B, T]."""
+  """Heuristic move reward: float32 [B, T]."""
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
   values = [
     config.invalid,
@@ -294,7 +294,7 @@ def _move_kinds() -> np.ndarray:
 
 
 def regret(games: Trajectory) -> np.ndarray:
-  """What each move gave away, by the solver: float32 [B, T], 0 to 2."""
+  """Regret of each move by the solver: float32 [B, T], 0 to 2."""
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
   value = solver.solve().value
   after = rules.successors()[boards, np.maximum(moves, 0)]

@@ -104,7 +104,7 @@ def read_record(kind: type[RecordT], path: pathlib.Path, what: str) -> RecordT:
 
 
 class DatasetRecord(Record):
-  """What a run was trained on.
+  """The dataset of a run.
 
   Attributes:
     key: a short name: the file's, or `expert-games`.
@@ -134,7 +134,7 @@ class DatasetRecord(Record):
 
 
 class ModelRecord(Record):
-  """What a run started from.
+  """The model that a run started from.
 
   Attributes:
     name: as in the config.
@@ -175,7 +175,7 @@ class Session(Record):
 
 
 class RunManifest(Record):
-  """What made a run: all that is needed to make it again.
+  """The manifest of a run: everything that is needed to reproduce it.
 
   Attributes:
     run_id: the directory's name.

@@ -1,4 +1,4 @@
-"""What settings are made of: types that are checked, and their dataclasses."""
+"""Validated field types and the dataclass base of all settings."""
 
 from typing import Annotated, Any, TypeVar, dataclass_transform
 

@@ -114,7 +114,7 @@ class OpponentsConfig:
 
 @fields.settings
 class OutcomeConfig:
-  """What a game is worth by how it ended.
+  """The reward of each ending of a game.
 
   Attributes:
     weight: of this reward in the sum.
@@ -141,7 +141,7 @@ class OutcomeConfig:
 
 @fields.settings
 class MoveQualityConfig:
-  """What a move is worth by a rule of thumb; the first that applies.
+  """Heuristic rewards of a move; the first rule that applies counts.
 
   Attributes:
     weight: of this reward in the sum.

@@ -22,7 +22,7 @@ SIZES = (
 
 @fields.settings
 class ModelConfig:
-  """What to train.
+  """The model to train.
 
   Attributes:
     name: `tiny-qwen2.5` or another tiny model, made from scratch; the directory
@@ -238,7 +238,7 @@ class CheckpointConfig:
 
 @fields.settings
 class LoggingConfig:
-  """What a run writes besides its checkpoints.
+  """The logs and reports that a run writes besides its checkpoints.
 
   Attributes:
     log_every_n_steps: steps between lines on the console and in the text log;

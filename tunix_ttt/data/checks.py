@@ -1,4 +1,4 @@
-"""What is in a data file, and how good it is, by the solver's judgement."""
+"""Describes a data file and judges its moves by the solver."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator

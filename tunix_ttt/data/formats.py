@@ -86,7 +86,7 @@ class Preference(NamedTuple):
 
 
 class Prompt(NamedTuple):
-  """What a model is to answer: text, or messages that end with the user's."""
+  """A prompt: text, or messages that end with the user's."""
 
   prompt: chat.Text
 

@@ -41,7 +41,7 @@ _BATCH = 2048
 
 
 class Kind(Protocol):
-  """What makes rows."""
+  """A generator of rows."""
 
   def settings(self) -> dict[str, Any]:
     """Returns what a manifest says of it."""
@@ -60,7 +60,7 @@ class Kind(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _InText:
-  """What all kinds have.
+  """Settings common to all kinds.
 
   Attributes:
     format: of the text.

@@ -1,4 +1,4 @@
-"""What is written down about data files: how they were made, from what."""
+"""Manifests of data files: how they were made, and from what."""
 
 from collections.abc import Mapping
 import pathlib
@@ -27,7 +27,7 @@ class Skipped(runs.Record):
 
 
 class _Manifest(runs.Record):
-  """What every manifest has.
+  """Fields common to all manifests.
 
   Attributes:
     created_at: UTC, ISO 8601.
@@ -71,7 +71,7 @@ class Generated(_Manifest):
 
 
 class Parent(runs.Record):
-  """What a built dataset was built from.
+  """A source of a built dataset.
 
   Attributes:
     path: a file, a directory or a hub id.

@@ -19,7 +19,7 @@ _NONE = "-"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """What is compared of a run.
+  """The settings, metrics and results of one run in a comparison.
 
   Attributes:
     name: it is called by.

@@ -1,4 +1,4 @@
-"""What a model does, picked and judged to be looked at: games and thoughts."""
+"""Selects and judges games and answers that illustrate how a model plays."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -49,7 +49,7 @@ class Line(NamedTuple):
 
 
 class Thought(NamedTuple):
-  """What a model said to a board.
+  """A model's answer on a board, judged.
 
   Attributes:
     board: nine of `.XO`.

@@ -15,7 +15,7 @@ MAX_SHARD_SIZE = 4 * 10**9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-  """What a directory is to hold.
+  """The contents of an exported directory.
 
   Attributes:
     model: weights, settings and tokenizer.

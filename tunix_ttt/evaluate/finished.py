@@ -1,4 +1,4 @@
-"""What a finished run has to show: games, figures and a page."""
+"""Writes the games, figures and page of a finished run."""
 
 import dataclasses
 import gc

@@ -1,4 +1,4 @@
-"""What a policy is worth while it is trained, as numbers by name."""
+"""Evaluates a policy during training; returns metrics by name."""
 
 from typing import Any
 

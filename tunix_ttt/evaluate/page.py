@@ -23,7 +23,7 @@ _NUM_THOUGHTS = 9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Material:
-  """What a page is made of; it tells of what is there.
+  """The parts of a page; absent parts are left out.
 
   Attributes:
     manifest: of the run.

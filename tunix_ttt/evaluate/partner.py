@@ -20,7 +20,7 @@ from tunix_ttt.models import checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What a model says to a board.
+  """A model's answer on a board.
 
   Attributes:
     said: its words, the thought and the move.

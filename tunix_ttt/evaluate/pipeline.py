@@ -38,7 +38,7 @@ _KINDS: dict[str, type[config_lib.SFTConfig]] = {
 
 
 class StageRecord(runs.Record):
-  """What a stage made.
+  """The record of a finished stage.
 
   Attributes:
     path: of the file or run, in the pipeline's directory.
@@ -52,7 +52,7 @@ class StageRecord(runs.Record):
 
 
 class PipelineManifest(runs.Record):
-  """What a pipeline is, and what it has made so far.
+  """The manifest of a pipeline: its stages and their results so far.
 
   Attributes:
     config: the settings.

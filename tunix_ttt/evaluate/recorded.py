@@ -152,7 +152,7 @@ class Openings:
 
 
 class Summary(pydantic.BaseModel):
-  """What is written beside games.
+  """The summary written beside a file of games.
 
   Attributes:
     model: who played, as it was called there.

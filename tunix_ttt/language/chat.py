@@ -53,7 +53,7 @@ def gemma_template(bos_id: int, start_id: int, end_id: int) -> Template:
 
 
 class ChatTokenizer(Protocol):
-  """What conversations need of a tokenizer."""
+  """The tokenizer interface that conversations need."""
 
   @property
   def template(self) -> Template:

@@ -18,7 +18,7 @@ _RETRY = "That is not an answer of the required format.\n"
 
 
 class TextFormat(Protocol):
-  """What the rollout asks of a format."""
+  """The interface between a rollout and a text format."""
 
   def grammar(self) -> grammar.Automaton:
     """Returns the grammar of answers."""

@@ -1,4 +1,4 @@
-"""What the model reads and writes: observations, answers, system prompt.
+"""Observations, answers and the system prompt.
 
 Text only: no tokens, no model. A cell is written as a row letter and a column
 digit, A1 at the top left to C3 at the bottom right.

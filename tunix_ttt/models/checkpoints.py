@@ -61,7 +61,7 @@ class BaseRecord(pydantic.BaseModel):
 
 
 class Description(pydantic.BaseModel):
-  """What `model.json` says.
+  """The contents of `model.json`.
 
   Attributes:
     format: Format of the directory; the first has no digests of its files.

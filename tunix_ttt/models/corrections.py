@@ -1,4 +1,4 @@
-"""What checkpoints ask of Tunix's modules beyond what those compute.
+"""Corrections to Tunix's modules that published checkpoints need.
 
 Each is a subclass that takes the place of a module's class, so that parameters
 keep Tunix's names, shapes and shardings. Nothing is folded into the values:

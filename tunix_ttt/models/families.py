@@ -50,7 +50,7 @@ def set_remat(module: nnx.Module, kind: str) -> None:
 
 
 def _sizes(spec: "specs.ModelSpec") -> dict[str, Any]:
-  """What all of Tunix's model configs have the same name for."""
+  """Fields that all of Tunix's model configs share."""
   return {name: getattr(spec, name) for name in config_lib.SIZES}
 
 

@@ -21,7 +21,7 @@ MAX_LOGITS = 2**26
 
 
 class TokenLogProbs(NamedTuple):
-  """What a model thinks of each token but the first, given those before it.
+  """Log-probability of each token after the first, given the tokens before it.
 
   Attributes:
     log_probs: float32 [B, L - 1], of the tokens.

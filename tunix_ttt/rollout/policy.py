@@ -1,4 +1,4 @@
-"""What the sampler asks of a language model."""
+"""The interface between the sampler and a language model."""
 
 from typing import Any, Protocol
 

@@ -66,7 +66,7 @@ class RolloutConfig:
 
 @struct.dataclass
 class _Memory:
-  """What the model remembers between turns.
+  """The state of the model between turns: its KV cache and positions.
 
   Attributes:
     cache: the policy's.

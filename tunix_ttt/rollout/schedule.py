@@ -13,7 +13,7 @@ Record = dict[str, jax.Array]
 
 
 class Games(Protocol):
-  """What is known here of games: arrays of one row a game."""
+  """The interface of a batch of games: arrays with one row for each game."""
 
   ending: jax.Array
 

@@ -1,4 +1,4 @@
-"""What a rollout looks things up in: observations and the answers' grammar."""
+"""Lookup tables of a rollout: tokenized observations and the answer grammar."""
 
 from flax import struct
 import jax

@@ -1,4 +1,4 @@
-"""What a rollout leaves: every game with all that was decided in it."""
+"""The result of a rollout: games with their tokens, moves and endings."""
 
 import enum
 from typing import Any

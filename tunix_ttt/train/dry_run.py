@@ -1,4 +1,4 @@
-"""What a config would run: checked and described, in shapes alone."""
+"""Validates a config and describes its run from shapes, without computing."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a GRPO run writes: metrics of each batch, evaluations and games."""
+"""Writes the metrics, evaluations and games of a GRPO run."""
 
 from collections.abc import Callable, Mapping
 import json

@@ -1,4 +1,4 @@
-"""What the model that training starts from thinks of preference pairs.
+"""Reference log-probabilities of preference pairs.
 
 Its log-probabilities are computed once, before the first step, so that there is
 never a second model in memory, and a run that goes on computes the same again.

@@ -1,4 +1,4 @@
-"""What begins, ends and resumes a run of any kind."""
+"""Starts, resumes and finishes training runs."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -55,7 +55,7 @@ class Prepared(Protocol):
 
   @property
   def model(self) -> checkpoints.Model:
-    """What to train."""
+    """The model to train."""
     ...
 
   @property

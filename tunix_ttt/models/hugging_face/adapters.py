@@ -57,7 +57,7 @@ _PLAIN_BEGINNINGS = (True, False, "gaussian", None)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-  """What an `adapter_config.json` says.
+  """The contents of an `adapter_config.json`.
 
   Attributes:
     base: the model beneath: a hub id or a path.

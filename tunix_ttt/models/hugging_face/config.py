@@ -1,4 +1,4 @@
-"""What a `config.json` says of a model, or why Tunix has no such model.
+"""Reads a `config.json` as a model spec, or says why Tunix has no such model.
 
 Nothing of the weights is read: an architecture is known, and checked, before
 there are any.

@@ -46,7 +46,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-  """What a directory is to hold.
+  """The contents of an exported directory.
 
   Attributes:
     is_adapter: whether it is PEFT's, and not a whole model.

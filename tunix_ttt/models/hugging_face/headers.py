@@ -1,4 +1,4 @@
-"""What weight files hold, from their headers: no tensor is read."""
+"""Reads the headers of weight files; no tensor is read."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

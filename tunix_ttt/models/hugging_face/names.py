@@ -17,7 +17,7 @@ HEAD = "lm_head.weight"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-  """What a parameter is made of.
+  """The tensors that make up one parameter.
 
   Attributes:
     names: of the tensors; several are stacked in this order.
