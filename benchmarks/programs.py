@@ -117,8 +117,8 @@ def read(
   Args:
     policy: the model.
     rows: games.
-    tokens: of the chunk; a single one is a step of decoding.
-    slots: of the cache.
+    tokens: Tokens of the chunk; a single token is a step of decoding.
+    slots: Slots of the cache.
   """
 
   @jax.jit

@@ -83,7 +83,7 @@ class Measured:
   """A phase.
 
   Attributes:
-    tokens_per_second: of the batch.
+    tokens_per_second: Throughput of the batch.
     of_ceiling: share of the machine's ceiling: arithmetic, or bandwidth where
       decoding.
     peak_bytes: in use at the worst moment up to the end of the phase.

@@ -58,10 +58,10 @@ class Point:
 
   Attributes:
     games: played together, and rows of a training step.
-    turns: of a game, each of which sees all before it.
-    new_tokens: of a turn.
+    turns: Turns of a game, each of which sees all turns before it.
+    new_tokens: Tokens of a turn.
     embed_dim: width of a model of two layers, by which all else grows.
-    mesh: of `MESHES`.
+    mesh: A key of `MESHES`.
   """
 
   games: int = 32
@@ -131,8 +131,8 @@ def costs(
   Args:
     module: the model, on its devices.
     spec: its architecture.
-    trainer: of the model.
-    batch: of a step, whose rows are as long as the cache is.
+    trainer: Trainer of the model.
+    batch: Batch of a step, whose rows are as long as the cache.
     games: sampled together.
     chunk: tokens that are read at a time.
   """

@@ -75,7 +75,7 @@ class Interrupted(KeyboardInterrupt):
     """Describes the run as it is now.
 
     Args:
-      number: of the signal.
+      number: Signal number.
       step: see above.
     """
     self.exit_code = 128 + number
@@ -91,7 +91,7 @@ class Stop:
 
   Attributes:
     has_begun: whether a step is done.
-    number: of the signal, 0 as long as there was none.
+    number: Number of the first signal; 0 if there was none.
   """
 
   has_begun: bool = False

@@ -44,7 +44,7 @@ class Given(NamedTuple):
 
   Attributes:
     function: see `Reward`.
-    weight: of this reward in the sum.
+    weight: Weight of this reward in the sum.
   """
 
   function: Reward
@@ -119,7 +119,7 @@ def earned(name: str, function: Reward, games: Trajectory) -> np.ndarray:
   """Returns what games earn by a reward that was given: float32 [B, T].
 
   Args:
-    name: of the reward.
+    name: Name of the reward.
     function: the reward.
     games: B games of at most T turns, on the host.
 
@@ -170,7 +170,7 @@ def try_out(
   Args:
     given: the rewards.
     num_turns: T, of a game at the most.
-    max_new_tokens: of an answer.
+    max_new_tokens: Maximum number of tokens in an answer.
 
   Raises:
     errors.UserError: if what they return is of another shape.
@@ -209,7 +209,7 @@ def components(
   Args:
     games: B games of at most T turns, on the host.
     config: values and weights.
-    max_new_tokens: of an answer.
+    max_new_tokens: Maximum number of tokens in an answer.
     given: rewards that were given in Python.
 
   Returns:
@@ -309,7 +309,7 @@ def returns(rewards: np.ndarray, discount: float) -> np.ndarray:
 
   Args:
     rewards: float [B, T].
-    discount: of what is earned a turn later.
+    discount: Discount factor of rewards one turn later.
   """
   found = np.array(rewards, np.float32)
   for turn in reversed(range(rewards.shape[1] - 1)):

@@ -85,7 +85,7 @@ def read_record(kind: type[RecordT], path: pathlib.Path, what: str) -> RecordT:
   """Reads and validates a file that is one record.
 
   Args:
-    kind: of record.
+    kind: Kind of the record.
     path: the file.
     what: what it is to the user, for the message.
 
@@ -110,8 +110,8 @@ class DatasetRecord(Record):
     key: a short name: the file's, or `expert-games`.
     path: the data file, directory or hub id; None for generated games.
     digest: SHA-256 of the file's bytes, or of the rows.
-    name: of a dataset that `build_dataset.py` built.
-    version: of such a one.
+    name: Name of a dataset that `build_dataset.py` built.
+    version: Version of such a dataset.
     rows: rows in the source, or read of it where there is a limit.
     dropped_too_long: rows over the length limit.
     train_rows: rows trained on.
@@ -140,7 +140,7 @@ class ModelRecord(Record):
     name: as in the config.
     revision: SHA-256 of the base model's parameters or files.
     tokenizer: SHA-256 of the tokenizer.
-    commit: of a model from the Hugging Face hub.
+    commit: Commit of a model from the Hugging Face hub.
     parameters: how many numbers the model has, adapters included.
     trainable_parameters: how many of them are trained.
   """
@@ -158,7 +158,7 @@ class RewardRecord(Record):
 
   Attributes:
     function: its name.
-    weight: of it in the sum.
+    weight: Weight of the reward in the sum.
     source: SHA-256 of its source, None where there is none to be had.
   """
 
@@ -182,14 +182,14 @@ class RunManifest(Record):
     created_at: UTC, ISO 8601.
     recipe: what trained the model.
     status: `running` until the final checkpoint is saved, then `finished`.
-    seed: of all randomness.
+    seed: Random seed.
     config: the whole config, defaults spelled out.
     dataset: the data, None where games are played.
     dataset_key: the data's short name.
     model: the base model.
     rewards: those beside the config's, by name.
-    versions: of Python and the packages that matter.
-    platform: of the machine.
+    versions: Versions of Python and of the packages that matter.
+    platform: Operating system and architecture of the machine.
     devices: the kind of each device.
     mesh: devices that are used along each axis.
     git_sha: the commit of the code, None outside a checkout.
@@ -199,7 +199,7 @@ class RunManifest(Record):
     sessions: one entry for each process that worked on it.
     finished_at: UTC, ISO 8601.
     final_metrics: the last metrics of training and of evaluation.
-    wandb_url: of its page on W&B, None without one.
+    wandb_url: Address of the run's page on W&B; None without one.
     files: Digests of a finished run's metrics and games, by name.
     digest: SHA-256 of the other fields.
   """

@@ -117,7 +117,7 @@ class OutcomeConfig:
   """The reward of each ending of a game.
 
   Attributes:
-    weight: of this reward in the sum.
+    weight: Weight of this reward in the sum.
     win: three in a row.
     forced_draw: a draw in which the model never had a won position.
     draw: any other draw.
@@ -144,7 +144,7 @@ class MoveQualityConfig:
   """Heuristic rewards of a move; the first rule that applies counts.
 
   Attributes:
-    weight: of this reward in the sum.
+    weight: Weight of this reward in the sum.
     win: completes a line.
     block: takes the cell that would complete the opponent's.
     center: the middle.
@@ -167,13 +167,13 @@ class RewardsConfig:
   """Rewards, each times its weight, summed.
 
   Attributes:
-    outcome: of the whole game.
-    move_quality: of each move, by a rule of thumb.
-    optimal_move_weight: of 1 for each optimal move.
+    outcome: Reward of the whole game.
+    move_quality: Heuristic reward of each move.
+    optimal_move_weight: Reward of each optimal move.
     regret_weight: of minus what each move gave away, by the solver: from a won
       to a drawn or a drawn to a lost position 1, from won to lost 2, and 2 for
       no legal move.
-    format_weight: of 1 for each answer that can be read.
+    format_weight: Reward of each answer that can be parsed.
     length_weight: of minus the share of `play.max_new_tokens` that each answer
       takes.
   """

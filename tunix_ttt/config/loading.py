@@ -93,7 +93,7 @@ def flatten(values: Any, key: str = "") -> dict[str, Any]:
 
   Args:
     values: what `to_dict` returns, or a part of it.
-    key: of the part.
+    key: Key of the section.
   """
   if not isinstance(values, dict):
     return {key: values}

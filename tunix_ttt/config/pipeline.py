@@ -20,7 +20,7 @@ class PairsConfig:
     count: how many; fewer, if no more are found.
     rejected: kinds of worse answers: `worse` by the solver, `illegal`, or badly
       `format`ted; with `solver`, how often each is drawn.
-    temperature: of the model's games.
+    temperature: Sampling temperature of the model's games.
   """
 
   source: Literal["model", "solver"] = "model"

@@ -141,7 +141,7 @@ class DataConfig:
     path: a file (JSONL, Parquet, CSV or Arrow), the directory of a dataset that
       `build_dataset.py` built, or the id of a dataset on the Hugging Face hub;
       None generates expert games from the seed.
-    split: of a dataset on the hub.
+    split: Split of a dataset on the hub.
     format: of its rows; `auto` tells by each row's fields.
     skip_bad_rows: go on without rows that cannot be read, and record them,
       rather than stop.

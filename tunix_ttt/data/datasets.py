@@ -35,8 +35,8 @@ class Origin:
     key: a short name.
     path: the file, directory or hub id; None for generated games.
     digest: SHA-256 of the file's bytes, or of the rows.
-    name: of a built dataset.
-    version: of a built dataset.
+    name: Name of a built dataset.
+    version: Version of a built dataset.
     skipped: bad rows that were left out.
     samples: the rows, in order.
   """

@@ -156,7 +156,7 @@ def turns(games: Games, number: int, style: str) -> list[rows.Turn]:
 
   Args:
     games: what was played.
-    number: of the game.
+    number: Number of the game.
     style: how moves are explained, a key of `thoughts.STYLES`.
   """
   explain, found = thoughts_lib.STYLES[style], []

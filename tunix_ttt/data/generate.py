@@ -51,8 +51,8 @@ class Kind(Protocol):
     """Yields rows.
 
     Args:
-      count: of games, positions, pairs or prompts.
-      seed: of all randomness.
+      count: Number of games, positions, pairs or prompts.
+      seed: Random seed.
       counts: where what was made and dropped is counted.
     """
     ...
@@ -63,7 +63,7 @@ class _InText:
   """Settings common to all kinds.
 
   Attributes:
-    format: of the text.
+    format: Text format.
     thoughts: how moves are explained, a key of `thoughts.STYLES`.
   """
 

@@ -60,8 +60,8 @@ class Generated(_Manifest):
   Attributes:
     generator: what kind of rows.
     settings: all that was asked for.
-    seed: of all randomness.
-    counts: of what was played or drawn, and of what was dropped.
+    seed: Random seed.
+    counts: Counts of rows that were played or drawn, and of dropped rows.
   """
 
   generator: str
@@ -78,9 +78,9 @@ class Parent(runs.Record):
     digest: SHA-256 of the file's bytes, or of the rows.
     rows: good rows that it has.
     skipped: its bad rows.
-    name: of a parent that was built itself.
-    version: of such a one.
-    generator: of a parent that was generated: kind, settings, seed, counts.
+    name: Name of a parent that was built itself.
+    version: Version of such a parent.
+    generator: How a parent was generated: kind, settings, seed, counts.
   """
 
   path: str
@@ -96,13 +96,13 @@ class Version(_Manifest):
   """How a built dataset was made.
 
   Attributes:
-    name: of the dataset.
-    version: of this directory.
+    name: Name of the dataset.
+    version: Version of this directory.
     parents: the sources, in order.
     filters: fields of rows and the text that each must have.
     limit: rows at the most, None for all.
     strategy: which rows are taken where there are more.
-    seed: of the strategy `random`.
+    seed: Random seed of the strategy `random`.
     counts: good rows read, filtered out and beyond the limit.
     formats: rows by format.
   """

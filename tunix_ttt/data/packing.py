@@ -26,8 +26,8 @@ class Layout:
   """The shape of packed batches.
 
   Attributes:
-    rows: of a batch, R.
-    length: of a row, L.
+    rows: Rows of a batch, R.
+    length: Length of a row, L.
   """
 
   rows: int
@@ -45,8 +45,8 @@ def pack(lengths: Sequence[int], length: int) -> list[list[int]]:
   Each, the longest first, goes where it leaves the least room.
 
   Args:
-    lengths: of the sequences, none above `length`.
-    length: of a row.
+    lengths: Lengths of the sequences, none above `length`.
+    length: Length of a row.
 
   Returns:
     For each row which sequences it has, in order.
@@ -77,7 +77,7 @@ def find_layout(
 
   Args:
     batches: the sequences of each.
-    divisor: of the number of rows.
+    divisor: A number that must divide the number of rows.
   """
   lengths = [[len(row.ids) for row in rows] for rows in batches]
   longest = max(map(max, lengths))

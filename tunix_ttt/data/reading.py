@@ -29,8 +29,8 @@ class Rows:
     key: a short name.
     lines: reads them from the start.
     file: whose bytes say what they are; None for those of the hub.
-    name: of a built dataset.
-    version: of a built dataset.
+    name: Name of a built dataset.
+    version: Version of a built dataset.
   """
 
   path: str
@@ -106,7 +106,7 @@ def find(path: str, split: str = "train") -> Rows:
   Args:
     path: a file (JSONL, Parquet, CSV or Arrow), the directory of a built
       dataset, or the id of a dataset on the Hugging Face hub.
-    split: of a dataset on the hub.
+    split: Split of a dataset on the hub.
 
   Raises:
     errors.UserError: if a built dataset is not what its manifest says.

@@ -37,7 +37,7 @@ class Choice:
     limit: rows at the most, None for all.
     strategy: where there are more, the `latest` by `created_at`, or by their
       place where a row has none, or `random` ones; they keep their order.
-    seed: of the strategy `random`.
+    seed: Random seed of the strategy `random`.
   """
 
   filters: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -110,12 +110,12 @@ def build(
   """Builds a version of a dataset.
 
   Args:
-    root: of all datasets.
-    name: of the dataset.
+    root: Directory of all datasets.
+    name: Name of the dataset.
     version: a new one.
     sources: as `reading.find` takes them.
     choice: which of their rows.
-    split: of sources on the hub.
+    split: Split of sources on the hub.
     skip_bad_rows: go on without rows that cannot be read.
 
   Raises:

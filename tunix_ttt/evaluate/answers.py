@@ -28,7 +28,7 @@ class Answer(pydantic.BaseModel):
     score: 1 if right, else 0.
     chance: the score that a random legal move expects, if the item says.
     model: what answered.
-    seed: of the samples.
+    seed: Random seed for sampling.
   """
 
   model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -51,7 +51,7 @@ class Run:
   """Where a model is from.
 
   Attributes:
-    manifest: of the run.
+    manifest: The run's manifest.
     digest: SHA-256 of the manifest's file.
     directory: the run's.
   """

@@ -159,7 +159,7 @@ def table(rows: dict[str, list[str]], names: Sequence[str]) -> str:
 
   Args:
     rows: a value for each run, by their label.
-    names: of the runs.
+    names: Names of the runs.
   """
   lines = [["", *names], *([label, *values] for label, values in rows.items())]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -31,7 +31,7 @@ def sample(
   Args:
     model: who is asked.
     config: the settings of its play, but for the temperature, which is 1.
-    seed: of the samples.
+    seed: Random seed for sampling.
     num_games: how often it is asked as X, and as O.
 
   Raises:

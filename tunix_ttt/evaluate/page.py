@@ -26,7 +26,7 @@ class Material:
   """The parts of a page; absent parts are left out.
 
   Attributes:
-    manifest: of the run.
+    manifest: The run's manifest.
     metrics: the rows of its `metrics.jsonl`.
     pairs: answers to an evalset, before and after.
     before: the summary of games before training.
@@ -55,7 +55,7 @@ def collect(
     run: the run's directory.
     answers: to an evalset, before and after.
     games_before: games of the model that training began from.
-    games_after: of the trained one; the run's own where there are any.
+    games_after: Games of the trained model; by default the run's own, if any.
 
   Raises:
     errors.UserError: if a file is not what it should be.

@@ -61,7 +61,7 @@ class Partner:
     Args:
       model: who plays.
       config: the settings; `play.opponent` is not used.
-      seed: of its samples; None for the config's.
+      seed: Random seed for sampling; None for the config's.
       num_games: how many games are played at once.
 
     Raises:
@@ -146,7 +146,7 @@ def self_play(partner: Partner, num_games: int) -> SelfPlay:
   """Plays a model against itself.
 
   Args:
-    partner: of as many games.
+    partner: A partner for as many games.
     num_games: how many.
   """
   games: list[list[int]] = [[] for _ in range(num_games)]

@@ -41,7 +41,7 @@ class StageRecord(runs.Record):
   """The record of a finished stage.
 
   Attributes:
-    path: of the file or run, in the pipeline's directory.
+    path: Path of the file or run in the pipeline's directory.
     digest: SHA-256 of the file, or of the run's manifest.
     exact_play: how well a run's model plays, by side, over every line of play.
   """

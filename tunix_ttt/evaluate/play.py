@@ -59,7 +59,7 @@ class Sampled:
 
   Attributes:
     games: how many.
-    rates: of each ending.
+    rates: Rate of each ending.
     intervals: the rates' 95% confidence intervals (Wilson, 1927).
     optimal_move_rate: the share of optimal moves among all decisions.
   """

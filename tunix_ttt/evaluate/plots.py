@@ -67,7 +67,7 @@ class Panel:
   """Curves that are drawn together.
 
   Attributes:
-    name: of its files.
+    name: File name of the figure, without suffix.
     title: what is shown.
     lines: by their labels.
     share: whether the values are shares, from 0 to 1.
@@ -83,7 +83,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
   """Returns the training curves of a run; those that it has no values for not.
 
   Args:
-    rows: of its `metrics.jsonl`.
+    rows: Rows of the run's `metrics.jsonl`.
   """
 
   def line(key: str, split: str = "train") -> Line | None:
@@ -256,8 +256,8 @@ def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
   """Draws how often each cell is taken.
 
   Args:
-    counts: of the nine cells, and last of answers that name none.
-    title: of the figure.
+    counts: Counts of the nine cells, then of answers that name no cell.
+    title: Title of the figure.
     taken: the cell that X has taken, if any.
   """
   shares = np.asarray(counts, float) / max(sum(counts), 1)
@@ -330,7 +330,7 @@ def save(
   Args:
     figures: by name.
     directory: which must not exist.
-    dpi: of the PNG files.
+    dpi: Resolution of the PNG files.
 
   Raises:
     errors.UserError: if the directory exists.

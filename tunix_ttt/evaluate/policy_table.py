@@ -20,7 +20,7 @@ def make(games: Iterable[recorded.Game]) -> dict[str, Any]:
   """Returns the table of a player, as plain data for a page to play from.
 
   Args:
-    games: of every line, as X and as O.
+    games: Games of every line, as X and as O.
 
   Returns:
     `says`, what it says, each text once; `first`, the optimal cells of the

@@ -141,7 +141,7 @@ class Openings:
   """How often a model takes each cell first.
 
   Attributes:
-    temperature: of the samples.
+    temperature: Sampling temperature.
     x: as X, the answers that name each cell, and last those that name none.
     o: as O, the same by the cell that X has taken; taken cells count as none.
   """

@@ -89,7 +89,7 @@ def of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
   """Returns the results of an evaluation in training, by the model's mark.
 
   Args:
-    row: of `metrics.jsonl`; empty results where no games were played.
+    row: A row of `metrics.jsonl`; results are empty if no games were played.
   """
   found = {}
   for mark in recorded.MARKS:

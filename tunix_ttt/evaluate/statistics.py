@@ -23,7 +23,7 @@ class Paired:
     change: `after - before`.
     low: lower end of the change's 95% confidence interval.
     high: its upper end.
-    p_value: of no change, by the exact McNemar test.
+    p_value: p-value of no change, by the exact McNemar test.
     gained: items wrong before and right after.
     lost: items right before and wrong after.
   """

@@ -189,8 +189,8 @@ def random_position(
   """Draws a reachable board on which `agent` is to move, and the move before.
 
   Args:
-    board_key: of the board.
-    last_key: of the move before.
+    board_key: Key of the board.
+    last_key: Key of the move before.
     agent: X or O.
 
   Returns:

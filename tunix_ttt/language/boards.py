@@ -163,7 +163,7 @@ def read_answer(text: str, kind: str) -> Move:
 
   Args:
     text: the answer.
-    kind: of the board it answers.
+    kind: Kind of the board that it answers.
   """
   for thoughts in (True, False):
     transitions, cells = _grammar(kind, thoughts)

@@ -167,7 +167,7 @@ def compile_table(
   """Compiles an automaton for a tokenizer.
 
   Args:
-    automaton: of the text of answers.
+    automaton: Automaton of the text of answers.
     token_bytes: what each of V tokens stands for in text; None for one that
       stands for nothing, such as padding, which no answer contains.
     end_ids: the tokens that end a turn.

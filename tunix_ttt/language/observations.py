@@ -34,9 +34,9 @@ class Observations(NamedTuple):
   Attributes:
     rows: int32 [3^9, 10], the row of a board and of the cell that the
       opponent took last, plus 1 (0 for none); -1 where nobody is asked.
-    begin: of N rows, the chunk that begins a conversation.
-    follow: of N rows, the chunk after an answer.
-    retry: of N rows, the chunk after an answer that could not be read.
+    begin: N rows, the chunks that begin a conversation.
+    follow: N rows, the chunks after an answer.
+    retry: N rows, the chunks after an answer that could not be parsed.
     answers: of 10 rows, what stands for a past answer in the context
       `truncated`: its cell, or 9 for one that could not be read.
   """

@@ -45,10 +45,10 @@ class BaseRecord(pydantic.BaseModel):
   Attributes:
     path: its directory or hub id, None for one made from scratch.
     relative: the directory, from the one that the adapter is in.
-    seed: of its initial values, where it was made from scratch.
+    seed: Random seed of its initial values, if made from scratch.
     revision: SHA-256 of its parameters, or of its files if they are Hugging
       Face's.
-    commit: of a hub id.
+    commit: Commit of a hub id.
   """
 
   model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -100,7 +100,7 @@ class Model:
     lora: its adapters' settings, None without adapters.
     base: what the adapters sit on, None without adapters.
     revision: SHA-256 of what it was loaded from.
-    commit: of the hub id that it was loaded from.
+    commit: Commit of the hub id that it was loaded from.
   """
 
   module: nnx.Module

@@ -24,7 +24,7 @@ class Found:
 
   Attributes:
     directory: on this machine.
-    commit: of the hub's repository; None for a directory.
+    commit: Commit of the hub's repository; None for a directory.
   """
 
   directory: pathlib.Path
@@ -38,7 +38,7 @@ def find(
 
   Args:
     name: a directory, or a hub id.
-    revision: of the hub's repository: a branch, tag or commit.
+    revision: Branch, tag or commit of the hub's repository.
     weights: whether the weights are needed, or its description alone.
 
   Raises:
@@ -98,7 +98,7 @@ def publish(directory: pathlib.Path, name: str, *, private: bool) -> str:
 
   Args:
     directory: what to upload, all of it.
-    name: of the repository, which must not exist.
+    name: Name of the repository, which must not exist.
     private: whether others cannot see it.
 
   Returns:

@@ -25,7 +25,7 @@ def spec(name: str, dtype: str) -> specs.ModelSpec | None:
 
   Args:
     name: such as `Qwen/Qwen2.5-0.5B-Instruct`.
-    dtype: of parameters and computation.
+    dtype: Type of parameters and computation.
   """
   try:
     found: Any = automodel.call_model_config(

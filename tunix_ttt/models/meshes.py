@@ -192,7 +192,7 @@ def partition(
 
   Args:
     spec: what Tunix would have; None for nothing.
-    shape: of the array.
+    shape: Shape of the array.
     mesh: with the axes.
   """
   axes = [*(spec or ())][: len(shape)]
@@ -303,9 +303,9 @@ def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:
   """Splits arrays inside a compiled program, as far as their sizes allow.
 
   Args:
-    tree: of arrays.
+    tree: A tree of arrays.
     mesh: None leaves them as they are.
-    *axes: of their first dimensions.
+    *axes: Mesh axes of the arrays' first dimensions.
   """
   if mesh is None:
     return tree

@@ -59,7 +59,7 @@ def start_from(
   Args:
     config: which model.
     make_tokenizer: called for a tiny model, which has none of its own.
-    seed: of a tiny model's values.
+    seed: Random seed of a tiny model's values.
     mesh: where the weights of one of Hugging Face are read to at once, since a
       single device may not hold them.
 
@@ -282,7 +282,7 @@ def adapt(
     model: the model to start from.
     config: the adapters; None leaves the model whole.
     base: the model's name in the config.
-    seed: of the adapters' values and of a base from scratch.
+    seed: Random seed of the adapters and of a base made from scratch.
 
   Raises:
     errors.UserError: if the model has other adapters already.

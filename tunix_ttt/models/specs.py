@@ -43,7 +43,7 @@ class ModelSpec:
   Where a field's default is None, the family's own value takes its place.
 
   Attributes:
-    family: of models, which has a class of Tunix's.
+    family: Model family, which has a class of Tunix's.
     vocab_size: rows of the embedding.
     num_layers: decoder layers.
     embed_dim: width of the residual stream.
@@ -64,7 +64,7 @@ class ModelSpec:
       square root of; `head_dim` unless given.
     attn_logit_softcap: c in c tanh(x / c) of Gemma 2's attention; 0 for none.
     final_logit_softcap: the same of Gemma's and Gemma 2's logits.
-    dtype: of parameters and computation.
+    dtype: Type of parameters and computation.
   """
 
   family: Family

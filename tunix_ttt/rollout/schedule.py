@@ -40,7 +40,7 @@ def together(
     memory: what is remembered at the beginning; its shapes grow by the turn.
     keys: [B], of each game.
     games: B games.
-    max_turns: of a game.
+    max_turns: Maximum number of turns in a game.
 
   Returns:
     The games at their end and the records [B, T, ...].
@@ -82,7 +82,7 @@ def alone(
       games, and leaves the others as they are; active is bool [width].
     keys: [B], of each game.
     games: B games.
-    max_turns: of a game.
+    max_turns: Maximum number of turns in a game.
     width: at most B; others take the place of games that are over.
 
   Returns:

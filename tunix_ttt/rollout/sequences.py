@@ -46,8 +46,8 @@ def sequences(
   """Returns what the model read and said, as it read and said it.
 
   Args:
-    games: of a sampler in this context.
-    tables: of the same sampler.
+    games: Games of a sampler in this context.
+    tables: Tables of the same sampler.
     context: see `sampler.RolloutConfig`.
   """
   num_turns = games.turn_mask.shape[1]

@@ -32,7 +32,7 @@ class Plan(Generic[ConfigT, SourceT, DatasetT]):
     source: the rows.
     dataset: the rows as tokens.
     model: what to train.
-    record: of the model, for the manifest.
+    record: The model's record for the manifest.
   """
 
   config: ConfigT

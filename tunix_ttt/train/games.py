@@ -78,7 +78,7 @@ class GameRollout(base_rollout.BaseRollout):
 
     Args:
       groups: int [B], the number of each game's group.
-      step: of the run, from 0, which decides who the opponents are.
+      step: Step of the run, from 0, which selects the opponents.
     """
     opponent = self._opponent(step)
     keys, states = self.begin(groups, opponent)

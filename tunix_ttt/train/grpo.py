@@ -57,7 +57,7 @@ class Plan:
   Attributes:
     config: the settings.
     model: what to train.
-    record: of the model, for the manifest.
+    record: The model's record for the manifest.
     evaluate: how to judge it.
     source: what it is asked, if not whole games.
     given: rewards that were given in Python.

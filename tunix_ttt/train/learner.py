@@ -59,7 +59,7 @@ class RecordingTrainer(steps.LeanSteps, rl_trainer.Trainer):
   """Tunix's trainer of the cluster, its metrics and checkpoints left to others.
 
   Attributes:
-    results: of each step since they were last taken.
+    results: Results of each step since they were last taken.
   """
 
   results: list[dict[str, Any]]
@@ -398,9 +398,9 @@ def _pack(
 
   Args:
     rows: [N, L] each; `trained` and `mask` say which tokens matter.
-    num_games: of the batch.
+    num_games: Number of games in the batch.
     parts: micro-batches of the batch.
-    divisor: of the number of rows.
+    divisor: A number that must divide the number of rows.
 
   Returns:
     [B, R, L'] each, of few different shapes, since each is compiled. B is the

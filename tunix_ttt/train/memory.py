@@ -31,9 +31,9 @@ class Estimate:
   Attributes:
     weights: the whole model, adapters included.
     optimizer: moments of what is trained.
-    gradients: of what is trained, accumulated and new.
+    gradients: Gradients of the trained parameters, accumulated and new.
     activations: what the backward pass keeps, and one layer's own.
-    logits: of a chunk of tokens.
+    logits: Logits of a chunk of tokens.
     playing: keys and values, and one layer's activations, while games are
       played, which is at another time.
   """
@@ -181,7 +181,7 @@ def activations(
   Args:
     spec: the architecture.
     rows: sequences at a time.
-    length: of each.
+    length: Length of each sequence.
     remat: as in `config.ModelConfig`.
   """
   # Around each block the residual stream is kept in several forms.

@@ -58,7 +58,7 @@ class Float32State(NamedTuple):
 
   Attributes:
     params: float32, of which the model has the rounded values.
-    inner: of the optimizer.
+    inner: State of the inner optimizer.
   """
 
   params: Any

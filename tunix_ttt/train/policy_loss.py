@@ -52,7 +52,7 @@ def log_probs(
     model: one of Tunix's.
     tokens: int [N, L].
     mask: bool [N, L], which of them exist.
-    temperature: of the sampler.
+    temperature: Sampling temperature of the rollout.
   """
   return token_log_probs.token_log_probs(
     model,
@@ -106,7 +106,7 @@ def _loss_of_rows(
   """Shao et al., 2024, equation 3, clipped and averaged as the config says.
 
   Args:
-    found: of the policy, [N, L - 1].
+    found: Log-probabilities of the policy, [N, L - 1].
     rows: a `GameExample` whose arrays are [N, L - 1].
     config: Tunix's.
 

@@ -47,8 +47,8 @@ def loss(
       `reference` float32 [B, 2], if there is one.
     algorithm: `dpo` or `orpo`.
     label_smoothing: probability that a pair is the wrong way round.
-    beta: of DPO.
-    lambda_orpo: of ORPO.
+    beta: KL penalty of DPO.
+    lambda_orpo: Weight of ORPO's odds-ratio term.
 
   Returns:
     The loss [] and metrics [], by the names that Tunix's trainer logs.

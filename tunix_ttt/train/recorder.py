@@ -82,7 +82,7 @@ class Recorder:
 
     Args:
       step: its number, from 1.
-      loss: of the step.
+      loss: Loss of the step.
       metrics: those of the loss, `grad_norm`, `learning_rate`, `tokens` of the
         batch, and `clock`, the `time.perf_counter()` of the step.
 

@@ -85,7 +85,7 @@ def start(
   """Trains a model in a new run directory.
 
   Args:
-    recipe: of the run.
+    recipe: Name of the recipe.
     config: the settings.
     output: the run directory, which must not exist; None makes one under
       `artifacts/training_runs`.

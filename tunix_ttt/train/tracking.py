@@ -58,7 +58,7 @@ def options(
   Args:
     config: says whether W&B is wanted; TensorBoard always is.
     run: the run directory.
-    prefix: of the trainer's metrics, `metrics_prefix` in Tunix.
+    prefix: Prefix of the trainer's metrics, `metrics_prefix` in Tunix.
   """
   directory = str(run / runs.TENSORBOARD)
   factories: list[metrics_logger.BackendFactory] = [

@@ -230,7 +230,7 @@ def training_settings(
   Args:
     config: the settings.
     run: the run directory.
-    prefix: of metrics.
+    prefix: Prefix of metric names.
   """
   accumulation = config.training.gradient_accumulation_steps
   policies = ocp.checkpoint_managers

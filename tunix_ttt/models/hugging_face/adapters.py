@@ -61,7 +61,7 @@ class Description:
 
   Attributes:
     base: the model beneath: a hub id or a path.
-    revision: of the hub id.
+    revision: Revision of the hub id.
     rank: r.
     alpha: what the rank divides.
     targets: what modules' names end with; None where a pattern says it.
@@ -146,7 +146,7 @@ def settings(
     lora: the adapter's settings.
     tensors: its tensors, by PEFT's names.
     base: the model beneath: a hub id or a path.
-    revision: of the hub id.
+    revision: Revision of the hub id.
   """
   targets: Any = sorted({name.split(".")[-3] for name in tensors})
   if not any(name.startswith(_key("model.layers.", "")) for name in tensors):

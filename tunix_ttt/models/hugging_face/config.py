@@ -24,7 +24,7 @@ class Architecture:
   """A model class of transformers.
 
   Attributes:
-    family: of `ModelSpec`.
+    family: Family of `ModelSpec`.
     prefix: what the names of its tensors begin with.
     ignored: what those begin with that a text model has no use for.
     modules: what the names of its decoder's modules begin with.
@@ -140,7 +140,7 @@ class _Section:
 
   Attributes:
     path: the file.
-    prefix: of its keys.
+    prefix: Prefix of the keys.
     values: the object.
   """
 

@@ -126,8 +126,8 @@ def check(
   """Compares the tensors that there are with those that a model needs.
 
   Args:
-    headers: of the tensors that there are.
-    shapes: of those that the model has, by name.
+    headers: Headers of the tensors in the files.
+    shapes: Shapes of the tensors that the model has, by name.
     where: the model directory.
 
   Raises:

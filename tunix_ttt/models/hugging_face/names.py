@@ -20,8 +20,8 @@ class Source:
   """The tensors that make up one parameter.
 
   Attributes:
-    names: of the tensors; several are stacked in this order.
-    shapes: of the tensors.
+    names: Names of the tensors; several are stacked in this order.
+    shapes: Shapes of the tensors.
     split: the shape that one takes first.
     order: in which the axes of that one are then put.
   """
@@ -52,7 +52,7 @@ def table(spec: specs.ModelSpec, prefix: str = "model.") -> dict[str, Source]:
 
   Args:
     spec: the architecture.
-    prefix: of the names of all tensors but the head's.
+    prefix: Prefix of all tensor names but the head's.
   """
   width, vocab = spec.embed_dim, (spec.vocab_size, spec.embed_dim)
   is_qwen = spec.family in ("qwen2.5", "qwen3")
