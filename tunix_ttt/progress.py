@@ -36,8 +36,8 @@ def set_up(is_quiet: bool, log_level: str | None) -> None:
 
   Args:
     is_quiet: show results and errors only.
-    log_level: of messages, one of `LEVELS`; None for what other libraries say
-      of errors alone.
+    log_level: Log level, one of `LEVELS`; None shows only errors of other
+      libraries.
   """
   global quiet, _is_set_up
   # Here, since it must be there before anybody asks for its logger by name.

@@ -16,7 +16,7 @@ class PreferenceConfig:
     algorithm: `dpo` (Rafailov et al., 2023), against the model that training
       starts from, or `orpo` (Hong et al., 2024), which has no reference.
     beta: KL penalty of DPO; larger keeps the policy near the reference.
-    lambda_orpo: of ORPO, the weight of the preference beside the likelihood of
+    lambda_orpo: Weight of ORPO's odds-ratio term beside the likelihood of
       chosen answers.
     label_smoothing: the share of pairs taken to be the wrong way round.
   """

@@ -50,8 +50,8 @@ class EpisodesConfig:
       `data.path`, each row once before any comes again.
     agent: who the model is: `x`, `o`, or `mixed`, half of the groups each; on
       prompts whose turn it is.
-    luck: of the opponent, shared by the games of a `group`, which then differ
-      by the model's moves alone, or each `game`'s own.
+    luck: Randomness of the opponent: shared by the games of a `group`, which
+      then differ by the model's moves alone, or drawn for each `game`.
     starts: share of the groups whose games start on a random position and are
       played to the end. Each reachable position on which the model is to move
       is equally likely, and the games of a group share one. Only for `games`.
@@ -170,12 +170,12 @@ class RewardsConfig:
     outcome: Reward of the whole game.
     move_quality: Heuristic reward of each move.
     optimal_move_weight: Reward of each optimal move.
-    regret_weight: of minus what each move gave away, by the solver: from a won
-      to a drawn or a drawn to a lost position 1, from won to lost 2, and 2 for
-      no legal move.
+    regret_weight: Penalty for each unit of regret, by the solver: 1 from a won
+      to a drawn or from a drawn to a lost position, 2 from won to lost, and 2
+      without a legal move.
     format_weight: Reward of each answer that can be parsed.
-    length_weight: of minus the share of `play.max_new_tokens` that each answer
-      takes.
+    length_weight: Penalty for the share of `play.max_new_tokens` that each
+      answer takes.
   """
 
   outcome: OutcomeConfig = OutcomeConfig()
@@ -218,8 +218,8 @@ class AlgorithmConfig:
       turn that is the only one of its number in the group is compared with
       those of the batch. `turn` suits rewards that are fair between boards, as
       regret is: a mistake that every game makes on a board counts, too.
-    discount: of what is earned a turn later, at the level of turns; 0 counts
-      what the turn itself earned.
+    discount: Discount factor of rewards one turn later, for advantages of
+      turns; with 0 a turn counts its own reward alone.
     loss_agg_mode: how the losses of tokens are averaged: `token-mean` over all
       tokens of the batch; `sequence-mean-token-mean` within each sequence, then
       over sequences; `sequence-mean-token-scale` as that, divided by the most

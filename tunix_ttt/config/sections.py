@@ -32,7 +32,7 @@ class ModelConfig:
     base: directory of the base of the adapter that `name` is, where it is no
       longer the recorded one; for a run that is resumed, of the model that it
       started from. Its digest is checked.
-    dtype: of a Hugging Face model's parameters and computation; None for
+    dtype: Type of a Hugging Face model's parameters and computation; None for
       bfloat16 on an accelerator and float32 on a CPU.
     chat_template: a Jinja file, in place of a Hugging Face model's own.
     enable_thinking: told to a chat template that has such a switch, as Qwen 3's.
@@ -142,7 +142,7 @@ class DataConfig:
       `build_dataset.py` built, or the id of a dataset on the Hugging Face hub;
       None generates expert games from the seed.
     split: Split of a dataset on the hub.
-    format: of its rows; `auto` tells by each row's fields.
+    format: Format of its rows; `auto` decides by each row's fields.
     skip_bad_rows: go on without rows that cannot be read, and record them,
       rather than stop.
     games: the games to generate.
@@ -277,8 +277,8 @@ class PlayConfig:
   """How a model plays whole games.
 
   Attributes:
-    format: of boards and answers; `data.games.thoughts` says whether answers
-      begin with a thought.
+    format: Format of boards and answers; `data.games.thoughts` says whether
+      answers begin with a thought.
     context: what a turn is shown: `board` the present board alone, `full` the
       whole conversation, `truncated` the same with past thoughts replaced.
     opponent: `random`, `optimal`, `epsilon-optimal:0.3` for one that is random

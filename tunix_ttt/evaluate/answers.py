@@ -60,8 +60,8 @@ def generate(
       directory.
     config: the settings.
     items: the questions.
-    seed: of the samples, where the temperature is above 0; None for the
-      config's.
+    seed: Random seed for sampling, used if the temperature is above 0; None
+      for the config's.
 
   Raises:
     errors.UserError: if there is no such model, it is another than the

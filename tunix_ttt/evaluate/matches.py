@@ -149,8 +149,8 @@ def play_games(
   Args:
     model: who plays.
     config: the settings.
-    seed: of the games and the samples; None for the config's. A game depends on
-      it and its number.
+    seed: Random seed of games and sampling; None for the config's. A game
+      depends on the seed and its number alone.
     opponent: against whom; None for `play.opponent`.
 
   Raises:

@@ -79,9 +79,9 @@ class Partner:
 
     Args:
       mark: the model's in all of them.
-      moves: of each game all moves so far, as cells, X's first. Where it is not
-        the model's turn, or the game is over, its last answer is returned,
-        an unreadable one where there is none.
+      moves: All moves of each game so far, as cells, X's first. If it is not
+        the model's turn, or the game is over, its last answer is returned, or
+        an unreadable one if there is none.
     """
     theirs = [game[int(mark == rules.X) :: 2] for game in moves]
     luck = jnp.array([opponents.telling(line) for line in theirs], jnp.uint32)

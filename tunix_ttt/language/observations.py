@@ -37,8 +37,8 @@ class Observations(NamedTuple):
     begin: N rows, the chunks that begin a conversation.
     follow: N rows, the chunks after an answer.
     retry: N rows, the chunks after an answer that could not be parsed.
-    answers: of 10 rows, what stands for a past answer in the context
-      `truncated`: its cell, or 9 for one that could not be read.
+    answers: 10 rows, the chunks that replace a past answer in the context
+      `truncated`: by its cell, or row 9 for an answer that was not parsed.
   """
 
   rows: np.ndarray

@@ -268,7 +268,7 @@ def feed(tree: Any, mesh: Mesh | None) -> Any:
   Of a single process Tunix does it, and nothing is done here.
 
   Args:
-    tree: of arrays [B, ...] on the host, the same on all processes, each of
+    tree: Arrays [B, ...] on the host, the same on all processes, each of
       which takes the rows of its own devices; a scalar goes to all.
     mesh: None where there is one device.
   """

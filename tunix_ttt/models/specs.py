@@ -52,7 +52,7 @@ class ModelSpec:
     num_kv_heads: key and value heads; divides `num_heads`.
     head_dim: width of a head; even.
     sliding_window: tokens that a local layer of Gemma 2 or 3 sees.
-    layer_types: of Gemma 2 and 3, the kind of each layer; None for the other
+    layer_types: Kind of each layer of Gemma 2 and 3; None for the other
       families, all of whose layers are global.
     rope_theta: base of the rotary angles (Su et al., 2021, section 3.2.2); in
       Gemma 3, of global layers. Gemma and Gemma 2 have 10,000 alone.
@@ -60,8 +60,8 @@ class ModelSpec:
     rope_scale: what positions are divided by in Gemma 3's global layers.
     norm_eps: added to the mean square in a norm. Gemmas have 1e-6 alone.
     tied_embedding: whether the head is the embedding; always so in Gemmas.
-    query_pre_attn_scalar: of Gemma 2 and 3, what queries are divided by the
-      square root of; `head_dim` unless given.
+    query_pre_attn_scalar: Queries of Gemma 2 and 3 are divided by its square
+      root; `head_dim` by default.
     attn_logit_softcap: c in c tanh(x / c) of Gemma 2's attention; 0 for none.
     final_logit_softcap: the same of Gemma's and Gemma 2's logits.
     dtype: Type of parameters and computation.

@@ -37,7 +37,7 @@ def load(
 
   Args:
     directory: with `config.json` and weights in safetensors' format.
-    dtype: of parameters and computation; where it is None, bfloat16 on an
+    dtype: Type of parameters and computation; None for bfloat16 on an
       accelerator and float32 on a CPU.
     mesh: with axes `fsdp` and `tp`, over which each parameter is placed as
       Tunix would have it; None for one device.
