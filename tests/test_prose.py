@@ -11,6 +11,7 @@ SOURCES = sorted(
   path
   for name in ("tunix_ttt", "training", "benchmarks", "docs")
   for path in (conftest.ROOT / name).rglob("*.py")
+  if "_build" not in path.parts
 )
 DOCUMENTED = (
   ast.Module,
