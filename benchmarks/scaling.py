@@ -1,4 +1,4 @@
-"""How cost grows with the work, along one axis at a time.
+"""Cost of sampling and training as one size of the work grows at a time.
 
 Games of a small model of random weights are sampled, and the model is trained
 on what it said, at points that differ from a base in one thing. A move on a

@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages; `make docs` runs it."""
+"""Sphinx configuration of these pages; `make docs` builds them."""
 
 import enum
 import importlib

@@ -19,7 +19,9 @@ DOCUMENTED = (
   ast.FunctionDef,
   ast.AsyncFunctionDef,
 )
-FAULT = re.compile(r"\A(What|That which|Those) |^ *\*{0,2}\w+: of ", re.M)
+FAULT = re.compile(
+  r"\A(What|That|Those|How|Where|Who) |^ *\*{0,2}\w+: of ", re.M
+)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
 @fields.settings
 class RolloutConfig:
-  """How games are sampled to train on; `play` says what they look like.
+  """Sampling of training games; `play` says how they are presented.
 
   Attributes:
     temperature: above 0.
@@ -42,7 +42,7 @@ class RolloutConfig:
 
 @fields.settings
 class EpisodesConfig:
-  """Where games begin and how long they are.
+  """Start positions and lengths of games.
 
   Attributes:
     source: `games` from the empty board to the end; `positions`: a single move
@@ -84,7 +84,7 @@ class EpisodesConfig:
 
 @fields.settings
 class OpponentsConfig:
-  """Who the model plays against, as shares of the games.
+  """Opponents, as shares of the games.
 
   Shares go from the first number at the first step to the second at the last.
 

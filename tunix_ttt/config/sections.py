@@ -257,7 +257,7 @@ class LoggingConfig:
 
 @fields.settings
 class EvalConfig:
-  """How completions of an evalset are sampled.
+  """Sampling of completions of an evalset.
 
   Attributes:
     max_new_tokens: where a completion is cut.
@@ -274,7 +274,7 @@ class EvalConfig:
 
 @fields.settings
 class PlayConfig:
-  """How a model plays whole games.
+  """Play of whole games.
 
   Attributes:
     format: Format of boards and answers; `data.games.thoughts` says whether

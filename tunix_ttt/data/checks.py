@@ -102,7 +102,7 @@ class Remarks:
 
 
 class Labels:
-  """How good the moves are that rows teach, and those that pairs reject."""
+  """Quality of the moves that rows teach, and of those that pairs reject."""
 
   def __init__(self):
     self._trained: Counter[str] = Counter()
@@ -180,7 +180,7 @@ def _shares(counts: Counter[str], total: int | None = None) -> dict[str, Any]:
 
 
 class Lengths:
-  """How long rows are in tokens."""
+  """Lengths of rows in tokens."""
 
   def __init__(self, tokenizer: chat.ChatTokenizer, limit: int | None):
     """Takes the tokenizer, and `data.max_seq_length` if there is one."""

@@ -29,7 +29,7 @@ RowT = TypeVar("RowT")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-  """Where the rows of a run come from.
+  """The source of a run's rows.
 
   Attributes:
     key: a short name.

@@ -55,7 +55,7 @@ class _Manifest(runs.Record):
 
 
 class Generated(_Manifest):
-  """How a file of generated rows was made; it stands beside the file.
+  """The manifest of a file of generated rows, written beside it.
 
   Attributes:
     generator: what kind of rows.
@@ -93,7 +93,7 @@ class Parent(runs.Record):
 
 
 class Version(_Manifest):
-  """How a built dataset was made.
+  """The manifest of a built dataset.
 
   Attributes:
     name: Name of the dataset.

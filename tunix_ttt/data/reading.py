@@ -22,7 +22,7 @@ _TABLES = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-  """Where rows come from.
+  """The source of rows.
 
   Attributes:
     path: as it was named: a file, a directory or a hub id.

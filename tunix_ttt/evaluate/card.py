@@ -48,7 +48,7 @@ _MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """Where a model is from.
+  """The origin of a model.
 
   Attributes:
     manifest: The run's manifest.

@@ -1,4 +1,4 @@
-"""How well a policy plays: exactly, over every line, or by sampled games.
+"""Exact and sampled win, draw and loss rates of a policy.
 
 Under greedy decoding a policy answers the same board and history always alike,
 so all that can happen is 384 lines of replies to X and 945 to O. Playing them

@@ -138,7 +138,7 @@ def _added(before: int, after: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Openings:
-  """How often a model takes each cell first.
+  """Counts of a model's first moves by cell.
 
   Attributes:
     temperature: Sampling temperature.

@@ -1,4 +1,4 @@
-"""How a model plays, from wherever that was written down."""
+"""Results of a model's games, read from any of the files that hold them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ NO_MOVE = ("illegal_rate", "parse_error_rate", "truncated_rate")
 
 
 class Side(NamedTuple):
-  """How a model plays with one mark.
+  """Results of a model's games with one mark.
 
   Attributes:
     against: the rates of endings by the opponent's name; see `play.RATES`.

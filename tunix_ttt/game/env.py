@@ -17,7 +17,7 @@ from tunix_ttt.game import rules
 
 
 class Outcome(enum.IntEnum):
-  """How a game stands for the agent."""
+  """Outcome of a game for the agent."""
 
   ONGOING = 0
   WIN = 1

@@ -55,7 +55,7 @@ def cells() -> np.ndarray:
 
 @functools.cache
 def num_marks() -> np.ndarray:
-  """How many cells are taken on every board: int8 [NUM_BOARDS]."""
+  """Number of marks on every board: int8 [NUM_BOARDS]."""
   return (cells() != EMPTY).sum(axis=1).astype(np.int8)
 
 
@@ -153,7 +153,7 @@ def nth_cell() -> np.ndarray:
 
 @functools.cache
 def mask_sizes() -> np.ndarray:
-  """How many cells a mask holds: int8 [512]."""
+  """Number of cells in every mask: int8 [512]."""
   return (nth_cell() >= 0).sum(axis=1).astype(np.int8)
 
 

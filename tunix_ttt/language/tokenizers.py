@@ -78,7 +78,7 @@ class Tokenizer(chat.ChatTokenizer, Protocol):
 
   @property
   def vocab_size(self) -> int:
-    """How many tokens the model knows."""
+    """Number of tokens in the vocabulary."""
     ...
 
   @property

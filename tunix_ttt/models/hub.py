@@ -20,7 +20,7 @@ _WEIGHTS = ("*.safetensors",)
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """Where a model's files are.
+  """The location of a model's files.
 
   Attributes:
     directory: on this machine.

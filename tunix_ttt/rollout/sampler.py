@@ -87,7 +87,7 @@ class _Memory:
 
 @struct.dataclass
 class _Games:
-  """Where the games stand.
+  """The state of all games.
 
   Attributes:
     state: the environment's, of B games.

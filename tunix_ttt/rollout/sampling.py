@@ -1,4 +1,4 @@
-"""How a token is chosen from logits."""
+"""Samples tokens from logits."""
 
 import dataclasses
 

@@ -12,7 +12,7 @@ from tunix_ttt.game import rules
 
 
 class Ending(enum.IntEnum):
-  """How a game ended; the first are those of `game.env.Outcome`."""
+  """Endings of a game; the first values are those of `game.env.Outcome`."""
 
   ONGOING = env_lib.Outcome.ONGOING
   WIN = env_lib.Outcome.WIN

@@ -178,7 +178,7 @@ class GameLearner(grpo_learner.GRPOLearner):
 
   @property
   def step(self) -> int:
-    """How many batches of games have been trained on."""
+    """Number of batches of games trained on so far."""
     return self._trainer.train_steps // self._config.grpo.num_iterations
 
   def fit(self, on_step: Callable[[Step], None]) -> None:

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: `metrics.jsonl`, the text log and the console."""
+"""Writes a run's metrics to `metrics.jsonl`, the text log and the console."""
 
 import collections
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where metrics go besides the run's own files: TensorBoard and W&B."""
+"""Logs metrics to TensorBoard and W&B."""
 
 import importlib.util
 import pathlib
