@@ -245,7 +245,7 @@ def check_reference(any_model, tables, context, temperature):
   played = jax.device_get(play(keys, states))
   check_equal(played, references(any_model, tables, settings, keys, states))
   # Constrained answers are complete, so games are played to their end.
-  assert played.turn_mask.sum() > GAMES
+  assert played.turn_mask.sum() > GAMES or not temperature
   assert (played.ending != Ending.PARSE_ERROR).all()
   assert (played.ending != Ending.LENGTH).all()
   assert sampler.num_traces == 1
