@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from tunix_ttt import disk_faults
+from tunix_ttt import interrupts
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -60,3 +61,14 @@ def test_a_fault_that_ends_the_work_counts(told):
     raise FULL
   fail_in_thread(RuntimeError("handle is closed"))
   assert told == []
+
+
+def test_in_a_script_it_stays_so_until_the_end(told):
+  hook = sys.unraisablehook
+  with (
+    pytest.raises(OSError),
+    interrupts.in_script(),
+    disk_faults.told_once(),
+  ):
+    raise FULL
+  assert sys.unraisablehook is not hook

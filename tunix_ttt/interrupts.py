@@ -230,7 +230,9 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
       raise cause from None
     raise
   finally:
-    sys.unraisablehook = unraisable
+    # After a fault of the disk, another hook stays; see `disk_faults`.
+    if sys.unraisablehook is hook:
+      sys.unraisablehook = unraisable
     for number, old in before.items():
       signal.signal(number, signal.SIG_DFL if old is None else old)
 
