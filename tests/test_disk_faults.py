@@ -31,6 +31,7 @@ def told(monkeypatch):
     threading, "excepthook", lambda a: errors.append(a.exc_value)
   )
   monkeypatch.setattr(sys, "unraisablehook", lambda a: None)
+  monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
   for name in ("absl", "asyncio"):
     monkeypatch.setattr(logging.getLogger(name), "filters", [])
   return errors
@@ -72,3 +73,18 @@ def test_in_a_script_it_stays_so_until_the_end(told):
   ):
     raise FULL
   assert sys.unraisablehook is not hook
+
+
+def test_callbacks_of_other_threads_are_silent_too(told, capsys):
+  def call_back():
+    for text in ("Event loop is closed", "other"):
+      error = RuntimeError(text)
+      sys.excepthook(RuntimeError, error, None)
+
+  with disk_faults.told_once():
+    thread = threading.Thread(target=call_back)
+    thread.start()
+    thread.join()
+  assert capsys.readouterr().err == "RuntimeError: other\n"
+  call_back()
+  assert "Event loop" in capsys.readouterr().err

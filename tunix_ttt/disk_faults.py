@@ -37,12 +37,22 @@ def told_once() -> Iterator[None]:
     if not is_known(arguments.exc_value):
       exit_hook(arguments)
 
+  def of_callback(kind: Any, error: Any, trace: Any) -> None:
+    # TensorStore's threads tell that Orbax closed an event loop, before the
+    # caller has the fault because of which it did.
+    is_of_thread = threading.current_thread() is not threading.main_thread()
+    is_closed = str(error) == "Event loop is closed"
+    if not (is_of_thread and (is_known(error) or is_closed)):
+      print_hook(kind, error, trace)
+
   def of_log(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not (is_known(error) or is_known(Exception(record.getMessage())))
 
   thread_hook, exit_hook = threading.excepthook, sys.unraisablehook
+  print_hook = sys.excepthook
   threading.excepthook, sys.unraisablehook = of_thread, at_exit
+  sys.excepthook = of_callback
   for name in _LOGGERS:
     logging.getLogger(name).addFilter(of_log)
   try:
@@ -53,5 +63,6 @@ def told_once() -> Iterator[None]:
   finally:
     if not is_faulty:
       threading.excepthook, sys.unraisablehook = thread_hook, exit_hook
+      sys.excepthook = print_hook
       for name in _LOGGERS:
         logging.getLogger(name).removeFilter(of_log)
