@@ -262,7 +262,9 @@ def _watch(reader: int) -> None:
 def say(text: str) -> None:
   """Prints a line to stderr, which may be in the midst of a progress bar."""
   start = "\n" if sys.stderr.isatty() else ""
-  print(f"{start}{text}", file=sys.stderr, flush=True)
+  # In one piece: two threads may have something to say.
+  sys.stderr.write(f"{start}{text}\n")
+  sys.stderr.flush()
 
 
 def _message(step: int | None) -> str:
