@@ -241,11 +241,13 @@ def check_reference(any_model, tables, context, temperature):
     "sampling": sampling,
   }
   play, sampler = make(any_model, tables, **settings)
-  keys, states = token_keys(), starts()
+  # So many that the cell of a greedy model is free in some.
+  count = 8
+  keys, states = token_keys(count), starts(count)
   played = jax.device_get(play(keys, states))
   check_equal(played, references(any_model, tables, settings, keys, states))
   # Constrained answers are complete, so games are played to their end.
-  assert played.turn_mask.sum() > GAMES or not temperature
+  assert played.turn_mask.sum() > count
   assert (played.ending != Ending.PARSE_ERROR).all()
   assert (played.ending != Ending.LENGTH).all()
   assert sampler.num_traces == 1

@@ -161,12 +161,14 @@ def in_script() -> Iterator[None]:
   JAX may be busy for minutes in code that Python cannot interrupt: a thread
   hears of signals besides.
   """
-  global how_to_go_on
+  global how_to_go_on, _sent_again
   if threading.current_thread() is not threading.main_thread():
     yield
     return
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
+  # Nobody has read those of a library's run before.
+  _sent_again = 0
   thread = threading.Thread(target=_watch, args=(reader,), daemon=True)
   before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   thread.start()
@@ -204,6 +206,9 @@ def _send_again(number: int) -> None:
 @contextlib.contextmanager
 def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
   """Installs a handler of signals that are not ignored; puts the old one back."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
   before = {}
   unraisable = sys.unraisablehook
 
@@ -214,11 +219,10 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
       unraisable(lost)
 
   sys.unraisablehook = hook
-  if threading.current_thread() is threading.main_thread():
-    for number in SIGNALS:
-      # A job in the background is told to ignore Ctrl-C.
-      if signal.getsignal(number) != signal.SIG_IGN:
-        before[number] = signal.signal(number, handler)
+  for number in SIGNALS:
+    # A job in the background is told to ignore Ctrl-C.
+    if signal.getsignal(number) != signal.SIG_IGN:
+      before[number] = signal.signal(number, handler)
   try:
     yield
   except Exception as error:

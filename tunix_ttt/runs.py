@@ -92,7 +92,12 @@ def read_record(kind: type[RecordT], path: pathlib.Path, what: str) -> RecordT:
   Raises:
     errors.UserError: if there is none or it does not fit the schema.
   """
-  values = files.read_json(path, what)
+  return _validated(kind, files.read_json(path, what), path, what)
+
+
+def _validated(
+  kind: type[RecordT], values: dict[str, Any], path: pathlib.Path, what: str
+) -> RecordT:
   try:
     return kind.model_validate_json(files.to_json(values))
   except pydantic.ValidationError as error:
@@ -239,9 +244,9 @@ class RunManifest(Record):
         changed since it was written.
     """
     path = pathlib.Path(run) / MANIFEST
-    manifest = read_record(cls, path, "run manifest")
-    # Of what is in the file, which may lack fields that this version has.
     values = files.read_json(path, "run manifest")
+    manifest = _validated(cls, values, path, "run manifest")
+    # Of what is in the file, which may lack fields that this version has.
     if values.pop("digest", None) not in (None, _digest(values)):
       raise errors.UserError(
         f"{path}: this run manifest has changed since it was written; put back"

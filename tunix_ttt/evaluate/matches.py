@@ -150,7 +150,7 @@ def play_games(
     model: who plays.
     config: the settings.
     seed: Random seed of games and sampling; None for the config's. A game
-      depends on the seed and its number alone.
+      depends on the seed and its number.
     opponent: against whom; None for `play.opponent`.
 
   Raises:
