@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from tunix_ttt import cli
 from tunix_ttt import errors
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
 
 
 def ours(num_games: int) -> Callable[[jax.Array], jax.Array]:

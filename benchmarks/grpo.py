@@ -25,9 +25,9 @@ from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.models import checkpoints
+from tunix_ttt.train import base_model
 from tunix_ttt.train import cluster as cluster_lib
 from tunix_ttt.train import learner as learner_lib
-from tunix_ttt.train import sft
 
 BATCH, GROUP, COMPLETION = 64, 8, 16
 # The first steps compile, or warm up.
@@ -115,7 +115,7 @@ def main() -> None:
       "play": {"max_new_tokens": COMPLETION},
     },
   )
-  model = sft.base_model(config)
+  model = base_model.base_model(config)
   params = nnx.state(model.module)
   found = ours(config, model)
 

@@ -16,8 +16,8 @@ import jax
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt.train import setup
-from tunix_ttt.train import sft
+from tunix_ttt.train import base_model
+from tunix_ttt.train import run_loop
 
 BATCH, GROUP = 64, 8
 RUNS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def measure(
       "rollout": {"constrained": True, **settings.get("rollout", {})},
     },
   )
-  model, _ = setup.adapt(sft.base_model(config), config)
+  model, _ = run_loop.adapt(base_model.base_model(config), config)
   found = grpo.ours(config, model)
   return {name: values[grpo.WARMUP :] for name, values in found.items()}
 

@@ -14,9 +14,9 @@ from flax import nnx
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.models import known
 from tunix_ttt.models import sources
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import known
+from tunix_ttt.models.families import specs
 from tunix_ttt.train import dry_run
 
 MODELS = (

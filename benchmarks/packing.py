@@ -32,14 +32,14 @@ from tunix_ttt.train import trainer
 # What the games look like; the first is the config's own.
 DATA = {
   "board": [],
-  "full": ["data.games.context=full"],
+  "full": ["data.solver_games.context=full"],
   "full, half from the empty board": [
-    "data.games.context=full",
-    "data.games.random_starts=0.5",
+    "data.solver_games.context=full",
+    "data.solver_games.random_starts=0.5",
   ],
   "full, all from the empty board": [
-    "data.games.context=full",
-    "data.games.random_starts=0.0",
+    "data.solver_games.context=full",
+    "data.solver_games.random_starts=0.0",
   ],
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt.evaluate import pipeline
+from tunix_ttt import pipeline
 
 
 def rates(exact_play: dict[str, Any]) -> dict[str, float]:

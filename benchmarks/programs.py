@@ -17,9 +17,9 @@ from tunix.sft import peft_trainer
 from tunix.sft import sharding_utils
 
 from tunix_ttt import config as config_lib
+from tunix_ttt.algorithms import losses
 from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
-from tunix_ttt.train import losses
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import steps
 

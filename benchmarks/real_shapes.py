@@ -20,12 +20,12 @@ import optax
 
 from tunix_ttt import cli
 from tunix_ttt import errors
-from tunix_ttt.models import families
-from tunix_ttt.models import known
+from tunix_ttt.algorithms import losses
 from tunix_ttt.models import lora
 from tunix_ttt.models import policy as policy_lib
-from tunix_ttt.models import specs
-from tunix_ttt.train import losses
+from tunix_ttt.models.families import builders
+from tunix_ttt.models.families import known
+from tunix_ttt.models.families import specs
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> float:
@@ -153,7 +153,7 @@ def training(
   module: nnx.Module, flags: argparse.Namespace, limits: dict[str, float]
 ) -> Measured:
   """Measures supervised steps of an adapter."""
-  families.set_remat(module, flags.remat)
+  builders.set_remat(module, flags.remat)
   graph, values, frozen = nnx.split(module, nnx.LoRAParam, ...)
   optimizer = optax.adamw(1e-4)
   moments = optimizer.init(values)

@@ -21,13 +21,13 @@ import numpy as np
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import matches
-from tunix_ttt.evaluate import models
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.language import formats
-from tunix_ttt.language import observations
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import generation
+from tunix_ttt.text import segments
+from tunix_ttt.train import base_model
 
 ENV = env_lib.TicTacToe()
 MAX_TURNS = 5
@@ -59,7 +59,7 @@ class HostDriven:
   def __call__(self, states: env_lib.State) -> None:
     """Plays games to their end."""
     count = len(states.board)
-    tokenizer, shown = self._model.tokenizer, formats.GridFormat()
+    tokenizer, shown = self._model.tokenizer, text_formats.GridFormat()
     texts: list[list[int]] = [[] for _ in range(count)]
     for turn in range(MAX_TURNS):
       ongoing = np.asarray(states.outcome) == env_lib.Outcome.ONGOING
@@ -86,7 +86,7 @@ class HostDriven:
         elif self._play.context == "truncated":
           texts[n] = texts[n] + shown.answer(
             None if answer is None else answer.cell,
-            formats.TRUNCATED,
+            text_formats.TRUNCATED,
             tokenizer,
           )
       states = self._step(states, jnp.asarray(cells))
@@ -96,7 +96,7 @@ def _longest_prompt(
   model: checkpoints.Model, play: config_lib.PlayConfig
 ) -> int:
   """Returns a bound that is no looser than the jitted sampler's own."""
-  known = observations.build(formats.GridFormat(), model.tokenizer)
+  known = segments.build(text_formats.GridFormat(), model.tokenizer)
   begin, follow = (
     chunks.ids.shape[1] for chunks in (known.begin, known.follow)
   )
@@ -178,7 +178,7 @@ def main() -> None:
   for context in flags.contexts:
     settings = [*flags.set, f"play.context={context}"]
     config = cli.config_of_model(flags, settings)
-    model = models.load(flags.model, config)
+    model = base_model.load(flags.model, config)
     for batch_size in flags.batch_sizes:
       row = measure(model, config, batch_size, flags.repeats)
       rows.append(row)

@@ -30,18 +30,18 @@ import programs
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.language import tokenizers
-from tunix_ttt.models import known
+from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
 from tunix_ttt.models import sources
-from tunix_ttt.models import specs
 from tunix_ttt.models import token_log_probs
+from tunix_ttt.models.families import known
+from tunix_ttt.models.families import specs
+from tunix_ttt.rollout import build
 from tunix_ttt.rollout import sequences
-from tunix_ttt.rollout import setup
-from tunix_ttt.train import sft
+from tunix_ttt.text import tokenizers
+from tunix_ttt.train import base_model
 from tunix_ttt.train import steps
 
 MESHES: dict[str, config_lib.MeshConfig] = {
@@ -165,8 +165,8 @@ class Work:
     module, self._mesh = model.module, meshes.make(config.mesh)
     meshes.place(module, self._mesh)
     policy = policy_lib.ModelPolicy(module, model.spec)
-    tables = setup.make_tables(config, tokenizer)
-    sampler = setup.make_sampler(
+    tables = build.make_tables(config, tokenizer)
+    sampler = build.make_sampler(
       policy, Lenient(), tables, config.play, config.rollout
     )
     count = point.games
@@ -348,7 +348,7 @@ def main() -> None:
   device = programs.Device(
     flops=flags.flops, memory=flags.memory, link=flags.link
   )
-  tokenizer = sft.tokenizer_maker(settings(Point()))()
+  tokenizer = base_model.tokenizer_maker(settings(Point()))()
   points = {
     axis: [Point(**{axis: value}) for value in AXES[axis][: flags.points]]
     for axis in flags.axes

@@ -13,8 +13,8 @@ from typing import Any
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import runs
 from tunix_ttt.evaluate import in_training
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import grpo
 from tunix_ttt.train import sft
 
@@ -33,11 +33,11 @@ def run(seed: int, output: pathlib.Path, settings: list[str]) -> dict[str, Any]:
   changes = [*settings, f"seed={seed}"]
   path = CONFIGS / "sft_cold_start.yaml"
   sft.train(config_lib.load(config_lib.SFTConfig, path, changes), cold)
-  changes.append(f"model.name={cold / runs.FINAL_CHECKPOINT}")
+  changes.append(f"model.name={cold / run_directory.FINAL_CHECKPOINT}")
   path = CONFIGS / "grpo_tiny.yaml"
   config = config_lib.load(config_lib.GRPOConfig, path, changes)
   grpo.train(config, in_training.Evaluator, improved)
-  lines = (improved / runs.METRICS).read_text().splitlines()
+  lines = (improved / run_directory.METRICS).read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   return {
     "seed": seed,

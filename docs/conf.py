@@ -54,11 +54,14 @@ def _settings(name: str) -> str:
 
 
 def _modules(name: str) -> str:
-  """Returns a section for each module of a package, of ```{modules} game."""
+  """Returns a section for each module of a package, of ```{modules} data."""
   package = importlib.import_module(f"tunix_ttt.{name}")
   names = [
-    f"{package.__name__}.{module.name}"
-    for module in pkgutil.iter_modules(getattr(package, "__path__", ()))
+    module.name
+    for module in pkgutil.walk_packages(
+      getattr(package, "__path__", ()), f"{package.__name__}."
+    )
+    if not module.ispkg
   ]
   return "\n".join(
     f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"

@@ -46,11 +46,11 @@ from jax._src import lru_cache
 import pytest
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import progress
-from tunix_ttt import runs
 from tunix_ttt.data import datasets
-from tunix_ttt.language import tokenizers
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
+from tunix_ttt.text import tokenizers
 
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -158,7 +158,7 @@ def signal_at(
   """Sends a signal to a run as soon as it has recorded a step."""
 
   def is_recorded() -> bool:
-    path = run / runs.METRICS
+    path = run / run_directory.METRICS
     recorded = path.read_text() if path.exists() else ""
     return f'"step": {step}, "split": "train"' in recorded
 

@@ -10,8 +10,8 @@ from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
-from tunix_ttt.game import rules
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
 
 _TURNS = (
   "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' +"

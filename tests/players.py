@@ -8,12 +8,12 @@ import pathlib
 import numpy as np
 
 from tunix_ttt import testing
+from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import matches as matches_lib
 from tunix_ttt.evaluate import play
-from tunix_ttt.evaluate import recorded
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.rollout import episodes
 
 # The cell to take on each board: int32 [NUM_BOARDS].
@@ -27,7 +27,9 @@ def matches(table: np.ndarray) -> list[matches_lib.Match]:
   return list(matches_lib.exact_matches(scripted, 128))
 
 
-def exact(summary: recorded.Summary | None, mark: recorded.Mark) -> play.Exact:
+def exact(
+  summary: game_files.Summary | None, mark: game_files.Mark
+) -> play.Exact:
   """Returns the results of every line."""
   assert summary is not None
   result = summary.results[mark]
@@ -59,12 +61,12 @@ def write(
     "play": {"opponent": "random"},
     "results": matches_lib.results(played),
     "openings": dataclasses.asdict(
-      recorded.Openings(
+      game_files.Openings(
         temperature=1.0,
         x=[0, 0, 0, 0, 10, 0, 0, 0, 0, 2],
         o={"A1": [0, 0, 0, 0, 7, 0, 0, 0, 1, 0]},
       )
     ),
   }
-  recorded.summary_path(path).write_text(json.dumps(summary))
+  game_files.summary_path(path).write_text(json.dumps(summary))
   return path

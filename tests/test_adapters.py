@@ -21,10 +21,10 @@ from tunix_ttt import errors
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import sources
-from tunix_ttt.models import specs
-from tunix_ttt.models.hugging_face import adapters
-from tunix_ttt.models.hugging_face import config as hf_config
-from tunix_ttt.models.hugging_face import loading
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.hub import adapters
+from tunix_ttt.models.hub import hub_config as hf_config
+from tunix_ttt.models.hub import hub_loading
 
 PEFT = make_peft.FIXTURES
 BASES = conftest.ROOT / make_peft.BASES
@@ -46,7 +46,7 @@ def adapted(module, lora, seed=0):
 
 
 def read(directory, base):
-  module, spec = loading.load(base)
+  module, spec = hub_loading.load(base)
   adapter = adapters.read(directory, spec)
   settings = config_lib.to_dict(adapter.lora)
   module = lora_lib.apply_lora(module, **settings, seed=0)
@@ -83,7 +83,7 @@ def test_tensors_are_those_that_peft_writes(case):
 @conftest.each_case(hf.CASES, hf.TWO)
 def test_there_and_back(case, tmp_path):
   tokens, _ = hf.expected(BASES / case)
-  base, spec = loading.load(BASES / case)
+  base, spec = hub_loading.load(BASES / case)
   lora = config_lib.LoraConfig(rank=3, alpha=5.0)
   module = adapted(base, lora)
   prefix = hf_config.read(BASES / case, "float32")[0].modules
@@ -181,7 +181,7 @@ def opened(tmp_path, monkeypatch):
   base = pathlib.Path("base")
   shutil.copytree(make_models.MODELS / "gemma3", base)
   made.write_tokenizer(base, "gemma3", 400)
-  module, spec = loading.load(base)
+  module, spec = hub_loading.load(base)
   lora = config_lib.LoraConfig(rank=2, target_modules=["kv_einsum"])
   tensors = adapters.tensors(
     specs.parameters(adapted(module, lora)), spec, "model."

@@ -10,34 +10,20 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tunix_ttt"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# Each may import those before it.
-LAYERS = [
-  "game",
-  "language",
-  "rollout",
-  "rewards",
-  "data",
-  "models",
-  "train",
-  "evaluate",
-  "recipes",
+# Each may import those before it; a game and its text know each other.
+FLOORS = [
+  {"games", "text"},
+  {"rollout"},
+  {"models"},
+  {"algorithms"},
+  {"evaluate"},
+  {"data"},
+  {"report"},
+  {"train"},
+  {"recipes", "pipeline"},
 ]
-# Beside the layers: anyone may import these, and they import only each other.
-SHARED = {
-  "capacity",
-  "disk_faults",
-  "errors",
-  "files",
-  "integrity",
-  "yaml_source",
-  "config",
-  "runs",
-  "processes",
-  "interrupts",
-  "progress",
-  "requirements",
-  "streams",
-}
+# Anyone may import these, and they import only each other.
+GROUND = {"config", "errors", "files", "requirements", "runs", "streams"}
 TUNIX = {"tunix", "qwix", "orbax"}
 
 
@@ -69,18 +55,25 @@ def test_imports_go_one_way(path):
     for name in imports(path)
     if name.startswith("tunix_ttt.")
   }
-  allowed = SHARED | {own}
-  if own in LAYERS:
-    allowed |= set(LAYERS[: LAYERS.index(own)])
+  allowed = set(GROUND)
+  if own not in GROUND:
+    floor = next(n for n, floor in enumerate(FLOORS) if own in floor)
+    allowed |= set().union(*FLOORS[: floor + 1])
   assert used <= allowed
+
+
+def test_no_two_modules_share_a_name():
+  names = [path.stem for path in MODULES if path.stem != "__init__"]
+  names += [path.parent.name for path in MODULES if path.stem == "__init__"]
+  assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(
   "path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE))
 )
-def test_tunix_is_touched_in_models_and_train_only(path):
+def test_tunix_is_touched_below_training_only(path):
   used = {name.split(".")[0] for name in imports(path)}
-  assert not used & TUNIX or layer(path) in ("models", "train")
+  assert not used & TUNIX or layer(path) in ("algorithms", "models", "train")
 
 
 def test_importing_starts_no_backend_and_needs_no_tunix():
@@ -92,9 +85,9 @@ def test_importing_starts_no_backend_and_needs_no_tunix():
     "tunix_ttt.data.datasets",
     "tunix_ttt.data.generate",
     "tunix_ttt.data.versions",
-    "tunix_ttt.evaluate.report",
+    "tunix_ttt.report.delta_report",
     "tunix_ttt.evaluate.answers",
-    "tunix_ttt.runs",
+    "tunix_ttt.runs.run_directory",
   ]
   code = f"import {', '.join(light)}, sys; assert 'tunix' not in sys.modules; assert 'jax' not in sys.modules"
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

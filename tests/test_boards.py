@@ -2,10 +2,10 @@
 
 import pytest
 
-from tunix_ttt.game import rules
-from tunix_ttt.language import boards
-from tunix_ttt.language import formats
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 
 X, O = rules.X, rules.O
 # X . .
@@ -20,17 +20,17 @@ TOKENS = (
 
 
 def test_nine_characters():
-  assert boards.to_text(BOARD) == "X...O...X"
-  assert boards.from_text("X...O...X") == BOARD
+  assert board_text.to_text(BOARD) == "X...O...X"
+  assert board_text.from_text("X...O...X") == BOARD
 
 
 @pytest.mark.parametrize("kind", ["grid", "token_board"])
 @pytest.mark.parametrize("thoughts", [True, False])
 def test_every_observation_is_read_back(kind, thoughts):
-  text_format = formats.named(kind, thoughts=thoughts)
+  text_format = text_formats.named(kind, thoughts=thoughts)
   for board in rules.positions().tolist():
     text = text_format.observation(board, None)
-    (found,) = boards.find(text)
+    (found,) = board_text.find(text)
     player = int(rules.side_to_move()[board])
     assert (found.board, found.kind, found.player) == (board, kind, player)
     assert found.end == len(text)
@@ -49,16 +49,16 @@ def test_every_observation_is_read_back(kind, thoughts):
   ],
 )
 def test_boards_of_other_people(text):
-  (found,) = boards.find(f"Hello.\n{text}")
+  (found,) = board_text.find(f"Hello.\n{text}")
   assert found.board == BOARD and found.player is None
   assert found.start >= 7
 
 
 def test_a_grid_whose_columns_are_letters_is_turned():
   text = "[A1]| X  |[C1]\n[A2]|[B2]|[C2]\n[A3]|[B3]| O\nYou are X."
-  (found,) = boards.find(text)
+  (found,) = board_text.find(text)
   # The X is on the cell named B1, in the second row of our grids.
-  assert boards.to_text(found.board) == "...X....O"
+  assert board_text.to_text(found.board) == "...X....O"
   assert found.player == X
 
 
@@ -74,12 +74,12 @@ def test_a_grid_whose_columns_are_letters_is_turned():
   ],
 )
 def test_what_is_no_board(text):
-  assert boards.find(text) == []
+  assert board_text.find(text) == []
 
 
 def test_boards_are_listed_in_order():
   grid = prompts.render_observation(0, X)
-  found = boards.find(f"{TOKENS}<|player|>O\n{grid}\n{TOKENS}<|symbol|>X\n")
+  found = board_text.find(f"{TOKENS}<|player|>O\n{grid}\n{TOKENS}<|symbol|>X\n")
   kinds = ["token_board", "grid", "token_board"]
   assert [board.kind for board in found] == kinds
   assert [board.player for board in found] == [O, X, X]
@@ -102,4 +102,4 @@ def test_boards_are_listed_in_order():
   ],
 )  # fmt: skip
 def test_answers(text, kind, cell, is_strict):
-  assert boards.read_answer(text, kind) == boards.Move(cell, is_strict)
+  assert board_text.read_answer(text, kind) == board_text.Move(cell, is_strict)

@@ -3,7 +3,7 @@
 import pytest
 
 from tunix_ttt import testing
-from tunix_ttt.language import chat
+from tunix_ttt.text import chat
 
 CHARACTERS = testing.CharacterTokenizer()
 

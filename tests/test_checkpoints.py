@@ -17,7 +17,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
 
 # As many layers as `tiny-qwen2.5`.
 CONFIG = dataclasses.replace(conftest.SMALL_MODEL, num_layers=2)
@@ -217,7 +217,7 @@ def test_what_is_no_model_directory(tmp_path):
 
 
 def test_another_tokenizer_is_refused(saved):
-  from tunix_ttt.language import tokenizers
+  from tunix_ttt.text import tokenizers
 
   without_digests(saved)
   other = tokenizers.train_tokenizer(["some other text"], 512)

@@ -7,15 +7,15 @@ import pytest
 from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.data import checks
-from tunix_ttt.data import formats
 from tunix_ttt.data import reading
-from tunix_ttt.game import rules
-from tunix_ttt.language import boards
-from tunix_ttt.language import formats as text_formats
+from tunix_ttt.data import row_formats
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 
 
-def board_text(text, player="<|player|>X\n"):
-  board = boards.from_text(text)
+def token_board_row(text, player="<|player|>X\n"):
+  board = board_text.from_text(text)
   shown = text_formats.TokenBoardFormat().observation(board, None)
   return shown[: shown.index("<|player|>")] + player
 
@@ -25,7 +25,7 @@ def answer(cell: int, thought: str | None = "Because.") -> str:
 
 
 def grid(text):
-  board = boards.from_text(text)
+  board = board_text.from_text(text)
   return text_formats.GridFormat().observation(board, None)
 
 
@@ -44,8 +44,8 @@ def counts(shares):
 
 
 def test_text_rows_of_token_boards(tmp_path):
-  shown = board_text(WINNING)
-  turn = board_text(WINNING, "<|turn|>player\n<|symbol|>O\n")
+  shown = token_board_row(WINNING)
+  turn = token_board_row(WINNING, "<|turn|>player\n<|symbol|>O\n")
   broken = answer(2).replace(
     "</player_think>", "</player_think></player_think>"
   )
@@ -58,7 +58,7 @@ def test_text_rows_of_token_boards(tmp_path):
       {"text": shown + broken},
       {"text": shown + "I resign."},
       {"text": turn + answer(2, None)},
-      {"text": board_text("XXXOO....") + answer(8)},
+      {"text": token_board_row("XXXOO....") + answer(8)},
       {"text": shown + answer(2)},
     ],
   )
@@ -79,10 +79,10 @@ def test_text_rows_of_token_boards(tmp_path):
 
 
 def test_pairs(tmp_path):
-  shown = board_text(WINNING)
+  shown = token_board_row(WINNING)
   pair = {"prompt": shown, "chosen": answer(2)}
   # X . . / . . . / . . . and O to move: the centre alone keeps the draw.
-  early = board_text("X........", "<|player|>O\n")
+  early = token_board_row("X........", "<|player|>O\n")
   report = check(
     tmp_path,
     [
@@ -109,7 +109,10 @@ def test_pairs(tmp_path):
 
 
 def test_a_prompt_that_ends_inside_a_tag(tmp_path):
-  row = {"prompt": board_text(WINNING) + "<|", "completion": answer(2, None)}
+  row = {
+    "prompt": token_board_row(WINNING) + "<|",
+    "completion": answer(2, None),
+  }
   report = check(tmp_path, [row] * 30)
   assert counts(report["moves"]) == {"optimal": 30}
   found = report["format_errors"]["the prompt ends inside a tag"]
@@ -184,9 +187,9 @@ def test_leakage(tmp_path):
   # The same position, turned.
   turned = "".join(WINNING[cell] for cell in rules.symmetries()[1])
   rows = [
-    {"text": board_text(WINNING) + answer(2)},
-    {"text": board_text(WINNING) + answer(8)},
-    {"text": board_text(turned) + answer(8)},
+    {"text": token_board_row(WINNING) + answer(2)},
+    {"text": token_board_row(WINNING) + answer(8)},
+    {"text": token_board_row(turned) + answer(8)},
     {"messages": messages("2+2?", "4")},
     {"prompt": "3+3?", "completion": "6"},
     {"prompt": messages("4+4?")},
@@ -194,7 +197,7 @@ def test_leakage(tmp_path):
   asked = ["2+2?", "3+3? ", "4+4?", "9+9?"]
   for symmetric, expected in ((False, 5), (True, 6)):
     leakage = checks.Leakage(
-      [boards.from_text(WINNING), 0], asked, symmetric=symmetric
+      [board_text.from_text(WINNING), 0], asked, symmetric=symmetric
     )
     report = check(tmp_path, rows, leakage=leakage)["leakage"]
     assert report == {
@@ -217,24 +220,28 @@ def test_bad_rows(tmp_path):
 
 
 def test_grades():
-  full = boards.from_text("XOXXOOOXX")
+  full = board_text.from_text("XOXXOOOXX")
   assert checks.grade(full, 0) == "impossible"
   # Three more O than X.
-  assert checks.grade(boards.from_text("OOO......"), 4) == "impossible"
+  assert checks.grade(board_text.from_text("OOO......"), 4) == "impossible"
   assert checks.grade(0, None) == "unreadable"
   assert checks.grade(0, 3) == "optimal"
 
 
 def test_decisions_of_a_text_with_two_boards():
   text = (
-    board_text("." * 9) + answer(4) + "\n" + board_text(WINNING) + answer(2)
+    token_board_row("." * 9)
+    + answer(4)
+    + "\n"
+    + token_board_row(WINNING)
+    + answer(2)
   )
-  first, second = checks.decisions(formats.PlainText("", text))
+  first, second = checks.decisions(row_formats.PlainText("", text))
   assert (first.shown.board, first.move().cell) == (0, 4)
-  assert second.move() == boards.Move(2, True)
+  assert second.move() == board_text.Move(2, True)
   # What is in the prompt is not trained on.
   cut = text.index("<player_think>", 300)
-  sample = formats.PlainText(text[:cut], text[cut:])
+  sample = row_formats.PlainText(text[:cut], text[cut:])
   assert [d.move().cell for d in checks.decisions(sample)] == [2]
 
 
@@ -249,14 +256,16 @@ def test_decisions_of_a_text_with_two_boards():
   ],
 )
 def test_a_move_that_the_prompt_begins_is_read_whole(prompt, completion):
-  board = board_text(WINNING)
-  sample = formats.PlainText(f"{board}\n{prompt}", completion)
+  board = token_board_row(WINNING)
+  sample = row_formats.PlainText(f"{board}\n{prompt}", completion)
   (decision,) = checks.decisions(sample)
-  assert decision.move() == boards.Move(0, True)
+  assert decision.move() == board_text.Move(0, True)
 
 
 def test_a_move_that_only_the_prompt_has_is_none():
   example = "Answer as <|move|><|1-1|><|end|>\n"
-  sample = formats.PlainText(f"{board_text(WINNING)}\n{example}", "I resign.")
+  sample = row_formats.PlainText(
+    f"{token_board_row(WINNING)}\n{example}", "I resign."
+  )
   (decision,) = checks.decisions(sample)
   assert decision.move().cell is None

@@ -18,12 +18,12 @@ from tunix.sft import sharding_utils
 from tests import conftest
 from tests import test_sft
 from tunix_ttt import config as config_lib
+from tunix_ttt.algorithms import losses
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
-from tunix_ttt.models import specs
 from tunix_ttt.models import token_log_probs
-from tunix_ttt.train import losses
+from tunix_ttt.models.families import specs
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import steps
 

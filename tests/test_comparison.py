@@ -11,8 +11,8 @@ from tests import players
 from tests import test_page
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import runs
-from tunix_ttt.evaluate import comparison
+from tunix_ttt.report import comparison
+from tunix_ttt.runs import run_directory
 
 SCRIPT = conftest.ROOT / "training" / "compare.py"
 
@@ -21,16 +21,16 @@ def make_run(path: pathlib.Path, config, losses, **final) -> pathlib.Path:
   """Writes what is compared of a run."""
   recipe = "grpo" if isinstance(config, config_lib.GRPOConfig) else "sft"
   path.mkdir(parents=True)
-  runs.RunManifest(
+  run_directory.RunManifest(
     run_id=path.name,
-    created_at=runs.now(),
+    created_at=run_directory.now(),
     recipe=recipe,
     status="finished",
     seed=config.seed,
     config=config_lib.to_dict(config),
     dataset=None,
     dataset_key="games",
-    model=runs.ModelRecord(
+    model=run_directory.ModelRecord(
       name="m",
       revision="r",
       tokenizer="t",
@@ -51,7 +51,7 @@ def make_run(path: pathlib.Path, config, losses, **final) -> pathlib.Path:
     for n, loss in enumerate(losses)
   ]
   text = "".join(json.dumps(row) + "\n" for row in rows)
-  (path / runs.METRICS).write_text(text)
+  (path / run_directory.METRICS).write_text(text)
   return path
 
 
@@ -69,7 +69,7 @@ def pair(tmp_path) -> list[pathlib.Path]:
     config_lib.GRPOConfig(seed=7, training=training),
     [0.5, 0.25],
   )
-  players.write(players.matches(players.PERFECT), two / runs.GAMES)
+  players.write(players.matches(players.PERFECT), two / run_directory.GAMES)
   return [one, two]
 
 
@@ -117,7 +117,7 @@ def test_wrong_input(run, pair, tmp_path):
   conftest.refused(run(SCRIPT, pair[0], tmp_path), "no such run manifest")
   conftest.refused(run(SCRIPT, pair[0], pair[0]), "given twice")
   conftest.refused(run(SCRIPT, *pair, "--output", tmp_path / "x.md"), ".html")
-  (pair[0] / runs.METRICS).write_text('{"step": 1}\n{}\n')
+  (pair[0] / run_directory.METRICS).write_text('{"step": 1}\n{}\n')
   conftest.refused(run(SCRIPT, *pair), "metrics.jsonl:1", "a step and a split")
   code, _, err = run(SCRIPT, pair[1])
   assert code == 2 and "two runs or more" in err

@@ -8,10 +8,10 @@ import transformers
 
 from tests import test_hugging_face_tokenizers as hf
 from tunix_ttt import files
-from tunix_ttt.language import chat
-from tunix_ttt.language import conversion
-from tunix_ttt.language import hugging_face
-from tunix_ttt.language import tokenizers
+from tunix_ttt.text import chat
+from tunix_ttt.text import conversion
+from tunix_ttt.text import hub_tokenizers
+from tunix_ttt.text import tokenizers
 
 
 @pytest.fixture(scope="module", params=[512, 1024])
@@ -48,7 +48,7 @@ def test_ids_and_text_are_the_same(converted, source):
 
 def test_it_is_the_same_tokenizer_here(converted, source):
   tokenizer, path = converted
-  again = hugging_face.HuggingFaceTokenizer.load(path, tokenizer.vocab_size)
+  again = hub_tokenizers.HuggingFaceTokenizer.load(path, tokenizer.vocab_size)
   assert again.token_bytes() == tokenizer.token_bytes()
   assert (again.bos_id(), again.eos_id(), again.pad_id()) == (
     tokenizer.bos_id(),

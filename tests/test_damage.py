@@ -11,10 +11,10 @@ import pytest
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import integrity
 from tunix_ttt import recipes
-from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
+from tunix_ttt.runs import integrity
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import sft
 
@@ -37,19 +37,28 @@ def append(path, row):
 def made(tmp_path_factory):
   """A run of five steps by hand, saved by Orbax after the steps 2, 4 and 5."""
   run = tmp_path_factory.mktemp("runs") / "made"
-  (run / runs.OPPONENTS).mkdir(parents=True)
+  (run / run_directory.OPPONENTS).mkdir(parents=True)
   options = run_checkpoints.options(config_lib.CheckpointConfig(max_to_keep=3))
-  manager = ocp.CheckpointManager(run / runs.CHECKPOINTS, options=options)
-  append(run / runs.METRICS, {"step": 0, "split": "eval", "loss": 7.0})
+  manager = ocp.CheckpointManager(
+    run / run_directory.CHECKPOINTS, options=options
+  )
+  append(run / run_directory.METRICS, {"step": 0, "split": "eval", "loss": 7.0})
   for step in range(1, 6):
-    append(run / runs.METRICS, {"step": step, "split": "train", "loss": 1.5})
-    append(run / runs.ROLLOUTS, {"step": step, "board": "........."})
-    (run / runs.OPPONENTS / f"{step}.bin").write_bytes(bytes([step] * 7))
+    append(
+      run / run_directory.METRICS, {"step": step, "split": "train", "loss": 1.5}
+    )
+    append(run / run_directory.ROLLOUTS, {"step": step, "board": "........."})
+    (run / run_directory.OPPONENTS / f"{step}.bin").write_bytes(
+      bytes([step] * 7)
+    )
     state = {"a": np.arange(5) + step, "b": {"c": np.float32(step)}}
     if step in STEPS:
       manager.save(step, args=ocp.args.StandardSave(state))
     if step % 2 == 0:
-      append(run / runs.METRICS, {"step": step, "split": "eval", "loss": 1.0})
+      append(
+        run / run_directory.METRICS,
+        {"step": step, "split": "eval", "loss": 1.0},
+      )
   manager.close()
   return run
 
@@ -75,7 +84,7 @@ def test_a_whole_run_goes_on_from_any_checkpoint(run):
   assert run_checkpoints.choose(run, None) == 5
   assert [run_checkpoints.choose(run, step) for step in STEPS] == STEPS
   # A row of what came later was cut short.
-  with (run / runs.METRICS).open("a") as file:
+  with (run / run_directory.METRICS).open("a") as file:
     file.write('{"step": 6, "spl')
   assert run_checkpoints.choose(run, None) == 5
   rows = run_checkpoints.rewind(run, 4)
@@ -83,17 +92,17 @@ def test_a_whole_run_goes_on_from_any_checkpoint(run):
   expected = [(0, "eval"), (1, "train"), (2, "train"), (2, "eval")]
   expected += [(3, "train"), (4, "train")]
   assert [(row["step"], row["split"]) for row in rows] == expected
-  assert runs.read_metrics(run) == rows
-  games = (run / runs.ROLLOUTS).read_text().splitlines()
+  assert run_directory.read_metrics(run) == rows
+  games = (run / run_directory.ROLLOUTS).read_text().splitlines()
   assert [json.loads(game)["step"] for game in games] == [1, 2, 3, 4]
   assert run_checkpoints.choose(run, 4) == 4
   assert run_checkpoints.rewind(run, 0) == []
-  assert (run / runs.METRICS).read_bytes() == b""
-  assert (run / runs.ROLLOUTS).read_bytes() == b""
+  assert (run / run_directory.METRICS).read_bytes() == b""
+  assert (run / run_directory.ROLLOUTS).read_bytes() == b""
 
 
 def test_any_damage_to_a_checkpoint_is_noticed(run, capsys):
-  latest = run / runs.CHECKPOINTS / "5"
+  latest = run / run_directory.CHECKPOINTS / "5"
   attacks = {
     "flip": flip,
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-2]),
@@ -116,7 +125,7 @@ def test_any_damage_to_a_checkpoint_is_noticed(run, capsys):
 
 
 def test_nothing_is_whole(run):
-  root = run / runs.CHECKPOINTS
+  root = run / run_directory.CHECKPOINTS
   for step in STEPS:
     (root / str(step) / integrity.DIGESTS).unlink()
   with pytest.raises(errors.UserError, match=r"of the checkpoints 2, 4, 5 is"):
@@ -154,19 +163,39 @@ OTHER = b'{"step": 4, "split": "train", "loss": 1.6}\n'
 @pytest.mark.parametrize(
   ("name", "damage", "found", "advice"),
   [
-    (runs.METRICS, edit_line(6, b"garbage\n"), ":6: not valid JSON", 2),
-    (runs.METRICS, edit_line(6, b'{"loss": 1}\n'), ":6: this row has no", 2),
-    (runs.METRICS, edit_line(6, b"\xff\n"), ":6: .* is not UTF-8", 2),
-    (runs.METRICS, edit_line(6, OTHER), ": has changed since", 2),
-    (runs.METRICS, keep_lines(6), ":6: the file ends here", 4),
-    (runs.METRICS, keep_lines(4), ":4: the file ends here", 2),
-    (runs.METRICS, keep_lines(0), ": the file ends here", None),
-    (runs.METRICS, lambda p: p.unlink(), ": No such file", None),
-    (runs.METRICS, lambda p: (p.unlink(), p.mkdir()), ": Is a dir", None),
-    (runs.METRICS, flip, "has changed|not valid JSON", 2),
-    (runs.ROLLOUTS, keep_lines(3), ":3: the file ends here", 2),
-    (f"{runs.OPPONENTS}/3.bin", flip, "has changed since", 2),
-    (f"{runs.OPPONENTS}/5.bin", lambda p: p.unlink(), "No such file", 4),
+    (
+      run_directory.METRICS,
+      edit_line(6, b"garbage\n"),
+      ":6: not valid JSON",
+      2,
+    ),
+    (
+      run_directory.METRICS,
+      edit_line(6, b'{"loss": 1}\n'),
+      ":6: this row has no",
+      2,
+    ),
+    (run_directory.METRICS, edit_line(6, b"\xff\n"), ":6: .* is not UTF-8", 2),
+    (run_directory.METRICS, edit_line(6, OTHER), ": has changed since", 2),
+    (run_directory.METRICS, keep_lines(6), ":6: the file ends here", 4),
+    (run_directory.METRICS, keep_lines(4), ":4: the file ends here", 2),
+    (run_directory.METRICS, keep_lines(0), ": the file ends here", None),
+    (run_directory.METRICS, lambda p: p.unlink(), ": No such file", None),
+    (
+      run_directory.METRICS,
+      lambda p: (p.unlink(), p.mkdir()),
+      ": Is a dir",
+      None,
+    ),
+    (run_directory.METRICS, flip, "has changed|not valid JSON", 2),
+    (run_directory.ROLLOUTS, keep_lines(3), ":3: the file ends here", 2),
+    (f"{run_directory.OPPONENTS}/3.bin", flip, "has changed since", 2),
+    (
+      f"{run_directory.OPPONENTS}/5.bin",
+      lambda p: p.unlink(),
+      "No such file",
+      4,
+    ),
   ],
 )
 def test_what_a_checkpoint_needs_of_its_run(run, name, damage, found, advice):
@@ -190,10 +219,10 @@ def test_going_back_can_be_killed_at_any_moment(
   finished, tmp_path, monkeypatch
 ):
   """After each operation the run is not finished, or has its model."""
-  rename = runs.pathlib.Path.rename
+  rename = run_directory.pathlib.Path.rename
   for last in range(5):
     run = shutil.copytree(finished, tmp_path / str(last))
-    (run / runs.PAGE).write_text("page")
+    (run / run_directory.PAGE).write_text("page")
     done = []
 
     def rename_or_die(path, target, done=done, last=last):
@@ -202,20 +231,20 @@ def test_going_back_can_be_killed_at_any_moment(
       done.append(path)
       return rename(path, target)
 
-    manifest = runs.RunManifest.read(run)
+    manifest = run_directory.RunManifest.read(run)
     with monkeypatch.context() as patch:
-      patch.setattr(runs.pathlib.Path, "rename", rename_or_die)
+      patch.setattr(run_directory.pathlib.Path, "rename", rename_or_die)
       try:
         run_checkpoints.go_back(run, manifest, 2, chosen=True)
         assert last == 4
       except Killed:
         assert last < 4
-    assert runs.RunManifest.read(run).status == "running"
+    assert run_directory.RunManifest.read(run).status == "running"
     assert run_checkpoints.choose(run, None) == [5, 4, 2, 2, 2][last]
   (aside,) = (tmp_path / "4").glob("superseded-*")
   assert {path.name for path in aside.iterdir()} == {
     *("4", "5"),
-    *(runs.FINAL_CHECKPOINT, runs.PAGE),
+    *(run_directory.FINAL_CHECKPOINT, run_directory.PAGE),
   }
 
 
@@ -229,9 +258,9 @@ def test_a_damaged_latest_checkpoint_and_a_lost_model(
   finished, tmp_path, capsys
 ):
   run = shutil.copytree(finished, tmp_path / "run")
-  model = run / runs.FINAL_CHECKPOINT
+  model = run / run_directory.FINAL_CHECKPOINT
   flip(model / "model.json")
-  shutil.rmtree(run / runs.CHECKPOINTS / "5" / "optimizer_state")
+  shutil.rmtree(run / run_directory.CHECKPOINTS / "5" / "optimizer_state")
   assert sft.resume(CONFIG, run) == run
   said = capsys.readouterr().out
   assert f"note: {model}/model.json: has changed since" in said
@@ -240,11 +269,14 @@ def test_a_damaged_latest_checkpoint_and_a_lost_model(
   assert test_sft.rows(run) == test_sft.rows(finished)
   assert test_sft.final(run) == test_sft.final(finished)
   assert test_sft.optimizer_state(run) == test_sft.optimizer_state(finished)
-  manifest = runs.RunManifest.read(run)
+  manifest = run_directory.RunManifest.read(run)
   assert manifest.status == "finished"
   assert [session.from_step for session in manifest.sessions] == [0, 4]
   (aside,) = run.glob("superseded-*")
-  assert {p.name for p in aside.iterdir()} == {"5", runs.FINAL_CHECKPOINT}
+  assert {p.name for p in aside.iterdir()} == {
+    "5",
+    run_directory.FINAL_CHECKPOINT,
+  }
   # All that is left is to save the model.
   shutil.rmtree(model)
   sft.resume(CONFIG, run)
@@ -253,7 +285,9 @@ def test_a_damaged_latest_checkpoint_and_a_lost_model(
 
 
 def test_a_changed_description_of_a_model(finished, tmp_path):
-  model = shutil.copytree(finished / runs.FINAL_CHECKPOINT, tmp_path / "model")
+  model = shutil.copytree(
+    finished / run_directory.FINAL_CHECKPOINT, tmp_path / "model"
+  )
   path = model / "model.json"
   text = path.read_text()
   assert '"rope_theta": 10000.0' in text
@@ -264,7 +298,7 @@ def test_a_changed_description_of_a_model(finished, tmp_path):
 
 def test_a_run_of_another_recipe(finished, tmp_path):
   run = shutil.copytree(finished, tmp_path / "run")
-  manifest = runs.RunManifest.read(run)
+  manifest = run_directory.RunManifest.read(run)
   manifest.model_copy(update={"recipe": "dpo"}).write(run)
   with pytest.raises(errors.UserError, match="this is a run of dpo, which"):
     sft.resume(CONFIG, run)
@@ -274,10 +308,10 @@ def test_a_run_of_another_recipe(finished, tmp_path):
 
 def test_changed_files_of_a_finished_run(finished, tmp_path):
   run = shutil.copytree(finished, tmp_path / "run")
-  manifest = runs.RunManifest.read(run)
-  assert runs.METRICS in manifest.files
+  manifest = run_directory.RunManifest.read(run)
+  assert run_directory.METRICS in manifest.files
   manifest.check_files(run)
-  path = run / runs.METRICS
+  path = run / run_directory.METRICS
   path.write_text(path.read_text().replace("1", "2", 1))
   with pytest.raises(
     errors.UserError, match="metrics.jsonl: has changed since"
@@ -286,21 +320,21 @@ def test_changed_files_of_a_finished_run(finished, tmp_path):
   path.unlink()
   with pytest.raises(errors.UserError, match="metrics.jsonl: is gone"):
     manifest.check_files(run)
-  path = run / runs.MANIFEST
+  path = run / run_directory.MANIFEST
   path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
   with pytest.raises(errors.UserError, match="manifest has changed since"):
-    runs.RunManifest.read(run)
+    run_directory.RunManifest.read(run)
 
 
 def test_temporaries_of_killed_processes_are_removed(run):
-  (run / runs.MANIFEST).write_text("{}")
+  (run / run_directory.MANIFEST).write_text("{}")
   dead = [
     run / ".run_manifest.json.0a-1-2b",
     run / ".metrics.jsonl.0a-1-2b",
-    run / runs.OPPONENTS / ".6.bin.0a-1-2b",
+    run / run_directory.OPPONENTS / ".6.bin.0a-1-2b",
     run / ".checkpoint-final.0a-1-2b" / "params",
     run / "..checkpoint-best.new.0a-1-2b" / "params",
-    run / runs.CHECKPOINTS / "6.orbax-checkpoint-tmp" / "state",
+    run / run_directory.CHECKPOINTS / "6.orbax-checkpoint-tmp" / "state",
   ]
   for path in dead:
     path.parent.mkdir(exist_ok=True)

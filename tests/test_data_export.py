@@ -6,18 +6,18 @@ import pytest
 
 from tunix_ttt import testing
 from tunix_ttt.data import export
-from tunix_ttt.data import formats
+from tunix_ttt.data import row_formats
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "2+2?"}
 ANSWER = {"role": "assistant", "content": "4"}
-CHAT = formats.Conversation([SYSTEM, USER, ANSWER, USER, ANSWER])
-LAST = formats.Conversation([SYSTEM, USER, ANSWER, USER, ANSWER], 4)
-ONE = formats.Conversation([USER, ANSWER])
-TEXT = formats.PlainText("", "abc")
-COMPLETION = formats.PlainText("ab", "c")
-PAIR = formats.Preference("a", "b", "c")
-PROMPT = formats.Prompt("a")
+CHAT = row_formats.Conversation([SYSTEM, USER, ANSWER, USER, ANSWER])
+LAST = row_formats.Conversation([SYSTEM, USER, ANSWER, USER, ANSWER], 4)
+ONE = row_formats.Conversation([USER, ANSWER])
+TEXT = row_formats.PlainText("", "abc")
+COMPLETION = row_formats.PlainText("ab", "c")
+PAIR = row_formats.Preference("a", "b", "c")
+PROMPT = row_formats.Prompt("a")
 SAMPLES = {
   "chat": CHAT,
   "last": LAST,
@@ -48,13 +48,13 @@ def test_what_can_be_written(name, data_format):
       list(export.rows(sample, data_format))
     return
   rows = list(export.rows(sample, data_format))
-  (back,) = formats.parse_row(rows[-1], data_format)
-  if not isinstance(sample, formats.Conversation):
+  (back,) = row_formats.parse_row(rows[-1], data_format)
+  if not isinstance(sample, row_formats.Conversation):
     assert back == sample
     return
   # Gemma has no system role, so that the tokens tell whether it is the same.
   tokenizer = testing.CharacterTokenizer()
-  assert isinstance(back, formats.Conversation)
+  assert isinstance(back, row_formats.Conversation)
   tokens, whole = back.encode(tokenizer), sample.encode(tokenizer)
   assert tokens.ids == whole.ids
   if data_format != "prompt_completion":
@@ -69,7 +69,7 @@ def test_every_answer_of_a_conversation_becomes_a_row():
 
 
 def test_control_tokens_in_text():
-  sample = formats.Conversation(
+  sample = row_formats.Conversation(
     [{"role": "user", "content": "<end_of_turn>"}, ANSWER]
   )
   with pytest.raises(ValueError, match="Gemma's control tokens"):

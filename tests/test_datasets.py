@@ -10,8 +10,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.data import datasets
-from tunix_ttt.data import formats
-from tunix_ttt.language import chat
+from tunix_ttt.data import row_formats
+from tunix_ttt.text import chat
 
 CHARACTERS = testing.CharacterTokenizer()
 
@@ -27,7 +27,7 @@ def load(path, **settings):
 
 
 def rows_of(texts):
-  samples = [formats.PlainText("", text) for text in texts]
+  samples = [row_formats.PlainText("", text) for text in texts]
   return datasets.Source(key="x", path="x.jsonl", digest="", samples=samples)
 
 
@@ -36,13 +36,15 @@ def test_a_byte_order_mark_and_crlf_are_read(tmp_path):
   plain = load(write(tmp_path / "a.jsonl", rows))
   windows = load(write(tmp_path / "b.jsonl", rows, "\r\n", "utf-8-sig"))
   assert plain.samples == windows.samples
-  assert plain.samples[1] == formats.PlainText("", "b\r\nc")
+  assert plain.samples[1] == row_formats.PlainText("", "b\r\nc")
 
 
 def test_rows_may_be_of_different_formats_and_lines_blank(tmp_path):
   path = tmp_path / "mixed.jsonl"
   path.write_text('{"text": "a"}\n\n{"prompt": "b", "completion": "c"}\n')
-  assert [type(s) for s in load(str(path)).samples] == [formats.PlainText] * 2
+  assert [type(s) for s in load(str(path)).samples] == [
+    row_formats.PlainText
+  ] * 2
 
 
 def test_max_samples_reads_no_further(tmp_path):
@@ -91,7 +93,7 @@ def test_every_bad_row_is_told_and_may_be_skipped(tmp_path):
     assert line.startswith(f"{path}:{number}: ")
   assert len(lines) == 5 and lines[-1].endswith("by --skip-bad-rows)")
   source = load(str(path), skip_bad_rows=True)
-  assert source.samples == [formats.PlainText("", text) for text in "ac"]
+  assert source.samples == [row_formats.PlainText("", text) for text in "ac"]
   assert source.skipped.rows == 5
   assert source.skipped.first[0].startswith(f"{path}:2: found the fields txt")
 
@@ -110,7 +112,7 @@ def test_pairs_are_loaded_apart(tmp_path):
   row = {"prompt": "a", "chosen": "b", "rejected": "c", "id": 7}
   path = write(tmp_path / "pairs.jsonl", [row])
   pairs = datasets.load_pairs(config_lib.DataConfig(path=path))
-  assert pairs.samples == [formats.Preference("a", "b", "c")]
+  assert pairs.samples == [row_formats.Preference("a", "b", "c")]
   assert pairs.key == "pairs" and len(pairs.digest) == 64
   with pytest.raises(errors.UserError, match=":1: this is a preference pair"):
     load(path)

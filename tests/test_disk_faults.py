@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tunix_ttt import disk_faults
-from tunix_ttt import interrupts
+from tunix_ttt.runs import interrupts
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tunix_ttt import testing
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
 
 OPPONENTS = {
   "random": opponents.uniform_random,

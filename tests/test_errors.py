@@ -8,7 +8,7 @@ from tunix_ttt import capacity
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.evaluate import results
+from tunix_ttt.report import results
 
 
 def test_long_lines_are_cut_in_the_middle_and_many_are_counted():

@@ -8,9 +8,9 @@ import pytest
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
-from tunix_ttt.game import rules
-from tunix_ttt.language import boards as boards_lib
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import board_text as boards_lib
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
 
 EVALSETS = pathlib.Path(__file__).resolve().parents[1] / "evalsets"
 GENERAL = {"id": "a", "prompt": "2+2?", "expected_answer": "4"}

@@ -20,18 +20,18 @@ from tests import test_adapters as made_adapters
 from tests import test_hugging_face as hf
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.evaluate import card
+from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import play
-from tunix_ttt.evaluate import recorded
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import hub
 from tunix_ttt.models import sources
-from tunix_ttt.models import specs
-from tunix_ttt.models.hugging_face import adapters
-from tunix_ttt.models.hugging_face import config_json
-from tunix_ttt.models.hugging_face import export
-from tunix_ttt.models.hugging_face import headers
-from tunix_ttt.models.hugging_face import loading
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.hub import adapters
+from tunix_ttt.models.hub import client
+from tunix_ttt.models.hub import config_json
+from tunix_ttt.models.hub import headers
+from tunix_ttt.models.hub import hub_export
+from tunix_ttt.models.hub import hub_loading
+from tunix_ttt.report import model_card
 
 LORA = config_lib.LoraConfig(rank=3, alpha=5.0)
 WHOLE = 10**9
@@ -61,7 +61,7 @@ class Files:
 
 def model_of(case: str, dtype: Any = "float32", **changes) -> checkpoints.Model:
   directory = hf.FIXTURES / case
-  module, spec = loading.load(directory, dtype=dtype)
+  module, spec = hub_loading.load(directory, dtype=dtype)
   tokenizer: Any = Files(directory)
   return checkpoints.Model(
     module=module, spec=spec, tokenizer=tokenizer, revision="0", **changes
@@ -78,8 +78,8 @@ def with_adapter(case: str, dtype: Any = "float32") -> checkpoints.Model:
 
 
 def written(model, path, *, merge, size=WHOLE):
-  made = export.prepare(model, merge=merge, max_shard_size=size)
-  export.write(made, path, {})
+  made = hub_export.prepare(model, merge=merge, max_shard_size=size)
+  hub_export.write(made, path, {})
   return made
 
 
@@ -92,7 +92,7 @@ def test_a_merged_model_answers_as_it_did(case, tmp_path):
   for name in made.weights:
     tensors = safetensors.numpy.load_file(tmp_path / "merged" / name)
     assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 16e3
-  module, spec = loading.load(tmp_path / "merged")
+  module, spec = hub_loading.load(tmp_path / "merged")
   assert spec == model.spec
   ours = hf.logits(model.module, tokens)
   np.testing.assert_allclose(
@@ -104,7 +104,7 @@ def test_a_merged_model_answers_as_it_did(case, tmp_path):
 def test_a_whole_model_keeps_its_values_and_its_config(case, tmp_path):
   model = model_of(case)
   written(model, tmp_path / "whole", merge=False)
-  module, spec = loading.load(tmp_path / "whole")
+  module, spec = hub_loading.load(tmp_path / "whole")
   assert spec == model.spec
   before, after = (specs.parameters(m) for m in (model.module, module))
   assert before.keys() == after.keys()
@@ -115,13 +115,13 @@ def test_a_whole_model_keeps_its_values_and_its_config(case, tmp_path):
   text = base.get("text_config", base)
   lost = {key for key in text if config.get(key) != text[key]}
   assert lost <= {"dtype", "architectures", "model_type"}
-  generation = tmp_path / "whole" / export.GENERATION
+  generation = tmp_path / "whole" / hub_export.GENERATION
   assert json.loads(generation.read_text())["eos_token_id"] == [2]
 
 
 @conftest.each_case(hf.CASES, hf.TWO)
 def test_a_spec_alone_makes_a_config(case):
-  _, spec = loading.load(hf.FIXTURES / case)
+  _, spec = hub_loading.load(hf.FIXTURES / case)
   for base in (None, {"model_type": "other"}):
     config = config_json.of_model(spec, base)
     assert config_json._describes(config, spec)
@@ -134,7 +134,7 @@ def test_a_spec_alone_makes_a_config(case):
 
 
 def test_nobodys_paths_or_code_are_in_a_config():
-  _, spec = loading.load(hf.FIXTURES / "gemma2")
+  _, spec = hub_loading.load(hf.FIXTURES / "gemma2")
   base = json.loads((hf.FIXTURES / "gemma2" / "config.json").read_text())
   base |= {"_name_or_path": "/home/x", "auto_map": {"AutoConfig": "evil.C"}}
   config = config_json.of_model(spec, base)
@@ -170,7 +170,7 @@ def test_an_adapter_alone(case, tmp_path):
   adapter = adapters.read(tmp_path / "adapter", model.spec)
   assert adapter.lora == LORA
   with pytest.raises(errors.UserError, match="a directory of this machine"):
-    export.check_public(made)
+    hub_export.check_public(made)
 
 
 def test_what_is_there_stays(tmp_path):
@@ -236,10 +236,12 @@ def summary(**changes) -> dict[str, Any]:
 def test_the_card_says_what_was_measured(tmp_path):
   path = tmp_path / "games.summary.json"
   path.write_text(json.dumps(summary()))
-  made = export.prepare(
+  made = hub_export.prepare(
     with_adapter("gemma2"), merge=False, max_shard_size=WHOLE
   )
-  text = card.render(made, "me/model", None, [recorded.read_summary(path)])
+  text = model_card.render(
+    made, "me/model", None, [game_files.read_summary(path)]
+  )
   rates = "25.00% | 25.00% | 25.00% | 25.00%"
   assert f"| X | 90 lines, 1 lost | random | {rates} | 97.50% |" in text
   assert f"| O | 8 sampled | a&#124;b | {rates} | 50.00% |" in text
@@ -257,7 +259,7 @@ def test_what_is_no_summary(change, tmp_path):
   path = tmp_path / "games.summary.json"
   path.write_text(json.dumps(summary(**change)))
   with pytest.raises(errors.UserError, match="not a summary of games"):
-    recorded.read_summary(path)
+    game_files.read_summary(path)
 
 
 @pytest.mark.parametrize("merge", [False, True])
@@ -266,12 +268,12 @@ def test_names_cannot_break_the_card(merge, tmp_path):
   model = with_adapter("gemma2")
   assert model.base is not None
   base = model.base.model_copy(update={"commit": "`\n# c"})
-  made = export.prepare(model, merge=merge, max_shard_size=WHOLE)
+  made = hub_export.prepare(model, merge=merge, max_shard_size=WHOLE)
   named = dataclasses.replace(
     model, base=base.model_copy(update={"path": evil})
   )
   made = dataclasses.replace(made, model=named)
-  text = card.render(made, evil, None, [])
+  text = model_card.render(made, evil, None, [])
   begin, front, body = text.split("---\n", 2)
   assert begin == ""
   assert yaml.safe_load(front)["library_name"] == (
@@ -311,7 +313,7 @@ def status(code: int) -> Exception:
 def test_publishing(tmp_path):
   api = Api()
   with mock.patch.object(huggingface_hub, "HfApi", return_value=api):
-    address = hub.publish(tmp_path, "me/model", private=True)
+    address = client.publish(tmp_path, "me/model", private=True)
   assert address == "https://hub/me/model"
   (made, values), (uploaded, sent) = api.calls
   assert (made, uploaded) == ("create_repo", "upload_folder")
@@ -340,16 +342,16 @@ def test_what_the_hub_refuses(call, error, message, tmp_path):
     mock.patch.object(huggingface_hub, "HfApi", return_value=api),
     pytest.raises(errors.UserError, match=message) as caught,
   ):
-    hub.publish(tmp_path, "me/model", private=False)
+    client.publish(tmp_path, "me/model", private=False)
   assert "hf upload me/model" in str(caught.value)
   assert "secret" not in str(caught.value)
 
 
 def test_summaries_beside_a_run_are_of_the_model(tmp_path):
-  run = card.Run(manifest=mock.Mock(), digest="", directory=tmp_path)
+  run = model_card.Run(manifest=mock.Mock(), digest="", directory=tmp_path)
   for name, revision in (("a", "1f"), ("b", "1f"), ("c", "2e"), ("d", None)):
     path = tmp_path / f"{name}.summary.json"
     path.write_text(json.dumps(summary(model=name) | {"revision": revision}))
-  found = card.find_summaries("1f", run)
+  found = model_card.find_summaries("1f", run)
   assert [s.model for s in found] == ["a", "b"]
-  assert card.find_summaries("1f", None) == []
+  assert model_card.find_summaries("1f", None) == []

@@ -17,8 +17,8 @@ from tests import test_hugging_face_tokenizers as made_turns
 from tests.fixtures import make_models
 from tunix_ttt import config as config_lib
 from tunix_ttt.models import sources
-from tunix_ttt.models import specs
-from tunix_ttt.models.hugging_face import export
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.hub import hub_export
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -98,8 +98,8 @@ def test_texts(family, merge, tmp_path):
   adapted = sources.adapt(model, lora, str(base), 0)
   module = test_adapters.adapted(model.module, lora)
   adapted = dataclasses.replace(adapted, module=module)
-  prepared = export.prepare(adapted, merge=merge, max_shard_size=10**9)
-  export.write(prepared, tmp_path / "export", {})
+  prepared = hub_export.prepare(adapted, merge=merge, max_shard_size=10**9)
+  hub_export.write(prepared, tmp_path / "export", {})
   loaded: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
   text = made_turns.OBSERVATION
   assert loaded(text)["input_ids"] == model.tokenizer.encode(text)

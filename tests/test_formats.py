@@ -3,7 +3,7 @@
 import pytest
 
 from tunix_ttt import testing
-from tunix_ttt.data import formats
+from tunix_ttt.data import row_formats
 
 USER = {"role": "user", "content": "2+2?"}
 ANSWER = {"role": "assistant", "content": "4"}
@@ -14,37 +14,37 @@ TURNS = "<start_of_turn>user\n2+2?<end_of_turn>\n<start_of_turn>model\n"
 @pytest.mark.parametrize(
   "row, expected",
   [
-    ({"messages": [USER, ANSWER]}, formats.Conversation([USER, ANSWER])),
-    ({"prompt": "2+2=", "completion": "4"}, formats.PlainText("2+2=", "4")),
+    ({"messages": [USER, ANSWER]}, row_formats.Conversation([USER, ANSWER])),
+    ({"prompt": "2+2=", "completion": "4"}, row_formats.PlainText("2+2=", "4")),
     (
       {"prompt": [USER, ANSWER, USER], "completion": [ANSWER]},
-      formats.Conversation([USER, ANSWER, USER, ANSWER], 3),
+      row_formats.Conversation([USER, ANSWER, USER, ANSWER], 3),
     ),
-    ({"text": "abc"}, formats.PlainText("", "abc")),
+    ({"text": "abc"}, row_formats.PlainText("", "abc")),
     (
       {"prompts": f"{TURNS}4<end_of_turn>", "final_answer": "4"},
-      formats.Conversation([USER, ANSWER]),
+      row_formats.Conversation([USER, ANSWER]),
     ),
     (
       {"prompts": f"<bos>{TURNS}4<end_of_turn>\n{TURNS}4<end_of_turn>\n"},
-      formats.Conversation([USER, ANSWER, USER, ANSWER]),
+      row_formats.Conversation([USER, ANSWER, USER, ANSWER]),
     ),
     (
       {"prompts": TURNS, "final_answer": "4"},
-      formats.Conversation([USER, ANSWER]),
+      row_formats.Conversation([USER, ANSWER]),
     ),
     (
       {
         "prompts": TURNS.split("\n<start_of_turn>model")[0],
         "final_answer": "4",
       },
-      formats.Conversation([USER, ANSWER]),
+      row_formats.Conversation([USER, ANSWER]),
     ),
   ],
 )
 def test_formats(row, expected):
-  assert formats.parse_row({"id": "x", **row}) == [expected]
-  assert formats.parse_trained(row) == [expected]
+  assert row_formats.parse_row({"id": "x", **row}) == [expected]
+  assert row_formats.parse_trained(row) == [expected]
 
 
 PAIR = {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG]}
@@ -52,22 +52,24 @@ PAIR = {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG]}
 
 def test_preference_pairs():
   text = {"prompt": "2+2=", "chosen": "4", "rejected": "5"}
-  assert formats.parse_row(text) == [formats.Preference("2+2=", "4", "5")]
-  (pair,) = formats.parse_preference(PAIR)
+  assert row_formats.parse_row(text) == [
+    row_formats.Preference("2+2=", "4", "5")
+  ]
+  (pair,) = row_formats.parse_preference(PAIR)
   assert pair.answers() == (
-    formats.Conversation([USER, ANSWER], 1),
-    formats.Conversation([USER, WRONG], 1),
+    row_formats.Conversation([USER, ANSWER], 1),
+    row_formats.Conversation([USER, WRONG], 1),
   )
   assert list(pair.texts()) == ["user\n2+2?", "4", "user\n2+2?", "5"]
   with pytest.raises(ValueError, match="a preference pair, which is for DPO"):
-    formats.parse_trained(PAIR)
+    row_formats.parse_trained(PAIR)
   with pytest.raises(ValueError, match="this is not a preference pair"):
-    formats.parse_preference({"text": "a"})
+    row_formats.parse_preference({"text": "a"})
 
 
 def test_the_answers_of_a_pair_are_encoded_apart():
-  (pair,) = formats.parse_row(PAIR)
-  assert isinstance(pair, formats.Preference)
+  (pair,) = row_formats.parse_row(PAIR)
+  assert isinstance(pair, row_formats.Preference)
   tokenizer = testing.CharacterTokenizer()
   chosen = pair.encode_chosen(tokenizer)
   rejected = pair.encode_rejected(tokenizer)
@@ -80,10 +82,14 @@ def test_the_answers_of_a_pair_are_encoded_apart():
 
 
 def test_prompts():
-  assert formats.parse_row({"prompt": "2+2="}) == [formats.Prompt("2+2=")]
-  assert formats.parse_row({"prompt": [USER]}) == [formats.Prompt([USER])]
+  assert row_formats.parse_row({"prompt": "2+2="}) == [
+    row_formats.Prompt("2+2=")
+  ]
+  assert row_formats.parse_row({"prompt": [USER]}) == [
+    row_formats.Prompt([USER])
+  ]
   with pytest.raises(ValueError, match="a prompt without an answer"):
-    formats.parse_trained({"prompt": "2+2="})
+    row_formats.parse_trained({"prompt": "2+2="})
 
 
 def episode(*prompts):
@@ -102,9 +108,9 @@ def episode(*prompts):
 
 def test_each_step_of_an_episode_trains_its_own_answer():
   cut = {"role": "assistant", "content": "<think>[TRUNCATED]</think>4"}
-  assert formats.parse_row(episode([USER], [USER, cut, USER])) == [
-    formats.Conversation([USER, ANSWER], 1),
-    formats.Conversation([USER, cut, USER, ANSWER], 3),
+  assert row_formats.parse_row(episode([USER], [USER, cut, USER])) == [
+    row_formats.Conversation([USER, ANSWER], 1),
+    row_formats.Conversation([USER, cut, USER, ANSWER], 3),
   ]
 
 
@@ -158,4 +164,4 @@ def test_each_step_of_an_episode_trains_its_own_answer():
 )
 def test_bad_rows(row, data_format, found):
   with pytest.raises(ValueError, match=found):
-    formats.parse_row(row, data_format)
+    row_formats.parse_row(row, data_format)

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from tunix_ttt.data import games as games_lib
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.language import chat
-from tunix_ttt.language import prompts
+from tunix_ttt.data import solver_games as games_lib
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.text import chat
 
 
 @pytest.fixture(scope="module", params=[0.0, 0.8])

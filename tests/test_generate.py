@@ -8,11 +8,11 @@ import pytest
 
 from tunix_ttt import errors
 from tunix_ttt.data import checks
-from tunix_ttt.data import formats
 from tunix_ttt.data import generate
 from tunix_ttt.data import manifests
-from tunix_ttt.game import solver
-from tunix_ttt.language import boards
+from tunix_ttt.data import row_formats
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import solver
 
 
 def rows_of(kind, count=30, seed=0):
@@ -39,7 +39,7 @@ def test_a_seed_gives_the_rows_and_a_smaller_count_the_first(kind):
   fewer, _ = rows_of(kind, count=20)
   assert rows[: len(fewer)] == fewer and len(fewer) < len(rows)
   for row in rows:
-    formats.parse_row(row)
+    row_formats.parse_row(row)
 
 
 def test_games_are_kept_by_their_ending():
@@ -69,7 +69,7 @@ def test_positions_have_every_optimal_move_or_one():
   assert len({row["messages"][1]["content"] for row in one}) == 4520
   labels = checks.Labels()
   for number, row in enumerate([*rows[:500], *one[:500]]):
-    labels.add(number, formats.parse_row(row)[0])
+    labels.add(number, row_formats.parse_row(row)[0])
   assert labels.report()["moves"] == {"optimal": {"count": 1000, "share": 1.0}}
   with pytest.raises(errors.UserError, match="--count: 4521 is too many"):
     rows_of(generate.Positions(), 4521)
@@ -80,7 +80,7 @@ def test_prompts_differ_and_run_out():
   assert len(rows) == 4520
   assert len({row["board"] for row in rows}) == 4520
   assert counts == {"not found, as there are no more different ones": 480}
-  board = boards.from_text(rows[0]["board"])
+  board = board_text.from_text(rows[0]["board"])
   assert len(rows[0]["optimal"]) == len(solver.optimal_cells(board))
 
 

@@ -16,9 +16,9 @@ from tokenizers import trainers
 
 from tunix_ttt import errors
 from tunix_ttt import testing
-from tunix_ttt.language import grammar
-from tunix_ttt.language import hugging_face
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.text import grammar
+from tunix_ttt.text import hub_tokenizers
 
 _TOKEN_ANSWER = re.compile(
   r"\s*(?:<player_think>(?P<thought>(?:(?!</player_think>).)*)</player_think>"
@@ -134,7 +134,7 @@ def spelled(request, tokenizer):
   made = make[request.param]()
   names = {"qwen": ("<|im_end|>", "<pad>"), "gemma": ("<end_of_turn>", "<pad>")}
   control = tuple(made.token_to_id(name) for name in names[request.param])
-  token_bytes = hugging_face.token_bytes(made, control)
+  token_bytes = hub_tokenizers.token_bytes(made, control)
   return lambda text: made.encode(text).ids, token_bytes, control
 
 
@@ -210,7 +210,7 @@ def test_a_tokenizer_that_cannot_spell_the_format():
 def test_a_tokenizer_of_another_kind():
   made = hf_tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
   with pytest.raises(errors.UserError, match="neither byte-level BPE nor"):
-    hugging_face.token_bytes(made, set())
+    hub_tokenizers.token_bytes(made, set())
 
 
 def test_a_table_for_a_large_vocabulary_is_small():

@@ -14,12 +14,12 @@ import yaml
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import runs
 from tunix_ttt.data import generate
 from tunix_ttt.evaluate import in_training
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import trajectory
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import grpo
 from tunix_ttt.train import recorder
@@ -53,7 +53,7 @@ def train(config, output, rewards=None):
 
 
 def rows(run: pathlib.Path) -> list[dict[str, Any]]:
-  lines = (run / runs.METRICS).read_text().splitlines()
+  lines = (run / run_directory.METRICS).read_text().splitlines()
   drop = (
     *recorder.TIMES,
     "seconds_sampling",
@@ -67,7 +67,7 @@ def rows(run: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def final(run: pathlib.Path) -> str:
-  model = checkpoints.load(run / runs.FINAL_CHECKPOINT)
+  model = checkpoints.load(run / run_directory.FINAL_CHECKPOINT)
   return checkpoints.revision(specs.parameters(model.module))
 
 
@@ -81,7 +81,7 @@ def run(grpo_run):
 
 
 def test_a_run_leaves_what_it_should(run):
-  manifest = runs.RunManifest.read(run)
+  manifest = run_directory.RunManifest.read(run)
   assert manifest.recipe == "grpo" and manifest.status == "finished"
   assert manifest.dataset is None and manifest.dataset_key == "games"
   found = rows(run)
@@ -109,13 +109,14 @@ def test_a_run_leaves_what_it_should(run):
     # Little of what the model would say can be read.
     assert 0 < row["sampled_mass"] < 0.5
   games = [
-    json.loads(line) for line in (run / runs.ROLLOUTS).read_text().splitlines()
+    json.loads(line)
+    for line in (run / run_directory.ROLLOUTS).read_text().splitlines()
   ]
   assert {game["step"] for game in games} == {1, 2, 4}
   assert games[0]["turns"][0]["response"]
-  assert (run / runs.BEST_CHECKPOINT / "model.json").is_file()
+  assert (run / run_directory.BEST_CHECKPOINT / "model.json").is_file()
   assert len(list(run.glob("grpo_training_logs_*.txt"))) == 1
-  assert list((run / runs.TENSORBOARD).iterdir())
+  assert list((run / run_directory.TENSORBOARD).iterdir())
 
 
 @pytest.mark.slow
@@ -131,10 +132,12 @@ def test_going_on_from_a_checkpoint(run, tmp_path):
   grpo.resume(WITH_KL, in_training.Evaluator, other, 2)
   assert rows(other) == rows(run)
   assert final(other) == final(run)
-  assert (other / runs.ROLLOUTS).read_text() == (
-    run / runs.ROLLOUTS
+  assert (other / run_directory.ROLLOUTS).read_text() == (
+    run / run_directory.ROLLOUTS
   ).read_text()
-  assert [s.from_step for s in runs.RunManifest.read(other).sessions] == [0, 2]
+  assert [
+    s.from_step for s in run_directory.RunManifest.read(other).sessions
+  ] == [0, 2]
 
 
 VARIANTS: dict[str, Any] = {
@@ -212,7 +215,9 @@ def test_the_reference_of_a_model_with_trained_adapters(
   assert "the KL divergence is to" not in capsys.readouterr().out
   config = dataclasses.replace(
     config,
-    model=config_lib.ModelConfig(name=str(first / runs.FINAL_CHECKPOINT)),
+    model=config_lib.ModelConfig(
+      name=str(first / run_directory.FINAL_CHECKPOINT)
+    ),
   )
   second = train(config, tmp_path / "second")
   told = capsys.readouterr().out
@@ -237,11 +242,12 @@ def test_every_prompt_is_asked_before_any_comes_again(tmp_path):
   config = dataclasses.replace(config, rollouts_per_log=16)
   config = changed(config, "logging", log_every_n_steps=1)
   run = train(config, tmp_path / "run")
-  manifest = runs.RunManifest.read(run)
+  manifest = run_directory.RunManifest.read(run)
   assert manifest.dataset is not None and manifest.dataset.rows == 6
   assert manifest.dataset.digest == made.digest
   games = [
-    json.loads(line) for line in (run / runs.ROLLOUTS).read_text().splitlines()
+    json.loads(line)
+    for line in (run / run_directory.ROLLOUTS).read_text().splitlines()
   ]
   # 3 steps of 4 groups of 4: each of 6 prompts comes up in two groups.
   asked = Counter(game["turns"][0]["board"] for game in games)
@@ -264,7 +270,7 @@ def test_past_selves_are_kept_and_met_again(tmp_path):
     ),
   )
   run = train(config, tmp_path / "run")
-  tables = sorted((run / runs.OPPONENTS).glob("*.bin"))
+  tables = sorted((run / run_directory.OPPONENTS).glob("*.bin"))
   assert [path.stem for path in tables] == ["1", "2", "3", "4"]
   table = np.frombuffer(tables[0].read_bytes(), np.int8)
   assert (table >= 0).sum() > 4000
@@ -345,6 +351,6 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
   whole = train(config, tmp_path / "whole")
   assert rows(killed) == rows(whole)
   assert final(killed) == final(whole)
-  assert (killed / runs.ROLLOUTS).read_text() == (
-    whole / runs.ROLLOUTS
+  assert (killed / run_directory.ROLLOUTS).read_text() == (
+    whole / run_directory.ROLLOUTS
   ).read_text()

@@ -9,19 +9,19 @@ import pytest
 from tests import test_grpo
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.train import base_model
 from tunix_ttt.train import games
 from tunix_ttt.train import grpo
 from tunix_ttt.train import optimizers
-from tunix_ttt.train import sft
 
 MEMBERS = test_grpo.CONFIG.grpo.num_generations
 
 
 @pytest.fixture(scope="module")
 def model():
-  return sft.base_model(test_grpo.CONFIG)
+  return base_model.base_model(test_grpo.CONFIG)
 
 
 def begin(model, first, last, **episodes):

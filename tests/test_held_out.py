@@ -9,11 +9,11 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.data import datasets
-from tunix_ttt.data import formats
 from tunix_ttt.data import held_out
 from tunix_ttt.data import preferences
+from tunix_ttt.data import row_formats
 from tunix_ttt.data import starts
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import rules
 
 CHARACTERS = testing.CharacterTokenizer()
 
@@ -69,7 +69,7 @@ def test_a_position_is_on_one_side_in_all_its_forms():
 def test_of_a_truncated_conversation_the_last_board_counts():
   (game, *_) = games(context="full").samples
   *before, last = [
-    formats.Conversation(game.messages[:n], n - 1)
+    row_formats.Conversation(game.messages[:n], n - 1)
     for n in range(3, len(game.messages) + 1, 2)
   ]
   keys = held_out.by_position([*before, last], "x")
@@ -79,7 +79,7 @@ def test_of_a_truncated_conversation_the_last_board_counts():
 @pytest.mark.parametrize(
   ("sample", "found"),
   [
-    (formats.PlainText("", "no board"), "row 2 of x.jsonl answers none"),
+    (row_formats.PlainText("", "no board"), "row 2 of x.jsonl answers none"),
     (None, "row 2 of x.jsonl answers [345]"),
   ],
 )
@@ -95,7 +95,8 @@ def test_positions_that_are_not_known(sample, found):
 
 def test_a_prompt_of_pairs_is_on_one_side():
   samples = [
-    formats.Preference(f"ask {n % 7}", f"good {n}", "bad") for n in range(45)
+    row_formats.Preference(f"ask {n % 7}", f"good {n}", "bad")
+    for n in range(45)
   ]
   source = datasets.Pairs(key="k", path="p", digest="d", samples=samples)
   found = preferences.tokenize(source, CHARACTERS, data(), 0)

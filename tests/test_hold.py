@@ -7,7 +7,7 @@ import pytest
 
 from tests import conftest
 from tunix_ttt import errors
-from tunix_ttt import runs
+from tunix_ttt.runs import run_directory
 
 HOLD = """
 import pathlib, sys, time
@@ -24,7 +24,7 @@ def refused():
 
 def test_a_run_is_held_until_the_block_ends(tmp_path):
   for _ in range(2):
-    with runs.hold(tmp_path), refused(), runs.hold(tmp_path):
+    with run_directory.hold(tmp_path), refused(), run_directory.hold(tmp_path):
       pass
   assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
@@ -36,9 +36,9 @@ def test_a_killed_process_holds_nothing(tmp_path):
   ) as holder:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with refused(), runs.hold(tmp_path):
+    with refused(), run_directory.hold(tmp_path):
       pass
     holder.kill()
     holder.wait()
-    with runs.hold(tmp_path):
+    with run_directory.hold(tmp_path):
       pass

@@ -6,13 +6,13 @@ from huggingface_hub import errors as hub_errors
 import pytest
 
 from tunix_ttt import errors
-from tunix_ttt.models import hub
+from tunix_ttt.models.hub import client
 
 RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://x"))
 
 
 def test_a_directory_is_itself(tmp_path):
-  assert hub.find(str(tmp_path)) == hub.Found(tmp_path)
+  assert client.find(str(tmp_path)) == client.Found(tmp_path)
 
 
 def test_neither_directory_nor_id(tmp_path, monkeypatch):
@@ -22,7 +22,7 @@ def test_neither_directory_nor_id(tmp_path, monkeypatch):
     with pytest.raises(
       errors.UserError, match="no such model directory, and no id"
     ):
-      hub.find(name)
+      client.find(name)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_the_hub_refuses(monkeypatch, error, message):
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
   with pytest.raises(errors.UserError, match=message):
-    hub.find("org/m", "v1")
+    client.find("org/m", "v1")
 
 
 def test_no_network(monkeypatch, tmp_path):
@@ -55,7 +55,7 @@ def test_no_network(monkeypatch, tmp_path):
   monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
   monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
   with pytest.raises(errors.UserError, match="hub cannot be reached"):
-    hub.find("org/m")
+    client.find("org/m")
 
 
 def test_what_is_downloaded(monkeypatch, tmp_path):
@@ -68,10 +68,10 @@ def test_what_is_downloaded(monkeypatch, tmp_path):
     return str(path)
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-  found = hub.find("org/m", "main")
+  found = client.find("org/m", "main")
   assert found.commit == "0123abc"
   assert (asked["name"], asked["revision"]) == ("org/m", "main")
   assert "*.safetensors" in asked["patterns"]
   assert not any("bin" in p or "py" in p for p in asked["patterns"])
-  hub.find("org/m", weights=False)
+  client.find("org/m", weights=False)
   assert "*.safetensors" not in asked["patterns"]

@@ -17,10 +17,10 @@ from tests.fixtures import make_hugging_face
 from tunix_ttt import errors
 from tunix_ttt.models import lora
 from tunix_ttt.models import policy as policy_lib
-from tunix_ttt.models import specs
-from tunix_ttt.models.hugging_face import config as config_lib
-from tunix_ttt.models.hugging_face import loading
-from tunix_ttt.models.hugging_face import names
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.hub import hub_config as config_lib
+from tunix_ttt.models.hub import hub_loading
+from tunix_ttt.models.hub import names
 
 FIXTURES = make_hugging_face.FIXTURES
 CASES = sorted(make_hugging_face.CASES)
@@ -61,7 +61,7 @@ def expected(directory: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 def check(directory: pathlib.Path) -> None:
   tokens, theirs = expected(directory)
-  module, _ = loading.load(directory, dtype="float32")
+  module, _ = hub_loading.load(directory, dtype="float32")
   np.testing.assert_allclose(logits(module, tokens), theirs, atol=5e-5)
 
 
@@ -73,7 +73,7 @@ def test_logits_are_those_of_transformers(case):
 @pytest.mark.parametrize("case", CASES)
 def test_a_spec_alone_and_values_make_the_same_model(case):
   tokens, theirs = expected(FIXTURES / case)
-  module, spec = loading.load(FIXTURES / case)
+  module, spec = hub_loading.load(FIXTURES / case)
   assert spec == config_lib.read_spec(FIXTURES / case / "config.json")
   adapter = pydantic.TypeAdapter(specs.ModelSpec)
   again = adapter.validate_json(adapter.dump_json(spec))
@@ -105,7 +105,7 @@ def test_a_spec_alone_and_values_make_the_same_model(case):
 )
 def test_every_field_of_a_spec_matters(case, change):
   tokens, theirs = expected(FIXTURES / case)
-  module, spec = loading.load(FIXTURES / case)
+  module, spec = hub_loading.load(FIXTURES / case)
   other = specs.with_parameters(
     nnx.eval_shape(dataclasses.replace(spec, **change).build),
     specs.parameters(module),
@@ -115,7 +115,7 @@ def test_every_field_of_a_spec_matters(case, change):
 
 @pytest.mark.parametrize("case", CASES)
 def test_names_lead_from_tensors_to_parameters_and_back(case):
-  module, spec = loading.load(FIXTURES / case)
+  module, spec = hub_loading.load(FIXTURES / case)
   parameters = specs.parameters(module)
   table = names.table(spec)
   assert table.keys() == parameters.keys()
@@ -128,7 +128,7 @@ def test_names_lead_from_tensors_to_parameters_and_back(case):
 @conftest.each_case(CASES, TWO)
 def test_decoding_with_a_cache(case):
   tokens, theirs = expected(FIXTURES / case)
-  module, spec = loading.load(FIXTURES / case)
+  module, spec = hub_loading.load(FIXTURES / case)
   policy = policy_lib.ModelPolicy(module, spec)
   decode = jax.jit(lambda *arguments: policy(*arguments))
   batch, length = tokens.shape
@@ -159,7 +159,7 @@ def test_decoding_with_a_cache(case):
 @conftest.each_case(CASES, TWO)
 def test_lora_finds_every_linear_module_and_starts_as_the_base(case):
   tokens, _ = expected(FIXTURES / case)
-  module, spec = loading.load(FIXTURES / case)
+  module, spec = hub_loading.load(FIXTURES / case)
   adapted = lora.apply_lora(
     module, rank=2, alpha=4.0, target_modules="all-linear", seed=0
   )
@@ -185,7 +185,7 @@ def test_lora_finds_every_linear_module_and_starts_as_the_base(case):
 )
 def test_an_adapter_adds_to_the_checkpoints_own_weights(case, target, product):
   tokens, theirs = expected(FIXTURES / case)
-  module, _ = loading.load(FIXTURES / case)
+  module, _ = hub_loading.load(FIXTURES / case)
   adapted = lora.apply_lora(
     module, rank=2, alpha=4.0, target_modules=[target], seed=0
   )
@@ -208,7 +208,7 @@ def test_an_adapter_adds_to_the_checkpoints_own_weights(case, target, product):
 
 
 def test_lora_names_gemmas_modules_to_who_knows_others():
-  module, _ = loading.load(FIXTURES / "gemma2")
+  module, _ = hub_loading.load(FIXTURES / "gemma2")
   with pytest.raises(
     errors.UserError, match=r"q_proj: .* attn_vec_einsum, .* q_einsum, up_proj"
   ):
@@ -222,7 +222,7 @@ def test_parameters_go_to_their_places_on_a_mesh(case):
   tokens, theirs = expected(FIXTURES / case)
   devices = np.asarray(jax.devices()).reshape(2, 1)
   mesh = jax.sharding.Mesh(devices, ("fsdp", "tp"))
-  module, _ = loading.load(FIXTURES / case, mesh=mesh)
+  module, _ = hub_loading.load(FIXTURES / case, mesh=mesh)
   parameters = specs.parameters(module)
   kernel = parameters["layers.1.mlp.up_proj.kernel"]
   assert kernel.sharding.mesh == mesh
@@ -237,7 +237,7 @@ def test_parameters_go_to_their_places_on_a_mesh(case):
 @conftest.each_case(CASES, TWO)
 def test_bfloat16(case):
   tokens, theirs = expected(FIXTURES / case)
-  module, spec = loading.load(FIXTURES / case, dtype="bfloat16")
+  module, spec = hub_loading.load(FIXTURES / case, dtype="bfloat16")
   assert spec.dtype == "bfloat16"
   kinds = {x.dtype for x in specs.parameters(module).values()}
   assert kinds == {jnp.dtype(jnp.bfloat16)}
@@ -249,17 +249,17 @@ def test_bfloat16(case):
 def test_the_revision_is_of_the_config_and_the_weights(tmp_path):
   path = tmp_path / "model"
   shutil.copytree(FIXTURES / "gemma2", path)
-  first = loading.revision(path)
+  first = hub_loading.revision(path)
   (path / "README.md").write_text("text")
-  assert loading.revision(path) == first
+  assert hub_loading.revision(path) == first
   weights = path / "model-00002-of-00004.safetensors"
   data = bytearray(weights.read_bytes())
   data[-1] ^= 1
   weights.write_bytes(data)
-  second = loading.revision(path)
+  second = hub_loading.revision(path)
   config = path / "config.json"
   config.write_text(config.read_text() + " ")
-  assert len({first, second, loading.revision(path)}) == 3
+  assert len({first, second, hub_loading.revision(path)}) == 3
 
 
 @pytest.mark.slow

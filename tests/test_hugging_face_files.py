@@ -15,8 +15,8 @@ from tunix.models.qwen3 import model as qwen3
 
 from tests.fixtures import make_hugging_face
 from tunix_ttt import errors
-from tunix_ttt.models.hugging_face import config as config_lib
-from tunix_ttt.models.hugging_face import loading
+from tunix_ttt.models.hub import hub_config as config_lib
+from tunix_ttt.models.hub import hub_loading
 
 FIXTURES = make_hugging_face.FIXTURES
 ONE_FILE = "model.safetensors"
@@ -47,7 +47,7 @@ DROP = object()
 
 def refused(path: pathlib.Path, message: str) -> None:
   with pytest.raises(errors.UserError, match=message) as caught:
-    loading.load(path)
+    hub_loading.load(path)
   assert "\n" not in str(caught.value)
   assert str(path) in str(caught.value)
 
@@ -400,8 +400,8 @@ def test_the_head_of_a_tied_model_is_its_embedding(copy):
   weights = path / ONE_FILE
   embedding = safetensors_numpy.load_file(weights)["model.embed_tokens.weight"]
   rewrite(weights, **{HEAD: embedding})
-  tied = loading.load(path)[1]
-  assert tied == loading.load(FIXTURES / "gemma")[1]
+  tied = hub_loading.load(path)[1]
+  assert tied == hub_loading.load(FIXTURES / "gemma")[1]
   other = embedding.copy()
   other[-1, -1] += 1
   rewrite(weights, **{HEAD: other})
@@ -469,7 +469,7 @@ def test_links_to_weights_are_followed(copy):
   path = copy("gemma")
   shutil.move(path / ONE_FILE, path / "blob")
   (path / ONE_FILE).symlink_to("blob")
-  loading.load(path)
+  hub_loading.load(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

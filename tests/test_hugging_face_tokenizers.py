@@ -10,12 +10,12 @@ import transformers
 
 from tests import hugging_face as made
 from tunix_ttt import errors
-from tunix_ttt.game import rules
-from tunix_ttt.language import chat
-from tunix_ttt.language import formats
-from tunix_ttt.language import hugging_face
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import tables as tables_lib
+from tunix_ttt.text import chat
+from tunix_ttt.text import hub_tokenizers
 
 FAMILIES = ["qwen2.5", "qwen3", "gemma2", "gemma3"]
 VOCAB_SIZE = 400
@@ -36,7 +36,7 @@ def directory(request, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def loaded(directory):
-  return hugging_face.HuggingFaceTokenizer.load(directory, VOCAB_SIZE)
+  return hub_tokenizers.HuggingFaceTokenizer.load(directory, VOCAB_SIZE)
 
 
 def theirs(directory, turns) -> list[int]:
@@ -94,7 +94,7 @@ def test_a_conversation_goes_on_from_what_was_said(loaded):
 
 def test_thinking(tmp_path):
   made.write_tokenizer(tmp_path, "qwen3")
-  load = hugging_face.HuggingFaceTokenizer.load
+  load = hub_tokenizers.HuggingFaceTokenizer.load
   thinking = load(tmp_path, VOCAB_SIZE)
   assert thinking.template.answer[-1] == "assistant\n"
   assert "leaves thoughts out of past answers" in thinking.note
@@ -127,7 +127,7 @@ def test_what_is_saved_is_the_same(loaded, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
-  again = hugging_face.load_saved(tmp_path, VOCAB_SIZE)
+  again = hub_tokenizers.load_saved(tmp_path, VOCAB_SIZE)
   assert again.digest == loaded.digest
   assert again.template == loaded.template
 
@@ -142,7 +142,7 @@ def test_what_is_saved_is_the_same(loaded, tmp_path):
   indirect=True,
 )
 def test_observations_and_answers(loaded):
-  text_format = formats.GridFormat()
+  text_format = text_formats.GridFormat()
   tables = tables_lib.build(text_format, loaded)
   assert tables.next_state.shape[1] == VOCAB_SIZE
   row = tables.observations.rows[rules.EMPTY_BOARD, 0]
@@ -182,12 +182,12 @@ def write(tmp_path, name, text):
 def test_wrong_files(tmp_path, name, text, message):
   write(tmp_path, name, text)
   with pytest.raises(errors.UserError, match=message) as caught:
-    hugging_face.HuggingFaceTokenizer.load(tmp_path, VOCAB_SIZE)
+    hub_tokenizers.HuggingFaceTokenizer.load(tmp_path, VOCAB_SIZE)
   assert str(tmp_path) in str(caught.value)
 
 
 def test_wrong_directories(tmp_path):
-  load = hugging_face.HuggingFaceTokenizer.load
+  load = hub_tokenizers.HuggingFaceTokenizer.load
   with pytest.raises(errors.UserError, match="has no tokenizer"):
     load(tmp_path, VOCAB_SIZE)
   made.write_tokenizer(tmp_path, "qwen2.5")

@@ -21,8 +21,8 @@ from tests import test_processes
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import files
-from tunix_ttt import interrupts
-from tunix_ttt import runs
+from tunix_ttt.runs import interrupts
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import recorder
 from tunix_ttt.train import sft
 
@@ -56,7 +56,7 @@ def write(config, path):
 
 
 def saved(run) -> int:
-  return max(runs.checkpoint_steps(run))
+  return max(run_directory.checkpoint_steps(run))
 
 
 def test_before_the_first_step(tmp_path):
@@ -298,15 +298,15 @@ def test_games(staleness, tmp_path):
     assert saved(run) % 5 == 0
   else:
     assert found[2] == ", which" and int(found[1]) == saved(run) >= 7
-  assert any((run / runs.TENSORBOARD).iterdir())
+  assert any((run / run_directory.TENSORBOARD).iterdir())
   process = again(command)
   _, err = process.communicate(timeout=600)
   assert process.returncode == 0, err
   whole = test_grpo.train(config, tmp_path / "whole")
   assert test_grpo.rows(run) == test_grpo.rows(whole)
   assert test_grpo.final(run) == test_grpo.final(whole)
-  assert (run / runs.ROLLOUTS).read_text() == (
-    whole / runs.ROLLOUTS
+  assert (run / run_directory.ROLLOUTS).read_text() == (
+    whole / run_directory.ROLLOUTS
   ).read_text()
 
 

@@ -9,11 +9,11 @@ import pytest
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import positions
-from tunix_ttt.game import rules
-from tunix_ttt.language import boards
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.train import base_model
 from tunix_ttt.train import games
 from tunix_ttt.train import learner
-from tunix_ttt.train import sft
 
 
 def rows(num_rows: int, used: list[int], length: int = 60):
@@ -58,7 +58,7 @@ def test_what_the_games_of_a_group_share(luck):
     config_lib.GRPOConfig(model=conftest.SMALL_MODEL),
     episodes=config_lib.EpisodesConfig(luck=luck),
   )
-  model = sft.base_model(config)
+  model = base_model.base_model(config)
   engine = games.GameRollout(
     model.module, model.tokenizer, None, None, model=model, config=config
   )
@@ -77,9 +77,9 @@ def test_prompts_come_again_once_all_have_come():
     data=config_lib.DataConfig(path="prompts.jsonl"),
     episodes=config_lib.EpisodesConfig(source="prompts"),
   )
-  model = sft.base_model(plain)
+  model = base_model.base_model(plain)
   asked = [
-    positions.Shown(boards.from_text(text), cell)
+    positions.Shown(board_text.from_text(text), cell)
     for text, cell in (("." * 9, None), ("X........", 0), ("XO.......", 1))
   ]
   engine = games.GameRollout(

@@ -7,8 +7,8 @@ import pytest
 from tunix.sft import peft_trainer
 
 from tests import conftest
-from tunix_ttt.models import specs
-from tunix_ttt.train import losses
+from tunix_ttt.algorithms import losses
+from tunix_ttt.models.families import specs
 
 VOCAB = 8
 

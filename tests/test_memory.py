@@ -10,7 +10,7 @@ import pytest
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import in_training
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
 from tunix_ttt.train import grpo
 from tunix_ttt.train import recorder
 from tunix_ttt.train import sft

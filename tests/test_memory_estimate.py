@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tunix_ttt.models import families
+from tunix_ttt.algorithms import losses
 from tunix_ttt.models import lora
-from tunix_ttt.models import specs
-from tunix_ttt.train import losses
-from tunix_ttt.train import memory
+from tunix_ttt.models import memory
+from tunix_ttt.models.families import builders
+from tunix_ttt.models.families import specs
 
 
 def compiled_bytes(spec, rows, length, remat, adapted) -> int:
@@ -26,7 +26,7 @@ def compiled_bytes(spec, rows, length, remat, adapted) -> int:
     )
 
   module = nnx.eval_shape(build)
-  families.set_remat(module, remat)
+  builders.set_remat(module, remat)
   kind = nnx.LoRAParam if adapted else nnx.Param
   graph, trained, frozen = nnx.split(module, kind, ...)
 

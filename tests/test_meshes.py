@@ -21,17 +21,18 @@ from tests import test_hugging_face
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import runs
 from tunix_ttt.evaluate import in_training
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
-from tunix_ttt.models import specs
-from tunix_ttt.models.hugging_face import loading
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.hub import hub_loading
+from tunix_ttt.runs import run_directory
+from tunix_ttt.train import base_model
 from tunix_ttt.train import cluster as cluster_lib
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import grpo
-from tunix_ttt.train import setup
+from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
 from tunix_ttt.train import trainer as trainer_lib
 
@@ -147,8 +148,8 @@ def test_every_array_is_split(family, mesh):
 @pytest.mark.parametrize("mesh", [FSDP, TP])
 def test_an_optimizer_is_split_as_what_it_trains(mesh, source, tmp_path):
   config = on(test_sft.CONFIG, mesh)
-  model, _ = setup.adapt(sft.base_model(config, source), config)
-  (tmp_path / runs.METRICS).touch()
+  model, _ = run_loop.adapt(base_model.base_model(config, source), config)
+  (tmp_path / run_directory.METRICS).touch()
   trainer = trainer_lib.SFTTrainer(model.module, config, tmp_path)
   trainer.create_train_step_fn()
   whole = set()
@@ -198,7 +199,7 @@ def test_supervised_losses_are_one_devices(on_one, mesh, tmp_path, capsys):
   run = sft.train(config, tmp_path / "run")
   rows_alike(test_sft.rows(run), test_sft.rows(on_one), 1e-4)
   assert_alike(run, on_one)
-  assert runs.RunManifest.read(run).mesh == meshes.described(mesh)
+  assert run_directory.RunManifest.read(run).mesh == meshes.described(mesh)
   note = "note: 1 of 2 devices is used; the layout split is for GRPO"
   assert (note in capsys.readouterr().out) == (mesh is SPLIT)
 
@@ -227,7 +228,9 @@ def games_config(mesh=ONE, **rollout):
 def play(config, run):
   """Trains a run; its rows and the games that it wrote down."""
   grpo.train(config, in_training.Evaluator, run)
-  return test_grpo.rows(run), (run / runs.ROLLOUTS).read_text().splitlines()
+  return test_grpo.rows(run), (
+    run / run_directory.ROLLOUTS
+  ).read_text().splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -302,10 +305,10 @@ def check_going_on(config, path, run):
   """Asserts that a copy of a run that goes on from step 2 ends as the run."""
   shutil.copytree(path, run)
   rows = test_grpo.rows(path)
-  games = (path / runs.ROLLOUTS).read_text().splitlines()
+  games = (path / run_directory.ROLLOUTS).read_text().splitlines()
   grpo.resume(config, in_training.Evaluator, run, 2)
   assert test_grpo.rows(run) == rows
-  assert (run / runs.ROLLOUTS).read_text().splitlines() == games
+  assert (run / run_directory.ROLLOUTS).read_text().splitlines() == games
   a, b = (
     specs.parameters(checkpoints.load(each).module) for each in (run, path)
   )
@@ -315,7 +318,7 @@ def check_going_on(config, path, run):
 
 def test_the_sampler_is_given_what_is_trained_alone():
   config = games_config(SPLIT)
-  model, _ = setup.adapt(sft.base_model(config, None), config)
+  model, _ = run_loop.adapt(base_model.base_model(config, None), config)
   cluster = cluster_lib.make(model, config, None)
   trained, played = cluster.actor_trainer.model, cluster.rollout.model()
   devices = jax.devices()
@@ -393,9 +396,9 @@ def test_a_dry_run_says_what_each_device_has():
 def test_weights_are_read_to_where_they_belong(case, mesh):
   path = test_hugging_face.FIXTURES / case
   found = meshes.make(mesh)
-  module, _ = loading.load(path, mesh=found)
+  module, _ = hub_loading.load(path, mesh=found)
   assert meshes.of(module) == found
-  expected = specs.parameters(loading.load(path)[0])
+  expected = specs.parameters(hub_loading.load(path)[0])
   before = specs.parameters(module)
   places = {name: value.sharding for name, value in before.items()}
   assert any(not place.is_fully_replicated for place in places.values())

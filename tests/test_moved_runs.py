@@ -13,11 +13,11 @@ from tests import test_sft
 import tunix_ttt as ttt
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
-from tunix_ttt.models import specs
-from tunix_ttt.train import setup
+from tunix_ttt.models.families import specs
+from tunix_ttt.runs import run_directory
+from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
 
 TRAINING = conftest.ROOT / "training"
@@ -131,7 +131,7 @@ def test_a_moved_run_goes_on_as_if_it_had_not_been(
   ttt.resume(moved, step=3)
   assert test_sft.rows(moved) == test_sft.rows(tree / "runs" / name)
   assert test_sft.final(moved) == test_sft.final(tree / "runs" / name)
-  manifest = runs.RunManifest.read(moved)
+  manifest = run_directory.RunManifest.read(moved)
   assert [session.from_step for session in manifest.sessions] == [0, 3]
   assert_equal(ttt.load_model(moved), ttt.load_model(tree / "runs" / name))
 
@@ -140,8 +140,8 @@ def test_the_model_that_a_run_started_from(tree, tmp_path, monkeypatch, run):
   monkeypatch.chdir(tmp_path)
   shutil.copytree(tree / "runs/whole", "mine")
   mine = pathlib.Path("mine")
-  manifest = runs.RunManifest.read("mine")
-  found = setup.relocate(CONFIG, manifest, tree / "runs/whole")
+  manifest = run_directory.RunManifest.read("mine")
+  found = run_loop.relocate(CONFIG, manifest, tree / "runs/whole")
   assert found.model.name == str(tree / "cold")
   assert found.data.path == str(tree / "rows.jsonl")
 
@@ -149,7 +149,7 @@ def test_the_model_that_a_run_started_from(tree, tmp_path, monkeypatch, run):
     model = dataclasses.replace(CONFIG.model, base=str(base))
     return dataclasses.replace(CONFIG, model=model)
 
-  given = setup.relocate(at(tree / "cold"), manifest, mine).model
+  given = run_loop.relocate(at(tree / "cold"), manifest, mine).model
   assert (given.name, given.base) == (str(tree / "cold"), None)
   for config, place in (
     (CONFIG, "cold"),
@@ -157,7 +157,7 @@ def test_the_model_that_a_run_started_from(tree, tmp_path, monkeypatch, run):
     (at(tree / "runs/whole"), "whole"),
   ):
     with pytest.raises(errors.UserError) as caught:
-      setup.relocate(config, manifest, mine)
+      run_loop.relocate(config, manifest, mine)
     assert f"{place}; say where the model with the digest" in str(caught.value)
     assert manifest.model.revision in str(caught.value)
   # The data can be told by a flag; its digest is checked.

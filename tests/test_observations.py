@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tunix_ttt import testing
-from tunix_ttt.data import formats as data_formats
-from tunix_ttt.game import rules
-from tunix_ttt.language import chat
-from tunix_ttt.language import formats
-from tunix_ttt.language import observations
-from tunix_ttt.language import prompts
+from tunix_ttt.data import row_formats as data_formats
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.text import chat
+from tunix_ttt.text import segments
 
 #  X | O |
 # ---+---+---
@@ -26,7 +26,7 @@ def row(chunks, n):
 
 @pytest.fixture(scope="module")
 def grid(tokenizer):
-  return observations.build(formats.GridFormat(), tokenizer)
+  return segments.build(text_formats.GridFormat(), tokenizer)
 
 
 def test_a_whole_conversation_has_the_same_ids(grid, tokenizer):
@@ -77,8 +77,8 @@ def test_rows_read_as_what_they_stand_for(grid, tokenizer):
 
 @pytest.mark.parametrize("thoughts", [True, False])
 def test_token_boards_are_those_of_thinktactoe(tokenizer, thoughts):
-  text_format = formats.TokenBoardFormat(thoughts=thoughts)
-  table = observations.build(text_format, tokenizer)
+  text_format = text_formats.TokenBoardFormat(thoughts=thoughts)
+  table = segments.build(text_format, tokenizer)
   board = (
     "<|board_start|>\n<|0-0|><|X|> <|0-1|><|O|> <|0-2|><|blank|>\n"
     "<|1-0|><|blank|> <|1-1|><|X|> <|1-2|><|blank|>\n"
@@ -94,7 +94,9 @@ def test_token_boards_are_those_of_thinktactoe(tokenizer, thoughts):
 
 
 @pytest.mark.parametrize("thoughts", [True, False])
-@pytest.mark.parametrize("kind", [formats.GridFormat, formats.TokenBoardFormat])
+@pytest.mark.parametrize(
+  "kind", [text_formats.GridFormat, text_formats.TokenBoardFormat]
+)
 def test_a_formats_answers_are_in_its_grammar(kind, thoughts):
   text_format = kind(thoughts=thoughts)
   toy = testing.CharacterTokenizer()

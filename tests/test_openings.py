@@ -8,9 +8,9 @@ import pytest
 from tests import test_grpo
 from tunix_ttt.evaluate import openings
 from tunix_ttt.evaluate import partner as partner_lib
-from tunix_ttt.game import rules
-from tunix_ttt.language import prompts
-from tunix_ttt.train import sft
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.train import base_model
 
 # Two batches, the second of them cut.
 PLAY = dataclasses.replace(test_grpo.CONFIG.play, batch_size=32)
@@ -20,7 +20,7 @@ NUM_GAMES = 40
 
 @pytest.fixture(scope="module")
 def model():
-  return sft.base_model(CONFIG)
+  return base_model.base_model(CONFIG)
 
 
 def test_greedily_each_opening_has_one_answer(model, monkeypatch):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 
 
 def moves(opponent, boards, seed=0):

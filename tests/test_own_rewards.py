@@ -14,11 +14,11 @@ from tests import test_grpo
 from tests import test_rewards
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import rewards
-from tunix_ttt import runs
+from tunix_ttt.algorithms import rewards
 from tunix_ttt.evaluate import in_training
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import grpo
 
 NONE = config_lib.RewardsConfig(outcome=config_lib.OutcomeConfig(weight=0.0))
@@ -126,7 +126,9 @@ def test_records_name_the_source():
   given = rewards.given(mine, NONE)
   a, b, c = rewards.records(given).values()
   digest = hashlib.sha256(inspect.getsource(centre).encode()).hexdigest()
-  assert a == runs.RewardRecord(function="centre", weight=1.0, source=digest)
+  assert a == run_directory.RewardRecord(
+    function="centre", weight=1.0, source=digest
+  )
   assert (b.function, b.weight) == ("partial", 2.0)
   assert (c.function, c.source) == ("sign", None)
 
@@ -135,7 +137,7 @@ def test_a_run_with_a_reward_of_its_own(tmp_path):
   given = {"centre": centre, "short": (short, 0.1)}
   run = test_grpo.train(CONFIG, tmp_path / "run", given)
   records = rewards.records(rewards.given(given, NONE))
-  assert runs.RunManifest.read(run).rewards == records
+  assert run_directory.RunManifest.read(run).rewards == records
   found = test_grpo.rows(run)
   for row in found:
     if row["split"] == "train":

@@ -14,16 +14,16 @@ import pytest
 from tests import conftest
 from tests import test_sft
 from tunix_ttt import config as config_lib
+from tunix_ttt.algorithms import dpo_loss
+from tunix_ttt.algorithms import losses
 from tunix_ttt.data import datasets
 from tunix_ttt.data import packing
-from tunix_ttt.language import chat
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
+from tunix_ttt.text import chat
 from tunix_ttt.train import batches
 from tunix_ttt.train import dry_run
-from tunix_ttt.train import losses
-from tunix_ttt.train import preference_loss
 from tunix_ttt.train import sft
 
 VOCAB = 32
@@ -220,10 +220,10 @@ def test_pairs_have_the_unpacked_log_probabilities_and_gradient(
   def run(batch):
     def loss(values, batch):
       module = nnx.merge(graph, values)
-      loss, metrics = preference_loss.loss(
+      loss, metrics = dpo_loss.loss(
         module, batch, label_smoothing=0.1, **settings
       )
-      return loss, (metrics, preference_loss.log_probs(module, batch))
+      return loss, (metrics, dpo_loss.log_probs(module, batch))
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(values, batch)
 

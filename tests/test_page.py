@@ -11,12 +11,12 @@ import pytest
 
 from tests import players
 from tunix_ttt import errors
-from tunix_ttt.evaluate import exhibits
-from tunix_ttt.evaluate import page
-from tunix_ttt.evaluate import policy_table
-from tunix_ttt.evaluate import recorded
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
+from tunix_ttt.evaluate import game_files
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.report import highlights
+from tunix_ttt.report import policy_table
+from tunix_ttt.report import run_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 _VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -58,13 +58,13 @@ def games(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def material(games) -> page.Material:
-  return page.collect(games_before=games, games_after=games)
+def material(games) -> run_page.Material:
+  return run_page.collect(games_before=games, games_after=games)
 
 
 @pytest.fixture(scope="module")
 def text(material) -> str:
-  return page.render(material)
+  return run_page.render(material)
 
 
 def lines_of(table, mark, board=0, key=""):
@@ -92,35 +92,35 @@ def test_the_change_table_has_lost_lines_before_and_after(
 ):
   perfect = players.matches(players.PERFECT)
   better = players.write(perfect, tmp_path / "games.jsonl", str)
-  changed = page.collect(games_before=games, games_after=better)
-  title, x, o = page.change_table(changed).splitlines()
+  changed = run_page.collect(games_before=games, games_after=better)
+  title, x, o = run_page.change_table(changed).splitlines()
   assert title.split() == ["before", "after"]
-  for row, mark in zip((x, o), recorded.MARKS, strict=True):
+  for row, mark in zip((x, o), game_files.MARKS, strict=True):
     poor = players.exact(material.after, mark)
     good = players.exact(changed.after, mark)
     assert row.split()[:4] == ["lost", "lines", "as", mark]
     assert f"{poor.lines_lost} of {poor.lines} " in row
     assert row.endswith(f"  0 of {good.lines}")
-  assert page.change_table(page.Material()) == ""
+  assert run_page.change_table(run_page.Material()) == ""
 
 
-@pytest.mark.parametrize("mark", recorded.MARKS)
+@pytest.mark.parametrize("mark", game_files.MARKS)
 def test_the_table_answers_every_line(
-  material: page.Material, mark: recorded.Mark
+  material: run_page.Material, mark: game_files.Mark
 ):
   table = policy_table.make(material.games)
   ends = list(lines_of(table, mark))
   result = players.exact(material.after, mark)
   assert len(ends) == result.lines
-  other = rules.X + rules.O - recorded.MARKS[mark]
+  other = rules.X + rules.O - game_files.MARKS[mark]
   lost = sum(rules.winners()[board] == other for board in ends)
   assert lost == result.lines_lost > 0
   assert table["first"] == rules.ALL_CELLS
 
 
 def test_lost_lines_have_each_move_judged(material):
-  lost = exhibits.lost_lines(material.games)
-  results = [players.exact(material.after, mark) for mark in recorded.MARKS]
+  lost = highlights.lost_lines(material.games)
+  results = [players.exact(material.after, mark) for mark in game_files.MARKS]
   assert len(lost) == sum(result.lines_lost for result in results)
   for line in lost[::40]:
     board = rules.EMPTY_BOARD
@@ -136,7 +136,7 @@ def test_lost_lines_have_each_move_judged(material):
 
 
 def test_thoughts_show_mistakes_and_the_rest(material):
-  some = exhibits.thoughts(material.games, 9)
+  some = highlights.thoughts(material.games, 9)
   assert len(set(some)) == 9
   assert [t.is_optimal for t in some] == [False] * 3 + [True] * 6
 
@@ -180,7 +180,7 @@ def test_the_page_asks_for_nothing(text):
 
 
 def test_the_results_are_on_the_page(material, text):
-  for mark in recorded.MARKS:
+  for mark in game_files.MARKS:
     result = players.exact(material.after, mark)
     lost = f"{result.lines_lost} of {result.lines}"
     assert f"{lost} → {lost}</b>" in text
@@ -192,16 +192,16 @@ def test_nothing_is_written_over(material, tmp_path):
   output, plots = tmp_path / "a.html", tmp_path / "plots"
   plots.mkdir()
   with pytest.raises(errors.UserError, match="plots: already exists"):
-    page.write(material, output, plots)
+    run_page.write(material, output, plots)
   assert not output.exists()
   output.write_text("mine")
   with pytest.raises(errors.UserError, match="a.html: already exists"):
-    page.write(material, output)
+    run_page.write(material, output)
   assert output.read_text() == "mine"
 
 
 def test_a_page_of_nothing_but_sampled_games_has_no_board(games):
-  summary = recorded.read_summary(recorded.summary_path(games))
+  summary = game_files.read_summary(game_files.summary_path(games))
   rates = players.exact(summary, "X").random
   sampled = {
     "games": 20,
@@ -209,9 +209,9 @@ def test_a_page_of_nothing_but_sampled_games_has_no_board(games):
     "intervals": dict.fromkeys(rates, (0.1, 0.2)),
     "optimal_move_rate": 0.5,
   }
-  found = recorded.Summary.model_validate(
+  found = game_files.Summary.model_validate(
     {"model": "m", "play": {"opponent": "optimal"}, "results": {"X": sampled}}
   )
-  text = page.render(page.Material(after=found))
+  text = run_page.render(run_page.Material(after=found))
   assert 'id="game"' not in text and "10.00 to 20.00" in text
   elements(text)

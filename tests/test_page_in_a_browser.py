@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from tests import players
-from tunix_ttt.evaluate import page
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.report import run_page
 
 CHROMIUM = next(
   filter(
@@ -31,7 +31,7 @@ def address(tmp_path_factory) -> str:
   games = directory / "games.jsonl"
   players.write(players.matches(players.FIRST_LEGAL), games, "<b>{}</b>".format)
   output = directory / "report.html"
-  page.write(page.collect(games_after=games), output)
+  run_page.write(run_page.collect(games_after=games), output)
   return output.as_uri()
 
 

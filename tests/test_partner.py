@@ -11,10 +11,10 @@ from tests import test_grpo
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import partner as partner_lib
 from tunix_ttt.evaluate import terminal
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.train import sft
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.train import base_model
 
 SCRIPT = conftest.ROOT / "training" / "play.py"
 
@@ -26,7 +26,7 @@ def settings(**changes):
 
 @pytest.fixture(scope="module")
 def model():
-  return sft.base_model(test_grpo.CONFIG, None)
+  return base_model.base_model(test_grpo.CONFIG, None)
 
 
 @pytest.mark.parametrize("context", ["board", "full"])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests import conftest
-from tunix_ttt import runs
+from tunix_ttt.runs import run_directory
 
 SCRIPT = conftest.ROOT / "training" / "pipeline.py"
 SHORT = ["training.max_steps=1", "training.batch_size=8"]
@@ -16,7 +16,7 @@ CONFIG = {
   "pairs": {"count": 20},
   "sft": {
     "config": "configs/sft_cold_start.yaml",
-    "set": [*SHORT, "data.games.num_games=60", "model.num_layers=1"],
+    "set": [*SHORT, "data.solver_games.num_games=60", "model.num_layers=1"],
   },
   "dpo": {"config": "configs/dpo_tiny.yaml", "set": SHORT},
   "grpo": {
@@ -37,9 +37,11 @@ def test_stages_follow_each_other(run, tmp_path, monkeypatch):
   manifest = json.loads((output / "pipeline_manifest.json").read_text())
   assert [*manifest["stages"]] == ["sft", "pairs", "dpo", "grpo"]
   for name, before in (("dpo", "sft"), ("grpo", "dpo")):
-    made = runs.RunManifest.read(output / name)
+    made = run_directory.RunManifest.read(output / name)
     assert made.status == "finished"
-    assert made.model.name == str(output / before / runs.FINAL_CHECKPOINT)
+    assert made.model.name == str(
+      output / before / run_directory.FINAL_CHECKPOINT
+    )
     assert manifest["stages"][name]["exact_play"]["X"]["lines"] > 0
   # What is finished is not done again, and what is not is gone on with.
   text = (output / "pipeline_manifest.json").read_text()

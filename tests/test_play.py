@@ -9,10 +9,10 @@ import pytest
 
 from tunix_ttt import testing
 from tunix_ttt.evaluate import play
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.rollout import episodes
 
 FIRST_LEGAL = rules.nth_cell()[rules.legal_masks(), 0].astype(np.int32)

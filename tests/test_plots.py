@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tunix_ttt import errors
-from tunix_ttt.evaluate import plots
+from tunix_ttt.report import plots
 
 SFT = [
   *({"step": n, "split": "train", "loss": 1 / n, "token_accuracy": n / 99, "grad_norm": 1.0} for n in range(1, 81)),

@@ -15,10 +15,10 @@ from tunix.rl.grpo import grpo_learner
 
 from tests import conftest
 from tunix_ttt import config as config_lib
-from tunix_ttt.models import specs
+from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.models import token_log_probs
+from tunix_ttt.models.families import specs
 from tunix_ttt.train import learner
-from tunix_ttt.train import policy_loss
 
 PAD, VOCAB = 0, 64
 # Of the rows; Tunix divides by that of completions in one of its modes.
@@ -57,7 +57,7 @@ def example(rng, num_games=4, rows=2, length=LENGTH, pads=False):
   trained = mask & (rng.random(mask.shape) < 0.5)
   trained[..., 0] = False
   log_probs = -rng.random(mask.shape).astype(np.float32)
-  make: Any = policy_loss.GameExample
+  make: Any = grpo_loss.GameExample
   return make(
     prompt_ids=tokens[..., :1],
     prompt_mask=mask[..., :1],
@@ -74,7 +74,7 @@ def example(rng, num_games=4, rows=2, length=LENGTH, pads=False):
 
 def loss_of(model, batch, config):
   def loss(module):
-    return policy_loss.games_loss(module, batch, config, PAD, 1)
+    return grpo_loss.games_loss(module, batch, config, PAD, 1)
 
   (value, _), grads = gradient(loss)(model)
   return float(value), jax.tree.leaves(grads)
@@ -133,7 +133,7 @@ def test_it_is_tunixs_where_the_pad_token_is_nowhere_else(
   config = algorithm(**{"loss_agg_mode": "token-mean", **changes})
 
   def ours(module):
-    return policy_loss.games_loss(module, batch, config, PAD, 1)
+    return grpo_loss.games_loss(module, batch, config, PAD, 1)
 
   names = (
     "prompt_ids",
@@ -224,7 +224,7 @@ def test_neither_micro_batches_nor_padding_change_the_loss(table, mode):
   @nnx.jit
   def run(model, batch):
     def loss(module):
-      return policy_loss.games_loss(module, batch, config, PAD, 1)
+      return grpo_loss.games_loss(module, batch, config, PAD, 1)
 
     return nnx.value_and_grad(loss, has_aux=True)(model)
 

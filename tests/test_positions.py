@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from tunix_ttt.data import positions
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.language import boards
-from tunix_ttt.language import formats
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
 
 _THOUGHT = re.compile(r"think>([^<]*)</")
 KINDS = {"worse": 1.0, "illegal": 1.0, "format": 1.0}
 
 
 def take(count, kind="grid", style="template", weights=None, seed=0):
-  text_format = formats.named(kind, thoughts=style != "none")
+  text_format = text_formats.named(kind, thoughts=style != "none")
   rng = np.random.default_rng(seed)
   found = positions.pairs(rng, text_format, style, weights or KINDS)
   return list(itertools.islice(found, count))
@@ -39,9 +39,9 @@ def test_pairs_are_what_they_say(kind, style):
   values = solver.solve().move_values
   for row in take(600, kind, style):
     prompt, chosen, rejected = texts(row)
-    (shown,) = boards.find(prompt)
-    assert boards.to_text(shown.board) == row["board"]
-    good, bad = (boards.read_answer(t, kind) for t in (chosen, rejected))
+    (shown,) = board_text.find(prompt)
+    assert board_text.to_text(shown.board) == row["board"]
+    good, bad = (board_text.read_answer(t, kind) for t in (chosen, rejected))
     assert good.is_strict and good.cell in solver.optimal_cells(shown.board)
     assert bad.is_strict is (row["rejected_is"] != "format")
     if row["rejected_is"] == "worse":
@@ -103,7 +103,9 @@ def test_rows_that_differ_run_out():
 
 
 def test_prompts_have_the_optimal_moves():
-  row = positions.prompt_row(positions.Shown(0, None), formats.GridFormat())
+  row = positions.prompt_row(
+    positions.Shown(0, None), text_formats.GridFormat()
+  )
   assert row["board"] == "." * 9
   assert row["optimal"] == list(prompts.COORDINATES)
   assert [message["role"] for message in row["prompt"]] == ["system", "user"]

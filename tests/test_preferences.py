@@ -11,9 +11,9 @@ from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.data import datasets
-from tunix_ttt.data import formats
 from tunix_ttt.data import preferences
-from tunix_ttt.models import specs
+from tunix_ttt.data import row_formats
+from tunix_ttt.models.families import specs
 from tunix_ttt.train import batches
 from tunix_ttt.train import references
 
@@ -21,7 +21,7 @@ from tunix_ttt.train import references
 def pairs(count=10):
   """Prompts and answers of different lengths."""
   samples = [
-    formats.Preference(f"ask {n}" + "!" * n, f"good {n}", "bad" + "?" * n)
+    row_formats.Preference(f"ask {n}" + "!" * n, f"good {n}", "bad" + "?" * n)
     for n in range(count)
   ]
   return datasets.Pairs(key="k", path="p", digest="d", samples=samples)

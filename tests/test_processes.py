@@ -16,10 +16,10 @@ from tests import test_meshes
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import processes
-from tunix_ttt import runs
 from tunix_ttt.evaluate import in_training
 from tunix_ttt.models import meshes
+from tunix_ttt.runs import processes
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import grpo
 from tunix_ttt.train import sft
 
@@ -76,7 +76,7 @@ def kill(processes, run, step, number):
   assert other.returncode not in (0, -signal.SIGKILL)
   assert "error: a process of this run has ended" in err
   assert LOST in err.splitlines()[-1]
-  assert runs.RunManifest.read(run).status == "running"
+  assert run_directory.RunManifest.read(run).status == "running"
 
 
 def test_a_supervised_run_is_one_processes(tmp_path):
@@ -88,7 +88,7 @@ def test_a_supervised_run_is_one_processes(tmp_path):
   assert "model" not in second[0]
   test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
   test_meshes.assert_alike(run, whole)
-  manifest = runs.RunManifest.read(run)
+  manifest = run_directory.RunManifest.read(run)
   assert manifest.status == "finished"
   assert manifest.devices == ["cpu", "cpu"]
 
@@ -113,7 +113,7 @@ def test_a_supervised_run(tmp_path):
   assert "model" not in second[0]
   test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
   test_meshes.assert_alike(run, whole)
-  manifest = runs.RunManifest.read(run)
+  manifest = run_directory.RunManifest.read(run)
   assert manifest.status == "finished" and len(manifest.sessions) == 2
   assert manifest.devices == ["cpu", "cpu"]
   # One process goes on from what two have saved.
@@ -139,10 +139,10 @@ def test_games(tmp_path):
   finish(start("train_grpo_tunix", config, run, "--resume", "latest"))
   test_meshes.rows_alike(test_grpo.rows(run), test_grpo.rows(whole), 1e-3)
   test_meshes.assert_alike(run, whole)
-  assert (run / runs.ROLLOUTS).read_text() == (
-    whole / runs.ROLLOUTS
+  assert (run / run_directory.ROLLOUTS).read_text() == (
+    whole / run_directory.ROLLOUTS
   ).read_text()
-  assert (run / runs.BEST_CHECKPOINT).is_dir()
+  assert (run / run_directory.BEST_CHECKPOINT).is_dir()
 
 
 @pytest.mark.slow

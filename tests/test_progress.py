@@ -11,7 +11,7 @@ import absl.logging
 import pytest
 
 from tests import conftest
-from tunix_ttt import progress
+from tunix_ttt.runs import progress
 
 
 class Terminal(io.StringIO):

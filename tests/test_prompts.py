@@ -2,8 +2,8 @@
 
 import pytest
 
-from tunix_ttt.game import rules
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
 
 BOARD = rules.board_from_cells([0, 1, 0, 0, 2, 0, 1, 0, 2])
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests import players
 from tunix_ttt import errors
-from tunix_ttt.evaluate import recorded
+from tunix_ttt.evaluate import game_files
 
 GAME: dict[str, Any] = {
   "agent": "X",
@@ -22,7 +22,7 @@ GAME: dict[str, Any] = {
 
 
 def test_a_game_is_its_moves_in_their_order():
-  game = recorded.Game.model_validate(GAME)
+  game = game_files.Game.model_validate(GAME)
   assert game.moves() == (1, 4, 3, 0, 6, 8)
   assert game.is_lost and all(turn.is_legal for turn in game.turns)
 
@@ -30,7 +30,7 @@ def test_a_game_is_its_moves_in_their_order():
 def test_an_illegal_answer_is_no_move():
   turns = [*GAME["turns"][:2], {**GAME["turns"][2], "move": "B2"}]
   change = {"ending": "illegal", "board": "OX.XO....", "turns": turns}
-  game = recorded.Game.model_validate({**GAME, **change})
+  game = game_files.Game.model_validate({**GAME, **change})
   assert game.moves() == (1, 4, 3, 0)
   assert [turn.is_legal for turn in game.turns] == [True, True, False]
 
@@ -38,9 +38,9 @@ def test_an_illegal_answer_is_no_move():
 def test_games_of_every_line_are_read_as_they_were_played(tmp_path):
   played = players.matches(players.FIRST_LEGAL)
   path = players.write(played, tmp_path / "games.jsonl")
-  games = recorded.read_games(path)
-  summary = recorded.read_summary(recorded.summary_path(path))
-  for match, mark in zip(played, recorded.MARKS, strict=True):
+  games = game_files.read_games(path)
+  summary = game_files.read_summary(game_files.summary_path(path))
+  for match, mark in zip(played, game_files.MARKS, strict=True):
     result = players.exact(summary, mark)
     assert result == match.result
     theirs = [game for game in games if game.agent == mark]
@@ -66,7 +66,7 @@ def test_what_is_no_game_is_told_by_its_line(tmp_path, change, found):
   path = tmp_path / "games.jsonl"
   path.write_text(json.dumps(GAME) + "\n" + json.dumps({**GAME, **change}))
   with pytest.raises(errors.UserError) as error:
-    recorded.read_games(path)
+    game_files.read_games(path)
   assert str(error.value).startswith(f"{path}:2: ") and found in str(
     error.value
   )
@@ -74,9 +74,9 @@ def test_what_is_no_game_is_told_by_its_line(tmp_path, change, found):
 
 def test_openings_are_of_nine_cells_and_none(tmp_path):
   path = players.write(players.matches(players.PERFECT), tmp_path / "g.jsonl")
-  path = recorded.summary_path(path)
+  path = game_files.summary_path(path)
   summary = json.loads(path.read_text())
   summary["openings"]["x"].pop()
   path.write_text(json.dumps(summary))
   with pytest.raises(errors.UserError, match=r"openings\.x: .* at least 10"):
-    recorded.read_summary(path)
+    game_files.read_summary(path)

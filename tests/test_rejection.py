@@ -8,16 +8,16 @@ import pytest
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.data import formats
 from tunix_ttt.data import positions
+from tunix_ttt.data import rejection
+from tunix_ttt.data import row_formats
 from tunix_ttt.evaluate import matches
-from tunix_ttt.evaluate import rejection
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.language import boards
-from tunix_ttt.language import prompts
-from tunix_ttt.language import thoughts
-from tunix_ttt.train import sft
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import thoughts
+from tunix_ttt.train import base_model
 
 PLAY = config_lib.PlayConfig(
   max_new_tokens=10, batch_size=32, constrained=True, temperature=0.8
@@ -34,7 +34,7 @@ def config_of(**play):
 
 @pytest.fixture(scope="module")
 def model():
-  return sft.base_model(config_of())
+  return base_model.base_model(config_of())
 
 
 def sample(model, count=64, seed=0, play=None, **settings):
@@ -71,10 +71,10 @@ def test_games_are_dropped_and_counted(model, every):
 
 def test_rows_are_boards_with_legal_moves(every):
   for row in every[0]:
-    (found,) = formats.parse_row(row)
-    assert isinstance(found, formats.Conversation)
+    (found,) = row_formats.parse_row(row)
+    assert isinstance(found, row_formats.Conversation)
     shown, answer = (m["content"] for m in found.messages[1:])
-    (board,) = boards.find(shown)
+    (board,) = board_text.find(shown)
     assert board.player is not None
     assert prompts.MARK_NAMES[board.player] == row["agent"]
     parsed = prompts.parse_answer(answer)
@@ -120,8 +120,8 @@ def test_token_boards(model):
   rows, counts = sample(model, 32, keep="all", play=play)
   assert counts.total() == 32
   for row in rows:
-    (board,) = boards.find(row["prompt"])
-    move = boards.read_answer(row["completion"], board.kind)
+    (board,) = board_text.find(row["prompt"])
+    move = board_text.read_answer(row["completion"], board.kind)
     assert move.is_strict and move.cell is not None
   with pytest.raises(errors.UserError, match="of token boards cannot"):
     sample(model, play={**play, "context": "full"})
@@ -145,9 +145,9 @@ def test_pairs_are_of_a_models_mistakes(model):
   assert len(rows) == 40
   assert {row["rejected_is"] for row in rows} == {"worse", "illegal"}
   for row in rows:
-    assert formats.parse_preference(row)
-    (board,) = boards.find(row["prompt"][-1]["content"])
-    assert boards.to_text(board.board) == row["board"]
+    assert row_formats.parse_preference(row)
+    (board,) = board_text.find(row["prompt"][-1]["content"])
+    assert board_text.to_text(board.board) == row["board"]
     chosen, rejected = (
       prompts.parse_answer(row[name][0]["content"])
       for name in ("chosen", "rejected")

@@ -6,7 +6,7 @@ import pytest
 
 from tunix_ttt import errors
 from tunix_ttt.evaluate import answers as answers_lib
-from tunix_ttt.evaluate import report
+from tunix_ttt.report import delta_report
 
 
 def answer(key, score, section="s", response="r", **fields):
@@ -65,9 +65,9 @@ def test_report(tmp_path):
     tmp_path / "after.jsonl",
     [answer("d", 0, "t"), answer("c", 1), answer("b", 1), answer("a", 1)],
   )
-  pairs = report.read(before, after)
-  report.write(pairs, tmp_path / "r.md")
-  overall = report.compare(pairs)
+  pairs = delta_report.read(before, after)
+  delta_report.write(pairs, tmp_path / "r.md")
+  overall = delta_report.compare(pairs)
   assert (overall.gained, overall.lost) == (2, 1)
   text = (tmp_path / "r.md").read_text()
   assert "**0.500 → 0.750** of 4 items right (+0.250" in text
@@ -86,7 +86,7 @@ def test_the_report_is_not_written_over(tmp_path):
   path = write(tmp_path / "a.jsonl", [answer("a", 1)])
   (tmp_path / "r.md").write_text("mine")
   with pytest.raises(errors.UserError, match="already exists"):
-    report.write(report.read(path, path), tmp_path / "r.md")
+    delta_report.write(delta_report.read(path, path), tmp_path / "r.md")
   assert (tmp_path / "r.md").read_text() == "mine"
 
 
@@ -95,12 +95,12 @@ def test_items_must_be_the_same(tmp_path):
   two = write(tmp_path / "two.jsonl", [answer("a", 1), answer("b", 1)])
   for pair in ((one, two), (two, one)):
     with pytest.raises(errors.UserError) as error:
-      report.read(*pair)
+      delta_report.read(*pair)
     assert f"{one}: has no answer to b, which {two} answers" in str(error.value)
   changed = answer("a", 1).model_copy(update={"expected_answer": "q"})
   three = write(tmp_path / "three.jsonl", [changed])
   with pytest.raises(errors.UserError, match="'a' has another expected_answer"):
-    report.read(one, three)
+    delta_report.read(one, three)
   assert not (tmp_path / "r.md").exists()
 
 
@@ -108,7 +108,7 @@ def test_what_a_model_says_stays_text(tmp_path):
   hostile = "</pre><script>alert(1)</script>\n\n# hi | `x` [a](javascript:b)"
   before = write(tmp_path / "b.jsonl", [answer("*a|", 0, "<s>|", hostile)])
   after = write(tmp_path / "a.jsonl", [answer("*a|", 1, "<s>|", hostile)])
-  report.write(report.read(before, after), tmp_path / "r.md")
+  delta_report.write(delta_report.read(before, after), tmp_path / "r.md")
   text = (tmp_path / "r.md").read_text()
   assert "<script>" not in text and "<s>" not in text
   assert "\n# hi" not in text

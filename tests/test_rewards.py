@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import rewards
 from tunix_ttt import testing
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
+from tunix_ttt.algorithms import rewards
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending

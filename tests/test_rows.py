@@ -3,16 +3,16 @@
 import pytest
 
 from tunix_ttt import errors
-from tunix_ttt.data import formats as data_formats
+from tunix_ttt.data import row_formats as data_formats
 from tunix_ttt.data import rows
-from tunix_ttt.language import formats
+from tunix_ttt.games.tictactoe import text_formats
 
 # X takes the centre, O a corner, X another corner.
 TURNS = [
   rows.Turn(0, None, 4, "I keep the draw."),
   rows.Turn(81 + 2, 0, 8, None, "<think>By hand.</think>\n<move>C3</move>"),
 ]
-GRID = formats.GridFormat()
+GRID = text_formats.GridFormat()
 FIRST = "<think>I keep the draw.</think>\n<move>B2</move>"
 
 
@@ -54,7 +54,7 @@ def test_past_thoughts_are_replaced():
 
 
 def test_token_boards_are_text():
-  text_format = formats.TokenBoardFormat()
+  text_format = text_formats.TokenBoardFormat()
   first, _ = rows.of_game(TURNS[:1] * 2, text_format, "board")
   assert first == {
     "prompt": text_format.observation(0, None),

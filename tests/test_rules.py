@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import rules
 
 
 def test_board_index_round_trips():

@@ -13,16 +13,16 @@ import pytest
 
 from tests import conftest
 from tunix_ttt import errors
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import rules
-from tunix_ttt.language import formats
-from tunix_ttt.language import grammar
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import policy as policy_lib
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.text import grammar
 
 Ending = trajectory_lib.Ending
 ENV = env_lib.TicTacToe()
@@ -33,7 +33,7 @@ GAMES = 3
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-  return tables_lib.build(formats.GridFormat(), tokenizer)
+  return tables_lib.build(text_formats.GridFormat(), tokenizer)
 
 
 # Windows are shorter than an observation, so that they matter everywhere.

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import rules
-from tunix_ttt.language import formats
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import tables as tables_lib
@@ -35,7 +35,7 @@ class TablePolicy:
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-  return tables_lib.build(formats.GridFormat(), tokenizer)
+  return tables_lib.build(text_formats.GridFormat(), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def logits(tables, tokenizer):
   """Makes most answers readable, of all moves, and some not."""
   size = tokenizer.vocab_size
   logits = np.random.default_rng(0).normal(size=(size, size))
-  begin, text_format = tables.observations.begin, formats.GridFormat()
+  begin, text_format = tables.observations.begin, text_formats.GridFormat()
   last_of_prompt = int(begin.ids[0, begin.lengths[0] - 1])
   for cell in range(rules.NUM_CELLS):
     answer = tokenizer.encode(text_format.render_answer(cell, ""))

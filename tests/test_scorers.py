@@ -14,8 +14,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
-from tunix_ttt.models import specs
-from tunix_ttt.train import scorers
+from tunix_ttt.models.families import specs
+from tunix_ttt.train import reference_log_probs
 
 VOCAB = 64
 
@@ -24,7 +24,9 @@ def test_importance_weights_by_hand():
   trainer = np.log(np.array([[0.5, 0.6, 0.2, 0.9]], np.float32))
   sampler = np.log(np.array([[0.5, 0.2, 0.4, 0.1]], np.float32))
   trained = np.array([[True, True, True, False]])
-  weights, metrics = scorers.importance_weights(trainer, sampler, trained, 2.0)
+  weights, metrics = reference_log_probs.importance_weights(
+    trainer, sampler, trained, 2.0
+  )
   # 3 is cut at 2; the last token is not trained.
   np.testing.assert_allclose(weights, [[1, 2, 0.5, 0]], rtol=1e-6)
   assert metrics == pytest.approx(
@@ -38,7 +40,7 @@ def test_importance_weights_by_hand():
 
 def test_nothing_trained_weighs_nothing():
   nothing = np.zeros((1, 2), bool)
-  weights, metrics = scorers.importance_weights(
+  weights, metrics = reference_log_probs.importance_weights(
     np.full((1, 2), -np.inf), np.zeros((1, 2)), nothing, 2.0
   )
   assert not weights.any() and set(metrics.values()) == {0.0}
@@ -54,12 +56,12 @@ def test_scores_do_not_depend_on_devices_or_parts(parts):
   tokens = rng.integers(1, VOCAB, (4, 2, 8))
   mask = np.arange(8) < rng.integers(4, 9, (4, 2, 1))
   module = specs.initialize(conftest.small_spec("qwen2.5", VOCAB), 0)
-  expected = scorers.of_policy(module, config)(tokens, mask)
+  expected = reference_log_probs.of_policy(module, config)(tokens, mask)
   assert expected.shape == tokens.shape
   assert (expected[..., 0] == 0).all() and (expected[mask][1:] <= 0).all()
   mesh = meshes.make(config_lib.MeshConfig(fsdp=2))
   assert mesh is not None
-  score = scorers.of_policy(meshes.copy(module, mesh), config)
+  score = reference_log_probs.of_policy(meshes.copy(module, mesh), config)
   np.testing.assert_allclose(score(tokens, mask), expected, atol=1e-5)
 
 
@@ -92,24 +94,24 @@ def test_the_reference_stays_what_it_is(reference, has_adapters):
     model = dataclasses.replace(model, module=base, lora=None)
   rng = np.random.default_rng(0)
   tokens, mask = rng.integers(1, VOCAB, (3, 1, 7)), np.ones((3, 1, 7), bool)
-  start = scorers.of_policy(model.module, config)(tokens, mask)
+  start = reference_log_probs.of_policy(model.module, config)(tokens, mask)
   expected = start
   if reference == "base":
-    expected = scorers.of_policy(base, config)(tokens, mask)
+    expected = reference_log_probs.of_policy(base, config)(tokens, mask)
   is_start = reference == "start" or not has_adapters
   assert (expected == start).all() == is_start
-  score = scorers.of_reference(model, model.module, config)
+  score = reference_log_probs.of_reference(model, model.module, config)
   change(model.module, 0.1)
   np.testing.assert_array_equal(score(tokens, mask), expected)
-  moved = scorers.of_policy(model.module, config)(tokens, mask)
+  moved = reference_log_probs.of_policy(model.module, config)(tokens, mask)
   assert np.abs(moved - expected).max() > 1e-3
 
 
 def test_whether_adapters_change_the_model():
   model, base = model_with_adapters()
-  assert scorers.starts_from_adapters(model)
+  assert reference_log_probs.starts_from_adapters(model)
   module = lora.apply_lora(base, **config_lib.to_dict(model.lora), seed=0)
   new = dataclasses.replace(model, module=module)
-  assert not scorers.starts_from_adapters(new)
+  assert not reference_log_probs.starts_from_adapters(new)
   whole = dataclasses.replace(model, module=base, lora=None)
-  assert not scorers.starts_from_adapters(whole)
+  assert not reference_log_probs.starts_from_adapters(whole)

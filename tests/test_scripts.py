@@ -11,8 +11,8 @@ from tests import conftest
 from tests.conftest import listing
 from tests.conftest import refused
 from tunix_ttt import config as config_lib
-from tunix_ttt import runs
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import sft
 
 TRAIN, TRAIN_GRPO, GENERATE, REPORT, EVALSET, PLAY = (
@@ -111,7 +111,7 @@ def test_a_run_without_output_makes_its_own_directory(run):
   assert code == 0
   (path,) = pathlib.Path("artifacts/training_runs").iterdir()
   assert f"trained model: {path}/checkpoint-final" in out
-  assert runs.RunManifest.read(path).seed == 5
+  assert run_directory.RunManifest.read(path).seed == 5
 
 
 def test_dry_run_writes_nothing(run):

@@ -10,17 +10,17 @@ import pytest
 
 from tests import conftest
 from tests import test_sampler
-from tunix_ttt.language import formats
-from tunix_ttt.models import specs
+from tunix_ttt.algorithms import losses
+from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.rollout import tables as tables_lib
-from tunix_ttt.train import losses
 
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-  return tables_lib.build(formats.GridFormat(), tokenizer)
+  return tables_lib.build(text_formats.GridFormat(), tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import yaml
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import runs
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import recorder
 from tunix_ttt.train import sft
 
@@ -37,7 +37,7 @@ LORA = dataclasses.replace(CONFIG, lora=config_lib.LoraConfig(rank=2))
 
 def rows(run: pathlib.Path):
   """The metrics of a run, less what depends on the machine's speed."""
-  text = (run / runs.METRICS).read_text()
+  text = (run / run_directory.METRICS).read_text()
   parsed = [json.loads(line) for line in text.splitlines()]
   return [
     {k: v for k, v in row.items() if k not in recorder.TIMES} for row in parsed
@@ -50,8 +50,10 @@ def final(run: pathlib.Path):
 
 
 def optimizer_state(run: pathlib.Path):
-  step = max(int(p.name) for p in (run / runs.CHECKPOINTS).iterdir())
-  path = (run / runs.CHECKPOINTS / str(step) / "optimizer_state").absolute()
+  step = max(int(p.name) for p in (run / run_directory.CHECKPOINTS).iterdir())
+  path = (
+    run / run_directory.CHECKPOINTS / str(step) / "optimizer_state"
+  ).absolute()
   with ocp.PyTreeCheckpointer() as checkpointer:
     metadata = checkpointer.metadata(path).item_metadata
     as_numpy = jax.tree.map(
@@ -106,7 +108,7 @@ def test_every_step_is_recorded_once_and_in_order(finished):
 
 def test_the_manifest_says_what_made_the_run(finished):
   config, run = finished
-  manifest = runs.RunManifest.read(run)
+  manifest = run_directory.RunManifest.read(run)
   assert manifest.status == "finished" and manifest.finished_at
   assert manifest.seed == config.seed
   assert manifest.config == config_lib.to_dict(config)
@@ -163,9 +165,9 @@ def test_accumulation_gives_the_update_of_one_batch(finished, tmp_path):
 
 def test_a_finished_run_is_left_alone(finished):
   config, run = finished
-  before = (run / runs.MANIFEST).read_bytes()
+  before = (run / run_directory.MANIFEST).read_bytes()
   assert sft.resume(config, run) == run
-  assert (run / runs.MANIFEST).read_bytes() == before
+  assert (run / run_directory.MANIFEST).read_bytes() == before
 
 
 def test_resuming_from_an_earlier_step_ends_the_same(finished, tmp_path):
@@ -178,7 +180,7 @@ def test_resuming_from_an_earlier_step_ends_the_same(finished, tmp_path):
   assert optimizer_state(copy) == optimizer_state(run)
   aside = next(copy.glob("superseded-*"))
   assert {p.name for p in aside.iterdir()} == {"6", "8", "checkpoint-final"}
-  sessions = runs.RunManifest.read(copy).sessions
+  sessions = run_directory.RunManifest.read(copy).sessions
   assert [s.from_step for s in sessions] == [0, 3]
 
 
@@ -201,7 +203,7 @@ def test_what_resuming_refuses(finished, tmp_path):
 def test_a_run_that_is_being_worked_on_is_refused(finished):
   config, run = finished
   working = pytest.raises(errors.UserError, match="another process is working")
-  with runs.hold(run), working:
+  with run_directory.hold(run), working:
     sft.resume(config, run, 3)
 
 
@@ -245,7 +247,7 @@ def test_lora_on_a_model_that_was_trained_first(sft_run, tmp_path):
   first = rows(run)[0]
   assert first["loss"] == pytest.approx(rows(base)[-1]["loss"], rel=1e-5)
   assert rows(run)[-1]["loss"] < first["loss"]
-  manifest = runs.RunManifest.read(run)
+  manifest = run_directory.RunManifest.read(run)
   assert manifest.model.revision == final(base)
 
 
@@ -277,5 +279,5 @@ def test_killed_runs_end_as_if_they_had_not_been(lora, tmp_path):
   assert rows(run) == rows(whole)
   assert final(run) == final(whole)
   assert optimizer_state(run) == optimizer_state(whole)
-  sessions = [s.from_step for s in runs.RunManifest.read(run).sessions]
+  sessions = [s.from_step for s in run_directory.RunManifest.read(run).sessions]
   assert sessions[0] == sessions[1] == 0 and 80 <= sessions[2] < steps

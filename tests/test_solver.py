@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 
 LINES = [
   (0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6),

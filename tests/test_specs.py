@@ -12,10 +12,10 @@ import pytest
 
 from tests import conftest
 from tunix_ttt import errors
+from tunix_ttt.algorithms import losses
 from tunix_ttt.models import lora
-from tunix_ttt.models import specs
-from tunix_ttt.models import windows
-from tunix_ttt.train import losses
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.families import windows
 
 NAMES = sorted(specs.TINY_MODELS)
 

@@ -4,11 +4,11 @@ import pytest
 
 from tunix_ttt.data import positions
 from tunix_ttt.data import starts
-from tunix_ttt.game import rules
-from tunix_ttt.language import boards
-from tunix_ttt.language import formats
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 
-GRID, TOKENS = formats.GridFormat(), formats.TokenBoardFormat()
+GRID, TOKENS = text_formats.GridFormat(), text_formats.TokenBoardFormat()
 
 
 def found(row):
@@ -27,7 +27,7 @@ def test_our_own_prompts_are_read_back(text_format):
 
 
 def test_the_last_move_is_the_one_that_is_said():
-  board = boards.from_text("OXO...X..")
+  board = board_text.from_text("OXO...X..")
   for cell in (0, 2):
     shown = positions.Shown(board, cell)
     assert found(positions.prompt_row(shown, GRID)) == shown
@@ -42,30 +42,35 @@ def test_answers_do_not_matter():
 
 def test_the_board_asked_last():
   first, then = (
-    GRID.observation(b, None) for b in (0, boards.from_text("XO......."))
+    GRID.observation(b, None) for b in (0, board_text.from_text("XO......."))
   )
   messages = [
     {"role": "user", "content": first},
     {"role": "assistant", "content": "<move>A1</move>"},
     {"role": "user", "content": then},
   ]
-  assert boards.to_text(found({"prompt": messages}).board) == "XO......."
+  assert board_text.to_text(found({"prompt": messages}).board) == "XO......."
 
 
 @pytest.mark.parametrize(
   "prompt, message",
   [
     ("What is 2 + 2?", "no board in the prompt"),
-    (TOKENS.observation(boards.from_text("XXXOO...."), None), "won or full"),
-    (TOKENS.observation(boards.from_text("XXX......"), None), "XXX......"),
     (
-      TOKENS.observation(boards.from_text("XO......."), None).replace(
+      TOKENS.observation(board_text.from_text("XXXOO...."), None),
+      "won or full",
+    ),
+    (TOKENS.observation(board_text.from_text("XXX......"), None), "XXX......"),
+    (
+      TOKENS.observation(board_text.from_text("XO......."), None).replace(
         "<|player|>X", "<|player|>O"
       ),
       "it is the turn of X, and the prompt says O",
     ),
     (
-      GRID.observation(boards.from_text("XO......."), 1).replace("A2.", "B2."),
+      GRID.observation(board_text.from_text("XO......."), 1).replace(
+        "A2.", "B2."
+      ),
       "the opponent has not taken B2",
     ),
   ],

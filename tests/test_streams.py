@@ -15,7 +15,7 @@ from tests import test_architecture
 from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt import streams
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.models import generation
 from tunix_ttt.testing import CharacterTokenizer
 

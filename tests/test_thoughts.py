@@ -1,9 +1,9 @@
 """Template thoughts are true of the board they are about."""
 
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.language import prompts
-from tunix_ttt.language import thoughts
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import thoughts
 
 LINES = rules.LINES
 

@@ -14,8 +14,8 @@ from tunix.rl import common
 
 from tests import conftest
 from tunix_ttt.models import lora
-from tunix_ttt.models import specs
 from tunix_ttt.models import token_log_probs as lib
+from tunix_ttt.models.families import specs
 
 FAMILIES = ["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
 VOCAB = 64

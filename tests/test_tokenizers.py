@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 import pytest
 
 from tunix_ttt import errors
-from tunix_ttt.game import rules
-from tunix_ttt.language import prompts
-from tunix_ttt.language import tokenizers
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.text import tokenizers
 
 
 def test_any_text_survives(tokenizer):

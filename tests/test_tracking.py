@@ -9,8 +9,8 @@ import pytest
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import runs
-from tunix_ttt.train import setup
+from tunix_ttt.runs import run_directory
+from tunix_ttt.train import run_loop
 from tunix_ttt.train import tracking
 
 
@@ -57,7 +57,7 @@ def test_tensorboard_always_and_wandb_on_request(tmp_path):
 
 
 def test_the_page_on_wandb_is_in_the_manifest(tmp_path, monkeypatch, capsys):
-  manifest = runs.RunManifest.model_construct(
+  manifest = run_directory.RunManifest.model_construct(
     run_id="a", sessions=[], wandb_url=None
   )
   run = tmp_path / "a"
@@ -66,7 +66,7 @@ def test_the_page_on_wandb_is_in_the_manifest(tmp_path, monkeypatch, capsys):
   def begin(manifest, tracked):
     wandb = types.SimpleNamespace(run=tracked)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    return setup.begin_session(manifest, run, 0)
+    return run_loop.begin_session(manifest, run, 0)
 
   def tracked(name, url):
     return types.SimpleNamespace(id=name, url=url)
@@ -79,7 +79,9 @@ def test_the_page_on_wandb_is_in_the_manifest(tmp_path, monkeypatch, capsys):
   found = begin(manifest, tracked("a", "https://w/a"))
   assert found.wandb_url == "https://w/a"
   assert "W&B: https://w/a" in capsys.readouterr().out
-  assert '"wandb_url": "https://w/a"' in (run / runs.MANIFEST).read_text()
+  assert (
+    '"wandb_url": "https://w/a"' in (run / run_directory.MANIFEST).read_text()
+  )
   # Gone on with without W&B.
   assert begin(found, None).wandb_url == "https://w/a"
 

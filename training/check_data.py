@@ -9,11 +9,11 @@ from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.data import checks
-from tunix_ttt.data import formats
 from tunix_ttt.data import reading
+from tunix_ttt.data import row_formats
 from tunix_ttt.evaluate import evalsets
-from tunix_ttt.language import boards
-from tunix_ttt.language import chat
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.text import chat
 
 
 def _parse() -> argparse.Namespace:
@@ -26,7 +26,7 @@ def _parse() -> argparse.Namespace:
   parser.add_argument("--split", default="train", help="of a hub id")
   parser.add_argument(
     "--format",
-    choices=["auto", *formats.FORMATS],
+    choices=["auto", *row_formats.FORMATS],
     default="auto",
     help="of the rows; auto tells them apart row by row",
   )
@@ -51,7 +51,7 @@ def _parse() -> argparse.Namespace:
 def _leakage(path: pathlib.Path, symmetric: bool) -> checks.Leakage:
   items = evalsets.load(path)
   return checks.Leakage(
-    [boards.from_text(item.board) for item in items if item.board],
+    [board_text.from_text(item.board) for item in items if item.board],
     [item.prompt for item in items if not item.board],
     symmetric=symmetric,
   )
@@ -62,18 +62,18 @@ def _tokenizer(
 ) -> chat.ChatTokenizer:
   cli.require_tunix()
 
-  from tunix_ttt.evaluate import models
+  from tunix_ttt.train import base_model
 
-  def samples() -> Iterator[formats.Sample]:
+  def samples() -> Iterator[row_formats.Sample]:
     faults, count = reading.Faults(rows.path), 0
     for _, _, found in reading.read(
-      rows, lambda row: formats.parse_row(row, flags.format), faults
+      rows, lambda row: row_formats.parse_row(row, flags.format), faults
     ):
       yield from found
       count += len(found)
     faults.check(count, skip_bad_rows=flags.skip_bad_rows)
 
-  return models.tokenizer(config, samples())
+  return base_model.tokenizer(config, samples())
 
 
 def main() -> None:

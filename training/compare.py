@@ -6,7 +6,7 @@ import pathlib
 from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.evaluate import comparison
+from tunix_ttt.report import comparison
 
 
 def _parse() -> argparse.Namespace:

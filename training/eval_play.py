@@ -49,13 +49,13 @@ def main() -> None:
   config = cli.config_of_model(flags, settings)
   cli.require_tunix()
 
+  from tunix_ttt.evaluate import game_files
   from tunix_ttt.evaluate import matches
-  from tunix_ttt.evaluate import models
   from tunix_ttt.evaluate import openings
-  from tunix_ttt.evaluate import recorded
+  from tunix_ttt.train import base_model
 
-  recorded.check_absent(flags.output)
-  model = models.load(flags.model, config)
+  game_files.check_absent(flags.output)
+  model = base_model.load(flags.model, config)
   seed = config.seed if flags.seed is None else flags.seed
   first = None
   if flags.exhaustive:
@@ -65,7 +65,7 @@ def main() -> None:
     played = list(matches.play_games(model, config, seed))
   matches.write(flags.output, played, model, flags.model, config, first)
   print(matches.table(played))
-  summary = recorded.summary_path(flags.output)
+  summary = game_files.summary_path(flags.output)
   print(f"games: {flags.output}; summary: {summary}")
 
 

@@ -10,9 +10,9 @@ import pathlib
 from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import runs
-from tunix_ttt.evaluate import page
-from tunix_ttt.evaluate import report
+from tunix_ttt.report import delta_report
+from tunix_ttt.report import run_page
+from tunix_ttt.runs import run_directory
 
 
 def _parse() -> argparse.Namespace:
@@ -75,22 +75,22 @@ def main() -> None:
     if path is not None:
       files.check_output(path)
   answers = None if flags.before is None else (flags.before, flags.after)
-  material = page.collect(
+  material = run_page.collect(
     flags.run,
     answers=answers,
     games_before=flags.games_before,
     games_after=flags.games_after,
   )
-  page.write(material, output, flags.plots)
+  run_page.write(material, output, flags.plots)
   if is_markdown:
-    report.write(material.pairs, flags.output)
+    delta_report.write(material.pairs, flags.output)
   if is_markdown:
     print(f"report: {flags.output}")
   print(f"page: {output}")
-  if table := page.change_table(material):
+  if table := run_page.change_table(material):
     print(table)
   if flags.run is not None:
-    model = flags.run / runs.FINAL_CHECKPOINT
+    model = flags.run / run_directory.FINAL_CHECKPOINT
     print(f"play: {cli.command('play.py', '--model', str(model))}")
 
 

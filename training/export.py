@@ -60,14 +60,14 @@ def main() -> None:
   files.check_output(flags.output)
   cli.require_tunix()
 
-  from tunix_ttt.evaluate import exports
-  from tunix_ttt.models import hub
-  from tunix_ttt.models.hugging_face import export as export_lib
+  from tunix_ttt import export_run
+  from tunix_ttt.models.hub import client
+  from tunix_ttt.models.hub import hub_export as export_lib
 
   repository = flags.push_to_hub
   if repository:
-    hub.check_new_name(repository)
-  export = exports.prepare(
+    client.check_new_name(repository)
+  export = export_run.prepare(
     flags.model,
     repository or flags.output.absolute().name,
     base=flags.base,
@@ -87,7 +87,7 @@ def main() -> None:
   export.write(flags.output)
   print(f"written: {flags.output}")
   if repository:
-    address = hub.publish(flags.output, repository, private=flags.private)
+    address = client.publish(flags.output, repository, private=flags.private)
     print(f"published: {address}")
 
 

@@ -10,7 +10,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.data import generate
 from tunix_ttt.data import manifests
-from tunix_ttt.language import thoughts
+from tunix_ttt.games.tictactoe import thoughts
 
 # The flags of what a model plays; `--kind dpo` with a model is of its mistakes.
 _PLAY = {
@@ -155,8 +155,8 @@ def _of_a_model(given: dict[str, Any]) -> generate.Kind:
   config = config_lib.load_any(given["config"], settings)
   cli.require_tunix()
 
-  from tunix_ttt.evaluate import models
-  from tunix_ttt.evaluate import rejection
+  from tunix_ttt.data import rejection
+  from tunix_ttt.train import base_model
 
   if "no_transform" in given:
     given["transform"] = False
@@ -168,7 +168,7 @@ def _of_a_model(given: dict[str, Any]) -> generate.Kind:
   return kind(
     **{k: v for k, v in given.items() if k in names},
     name=name,
-    model=models.load(name, config),
+    model=base_model.load(name, config),
     config=config,
   )
 

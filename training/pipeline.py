@@ -5,7 +5,7 @@ import pathlib
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import interrupts
+from tunix_ttt.runs import interrupts
 
 
 def _parse() -> argparse.Namespace:
@@ -32,7 +32,7 @@ def main() -> None:
   config = config_lib.load(kind, flags.config, flags.set)
   cli.require_tunix()
 
-  from tunix_ttt.evaluate import pipeline
+  from tunix_ttt import pipeline
 
   pipeline.run(config, flags.output)
   print(f"pipeline: {flags.output / pipeline.MANIFEST}")

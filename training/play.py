@@ -35,12 +35,12 @@ def main() -> None:
   config = cli.config_of_model(flags, settings)
   cli.require_tunix()
 
-  from tunix_ttt.evaluate import models
   from tunix_ttt.evaluate import partner as partner_lib
   from tunix_ttt.evaluate import terminal
-  from tunix_ttt.game import rules
+  from tunix_ttt.games.tictactoe import rules
+  from tunix_ttt.train import base_model
 
-  model = models.load(flags.model, config)
+  model = base_model.load(flags.model, config)
   count = flags.self_play or 1
   partner = partner_lib.Partner(model, config, seed=flags.seed, num_games=count)
   if flags.self_play is None:

@@ -31,42 +31,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from tunix_ttt.algorithms.rewards import Reward
   from tunix_ttt.config import DPOConfig
   from tunix_ttt.config import GRPOConfig
   from tunix_ttt.config import SFTConfig
   from tunix_ttt.config import load as load_config
   from tunix_ttt.errors import UserError
-  from tunix_ttt.evaluate import plots
   from tunix_ttt.evaluate.answers import generate as answer_evalset
   from tunix_ttt.evaluate.evalsets import load as load_evalset
-  from tunix_ttt.evaluate.exports import export_model
-  from tunix_ttt.evaluate.finished import report as write_report
   from tunix_ttt.evaluate.matches import Match
   from tunix_ttt.evaluate.matches import play_all_lines
   from tunix_ttt.evaluate.matches import play_games
   from tunix_ttt.evaluate.matches import table as results_table
-  from tunix_ttt.evaluate.models import load as load_model
   from tunix_ttt.evaluate.partner import Partner
   from tunix_ttt.evaluate.terminal import play
-  from tunix_ttt.game import opponents
-  from tunix_ttt.game import rules
-  from tunix_ttt.game.env import Outcome
-  from tunix_ttt.game.env import State
-  from tunix_ttt.game.env import TicTacToe
-  from tunix_ttt.game.solver import optimal_cells
-  from tunix_ttt.game.solver import solve
-  from tunix_ttt.language.prompts import render_grid as render_board
+  from tunix_ttt.export_run import export_model
+  from tunix_ttt.games.tictactoe import opponents
+  from tunix_ttt.games.tictactoe import rules
+  from tunix_ttt.games.tictactoe.env import Outcome
+  from tunix_ttt.games.tictactoe.env import State
+  from tunix_ttt.games.tictactoe.env import TicTacToe
+  from tunix_ttt.games.tictactoe.prompts import render_grid as render_board
+  from tunix_ttt.games.tictactoe.solver import optimal_cells
+  from tunix_ttt.games.tictactoe.solver import solve
   from tunix_ttt.models.checkpoints import Model
   from tunix_ttt.recipes import resume
   from tunix_ttt.recipes import train_dpo
   from tunix_ttt.recipes import train_grpo
   from tunix_ttt.recipes import train_sft
-  from tunix_ttt.rewards import Reward
+  from tunix_ttt.report import plots
+  from tunix_ttt.report.finished import report as write_report
   from tunix_ttt.rollout.episodes import describe as describe_games
   from tunix_ttt.rollout.trajectory import Ending
   from tunix_ttt.rollout.trajectory import Trajectory
-  from tunix_ttt.runs import RunManifest
-  from tunix_ttt.runs import read_metrics
+  from tunix_ttt.runs.run_directory import RunManifest
+  from tunix_ttt.runs.run_directory import read_metrics
+  from tunix_ttt.train.base_model import load as load_model
 
 __version__ = "0.1.0"
 
@@ -78,37 +78,37 @@ _SOURCES = {
   "GRPOConfig": ("config", "GRPOConfig"),
   "Match": ("evaluate.matches", "Match"),
   "Model": ("models.checkpoints", "Model"),
-  "Outcome": ("game.env", "Outcome"),
+  "Outcome": ("games.tictactoe.env", "Outcome"),
   "Partner": ("evaluate.partner", "Partner"),
-  "Reward": ("rewards", "Reward"),
-  "RunManifest": ("runs", "RunManifest"),
+  "Reward": ("algorithms.rewards", "Reward"),
+  "RunManifest": ("runs.run_directory", "RunManifest"),
   "SFTConfig": ("config", "SFTConfig"),
-  "State": ("game.env", "State"),
-  "TicTacToe": ("game.env", "TicTacToe"),
+  "State": ("games.tictactoe.env", "State"),
+  "TicTacToe": ("games.tictactoe.env", "TicTacToe"),
   "Trajectory": ("rollout.trajectory", "Trajectory"),
   "UserError": ("errors", "UserError"),
   "answer_evalset": ("evaluate.answers", "generate"),
   "describe_games": ("rollout.episodes", "describe"),
-  "export_model": ("evaluate.exports", "export_model"),
+  "export_model": ("export_run", "export_model"),
   "load_config": ("config", "load"),
   "load_evalset": ("evaluate.evalsets", "load"),
-  "load_model": ("evaluate.models", "load"),
-  "opponents": ("game.opponents", ""),
-  "optimal_cells": ("game.solver", "optimal_cells"),
+  "load_model": ("train.base_model", "load"),
+  "opponents": ("games.tictactoe.opponents", ""),
+  "optimal_cells": ("games.tictactoe.solver", "optimal_cells"),
   "play": ("evaluate.terminal", "play"),
   "play_all_lines": ("evaluate.matches", "play_all_lines"),
   "play_games": ("evaluate.matches", "play_games"),
-  "plots": ("evaluate.plots", ""),
-  "read_metrics": ("runs", "read_metrics"),
-  "render_board": ("language.prompts", "render_grid"),
+  "plots": ("report.plots", ""),
+  "read_metrics": ("runs.run_directory", "read_metrics"),
+  "render_board": ("games.tictactoe.prompts", "render_grid"),
   "results_table": ("evaluate.matches", "table"),
   "resume": ("recipes", "resume"),
-  "rules": ("game.rules", ""),
-  "solve": ("game.solver", "solve"),
+  "rules": ("games.tictactoe.rules", ""),
+  "solve": ("games.tictactoe.solver", "solve"),
   "train_dpo": ("recipes", "train_dpo"),
   "train_grpo": ("recipes", "train_grpo"),
   "train_sft": ("recipes", "train_sft"),
-  "write_report": ("evaluate.finished", "report"),
+  "write_report": ("report.finished", "report"),
 }
 
 # Type checkers read the imports above and report what is not among them.

@@ -16,12 +16,12 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import disk_faults
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import interrupts
-from tunix_ttt import processes
-from tunix_ttt import progress
 from tunix_ttt import requirements
-from tunix_ttt import runs
 from tunix_ttt import streams
+from tunix_ttt.runs import interrupts
+from tunix_ttt.runs import processes
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 _EXAMPLE = "example:\n  "
@@ -141,7 +141,7 @@ def add_config(
 
 
 def add_model(arguments: argparse.ArgumentParser) -> None:
-  """Adds --model, as `evaluate.models.load` takes it, --config and --set."""
+  """Adds --model, as `train.base_model.load` takes it, --config and --set."""
   arguments.add_argument(
     "--model",
     required=True,
@@ -182,7 +182,7 @@ def config_of_model(
   settings = overrides(settings, model__base=flags.base)
   if flags.config is not None:
     return config_lib.load_any(flags.config, settings)
-  config = runs.config_of_model(flags.model, settings)
+  config = run_directory.config_of_model(flags.model, settings)
   if config is None:
     raise errors.UserError(
       f"--model {flags.model}: belongs to no run, whose settings say how it"
@@ -284,7 +284,7 @@ def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
   more = []
   if run is None and flags.output is not None:
     # It may have been made and not been begun.
-    run = runs.of_model(flags.output)
+    run = run_directory.of_model(flags.output)
   if run is not None:
     # What is given twice counts as it is given last.
     if flags.output is None:
@@ -329,11 +329,11 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
     files.check_output(flags.output)
   # Here, because it needs Tunix.
   from tunix_ttt.train import dry_run
-  from tunix_ttt.train import setup
+  from tunix_ttt.train import run_loop
 
   if flags.resume is not None and flags.output is not None:
-    run = runs.RunManifest.read(flags.output)
-    config = setup.relocate(config, run, flags.output)
+    run = run_directory.RunManifest.read(flags.output)
+    config = run_loop.relocate(config, run, flags.output)
   print(dry_run.describe(config))
   return True
 
@@ -357,7 +357,7 @@ def train(
     )
   # Here, because it needs Tunix.
   from tunix_ttt import recipes
-  from tunix_ttt.evaluate import finished
+  from tunix_ttt.report import finished
 
   processes.start(config.distributed)
   if flags.resume is None:
@@ -464,7 +464,7 @@ def require_tunix() -> None:
   requirements.check()
   # Which takes seconds, and is not thought of as work.
   with progress.stage("starting JAX and Tunix"):
-    importlib.import_module("tunix_ttt.train.setup")
+    importlib.import_module("tunix_ttt.train.run_loop")
 
 
 def overrides(assignments: Sequence[str], **values: object) -> list[str]:

@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import progress
-from tunix_ttt import rewards as rewards_lib
-from tunix_ttt import runs
+from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.evaluate import in_training
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo
-from tunix_ttt.train import setup
+from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
@@ -107,11 +107,11 @@ def resume(
   run = pathlib.Path(run)
   progress.hush()
   if config is None:
-    manifest = runs.RunManifest.read(run)
+    manifest = run_directory.RunManifest.read(run)
     kind = config_lib.RECIPES[manifest.recipe]
-    config = setup.config_of(kind, manifest, run)
+    config = run_loop.config_of(kind, manifest, run)
   if base is not None:
-    config = setup.with_model(config, base=str(base))
+    config = run_loop.with_model(config, base=str(base))
   if isinstance(config, config_lib.GRPOConfig):
     return grpo.resume(config, in_training.Evaluator, run, step, rewards)
   if rewards:

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import streams
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import rules
-from tunix_ttt.language import chat
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.text import chat
 
 
 class Environment(Protocol):
-  """An environment in the shape of `game.env.TicTacToe`."""
+  """An environment in the shape of `games.tictactoe.env.TicTacToe`."""
 
   def init(self, luck: jax.Array, agent: Any = ...) -> env_lib.State:
     """Starts a game."""

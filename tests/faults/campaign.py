@@ -17,7 +17,7 @@ from tests.faults import damage
 from tests.faults import kill
 from tests.faults import subjects
 from tests.faults import zygote
-from tunix_ttt import runs
+from tunix_ttt.runs import run_directory
 
 # A process that has lost another one ends within this many seconds.
 _LOST = 90.0
@@ -195,10 +195,10 @@ class Damages:
     """
     self._original, self._directory, self._work = run, directory, work
     self._case = work / "case"
-    self._manifest = runs.RunManifest.read(run)
+    self._manifest = run_directory.RunManifest.read(run)
     self._config = yaml.safe_dump(self._manifest.config)
     self._disks = damage.own_mounts()
-    steps = runs.checkpoint_steps(run)
+    steps = run_directory.checkpoint_steps(run)
     actions = subjects.actions(self._case, run, self._manifest, steps)
     self._actions = {action.name: action for action in actions}
     self._baselines: dict[str, _Baseline] = {}
@@ -316,7 +316,7 @@ class Damages:
       left: path in the run that the action left as it was, damaged.
     """
     other = compare.difference(baseline.product, self._product(baseline.action))
-    if left is not None and not left.startswith(runs.FINAL_CHECKPOINT):
+    if left is not None and not left.startswith(run_directory.FINAL_CHECKPOINT):
       other = [name for name in other if not _is_of(name, left)]
     return f"exit code 0, other bits: {', '.join(other[:5])}" if other else ""
 
@@ -395,7 +395,9 @@ def make_runs(name: str, work: pathlib.Path) -> dict[str, pathlib.Path]:
       last = [
         w
         for w in listing.read_text().splitlines()
-        if w.startswith(f"os.rename {subjects.RUN}/{runs.CHECKPOINTS}/#")
+        if w.startswith(
+          f"os.rename {subjects.RUN}/{run_directory.CHECKPOINTS}/#"
+        )
       ]
       act = kill.AtWrite(last[-1], last.count(last[-1]))
     (arguments,) = subject.commands(False)

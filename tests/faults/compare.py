@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorstore
 
-from tunix_ttt import runs
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import recorder
 
 _VOLATILE = {
@@ -86,9 +86,9 @@ def state(directory: pathlib.Path) -> dict[str, Any]:
 
 def _parts(path: pathlib.Path) -> dict[str, Any]:
   name = path.name
-  if path.parent.name == runs.CHECKPOINTS:
+  if path.parent.name == run_directory.CHECKPOINTS:
     return {name: _arrays(path)}
-  if name in (runs.FINAL_CHECKPOINT, runs.BEST_CHECKPOINT):
+  if name in (run_directory.FINAL_CHECKPOINT, run_directory.BEST_CHECKPOINT):
     described = json.loads((path / "model.json").read_text())
     return {name: [_arrays(path), described]}
   if path.is_dir():
@@ -97,7 +97,7 @@ def _parts(path: pathlib.Path) -> dict[str, Any]:
     return {name: _jsonl(path)}
   if name.endswith(".json"):
     value = _drop(json.loads(path.read_text()), _VOLATILE | _TIMES)
-    if name == runs.GAMES_SUMMARY:
+    if name == run_directory.GAMES_SUMMARY:
       # The path of the model, as the command had it.
       del value["model"]
     return {f"{name}:{key}": part for key, part in value.items()}

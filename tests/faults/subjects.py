@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from tunix_ttt import runs
 from tunix_ttt.data import generate
+from tunix_ttt.runs import run_directory
 
 RUN = "run"
 MADE = "made"
@@ -196,7 +196,7 @@ class Action:
 def actions(
   case: pathlib.Path,
   original: pathlib.Path,
-  manifest: runs.RunManifest,
+  manifest: run_directory.RunManifest,
   steps: list[int],
 ) -> list[Action]:
   """Lists the commands to attack a run with.
@@ -208,18 +208,30 @@ def actions(
     steps: steps of which there are checkpoints.
   """
   run, made = case / RUN, case / MADE
-  final = runs.FINAL_CHECKPOINT
+  final = run_directory.FINAL_CHECKPOINT
   script = f"train_{manifest.recipe}_tunix.py"
   train = [script, "--config", str(case / CONFIG), "--output", str(run)]
-  state = (runs.MANIFEST, runs.METRICS, runs.TOKENIZER)
-  state += (runs.ROLLOUTS, runs.OPPONENTS, runs.BEST_CHECKPOINT)
+  state = (
+    run_directory.MANIFEST,
+    run_directory.METRICS,
+    run_directory.TOKENIZER,
+  )
+  state += (
+    run_directory.ROLLOUTS,
+    run_directory.OPPONENTS,
+    run_directory.BEST_CHECKPOINT,
+  )
   is_finished = manifest.status == "finished"
-  latest = (runs.MANIFEST, final) if is_finished else (*state, runs.CHECKPOINTS)
+  latest = (
+    (run_directory.MANIFEST, final)
+    if is_finished
+    else (*state, run_directory.CHECKPOINTS)
+  )
   resume = [*train, "--resume", "latest"]
   found = [Action("resume", resume, latest, True, not is_finished)]
   if len(steps) > 1:
     back = [*train, "--resume", str(steps[-2])]
-    reads = (*state, f"{runs.CHECKPOINTS}/{steps[-2]}")
+    reads = (*state, f"{run_directory.CHECKPOINTS}/{steps[-2]}")
     found.append(Action("back", back, reads, True))
   if is_finished:
     model = ["--model", str(run / final)]
@@ -232,9 +244,13 @@ def actions(
     page = ["--output", str(made / "page.html")]
     report = ["eval_report.py", "--run", str(run), *page]
     compared = ["compare.py", str(run), str(original), *page]
-    of_model = (runs.MANIFEST, final)
-    of_page = (runs.MANIFEST, runs.METRICS, runs.GAMES_SUMMARY)
-    shown = (*of_page, runs.GAMES, runs.ROLLOUTS, final)
+    of_model = (run_directory.MANIFEST, final)
+    of_page = (
+      run_directory.MANIFEST,
+      run_directory.METRICS,
+      run_directory.GAMES_SUMMARY,
+    )
+    shown = (*of_page, run_directory.GAMES, run_directory.ROLLOUTS, final)
     found += [
       Action("play", play, of_model),
       # The card of a model without its run says less.

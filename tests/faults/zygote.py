@@ -23,10 +23,10 @@ TIMEOUT = 600.0
 # These import all others, and JAX, Tunix and Orbax.
 _IMPORTED = (
   "tunix_ttt.recipes",
-  "tunix_ttt.evaluate.comparison",
-  "tunix_ttt.evaluate.exports",
+  "tunix_ttt.report.comparison",
+  "tunix_ttt.export_run",
   "tunix_ttt.evaluate.openings",
-  "tunix_ttt.evaluate.pipeline",
+  "tunix_ttt.pipeline",
 )
 _FORK = multiprocessing.get_context("fork")
 _SPAWN = multiprocessing.get_context("spawn")

@@ -9,10 +9,10 @@ from typing import Any, TypeVar, get_args
 import pydantic
 
 from tunix_ttt import errors
-from tunix_ttt import yaml_source
 from tunix_ttt.config import dpo
 from tunix_ttt.config import grpo
 from tunix_ttt.config import sections
+from tunix_ttt.config import yaml_source
 
 ConfigT = TypeVar("ConfigT")
 # A YAML file, or what one would say.

@@ -277,7 +277,7 @@ class PlayConfig:
   """Play of whole games.
 
   Attributes:
-    format: Format of boards and answers; `data.games.thoughts` says whether
+    format: Format of boards and answers; `data.solver_games.thoughts` says whether
       answers begin with a thought.
     context: what a turn is shown: `board` the present board alone, `full` the
       whole conversation, `truncated` the same with past thoughts replaced.

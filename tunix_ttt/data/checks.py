@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tunix_ttt import progress
-from tunix_ttt.data import formats
 from tunix_ttt.data import reading
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.language import boards as boards_lib
-from tunix_ttt.language import chat
+from tunix_ttt.data import row_formats
+from tunix_ttt.games.tictactoe import board_text as boards_lib
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.runs import progress
+from tunix_ttt.text import chat
 
 # Of how many lines with the same fault the numbers are kept, and shown.
 _LISTED, _SHOWN = 20, 5
@@ -37,9 +37,9 @@ class Decision(NamedTuple):
     return boards_lib.read_answer(self.answer, self.shown.kind)
 
 
-def decisions(sample: formats.Trained) -> Iterator[Decision]:
+def decisions(sample: row_formats.Trained) -> Iterator[Decision]:
   """Yields the boards that a sample's trained text answers."""
-  if isinstance(sample, formats.Conversation):
+  if isinstance(sample, row_formats.Conversation):
     for i, turn in enumerate(sample.messages):
       if turn["role"] == "assistant" and i >= sample.supervised_from:
         shown = boards_lib.find(sample.messages[i - 1]["content"])
@@ -57,7 +57,7 @@ def decisions(sample: formats.Trained) -> Iterator[Decision]:
       yield Decision(board, text[max(board.end, trained_from) : end])
 
 
-def boards_of(sample: formats.Sample) -> set[int]:
+def boards_of(sample: row_formats.Sample) -> set[int]:
   """Returns all boards that a sample shows."""
   return {
     found.board for text in sample.texts() for found in boards_lib.find(text)
@@ -110,11 +110,11 @@ class Labels:
     self._pairs: Counter[str] = Counter()
     self._remarks = Remarks()
 
-  def add(self, number: int, sample: formats.Sample) -> None:
+  def add(self, number: int, sample: row_formats.Sample) -> None:
     """Judges a row."""
-    if isinstance(sample, formats.Prompt):
+    if isinstance(sample, row_formats.Prompt):
       return
-    if isinstance(sample, formats.Preference):
+    if isinstance(sample, row_formats.Preference):
       chosen, rejected = (
         next(reversed([*decisions(each)]), None) for each in sample.answers()
       )
@@ -122,7 +122,7 @@ class Labels:
         self._judge(number, chosen, self._trained)
         self._compare(chosen.shown.board, chosen.move(), rejected.move())
       return
-    if isinstance(sample, formats.PlainText) and _OPEN_TAG.search(
+    if isinstance(sample, row_formats.PlainText) and _OPEN_TAG.search(
       sample.prompt
     ):
       self._remarks.add(number, "the prompt ends inside a tag")
@@ -188,17 +188,17 @@ class Lengths:
     self._limit = limit
     self._lengths: list[int] = []
 
-  def add(self, sample: formats.Sample) -> None:
+  def add(self, sample: row_formats.Sample) -> None:
     """Measures a row; of a pair, the longer answer's."""
-    if isinstance(sample, formats.Preference):
+    if isinstance(sample, row_formats.Preference):
       answers = sample.answers()
-    elif isinstance(sample, formats.Prompt):
+    elif isinstance(sample, row_formats.Prompt):
       prompt = sample.prompt
       is_text = isinstance(prompt, str)
       answers = (
-        formats.PlainText(prompt, "")
+        row_formats.PlainText(prompt, "")
         if is_text
-        else formats.Conversation(prompt),
+        else row_formats.Conversation(prompt),
       )
     else:
       answers = (sample,)
@@ -238,7 +238,7 @@ class Leakage:
     self._rows = 0
     self._symmetric = symmetric
 
-  def add(self, samples: Iterable[formats.Sample]) -> None:
+  def add(self, samples: Iterable[row_formats.Sample]) -> None:
     """Looks through a row."""
     found: set[int | str] = set()
     for sample in samples:
@@ -259,11 +259,13 @@ class Leakage:
     }
 
 
-def _asked(sample: formats.Sample) -> set[str]:
+def _asked(sample: row_formats.Sample) -> set[str]:
   """Returns what is asked in a sample."""
-  if isinstance(sample, formats.Conversation):
+  if isinstance(sample, row_formats.Conversation):
     turns = sample.messages
-  elif isinstance(sample, formats.PlainText) or isinstance(sample.prompt, str):
+  elif isinstance(sample, row_formats.PlainText) or isinstance(
+    sample.prompt, str
+  ):
     return {str(sample.prompt).strip()}
   else:
     turns = sample.prompt
@@ -277,7 +279,7 @@ class Duplicates:
     self._first: dict[bytes, int] = {}
     self._count = 0
 
-  def add(self, number: int, samples: list[formats.Sample]) -> None:
+  def add(self, number: int, samples: list[row_formats.Sample]) -> None:
     """Looks a row up."""
     content = repr(samples).encode()
     key = hashlib.blake2b(content, digest_size=16).digest()
@@ -318,11 +320,13 @@ def check(
   lengths = Lengths(tokenizer, max_seq_length) if tokenizer else None
   faults = reading.Faults(rows.path)
 
-  def parse(row: formats.Row) -> list[formats.Sample]:
-    return formats.parse_row(row, data_format)
+  def parse(row: row_formats.Row) -> list[row_formats.Sample]:
+    return row_formats.parse_row(row, data_format)
 
   for number, row, samples in reading.read(rows, parse, faults):
-    kinds[formats.name_of(row) if data_format == "auto" else data_format] += 1
+    kinds[
+      row_formats.name_of(row) if data_format == "auto" else data_format
+    ] += 1
     duplicates.add(number, samples)
     for sample in samples:
       labels.add(number, sample)

@@ -11,16 +11,16 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import progress
-from tunix_ttt import runs
 from tunix_ttt import streams
-from tunix_ttt.data import formats
 from tunix_ttt.data import held_out
 from tunix_ttt.data import manifests
 from tunix_ttt.data import positions
 from tunix_ttt.data import reading
+from tunix_ttt.data import row_formats
 from tunix_ttt.data import starts
-from tunix_ttt.language import chat
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
+from tunix_ttt.text import chat
 
 Batch = dict[str, np.ndarray]
 SampleT = TypeVar("SampleT")
@@ -44,7 +44,7 @@ class Origin:
   key: str
   path: str | None
   digest: str
-  samples: Sequence[formats.Sample]
+  samples: Sequence[row_formats.Sample]
   name: str | None = None
   version: str | None = None
   skipped: manifests.Skipped = dataclasses.field(
@@ -58,9 +58,9 @@ class Origin:
 
   def record(
     self, *, train_rows: int, eval_rows: int = 0, dropped_too_long: int = 0
-  ) -> runs.DatasetRecord:
+  ) -> run_directory.DatasetRecord:
     """Returns what a run's manifest says of it."""
-    return runs.DatasetRecord(
+    return run_directory.DatasetRecord(
       key=self.key,
       path=self.path,
       digest=self.digest,
@@ -79,14 +79,14 @@ class Origin:
 class Source(Origin):
   """The rows of a run, before they are tokens."""
 
-  samples: Sequence[formats.Trained]
+  samples: Sequence[row_formats.Trained]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs(Origin):
   """The preference pairs of a run, before they are tokens."""
 
-  samples: Sequence[formats.Preference]
+  samples: Sequence[row_formats.Preference]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def load(config: config_lib.DataConfig, seed: int) -> Source:
   """
   if config.path is None:
     return _generate(config, seed)
-  samples, origin = _read(config, formats.parse_trained)
+  samples, origin = _read(config, row_formats.parse_trained)
   return Source(samples=samples, **origin)
 
 
@@ -125,7 +125,7 @@ def load_pairs(config: config_lib.DataConfig) -> Pairs:
       "data.path: preference pairs are read from a file, and none is given;"
       " training/generate_data.py --kind dpo makes one"
     )
-  samples, origin = _read(config, formats.parse_preference)
+  samples, origin = _read(config, row_formats.parse_preference)
   return Pairs(samples=samples, **origin)
 
 
@@ -146,7 +146,7 @@ def load_prompts(config: config_lib.DataConfig) -> Prompts:
 
 def _read(
   config: config_lib.DataConfig,
-  parse: Callable[[formats.Row, str], list[SampleT]],
+  parse: Callable[[row_formats.Row, str], list[SampleT]],
 ) -> tuple[list[SampleT], dict[str, Any]]:
   """Returns the samples, and the fields of their origin."""
   assert config.path is not None
@@ -168,18 +168,18 @@ def _read(
 
 def _generate(config: config_lib.DataConfig, seed: int) -> Source:
   # Here, because a data file needs no JAX.
-  from tunix_ttt.data import games
+  from tunix_ttt.data import solver_games
 
   settings = config.games
-  played = games.expert_games(
+  played = solver_games.expert_games(
     seed, settings.num_games, settings.random_starts, settings.mistakes
   )
   if settings.keep == "won":
-    played = games.keep_won(played)
+    played = solver_games.keep_won(played)
   if settings.context == "board":
     share = settings.any_move_positions
-    played = games.keep_decisions(played, share, seed)
-  conversations = games.conversations(
+    played = solver_games.keep_decisions(played, share, seed)
+  conversations = solver_games.conversations(
     played,
     context=settings.context,
     thoughts=settings.thoughts == "template",
@@ -190,7 +190,7 @@ def _generate(config: config_lib.DataConfig, seed: int) -> Source:
     key="expert-games",
     path=None,
     digest=hashlib.sha256(text.encode()).hexdigest(),
-    samples=[formats.Conversation(row) for row in rows],
+    samples=[row_formats.Conversation(row) for row in rows],
   )
 
 

@@ -7,15 +7,15 @@ format cannot say so, the row is refused.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tunix_ttt.data import formats
-from tunix_ttt.language import chat
-from tunix_ttt.language import tokenizers
+from tunix_ttt.data import row_formats
+from tunix_ttt.text import chat
+from tunix_ttt.text import tokenizers
 
 Row = dict[str, Any]
 _TURN_NAMES = {"user": "user", "assistant": "model"}
 
 
-def rows(sample: formats.Sample, data_format: str) -> Iterator[Row]:
+def rows(sample: row_formats.Sample, data_format: str) -> Iterator[Row]:
   """Yields a sample as rows of a format, a key of `FORMATS`.
 
   Raises:
@@ -25,12 +25,12 @@ def rows(sample: formats.Sample, data_format: str) -> Iterator[Row]:
   yield from found if isinstance(found, list) else [found]
 
 
-def _messages(sample: formats.Sample) -> Row:
+def _messages(sample: row_formats.Sample) -> Row:
   return {"messages": _all_trained(sample)}
 
 
-def _prompt_completion(sample: formats.Sample) -> list[Row]:
-  if isinstance(sample, formats.PlainText):
+def _prompt_completion(sample: row_formats.Sample) -> list[Row]:
+  if isinstance(sample, row_formats.PlainText):
     return [{"prompt": sample.prompt, "completion": sample.completion}]
   found = _conversation(sample)
   return [
@@ -40,21 +40,21 @@ def _prompt_completion(sample: formats.Sample) -> list[Row]:
   ]
 
 
-def _preference(sample: formats.Sample) -> Row:
-  if not isinstance(sample, formats.Preference):
+def _preference(sample: row_formats.Sample) -> Row:
+  if not isinstance(sample, row_formats.Preference):
     raise ValueError("it has one answer, and a preference pair has two")
   return sample._asdict()
 
 
-def _text(sample: formats.Sample) -> Row:
-  if not isinstance(sample, formats.PlainText):
+def _text(sample: row_formats.Sample) -> Row:
+  if not isinstance(sample, row_formats.PlainText):
     raise ValueError("it is no plain text")
   if sample.prompt:
     raise ValueError("it has a prompt, and all of a text is trained on")
   return {"text": sample.completion}
 
 
-def _tunix_sft(sample: formats.Sample) -> Row:
+def _tunix_sft(sample: row_formats.Sample) -> Row:
   text, before = "", ""
   for turn in _all_trained(sample):
     content = turn["content"]
@@ -71,29 +71,29 @@ def _tunix_sft(sample: formats.Sample) -> Row:
   return {"prompts": text}
 
 
-def _prompt(sample: formats.Sample) -> Row:
-  if not isinstance(sample, formats.Prompt):
+def _prompt(sample: row_formats.Sample) -> Row:
+  if not isinstance(sample, row_formats.Prompt):
     raise ValueError("it has an answer, which a prompt has no place for")
   return {"prompt": sample.prompt}
 
 
-def _episodes(sample: formats.Sample) -> Row:
+def _episodes(sample: row_formats.Sample) -> Row:
   del sample
   raise ValueError("episode records are read, not written")
 
 
-def _conversation(sample: formats.Sample) -> formats.Conversation:
-  if isinstance(sample, formats.Conversation):
+def _conversation(sample: row_formats.Sample) -> row_formats.Conversation:
+  if isinstance(sample, row_formats.Conversation):
     return sample
   reasons = {
-    formats.PlainText: "it is plain text, without turns",
-    formats.Preference: "it is a preference pair",
-    formats.Prompt: "it is a prompt without an answer",
+    row_formats.PlainText: "it is plain text, without turns",
+    row_formats.Preference: "it is a preference pair",
+    row_formats.Prompt: "it is a prompt without an answer",
   }
   raise ValueError(reasons[type(sample)])
 
 
-def _all_trained(sample: formats.Sample) -> list[chat.Message]:
+def _all_trained(sample: row_formats.Sample) -> list[chat.Message]:
   """Returns the messages of a conversation, if each answer is trained on."""
   found = _conversation(sample)
   before = found.messages[: found.supervised_from]
@@ -105,7 +105,7 @@ def _all_trained(sample: formats.Sample) -> list[chat.Message]:
   return found.messages
 
 
-FORMATS: dict[str, Callable[[formats.Sample], Row | list[Row]]] = {
+FORMATS: dict[str, Callable[[row_formats.Sample], Row | list[Row]]] = {
   "messages": _messages,
   "prompt_completion": _prompt_completion,
   "preference": _preference,

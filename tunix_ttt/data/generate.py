@@ -14,16 +14,16 @@ from typing import Any, Literal, Protocol
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import progress
-from tunix_ttt import runs
 from tunix_ttt import streams
 from tunix_ttt.data import manifests
 from tunix_ttt.data import positions
 from tunix_ttt.data import rows as rows_lib
-from tunix_ttt.game import rules
-from tunix_ttt.language import formats
-from tunix_ttt.language import prompts
-from tunix_ttt.language import thoughts as thoughts_lib
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games.tictactoe import thoughts as thoughts_lib
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
 
 Row = dict[str, Any]
 Format = Literal["grid", "token_board"]
@@ -71,9 +71,9 @@ class _InText:
   thoughts: str = "template"
 
   @property
-  def text_format(self) -> formats.TextFormat:
+  def text_format(self) -> text_formats.TextFormat:
     """The format."""
-    return formats.named(self.format, thoughts=self.thoughts != "none")
+    return text_formats.named(self.format, thoughts=self.thoughts != "none")
 
   def settings(self) -> dict[str, Any]:
     """Returns all settings."""
@@ -102,8 +102,8 @@ class Games(_InText):
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields the rows of `count` games; see `Kind`."""
     # Here, because the other kinds need no JAX.
-    from tunix_ttt.data import games as games_lib
-    from tunix_ttt.game import env as env_lib
+    from tunix_ttt.data import solver_games as games_lib
+    from tunix_ttt.games.tictactoe import env as env_lib
 
     text_format = self.text_format
     announce(counts, KEPT["all"], self.keep)
@@ -291,7 +291,7 @@ def write(
         " ask for more, or keep others"
       )
     manifest = manifests.Generated(
-      created_at=runs.now(),
+      created_at=run_directory.now(),
       digest=digest.hexdigest(),
       rows=written,
       generator=generator,

@@ -11,14 +11,14 @@ import numpy as np
 
 from tunix_ttt import errors
 from tunix_ttt import streams
-from tunix_ttt.data import formats
+from tunix_ttt.data import row_formats
 
 
-def by_text(samples: Iterable[formats.Sample]) -> list[Hashable]:
+def by_text(samples: Iterable[row_formats.Sample]) -> list[Hashable]:
   """Returns a key for each sample: its whole text or, of a pair, its prompt."""
 
-  def key(sample: formats.Sample) -> bytes:
-    is_pair = isinstance(sample, formats.Preference)
+  def key(sample: row_formats.Sample) -> bytes:
+    is_pair = isinstance(sample, row_formats.Preference)
     text = repr(sample.prompt if is_pair else sample)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
@@ -26,7 +26,7 @@ def by_text(samples: Iterable[formats.Sample]) -> list[Hashable]:
 
 
 def by_position(
-  samples: Iterable[formats.Sample], where: str
+  samples: Iterable[row_formats.Sample], where: str
 ) -> list[Hashable]:
   """Returns a key for each sample: the board that it answers.
 
@@ -42,14 +42,14 @@ def by_position(
   """
   # Imported lazily: builds the tables of the rules.
   from tunix_ttt.data import checks
-  from tunix_ttt.game import rules
+  from tunix_ttt.games.tictactoe import rules
 
   forms, keys = rules.canonical(), []
   for number, sample in enumerate(samples, start=1):
-    if isinstance(sample, formats.Preference):
+    if isinstance(sample, row_formats.Preference):
       answer, _ = sample.answers()
     else:
-      assert not isinstance(sample, formats.Prompt)
+      assert not isinstance(sample, row_formats.Prompt)
       answer = sample
     boards = [decision.shown.board for decision in checks.decisions(answer)]
     if len(boards) != 1:

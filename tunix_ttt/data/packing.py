@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from tunix_ttt.data import datasets
-from tunix_ttt.language import chat
+from tunix_ttt.text import chat
 
 # Lengths of packed rows that are considered, as multiples of the longest
 # sequence's.

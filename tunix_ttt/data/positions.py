@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.language import boards
-from tunix_ttt.language import formats
-from tunix_ttt.language import prompts
-from tunix_ttt.language import thoughts as thoughts_lib
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games.tictactoe import thoughts as thoughts_lib
 
 Row = dict[str, Any]
 
@@ -72,20 +72,20 @@ def labels(board: int, *, every: bool) -> tuple[int, ...]:
   return (int(solver.solve().preferred[board]),)
 
 
-def prompt_row(shown: Shown, text_format: formats.TextFormat) -> Row:
+def prompt_row(shown: Shown, text_format: text_formats.TextFormat) -> Row:
   """Returns a prompt with its board and the optimal moves, for GRPO."""
   text = text_format.observation(*shown)
   optimal = solver.optimal_cells(shown.board)
   return {
     "prompt": text_format.prompt(text),
-    "board": boards.to_text(shown.board),
+    "board": board_text.to_text(shown.board),
     "optimal": [prompts.coordinate(cell) for cell in optimal],
   }
 
 
 def pairs(
   rng: np.random.Generator,
-  text_format: formats.TextFormat,
+  text_format: text_formats.TextFormat,
   style: str,
   weights: Mapping[str, float],
 ) -> Iterator[Row]:
@@ -117,7 +117,7 @@ def pairs(
 
 def pair_row(
   shown: Shown,
-  text_format: formats.TextFormat,
+  text_format: text_formats.TextFormat,
   chosen: str,
   rejected: str,
   kind: str,
@@ -127,7 +127,7 @@ def pair_row(
     "prompt": text_format.prompt(text_format.observation(*shown)),
     "chosen": text_format.completion(chosen),
     "rejected": text_format.completion(rejected),
-    "board": boards.to_text(shown.board),
+    "board": board_text.to_text(shown.board),
     "rejected_is": kind,
   }
 

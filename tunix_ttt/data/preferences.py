@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import progress
 from tunix_ttt.data import datasets
-from tunix_ttt.language import chat
+from tunix_ttt.runs import progress
+from tunix_ttt.text import chat
 
 
 class Pair(NamedTuple):

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tunix_ttt import errors
-from tunix_ttt.language import chat
-from tunix_ttt.language import formats
+from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.text import chat
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ def check_context(context: str, text_format: str) -> None:
 
 
 def of_game(
-  turns: Sequence[Turn], text_format: formats.TextFormat, context: str
+  turns: Sequence[Turn], text_format: text_formats.TextFormat, context: str
 ) -> Iterator[Row]:
   """Yields the rows of a game.
 
@@ -74,7 +74,7 @@ def of_game(
       said += completion
       continue
     yield {"prompt": list(said), "completion": completion}
-    kept = text_format.render_answer(turn.cell, formats.TRUNCATED)
+    kept = text_format.render_answer(turn.cell, text_formats.TRUNCATED)
     said += [chat.message("assistant", kept)]
   if context == "full" and said:
     yield {"messages": said}

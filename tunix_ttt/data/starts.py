@@ -4,11 +4,11 @@ import functools
 import re
 from typing import Any, NamedTuple
 
-from tunix_ttt.data import formats
 from tunix_ttt.data import positions
-from tunix_ttt.game import rules
-from tunix_ttt.language import boards
-from tunix_ttt.language import prompts
+from tunix_ttt.data import row_formats
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
 
 _LAST_MOVE = re.compile(re.escape(prompts.LAST_MOVE) + r"([A-C][1-3])")
 
@@ -21,7 +21,7 @@ class Start(NamedTuple):
     shown: the position.
   """
 
-  sample: formats.Sample
+  sample: row_formats.Sample
   shown: positions.Shown
 
 
@@ -37,13 +37,13 @@ def parse(row: dict[str, Any], data_format: str) -> list[Start]:
   Raises:
     ValueError: if there is no prompt or no board, or no move can be made on it.
   """
-  samples = formats.parse_row(row, data_format)
+  samples = row_formats.parse_row(row, data_format)
   return [Start(sample, _position(_asked(sample))) for sample in samples]
 
 
-def _asked(sample: formats.Sample) -> str:
+def _asked(sample: row_formats.Sample) -> str:
   """Returns the last thing that is said before the answer."""
-  if isinstance(sample, formats.Conversation):
+  if isinstance(sample, row_formats.Conversation):
     prompt = sample.messages
   else:
     prompt = sample.prompt
@@ -54,11 +54,11 @@ def _asked(sample: formats.Sample) -> str:
 
 
 def _position(text: str) -> positions.Shown:
-  found = boards.find(text)
+  found = board_text.find(text)
   if not found:
     raise ValueError("there is no board in the prompt")
   board, player = found[-1].board, found[-1].player
-  shown = boards.to_text(board)
+  shown = board_text.to_text(board)
   if board not in _playable():
     raise ValueError(
       f"no move can be made on the board {shown}: it is won or full, or no game"
@@ -89,6 +89,6 @@ def _last_move(text: str, board: int) -> int | None:
   if not theirs[cell]:
     raise ValueError(
       f"the opponent has not taken {said[-1]} on the board"
-      f" {boards.to_text(board)}"
+      f" {board_text.to_text(board)}"
     )
   return cell

@@ -17,13 +17,13 @@ import numpy as np
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import progress
-from tunix_ttt import runs
 from tunix_ttt import streams
 from tunix_ttt.data import export as export_lib
-from tunix_ttt.data import formats
 from tunix_ttt.data import manifests
 from tunix_ttt.data import reading
+from tunix_ttt.data import row_formats
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
@@ -45,7 +45,7 @@ class Choice:
   strategy: Literal["latest", "random"] = "latest"
   seed: int = 0
 
-  def passes(self, row: formats.Row) -> bool:
+  def passes(self, row: row_formats.Row) -> bool:
     """Returns whether a row has what the filters ask for."""
     return all(
       _text_of(row, key) == value for key, value in self.filters.items()
@@ -130,7 +130,7 @@ def build(
   for rows in found:
     faults = reading.Faults(rows.path)
     good = 0
-    for _, row, _ in reading.read(rows, formats.parse_row, faults):
+    for _, row, _ in reading.read(rows, row_formats.parse_row, faults):
       good += 1
       if choice.passes(row):
         created_at.append(_text_of(row, "created_at"))
@@ -148,14 +148,14 @@ def build(
   with files.new_directory(place) as new:
     with files.new_file(new / manifests.DATA) as data:
       for row in _taken(found, choice, taken):
-        kinds[formats.name_of(row)] += 1
+        kinds[row_formats.name_of(row)] += 1
         line = files.to_json(row).encode() + b"\n"
         digest.update(line)
         data.write(line)
     manifest = manifests.Version(
       name=name,
       version=version,
-      created_at=runs.now(),
+      created_at=run_directory.now(),
       digest=digest.hexdigest(),
       rows=int(taken.sum()),
       parents=parents,
@@ -197,12 +197,12 @@ def _parent(
 
 def _taken(
   found: Sequence[reading.Rows], choice: Choice, taken: np.ndarray
-) -> Iterator[formats.Row]:
+) -> Iterator[row_formats.Row]:
   number = 0
   for rows in found:
     # What is bad was told on the first reading.
     bad = reading.Faults(rows.path)
-    for _, row, _ in reading.read(rows, formats.parse_row, bad):
+    for _, row, _ in reading.read(rows, row_formats.parse_row, bad):
       if choice.passes(row):
         if taken[number]:
           yield row
@@ -227,12 +227,12 @@ def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
   rows = reading.find(str(place))
   faults = reading.Faults(rows.path)
 
-  def convert(row: formats.Row) -> list[formats.Row]:
-    fields, _ = formats.FORMATS[formats.name_of(row)]
+  def convert(row: row_formats.Row) -> list[row_formats.Row]:
+    fields, _ = row_formats.FORMATS[row_formats.name_of(row)]
     other = {k: v for k, v in row.items() if k not in fields}
     return [
       {**other, **written}
-      for sample in formats.parse_row(row)
+      for sample in row_formats.parse_row(row)
       for written in export_lib.rows(sample, data_format)
     ]
 

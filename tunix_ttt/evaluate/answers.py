@@ -9,9 +9,9 @@ import pydantic
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import progress
 from tunix_ttt.evaluate import evalsets
-from tunix_ttt.language import chat
+from tunix_ttt.runs import progress
+from tunix_ttt.text import chat
 
 
 class Answer(pydantic.BaseModel):
@@ -69,12 +69,12 @@ def generate(
   """
   # Here, because reading answers needs neither JAX nor Tunix.
   from tunix_ttt import capacity
-  from tunix_ttt.evaluate import models
   from tunix_ttt.models import generation
-  from tunix_ttt.train import memory
+  from tunix_ttt.models import memory
+  from tunix_ttt.train import base_model
 
   seed = config.seed if seed is None else seed
-  model = models.load(name, config)
+  model = base_model.load(name, config)
   encoded = [
     chat.encode_chat(_messages(item), model.tokenizer).ids for item in items
   ]

@@ -23,10 +23,10 @@ import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.language import boards
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _PHASES = ((2, "opening"), (5, "middle"), (8, "end"))
@@ -67,7 +67,7 @@ class Item(pydantic.BaseModel):
     elif not isinstance(self.expected_answer, str):
       raise ValueError(f"{self.match} needs one text to expect")
     if self.board is not None:
-      self._check_board(boards.from_text(self.board))
+      self._check_board(board_text.from_text(self.board))
     return self
 
   def _check_board(self, board: int) -> None:
@@ -164,7 +164,7 @@ def tictactoe_rows(seed: int = 0) -> Iterator[dict[str, Any]]:
       "id": f"ttt-{n:03}",
       "section": f"{prompts.MARK_NAMES[mark]} {phase}",
       "match": "optimal_move",
-      "board": boards.to_text(board),
+      "board": board_text.to_text(board),
       "expected_answer": [prompts.coordinate(cell) for cell in optimal],
       "chance": round(len(optimal) / legal, 6),
       "system": prompts.system_prompt(),

@@ -7,8 +7,8 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import play as play_lib
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.models import checkpoints
 
 

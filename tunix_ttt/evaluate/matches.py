@@ -14,21 +14,21 @@ import tqdm
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import progress
 from tunix_ttt import streams
+from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import play as play_lib
-from tunix_ttt.evaluate import recorded
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.rollout import build
 from tunix_ttt.rollout import episodes
-from tunix_ttt.rollout import setup
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.train import memory
+from tunix_ttt.runs import progress
 
 Trajectory = trajectory_lib.Trajectory
 
@@ -75,12 +75,12 @@ class Player:
         there is.
     """
     policy = policy_lib.ModelPolicy(model.module, model.spec)
-    tables = setup.make_tables(config, model.tokenizer)
+    tables = build.make_tables(config, model.tokenizer)
     self.params = policy.params
     play = play or config.play
     shown = int(tables.observations.begin.lengths.max())
     memory.check_play(model.spec, play, shown)
-    self._sample = setup.make_sampler(policy, env, tables, play)
+    self._sample = build.make_sampler(policy, env, tables, play)
 
   def __call__(self, keys: jax.Array, states: env_lib.State) -> Trajectory:
     """Returns games played to their end, on the host.
@@ -212,7 +212,7 @@ def write(
   model: checkpoints.Model,
   name: str,
   config: config_lib.SFTConfig,
-  openings: recorded.Openings | None = None,
+  openings: game_files.Openings | None = None,
 ) -> None:
   """Writes every different game as a line of JSON, and their summary.
 
@@ -227,7 +227,7 @@ def write(
   Raises:
     errors.UserError: if one of the files exists.
   """
-  recorded.check_absent(output)
+  game_files.check_absent(output)
   rows: list[dict[str, Any]] = []
   for match in played:
     games = match.games
@@ -244,7 +244,9 @@ def write(
   }
   files.write_text(output, "".join(files.to_json(row) + "\n" for row in rows))
   try:
-    files.write_text(recorded.summary_path(output), files.to_json(found) + "\n")
+    files.write_text(
+      game_files.summary_path(output), files.to_json(found) + "\n"
+    )
   except errors.UserError:
     # Games without their summary would stand in the way of another attempt.
     output.unlink()

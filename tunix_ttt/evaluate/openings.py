@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import progress
 from tunix_ttt import streams
+from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import matches
-from tunix_ttt.evaluate import recorded
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import rules
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.models import checkpoints
+from tunix_ttt.runs import progress
 
 TEMPERATURE = 1.0
 NUM_GAMES = 1024
@@ -25,7 +25,7 @@ def sample(
   config: config_lib.SFTConfig,
   seed: int,
   num_games: int = NUM_GAMES,
-) -> recorded.Openings:
+) -> game_files.Openings:
   """Asks a model for first moves, as X and as O after each move of X.
 
   Args:
@@ -59,7 +59,7 @@ def sample(
         moves = np.asarray(games.moves)[kept, 0]
         # -1, for no cell, is the last row and the last column.
         np.add.at(counts, (before, np.where(moves == before, -1, moves)), 1)
-  return recorded.Openings(
+  return game_files.Openings(
     temperature=TEMPERATURE,
     x=counts[-1].tolist(),
     o={

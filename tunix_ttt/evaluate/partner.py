@@ -11,10 +11,10 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import streams
 from tunix_ttt.evaluate import matches
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.models import checkpoints
 
 

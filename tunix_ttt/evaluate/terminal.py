@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tunix_ttt.evaluate import partner as partner_lib
-from tunix_ttt.game import rules
-from tunix_ttt.game import solver
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 
 # As the keys lie: 7 is the upper left corner.
 _KEYS = (7, 8, 9, 4, 5, 6, 1, 2, 3)

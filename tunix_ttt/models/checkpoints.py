@@ -25,15 +25,15 @@ import pydantic
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import integrity
-from tunix_ttt import processes
-from tunix_ttt.language import hugging_face
-from tunix_ttt.language import tokenizers
-from tunix_ttt.models import hub
 from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import meshes
-from tunix_ttt.models import specs
-from tunix_ttt.models.hugging_face import loading
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.hub import client
+from tunix_ttt.models.hub import hub_loading
+from tunix_ttt.runs import integrity
+from tunix_ttt.runs import processes
+from tunix_ttt.text import hub_tokenizers
+from tunix_ttt.text import tokenizers
 
 MODEL_JSON = "model.json"
 PARAMS = "params"
@@ -187,7 +187,7 @@ def load(
   if description.has_digests and (fault := integrity.damage(directory)):
     raise errors.UserError(fault)
   vocab_size = description.spec.vocab_size
-  tokenizer = hugging_face.load_saved(directory, vocab_size)
+  tokenizer = hub_tokenizers.load_saved(directory, vocab_size)
   if tokenizer.digest != description.tokenizer:
     raise errors.UserError(
       f"{directory}: the tokenizer is not the one this model was saved with"
@@ -258,7 +258,7 @@ def refuse_base(name: str | pathlib.Path, base: Any) -> None:
 def is_model(directory: pathlib.Path) -> bool:
   """Returns whether a directory is of a model: ours, a run's, a whole one."""
   return (
-    loading.is_model(directory) or (final(directory) / MODEL_JSON).is_file()
+    hub_loading.is_model(directory) or (final(directory) / MODEL_JSON).is_file()
   )
 
 
@@ -268,8 +268,8 @@ def digest(directory: pathlib.Path) -> str:
   Args:
     directory: a model or run directory, or a whole model of Hugging Face's.
   """
-  if loading.is_model(directory):
-    return loading.revision(directory)
+  if hub_loading.is_model(directory):
+    return hub_loading.revision(directory)
   return describe(directory).params
 
 
@@ -291,8 +291,8 @@ def _adapted(
       )
   else:
     found = _find_base(directory, record, given)
-    if loading.is_model(found):
-      module, _ = loading.load(found, dtype=description.spec.dtype)
+    if hub_loading.is_model(found):
+      module, _ = hub_loading.load(found, dtype=description.spec.dtype)
     else:
       module = load(found).module
     if record.commit is None or given is not None:
@@ -313,7 +313,7 @@ def _find_base(
   if given is not None:
     places = [pathlib.Path(given)]
   elif record.commit is not None:
-    places = [hub.find(record.path, record.commit).directory]
+    places = [client.find(record.path, record.commit).directory]
   else:
     places = [pathlib.Path(record.path)]
     if record.relative is not None:

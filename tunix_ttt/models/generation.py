@@ -8,8 +8,8 @@ import numpy as np
 from tunix.generate import sampler as sampler_lib
 
 from tunix_ttt import streams
-from tunix_ttt.language import tokenizers
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
+from tunix_ttt.text import tokenizers
 
 
 class _TokenSampler(sampler_lib.Sampler):

@@ -9,7 +9,7 @@ import qwix
 
 from tunix_ttt import errors
 from tunix_ttt import streams
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
 
 
 def linear_modules(module: nnx.Module) -> list[str]:

@@ -27,7 +27,7 @@ from tunix.utils import sharding_utils
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
 
 FSDP, TP = "fsdp", "tp"
 

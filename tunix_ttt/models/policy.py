@@ -6,9 +6,9 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from tunix_ttt.models import families
 from tunix_ttt.models import meshes
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import builders
+from tunix_ttt.models.families import specs
 
 
 class ModelPolicy:
@@ -24,7 +24,7 @@ class ModelPolicy:
     # The same arrays in a module without rematerialisation, of which there is
     # none where nothing is differentiated, and which Flax refuses in loops.
     plain = nnx.merge(*nnx.split(module))
-    families.set_remat(plain, "none")
+    builders.set_remat(plain, "none")
     self._mesh = meshes.of(module)
     # Modules with adapters are not hashable, so the structure is closed over.
     self._graphdef, self.params = nnx.split(plain)

@@ -12,18 +12,18 @@ from tunix_ttt import capacity
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import progress
-from tunix_ttt.language import hugging_face
-from tunix_ttt.language import tokenizers
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import hub
-from tunix_ttt.models import known
 from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import meshes
-from tunix_ttt.models import specs
-from tunix_ttt.models.hugging_face import adapters
-from tunix_ttt.models.hugging_face import config as hf_config
-from tunix_ttt.models.hugging_face import loading
+from tunix_ttt.models.families import known
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.hub import adapters
+from tunix_ttt.models.hub import client
+from tunix_ttt.models.hub import hub_config as hf_config
+from tunix_ttt.models.hub import hub_loading
+from tunix_ttt.runs import progress
+from tunix_ttt.text import hub_tokenizers
+from tunix_ttt.text import tokenizers
 
 Tokenizer = tokenizers.Tokenizer
 _ONE_DEVICE = config_lib.MeshConfig()
@@ -105,31 +105,33 @@ def open_model(
   found = _find(name, config)
   if adapters.is_adapter(found.directory):
     return _open_adapter(found, config, mesh)
-  if not loading.is_model(found.directory):
+  if not hub_loading.is_model(found.directory):
     return checkpoints.load(found.directory, config.base)
   checkpoints.refuse_base(name, config.base)
   # First what costs least, so that a mistake in it is told at once.
-  dtype = config.dtype or loading.default_dtype()
+  dtype = config.dtype or hub_loading.default_dtype()
   spec = hf_config.read_spec(found.directory, dtype)
   tokenizer = _read_tokenizer(found.directory, spec, config)
-  module, _ = loading.load(found.directory, dtype=dtype, mesh=meshes.make(mesh))
+  module, _ = hub_loading.load(
+    found.directory, dtype=dtype, mesh=meshes.make(mesh)
+  )
   return checkpoints.Model(
     module=module,
     spec=spec,
     tokenizer=tokenizer,
-    revision=loading.revision(found.directory),
+    revision=hub_loading.revision(found.directory),
     commit=found.commit,
   )
 
 
 def _open_adapter(
-  found: hub.Found,
+  found: client.Found,
   config: config_lib.ModelConfig,
   mesh: config_lib.MeshConfig,
 ) -> checkpoints.Model:
   """Returns a PEFT adapter on its base."""
   name, base = _find_base(found.directory, config)
-  module, spec = loading.load(
+  module, spec = hub_loading.load(
     base.directory, dtype=config.dtype, mesh=meshes.make(mesh)
   )
   adapter = adapters.read(found.directory, spec)
@@ -142,7 +144,7 @@ def _open_adapter(
     spec=spec,
     tokenizer=_adapter_tokenizer(found.directory, base.directory, spec, config),
     lora=adapter.lora,
-    base=_record(name, 0, loading.revision(base.directory), base.commit),
+    base=_record(name, 0, hub_loading.revision(base.directory), base.commit),
     revision=checkpoints.revision(specs.parameters(module, nnx.LoRAParam)),
     commit=found.commit,
   )
@@ -153,13 +155,13 @@ def _find_base(
   config: config_lib.ModelConfig,
   *,
   weights: bool = True,
-) -> tuple[str, hub.Found]:
+) -> tuple[str, client.Found]:
   """Returns the name of a PEFT adapter's base, and where it is."""
   described = adapters.describe(directory)
   name, revision = described.base, described.revision
   is_here = os.path.isdir(name) or files.is_hub_id(name)
   if config.base is not None:
-    if not loading.is_model(pathlib.Path(config.base)):
+    if not hub_loading.is_model(pathlib.Path(config.base)):
       raise errors.UserError(
         f"--base {config.base}: no directory of a whole Hugging Face model"
       )
@@ -172,8 +174,8 @@ def _find_base(
       f"{path}: base_model_name_or_path is {described.base}, which is not here;"
       " give its directory: --base DIR"
     )
-  found = hub.find(name, revision, weights=weights)
-  if adapters.is_adapter(found.directory) or not loading.is_model(
+  found = client.find(name, revision, weights=weights)
+  if adapters.is_adapter(found.directory) or not hub_loading.is_model(
     found.directory
   ):
     raise errors.UserError(
@@ -190,7 +192,7 @@ def _adapter_tokenizer(
   config: config_lib.ModelConfig,
 ) -> Tokenizer:
   """Reads the tokenizer that an adapter was saved with, or else its base's."""
-  has_own = hugging_face.has_tokenizer(directory)
+  has_own = hub_tokenizers.has_tokenizer(directory)
   return _read_tokenizer(directory if has_own else base, spec, config)
 
 
@@ -239,19 +241,19 @@ def outline(
       spec, tokenizer = published, None
       note = "shapes as Tunix knows them; the hub cannot be reached"
     else:
-      dtype = config.dtype or loading.default_dtype()
+      dtype = config.dtype or hub_loading.default_dtype()
       if adapters.is_adapter(directory):
         base = _find_base(directory, config, weights=False)[1].directory
         spec = hf_config.read_spec(base, dtype)
         lora = adapters.read(directory, spec).lora
         tokenizer = _adapter_tokenizer(directory, base, spec, config)
-      elif loading.is_model(directory):
+      elif hub_loading.is_model(directory):
         spec = hf_config.read_spec(directory, dtype)
         tokenizer = _read_tokenizer(directory, spec, config)
       else:
         description = checkpoints.describe(directory)
         spec, lora = description.spec, description.lora
-        tokenizer = hugging_face.load_saved(
+        tokenizer = hub_tokenizers.load_saved(
           checkpoints.final(directory), spec.vocab_size
         )
 
@@ -361,11 +363,11 @@ def _tiny_spec(
 
 def _find(
   name: str, config: config_lib.ModelConfig, *, weights: bool = True
-) -> hub.Found:
+) -> client.Found:
   _check_name(name)
   revision = config.revision if name == config.name else None
   try:
-    return hub.find(name, revision, weights=weights)
+    return client.find(name, revision, weights=weights)
   except errors.UserError as error:
     if known.spec(name, "float32") is not None:
       raise
@@ -389,7 +391,7 @@ def _read_tokenizer(
   config: config_lib.ModelConfig,
 ) -> Tokenizer:
   template = config.chat_template
-  return hugging_face.HuggingFaceTokenizer.load(
+  return hub_tokenizers.HuggingFaceTokenizer.load(
     directory,
     spec.vocab_size,
     chat_template=None if template is None else pathlib.Path(template),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tunix_ttt.models import meshes
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
 
 # Logits held at a time, 256 MiB of them, but always those of one token of each
 # sequence. Where there are no more, nothing is computed twice.

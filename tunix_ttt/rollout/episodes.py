@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from tunix_ttt.game import solver
-from tunix_ttt.language import boards
-from tunix_ttt.language import prompts
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
@@ -31,10 +31,10 @@ def describe(
     yield {
       "agent": prompts.MARK_NAMES[int(games.agent[n])],
       "ending": Ending(int(games.ending[n])).name.lower(),
-      "board": boards.to_text(int(games.board[n])),
+      "board": board_text.to_text(int(games.board[n])),
       "turns": [
         {
-          "board": boards.to_text(int(games.boards[n, t])),
+          "board": board_text.to_text(int(games.boards[n, t])),
           "opponent_move": _coordinate(int(games.last_moves[n, t])),
           "response": decode(
             np.asarray(games.actions[n, t])[games.action_mask[n, t]].tolist()

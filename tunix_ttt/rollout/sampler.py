@@ -15,15 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from tunix_ttt import errors
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
-from tunix_ttt.language import grammar as grammar_lib
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import schedule
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.text import grammar as grammar_lib
 
 Ending = trajectory_lib.Ending
 # A turn's part of a trajectory.

@@ -4,10 +4,10 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from tunix_ttt.language import formats
-from tunix_ttt.language import grammar as grammar_lib
-from tunix_ttt.language import observations as observations_lib
-from tunix_ttt.language import tokenizers
+from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.text import grammar as grammar_lib
+from tunix_ttt.text import segments as observations_lib
+from tunix_ttt.text import tokenizers
 
 
 class Tables(struct.PyTreeNode):
@@ -29,7 +29,7 @@ class Tables(struct.PyTreeNode):
 
 
 def build(
-  text_format: formats.TextFormat, tokenizer: tokenizers.Tokenizer
+  text_format: text_formats.TextFormat, tokenizer: tokenizers.Tokenizer
 ) -> Tables:
   """Tokenises all that can be shown and compiles the grammar of answers.
 

@@ -7,12 +7,12 @@ from flax import struct
 import jax
 import numpy as np
 
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import rules
 
 
 class Ending(enum.IntEnum):
-  """Endings of a game; the first values are those of `game.env.Outcome`."""
+  """Endings of a game; the first values are those of `games.tictactoe.env.Outcome`."""
 
   ONGOING = env_lib.Outcome.ONGOING
   WIN = env_lib.Outcome.WIN

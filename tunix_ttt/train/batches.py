@@ -7,8 +7,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.data import datasets
 from tunix_ttt.data import packing
 from tunix_ttt.data import preferences
-from tunix_ttt.language import chat
 from tunix_ttt.models import meshes
+from tunix_ttt.text import chat
 
 Supervised = datasets.Dataset[chat.Tokens]
 

@@ -6,18 +6,20 @@ import pathlib
 import numpy as np
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import runs
 from tunix_ttt.data import datasets
 from tunix_ttt.data import preferences
+from tunix_ttt.runs import run_directory
+from tunix_ttt.train import base_model
 from tunix_ttt.train import batches
-from tunix_ttt.train import fitting
 from tunix_ttt.train import references
-from tunix_ttt.train import setup
-from tunix_ttt.train import sft
+from tunix_ttt.train import run_loop
+from tunix_ttt.train import supervised_run
 from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
-Plan = fitting.Plan[config_lib.DPOConfig, datasets.Pairs, preferences.Dataset]
+Plan = supervised_run.Plan[
+  config_lib.DPOConfig, datasets.Pairs, preferences.Dataset
+]
 
 
 def plan(
@@ -34,13 +36,13 @@ def plan(
   """
   tracking.check(config.logging)
   source = datasets.load_pairs(config.data)
-  base = sft.base_model(config, source, tokenizer)
+  base = base_model.base_model(config, source, tokenizer)
   dataset = preferences.tokenize(
     source, base.tokenizer, config.data, config.seed
   )
-  model, record = setup.adapt(base, config)
+  model, record = run_loop.adapt(base, config)
   sequences = [*itertools.chain.from_iterable(dataset.train)]
-  fitting.check_memory(model, config, dataset, sequences)
+  supervised_run.check_memory(model, config, dataset, sequences)
   return Plan(
     config=config, source=source, dataset=dataset, model=model, record=record
   )
@@ -50,18 +52,18 @@ def train(
   config: config_lib.DPOConfig, output: pathlib.Path | None = None
 ) -> pathlib.Path:
   """Trains a model in a new run directory; see `setup.start`."""
-  return setup.start("dpo", config, output, lambda: plan(config), _run)
+  return run_loop.start("dpo", config, output, lambda: plan(config), _run)
 
 
 def resume(
   config: config_lib.DPOConfig, run: pathlib.Path, step: int | None = None
 ) -> pathlib.Path:
   """Goes on with an interrupted run; see `setup.resume`."""
-  return setup.resume(config, run, step, plan, _run)
+  return run_loop.resume(config, run, step, plan, _run)
 
 
 def _run(
-  prepared: Plan, manifest: runs.RunManifest, run: pathlib.Path
+  prepared: Plan, manifest: run_directory.RunManifest, run: pathlib.Path
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
@@ -76,4 +78,4 @@ def _run(
     train = references.attach(train, known(dataset.train))
     held_out = list(references.attach(held_out, known(dataset.eval)))
   trainer = trainer_lib.DPOTrainer(model.module, config, run)
-  return fitting.fit(prepared, manifest, run, trainer, train, held_out)
+  return supervised_run.fit(prepared, manifest, run, trainer, train, held_out)

@@ -6,18 +6,19 @@ from typing import Any
 import jax
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import rewards
+from tunix_ttt.algorithms import rewards
 from tunix_ttt.data import datasets
 from tunix_ttt.data import preferences
-from tunix_ttt.game import env as env_lib
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
 from tunix_ttt.models import sources
-from tunix_ttt.models import specs
-from tunix_ttt.rollout import setup as rollout_setup
+from tunix_ttt.models.families import specs
+from tunix_ttt.rollout import build as rollout_setup
 from tunix_ttt.rollout import tables as tables_lib
+from tunix_ttt.train import base_model
 from tunix_ttt.train import batches
-from tunix_ttt.train import memory
 from tunix_ttt.train import sft
 from tunix_ttt.train import tracking
 
@@ -41,7 +42,9 @@ def describe(config: config_lib.SFTConfig) -> str:
     rewards.given(None, config.rewards)
     if config.episodes.source == "prompts":
       source = datasets.load_prompts(config.data)
-  model = sources.outline(config.model, sft.tokenizer_maker(config, source))
+  model = sources.outline(
+    config.model, base_model.tokenizer_maker(config, source)
+  )
   model = sources.adapt_outline(model, config.lora, config.model.name)
   lines = [_model(model, config)]
   if model.tokenizer is None:
@@ -84,7 +87,9 @@ def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
   """
   first = configs[0]
   source = datasets.load(first.data, first.seed)
-  model = sources.outline(first.model, sft.tokenizer_maker(first, source))
+  model = sources.outline(
+    first.model, base_model.tokenizer_maker(first, source)
+  )
   for config in configs:
     tracking.check(config.logging)
     model = sources.adapt_outline(model, config.lora, config.model.name)

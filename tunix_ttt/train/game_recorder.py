@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import runs
 from tunix_ttt.rollout import episodes
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import recorder as recorder_lib
 
@@ -48,7 +48,7 @@ class GameRecorder(recorder_lib.Recorder):
       kept=kept,
     )
     self._config, self._decode = config, decode
-    self._games = runs.open_to_append(run / runs.ROLLOUTS)
+    self._games = run_directory.open_to_append(run / run_directory.ROLLOUTS)
     scores = [row["score"] for row in kept if row["split"] == "eval"]
     self.best: float | None = max(scores, default=None)
     self._idle = 0
@@ -100,7 +100,7 @@ class GameRecorder(recorder_lib.Recorder):
     self._say(row, f"evaluation  {shown}")
     if step == self._max_steps and not self._config.exhaustive_eval:
       self._warn(
-        f"NOTE: {runs.BEST_CHECKPOINT} has the best score of several evaluations"
+        f"NOTE: {run_directory.BEST_CHECKPOINT} has the best score of several evaluations"
         " by sampled games, and that score is biased upward; judge it with"
         " training/eval_play.py, which plays other games"
       )

@@ -13,13 +13,13 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import streams
 from tunix_ttt.data import datasets
 from tunix_ttt.data import positions
-from tunix_ttt.game import env as env_lib
-from tunix_ttt.game import opponents
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import policy as policy_lib
-from tunix_ttt.rollout import setup
+from tunix_ttt.rollout import build
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Trajectory = trajectory_lib.Trajectory
@@ -58,12 +58,12 @@ class GameRollout(base_rollout.BaseRollout):
     )
     self._config = config
     self._tokenizer = model.tokenizer
-    self.tables = setup.make_tables(config, model.tokenizer)
+    self.tables = build.make_tables(config, model.tokenizer)
     play = config.play
     if config.episodes.are_single_moves:
-      play = setup.single_moves(play)
+      play = build.single_moves(play)
     self._policy = policy_lib.ModelPolicy(self._model, model.spec)
-    self._sample = setup.make_sampler(
+    self._sample = build.make_sampler(
       self._policy, env_lib.TicTacToe(), self.tables, play, config.rollout
     )
     self._begin = jax.jit(self._start)
@@ -199,8 +199,8 @@ class GameRollout(base_rollout.BaseRollout):
     """
     boards = rules.positions()
     if self._greedy is None:
-      play = setup.greedy_single_moves(self._config.play)
-      self._greedy = setup.make_sampler(
+      play = build.greedy_single_moves(self._config.play)
+      self._greedy = build.make_sampler(
         self._policy, env_lib.TicTacToe(), self.tables, play
       )
     theirs = rules.X + rules.O - rules.side_to_move()[boards]

@@ -13,25 +13,25 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import interrupts
-from tunix_ttt import processes
-from tunix_ttt import progress
-from tunix_ttt import rewards as rewards_lib
-from tunix_ttt import runs
+from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.data import datasets
-from tunix_ttt.game import rules
+from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.models import checkpoints
-from tunix_ttt.rollout import setup as rollout_setup
+from tunix_ttt.models import memory
+from tunix_ttt.rollout import build as rollout_setup
+from tunix_ttt.runs import interrupts
+from tunix_ttt.runs import processes
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
+from tunix_ttt.train import base_model
 from tunix_ttt.train import cluster as cluster_lib
 from tunix_ttt.train import game_recorder
 from tunix_ttt.train import games as games_lib
 from tunix_ttt.train import learner as learner_lib
-from tunix_ttt.train import memory
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_checkpoints
-from tunix_ttt.train import scorers
-from tunix_ttt.train import setup
-from tunix_ttt.train import sft
+from tunix_ttt.train import run_loop
 from tunix_ttt.train import tracking
 
 _PREFIX = "grpo"
@@ -65,12 +65,12 @@ class Plan:
 
   config: config_lib.GRPOConfig
   model: checkpoints.Model
-  record: runs.ModelRecord
+  record: run_directory.ModelRecord
   evaluate: Evaluate
   source: datasets.Prompts | None
   given: Mapping[str, rewards_lib.Given]
 
-  def dataset_record(self) -> runs.DatasetRecord | None:
+  def dataset_record(self) -> run_directory.DatasetRecord | None:
     """See `setup.Prepared`."""
     if self.source is None:
       return None
@@ -102,8 +102,8 @@ def plan(
   source = None
   if config.episodes.source == "prompts":
     source = datasets.load_prompts(config.data)
-  base = sft.base_model(config, source, tokenizer)
-  model, record = setup.adapt(base, config)
+  base = base_model.base_model(config, source, tokenizer)
+  model, record = run_loop.adapt(base, config)
   if not record.trainable_parameters:
     raise errors.UserError(
       "nothing would be trained: no parameter is trainable"
@@ -138,7 +138,7 @@ def train(
     rewards: those beside the config's.
   """
   given = rewards_lib.given(rewards, config.rewards)
-  return setup.start(
+  return run_loop.start(
     "grpo",
     config,
     output,
@@ -165,7 +165,7 @@ def resume(
     rewards: those that it was started with.
   """
   given = rewards_lib.given(rewards, config.rewards)
-  return setup.resume(
+  return run_loop.resume(
     config,
     run,
     step,
@@ -187,16 +187,16 @@ class _Run:
       tracking.options(config.logging, run, _PREFIX),
       prepared.source.shown if prepared.source else (),
     )
-    self._reference: scorers.Scorer | None = None
+    self._reference: reference_log_probs.Scorer | None = None
     if config.grpo.beta:
       # Taken before a checkpoint is restored into the model.
-      self._reference = scorers.of_reference(
+      self._reference = reference_log_probs.of_reference(
         prepared.model, self.module, config
       )
-      if scorers.starts_from_adapters(prepared.model):
+      if reference_log_probs.starts_from_adapters(prepared.model):
         progress.say(_REFERENCES[config.grpo.reference])
     self.manager = cluster_lib.checkpoints_of(
-      (run / runs.CHECKPOINTS).absolute(), config.checkpoint
+      (run / run_directory.CHECKPOINTS).absolute(), config.checkpoint
     )
     self.first_step = cluster_lib.restore(self.cluster, self.manager, config)
     engine = self.cluster.rollout
@@ -267,7 +267,7 @@ class _Run:
     # With games that were begun on older weights a run goes on as it would have
     # from its own checkpoints alone; see `GameLearner._weights_of`.
     is_exact = not self.prepared.config.rollout.max_staleness
-    if is_exact and step not in runs.checkpoint_steps(self.path):
+    if is_exact and step not in run_directory.checkpoint_steps(self.path):
       cluster_lib.save(self.cluster, self.manager, step)
     raise self._stop.interrupted(step)
 
@@ -286,7 +286,7 @@ class _Run:
 
   def _save_best(self) -> None:
     model = dataclasses.replace(self.prepared.model, module=self.module)
-    best = self.path / runs.BEST_CHECKPOINT
+    best = self.path / run_directory.BEST_CHECKPOINT
     new = best.with_name(f".{best.name}.new")
     processes.remove(new)
     checkpoints.save(model, new)
@@ -300,7 +300,7 @@ class _Run:
       logger.log(_PREFIX, name, value, "train", step)
 
   def _add_to_pool(self, step: int) -> None:
-    path = self.path / runs.OPPONENTS / f"{step}.bin"
+    path = self.path / run_directory.OPPONENTS / f"{step}.bin"
     moves = self.engine.greedy_moves()
     if processes.is_first():
       path.parent.mkdir(exist_ok=True)
@@ -312,11 +312,12 @@ class _Run:
     """Takes the past selves up to a step, as they were written down."""
     until = self.first_step if step is None else step
     steps = sorted(
-      int(path.stem) for path in (self.path / runs.OPPONENTS).glob("*.bin")
+      int(path.stem)
+      for path in (self.path / run_directory.OPPONENTS).glob("*.bin")
     )
     tables = []
     for number in (n for n in steps if n <= until):
-      path = self.path / runs.OPPONENTS / f"{number}.bin"
+      path = self.path / run_directory.OPPONENTS / f"{number}.bin"
       table = np.frombuffer(path.read_bytes(), np.int8)
       if table.shape != (rules.NUM_BOARDS,):
         raise errors.UserError(f"{path}: not a table of moves")
@@ -325,12 +326,12 @@ class _Run:
 
 
 def _run(
-  prepared: Plan, manifest: runs.RunManifest, path: pathlib.Path
+  prepared: Plan, manifest: run_directory.RunManifest, path: pathlib.Path
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   run = _Run(prepared, path)
-  manifest = setup.begin_session(manifest, path, run.first_step)
+  manifest = run_loop.begin_session(manifest, path, run.first_step)
   run.fit()
   trained = dataclasses.replace(prepared.model, module=run.module)
-  setup.finish(manifest, path, trained, run.recorder.summary())
+  run_loop.finish(manifest, path, trained, run.recorder.summary())
   return path

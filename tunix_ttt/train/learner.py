@@ -14,13 +14,13 @@ from tunix.rl import trainer as rl_trainer
 from tunix.rl.grpo import grpo_learner
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import rewards as rewards_lib
+from tunix_ttt.algorithms import grpo_loss
+from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.models import meshes
 from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.train import games as games_lib
-from tunix_ttt.train import policy_loss
-from tunix_ttt.train import scorers
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import steps
 
 # Lengths of sequences are rounded up to this, so that few are compiled.
@@ -49,7 +49,7 @@ class AlgorithmConfig(grpo_learner.GRPOConfig):
       which `sequence-mean-token-scale` divides.
   """
 
-  policy_loss_fn: str = policy_loss.NAME
+  policy_loss_fn: str = grpo_loss.NAME
   epsilon_high: float = 0.2
   epsilon_c: float | None = None
   max_sequence_tokens: int
@@ -118,7 +118,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     self,
     cluster: rl_cluster_lib.RLCluster,
     config: config_lib.GRPOConfig,
-    reference: scorers.Scorer | None,
+    reference: reference_log_probs.Scorer | None,
     given: Mapping[str, rewards_lib.Given] = MappingProxyType({}),
   ):
     """Takes a cluster whose rollout engine is a `GameRollout`.
@@ -165,9 +165,9 @@ class GameLearner(grpo_learner.GRPOLearner):
       )
     )
     self._reference = reference
-    self._corrected: scorers.Scorer | None = None
+    self._corrected: reference_log_probs.Scorer | None = None
     if config.mesh.layout == "split" or config.rollout.max_staleness:
-      self._corrected = scorers.of_policy(trainer.model, config)
+      self._corrected = reference_log_probs.of_policy(trainer.model, config)
     # Done below, since nobody sees a step before the sampler has its weights.
     self.should_sync_weights = False
     # What is ahead is known here; Tunix's queues hold no more than a batch.
@@ -230,7 +230,7 @@ class GameLearner(grpo_learner.GRPOLearner):
 
   def _generate_and_compute_advantage(
     self, training_input: Any, mode: Any = rl_cluster_lib.Mode.TRAIN
-  ) -> policy_loss.GameExample:
+  ) -> grpo_loss.GameExample:
     del training_input, mode
     config, started = self._config, time.perf_counter()
     games, batch = self._play(self.step)
@@ -286,7 +286,7 @@ class GameLearner(grpo_learner.GRPOLearner):
 
   def _example(
     self, batch: Any, advantages: np.ndarray, counts: np.ndarray
-  ) -> tuple[policy_loss.GameExample, dict[str, float]]:
+  ) -> tuple[grpo_loss.GameExample, dict[str, float]]:
     """Puts games together as a trainer reads them.
 
     Args:
@@ -321,14 +321,14 @@ class GameLearner(grpo_learner.GRPOLearner):
     if self._corrected is not None:
       sampled, old = old, self._corrected(rows["tokens"], rows["mask"])
       threshold = self._config.grpo.sampler_is_threshold
-      weights, metrics = scorers.importance_weights(
+      weights, metrics = reference_log_probs.importance_weights(
         old, sampled, rows["trained"], threshold
       )
       weights = weights[..., 1:]
     parts = self._config.training.gradient_accumulation_steps
     mode = self._config.grpo.loss_agg_mode
     # Its fields are its parent's too, which type checkers do not see.
-    make: Any = policy_loss.GameExample
+    make: Any = grpo_loss.GameExample
     example = make(
       prompt_ids=rows["tokens"][..., :1],
       prompt_mask=rows["mask"][..., :1],

@@ -9,7 +9,7 @@ import optax
 from optax import contrib
 
 from tunix_ttt import config as config_lib
-from tunix_ttt.models import specs
+from tunix_ttt.models.families import specs
 
 
 def learning_rate(config: config_lib.TrainingConfig) -> optax.Schedule:

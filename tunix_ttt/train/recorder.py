@@ -13,8 +13,8 @@ from typing import Any
 import tqdm
 
 from tunix_ttt import errors
-from tunix_ttt import progress
-from tunix_ttt import runs
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
 
 # Fields of a metrics row that depend on the machine's speed.
 TIMES = ("seconds", "tokens_per_second")
@@ -59,8 +59,8 @@ class Recorder:
         the console shows are called there; others have the name "".
     """
     self._names = names
-    self._metrics = runs.MetricsFile(run)
-    self._log = runs.TextLog(run, recipe)
+    self._metrics = run_directory.MetricsFile(run)
+    self._log = run_directory.TextLog(run, recipe)
     self._max_steps = max_steps
     self._log_every = log_every_n_steps
     self._steps_per_epoch = steps_per_epoch

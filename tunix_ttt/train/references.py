@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from tunix.sft import sharding_utils
 
-from tunix_ttt import progress
+from tunix_ttt.algorithms import dpo_loss
 from tunix_ttt.data import datasets
 from tunix_ttt.models import meshes
-from tunix_ttt.train import preference_loss
+from tunix_ttt.runs import progress
 
 
 def log_probs(
@@ -35,7 +35,7 @@ def log_probs(
 
   @jax.jit
   def run(state: Any, batch: datasets.Batch) -> Any:
-    return preference_loss.log_probs(nnx.merge(graph, state), batch)
+    return dpo_loss.log_probs(nnx.merge(graph, state), batch)
 
   found = np.zeros((2, num_pairs), np.float32)
   mesh = meshes.of(module)

@@ -15,10 +15,10 @@ import orbax.checkpoint as ocp
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import integrity
-from tunix_ttt import processes
-from tunix_ttt import progress
-from tunix_ttt import runs
+from tunix_ttt.runs import integrity
+from tunix_ttt.runs import processes
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
 
 # Orbax still writes these two after a checkpoint's data. Its metadata decides
 # nothing that is restored: names and shapes come from the model.
@@ -26,19 +26,19 @@ _UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _TEMPORARY = ".orbax-checkpoint-tmp"
 # Belongs to the final model and not to an earlier checkpoint.
 _OF_THE_FINAL_MODEL = (
-  runs.FINAL_CHECKPOINT,
-  runs.GAMES,
-  runs.GAMES_SUMMARY,
-  runs.PAGE,
-  runs.PLOTS,
+  run_directory.FINAL_CHECKPOINT,
+  run_directory.GAMES,
+  run_directory.GAMES_SUMMARY,
+  run_directory.PAGE,
+  run_directory.PLOTS,
 )
 # Written only by processes that hold the run.
 _HELD = (
-  runs.MANIFEST,
-  runs.METRICS,
-  runs.ROLLOUTS,
-  runs.FINAL_CHECKPOINT,
-  runs.BEST_CHECKPOINT,
+  run_directory.MANIFEST,
+  run_directory.METRICS,
+  run_directory.ROLLOUTS,
+  run_directory.FINAL_CHECKPOINT,
+  run_directory.BEST_CHECKPOINT,
 )
 
 
@@ -80,16 +80,16 @@ def options(
 def _written_until(run: pathlib.Path, step: int) -> dict[str, integrity.Prefix]:
   """Returns what a run that has just trained `step` has written."""
   found = {}
-  lines = (run / runs.METRICS).read_bytes().splitlines(keepends=True)
+  lines = (run / run_directory.METRICS).read_bytes().splitlines(keepends=True)
   # A resumed run evaluates this step again.
   while lines and b'"split": "train"' not in lines[-1]:
     lines.pop()
-  found[runs.METRICS] = b"".join(lines)
-  if (run / runs.ROLLOUTS).exists():
-    found[runs.ROLLOUTS] = (run / runs.ROLLOUTS).read_bytes()
-  for path in (run / runs.OPPONENTS).glob("*.bin"):
+  found[run_directory.METRICS] = b"".join(lines)
+  if (run / run_directory.ROLLOUTS).exists():
+    found[run_directory.ROLLOUTS] = (run / run_directory.ROLLOUTS).read_bytes()
+  for path in (run / run_directory.OPPONENTS).glob("*.bin"):
     if int(path.stem) <= step:
-      found[f"{runs.OPPONENTS}/{path.name}"] = path.read_bytes()
+      found[f"{run_directory.OPPONENTS}/{path.name}"] = path.read_bytes()
   return {name: integrity.Prefix.of(data) for name, data in found.items()}
 
 
@@ -104,10 +104,10 @@ def choose(run: pathlib.Path, step: int | None) -> int:
     errors.UserError: if there is no such checkpoint, it is damaged, or the
       run's other files do not reach it.
   """
-  root = run / runs.CHECKPOINTS
+  root = run / run_directory.CHECKPOINTS
   if root.exists() and not root.is_dir():
     raise errors.UserError(f"{root}: expected a directory, found a file")
-  steps = runs.checkpoint_steps(run)
+  steps = run_directory.checkpoint_steps(run)
   if step is None:
     step = _latest(root, steps)
   elif step not in steps:
@@ -164,7 +164,7 @@ def _latest(root: pathlib.Path, steps: list[int]) -> int:
 
 def _fault_of_run(run: pathlib.Path, step: int) -> str | None:
   """Returns what a run has lost of what it wrote until a step, if anything."""
-  digests = integrity.Digests.read(run / runs.CHECKPOINTS / str(step))
+  digests = integrity.Digests.read(run / run_directory.CHECKPOINTS / str(step))
   for name, expected in digests.run.items():
     path = run / name
     try:
@@ -192,7 +192,10 @@ def _fault_of_file(path: pathlib.Path, is_short: bool, step: int) -> str:
 
 
 def go_back(
-  run: pathlib.Path, manifest: runs.RunManifest, step: int, chosen: bool
+  run: pathlib.Path,
+  manifest: run_directory.RunManifest,
+  step: int,
+  chosen: bool,
 ) -> None:
   """Moves what came after a checkpoint into a directory `superseded-…`.
 
@@ -207,15 +210,15 @@ def go_back(
   # All processes have chosen, before one of them moves anything.
   processes.wait("chosen a checkpoint")
   if processes.is_first():
-    later = [s for s in runs.checkpoint_steps(run) if s > step]
-    paths = [run / runs.CHECKPOINTS / str(s) for s in reversed(later)]
+    later = [s for s in run_directory.checkpoint_steps(run) if s > step]
+    paths = [run / run_directory.CHECKPOINTS / str(s) for s in reversed(later)]
     if chosen or manifest.status == "finished":
       # A run that says it is finished has its model.
       manifest.model_copy(
         update={"status": "running", "finished_at": None, "files": {}}
       ).write(run)
       paths += [run / name for name in _OF_THE_FINAL_MODEL]
-    aside = run / runs.new_run_id("superseded")
+    aside = run / run_directory.new_run_id("superseded")
     for path in paths:
       if path.exists():
         aside.mkdir(exist_ok=True)
@@ -232,14 +235,16 @@ def rewind(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
   """
   written: dict[str, integrity.Prefix] = {}
   if step:
-    digests = integrity.Digests.read(run / runs.CHECKPOINTS / str(step))
+    digests = integrity.Digests.read(
+      run / run_directory.CHECKPOINTS / str(step)
+    )
     written = digests.run
   rows = b""
-  for name in (runs.ROLLOUTS, runs.METRICS):
+  for name in (run_directory.ROLLOUTS, run_directory.METRICS):
     size = written[name].size if name in written else 0
     rows = (run / name).read_bytes()[:size] if size else b""
-    if name == runs.METRICS or (run / name).exists():
-      runs.write(run / name, rows)
+    if name == run_directory.METRICS or (run / name).exists():
+      run_directory.write(run / name, rows)
   return [json.loads(line) for line in rows.splitlines()]
 
 
@@ -249,7 +254,7 @@ def remove_temporaries(run: pathlib.Path) -> None:
     return
   for path in (
     *(p for p in run.glob(".*") if p.name.lstrip(".").startswith(_HELD)),
-    *(run / runs.OPPONENTS).glob(".*"),
-    *(run / runs.CHECKPOINTS).glob(f"*{_TEMPORARY}"),
+    *(run / run_directory.OPPONENTS).glob(".*"),
+    *(run / run_directory.CHECKPOINTS).glob(f"*{_TEMPORARY}"),
   ):
     files.remove(path)

@@ -1,67 +1,21 @@
 """A supervised fine-tuning run, from a config to a trained model on disk."""
 
-from collections.abc import Callable
 import pathlib
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import runs
 from tunix_ttt.data import datasets
-from tunix_ttt.language import tokenizers
-from tunix_ttt.models import checkpoints
-from tunix_ttt.models import sources
+from tunix_ttt.runs import run_directory
+from tunix_ttt.train import base_model
 from tunix_ttt.train import batches
-from tunix_ttt.train import fitting
-from tunix_ttt.train import setup
+from tunix_ttt.train import run_loop
+from tunix_ttt.train import supervised_run
 from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
-# Rows of the data that a tiny model's tokenizer is trained on.
-TOKENIZER_ROWS = 2000
-
-Plan = fitting.Plan[config_lib.SFTConfig, datasets.Source, batches.Supervised]
-
-
-def tokenizer_maker(
-  config: config_lib.SFTConfig,
-  source: datasets.Origin | None = None,
-  tokenizer: pathlib.Path | None = None,
-) -> Callable[[], tokenizers.SentencePieceTokenizer]:
-  """Returns what makes a tiny model's tokenizer.
-
-  Args:
-    config: the settings.
-    source: the config's rows; read where a tokenizer needs them.
-    tokenizer: the tokenizer, where it has been trained already.
-  """
-
-  def make_tokenizer() -> tokenizers.SentencePieceTokenizer:
-    if tokenizer is not None:
-      return tokenizers.SentencePieceTokenizer.load(tokenizer)
-    rows = source or datasets.load(config.data, config.seed)
-    return tokenizers.train_tokenizer(
-      rows.texts(TOKENIZER_ROWS), config.tokenizer.vocab_size
-    )
-
-  return make_tokenizer
-
-
-def base_model(
-  config: config_lib.SFTConfig,
-  source: datasets.Origin | None = None,
-  tokenizer: pathlib.Path | None = None,
-) -> checkpoints.Model:
-  """Returns the model that a config's training starts from.
-
-  Args:
-    config: the settings.
-    source: see `tokenizer_maker`.
-    tokenizer: see `tokenizer_maker`.
-  """
-  make_tokenizer = tokenizer_maker(config, source, tokenizer)
-  return sources.start_from(
-    config.model, make_tokenizer, config.seed, config.mesh
-  )
+Plan = supervised_run.Plan[
+  config_lib.SFTConfig, datasets.Source, batches.Supervised
+]
 
 
 def check_context(config: config_lib.SFTConfig) -> None:
@@ -90,10 +44,10 @@ def plan(
   tracking.check(config.logging)
   check_context(config)
   source = datasets.load(config.data, config.seed)
-  base = base_model(config, source, tokenizer)
+  base = base_model.base_model(config, source, tokenizer)
   dataset = datasets.tokenize(source, base.tokenizer, config.data, config.seed)
-  model, record = setup.adapt(base, config)
-  fitting.check_memory(model, config, dataset, dataset.train)
+  model, record = run_loop.adapt(base, config)
+  supervised_run.check_memory(model, config, dataset, dataset.train)
   return Plan(
     config=config, source=source, dataset=dataset, model=model, record=record
   )
@@ -103,18 +57,18 @@ def train(
   config: config_lib.SFTConfig, output: pathlib.Path | None = None
 ) -> pathlib.Path:
   """Trains a model in a new run directory; see `setup.start`."""
-  return setup.start("sft", config, output, lambda: plan(config), _run)
+  return run_loop.start("sft", config, output, lambda: plan(config), _run)
 
 
 def resume(
   config: config_lib.SFTConfig, run: pathlib.Path, step: int | None = None
 ) -> pathlib.Path:
   """Goes on with an interrupted run; see `setup.resume`."""
-  return setup.resume(config, run, step, plan, _run)
+  return run_loop.resume(config, run, step, plan, _run)
 
 
 def _run(
-  prepared: Plan, manifest: runs.RunManifest, run: pathlib.Path
+  prepared: Plan, manifest: run_directory.RunManifest, run: pathlib.Path
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, model = prepared.config, prepared.model
@@ -122,6 +76,6 @@ def _run(
   train_batches, eval_batches = batches.make(
     config, prepared.dataset, model.tokenizer.pad_id()
   )
-  return fitting.fit(
+  return supervised_run.fit(
     prepared, manifest, run, trainer, train_batches, eval_batches
   )

@@ -10,8 +10,8 @@ from tunix.sft import metrics_logger
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import progress
-from tunix_ttt import runs
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
 
 
 class OwnMetrics:
@@ -60,7 +60,7 @@ def options(
     run: the run directory.
     prefix: Prefix of the trainer's metrics, `metrics_prefix` in Tunix.
   """
-  directory = str(run / runs.TENSORBOARD)
+  directory = str(run / run_directory.TENSORBOARD)
   factories: list[metrics_logger.BackendFactory] = [
     lambda: OwnMetrics(
       metrics_logger.TensorboardBackend(log_dir=directory), prefix

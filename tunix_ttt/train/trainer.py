@@ -13,12 +13,12 @@ from tunix.sft import peft_trainer
 from tunix.sft.dpo import dpo_trainer
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import interrupts
-from tunix_ttt import runs
+from tunix_ttt.algorithms import dpo_loss
+from tunix_ttt.algorithms import losses
 from tunix_ttt.models import meshes
-from tunix_ttt.train import losses
+from tunix_ttt.runs import interrupts
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import optimizers
-from tunix_ttt.train import preference_loss
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import steps
@@ -219,7 +219,7 @@ class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
       ),
     )
     self._prepare(config)
-    self.with_loss_fn(preference_loss.loss, has_aux=True)
+    self.with_loss_fn(dpo_loss.loss, has_aux=True)
 
 
 def training_settings(
@@ -240,7 +240,9 @@ def training_settings(
     # own progress bar.
     "max_steps": None,
     "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
-    "checkpoint_root_directory": str((run / runs.CHECKPOINTS).absolute()),
+    "checkpoint_root_directory": str(
+      (run / run_directory.CHECKPOINTS).absolute()
+    ),
     "checkpointing_options": run_checkpoints.options(
       config.checkpoint,
       save_decision_policy=policies.FixedIntervalPolicy(

@@ -1,1 +1,0 @@
-"""The game: rules, environment, exact solution, opponents. Knows no text."""

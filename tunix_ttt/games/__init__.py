@@ -1,0 +1,1 @@
+"""Games to learn, each in a folder of its own."""

@@ -1,1 +1,0 @@
-"""Text: prompts, answers, chat template, tokenizers. Knows no model."""

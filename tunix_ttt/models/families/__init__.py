@@ -1,0 +1,1 @@
+"""Model architectures, an object for each family."""

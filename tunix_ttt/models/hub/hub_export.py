@@ -1,0 +1,272 @@
+"""Models written as others read them: PEFT's adapters, transformers' models."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.hub import adapters
+from tunix_ttt.models.hub import client
+from tunix_ttt.models.hub import config_json
+from tunix_ttt.models.hub import headers
+from tunix_ttt.models.hub import hub_config as hf_config
+from tunix_ttt.models.hub import hub_loading
+from tunix_ttt.models.hub import names
+from tunix_ttt.runs import progress
+from tunix_ttt.text import conversion
+from tunix_ttt.text import hub_tokenizers
+from tunix_ttt.text import tokenizers
+
+GENERATION = "generation_config.json"
+# Said by safetensors' own files; transformers 4 refuses those that do not.
+_METADATA = {"format": "pt"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tensor:
+  """A tensor that is made when it is written.
+
+  Attributes:
+    size: in bytes.
+    make: returns it.
+  """
+
+  size: int
+  make: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+  """The contents of an exported directory.
+
+  Attributes:
+    is_adapter: whether it is PEFT's, and not a whole model.
+    contents: small files, by name.
+    weights: tensors by name, by the file that they go to.
+    model: what is exported.
+  """
+
+  is_adapter: bool
+  contents: dict[str, bytes]
+  weights: dict[str, dict[str, Tensor]]
+  model: checkpoints.Model
+
+  def sizes(self) -> dict[str, int]:
+    """Returns the bytes of each file; of weights, without their headers."""
+    sizes = {name: len(data) for name, data in self.contents.items()}
+    for name, tensors in self.weights.items():
+      sizes[name] = sum(tensor.size for tensor in tensors.values())
+    return dict(sorted(sizes.items()))
+
+
+@progress.stage("preparing the tensors")
+def prepare(
+  model: checkpoints.Model, *, merge: bool, max_shard_size: int
+) -> Export:
+  """Returns what is to be written of a model.
+
+  Args:
+    model: the model; one without adapters is written whole.
+    merge: whether to write adapters added to their base, and not alone.
+    max_shard_size: bytes of a weight file at the most.
+
+  Raises:
+    errors.UserError: if the adapter is to be written alone and its base is none
+      that PEFT could find.
+  """
+  if model.lora is None or merge:
+    return _whole(model, max_shard_size)
+  return _adapter(model)
+
+
+@progress.stage("writing the model")
+def write(
+  export: Export, output: pathlib.Path, more: Mapping[str, bytes]
+) -> None:
+  """Writes a directory, whole or not at all.
+
+  Args:
+    export: what to write.
+    output: the directory, which must not exist.
+    more: other files, by name.
+
+  Raises:
+    errors.UserError: if it exists.
+  """
+  with files.new_directory(output) as new:
+    for name, tensors in export.weights.items():
+      made = {key: tensor.make() for key, tensor in tensors.items()}
+      safetensors.numpy.save_file(made, new / name, metadata=_METADATA)
+    files.write_all(new, export.contents | dict(more))
+
+
+def check_public(export: Export) -> None:
+  """Raises a UserError if others could not use what is exported."""
+  base = export.model.base
+  if export.is_adapter and base is not None and base.commit is None:
+    raise errors.UserError(
+      f"the adapter's base, {base.path}, is a directory of this machine, where"
+      " others cannot find it; say --merge to publish both as one model"
+    )
+
+
+def _adapter(model: checkpoints.Model) -> Export:
+  lora, base = model.lora, model.base
+  assert lora is not None and base is not None
+  directory = _base_directory(model)
+  if directory is None or base.path is None:
+    what = "a model from scratch" if base.path is None else base.path
+    raise errors.UserError(
+      f"the adapter's base, {what}, is no Hugging Face model, which PEFT needs;"
+      " say --merge to write both as one model"
+    )
+  architecture, _ = hf_config.read(directory, model.spec.dtype)
+  made = adapters.tensors(
+    specs.parameters(model.module), model.spec, architecture.modules
+  )
+  settings = adapters.settings(lora, made, base.path, base.commit)
+  contents = _tokenizer_files(model)
+  # It would make the directory a whole model's.
+  contents.pop(hf_config.CONFIG, None)
+  contents[GENERATION] = _generation(model)
+  contents[adapters.CONFIG] = _json(settings)
+  weights = {name: _ready(tensor) for name, tensor in made.items()}
+  return Export(
+    is_adapter=True,
+    contents=contents,
+    weights={adapters.WEIGHTS: weights},
+    model=model,
+  )
+
+
+def _whole(model: checkpoints.Model, max_shard_size: int) -> Export:
+  contents = _tokenizer_files(model)
+  config = config_json.of_model(model.spec, _of_base(model, hf_config.CONFIG))
+  contents[hf_config.CONFIG] = _json(config)
+  contents[GENERATION] = _generation(model)
+  tensors = _merged(model)
+  shards = _shards(tensors, max_shard_size)
+  if len(shards) == 1:
+    weights = {headers.SINGLE: tensors}
+  else:
+    weights = {
+      f"model-{n:05}-of-{len(shards):05}.safetensors": shard
+      for n, shard in enumerate(shards, start=1)
+    }
+    index = {
+      "metadata": {"total_size": sum(x.size for x in tensors.values())},
+      "weight_map": {
+        name: file for file, shard in weights.items() for name in sorted(shard)
+      },
+    }
+    contents[headers.INDEX] = _json(index)
+  return Export(
+    is_adapter=False, contents=contents, weights=weights, model=model
+  )
+
+
+def _merged(model: checkpoints.Model) -> dict[str, Tensor]:
+  """Returns the tensors of a model, adapters added to them, by name."""
+  table = names.table(model.spec)
+  values = specs.parameters(model.module)
+  pairs = adapters.matrices(values, table)
+  lora = model.lora
+  scale = 0.0 if lora is None else lora.alpha / lora.rank
+  dtype = jnp.dtype(model.spec.dtype)
+
+  def make(path: str, number: int) -> np.ndarray:
+    source = table[path]
+    tensor = source.to_tensors(np.asarray(values[path]))[number]
+    if (pair := pairs.get(source.names[number])) is not None:
+      a, b = (matrix.astype(np.float32) for matrix in pair)
+      tensor = tensor.astype(np.float32) + np.float32(scale) * (b @ a)
+    return np.ascontiguousarray(tensor, dtype)
+
+  result = {}
+  for path, source in table.items():
+    for number, name in enumerate(source.names):
+      size = int(np.prod(source.shapes[number])) * dtype.itemsize
+      result[name] = Tensor(size=size, make=lambda p=path, n=number: make(p, n))
+  return result
+
+
+def _shards(tensors: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
+  """Puts tensors into files; one that is over the limit has its own."""
+  shards: list[dict[str, Tensor]] = [{}]
+  room = limit
+  for name, tensor in tensors.items():
+    if shards[-1] and tensor.size > room:
+      shards.append({})
+      room = limit
+    shards[-1][name] = tensor
+    room -= tensor.size
+  return shards
+
+
+def _ready(tensor: np.ndarray) -> Tensor:
+  whole = np.ascontiguousarray(tensor)
+  return Tensor(size=whole.nbytes, make=lambda: whole)
+
+
+def _tokenizer_files(model: checkpoints.Model) -> dict[str, bytes]:
+  """Returns a tokenizer's files as transformers looks for them."""
+  tokenizer = model.tokenizer
+  if isinstance(tokenizer, tokenizers.SentencePieceTokenizer):
+    return conversion.to_hugging_face(tokenizer)
+  prefix = f"{hub_tokenizers.FOLDER}/"
+  return {
+    name.removeprefix(prefix): data for name, data in tokenizer.files().items()
+  }
+
+
+def _generation(model: checkpoints.Model) -> bytes:
+  tokenizer = model.tokenizer
+  ends = dict.fromkeys((*tokenizer.end_ids, tokenizer.eos_id()))
+  return _json(
+    config_json.of_generation(
+      [*ends],
+      tokenizer.bos_id(),
+      tokenizer.pad_id(),
+      _of_base(model, GENERATION),
+    )
+  )
+
+
+def _of_base(model: checkpoints.Model, name: str) -> dict[str, Any] | None:
+  """Returns a JSON file of the model that this one was made from, if it has it.
+
+  A Hugging Face model's tokenizer carries both configs along.
+  """
+  data = model.tokenizer.files().get(f"{hub_tokenizers.FOLDER}/{name}")
+  if data is not None:
+    try:
+      found = json.loads(data)
+    except ValueError:
+      return None
+    return found if isinstance(found, dict) else None
+  directory = _base_directory(model)
+  if directory is None or not (directory / name).is_file():
+    return None
+  return files.read_json(directory / name, "config")
+
+
+def _base_directory(model: checkpoints.Model) -> pathlib.Path | None:
+  """Returns where the base of an adapter is, if it is Hugging Face's."""
+  base = model.base
+  if base is None or base.path is None:
+    return None
+  directory = client.find(base.path, base.commit, weights=False).directory
+  return directory if hub_loading.is_model(directory) else None
+
+
+def _json(value: Any) -> bytes:
+  return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,1 +1,0 @@
-"""Models in the form that transformers saves them in."""

@@ -1,0 +1,1 @@
+"""HTML pages, plots, model cards and delta reports of finished runs."""

@@ -1,0 +1,255 @@
+"""SentencePiece tokenizers: loading one, and training a tiny one on the spot.
+
+A tokenizer here is what Tunix asks of one (`encode`, `decode`, `bos_id`,
+`eos_id`, `pad_id`) plus its chat template. Control tokens are never produced by
+`encode`: text that spells `<end_of_turn>` stays text, so nobody's data can
+forge a turn.
+"""
+
+from collections.abc import Iterable, Sequence
+import hashlib
+import io
+import itertools
+import pathlib
+from typing import Protocol
+
+import sentencepiece
+
+from tunix_ttt import errors
+from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.runs import progress
+from tunix_ttt.text import chat
+
+# How SentencePiece writes a space.
+_SPACE = "\u2581"
+
+FILE = "tokenizer.model"
+START_OF_TURN = "<start_of_turn>"
+END_OF_TURN = "<end_of_turn>"
+
+_ROWS = tuple(
+  prompts.render_row(row, marks) + (prompts.ROW_SEPARATOR if row < 2 else "")
+  for row in range(3)
+  for marks in itertools.product((rules.EMPTY, rules.X, rules.O), repeat=3)
+)
+
+# What recurs in observations and answers is worth one token each: a whole row
+# of the grid, a coordinate, a fixed phrase. A board then costs under 20 tokens
+# and a tiny model spends its few layers on the game, not on spelling.
+_GRID_SYMBOLS = (
+  *(
+    f"user\n{prompts.system_prompt(thoughts=thoughts)}\n\n"
+    for thoughts in (True, False)
+  ),
+  prompts.BOARD,
+  *(f"{prompts.LAST_MOVE}{c}.\n{prompts.BOARD}" for c in prompts.COORDINATES),
+  *_ROWS,
+  prompts.MOVES,
+  *prompts.COORDINATES,
+  *(prompts.MOVE_SEPARATOR + c for c in prompts.COORDINATES),
+  *prompts.TO_MOVE.values(),
+  "<think>",
+  "</think>",
+  "</think>\n<move>",
+  "<move>",
+  "</move>",
+)
+_TOKEN_BOARD_SYMBOLS = (
+  *(f"<|{row}-{column}|>" for row in range(3) for column in range(3)),
+  *(f"<|{name}|>" for name in ("X", "O", "blank")),
+  *(f"<|board_{edge}|>" for edge in ("start", "end")),
+  *(f"<|{name}|>" for name in ("player", "turn", "symbol", "move", "end")),
+  "<player_think>",
+  "</player_think>",
+)
+_TURN_SYMBOLS = ("user\n", "model\n", "\n\n", "\n")
+# Rows A and B look the same when they are full.
+SYMBOLS = tuple(
+  dict.fromkeys(_GRID_SYMBOLS + _TOKEN_BOARD_SYMBOLS + _TURN_SYMBOLS)
+)
+
+# The least that leaves room, after control and byte pieces, to learn some.
+MIN_VOCAB_SIZE = 512
+
+
+class Tokenizer(chat.ChatTokenizer, Protocol):
+  """A model's tokenizer."""
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of tokens in the vocabulary."""
+    ...
+
+  @property
+  def digest(self) -> str:
+    """SHA-256, in hexadecimal, of all that it is made of."""
+    ...
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; control tokens vanish."""
+    ...
+
+  def token_bytes(self) -> list[bytes | None]:
+    """Returns what each token stands for in text; None for control tokens."""
+    ...
+
+  def files(self) -> dict[str, bytes]:
+    """Returns what to write to a directory to load the tokenizer from it."""
+    ...
+
+
+class SentencePieceTokenizer:
+  """A SentencePiece model with Gemma's control tokens.
+
+  Attributes:
+    start_of_turn_id: opens a turn.
+    end_of_turn_id: closes a turn; generation stops on it.
+    end_ids: that one alone.
+    template: Gemma's.
+    vocab_size: number of pieces.
+    digest: SHA-256 of the serialised model, in hexadecimal.
+  """
+
+  def __init__(self, model: bytes, source: str = "the tokenizer"):
+    """Reads a serialised SentencePiece model.
+
+    Raises:
+      errors.UserError: if it is no such model or lacks a control token;
+        `source` says whose it is.
+    """
+    self._model = model
+    self._processor = sentencepiece.SentencePieceProcessor()
+    try:
+      self._processor.LoadFromSerializedProto(model)
+    except (RuntimeError, ValueError) as error:
+      raise errors.UserError(
+        f"{source}: not a SentencePiece model ({error})"
+      ) from None
+    self.vocab_size: int = self._processor.GetPieceSize()
+    self.digest = hashlib.sha256(model).hexdigest()
+    self.start_of_turn_id = self._control_id(START_OF_TURN, source)
+    self.end_of_turn_id = self._control_id(END_OF_TURN, source)
+    self.end_ids = (self.end_of_turn_id,)
+    self.template = chat.gemma_template(
+      self.bos_id(), self.start_of_turn_id, self.end_of_turn_id
+    )
+
+  def __eq__(self, other: object) -> bool:
+    return (
+      isinstance(other, SentencePieceTokenizer) and self.digest == other.digest
+    )
+
+  def __hash__(self) -> int:
+    return hash(self.digest)
+
+  def _control_id(self, piece: str, source: str) -> int:
+    token = self._processor.PieceToId(piece)
+    if token == self._processor.unk_id():
+      raise errors.UserError(f"{source}: has no token {piece}")
+    return token
+
+  @classmethod
+  def load(cls, path: pathlib.Path) -> "SentencePieceTokenizer":
+    """Reads a `tokenizer.model` file."""
+    try:
+      model = path.read_bytes()
+    except OSError as error:
+      raise errors.UserError(f"{path}: {error.strerror}") from None
+    return cls(model, str(path))
+
+  def files(self) -> dict[str, bytes]:
+    """Returns the SentencePiece model."""
+    return {FILE: self._model}
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of plain text, without control tokens."""
+    return self._processor.EncodeAsIds(text)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; control tokens vanish."""
+    return self._processor.DecodeIds([int(i) for i in ids])
+
+  def token_bytes(self) -> list[bytes | None]:
+    """Returns what each token stands for in text; None for control tokens."""
+    processor = self._processor
+
+    def spell(token: int) -> bytes | None:
+      if processor.IsControl(token) or processor.IsUnknown(token):
+        return None
+      piece = processor.IdToPiece(token)
+      if processor.IsByte(token):
+        return bytes([int(piece[1:-1], 16)])
+      return piece.replace(_SPACE, " ").encode()
+
+    return [spell(token) for token in range(self.vocab_size)]
+
+  def bos_id(self) -> int:
+    """Returns the id that begins every sequence."""
+    return self._processor.bos_id()
+
+  def eos_id(self) -> int:
+    """Returns the id that ends plain text."""
+    return self._processor.eos_id()
+
+  def pad_id(self) -> int:
+    """Returns the id that fills up batches."""
+    return self._processor.pad_id()
+
+
+@progress.stage("training the tokenizer")
+def train_tokenizer(
+  texts: Iterable[str], vocab_size: int
+) -> SentencePieceTokenizer:
+  """Trains a byte-fallback BPE tokenizer that reproduces any text exactly.
+
+  Pieces may span words, so that a phrase which recurs in every prompt becomes
+  a token or two; `SYMBOLS` are never merged with anything.
+
+  Args:
+    texts: what to learn pieces from, in a fixed order.
+    vocab_size: pieces at the most, `MIN_VOCAB_SIZE` at the least; fewer where
+      the texts have no more to learn.
+
+  Raises:
+    errors.UserError: if there is no text, or it has too many different
+      characters.
+  """
+  texts = [text for text in texts if text]
+  if not texts:
+    raise errors.UserError("there is no text to train the tokenizer on")
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.Train(
+      sentence_iterator=iter(texts),
+      model_writer=model,
+      model_type="bpe",
+      vocab_size=vocab_size,
+      hard_vocab_limit=False,
+      # Characters beyond this share of the text are spelled in bytes.
+      character_coverage=0.9995,
+      byte_fallback=True,
+      split_by_whitespace=False,
+      split_by_number=False,
+      split_by_unicode_script=False,
+      max_sentencepiece_length=64,
+      max_sentence_length=1 << 20,
+      normalization_rule_name="identity",
+      add_dummy_prefix=False,
+      remove_extra_whitespaces=False,
+      control_symbols=[START_OF_TURN, END_OF_TURN],
+      # SentencePiece matches symbols after it has rewritten spaces.
+      user_defined_symbols=[s.replace(" ", _SPACE) for s in SYMBOLS],
+      pad_id=0,
+      eos_id=1,
+      bos_id=2,
+      unk_id=3,
+      num_threads=1,
+      minloglevel=2,
+    )
+  except RuntimeError as error:
+    reason = str(error).rpartition("] ")[2]
+    raise errors.UserError(
+      f"tokenizer.vocab_size: {vocab_size} pieces do not fit this data: {reason}"
+    ) from None
+  return SentencePieceTokenizer(model.getvalue())

@@ -1,0 +1,122 @@
+"""Log-probabilities of played games by other weights than the sampler's."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.algorithms import grpo_loss
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import meshes
+from tunix_ttt.models.families import specs
+
+# (tokens int [..., L], mask bool [..., L]) -> float32 [..., L], 0 for the first.
+Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def of_policy(module: nnx.Module, config: config_lib.GRPOConfig) -> Scorer:
+  """Returns what scores games by a model's weights as they are when called."""
+  score = _make(nnx.split(module)[0], meshes.of(module), config)
+  return lambda tokens, mask: score(nnx.state(module), tokens, mask)
+
+
+def of_reference(
+  model: checkpoints.Model, module: nnx.Module, config: config_lib.GRPOConfig
+) -> Scorer:
+  """Returns a function that scores games by the reference of the KL divergence.
+
+  There is a copy of what is trained alone: of the adapters, or of the whole
+  model without any. The reference `base` of a model with adapters is the trained
+  model without them, of which there is no copy.
+
+  Args:
+    model: The model as it is before training.
+    module: The module that is trained, before a checkpoint is restored into it.
+    config: The settings; `grpo.reference` says which model it is.
+  """
+  if model.lora is not None and config.grpo.reference == "base":
+    graph, _ = nnx.split(nnx.eval_shape(model.spec.build))
+    score = _make(graph, meshes.of(module), config)
+    base = nnx.filterlib.Not(nnx.LoRAParam)
+    return lambda tokens, mask: score(nnx.state(module, base), tokens, mask)
+  frozen = nnx.filterlib.Not(model.trainable)
+  score = _make(nnx.split(module)[0], meshes.of(module), config)
+  start = jax.tree.map(jnp.copy, nnx.state(module, model.trainable))
+  return lambda tokens, mask: score(
+    nnx.merge_state(nnx.state(module, frozen), start), tokens, mask
+  )
+
+
+def starts_from_adapters(model: checkpoints.Model) -> bool:
+  """Returns whether a model's adapters change what it computes."""
+  adapters = specs.parameters(model.module, nnx.LoRAParam)
+  # Of two factors, the second is 0 in new adapters.
+  return any(
+    bool(value.any()) for name, value in adapters.items() if "lora_b" in name
+  )
+
+
+def _make(
+  graph: Any, mesh: Any, config: config_lib.GRPOConfig
+) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
+  temperature = config.rollout.temperature
+  # As much at a time as training has.
+  parts = config.training.gradient_accumulation_steps
+
+  @jax.jit
+  def run(state: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    tokens, mask = meshes.constrain((tokens, mask), mesh, meshes.FSDP)
+    module = nnx.merge(graph, state)
+    # Traced in whatever thread; Tunix looks for the mesh in the present one.
+    with meshes.use(mesh):
+      found = grpo_loss.log_probs(module, tokens, mask, temperature)
+    return jnp.pad(found.log_probs, ((0, 0), (1, 0)))
+
+  def score(state: Any, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    length = tokens.shape[-1]
+    pairs = zip(np.split(tokens, parts), np.split(mask, parts), strict=True)
+    found = [
+      run(state, some.reshape(-1, length), there.reshape(-1, length))
+      for some, there in pairs
+    ]
+    return np.concatenate(meshes.fetch(found)).reshape(tokens.shape)
+
+  return score
+
+
+def importance_weights(
+  trainer: np.ndarray,
+  sampler: np.ndarray,
+  trained: np.ndarray,
+  threshold: float,
+) -> tuple[np.ndarray, dict[str, float]]:
+  """Returns Tunix's `sampler_is_weights`, and metrics of them.
+
+  A token's weight is its probability under the trainer's weights over that
+  under the sampler's, cut at the threshold (Yao et al., 2025).
+
+  Args:
+    trainer: float32 [...], log-probabilities before the update.
+    sampler: float32 [...], those it was drawn with.
+    trained: bool [...], which tokens are trained.
+    threshold: the largest weight.
+
+  Returns:
+    float32 [...], 0 where nothing is trained, and metrics by name.
+  """
+  log_ratio = np.where(trained, np.clip(trainer - sampler, -20, 20), 0)
+  ratio = np.exp(log_ratio)
+  weights = np.minimum(ratio, threshold) * trained
+  count = max(trained.sum(), 1)
+  metrics = {
+    "log_ratio": float(np.abs(log_ratio).sum() / count),
+    "sampler_is/weight_mean": float(weights.sum() / count),
+    "sampler_is/share_cut": float(
+      ((ratio > threshold) & trained).sum() / count
+    ),
+  }
+  return weights.astype(np.float32), metrics

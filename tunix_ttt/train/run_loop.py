@@ -1,0 +1,499 @@
+"""Starts, resumes and finishes training runs."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import platform
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
+
+import jax
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import files
+from tunix_ttt import requirements
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import meshes
+from tunix_ttt.models import sources
+from tunix_ttt.models.families import builders
+from tunix_ttt.models.families import specs
+from tunix_ttt.models.hub import adapters
+from tunix_ttt.models.hub import hub_loading
+from tunix_ttt.runs import integrity
+from tunix_ttt.runs import interrupts
+from tunix_ttt.runs import processes
+from tunix_ttt.runs import progress
+from tunix_ttt.runs import run_directory
+from tunix_ttt.train import run_checkpoints
+from tunix_ttt.train import tracking
+
+# Settings that change what is written, or where it is computed, and no more; and
+# places of things whose digests are checked.
+_FREE_ON_RESUME = (
+  "data.path",
+  "model.base",
+  "model.chat_template",
+  "model.name",
+  "model.revision",
+  "logging.",
+  "checkpoint.max_to_keep",
+  "rollouts_per_log",
+  "mesh.",
+  "distributed",
+)
+# Rewards that were given in Python, by name.
+Rewards = Mapping[str, run_directory.RewardRecord]
+_NO_REWARDS: Rewards = MappingProxyType({})
+
+
+class Prepared(Protocol):
+  """All that a run needs, checked and in memory; nothing is written yet."""
+
+  @property
+  def model(self) -> checkpoints.Model:
+    """The model to train."""
+    ...
+
+  @property
+  def record(self) -> run_directory.ModelRecord:
+    """Of the model, for the manifest."""
+    ...
+
+  def dataset_record(self) -> run_directory.DatasetRecord | None:
+    """Returns what the manifest says of the data, None for played games."""
+    ...
+
+
+ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
+PreparedT = TypeVar("PreparedT", bound=Prepared)
+# Trains from the latest checkpoint to the end; returns the run directory.
+Train = Callable[
+  [PreparedT, run_directory.RunManifest, pathlib.Path], pathlib.Path
+]
+
+
+def start(
+  recipe: run_directory.Recipe,
+  config: config_lib.SFTConfig,
+  output: pathlib.Path | None,
+  plan: Callable[[], PreparedT],
+  train: Train[PreparedT],
+  rewards: Rewards = _NO_REWARDS,
+) -> pathlib.Path:
+  """Trains a model in a new run directory.
+
+  Args:
+    recipe: Name of the recipe.
+    config: the settings.
+    output: the run directory, which must not exist; None makes one under
+      `artifacts/training_runs`.
+    plan: prepares the run.
+    train: does it.
+    rewards: those that were given in Python.
+
+  Returns:
+    The run directory; the model is in its `checkpoint-final`.
+
+  Raises:
+    errors.UserError: if the input is wrong, before anything is written.
+    interrupts.Interrupted: at Ctrl-C or SIGTERM, with a checkpoint of the step
+      that was in progress.
+  """
+  requirements.check()
+  name = run_directory.new_run_id(f"{recipe}-{config.seed}")
+  output = output or run_directory.RUNS_ROOT / name
+  files.check_absent(output)
+  if processes.is_first():
+    files.check_output(output)
+  prepared = plan()
+  dataset = prepared.dataset_record()
+  made = manifest(recipe, config, prepared.record, output, dataset, rewards)
+  _announce(prepared, config)
+  _create(made, prepared.model, output)
+  with _working_on(output):
+    return train(prepared, made, output)
+
+
+@contextlib.contextmanager
+def _working_on(run: pathlib.Path) -> Iterator[None]:
+  """Holds a run, and reports what its disk refuses as a UserError."""
+  try:
+    with run_directory.hold(run), interrupts.working_on(run):
+      yield
+  except Exception as error:
+    fault = files.fault_of_disk(error)
+    if fault is None:
+      raise
+    raise errors.UserError(
+      f"{run}: this run was stopped: {fault}; once that is mended, resume it"
+    ) from error
+
+
+def resume(
+  config: ConfigT,
+  run: pathlib.Path,
+  step: int | None,
+  plan: Callable[[ConfigT, pathlib.Path], PreparedT],
+  train: Train[PreparedT],
+  rewards: Rewards = _NO_REWARDS,
+) -> pathlib.Path:
+  """Goes on with an interrupted run, as if it had not been interrupted.
+
+  Args:
+    config: the settings it was started with; only `logging`, `mesh`,
+      `distributed`, `checkpoint.max_to_keep`, `rollouts_per_log`, and where
+      data and model are may differ.
+    run: its directory.
+    step: which of its checkpoints to go on from; None for the latest, or the
+      beginning where there is none yet; damaged ones are passed over. Later
+      checkpoints are set aside.
+    plan: prepares the run, given its settings and where its tokenizer is.
+    train: does it.
+    rewards: those that were given in Python.
+
+  Returns:
+    The run directory.
+
+  Raises:
+    errors.UserError: if there is no such run or checkpoint, it is damaged, or
+      the config, the rewards, the data, the base or the code's results are not
+      the run's.
+    interrupts.Interrupted: see `start`.
+  """
+  requirements.check()
+  found = run_directory.RunManifest.read(run)
+  with _working_on(run):
+    check_same_config(config, found, run)
+    check_same_rewards(rewards, found, run)
+    run_checkpoints.remove_temporaries(run)
+    if found.status == "finished" and step is None:
+      fault = integrity.damage(run / run_directory.FINAL_CHECKPOINT)
+      if fault is None:
+        return run
+      progress.say(f"note: {fault}; saving the model again")
+    from_step = run_checkpoints.choose(run, step)
+    config = relocate(config, found, run)
+    prepared = plan(config, run / run_directory.TOKENIZER)
+    check_same_data(prepared.dataset_record(), found.dataset, run)
+    check_same_model(prepared.record, found, run)
+    run_checkpoints.go_back(run, found, from_step, chosen=step is not None)
+    return train(prepared, found, run)
+
+
+@progress.stage("placing the model on its devices")
+def adapt(
+  base: checkpoints.Model, config: config_lib.SFTConfig
+) -> tuple[checkpoints.Model, run_directory.ModelRecord]:
+  """Makes a model ready for training: adapters, a record, its place on devices.
+
+  Raises:
+    errors.UserError: if the model has other adapters already, or the devices
+      cannot hold it as the config says.
+  """
+  meshes.check(config, base.spec)
+  mesh = meshes.make(config.mesh)
+  model = sources.adapt(base, config.lora, config.model.name, config.seed)
+  meshes.place(model.module, mesh)
+  builders.set_remat(model.module, config.model.remat)
+
+  def count(kind: Any) -> int:
+    values = specs.parameters(model.module, kind).values()
+    return sum(value.size for value in values)
+
+  record = run_directory.ModelRecord(
+    name=config.model.name,
+    revision=base.revision,
+    commit=base.commit,
+    tokenizer=base.tokenizer.digest,
+    parameters=count(specs.nnx.Param),
+    trainable_parameters=count(model.trainable),
+  )
+  return model, record
+
+
+def manifest(
+  recipe: run_directory.Recipe,
+  config: config_lib.SFTConfig,
+  model: run_directory.ModelRecord,
+  output: pathlib.Path,
+  dataset: run_directory.DatasetRecord | None,
+  rewards: Rewards,
+) -> run_directory.RunManifest:
+  """Returns the manifest of a new run; `dataset` is None for played games."""
+  sha, dirty = run_directory.git_state()
+  return run_directory.RunManifest(
+    run_id=output.name,
+    created_at=run_directory.now(),
+    recipe=recipe,
+    seed=config.seed,
+    # Where an adapter's base was found is of this machine, not of the run.
+    config=config_lib.to_dict(with_model(config, base=None)),
+    dataset=dataset,
+    dataset_key="games" if dataset is None else dataset.key,
+    model=model,
+    rewards=dict(rewards),
+    versions=run_directory.versions(),
+    platform=platform.platform(),
+    devices=[device.device_kind for device in jax.devices()],
+    mesh=meshes.described(config.mesh),
+    git_sha=sha,
+    git_dirty=dirty,
+    artifacts_path=str(output),
+    working_directory=os.getcwd(),
+  )
+
+
+def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
+  """Says what is trained, and what a user may not expect of it."""
+  record = prepared.record
+  share = record.trainable_parameters / record.parameters
+  progress.say(
+    f"model {record.name}: {record.parameters:,} parameters,"
+    f" {record.trainable_parameters:,} trained ({share:.2%})"
+  )
+  if note := getattr(prepared.model.tokenizer, "note", ""):
+    progress.say(f"note: {note}")
+  used, advice = meshes.count(config.mesh), "mesh.fsdp=auto takes all"
+  if config.mesh.layout == "split":
+    if not isinstance(config, config_lib.GRPOConfig):
+      used = math.prod(meshes.sizes(config.mesh).values())
+      advice = "the layout split is for GRPO"
+    elif not config.rollout.max_staleness:
+      progress.say(
+        "note: sampler and trainer wait for each other;"
+        " rollout.max_staleness=1 has them work at the same time"
+      )
+  if used < jax.device_count():
+    progress.say(
+      f"note: {used} of {jax.device_count()} devices {'is' if used == 1 else 'are'}"
+      f" used; {advice}"
+    )
+
+
+def _create(
+  manifest: run_directory.RunManifest,
+  model: checkpoints.Model,
+  output: pathlib.Path,
+) -> None:
+  """Writes the directory of a new run, whole or not at all."""
+  with processes.new_directory(output) as new:
+    if processes.is_first():
+      manifest.write(new)
+      files.write_all(new, model.tokenizer.files())
+      files.write_text(new / run_directory.METRICS, "")
+
+
+def begin_session(
+  manifest: run_directory.RunManifest, run: pathlib.Path, from_step: int
+) -> run_directory.RunManifest:
+  """Writes into the manifest that this process works on the run."""
+  session = run_directory.Session(
+    started_at=run_directory.now(), from_step=from_step
+  )
+  if url := tracking.wandb_url(run):
+    progress.say(f"W&B: {url}")
+  manifest = manifest.model_copy(
+    update={
+      "status": "running",
+      "finished_at": None,
+      "files": {},
+      "sessions": [*manifest.sessions, session],
+      # A session without W&B leaves the page that is there.
+      "wandb_url": url or manifest.wandb_url,
+    }
+  )
+  manifest.write(run)
+  return manifest
+
+
+@progress.stage("saving the model")
+def finish(
+  manifest: run_directory.RunManifest,
+  run: pathlib.Path,
+  model: checkpoints.Model,
+  final_metrics: dict[str, float],
+) -> None:
+  """Saves the trained model and writes that the run is finished."""
+  # There is one if the run was killed between saving it and saying so.
+  final = run / run_directory.FINAL_CHECKPOINT
+  processes.remove(final)
+  checkpoints.save(model, final)
+  finished = manifest.model_copy(
+    update={
+      "status": "finished",
+      "finished_at": run_directory.now(),
+      "final_metrics": final_metrics,
+    }
+  )
+  finished.with_files(run, run_directory.METRICS, run_directory.ROLLOUTS).write(
+    run
+  )
+
+
+def config_of(
+  kind: type[ConfigT], manifest: run_directory.RunManifest, run: pathlib.Path
+) -> ConfigT:
+  """Returns the settings that a run was started with.
+
+  Raises:
+    errors.UserError: if they are not of this kind.
+  """
+  path = run / run_directory.MANIFEST
+  if manifest.recipe != "sft" and manifest.recipe not in manifest.config:
+    raise errors.UserError(
+      f"{path}: recipe: {manifest.recipe!r} does not fit the config, which has no"
+      " such section"
+    )
+  try:
+    return config_lib.from_dict(kind, manifest.config)
+  except ValueError as error:
+    raise errors.UserError(f"{path}: config: {error}") from None
+
+
+def relocate(
+  config: ConfigT, manifest: run_directory.RunManifest, run: pathlib.Path
+) -> ConfigT:
+  """Returns a run's settings with the files that they name where they are now.
+
+  A path is looked for from here, from where the run was started, and from
+  where that would be now that the run may have been moved.
+
+  Args:
+    config: the settings.
+    manifest: the run's.
+    run: its directory.
+
+  Raises:
+    errors.UserError: if the model that it started from is nowhere.
+  """
+
+  def find(path: str | None) -> str | None:
+    start = manifest.working_directory
+    if path is None or start is None or os.path.exists(path):
+      return path
+    there = os.path.join(start, path)
+    way = os.path.relpath(there, os.path.join(start, manifest.artifacts_path))
+    beside = os.path.normpath(os.path.join(run, way))
+    return next((p for p in (there, beside) if os.path.exists(p)), path)
+
+  data = dataclasses.replace(config.data, path=find(config.data.path))
+  config = dataclasses.replace(config, data=data)
+  model, record = config.model, manifest.model
+  config = with_model(config, chat_template=find(model.chat_template))
+  if model.name in specs.TINY_MODELS:
+    return config
+  if model.base is not None:
+    base = pathlib.Path(model.base)
+    # What is loaded is checked again, in `check_same_model`.
+    if adapters.is_adapter(base) or (
+      checkpoints.is_model(base) and checkpoints.digest(base) == record.revision
+    ):
+      return with_model(config, name=model.base, revision=None, base=None)
+  name = model.name if record.commit is not None else find(model.name)
+  there = pathlib.Path(name or "")
+  is_missing = record.commit is None and not there.is_dir()
+  # Else it is for the adapter that the run started from.
+  if is_missing or (model.base is not None and not _is_adapter(there)):
+    raise errors.UserError(
+      f"{run}: the model that this run started from is not at"
+      f" {model.base or model.name}; say where the model with the digest"
+      f" {record.revision} is: --base DIR"
+    )
+  return with_model(config, name=name)
+
+
+def _is_adapter(directory: pathlib.Path) -> bool:
+  if adapters.is_adapter(directory):
+    return True
+  is_ours = directory.is_dir() and not hub_loading.is_model(directory)
+  return is_ours and checkpoints.describe(directory).lora is not None
+
+
+def with_model(config: ConfigT, **changes: Any) -> ConfigT:
+  """Returns settings with changes to those of the model."""
+  model = dataclasses.replace(config.model, **changes)
+  return dataclasses.replace(config, model=model)
+
+
+def check_same_config(
+  config: config_lib.SFTConfig,
+  manifest: run_directory.RunManifest,
+  run: pathlib.Path,
+) -> None:
+  """Raises a UserError if a run was started with another config."""
+  path = run / run_directory.MANIFEST
+  if type(config) is not config_lib.RECIPES[manifest.recipe]:
+    raise errors.UserError(
+      f"{path}: this is a run of {manifest.recipe}, which another script trains"
+    )
+  theirs = config_of(type(config), manifest, run)
+  changed = [
+    key
+    for key in config_lib.differences(config, theirs)
+    if not key.startswith(_FREE_ON_RESUME)
+  ]
+  if changed:
+    raise errors.UserError(
+      f"{run}: a run is resumed with the config it was started with; these"
+      f" keys differ from {path}: {', '.join(changed)}"
+    )
+
+
+def check_same_rewards(
+  rewards: Rewards, manifest: run_directory.RunManifest, run: pathlib.Path
+) -> None:
+  """Raises a UserError if a run was started with other rewards."""
+  theirs = manifest.rewards
+  if rewards == theirs:
+    return
+  if rewards.keys() != theirs.keys():
+    raise errors.UserError(
+      f"{run}: the rewards that were given in Python are"
+      f" {', '.join(rewards) or 'none'}, those of this run"
+      f" {', '.join(theirs) or 'none'}; go on with the same, by"
+      " tunix_ttt.resume(run, rewards=...)"
+    )
+  changed = [name for name in rewards if rewards[name] != theirs[name]]
+  raise errors.UserError(
+    f"{run}: the source or the weight of these rewards has changed since this"
+    f" run was started: {', '.join(changed)}"
+  )
+
+
+def check_same_data(
+  ours: run_directory.DatasetRecord | None,
+  theirs: run_directory.DatasetRecord | None,
+  run: pathlib.Path,
+) -> None:
+  """Raises a UserError if a run was started with other data."""
+  found = None if ours is None else ours.digest
+  expected = None if theirs is None else theirs.digest
+  if found != expected:
+    source = ours and (ours.path or ours.key)
+    raise errors.UserError(
+      f"{run}: the data has changed since this run was started: {source} has"
+      f" the digest {found}, the manifest has {expected}"
+    )
+
+
+def check_same_model(
+  record: run_directory.ModelRecord,
+  manifest: run_directory.RunManifest,
+  run: pathlib.Path,
+) -> None:
+  """Raises a UserError if a run was started with another model."""
+  # What it is called, and whether it is from the hub, is no matter.
+  theirs = manifest.model
+  same = theirs.model_copy(
+    update={"name": record.name, "commit": record.commit}
+  )
+  if record != same:
+    raise errors.UserError(
+      f"{run}: the model has changed since this run was started: now"
+      f" {record}, in the manifest {theirs}; say where the model with the digest"
+      f" {theirs.revision} is: --base DIR"
+    )

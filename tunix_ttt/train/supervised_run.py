@@ -1,0 +1,119 @@
+"""Runs on rows that are all there before the first step, whatever the loss."""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import pathlib
+from typing import Any, Generic, TypeVar
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.data import datasets
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import memory
+from tunix_ttt.models import meshes
+from tunix_ttt.runs import interrupts
+from tunix_ttt.runs import run_directory
+from tunix_ttt.text import chat
+from tunix_ttt.train import recorder as recorder_lib
+from tunix_ttt.train import run_checkpoints
+from tunix_ttt.train import run_loop
+from tunix_ttt.train import trainer as trainer_lib
+
+ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
+SourceT = TypeVar("SourceT", bound=datasets.Origin)
+DatasetT = TypeVar("DatasetT", bound=datasets.Dataset[Any])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(Generic[ConfigT, SourceT, DatasetT]):
+  """All that a run needs, checked and in memory; nothing is written yet.
+
+  Attributes:
+    config: the settings.
+    source: the rows.
+    dataset: the rows as tokens.
+    model: what to train.
+    record: The model's record for the manifest.
+  """
+
+  config: ConfigT
+  source: SourceT
+  dataset: DatasetT
+  model: checkpoints.Model
+  record: run_directory.ModelRecord
+
+  def dataset_record(self) -> run_directory.DatasetRecord:
+    """See `setup.Prepared`."""
+    dataset = self.dataset
+    return self.source.record(
+      train_rows=len(dataset.train),
+      eval_rows=len(dataset.eval),
+      dropped_too_long=dataset.dropped_too_long,
+    )
+
+
+def check_memory(
+  model: checkpoints.Model,
+  config: config_lib.SFTConfig,
+  dataset: datasets.Dataset[Any],
+  sequences: Sequence[chat.Tokens],
+) -> None:
+  """Raises a UserError if a step needs far more memory than devices have.
+
+  Args:
+    model: The model with its adapters.
+    config: The settings.
+    dataset: The rows.
+    sequences: All sequences of the rows to train on.
+  """
+  length = dataset.length
+  if config.data.packing:
+    # Little of a packed batch is padding.
+    total = sum(len(sequence.ids) for sequence in sequences)
+    length = -(-total // len(sequences))
+  rows = config.training.batch_size * len(sequences) // len(dataset.train)
+  memory.check(model, config, rows, length)
+
+
+def fit(
+  prepared: Plan[Any, Any, Any],
+  manifest: run_directory.RunManifest,
+  run: pathlib.Path,
+  trainer: trainer_lib.RecordedTrainer,
+  train_batches: Iterable[Any],
+  eval_batches: list[Any],
+) -> pathlib.Path:
+  """Trains from the latest checkpoint to the end and saves the model.
+
+  Args:
+    prepared: what is trained on what.
+    manifest: the run's.
+    run: its directory.
+    trainer: at the latest checkpoint.
+    train_batches: see `trainer.RecordedTrainer.fit`.
+    eval_batches: see `trainer.RecordedTrainer.fit`.
+
+  Returns:
+    The run directory.
+  """
+  config, training = prepared.config, prepared.config.training
+  manifest = run_loop.begin_session(manifest, run, trainer.train_steps)
+  recorder = recorder_lib.Recorder(
+    run,
+    manifest.recipe,
+    max_steps=training.max_steps,
+    log_every_n_steps=config.logging.log_every_n_steps,
+    steps_per_epoch=len(prepared.dataset.train) / training.batch_size,
+    kept=run_checkpoints.rewind(run, trainer.train_steps),
+    names=trainer.names,
+  )
+  try:
+    with (
+      meshes.use(meshes.make(config.mesh)),
+      interrupts.between_steps() as stop,
+    ):
+      trainer.fit(train_batches, eval_batches, recorder, stop)
+  finally:
+    recorder.close()
+  trained = dataclasses.replace(prepared.model, module=trainer.model)
+  run_loop.finish(manifest, run, trained, recorder.summary())
+  return run
