@@ -220,9 +220,12 @@ def test_going_back_can_be_killed_at_any_moment(
 ):
   """After each operation the run is not finished, or has its model."""
   rename = run_directory.pathlib.Path.rename
-  for last in range(5):
+  for last in range(6):
     run = shutil.copytree(finished, tmp_path / str(last))
     (run / run_directory.PAGE).write_text("page")
+    (run / run_directory.OPPONENTS).mkdir()
+    for step in (2, 4):
+      (run / run_directory.OPPONENTS / f"{step}.bin").write_bytes(b"table")
     done = []
 
     def rename_or_die(path, target, done=done, last=last):
@@ -236,14 +239,14 @@ def test_going_back_can_be_killed_at_any_moment(
       patch.setattr(run_directory.pathlib.Path, "rename", rename_or_die)
       try:
         run_checkpoints.go_back(run, manifest, 2, chosen=True)
-        assert last == 4
+        assert last == 5
       except Killed:
-        assert last < 4
+        assert last < 5
     assert run_directory.RunManifest.read(run).status == "running"
-    assert run_checkpoints.choose(run, None) == [5, 4, 2, 2, 2][last]
-  (aside,) = (tmp_path / "4").glob("superseded-*")
+    assert run_checkpoints.choose(run, None) == [5, 4, 2, 2, 2, 2][last]
+  (aside,) = (tmp_path / "5").glob("superseded-*")
   assert {path.name for path in aside.iterdir()} == {
-    *("4", "5"),
+    *("4", "4.bin", "5"),
     *(run_directory.FINAL_CHECKPOINT, run_directory.PAGE),
   }
 

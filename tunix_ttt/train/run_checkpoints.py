@@ -218,6 +218,11 @@ def go_back(
         update={"status": "running", "finished_at": None, "files": {}}
       ).write(run)
       paths += [run / name for name in _OF_THE_FINAL_MODEL]
+      paths += [
+        path
+        for path in (run / run_directory.OPPONENTS).glob("*.bin")
+        if int(path.stem) > step
+      ]
     aside = run / run_directory.new_run_id("superseded")
     for path in paths:
       if path.exists():
