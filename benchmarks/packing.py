@@ -25,21 +25,21 @@ from tunix_ttt.data import datasets
 from tunix_ttt.data import generate
 from tunix_ttt.train import batches
 from tunix_ttt.train import dpo
-from tunix_ttt.train import references
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import sft
 from tunix_ttt.train import trainer
 
 # What the games look like; the first is the config's own.
 DATA = {
   "board": [],
-  "full": ["data.solver_games.context=full"],
+  "full": ["data.games.context=full"],
   "full, half from the empty board": [
-    "data.solver_games.context=full",
-    "data.solver_games.random_starts=0.5",
+    "data.games.context=full",
+    "data.games.random_starts=0.5",
   ],
   "full, all from the empty board": [
-    "data.solver_games.context=full",
-    "data.solver_games.random_starts=0.0",
+    "data.games.context=full",
+    "data.games.random_starts=0.0",
   ],
 }
 
@@ -66,7 +66,7 @@ class Steps:
       make = trainer.DPOTrainer
       train, _ = batches.make_pairs(config, dataset, pad_id)
       known = np.zeros((2, len(dataset.train)), np.float32)
-      train = references.attach(train, known)
+      train = reference_log_probs.attach(train, known)
     else:
       train, _ = batches.make(config, dataset, pad_id)
     self._batches = list(itertools.islice(train, num_steps))

@@ -19,9 +19,9 @@ from tunix.sft import sharding_utils
 from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import meshes
-from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.train import optimizers
-from tunix_ttt.train import steps
+from tunix_ttt.train import trainer as trainer_lib
 
 # What comes in of a result, as a share of its size, of n devices in a ring.
 _RECEIVED = {
@@ -141,9 +141,9 @@ def read(
   )
 
 
-def trainer(module: nnx.Module) -> steps.LeanSteps:
+def trainer(module: nnx.Module) -> trainer_lib.LeanSteps:
   """Returns a trainer of supervised steps."""
-  found = steps.LeanSteps(
+  found = trainer_lib.LeanSteps(
     module,
     optimizers.make(config_lib.TrainingConfig()),
     peft_trainer.TrainingConfig(eval_every_n_steps=1),

@@ -22,7 +22,7 @@ from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import lora
-from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models.families import builders
 from tunix_ttt.models.families import known
 from tunix_ttt.models.families import specs

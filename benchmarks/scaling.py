@@ -33,7 +33,7 @@ from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
-from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models import token_log_probs
 from tunix_ttt.models.families import known
@@ -42,7 +42,7 @@ from tunix_ttt.rollout import build
 from tunix_ttt.rollout import sequences
 from tunix_ttt.text import tokenizers
 from tunix_ttt.train import base_model
-from tunix_ttt.train import steps
+from tunix_ttt.train import trainer as trainer_lib
 
 MESHES: dict[str, config_lib.MeshConfig] = {
   "one": config_lib.MeshConfig(),
@@ -120,7 +120,7 @@ def settings(point: Point) -> config_lib.GRPOConfig:
 def costs(
   module: nnx.Module,
   spec: specs.ModelSpec,
-  trainer: steps.LeanSteps,
+  trainer: trainer_lib.LeanSteps,
   batch: Any,
   *,
   games: int,

@@ -13,7 +13,7 @@ from typing import Any
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt.evaluate import in_training
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import grpo
 from tunix_ttt.train import sft
@@ -36,7 +36,7 @@ def run(seed: int, output: pathlib.Path, settings: list[str]) -> dict[str, Any]:
   changes.append(f"model.name={cold / run_directory.FINAL_CHECKPOINT}")
   path = CONFIGS / "grpo_tiny.yaml"
   config = config_lib.load(config_lib.GRPOConfig, path, changes)
-  grpo.train(config, in_training.Evaluator, improved)
+  grpo.train(config, evaluator.Evaluator, improved)
   lines = (improved / run_directory.METRICS).read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   return {

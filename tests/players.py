@@ -10,11 +10,11 @@ import numpy as np
 from tunix_ttt import testing
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import matches as matches_lib
-from tunix_ttt.evaluate import play
+from tunix_ttt.evaluate import rates
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.rollout import episodes
+from tunix_ttt.rollout import trajectory
 
 # The cell to take on each board: int32 [NUM_BOARDS].
 PERFECT = solver.solve().preferred.astype(np.int32)
@@ -29,11 +29,11 @@ def matches(table: np.ndarray) -> list[matches_lib.Match]:
 
 def exact(
   summary: game_files.Summary | None, mark: game_files.Mark
-) -> play.Exact:
+) -> rates.Exact:
   """Returns the results of every line."""
   assert summary is not None
   result = summary.results[mark]
-  assert isinstance(result, play.Exact)
+  assert isinstance(result, rates.Exact)
   return result
 
 
@@ -51,8 +51,8 @@ def write(
   """
   rows = []
   for match in played:
-    every = list(episodes.describe(match.games, str))
-    for game in (every[number] for number in play.games_once(match.games)):
+    every = list(trajectory.describe(match.games, str))
+    for game in (every[number] for number in rates.games_once(match.games)):
       said = [{**turn, "response": say(turn["move"])} for turn in game["turns"]]
       rows.append({**game, "turns": said})
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))

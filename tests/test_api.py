@@ -150,7 +150,7 @@ def test_settings_that_are_none(tmp_path):
     ttt.train_grpo(ttt.SFTConfig(), output)  # pyright: ignore[reportArgumentType]
   with pytest.raises(ttt.UserError, match="settings: sead: unknown key"):
     ttt.train_sft({"sead": 1}, output)
-  with pytest.raises(ttt.UserError, match="data.solver_games.context=full"):
+  with pytest.raises(ttt.UserError, match="data.games.context=full"):
     ttt.train_sft({"play": {"context": "full"}}, output)
   with pytest.raises(ttt.UserError, match="base: belongs to no run"):
     ttt.load_model("base")

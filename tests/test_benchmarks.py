@@ -22,7 +22,7 @@ SHAPE = [
   for name, value in conftest.SMALL_MODEL.shape().items()
 ]
 SFT = ["--config", conftest.ROOT / "configs/sft_tiny.yaml", "--set", *SHAPE]
-SFT += ["data.solver_games.num_games=60"]
+SFT += ["data.games.num_games=60"]
 # All that is not the size of the work is as in the pages.
 SMALLEST = {
   "environment": ["--num-games", 3, "--repeats", 1],

@@ -21,11 +21,11 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
-from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models import token_log_probs
 from tunix_ttt.models.families import specs
 from tunix_ttt.train import optimizers
-from tunix_ttt.train import steps
+from tunix_ttt.train import trainer as trainer_lib
 
 FSDP = config_lib.MeshConfig(fsdp=2)
 TP = config_lib.MeshConfig(tp=2)
@@ -118,7 +118,7 @@ def train(module) -> str:
     "loss_mask": mask,
     "denominator": np.float32(mask.sum()),
   }
-  trainer = steps.LeanSteps(
+  trainer = trainer_lib.LeanSteps(
     module,
     optimizers.make(test_sft.CONFIG.training),
     peft_trainer.TrainingConfig(eval_every_n_steps=1),

@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from tunix_ttt import testing
-from tunix_ttt.data import export
 from tunix_ttt.data import row_formats
+from tunix_ttt.data import rows
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "2+2?"}
@@ -39,16 +39,16 @@ POSSIBLE = {
 
 
 @pytest.mark.parametrize(
-  "name, data_format", itertools.product(SAMPLES, export.FORMATS)
+  "name, data_format", itertools.product(SAMPLES, rows.FORMATS)
 )
 def test_what_can_be_written(name, data_format):
   sample = SAMPLES[name]
   if name not in POSSIBLE[data_format]:
     with pytest.raises(ValueError):
-      list(export.rows(sample, data_format))
+      list(rows.rows(sample, data_format))
     return
-  rows = list(export.rows(sample, data_format))
-  (back,) = row_formats.parse_row(rows[-1], data_format)
+  written = list(rows.rows(sample, data_format))
+  (back,) = row_formats.parse_row(written[-1], data_format)
   if not isinstance(sample, row_formats.Conversation):
     assert back == sample
     return
@@ -62,10 +62,10 @@ def test_what_can_be_written(name, data_format):
 
 
 def test_every_answer_of_a_conversation_becomes_a_row():
-  first, second = export.rows(CHAT, "prompt_completion")
+  first, second = rows.rows(CHAT, "prompt_completion")
   assert first == {"prompt": [SYSTEM, USER], "completion": [ANSWER]}
   assert second["prompt"] == [SYSTEM, USER, ANSWER, USER]
-  assert list(export.rows(LAST, "prompt_completion")) == [second]
+  assert list(rows.rows(LAST, "prompt_completion")) == [second]
 
 
 def test_control_tokens_in_text():
@@ -73,7 +73,7 @@ def test_control_tokens_in_text():
     [{"role": "user", "content": "<end_of_turn>"}, ANSWER]
   )
   with pytest.raises(ValueError, match="Gemma's control tokens"):
-    list(export.rows(sample, "tunix_sft"))
+    list(rows.rows(sample, "tunix_sft"))
 
 
 def test_reasons():
@@ -84,4 +84,4 @@ def test_reasons():
     (TEXT, "episodes", "are read, not written"),
   ):
     with pytest.raises(ValueError, match=found):
-      list(export.rows(sample, data_format))
+      list(rows.rows(sample, data_format))

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tunix_ttt import disk_faults
+from tunix_ttt import files
 from tunix_ttt.runs import interrupts
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -39,7 +39,7 @@ def told(monkeypatch):
 
 def test_other_errors_are_reported(told, caplog):
   hook, error = threading.excepthook, ValueError("x")
-  with disk_faults.told_once():
+  with files.told_once():
     fail_in_thread(error)
     logging.getLogger("absl").error("y")
   assert told == [error] and caplog.messages == ["y"]
@@ -49,7 +49,7 @@ def test_other_errors_are_reported(told, caplog):
 
 def test_a_full_disk_silences_those_that_come_after(told, caplog):
   logger = logging.getLogger("asyncio")
-  with disk_faults.told_once():
+  with files.told_once():
     logger.error("before")
     fail_in_thread(FULL)
     logger.error("Event loop is closed")
@@ -58,7 +58,7 @@ def test_a_full_disk_silences_those_that_come_after(told, caplog):
 
 
 def test_a_fault_that_ends_the_work_counts(told):
-  with pytest.raises(OSError), disk_faults.told_once():
+  with pytest.raises(OSError), files.told_once():
     raise FULL
   fail_in_thread(RuntimeError("handle is closed"))
   assert told == []
@@ -69,7 +69,7 @@ def test_in_a_script_it_stays_so_until_the_end(told):
   with (
     pytest.raises(OSError),
     interrupts.in_script(),
-    disk_faults.told_once(),
+    files.told_once(),
   ):
     raise FULL
   assert sys.unraisablehook is not hook
@@ -81,7 +81,7 @@ def test_callbacks_of_other_threads_are_silent_too(told, capsys):
       error = RuntimeError(text)
       sys.excepthook(RuntimeError, error, None)
 
-  with disk_faults.told_once():
+  with files.told_once():
     thread = threading.Thread(target=call_back)
     thread.start()
     thread.join()

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from tunix_ttt import capacity
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import requirements
 from tunix_ttt.report import results
 
 
@@ -80,16 +80,16 @@ def test_whole_pairs_of_surrogates_are_text(tmp_path):
 
 
 def test_work_that_no_device_holds(monkeypatch):
-  monkeypatch.setattr(capacity, "of_device", lambda: 2**30)
-  capacity.check_fits(2**31, "play", "x")
+  monkeypatch.setattr(requirements, "of_device", lambda: 2**30)
+  requirements.check_fits(2**31, "play", "x")
   with pytest.raises(errors.UserError) as caught:
-    capacity.check_fits(5 * 2**30, "play", "play.batch_size")
+    requirements.check_fits(5 * 2**30, "play", "play.batch_size")
   assert str(caught.value) == (
     "play needs about 5.0 GiB of memory on each device, which has 1.0 GiB; lower"
     " play.batch_size"
   )
   with pytest.raises(errors.UserError, match="GiB"):
-    capacity.check_fits(10**5000, "play", "x")
+    requirements.check_fits(10**5000, "play", "x")
 
 
 def test_evaluations_that_lack_a_rate_are_not_shown():

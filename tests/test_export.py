@@ -21,7 +21,7 @@ from tests import test_hugging_face as hf
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.evaluate import game_files
-from tunix_ttt.evaluate import play
+from tunix_ttt.evaluate import rates
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
@@ -206,7 +206,7 @@ def test_models_from_scratch(case, tokenizer, tmp_path):
 
 
 RATES = {f"{name}_rate": 0.25 for name in ("win", "draw", "loss", "illegal")}
-EXACT = play.Exact(
+EXACT = rates.Exact(
   lines=90,
   lines_lost=1,
   worst="loss",
@@ -214,7 +214,7 @@ EXACT = play.Exact(
   optimal=RATES,
   optimal_move_rate=0.975,
 )
-SAMPLED = play.Sampled(
+SAMPLED = rates.Sampled(
   games=8,
   rates=RATES,
   intervals={"win_rate": (0.1, 0.4)},

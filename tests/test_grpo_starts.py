@@ -12,7 +12,7 @@ from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.train import base_model
-from tunix_ttt.train import games
+from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo
 from tunix_ttt.train import optimizers
 
@@ -27,7 +27,7 @@ def model():
 def begin(model, first, last, **episodes):
   """Returns the starts of the games of some groups, on the host: [G, M]."""
   config = test_grpo.changed(test_grpo.CONFIG, "episodes", **episodes)
-  engine = games.GameRollout(
+  engine = game_rollout.GameRollout(
     model.module, model.tokenizer, None, None, model=model, config=config
   )
   groups = np.repeat(np.arange(first, last), MEMBERS)
@@ -74,7 +74,7 @@ def test_the_games_of_a_group_share_a_position_with_the_agent_to_move(
 def test_shares_are_exact_for_each_mark(model, share):
   _, states = begin(model, 0, 600, starts=share)
   config = test_grpo.changed(test_grpo.CONFIG, "episodes", starts=share)
-  engine = games.GameRollout(
+  engine = game_rollout.GameRollout(
     model.module, model.tokenizer, None, None, model=model, config=config
   )
   chosen = engine._has_random_start(np.arange(600))
@@ -140,5 +140,5 @@ def test_a_run_with_everything_is_resumed_exactly(staleness, tmp_path):
   ]
   # Most games from the empty board have more turns than the others.
   assert 1.5 < np.mean([row["turns"] for row in trained]) < 4
-  grpo.resume(config, test_grpo.in_training.Evaluator, run, 2)
+  grpo.resume(config, test_grpo.evaluator.Evaluator, run, 2)
   assert test_grpo.rows(run) == found and test_grpo.final(run) == weights

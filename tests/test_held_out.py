@@ -10,9 +10,9 @@ from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.data import datasets
 from tunix_ttt.data import held_out
+from tunix_ttt.data import positions
 from tunix_ttt.data import preferences
 from tunix_ttt.data import row_formats
-from tunix_ttt.data import starts
 from tunix_ttt.games.tictactoe import rules
 
 CHARACTERS = testing.CharacterTokenizer()
@@ -40,7 +40,7 @@ def split(source, seed=0, **settings):
 
 def forms(texts):
   canonical = rules.canonical()
-  return {int(canonical[starts._position(text).board]) for text in texts}
+  return {int(canonical[positions._position(text).board]) for text in texts}
 
 
 def test_a_text_is_on_one_side():

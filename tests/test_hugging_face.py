@@ -16,7 +16,7 @@ from tests import conftest
 from tests.fixtures import make_hugging_face
 from tunix_ttt import errors
 from tunix_ttt.models import lora
-from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import hub_config as config_lib
 from tunix_ttt.models.hub import hub_loading

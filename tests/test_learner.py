@@ -12,7 +12,7 @@ from tunix_ttt.data import positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.train import base_model
-from tunix_ttt.train import games
+from tunix_ttt.train import game_rollout
 from tunix_ttt.train import learner
 
 
@@ -59,7 +59,7 @@ def test_what_the_games_of_a_group_share(luck):
     episodes=config_lib.EpisodesConfig(luck=luck),
   )
   model = base_model.base_model(config)
-  engine = games.GameRollout(
+  engine = game_rollout.GameRollout(
     model.module, model.tokenizer, None, None, model=model, config=config
   )
   keys, states = engine.begin(np.repeat(np.arange(4), 8), engine._opponent(0))
@@ -82,7 +82,7 @@ def test_prompts_come_again_once_all_have_come():
     positions.Shown(board_text.from_text(text), cell)
     for text, cell in (("." * 9, None), ("X........", 0), ("XO.......", 1))
   ]
-  engine = games.GameRollout(
+  engine = game_rollout.GameRollout(
     model.module,
     model.tokenizer,
     None,

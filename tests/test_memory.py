@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from tunix_ttt import config as config_lib
-from tunix_ttt.evaluate import in_training
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.models.families import specs
 from tunix_ttt.train import grpo
 from tunix_ttt.train import recorder
@@ -78,7 +78,7 @@ def test_games(live, tmp_path):
     SETTINGS
     | {"grpo": {"num_generations": 4}, "play": games, "exhaustive_eval": False},
   )
-  prepared = grpo.plan(config, in_training.Evaluator)
+  prepared = grpo.plan(config, evaluator.Evaluator)
   backbone, small = sizes(prepared.model.module)
   judge: Any = prepared.evaluate
   tables = sum(
@@ -88,7 +88,7 @@ def test_games(live, tmp_path):
   )
   seen: list[int] = []
 
-  class Watched(in_training.Evaluator):
+  class Watched(evaluator.Evaluator):
     def __call__(self, params):
       seen.append(live())
       return super().__call__(params)

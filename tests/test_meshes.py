@@ -21,7 +21,7 @@ from tests import test_hugging_face
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.evaluate import in_training
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
@@ -225,9 +225,9 @@ def games_config(mesh=ONE, **rollout):
   )
 
 
-def play(config, run):
+def played(config, run):
   """Trains a run; its rows and the games that it wrote down."""
-  grpo.train(config, in_training.Evaluator, run)
+  grpo.train(config, evaluator.Evaluator, run)
   return test_grpo.rows(run), (
     run / run_directory.ROLLOUTS
   ).read_text().splitlines()
@@ -235,7 +235,7 @@ def play(config, run):
 
 @pytest.fixture(scope="module")
 def games_on_one(tmp_path_factory):
-  return play(games_config(), tmp_path_factory.mktemp("games") / "one")
+  return played(games_config(), tmp_path_factory.mktemp("games") / "one")
 
 
 def without(rows, *names):
@@ -255,7 +255,7 @@ CORRECTIONS = ("sampler_is/weight_mean", "sampler_is/share_cut")
   ],
 )
 def test_games_are_one_devices(games_on_one, mesh, tmp_path, capsys):
-  rows, games = play(games_config(mesh), tmp_path / "run")
+  rows, games = played(games_config(mesh), tmp_path / "run")
   note = "note: sampler and trainer wait for each other"
   assert (note in capsys.readouterr().out) == (mesh is SPLIT)
   one, expected = games_on_one
@@ -270,7 +270,7 @@ def test_games_are_one_devices(games_on_one, mesh, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def a_step_ahead(tmp_path_factory):
   run = tmp_path_factory.mktemp("ahead") / "one"
-  return run, *play(games_config(max_staleness=1), run)
+  return run, *played(games_config(max_staleness=1), run)
 
 
 def test_a_step_ahead(games_on_one, a_step_ahead):
@@ -290,9 +290,9 @@ def test_a_step_ahead(games_on_one, a_step_ahead):
 def test_a_step_ahead_on_devices_of_its_own(a_step_ahead, tmp_path):
   _, rows, games = a_step_ahead
   path, config = tmp_path / "split", games_config(SPLIT, max_staleness=1)
-  split, played = play(config, path)
+  split, split_games = played(config, path)
   rows_alike(split, rows, 1e-2)
-  assert played == games
+  assert split_games == games
   check_going_on(config, path, tmp_path / "run")
 
 
@@ -306,7 +306,7 @@ def check_going_on(config, path, run):
   shutil.copytree(path, run)
   rows = test_grpo.rows(path)
   games = (path / run_directory.ROLLOUTS).read_text().splitlines()
-  grpo.resume(config, in_training.Evaluator, run, 2)
+  grpo.resume(config, evaluator.Evaluator, run, 2)
   assert test_grpo.rows(run) == rows
   assert (run / run_directory.ROLLOUTS).read_text().splitlines() == games
   a, b = (

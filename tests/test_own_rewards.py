@@ -15,7 +15,7 @@ from tests import test_rewards
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.algorithms import rewards
-from tunix_ttt.evaluate import in_training
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import run_directory
@@ -147,7 +147,7 @@ def test_a_run_with_a_reward_of_its_own(tmp_path):
       assert row["reward/short"] == pytest.approx(-0.1 * row["turns"])
       assert "reward/outcome" not in row
 
-  resume = functools.partial(grpo.resume, CONFIG, in_training.Evaluator, run)
+  resume = functools.partial(grpo.resume, CONFIG, evaluator.Evaluator, run)
   with pytest.raises(errors.UserError, match="Python are centre, those of"):
     resume(rewards={"centre": centre})
   with pytest.raises(errors.UserError, match="has changed since .*: short"):

@@ -15,7 +15,6 @@ from tunix_ttt.evaluate import game_files
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.report import highlights
-from tunix_ttt.report import policy_table
 from tunix_ttt.report import run_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -108,7 +107,7 @@ def test_the_change_table_has_lost_lines_before_and_after(
 def test_the_table_answers_every_line(
   material: run_page.Material, mark: game_files.Mark
 ):
-  table = policy_table.make(material.games)
+  table = run_page.make(material.games)
   ends = list(lines_of(table, mark))
   result = players.exact(material.after, mark)
   assert len(ends) == result.lines

@@ -10,7 +10,6 @@ from tests import conftest
 from tests import test_grpo
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import partner as partner_lib
-from tunix_ttt.evaluate import terminal
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -93,7 +92,7 @@ def play(partner, mark, *lines):
     except StopIteration:
       raise EOFError from None
 
-  ending = terminal.play(partner, mark, ask, told.append)
+  ending = partner_lib.play(partner, mark, ask, told.append)
   return ending, "\n".join(told)
 
 

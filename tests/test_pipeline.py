@@ -16,7 +16,7 @@ CONFIG = {
   "pairs": {"count": 20},
   "sft": {
     "config": "configs/sft_cold_start.yaml",
-    "set": [*SHORT, "data.solver_games.num_games=60", "model.num_layers=1"],
+    "set": [*SHORT, "data.games.num_games=60", "model.num_layers=1"],
   },
   "dpo": {"config": "configs/dpo_tiny.yaml", "set": SHORT},
   "grpo": {

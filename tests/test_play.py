@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tunix_ttt import testing
-from tunix_ttt.evaluate import play
+from tunix_ttt.evaluate import rates
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.rollout import episodes
+from tunix_ttt.rollout import trajectory
 
 FIRST_LEGAL = rules.nth_cell()[rules.legal_masks(), 0].astype(np.int32)
 PERFECT = solver.solve().preferred.astype(np.int32)
@@ -24,7 +24,7 @@ MARKS = [rules.X, rules.O]
 def judged(name, agent):
   table = {"perfect": PERFECT, "first": FIRST_LEGAL, "stuck": PERFECT * 0}[name]
   scripted = testing.scripted_play(env_lib.TicTacToe(), table)
-  return play.exact(play.play_every_line(scripted, agent, batch_size=128))
+  return rates.exact(rates.play_every_line(scripted, agent, batch_size=128))
 
 
 def enumerate_game(table, agent, board=0, probability=1.0, best=False):
@@ -85,7 +85,7 @@ def test_a_perfect_player_never_loses(agent):
 def test_rates_are_those_of_an_enumeration(name, agent):
   table = {"perfect": PERFECT, "first": FIRST_LEGAL}[name]
   found = judged(name, agent)
-  for best, rates in ((False, found.random), (True, found.optimal)):
+  for best, against in ((False, found.random), (True, found.optimal)):
     games = list(enumerate_game(table, agent, best=best))
     for rate, winners in (
       ("win_rate", {agent}),
@@ -93,7 +93,7 @@ def test_rates_are_those_of_an_enumeration(name, agent):
       ("loss_rate", {3 - agent}),
     ):
       expected = sum(p for p, winner in games if winner in winners)
-      assert rates[rate] == pytest.approx(expected, abs=1e-12)
+      assert against[rate] == pytest.approx(expected, abs=1e-12)
   games = list(enumerate_game(table, agent))
   assert found.lines == len(games)
   assert found.lines_lost == sum(winner == 3 - agent for _, winner in games)
@@ -107,10 +107,10 @@ def test_lines_are_weighted_with_the_openings_of_x(openings, monkeypatch):
   optimal = solved.optimal.copy()
   optimal[rules.EMPTY_BOARD] = openings
   scripted = testing.scripted_play(env_lib.TicTacToe(), FIRST_LEGAL)
-  games = play.play_every_line(scripted, rules.O, batch_size=128)
+  games = rates.play_every_line(scripted, rules.O, batch_size=128)
   changed = solved._replace(optimal=optimal)
-  monkeypatch.setattr(play.solver, "solve", lambda: changed)
-  weights = play._optimal_over_random(games)
+  monkeypatch.setattr(rates.solver, "solve", lambda: changed)
+  weights = rates._optimal_over_random(games)
   first = games.last_moves[:, 0]
   sums = np.bincount(first, weights, minlength=9)
   cells = rules.mask_to_bool(openings)
@@ -130,7 +130,7 @@ def test_sampled_games():
   luck = jax.random.bits(jax.random.key(1), (2000,))
   states = jax.vmap(env.init)(luck, env_lib.starting_marks("x", 2000))
   games = jax.device_get(testing.scripted_play(env, FIRST_LEGAL)(keys, states))
-  found = play.sampled(games)
+  found = rates.sampled(games)
   exact = judged("first", rules.X).random
   for name, (low, high) in found.intervals.items():
     # Far wider than the interval, so that chance does not fail the test.
@@ -141,8 +141,8 @@ def test_sampled_games():
 
 def test_episodes_are_readable():
   scripted = testing.scripted_play(env_lib.TicTacToe(), PERFECT)
-  games = play.play_every_line(scripted, rules.O, batch_size=945)
-  first = next(episodes.describe(games, lambda ids: f"{ids}"))
+  games = rates.play_every_line(scripted, rules.O, batch_size=945)
+  first = next(trajectory.describe(games, lambda ids: f"{ids}"))
   assert first["agent"] == "O" and first["ending"] in ("win", "draw")
   turn = first["turns"][0]
   assert turn["board"] == "X........" and turn["opponent_move"] == "A1"

@@ -15,7 +15,7 @@ from tunix_ttt.data import preferences
 from tunix_ttt.data import row_formats
 from tunix_ttt.models.families import specs
 from tunix_ttt.train import batches
-from tunix_ttt.train import references
+from tunix_ttt.train import reference_log_probs
 
 
 def pairs(count=10):
@@ -82,7 +82,7 @@ def test_the_reference_has_a_number_for_each_answer(tokenizer, is_packed):
     training=config_lib.TrainingConfig(batch_size=3),
   )
   every = batches.all_pairs(config, found, found.train, 0)
-  known = references.log_probs(module, every, 8)
+  known = reference_log_probs.log_probs(module, every, 8)
   assert known.shape == (2, 8)
   # What comes after a sequence is not read, so it needs no mask of its own.
   rows = list(itertools.chain.from_iterable(found.train))
@@ -103,5 +103,5 @@ def test_the_reference_has_a_number_for_each_answer(tokenizer, is_packed):
   sums = (np.asarray(of_tokens) * supervised[:, 1:]).sum(axis=1)
   np.testing.assert_allclose(known, sums.reshape(-1, 2).T, rtol=1e-4)
   batch = {"pairs": np.asarray([6, 1])}
-  (attached,) = references.attach([batch], known)
+  (attached,) = reference_log_probs.attach([batch], known)
   np.testing.assert_array_equal(attached["reference"], known[:, [6, 1]].T)

@@ -16,7 +16,7 @@ from tests import test_meshes
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.evaluate import in_training
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.models import meshes
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
@@ -134,7 +134,7 @@ def test_games(tmp_path):
   )
   config = test_grpo.changed(config, "training", max_steps=5)
   whole, run = tmp_path / "whole", tmp_path / "run"
-  grpo.train(config, in_training.Evaluator, whole)
+  grpo.train(config, evaluator.Evaluator, whole)
   kill(start("train_grpo_tunix", config, run), run, 3, number=0)
   finish(start("train_grpo_tunix", config, run, "--resume", "latest"))
   test_meshes.rows_alike(test_grpo.rows(run), test_grpo.rows(whole), 1e-3)

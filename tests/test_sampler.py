@@ -16,7 +16,7 @@ from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import sampling as sampling_lib

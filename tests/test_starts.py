@@ -3,7 +3,6 @@
 import pytest
 
 from tunix_ttt.data import positions
-from tunix_ttt.data import starts
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
@@ -12,7 +11,7 @@ GRID, TOKENS = text_formats.GridFormat(), text_formats.TokenBoardFormat()
 
 
 def found(row):
-  (start,) = starts.parse(row, "auto")
+  (start,) = positions.parse(row, "auto")
   return start.shown
 
 

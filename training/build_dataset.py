@@ -5,7 +5,7 @@ import pathlib
 
 from tunix_ttt import cli
 from tunix_ttt import files
-from tunix_ttt.data import export
+from tunix_ttt.data import rows
 from tunix_ttt.data import versions
 
 
@@ -52,7 +52,7 @@ def _parse() -> argparse.Namespace:
     "--export", type=pathlib.Path, metavar="FILE", help="JSONL to write"
   )
   parser.add_argument(
-    "--format", choices=[*export.FORMATS], help="of the exported rows"
+    "--format", choices=[*rows.FORMATS], help="of the exported rows"
   )
   flags = parser.parse_args()
   if (flags.export is None) != (flags.format is None):

@@ -41,7 +41,10 @@ def main() -> None:
   items = evalsets.load(flags.eval_set)[: flags.max_examples]
   files.check_output(flags.output)
   cli.require_tunix()
-  answers = list(answers_lib.generate(flags.model, config, items, flags.seed))
+  # Imported lazily: pulls in Tunix.
+  from tunix_ttt import recipes
+
+  answers = list(recipes.answer_evalset(flags.model, config, items, flags.seed))
   answers_lib.write(answers, flags.output)
   right = sum(answer.score for answer in answers)
   print(

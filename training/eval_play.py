@@ -51,7 +51,6 @@ def main() -> None:
 
   from tunix_ttt.evaluate import game_files
   from tunix_ttt.evaluate import matches
-  from tunix_ttt.evaluate import openings
   from tunix_ttt.train import base_model
 
   game_files.check_absent(flags.output)
@@ -60,7 +59,7 @@ def main() -> None:
   first = None
   if flags.exhaustive:
     played = list(matches.play_all_lines(model, config))
-    first = openings.sample(model, config, seed)
+    first = matches.sample(model, config, seed)
   else:
     played = list(matches.play_games(model, config, seed))
   matches.write(flags.output, played, model, flags.model, config, first)

@@ -60,14 +60,14 @@ def main() -> None:
   files.check_output(flags.output)
   cli.require_tunix()
 
-  from tunix_ttt import export_run
+  from tunix_ttt import recipes
   from tunix_ttt.models.hub import client
   from tunix_ttt.models.hub import hub_export as export_lib
 
   repository = flags.push_to_hub
   if repository:
     client.check_new_name(repository)
-  export = export_run.prepare(
+  export = recipes.prepare(
     flags.model,
     repository or flags.output.absolute().name,
     base=flags.base,

@@ -36,7 +36,6 @@ def main() -> None:
   cli.require_tunix()
 
   from tunix_ttt.evaluate import partner as partner_lib
-  from tunix_ttt.evaluate import terminal
   from tunix_ttt.games.tictactoe import rules
   from tunix_ttt.train import base_model
 
@@ -45,7 +44,7 @@ def main() -> None:
   partner = partner_lib.Partner(model, config, seed=flags.seed, num_games=count)
   if flags.self_play is None:
     mark = {"x": rules.X, "o": rules.O}[flags.mark]
-    terminal.play(partner, mark)
+    partner_lib.play(partner, mark)
     return
   played = partner_lib.self_play(partner, count)
   for ending, number in played.endings.most_common():

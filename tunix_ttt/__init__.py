@@ -37,15 +37,13 @@ if TYPE_CHECKING:
   from tunix_ttt.config import SFTConfig
   from tunix_ttt.config import load as load_config
   from tunix_ttt.errors import UserError
-  from tunix_ttt.evaluate.answers import generate as answer_evalset
   from tunix_ttt.evaluate.evalsets import load as load_evalset
   from tunix_ttt.evaluate.matches import Match
   from tunix_ttt.evaluate.matches import play_all_lines
   from tunix_ttt.evaluate.matches import play_games
   from tunix_ttt.evaluate.matches import table as results_table
   from tunix_ttt.evaluate.partner import Partner
-  from tunix_ttt.evaluate.terminal import play
-  from tunix_ttt.export_run import export_model
+  from tunix_ttt.evaluate.partner import play
   from tunix_ttt.games.tictactoe import opponents
   from tunix_ttt.games.tictactoe import rules
   from tunix_ttt.games.tictactoe.env import Outcome
@@ -55,15 +53,17 @@ if TYPE_CHECKING:
   from tunix_ttt.games.tictactoe.solver import optimal_cells
   from tunix_ttt.games.tictactoe.solver import solve
   from tunix_ttt.models.checkpoints import Model
+  from tunix_ttt.recipes import answer_evalset
+  from tunix_ttt.recipes import export_model
+  from tunix_ttt.recipes import report as write_report
   from tunix_ttt.recipes import resume
   from tunix_ttt.recipes import train_dpo
   from tunix_ttt.recipes import train_grpo
   from tunix_ttt.recipes import train_sft
   from tunix_ttt.report import plots
-  from tunix_ttt.report.finished import report as write_report
-  from tunix_ttt.rollout.episodes import describe as describe_games
   from tunix_ttt.rollout.trajectory import Ending
   from tunix_ttt.rollout.trajectory import Trajectory
+  from tunix_ttt.rollout.trajectory import describe as describe_games
   from tunix_ttt.runs.run_directory import RunManifest
   from tunix_ttt.runs.run_directory import read_metrics
   from tunix_ttt.train.base_model import load as load_model
@@ -87,15 +87,15 @@ _SOURCES = {
   "TicTacToe": ("games.tictactoe.env", "TicTacToe"),
   "Trajectory": ("rollout.trajectory", "Trajectory"),
   "UserError": ("errors", "UserError"),
-  "answer_evalset": ("evaluate.answers", "generate"),
-  "describe_games": ("rollout.episodes", "describe"),
-  "export_model": ("export_run", "export_model"),
+  "answer_evalset": ("recipes", "answer_evalset"),
+  "describe_games": ("rollout.trajectory", "describe"),
+  "export_model": ("recipes", "export_model"),
   "load_config": ("config", "load"),
   "load_evalset": ("evaluate.evalsets", "load"),
   "load_model": ("train.base_model", "load"),
   "opponents": ("games.tictactoe.opponents", ""),
   "optimal_cells": ("games.tictactoe.solver", "optimal_cells"),
-  "play": ("evaluate.terminal", "play"),
+  "play": ("evaluate.partner", "play"),
   "play_all_lines": ("evaluate.matches", "play_all_lines"),
   "play_games": ("evaluate.matches", "play_games"),
   "plots": ("report.plots", ""),
@@ -108,7 +108,7 @@ _SOURCES = {
   "train_dpo": ("recipes", "train_dpo"),
   "train_grpo": ("recipes", "train_grpo"),
   "train_sft": ("recipes", "train_sft"),
-  "write_report": ("report.finished", "report"),
+  "write_report": ("recipes", "report"),
 }
 
 # Type checkers read the imports above and report what is not among them.

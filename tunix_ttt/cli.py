@@ -13,7 +13,6 @@ import sys
 from typing import Any, NoReturn, TypeVar
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import disk_faults
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
@@ -33,7 +32,7 @@ def run(main: Callable[[], None]) -> None:
   A mistake in the input is 2, Ctrl-C 130 and SIGTERM 143.
   """
   try:
-    with interrupts.in_script(), disk_faults.told_once():
+    with interrupts.in_script(), files.told_once():
       main()
   except errors.UserError as error:
     _exit(2, f"error: {error}")
@@ -357,7 +356,6 @@ def train(
     )
   # Here, because it needs Tunix.
   from tunix_ttt import recipes
-  from tunix_ttt.report import finished
 
   processes.start(config.distributed)
   if flags.resume is None:
@@ -366,7 +364,7 @@ def train(
     step = None if flags.resume == "latest" else flags.resume
     run = recipes.resume(flags.output, config, step=step)
   print(f"trained model: {run / 'checkpoint-final'}", flush=True)
-  page = finished.report(run, config)
+  page = recipes.report(run, config)
   if page is not None:
     print(f"report: {page}")
 

@@ -15,11 +15,11 @@ import pydantic
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import recipes
 from tunix_ttt.algorithms import rewards
 from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
-from tunix_ttt.evaluate import in_training
-from tunix_ttt.report import finished
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import base_model
 from tunix_ttt.train import dpo
@@ -120,10 +120,10 @@ def run(
     known = manifest.stages.get(name)
     if known is None or known.digest != record.digest:
       if name in configs:
-        played = finished.play(output / record.path, configs[name])
-        play = {m: dataclasses.asdict(r) for m, r in played.results.items()}
-        record = record.model_copy(update={"exact_play": play})
-        finished.report(output / record.path, configs[name])
+        played = recipes.play_finished(output / record.path, configs[name])
+        exact = {m: dataclasses.asdict(r) for m, r in played.results.items()}
+        record = record.model_copy(update={"exact_play": exact})
+        recipes.report(output / record.path, configs[name])
       done = {**manifest.stages, name: record}
       manifest = manifest.model_copy(update={"stages": done})
       _write(manifest, path)
@@ -153,8 +153,8 @@ def _pairs(
   rejected: dict[str, float] = {**config.rejected}
   if config.source == "solver":
     return generate.Pairs(rejected=rejected)
-  play = dataclasses.replace(dpo_config.play, temperature=config.temperature)
-  playing = dataclasses.replace(dpo_config, play=play)
+  sampled = dataclasses.replace(dpo_config.play, temperature=config.temperature)
+  playing = dataclasses.replace(dpo_config, play=sampled)
   name = dpo_config.model.name
   return rejection.Mistakes(
     name=name,
@@ -167,7 +167,7 @@ def _pairs(
 def _train(config: config_lib.SFTConfig, path: pathlib.Path) -> pathlib.Path:
   begun = path.exists()
   if isinstance(config, config_lib.GRPOConfig):
-    judge = in_training.Evaluator
+    judge = evaluator.Evaluator
     if begun:
       return grpo.resume(config, judge, path)
     return grpo.train(config, judge, path)

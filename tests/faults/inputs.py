@@ -296,7 +296,7 @@ SETTINGS: dict[str, str] = {
   "deep model": "model.num_layers=10000000",
   "heads": "model.num_kv_heads=3",
   "odd head": "model.head_dim=15",
-  "many games": "data.solver_games.num_games=1000000000000",
+  "many games": "data.games.num_games=1000000000000",
 }
 _TRAIN_SETTINGS = {
   "huge batch": "training.batch_size=1000000000000",

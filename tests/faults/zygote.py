@@ -24,8 +24,8 @@ TIMEOUT = 600.0
 _IMPORTED = (
   "tunix_ttt.recipes",
   "tunix_ttt.report.comparison",
-  "tunix_ttt.export_run",
-  "tunix_ttt.evaluate.openings",
+  "tunix_ttt.recipes",
+  "tunix_ttt.evaluate.matches",
   "tunix_ttt.pipeline",
 )
 _FORK = multiprocessing.get_context("fork")

@@ -4,16 +4,16 @@ A config can be made in Python as well as read from YAML; it is checked the same
 way.
 """
 
-from tunix_ttt.config.dpo import DPOConfig as DPOConfig
-from tunix_ttt.config.dpo import PreferenceConfig as PreferenceConfig
-from tunix_ttt.config.grpo import AlgorithmConfig as AlgorithmConfig
-from tunix_ttt.config.grpo import EpisodesConfig as EpisodesConfig
-from tunix_ttt.config.grpo import GRPOConfig as GRPOConfig
-from tunix_ttt.config.grpo import MoveQualityConfig as MoveQualityConfig
-from tunix_ttt.config.grpo import OpponentsConfig as OpponentsConfig
-from tunix_ttt.config.grpo import OutcomeConfig as OutcomeConfig
-from tunix_ttt.config.grpo import RewardsConfig as RewardsConfig
-from tunix_ttt.config.grpo import RolloutConfig as RolloutConfig
+from tunix_ttt.config.dpo_config import DPOConfig as DPOConfig
+from tunix_ttt.config.dpo_config import PreferenceConfig as PreferenceConfig
+from tunix_ttt.config.grpo_config import AlgorithmConfig as AlgorithmConfig
+from tunix_ttt.config.grpo_config import EpisodesConfig as EpisodesConfig
+from tunix_ttt.config.grpo_config import GRPOConfig as GRPOConfig
+from tunix_ttt.config.grpo_config import MoveQualityConfig as MoveQualityConfig
+from tunix_ttt.config.grpo_config import OpponentsConfig as OpponentsConfig
+from tunix_ttt.config.grpo_config import OutcomeConfig as OutcomeConfig
+from tunix_ttt.config.grpo_config import RewardsConfig as RewardsConfig
+from tunix_ttt.config.grpo_config import RolloutConfig as RolloutConfig
 from tunix_ttt.config.loading import RECIPES as RECIPES
 from tunix_ttt.config.loading import differences as differences
 from tunix_ttt.config.loading import flatten as flatten
@@ -21,9 +21,9 @@ from tunix_ttt.config.loading import from_dict as from_dict
 from tunix_ttt.config.loading import load as load
 from tunix_ttt.config.loading import load_any as load_any
 from tunix_ttt.config.loading import to_dict as to_dict
-from tunix_ttt.config.pipeline import PairsConfig as PairsConfig
-from tunix_ttt.config.pipeline import PipelineConfig as PipelineConfig
-from tunix_ttt.config.pipeline import StageConfig as StageConfig
+from tunix_ttt.config.pipeline_config import PairsConfig as PairsConfig
+from tunix_ttt.config.pipeline_config import PipelineConfig as PipelineConfig
+from tunix_ttt.config.pipeline_config import StageConfig as StageConfig
 from tunix_ttt.config.sections import SIZES as SIZES
 from tunix_ttt.config.sections import CheckpointConfig as CheckpointConfig
 from tunix_ttt.config.sections import DataConfig as DataConfig

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, get_args
 import pydantic
 
 from tunix_ttt import errors
-from tunix_ttt.config import dpo
-from tunix_ttt.config import grpo
+from tunix_ttt.config import dpo_config
+from tunix_ttt.config import grpo_config
 from tunix_ttt.config import sections
 from tunix_ttt.config import yaml_source
 
@@ -20,8 +20,8 @@ Settings = pathlib.Path | str | Mapping[str, Any]
 # By what trains; where keys do not tell them apart, the first.
 RECIPES: dict[str, type[sections.SFTConfig]] = {
   "sft": sections.SFTConfig,
-  "grpo": grpo.GRPOConfig,
-  "dpo": dpo.DPOConfig,
+  "grpo": grpo_config.GRPOConfig,
+  "dpo": dpo_config.DPOConfig,
 }
 
 

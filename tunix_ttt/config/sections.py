@@ -3,11 +3,36 @@
 Field names are Tunix's and Optax's where they have one.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, dataclass_transform
 
 import pydantic
+from pydantic import dataclasses as pydantic_dataclasses
 
-from tunix_ttt.config import fields
+from tunix_ttt import streams
+
+Strict = pydantic.Strict()
+Text = Annotated[str, Strict]
+Flag = Annotated[bool, Strict]
+Count = Annotated[int, Strict, pydantic.Field(ge=0)]
+Seed = Annotated[int, Strict, pydantic.Field(ge=0, le=streams.MAX_SEED)]
+Positive = Annotated[int, Strict, pydantic.Field(ge=1)]
+NonNegative = Annotated[float, Strict, pydantic.Field(ge=0)]
+AboveZero = Annotated[float, Strict, pydantic.Field(gt=0)]
+Fraction = Annotated[float, Strict, pydantic.Field(ge=0, le=1)]
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings(cls: type[T]) -> type[T]:
+  """Makes a class a frozen dataclass whose values are checked."""
+  decorate: Any = pydantic_dataclasses.dataclass(
+    frozen=True,
+    kw_only=True,
+    config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False),
+  )
+  return decorate(cls)
+
 
 # The sizes of a model, by Tunix's names.
 SIZES = (
@@ -20,7 +45,7 @@ SIZES = (
 )
 
 
-@fields.settings
+@settings
 class ModelConfig:
   """The model to train.
 
@@ -47,19 +72,19 @@ class ModelConfig:
     head_dim: width of a head; even.
   """
 
-  name: fields.Text = "tiny-qwen2.5"
-  revision: fields.Text | None = None
-  base: fields.Text | None = None
+  name: Text = "tiny-qwen2.5"
+  revision: Text | None = None
+  base: Text | None = None
   dtype: Literal["float32", "bfloat16"] | None = None
-  chat_template: fields.Text | None = None
-  enable_thinking: fields.Flag = True
+  chat_template: Text | None = None
+  enable_thinking: Flag = True
   remat: Literal["none", "block", "decoder"] = "none"
-  num_layers: fields.Positive | None = None
-  embed_dim: fields.Positive | None = None
-  hidden_dim: fields.Positive | None = None
-  num_heads: fields.Positive | None = None
-  num_kv_heads: fields.Positive | None = None
-  head_dim: fields.Positive | None = None
+  num_layers: Positive | None = None
+  embed_dim: Positive | None = None
+  hidden_dim: Positive | None = None
+  num_heads: Positive | None = None
+  num_kv_heads: Positive | None = None
+  head_dim: Positive | None = None
 
   def shape(self) -> dict[str, int]:
     """Returns the sizes that are set."""
@@ -67,7 +92,7 @@ class ModelConfig:
     return {k: v for k, v in values.items() if v is not None}
 
 
-@fields.settings
+@settings
 class TokenizerConfig:
   """The tokenizer of a tiny model, trained on its data before the model is.
 
@@ -75,12 +100,10 @@ class TokenizerConfig:
     vocab_size: pieces at the most.
   """
 
-  vocab_size: Annotated[
-    int, fields.Strict, pydantic.Field(ge=512, le=65536)
-  ] = 512
+  vocab_size: Annotated[int, Strict, pydantic.Field(ge=512, le=65536)] = 512
 
 
-@fields.settings
+@settings
 class LoraConfig:
   """Low-rank adapters (Hu et al., 2021), by Qwix; the base stays frozen.
 
@@ -90,12 +113,12 @@ class LoraConfig:
     target_modules: `all-linear`, or names of the model's linear modules.
   """
 
-  rank: fields.Positive = 8
-  alpha: fields.AboveZero = 16.0
-  target_modules: Literal["all-linear"] | list[fields.Text] = "all-linear"
+  rank: Positive = 8
+  alpha: AboveZero = 16.0
+  target_modules: Literal["all-linear"] | list[Text] = "all-linear"
 
 
-@fields.settings
+@settings
 class GamesConfig:
   """Games to train on where no data file is given.
 
@@ -112,12 +135,12 @@ class GamesConfig:
       alone.
   """
 
-  num_games: fields.Positive = 8000
-  mistakes: fields.Fraction = 0.0
+  num_games: Positive = 8000
+  mistakes: Fraction = 0.0
   keep: Literal["all", "won"] = "all"
-  random_starts: fields.Fraction = 1.0
+  random_starts: Fraction = 1.0
   context: Literal["board", "full"] = "board"
-  any_move_positions: fields.Fraction = 0.3
+  any_move_positions: Fraction = 0.3
   thoughts: Literal["template", "none"] = "template"
 
 
@@ -133,7 +156,7 @@ DataFormat = Literal[
 ]
 
 
-@fields.settings
+@settings
 class DataConfig:
   """Training data.
 
@@ -158,21 +181,19 @@ class DataConfig:
       faster where rows differ in length.
   """
 
-  path: fields.Text | None = None
-  split: fields.Text = "train"
+  path: Text | None = None
+  split: Text = "train"
   format: DataFormat = "auto"
-  skip_bad_rows: fields.Flag = False
+  skip_bad_rows: Flag = False
   games: GamesConfig = GamesConfig()
-  max_seq_length: fields.Positive = 512
-  max_samples: fields.Positive | None = None
-  eval_fraction: Annotated[float, fields.Strict, pydantic.Field(ge=0, lt=1)] = (
-    0.02
-  )
+  max_seq_length: Positive = 512
+  max_samples: Positive | None = None
+  eval_fraction: Annotated[float, Strict, pydantic.Field(ge=0, lt=1)] = 0.02
   held_out_by: Literal["text", "position"] = "text"
-  packing: fields.Flag = False
+  packing: Flag = False
 
 
-@fields.settings
+@settings
 class TrainingConfig:
   """Optimisation.
 
@@ -195,18 +216,18 @@ class TrainingConfig:
       step and one after the last.
   """
 
-  max_steps: fields.Positive = 300
-  batch_size: fields.Positive = 64
-  gradient_accumulation_steps: fields.Positive = 1
+  max_steps: Positive = 300
+  batch_size: Positive = 64
+  gradient_accumulation_steps: Positive = 1
   optimizer: Literal["adamw", "muon"] = "adamw"
-  learning_rate: fields.AboveZero = 1e-3
-  warmup_steps: fields.Count = 0
-  final_learning_rate: fields.Fraction = 0.1
-  b1: Annotated[float, fields.Strict, pydantic.Field(ge=0, lt=1)] = 0.9
-  b2: Annotated[float, fields.Strict, pydantic.Field(ge=0, lt=1)] = 0.99
-  weight_decay: fields.NonNegative = 0.0
-  max_grad_norm: fields.AboveZero = 1.0
-  eval_every_n_steps: fields.Positive = 50
+  learning_rate: AboveZero = 1e-3
+  warmup_steps: Count = 0
+  final_learning_rate: Fraction = 0.1
+  b1: Annotated[float, Strict, pydantic.Field(ge=0, lt=1)] = 0.9
+  b2: Annotated[float, Strict, pydantic.Field(ge=0, lt=1)] = 0.99
+  weight_decay: NonNegative = 0.0
+  max_grad_norm: AboveZero = 1.0
+  eval_every_n_steps: Positive = 50
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
@@ -223,7 +244,7 @@ class TrainingConfig:
     return self
 
 
-@fields.settings
+@settings
 class CheckpointConfig:
   """Checkpoints to resume from; the final one is saved in any case.
 
@@ -232,11 +253,11 @@ class CheckpointConfig:
     max_to_keep: older ones are deleted; None keeps all.
   """
 
-  save_interval_steps: fields.Positive = 100
-  max_to_keep: fields.Positive | None = 3
+  save_interval_steps: Positive = 100
+  max_to_keep: Positive | None = 3
 
 
-@fields.settings
+@settings
 class LoggingConfig:
   """The logs and reports that a run writes besides its checkpoints.
 
@@ -249,13 +270,13 @@ class LoggingConfig:
     wandb_project: the project there.
   """
 
-  log_every_n_steps: fields.Positive = 10
-  report: fields.Flag = True
-  wandb: fields.Flag = False
-  wandb_project: fields.Text = "tunix_ttt"
+  log_every_n_steps: Positive = 10
+  report: Flag = True
+  wandb: Flag = False
+  wandb_project: Text = "tunix_ttt"
 
 
-@fields.settings
+@settings
 class EvalConfig:
   """Sampling of completions of an evalset.
 
@@ -266,18 +287,18 @@ class EvalConfig:
     top_p: nucleus, where the temperature is above 0.
   """
 
-  max_new_tokens: fields.Positive = 64
-  batch_size: fields.Positive = 128
-  temperature: fields.NonNegative = 0.0
-  top_p: Annotated[float, fields.Strict, pydantic.Field(gt=0, le=1)] = 1.0
+  max_new_tokens: Positive = 64
+  batch_size: Positive = 128
+  temperature: NonNegative = 0.0
+  top_p: Annotated[float, Strict, pydantic.Field(gt=0, le=1)] = 1.0
 
 
-@fields.settings
+@settings
 class PlayConfig:
   """Play of whole games.
 
   Attributes:
-    format: Format of boards and answers; `data.solver_games.thoughts` says whether
+    format: Format of boards and answers; `data.games.thoughts` says whether
       answers begin with a thought.
     context: what a turn is shown: `board` the present board alone, `full` the
       whole conversation, `truncated` the same with past thoughts replaced.
@@ -299,17 +320,17 @@ class PlayConfig:
 
   format: Literal["grid", "token_board"] = "grid"
   context: Literal["board", "full", "truncated"] = "board"
-  opponent: fields.Text = "random"
-  num_games: fields.Positive = 256
-  batch_size: fields.Positive = 128
-  max_new_tokens: fields.Positive = 32
-  max_game_tokens: fields.Positive | None = None
-  max_turns: fields.Positive = 5
+  opponent: Text = "random"
+  num_games: Positive = 256
+  batch_size: Positive = 128
+  max_new_tokens: Positive = 32
+  max_game_tokens: Positive | None = None
+  max_turns: Positive = 5
   on_parse_error: Literal["end", "retry"] = "end"
-  temperature: fields.NonNegative = 0.0
-  top_k: fields.Positive | None = None
-  top_p: Annotated[float, fields.Strict, pydantic.Field(gt=0, le=1)] = 1.0
-  constrained: fields.Flag = False
+  temperature: NonNegative = 0.0
+  top_k: Positive | None = None
+  top_p: Annotated[float, Strict, pydantic.Field(gt=0, le=1)] = 1.0
+  constrained: Flag = False
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
@@ -323,7 +344,7 @@ class PlayConfig:
     return self
 
 
-@fields.settings
+@settings
 class MeshConfig:
   """The devices that a run is spread over, by Tunix's axes.
 
@@ -337,10 +358,10 @@ class MeshConfig:
       own devices; None for as many as the trainer's.
   """
 
-  fsdp: fields.Positive | Literal["auto"] = 1
-  tp: fields.Positive = 1
+  fsdp: Positive | Literal["auto"] = 1
+  tp: Positive = 1
   layout: Literal["colocated", "split"] = "colocated"
-  rollout_fsdp: fields.Positive | None = None
+  rollout_fsdp: Positive | None = None
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
@@ -352,7 +373,7 @@ class MeshConfig:
     return self
 
 
-@fields.settings
+@settings
 class DistributedConfig:
   """Processes that do one run together, each with its own devices.
 
@@ -368,14 +389,14 @@ class DistributedConfig:
       lost, and the others end.
   """
 
-  coordinator: fields.Text | None = None
-  num_processes: fields.Positive | None = None
-  process_id: fields.Count | None = None
-  initialization_timeout_seconds: fields.Positive = 300
-  heartbeat_timeout_seconds: fields.Positive = 100
+  coordinator: Text | None = None
+  num_processes: Positive | None = None
+  process_id: Count | None = None
+  initialization_timeout_seconds: Positive = 300
+  heartbeat_timeout_seconds: Positive = 100
 
 
-@fields.settings
+@settings
 class SFTConfig:
   """A supervised fine-tuning run.
 
@@ -395,7 +416,7 @@ class SFTConfig:
     distributed: the processes that do the run; None for one.
   """
 
-  seed: fields.Seed = 0
+  seed: Seed = 0
   model: ModelConfig = ModelConfig()
   tokenizer: TokenizerConfig = TokenizerConfig()
   lora: LoraConfig | None = None

@@ -17,7 +17,6 @@ from tunix_ttt.data import manifests
 from tunix_ttt.data import positions
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
-from tunix_ttt.data import starts
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.text import chat
@@ -136,7 +135,7 @@ def load_prompts(config: config_lib.DataConfig) -> Prompts:
   Raises:
     errors.UserError: naming file and line of what is wrong.
   """
-  found, origin = _read(config, starts.parse)
+  found, origin = _read(config, positions.parse)
   return Prompts(
     samples=[start.sample for start in found],
     shown=[start.shown for start in found],

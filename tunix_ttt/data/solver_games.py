@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_ttt import capacity
+from tunix_ttt import requirements
 from tunix_ttt import streams
 from tunix_ttt.data import rows
 from tunix_ttt.games.tictactoe import env as env_lib
@@ -65,8 +65,8 @@ def expert_games(
     first: Number of the first game.
   """
   # Mostly the texts that are made of them.
-  capacity.check_fits(
-    8000 * num_games, f"{num_games:,} games", "data.solver_games.num_games"
+  requirements.check_fits(
+    8000 * num_games, f"{num_games:,} games", "data.games.num_games"
   )
   numbers = np.arange(first, first + num_games)
   agent = np.where(numbers % 2, rules.O, rules.X).astype(np.int8)

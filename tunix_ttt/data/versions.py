@@ -18,10 +18,10 @@ import numpy as np
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
-from tunix_ttt.data import export as export_lib
 from tunix_ttt.data import manifests
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
+from tunix_ttt.data import rows as rows_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 
@@ -233,7 +233,7 @@ def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
     return [
       {**other, **written}
       for sample in row_formats.parse_row(row)
-      for written in export_lib.rows(sample, data_format)
+      for written in rows_lib.rows(sample, data_format)
     ]
 
   count = 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import pathlib
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 
@@ -12,6 +12,9 @@ from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
+
+if TYPE_CHECKING:
+  from tunix_ttt.models import checkpoints
 
 
 class Answer(pydantic.BaseModel):
@@ -48,7 +51,8 @@ class Answer(pydantic.BaseModel):
 
 
 def generate(
-  name: str | pathlib.Path,
+  model: "checkpoints.Model",
+  name: str,
   config: config_lib.SFTConfig,
   items: Sequence[evalsets.Item],
   seed: int | None = None,
@@ -56,31 +60,28 @@ def generate(
   """Yields a model's answer to each item.
 
   Args:
-    name: `base` for the model that the config starts from, or a model or run
-      directory.
-    config: the settings.
-    items: the questions.
+    model: Model that answers.
+    name: Name of the model in the answers.
+    config: Settings, of which `eval` says how to sample.
+    items: Questions.
     seed: Random seed for sampling, used if the temperature is above 0; None
       for the config's.
 
   Raises:
-    errors.UserError: if there is no such model, it is another than the
-      config's, or answers need far more memory than there is.
+    errors.UserError: if the answers need far more memory than there is.
   """
-  # Here, because reading answers needs neither JAX nor Tunix.
-  from tunix_ttt import capacity
+  # Imported lazily: reading answers needs neither JAX nor Tunix.
+  from tunix_ttt import requirements
   from tunix_ttt.models import generation
   from tunix_ttt.models import memory
-  from tunix_ttt.train import base_model
 
   seed = config.seed if seed is None else seed
-  model = base_model.load(name, config)
   encoded = [
     chat.encode_chat(_messages(item), model.tokenizer).ids for item in items
   ]
   size, longest = config.eval.batch_size, max(map(len, encoded), default=0)
   length = longest + config.eval.max_new_tokens
-  capacity.check_fits(
+  requirements.check_fits(
     memory.sampling(model.spec, size, length, longest),
     f"answering {size:,} questions of up to {longest:,} tokens with up to"
     f" {config.eval.max_new_tokens:,} each",
@@ -111,7 +112,7 @@ def generate(
         verdict=verdict,
         score=1 if verdict == "right" else 0,
         chance=item.chance,
-        model=str(name),
+        model=name,
         seed=seed,
       )
 

@@ -8,7 +8,7 @@ import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.evaluate import play as play_lib
+from tunix_ttt.evaluate import rates as play_lib
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
@@ -87,7 +87,7 @@ class Turn(_Row):
 
 
 class Game(_Row):
-  """A game of a model, as `rollout.episodes.describe` writes it.
+  """A game of a model, as `rollout.trajectory.describe` writes it.
 
   Attributes:
     agent: the model's mark.

@@ -8,8 +8,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from tunix_ttt import capacity
 from tunix_ttt import config as config_lib
+from tunix_ttt import requirements
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
@@ -109,7 +109,7 @@ def check(
   advice = "training.batch_size, play.max_new_tokens or the model's sizes"
   for whose, estimate in of_run(model, config, rows, length).items():
     what = f"training{whose and f' on a device of the {whose}'}"
-    capacity.check_fits(estimate.total, what, advice)
+    requirements.check_fits(estimate.total, what, advice)
 
 
 def shape_of_games(
@@ -149,7 +149,7 @@ def check_play(
   needed = sampling(spec, play.batch_size, length, shown)
   what = f"play of {play.batch_size:,} games of up to {length:,} tokens"
   advice = "play.batch_size, play.max_new_tokens or play.max_turns"
-  capacity.check_fits(needed, what, advice)
+  requirements.check_fits(needed, what, advice)
   check_answers(play, play.batch_size)
 
 
@@ -163,7 +163,7 @@ def check_answers(play: config_lib.PlayConfig, rows: int) -> None:
   # Two arrays of 32 bits.
   needed = 8 * rows * play.max_turns * play.max_new_tokens
   what = f"{rows:,} games of {play.max_turns:,} turns of {play.max_new_tokens:,} tokens"
-  capacity.check_fits(needed, what, "play.max_turns or play.max_new_tokens")
+  requirements.check_fits(needed, what, "play.max_turns or play.max_new_tokens")
 
 
 def activations(

@@ -8,10 +8,10 @@ from typing import Any, get_args
 
 from flax import nnx
 
-from tunix_ttt import capacity
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import requirements
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import meshes
@@ -71,7 +71,7 @@ def start_from(
     tokenizer = make_tokenizer()
     spec = _tiny_spec(config, tokenizer.vocab_size)
     advice = "model.embed_dim, model.hidden_dim or the other sizes"
-    capacity.check_fits(spec.weight_bytes(), "the model", advice)
+    requirements.check_fits(spec.weight_bytes(), "the model", advice)
     module = specs.initialize(spec, seed)
     return checkpoints.Model(
       module=module,

@@ -12,7 +12,7 @@ import huggingface_hub
 
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
-from tunix_ttt.evaluate import play as play_lib
+from tunix_ttt.evaluate import rates as play_lib
 from tunix_ttt.models.hub import hub_export as export_lib
 from tunix_ttt.report import delta_report
 from tunix_ttt.runs import run_directory
@@ -26,7 +26,7 @@ _SETTINGS = (
   "lora.alpha",
   "lora.target_modules",
   "data.format",
-  "data.solver_games.num_games",
+  "data.games.num_games",
   "data.max_seq_length",
   "training.max_steps",
   "training.batch_size",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tunix_ttt.evaluate import game_files
-from tunix_ttt.evaluate import play as play_lib
+from tunix_ttt.evaluate import rates as play_lib
 
 Rates = Mapping[str, float]
 NO_MOVE = ("illegal_rate", "parse_error_rate", "truncated_rate")

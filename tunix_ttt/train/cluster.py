@@ -17,7 +17,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.data import positions
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
-from tunix_ttt.train import games as games_lib
+from tunix_ttt.train import game_rollout as games_lib
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import run_checkpoints

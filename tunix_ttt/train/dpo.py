@@ -11,7 +11,7 @@ from tunix_ttt.data import preferences
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import base_model
 from tunix_ttt.train import batches
-from tunix_ttt.train import references
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import supervised_run
 from tunix_ttt.train import tracking
@@ -73,9 +73,9 @@ def _run(
     # Of the model as it starts: the trainer restores a checkpoint into it.
     def known(pairs: list[preferences.Pair]) -> np.ndarray:
       every = batches.all_pairs(config, dataset, pairs, pad_id)
-      return references.log_probs(model.module, every, len(pairs))
+      return reference_log_probs.log_probs(model.module, every, len(pairs))
 
-    train = references.attach(train, known(dataset.train))
-    held_out = list(references.attach(held_out, known(dataset.eval)))
+    train = reference_log_probs.attach(train, known(dataset.train))
+    held_out = list(reference_log_probs.attach(held_out, known(dataset.eval)))
   trainer = trainer_lib.DPOTrainer(model.module, config, run)
   return supervised_run.fit(prepared, manifest, run, trainer, train, held_out)

@@ -12,7 +12,7 @@ from tunix_ttt.data import preferences
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
-from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import build as rollout_setup

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from tunix_ttt import config as config_lib
-from tunix_ttt.rollout import episodes
+from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import recorder as recorder_lib
@@ -127,7 +127,7 @@ class GameRecorder(recorder_lib.Recorder):
   def _write_games(self, step: learner_lib.Step) -> None:
     count = self._config.rollouts_per_log
     some = jax.tree.map(lambda leaf: leaf[:count], step.games)
-    for game in episodes.describe(some, self._decode):
+    for game in trajectory.describe(some, self._decode):
       self._games.write(json.dumps({"step": step.number, **game}) + "\n")
     self._games.flush()
 

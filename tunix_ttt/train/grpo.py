@@ -26,7 +26,7 @@ from tunix_ttt.runs import run_directory
 from tunix_ttt.train import base_model
 from tunix_ttt.train import cluster as cluster_lib
 from tunix_ttt.train import game_recorder
-from tunix_ttt.train import games as games_lib
+from tunix_ttt.train import game_rollout as games_lib
 from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import reference_log_probs

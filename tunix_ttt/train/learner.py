@@ -19,9 +19,9 @@ from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.models import meshes
 from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.train import games as games_lib
+from tunix_ttt.train import game_rollout as games_lib
 from tunix_ttt.train import reference_log_probs
-from tunix_ttt.train import steps
+from tunix_ttt.train import trainer as trainer_lib
 
 # Lengths of sequences are rounded up to this, so that few are compiled.
 _MULTIPLE = 16
@@ -55,7 +55,7 @@ class AlgorithmConfig(grpo_learner.GRPOConfig):
   max_sequence_tokens: int
 
 
-class RecordingTrainer(steps.LeanSteps, rl_trainer.Trainer):
+class RecordingTrainer(trainer_lib.LeanSteps, rl_trainer.Trainer):
   """Tunix's trainer of the cluster, its metrics and checkpoints left to others.
 
   Attributes:

@@ -14,7 +14,6 @@ from tunix.models.qwen3 import model as qwen3
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.models.families import corrections
-from tunix_ttt.models.families import windows
 
 if TYPE_CHECKING:
   from tunix_ttt.models.families import specs
@@ -124,7 +123,7 @@ def _layer_types(spec: "specs.ModelSpec") -> tuple[str, ...]:
 
 
 def _finish_gemma(spec: "specs.ModelSpec", module: nnx.Module) -> None:
-  windows.replace(module)
+  corrections.replace(module)
   scalar = cast(float, spec.query_pre_attn_scalar)
   if scalar != spec.head_dim:
     corrections.scale_queries(module, (spec.head_dim / scalar) ** 0.5)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import matches
-from tunix_ttt.evaluate import play as play_lib
+from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.models import checkpoints
@@ -49,7 +49,7 @@ class Evaluator:
     metrics, scores = {}, []
     for match in found:
       mark, result = prompts.MARK_NAMES[match.agent], match.result
-      if isinstance(result, play_lib.Exact):
+      if isinstance(result, rates_lib.Exact):
         against = {"random": result.random, "optimal": result.optimal}
         metrics[f"{mark}/lines_lost"] = float(result.lines_lost)
       else:

@@ -4,15 +4,14 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
-from tunix_ttt.config import fields
 from tunix_ttt.config import sections
 
 # A share at the first step and at the last, linear in between.
-Course = tuple[fields.NonNegative, fields.NonNegative]
+Course = tuple[sections.NonNegative, sections.NonNegative]
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
 
-@fields.settings
+@sections.settings
 class RolloutConfig:
   """Sampling of training games; `play` says how they are presented.
 
@@ -33,14 +32,14 @@ class RolloutConfig:
       that a run can go on from there.
   """
 
-  temperature: fields.AboveZero = 1.0
-  top_k: fields.Positive | None = None
-  top_p: Annotated[float, fields.Strict, pydantic.Field(gt=0, le=1)] = 1.0
-  constrained: fields.Flag = False
-  max_staleness: fields.Count = 0
+  temperature: sections.AboveZero = 1.0
+  top_k: sections.Positive | None = None
+  top_p: Annotated[float, sections.Strict, pydantic.Field(gt=0, le=1)] = 1.0
+  constrained: sections.Flag = False
+  max_staleness: sections.Count = 0
 
 
-@fields.settings
+@sections.settings
 class EpisodesConfig:
   """Start positions and lengths of games.
 
@@ -60,7 +59,7 @@ class EpisodesConfig:
   source: Literal["games", "positions", "prompts"] = "games"
   agent: Literal["x", "o", "mixed"] = "mixed"
   luck: Literal["group", "game"] = "group"
-  starts: fields.Fraction = 0.0
+  starts: sections.Fraction = 0.0
 
   @property
   def are_single_moves(self) -> bool:
@@ -82,7 +81,7 @@ class EpisodesConfig:
     return self
 
 
-@fields.settings
+@sections.settings
 class OpponentsConfig:
   """Opponents, as shares of the games.
 
@@ -100,8 +99,8 @@ class OpponentsConfig:
   random: Course = (1.0, 1.0)
   optimal: Course = (0.0, 0.0)
   past_selves: Course = (0.0, 0.0)
-  pool_size: fields.Positive = 4
-  add_every_n_steps: fields.Positive = 20
+  pool_size: sections.Positive = 4
+  add_every_n_steps: sections.Positive = 20
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
@@ -112,7 +111,7 @@ class OpponentsConfig:
     return self
 
 
-@fields.settings
+@sections.settings
 class OutcomeConfig:
   """The reward of each ending of a game.
 
@@ -139,7 +138,7 @@ class OutcomeConfig:
   unfinished: Finite = 0.0
 
 
-@fields.settings
+@sections.settings
 class MoveQualityConfig:
   """Heuristic rewards of a move; the first rule that applies counts.
 
@@ -162,7 +161,7 @@ class MoveQualityConfig:
   invalid: Finite = -1.0
 
 
-@fields.settings
+@sections.settings
 class RewardsConfig:
   """Rewards, each times its weight, summed.
 
@@ -198,7 +197,7 @@ class RewardsConfig:
     }
 
 
-@fields.settings
+@sections.settings
 class AlgorithmConfig:
   """The algorithm, by Tunix's names.
 
@@ -245,13 +244,13 @@ class AlgorithmConfig:
       2025).
   """
 
-  num_generations: Annotated[int, fields.Strict, pydantic.Field(ge=2)] = 8
-  num_iterations: fields.Positive = 1
+  num_generations: Annotated[int, sections.Strict, pydantic.Field(ge=2)] = 8
+  num_iterations: sections.Positive = 1
   loss_algo: Literal["grpo", "gspo-token"] = "grpo"
   advantage_estimator: Literal["grpo", "drgrpo", "rloo"] = "grpo"
   advantage_level: Literal["episode", "turn"] = "episode"
   turn_baseline: Literal["board", "turn"] = "board"
-  discount: fields.Fraction = 1.0
+  discount: sections.Fraction = 1.0
   loss_agg_mode: Literal[
     "token-mean",
     "sequence-mean-token-mean",
@@ -259,17 +258,17 @@ class AlgorithmConfig:
     "seq-mean-token-sum",
     "sequence-mean-token-sum-norm",
   ] = "token-mean"
-  beta: fields.NonNegative = 0.0
+  beta: sections.NonNegative = 0.0
   reference: Literal["start", "base"] = "start"
   kl_loss_mode: Literal["kl", "mse_kl", "low_var_kl"] = "low_var_kl"
-  epsilon: fields.AboveZero = 0.2
-  epsilon_high: fields.AboveZero | None = None
+  epsilon: sections.AboveZero = 0.2
+  epsilon_high: sections.AboveZero | None = None
   epsilon_c: Annotated[float, pydantic.Field(gt=1)] | None = None
-  positive_only: fields.Flag = False
-  sampler_is_threshold: fields.AboveZero = 2.0
+  positive_only: sections.Flag = False
+  sampler_is_threshold: sections.AboveZero = 2.0
 
 
-@fields.settings
+@sections.settings
 class GRPOConfig(sections.SFTConfig):
   """A GRPO run on whole games.
 
@@ -299,8 +298,8 @@ class GRPOConfig(sections.SFTConfig):
   opponents: OpponentsConfig = OpponentsConfig()
   rewards: RewardsConfig = RewardsConfig()
   grpo: AlgorithmConfig = AlgorithmConfig()
-  exhaustive_eval: fields.Flag = True
-  rollouts_per_log: fields.Count = 2
+  exhaustive_eval: sections.Flag = True
+  rollouts_per_log: sections.Count = 2
 
   @property
   def max_sequence_tokens(self) -> int:

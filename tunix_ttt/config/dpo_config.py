@@ -4,11 +4,10 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from tunix_ttt.config import fields
 from tunix_ttt.config import sections
 
 
-@fields.settings
+@sections.settings
 class PreferenceConfig:
   """The algorithm, by Tunix's names.
 
@@ -22,14 +21,14 @@ class PreferenceConfig:
   """
 
   algorithm: Literal["dpo", "orpo"] = "dpo"
-  beta: fields.AboveZero = 0.1
-  lambda_orpo: fields.AboveZero = 0.1
+  beta: sections.AboveZero = 0.1
+  lambda_orpo: sections.AboveZero = 0.1
   label_smoothing: Annotated[
-    float, fields.Strict, pydantic.Field(ge=0, lt=0.5)
+    float, sections.Strict, pydantic.Field(ge=0, lt=0.5)
   ] = 0.0
 
 
-@fields.settings
+@sections.settings
 class DPOConfig(sections.SFTConfig):
   """A run on preference pairs, which `data.path` names.
 

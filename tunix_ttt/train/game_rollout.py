@@ -18,7 +18,7 @@ from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
-from tunix_ttt.models import policy as policy_lib
+from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.rollout import build
 from tunix_ttt.rollout import trajectory as trajectory_lib
 

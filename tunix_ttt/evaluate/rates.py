@@ -20,7 +20,7 @@ from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.rollout import episodes
+from tunix_ttt.rollout import trajectory
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
@@ -149,7 +149,7 @@ def _rates(games: Trajectory, weights: np.ndarray) -> dict[str, float]:
 
 def _optimal_move_rate(games: Trajectory) -> float:
   asked = np.asarray(games.turn_mask).sum()
-  return float(episodes.optimal_moves(games).sum() / asked) if asked else 0.0
+  return float(trajectory.optimal_moves(games).sum() / asked) if asked else 0.0
 
 
 def _optimal_over_random(games: Trajectory) -> np.ndarray:

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from tunix_ttt.config import fields
+from tunix_ttt.config import sections
 
 Rejected = Literal["worse", "illegal", "format"]
 
 
-@fields.settings
+@sections.settings
 class PairsConfig:
   """The preference pairs that DPO trains on.
 
@@ -24,16 +24,16 @@ class PairsConfig:
   """
 
   source: Literal["model", "solver"] = "model"
-  count: fields.Positive = 6000
+  count: sections.Positive = 6000
   rejected: Annotated[
-    dict[Rejected, fields.AboveZero], pydantic.Field(min_length=1)
+    dict[Rejected, sections.AboveZero], pydantic.Field(min_length=1)
   ] = dataclasses.field(
     default_factory=lambda: {"worse": 1.0, "illegal": 1.0, "format": 1.0}
   )
-  temperature: fields.AboveZero = 1.0
+  temperature: sections.AboveZero = 1.0
 
 
-@fields.settings
+@sections.settings
 class StageConfig:
   """A run of a pipeline.
 
@@ -42,11 +42,11 @@ class StageConfig:
     set: assignments that replace settings of it, as `--set` has them.
   """
 
-  config: fields.Text
-  set: list[fields.Text] = dataclasses.field(default_factory=list)
+  config: sections.Text
+  set: list[sections.Text] = dataclasses.field(default_factory=list)
 
 
-@fields.settings
+@sections.settings
 class PipelineConfig:
   """Stages, each of which starts from the model of the one before.
 
@@ -58,7 +58,7 @@ class PipelineConfig:
     grpo: left out where None.
   """
 
-  seed: fields.Seed = 0
+  seed: sections.Seed = 0
   pairs: PairsConfig = PairsConfig()
   sft: StageConfig
   dpo: StageConfig | None = None
