@@ -1,5 +1,6 @@
 """Threads that meet a full disk leave it to one message."""
 
+import concurrent.futures
 import errno
 import logging
 import os
@@ -32,14 +33,14 @@ def told(monkeypatch):
   )
   monkeypatch.setattr(sys, "unraisablehook", lambda a: None)
   monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-  for name in ("absl", "asyncio"):
+  for name in ("absl", "asyncio", "concurrent.futures"):
     monkeypatch.setattr(logging.getLogger(name), "filters", [])
   return errors
 
 
 def test_other_errors_are_reported(told, caplog):
   hook, error = threading.excepthook, ValueError("x")
-  with files.told_once():
+  with files.silence_after_disk_fault():
     fail_in_thread(error)
     logging.getLogger("absl").error("y")
   assert told == [error] and caplog.messages == ["y"]
@@ -49,7 +50,7 @@ def test_other_errors_are_reported(told, caplog):
 
 def test_a_full_disk_silences_those_that_come_after(told, caplog):
   logger = logging.getLogger("asyncio")
-  with files.told_once():
+  with files.silence_after_disk_fault():
     logger.error("before")
     fail_in_thread(FULL)
     logger.error("Event loop is closed")
@@ -58,7 +59,7 @@ def test_a_full_disk_silences_those_that_come_after(told, caplog):
 
 
 def test_a_fault_that_ends_the_work_counts(told):
-  with pytest.raises(OSError), files.told_once():
+  with pytest.raises(OSError), files.silence_after_disk_fault():
     raise FULL
   fail_in_thread(RuntimeError("handle is closed"))
   assert told == []
@@ -69,7 +70,7 @@ def test_in_a_script_it_stays_so_until_the_end(told):
   with (
     pytest.raises(OSError),
     interrupts.in_script(),
-    files.told_once(),
+    files.silence_after_disk_fault(),
   ):
     raise FULL
   assert sys.unraisablehook is not hook
@@ -81,10 +82,28 @@ def test_callbacks_of_other_threads_are_silent_too(told, capsys):
       error = RuntimeError(text)
       sys.excepthook(RuntimeError, error, None)
 
-  with files.told_once():
+  with files.silence_after_disk_fault():
     thread = threading.Thread(target=call_back)
     thread.start()
     thread.join()
   assert capsys.readouterr().err == "RuntimeError: other\n"
   call_back()
   assert "Event loop" in capsys.readouterr().err
+
+
+def test_callbacks_of_futures_are_silent_too(told, caplog):
+  def call_back(text):
+    def fail(_):
+      raise RuntimeError(text)
+
+    future = concurrent.futures.Future()
+    future.add_done_callback(fail)
+    thread = threading.Thread(target=future.set_result, args=(0,))
+    thread.start()
+    thread.join()
+
+  with files.silence_after_disk_fault():
+    call_back("Event loop is closed")
+    assert caplog.messages == []
+    call_back("other")
+  assert len(caplog.messages) == 1

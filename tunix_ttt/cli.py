@@ -32,7 +32,7 @@ def run(main: Callable[[], None]) -> None:
   A mistake in the input is 2, Ctrl-C 130 and SIGTERM 143.
   """
   try:
-    with interrupts.in_script(), files.told_once():
+    with interrupts.in_script(), files.silence_after_disk_fault():
       main()
   except errors.UserError as error:
     _exit(2, f"error: {error}")

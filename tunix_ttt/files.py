@@ -374,60 +374,62 @@ def fault_of_disk(error: Exception) -> str | None:
   return error.strerror if error.errno in _OF_DISKS else None
 
 
-# Loggers of Orbax and of its event loops.
-_LOGGERS = ("absl", "asyncio")
+# Loggers of Orbax, of its event loops and of their callbacks.
+_LOGGERS = ("absl", "asyncio", "concurrent.futures")
 
 
 @contextlib.contextmanager
-def told_once() -> Iterator[None]:
-  """Silences threads, event loops and exit handlers at a fault of the disk.
+def silence_after_disk_fault() -> Iterator[None]:
+  """Silences threads, event loops and exit handlers after a fault of the disk.
 
   Orbax and TensorBoard write in threads. Each of them reports the fault that
-  the caller gets as an exception, and then that the others are gone. After a
+  the caller gets as an exception, and then that the others have ended. After a
   fault they stay silent, since some report as the process ends.
   """
   is_faulty = False
 
-  def is_known(error: Any) -> bool:
+  def is_expected(error: Any) -> bool:
     nonlocal is_faulty
     if isinstance(error, Exception) and fault_of_disk(error):
       is_faulty = True
-    return is_faulty
+    # Threads of TensorStore report that Orbax closed an event loop before the
+    # caller gets the fault because of which Orbax closed it.
+    in_thread = threading.current_thread() is not threading.main_thread()
+    return is_faulty or (in_thread and str(error) == "Event loop is closed")
 
   def of_thread(arguments: Any) -> None:
-    if not is_known(arguments.exc_value):
+    if not is_expected(arguments.exc_value):
       thread_hook(arguments)
 
-  def at_exit(arguments: Any) -> None:
-    if not is_known(arguments.exc_value):
-      exit_hook(arguments)
+  def of_collection(arguments: Any) -> None:
+    if not is_expected(arguments.exc_value):
+      unraisable_hook(arguments)
 
   def of_callback(kind: Any, error: Any, trace: Any) -> None:
-    # TensorStore's threads tell that Orbax closed an event loop, before the
-    # caller has the fault because of which it did.
-    is_of_thread = threading.current_thread() is not threading.main_thread()
-    is_closed = str(error) == "Event loop is closed"
-    if not (is_of_thread and (is_known(error) or is_closed)):
+    in_thread = threading.current_thread() is not threading.main_thread()
+    if not (in_thread and is_expected(error)):
       print_hook(kind, error, trace)
 
   def of_log(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not (is_known(error) or is_known(Exception(record.getMessage())))
+    message = Exception(record.getMessage())
+    return not (is_expected(error) or is_expected(message))
 
-  thread_hook, exit_hook = threading.excepthook, sys.unraisablehook
+  thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
   print_hook = sys.excepthook
-  threading.excepthook, sys.unraisablehook = of_thread, at_exit
+  threading.excepthook, sys.unraisablehook = of_thread, of_collection
   sys.excepthook = of_callback
   for name in _LOGGERS:
     logging.getLogger(name).addFilter(of_log)
   try:
     yield
   except Exception as error:
-    is_known(error.__cause__ or error.__context__ or error)
+    is_expected(error.__cause__ or error.__context__ or error)
     raise
   finally:
     if not is_faulty:
-      threading.excepthook, sys.unraisablehook = thread_hook, exit_hook
+      threading.excepthook = thread_hook
+      sys.unraisablehook = unraisable_hook
       sys.excepthook = print_hook
       for name in _LOGGERS:
         logging.getLogger(name).removeFilter(of_log)

@@ -234,7 +234,7 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
       raise cause from None
     raise
   finally:
-    # After a fault of the disk, another hook stays; see `disk_faults`.
+    # `files.silence_after_disk_fault` leaves its own hook after a fault.
     if sys.unraisablehook is hook:
       sys.unraisablehook = unraisable
     for number, old in before.items():
