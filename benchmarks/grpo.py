@@ -13,6 +13,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 import venv
@@ -24,10 +25,12 @@ import numpy as np
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.models import checkpoints
+from tunix_ttt.algorithms import rewards as rewards_lib
+from tunix_ttt.rollout import trajectory
+from tunix_ttt.runs import run_directory
 from tunix_ttt.train import base_model
-from tunix_ttt.train import cluster as cluster_lib
-from tunix_ttt.train import learner as learner_lib
+from tunix_ttt.train import grpo
+from tunix_ttt.train import grpo_plan
 
 BATCH, GROUP, COMPLETION = 64, 8, 16
 # The first steps compile, or warm up.
@@ -36,34 +39,28 @@ PEER = ("trl==1.16.0", "torch==2.13.0")
 PEER_SCRIPT = pathlib.Path(__file__).with_name("trl_peer.py")
 
 
-class RandomRewards(learner_lib.GameLearner):
-  """Weights games by chance: the model's answers are noise."""
-
-  def _advantages(
-    self, rewards: np.ndarray, played: np.ndarray, boards: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
-    draws = np.random.default_rng(self.step).normal(size=rewards.shape)
-    return draws.astype(np.float32), played
+def noise(games: trajectory.Trajectory) -> np.ndarray:
+  """Rewards answers by chance: those of random weights are noise."""
+  draws = np.random.default_rng(games.actions.sum()).normal
+  return draws(size=games.turn_mask.shape)
 
 
-def ours(
-  config: config_lib.GRPOConfig, model: checkpoints.Model
-) -> dict[str, list[float]]:
+def ours(config: config_lib.GRPOConfig) -> dict[str, list[float]]:
   """Returns what each step took, and the tokens that it sampled."""
-  learner = RandomRewards(cluster_lib.make(model, config, None), config, None)
-  found: dict[str, list[float]] = {"seconds": []}
-  began = time.perf_counter()
-
-  def on_step(step: learner_lib.Step) -> None:
-    nonlocal began
-    ended = time.perf_counter()
-    found["seconds"].append(ended - began)
-    for name in ("seconds_sampling", "seconds_training", "tokens"):
-      found.setdefault(name, []).append(step.metrics[name])
-    began = ended
-
-  learner.fit(on_step)
-  return found
+  rewards = {"noise": rewards_lib.CustomReward(noise, 1.0)}
+  with tempfile.TemporaryDirectory() as directory:
+    run = pathlib.Path(directory)
+    (run / run_directory.METRICS).touch()
+    training = grpo.GRPORun(grpo_plan.plan(config, rewards=rewards), run)
+    seconds = []
+    for step in range(config.training.max_steps):
+      began = time.perf_counter()
+      training.step(step)
+      seconds.append(time.perf_counter() - began)
+    training.recorder.close()
+    rows = run_directory.read_metrics(run)
+  names = ("seconds_sampling", "seconds_training", "tokens_per_turn")
+  return {"seconds": seconds, **{n: [row[n] for row in rows] for n in names}}
 
 
 def peer(python: pathlib.Path, shapes: dict[str, Any]) -> dict[str, Any]:
@@ -113,11 +110,12 @@ def main() -> None:
       # A model of random weights would stop at its first token otherwise.
       "rollout": {"constrained": True},
       "play": {"max_new_tokens": COMPLETION},
+      "rewards": {"outcome": {"weight": 0.0}},
     },
   )
   model = base_model.base_model(config)
   params = nnx.state(model.module)
-  found = ours(config, model)
+  found = ours(config)
 
   def median(values: list[float]) -> float:
     return round(statistics.median(values[WARMUP:]), 4)
@@ -126,7 +124,7 @@ def main() -> None:
     **cli.machine(),
     "steps": flags.steps,
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-    "completion_tokens": round(median(found["tokens"]) / BATCH, 2),
+    "completion_tokens": median(found["tokens_per_turn"]),
     "first_step_seconds": round(found["seconds"][0], 2),
     "seconds_per_step": median(found["seconds"]),
     "seconds_sampling": median(found["seconds_sampling"]),

@@ -16,8 +16,6 @@ import jax
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt.train import base_model
-from tunix_ttt.train import run_loop
 
 BATCH, GROUP = 64, 8
 RUNS: dict[str, dict[str, Any]] = {
@@ -42,13 +40,13 @@ def measure(
       "episodes": {"source": "positions"},
       "grpo": {"num_generations": GROUP},
       "play": {"max_new_tokens": new_tokens},
+      "rewards": {"outcome": {"weight": 0.0}},
       **settings,
       # A model of random weights would stop at its first token otherwise.
       "rollout": {"constrained": True, **settings.get("rollout", {})},
     },
   )
-  model, _ = run_loop.adapt(base_model.base_model(config), config)
-  found = grpo.ours(config, model)
+  found = grpo.ours(config)
   return {name: values[grpo.WARMUP :] for name, values in found.items()}
 
 

@@ -13,10 +13,8 @@ from typing import Any
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt.evaluate import evaluator
+from tunix_ttt import recipes
 from tunix_ttt.runs import run_directory
-from tunix_ttt.train import grpo
-from tunix_ttt.train import sft
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -32,11 +30,11 @@ def run(seed: int, output: pathlib.Path, settings: list[str]) -> dict[str, Any]:
   cold, improved = output / f"cold-{seed}", output / f"grpo-{seed}"
   changes = [*settings, f"seed={seed}"]
   path = CONFIGS / "sft_cold_start.yaml"
-  sft.train(config_lib.load(config_lib.SFTConfig, path, changes), cold)
+  recipes.train_sft(config_lib.load(config_lib.SFTConfig, path, changes), cold)
   changes.append(f"model.name={cold / run_directory.FINAL_CHECKPOINT}")
   path = CONFIGS / "grpo_tiny.yaml"
   config = config_lib.load(config_lib.GRPOConfig, path, changes)
-  grpo.train(config, evaluator.Evaluator, improved)
+  recipes.train_grpo(config, improved)
   lines = (improved / run_directory.METRICS).read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   return {

@@ -46,6 +46,7 @@ from jax._src import lru_cache
 import pytest
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import recipes
 from tunix_ttt.data import datasets
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import progress
@@ -259,7 +260,7 @@ def sft_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   from tests import test_sft
 
   return make_once(
-    tmp_path_factory, "sft", lambda p: test_sft.sft.train(test_sft.CONFIG, p)
+    tmp_path_factory, "sft", lambda p: recipes.train_sft(test_sft.CONFIG, p)
   )
 
 
@@ -269,7 +270,7 @@ def sft_lora_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   from tests import test_sft
 
   return make_once(
-    tmp_path_factory, "lora", lambda p: test_sft.sft.train(test_sft.LORA, p)
+    tmp_path_factory, "lora", lambda p: recipes.train_sft(test_sft.LORA, p)
   )
 
 

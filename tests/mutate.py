@@ -145,14 +145,14 @@ MUTATIONS = (
   ),
   Mutation(
     "advantages have the standard deviation of a whole population",
-    "tunix_ttt/algorithms/rewards.py",
+    "tunix_ttt/algorithms/advantages.py",
     "np.sqrt(squares.sum(axis=-2) / np.maximum(count - 1, 1))",
     "np.sqrt(squares.sum(axis=-2) / np.maximum(count, 1))",
     "tests/test_rewards.py::test_advantages_of_turns_on_one_board",
   ),
   Mutation(
     "a turn is compared with turns on other boards",
-    "tunix_ttt/algorithms/rewards.py",
+    "tunix_ttt/algorithms/advantages.py",
     "np.where(has_peers, on_board, in_group)",
     "np.where(has_peers, in_group, in_group)",
     "tests/test_rewards.py::test_a_turn_is_compared_with_others_like_it",
@@ -180,9 +180,9 @@ MUTATIONS = (
   ),
   Mutation(
     "GRPO resumes without its optimizer's state",
-    "tunix_ttt/train/cluster.py",
-    "    trainer.optimizer,\n    restore_only_lora_params=",
-    "    None,\n    restore_only_lora_params=",
+    "tunix_ttt/train/trainer.py",
+    "      self.optimizer,\n      save_only_lora_params=",
+    "      None,\n      save_only_lora_params=",
     "tests/test_grpo.py::test_going_on_from_a_checkpoint",
   ),
   Mutation(

@@ -16,7 +16,6 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import run_checkpoints
-from tunix_ttt.train import sft
 
 CONFIG = dataclasses.replace(
   test_sft.CONFIG,
@@ -254,7 +253,7 @@ def test_going_back_can_be_killed_at_any_moment(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """A finished run with checkpoints of the steps 2, 4 and 5."""
-  return sft.train(CONFIG, tmp_path_factory.mktemp("runs") / "run")
+  return recipes.train_sft(CONFIG, tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_a_damaged_latest_checkpoint_and_a_lost_model(
@@ -264,7 +263,7 @@ def test_a_damaged_latest_checkpoint_and_a_lost_model(
   model = run / run_directory.FINAL_CHECKPOINT
   flip(model / "model.json")
   shutil.rmtree(run / run_directory.CHECKPOINTS / "5" / "optimizer_state")
-  assert sft.resume(CONFIG, run) == run
+  assert recipes.resume(run, CONFIG) == run
   said = capsys.readouterr().out
   assert f"note: {model}/model.json: has changed since" in said
   assert "checkpoints/5/optimizer_state" in said
@@ -282,7 +281,7 @@ def test_a_damaged_latest_checkpoint_and_a_lost_model(
   }
   # All that is left is to save the model.
   shutil.rmtree(model)
-  sft.resume(CONFIG, run)
+  recipes.resume(run, CONFIG)
   assert test_sft.final(run) == test_sft.final(finished)
   assert test_sft.rows(run) == test_sft.rows(finished)
 
@@ -304,7 +303,7 @@ def test_a_run_of_another_recipe(finished, tmp_path):
   manifest = run_directory.RunManifest.read(run)
   manifest.model_copy(update={"recipe": "dpo"}).write(run)
   with pytest.raises(errors.UserError, match="this is a run of dpo, which"):
-    sft.resume(CONFIG, run)
+    recipes.resume(run, CONFIG)
   with pytest.raises(errors.UserError, match="recipe: 'dpo' does not fit"):
     recipes.resume(run)
 

@@ -11,11 +11,11 @@ import yaml
 
 from tests import conftest
 from tunix_ttt import config as config_lib
+from tunix_ttt import recipes
 from tunix_ttt.data import generate
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import run_directory
-from tunix_ttt.train import dpo
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import recorder
 
@@ -66,7 +66,7 @@ def rows(run):
 )
 def test_a_run_learns_to_prefer(pairs, tmp_path, algorithm):
   config = make(pairs, dpo={"algorithm": algorithm}, training={"max_steps": 12})
-  run = dpo.train(config, tmp_path / "run")
+  run = recipes.train_dpo(config, tmp_path / "run")
   train = [row for row in rows(run) if row["split"] == "train"]
   if algorithm == "dpo":
     # The model is the reference at first: -log(1/2).
@@ -82,13 +82,13 @@ def test_a_run_learns_to_prefer(pairs, tmp_path, algorithm):
 
 @pytest.mark.slow
 def test_killed_and_resumed_is_the_same(pairs, tmp_path):
-  whole = dpo.train(make(pairs), tmp_path / "whole")
+  whole = recipes.train_dpo(make(pairs), tmp_path / "whole")
   path = tmp_path / "config.yaml"
   path.write_text(yaml.safe_dump(settings(pairs)))
   run = tmp_path / "killed"
   process = conftest.start("train_dpo_tunix", path, run)
   conftest.kill_at(process, run, 2)
-  dpo.resume(make(pairs), run)
+  recipes.resume(run, make(pairs))
   assert rows(run) == rows(whole)
   a, b = (specs.parameters(checkpoints.load(r).module) for r in (run, whole))
   for name, value in a.items():
@@ -97,7 +97,7 @@ def test_killed_and_resumed_is_the_same(pairs, tmp_path):
 
 def test_an_adapters_reference_is_the_model_without_it(pairs, tmp_path):
   config = make(pairs, lora={"rank": 2, "alpha": 4.0})
-  run = dpo.train(config, tmp_path / "run")
+  run = recipes.train_dpo(config, tmp_path / "run")
   assert rows(run)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
   manifest = run_directory.RunManifest.read(run)
   assert manifest.model.trainable_parameters < manifest.model.parameters / 4
@@ -124,7 +124,7 @@ def test_wrong_input(run, pairs, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(pairs, tmp_path_factory):
-  return dpo.train(make(pairs), tmp_path_factory.mktemp("runs") / "run")
+  return recipes.train_dpo(make(pairs), tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def padded(finished):
 def test_resuming_from_an_earlier_step_ends_the_same(pairs, finished, tmp_path):
   copy = tmp_path / "copy"
   shutil.copytree(finished, copy)
-  dpo.resume(make(pairs), copy, 2)
+  recipes.resume(copy, make(pairs), step=2)
   assert rows(copy) == rows(finished)
   a, b = (
     specs.parameters(checkpoints.load(r).module) for r in (copy, finished)
@@ -159,7 +159,7 @@ def test_other_arrays_teach_the_same(pairs, padded, changes, tmp_path):
   text = dry_run.describe(config)
   assert ("packed into" in text) == ("data" in changes)
   assert ("fsdp 2" in text) == ("mesh" in changes)
-  found = rows(dpo.train(config, tmp_path / "run"))
+  found = rows(recipes.train_dpo(config, tmp_path / "run"))
   assert len(found) == len(padded) > 0
   for row, expected in zip(found, map(dict, padded), strict=True):
     assert row.pop("split") == expected.pop("split")

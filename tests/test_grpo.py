@@ -14,14 +14,13 @@ import yaml
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import recipes
 from tunix_ttt.data import generate
-from tunix_ttt.evaluate import evaluator
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import dry_run
-from tunix_ttt.train import grpo
 from tunix_ttt.train import recorder
 
 CONFIG = config_lib.GRPOConfig(
@@ -49,7 +48,7 @@ def changed(config, section, **changes):
 
 
 def train(config, output, rewards=None):
-  return grpo.train(config, evaluator.Evaluator, output, rewards)
+  return recipes.train_grpo(config, output, rewards=rewards)
 
 
 def rows(run: pathlib.Path) -> list[dict[str, Any]]:
@@ -129,7 +128,7 @@ def test_the_same_config_gives_the_same_run(run, tmp_path):
 def test_going_on_from_a_checkpoint(run, tmp_path):
   other = tmp_path / "run"
   shutil.copytree(run, other)
-  grpo.resume(WITH_KL, evaluator.Evaluator, other, 2)
+  recipes.resume(other, WITH_KL, step=2)
   assert rows(other) == rows(run)
   assert final(other) == final(run)
   assert (other / run_directory.ROLLOUTS).read_text() == (
@@ -228,7 +227,7 @@ def test_the_reference_of_a_model_with_trained_adapters(
   else:
     assert kl[0] > 1e-6
     assert "is to the model without adapters" in told
-  grpo.resume(config, evaluator.Evaluator, second, 1)
+  recipes.resume(second, config, step=1)
   assert [r["kl"] for r in rows(second) if r["split"] == "train"] == kl
 
 
@@ -275,7 +274,7 @@ def test_past_selves_are_kept_and_met_again(tmp_path):
   table = np.frombuffer(tables[0].read_bytes(), np.int8)
   assert (table >= 0).sum() > 4000
   again = rows(run)
-  grpo.resume(config, evaluator.Evaluator, run, 2)
+  recipes.resume(run, config, step=2)
   assert rows(run) == again
 
 

@@ -1,6 +1,7 @@
 """Where the games of a GRPO run start: `episodes.starts`."""
 
 import dataclasses
+import pathlib
 
 import jax
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 from tests import test_grpo
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import recipes
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.train import base_model
 from tunix_ttt.train import game_rollout
-from tunix_ttt.train import grpo
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
 
 MEMBERS = test_grpo.CONFIG.grpo.num_generations
@@ -27,11 +29,10 @@ def model():
 def begin(model, first, last, **episodes):
   """Returns the starts of the games of some groups, on the host: [G, M]."""
   config = test_grpo.changed(test_grpo.CONFIG, "episodes", **episodes)
-  engine = game_rollout.GameRollout(
-    model.module, model.tokenizer, None, None, model=model, config=config
-  )
+  pool = opponent_pool.OpponentPool(config, pathlib.Path("none"))
+  rollout = game_rollout.GameRollout(model, config, pool)
   groups = np.repeat(np.arange(first, last), MEMBERS)
-  keys, states = engine.begin(groups, engine._opponent(0))
+  keys, states = rollout.start(groups, pool.opponent(0))
   states = jax.tree.map(np.asarray, (jax.random.key_data(keys), states))
   return jax.tree.map(
     lambda leaf: leaf.reshape(-1, MEMBERS, *leaf.shape[1:]), states
@@ -74,10 +75,9 @@ def test_the_games_of_a_group_share_a_position_with_the_agent_to_move(
 def test_shares_are_exact_for_each_mark(model, share):
   _, states = begin(model, 0, 600, starts=share)
   config = test_grpo.changed(test_grpo.CONFIG, "episodes", starts=share)
-  engine = game_rollout.GameRollout(
-    model.module, model.tokenizer, None, None, model=model, config=config
-  )
-  chosen = engine._has_random_start(np.arange(600))
+  pool = opponent_pool.OpponentPool(config, pathlib.Path("none"))
+  rollout = game_rollout.GameRollout(model, config, pool)
+  chosen = rollout._has_random_start(np.arange(600))
   is_random = starts_at_random(states)
   assert not is_random[~chosen].any() and is_random[chosen].mean() > 0.95
   for mark in (0, 1):
@@ -140,5 +140,5 @@ def test_a_run_with_everything_is_resumed_exactly(staleness, tmp_path):
   ]
   # Most games from the empty board have more turns than the others.
   assert 1.5 < np.mean([row["turns"] for row in trained]) < 4
-  grpo.resume(config, test_grpo.evaluator.Evaluator, run, 2)
+  recipes.resume(run, config, step=2)
   assert test_grpo.rows(run) == found and test_grpo.final(run) == weights

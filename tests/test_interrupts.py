@@ -21,10 +21,10 @@ from tests import test_processes
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import files
+from tunix_ttt import recipes
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import recorder
-from tunix_ttt.train import sft
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 
@@ -91,7 +91,7 @@ def test_a_run_ends_as_if_it_had_not_been_interrupted(tmp_path):
   assert process.returncode == 0, err
   assert f"trained model: {run}/checkpoint-final" in out
 
-  whole = sft.train(config, tmp_path / "whole")
+  whole = recipes.train_sft(config, tmp_path / "whole")
   assert test_sft.rows(run) == test_sft.rows(whole)
   assert test_sft.final(run) == test_sft.final(whole)
   assert test_sft.optimizer_state(run) == test_sft.optimizer_state(whole)
@@ -111,7 +111,7 @@ def test_in_a_library(step, sft_run, tmp_path, monkeypatch):
   run = tmp_path / "run"
   monkeypatch.setattr(recorder.Recorder, "train", press)
   with pytest.raises(KeyboardInterrupt) as found:
-    sft.train(test_sft.CONFIG, run)
+    recipes.train_sft(test_sft.CONFIG, run)
   at = saved(run)
   assert step <= at <= step + 1
   assert str(found.value) == (
@@ -120,7 +120,7 @@ def test_in_a_library(step, sft_run, tmp_path, monkeypatch):
   )
   assert handlers == [signal.getsignal(n) for n in interrupts.SIGNALS]
   monkeypatch.undo()
-  sft.resume(test_sft.CONFIG, run)
+  recipes.resume(run, test_sft.CONFIG)
   assert test_sft.rows(run) == test_sft.rows(sft_run)
   assert test_sft.optimizer_state(run) == test_sft.optimizer_state(sft_run)
 
@@ -331,7 +331,7 @@ def test_several_processes_end_at_the_same_step(tmp_path):
   test_processes.finish(
     test_processes.start("train_sft_tunix", config, run, "--resume", "latest")
   )
-  whole = sft.train(config, tmp_path / "whole")
+  whole = recipes.train_sft(config, tmp_path / "whole")
   test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
   test_meshes.assert_alike(run, whole)
 

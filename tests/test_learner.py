@@ -12,8 +12,9 @@ from tunix_ttt.data import positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.train import base_model
+from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
-from tunix_ttt.train import learner
+from tunix_ttt.train import opponent_pool
 
 
 def rows(num_rows: int, used: list[int], length: int = 60):
@@ -44,7 +45,7 @@ def rows(num_rows: int, used: list[int], length: int = 60):
 def test_rows_in_which_nothing_is_trained_are_left_out(num_used, parts, shape):
   rng = np.random.default_rng(0)
   used = np.sort(rng.permutation(1280)[:num_used])
-  packed = learner._pack(rows(1280, used.tolist()), 256, parts)
+  packed = game_batches.pack(rows(1280, used.tolist()), 256, parts)
   assert {value.shape for value in packed.values()} == {shape}
   flat = {k: v.reshape(-1, shape[2]) for k, v in packed.items()}
   np.testing.assert_array_equal(flat["tokens"][:num_used, 0], used)
@@ -53,16 +54,15 @@ def test_rows_in_which_nothing_is_trained_are_left_out(num_used, parts, shape):
 
 
 @pytest.mark.parametrize("luck", ["group", "game"])
-def test_what_the_games_of_a_group_share(luck):
+def test_what_the_games_of_a_group_share(luck, tmp_path):
   config = dataclasses.replace(
     config_lib.GRPOConfig(model=conftest.SMALL_MODEL),
     episodes=config_lib.EpisodesConfig(luck=luck),
   )
   model = base_model.base_model(config)
-  engine = game_rollout.GameRollout(
-    model.module, model.tokenizer, None, None, model=model, config=config
-  )
-  keys, states = engine.begin(np.repeat(np.arange(4), 8), engine._opponent(0))
+  pool = opponent_pool.OpponentPool(config, tmp_path)
+  rollout = game_rollout.GameRollout(model, config, pool)
+  keys, states = rollout.start(np.repeat(np.arange(4), 8), pool.opponent(0))
   drawn = np.asarray(states.luck).reshape(4, 8)
   assert len(np.unique(drawn)) == (32 if luck == "game" else 4)
   agents = np.asarray(states.agent).reshape(4, 8)
@@ -70,7 +70,7 @@ def test_what_the_games_of_a_group_share(luck):
   assert len(np.unique(jax.random.key_data(keys), axis=0)) == 32
 
 
-def test_prompts_come_again_once_all_have_come():
+def test_prompts_come_again_once_all_have_come(tmp_path):
   plain = config_lib.GRPOConfig(model=conftest.SMALL_MODEL)
   config = dataclasses.replace(
     plain,
@@ -82,16 +82,9 @@ def test_prompts_come_again_once_all_have_come():
     positions.Shown(board_text.from_text(text), cell)
     for text, cell in (("." * 9, None), ("X........", 0), ("XO.......", 1))
   ]
-  engine = game_rollout.GameRollout(
-    model.module,
-    model.tokenizer,
-    None,
-    None,
-    model=model,
-    config=config,
-    prompts=asked,
-  )
-  _, states = engine.begin(np.repeat(np.arange(6), 8), engine._opponent(0))
+  pool = opponent_pool.OpponentPool(config, tmp_path)
+  rollout = game_rollout.GameRollout(model, config, pool, asked)
+  _, states = rollout.start(np.repeat(np.arange(6), 8), pool.opponent(0))
   shown = np.asarray(states.board).reshape(6, 8)
   assert (shown == shown[:, :1]).all()
   for epoch in (shown[:3, 0], shown[3:, 0]):

@@ -9,9 +9,10 @@ import jax
 import pytest
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import recipes
 from tunix_ttt.evaluate import evaluator
 from tunix_ttt.models.families import specs
-from tunix_ttt.train import grpo
+from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import recorder
 from tunix_ttt.train import sft
 
@@ -64,21 +65,21 @@ def test_supervised(live, tmp_path, monkeypatch):
       super().train(step, loss, metrics)
 
   monkeypatch.setattr(recorder, "Recorder", Watched)
-  sft.train(config, tmp_path / "run")
+  recipes.train_sft(config, tmp_path / "run")
   # The adapter and Adam's two moments, with room for a batch.
   assert len(seen) == 3
   assert backbone < seen[-1] < 1.1 * backbone + 4 * small
 
 
 @pytest.mark.slow
-def test_games(live, tmp_path):
+def test_games(live, tmp_path, monkeypatch):
   games = {"num_games": 8, "batch_size": 8, "max_new_tokens": 12}
   config = config_lib.from_dict(
     config_lib.GRPOConfig,
     SETTINGS
     | {"grpo": {"num_generations": 4}, "play": games, "exhaustive_eval": False},
   )
-  prepared = grpo.plan(config, evaluator.Evaluator)
+  prepared = grpo_plan.plan(config)
   backbone, small = sizes(prepared.model.module)
   judge: Any = prepared.evaluate
   tables = sum(
@@ -87,14 +88,15 @@ def test_games(live, tmp_path):
     if isinstance(leaf, jax.Array)
   )
   seen: list[int] = []
+  evaluate = evaluator.Evaluator.__call__
 
-  class Watched(evaluator.Evaluator):
-    def __call__(self, params):
-      seen.append(live())
-      return super().__call__(params)
+  def watched(self, params):
+    seen.append(live())
+    return evaluate(self, params)
 
   del prepared, judge
-  grpo.train(config, Watched, tmp_path / "run")
+  monkeypatch.setattr(evaluator.Evaluator, "__call__", watched)
+  recipes.train_grpo(config, tmp_path / "run")
   # Besides, the tables of the sampler and of the judge.
   assert len(seen) == 2
   assert backbone < seen[-1] < 1.1 * backbone + 4 * small + 2.2 * tables

@@ -21,7 +21,7 @@ from tests import test_hugging_face
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.evaluate import evaluator
+from tunix_ttt import recipes
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
@@ -29,11 +29,10 @@ from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import base_model
-from tunix_ttt.train import cluster as cluster_lib
 from tunix_ttt.train import dry_run
-from tunix_ttt.train import grpo
+from tunix_ttt.train import game_rollout
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import run_loop
-from tunix_ttt.train import sft
 from tunix_ttt.train import trainer as trainer_lib
 
 ONE = config_lib.MeshConfig()
@@ -196,7 +195,7 @@ def on_one(sft_run):
 @pytest.mark.parametrize("mesh", [FSDP, TP, SPLIT])
 def test_supervised_losses_are_one_devices(on_one, mesh, tmp_path, capsys):
   config = on(test_sft.CONFIG, mesh)
-  run = sft.train(config, tmp_path / "run")
+  run = recipes.train_sft(config, tmp_path / "run")
   rows_alike(test_sft.rows(run), test_sft.rows(on_one), 1e-4)
   assert_alike(run, on_one)
   assert run_directory.RunManifest.read(run).mesh == meshes.described(mesh)
@@ -208,7 +207,7 @@ def test_a_run_goes_on_on_other_devices(on_one, tmp_path):
   run = tmp_path / "run"
   shutil.copytree(on_one, run)
   for mesh, step in ((FSDP, 3), (TP, 6), (ONE, 6)):
-    sft.resume(on(test_sft.CONFIG, mesh), run, step)
+    recipes.resume(run, on(test_sft.CONFIG, mesh), step=step)
     rows_alike(test_sft.rows(run), test_sft.rows(on_one), 1e-4)
     assert_alike(run, on_one)
 
@@ -227,7 +226,7 @@ def games_config(mesh=ONE, **rollout):
 
 def played(config, run):
   """Trains a run; its rows and the games that it wrote down."""
-  grpo.train(config, evaluator.Evaluator, run)
+  recipes.train_grpo(config, run)
   return test_grpo.rows(run), (
     run / run_directory.ROLLOUTS
   ).read_text().splitlines()
@@ -306,7 +305,7 @@ def check_going_on(config, path, run):
   shutil.copytree(path, run)
   rows = test_grpo.rows(path)
   games = (path / run_directory.ROLLOUTS).read_text().splitlines()
-  grpo.resume(config, evaluator.Evaluator, run, 2)
+  recipes.resume(run, config, step=2)
   assert test_grpo.rows(run) == rows
   assert (run / run_directory.ROLLOUTS).read_text().splitlines() == games
   a, b = (
@@ -316,11 +315,12 @@ def check_going_on(config, path, run):
     np.testing.assert_array_equal(value, b[name])
 
 
-def test_the_sampler_is_given_what_is_trained_alone():
+def test_the_sampler_is_given_what_is_trained_alone(tmp_path):
   config = games_config(SPLIT)
   model, _ = run_loop.adapt(base_model.base_model(config, None), config)
-  cluster = cluster_lib.make(model, config, None)
-  trained, played = cluster.actor_trainer.model, cluster.rollout.model()
+  pool = opponent_pool.OpponentPool(config, tmp_path)
+  rollout = game_rollout.GameRollout(model, config, pool)
+  trained, played = model.module, rollout._module
   devices = jax.devices()
 
   def adapters_and_base(module):
@@ -343,11 +343,10 @@ def test_the_sampler_is_given_what_is_trained_alone():
   _, base = adapters_and_base(played)
   adapters = nnx.state(trained, nnx.LoRAParam)
   nnx.update(trained, jax.tree.map(lambda value: value + 1, adapters))
-  cluster.sync_weights()
+  rollout.sync()
   check()
   for name, value in adapters_and_base(played)[1].items():
     assert value is base[name]
-  cluster.close()
 
 
 @pytest.mark.parametrize(
@@ -374,7 +373,7 @@ def test_devices_that_do_not_fit(mesh, changes, message, tmp_path):
     test_sft.CONFIG, mesh=config_lib.MeshConfig(**mesh), training=training
   )
   with pytest.raises(errors.UserError, match=message):
-    sft.train(config, tmp_path / "run")
+    recipes.train_sft(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 

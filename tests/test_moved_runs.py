@@ -13,12 +13,12 @@ from tests import test_sft
 import tunix_ttt as ttt
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import recipes
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import run_directory
-from tunix_ttt.train import run_loop
-from tunix_ttt.train import sft
+from tunix_ttt.train import resume_checks
 
 TRAINING = conftest.ROOT / "training"
 CONFIG = dataclasses.replace(
@@ -43,8 +43,8 @@ def tree(tmp_path_factory, tokenizer):
     pathlib.Path("rows.jsonl").write_text(rows)
     cold = sources.start_from(conftest.SMALL_MODEL, lambda: tokenizer, 0)
     checkpoints.save(cold, pathlib.Path("cold"))
-    sft.train(CONFIG, pathlib.Path("runs/whole"))
-    sft.train(LORA, pathlib.Path("runs/adapter"))
+    recipes.train_sft(CONFIG, pathlib.Path("runs/whole"))
+    recipes.train_sft(LORA, pathlib.Path("runs/adapter"))
   (root / "before").rename(root / "after")
   return root / "after"
 
@@ -141,7 +141,7 @@ def test_the_model_that_a_run_started_from(tree, tmp_path, monkeypatch, run):
   shutil.copytree(tree / "runs/whole", "mine")
   mine = pathlib.Path("mine")
   manifest = run_directory.RunManifest.read("mine")
-  found = run_loop.relocate(CONFIG, manifest, tree / "runs/whole")
+  found = resume_checks.relocate(CONFIG, manifest, tree / "runs/whole")
   assert found.model.name == str(tree / "cold")
   assert found.data.path == str(tree / "rows.jsonl")
 
@@ -149,7 +149,7 @@ def test_the_model_that_a_run_started_from(tree, tmp_path, monkeypatch, run):
     model = dataclasses.replace(CONFIG.model, base=str(base))
     return dataclasses.replace(CONFIG, model=model)
 
-  given = run_loop.relocate(at(tree / "cold"), manifest, mine).model
+  given = resume_checks.relocate(at(tree / "cold"), manifest, mine).model
   assert (given.name, given.base) == (str(tree / "cold"), None)
   for config, place in (
     (CONFIG, "cold"),
@@ -157,7 +157,7 @@ def test_the_model_that_a_run_started_from(tree, tmp_path, monkeypatch, run):
     (at(tree / "runs/whole"), "whole"),
   ):
     with pytest.raises(errors.UserError) as caught:
-      run_loop.relocate(config, manifest, mine)
+      resume_checks.relocate(config, manifest, mine)
     assert f"{place}; say where the model with the digest" in str(caught.value)
     assert manifest.model.revision in str(caught.value)
   # The data can be told by a flag; its digest is checked.

@@ -14,12 +14,11 @@ from tests import test_grpo
 from tests import test_rewards
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import recipes
 from tunix_ttt.algorithms import rewards
-from tunix_ttt.evaluate import evaluator
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import run_directory
-from tunix_ttt.train import grpo
 
 NONE = config_lib.RewardsConfig(outcome=config_lib.OutcomeConfig(weight=0.0))
 # Nothing but what is given.
@@ -36,7 +35,9 @@ def short(games):
 
 def test_turns_and_whole_games_are_credited():
   games = test_rewards.games_of([4, 0, 0], [1, 2])
-  given = rewards.given({"centre": centre, "short": (short, 0.5)}, NONE)
+  given = rewards.custom_rewards(
+    {"centre": centre, "short": (short, 0.5)}, NONE
+  )
   found = rewards.components(games, NONE, 4, given)
   assert found["centre"].tolist() == [[1, 0, 0, 0, 0]]
   # Three turns, told at the last of them.
@@ -46,9 +47,11 @@ def test_turns_and_whole_games_are_credited():
 
 def test_turns_that_were_not_played_do_not_count():
   games = test_rewards.games_of([4], [0])
-  found = rewards.earned("r", lambda g: np.full(g.moves.shape, np.nan), NO_TURN)
+  found = rewards.evaluate_custom(
+    "r", lambda g: np.full(g.moves.shape, np.nan), NO_TURN
+  )
   assert not found.any()
-  found = rewards.earned("r", lambda g: np.ones(g.moves.shape), games)
+  found = rewards.evaluate_custom("r", lambda g: np.ones(g.moves.shape), games)
   assert found.tolist() == [[1, 0, 0, 0, 0]]
 
 
@@ -58,7 +61,7 @@ NO_TURN = test_rewards.games_of([], [0])
 @pytest.mark.parametrize(
   ("given", "message"),
   [
-    ({"outcome": centre}, "reward 'outcome': there is one of this name"),
+    ({"outcome": centre}, "reward 'outcome' already exists in the config"),
     ({"my reward": centre}, "reward 'my reward': the name is a metric's"),
     ({"r": 1.0}, "reward 'r': expected a function of games"),
     ({"r": (centre, "1")}, "weight must be a finite number, found '1'"),
@@ -71,7 +74,7 @@ NO_TURN = test_rewards.games_of([], [0])
 )
 def test_mistakes_in_what_is_given(given, message):
   with pytest.raises(errors.UserError, match=message):
-    rewards.given(given, NONE)
+    rewards.custom_rewards(given, NONE)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +108,11 @@ def test_what_is_no_number_is_told_with_its_place():
 
   message = "'root': must be a finite number, found inf for game 0, turn 1"
   with pytest.raises(errors.UserError, match=message):
-    rewards.earned("root", root, games)
+    rewards.evaluate_custom("root", root, games)
 
 
-def test_made_up_games_are_as_real_ones():
-  games = trajectory_lib.made_up(5, 4)
+def test_dummy_games_have_the_shapes_of_real_ones():
+  games = trajectory_lib.dummy_trajectory(5, 4)
   real = test_rewards.games_of([4], [0])
   for field in dataclasses.fields(games):
     ours, theirs = getattr(games, field.name), getattr(real, field.name)
@@ -123,7 +126,7 @@ def test_made_up_games_are_as_real_ones():
 
 def test_records_name_the_source():
   mine: Any = {"a": centre, "b": (functools.partial(centre), 2), "c": np.sign}
-  given = rewards.given(mine, NONE)
+  given = rewards.custom_rewards(mine, NONE)
   a, b, c = rewards.records(given).values()
   digest = hashlib.sha256(inspect.getsource(centre).encode()).hexdigest()
   assert a == run_directory.RewardRecord(
@@ -136,7 +139,7 @@ def test_records_name_the_source():
 def test_a_run_with_a_reward_of_its_own(tmp_path):
   given = {"centre": centre, "short": (short, 0.1)}
   run = test_grpo.train(CONFIG, tmp_path / "run", given)
-  records = rewards.records(rewards.given(given, NONE))
+  records = rewards.records(rewards.custom_rewards(given, NONE))
   assert run_directory.RunManifest.read(run).rewards == records
   found = test_grpo.rows(run)
   for row in found:
@@ -147,7 +150,7 @@ def test_a_run_with_a_reward_of_its_own(tmp_path):
       assert row["reward/short"] == pytest.approx(-0.1 * row["turns"])
       assert "reward/outcome" not in row
 
-  resume = functools.partial(grpo.resume, CONFIG, evaluator.Evaluator, run)
+  resume = functools.partial(recipes.resume, run, CONFIG)
   with pytest.raises(errors.UserError, match="Python are centre, those of"):
     resume(rewards={"centre": centre})
   with pytest.raises(errors.UserError, match="has changed since .*: short"):

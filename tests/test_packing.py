@@ -14,6 +14,7 @@ import pytest
 from tests import conftest
 from tests import test_sft
 from tunix_ttt import config as config_lib
+from tunix_ttt import recipes
 from tunix_ttt.algorithms import dpo_loss
 from tunix_ttt.algorithms import losses
 from tunix_ttt.data import datasets
@@ -259,7 +260,7 @@ UNPACKED = dataclasses.replace(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   path = tmp_path_factory.mktemp("runs") / "packed"
-  return sft.train(CONFIG, path)
+  return recipes.train_sft(CONFIG, path)
 
 
 def test_a_run_sees_the_same_sequences_in_batches_of_one_shape():
@@ -290,7 +291,7 @@ def test_a_run_sees_the_same_sequences_in_batches_of_one_shape():
 
 
 def test_a_run_learns_what_it_would_have_without_packing(finished, tmp_path):
-  unpacked = sft.train(UNPACKED, tmp_path / "unpacked")
+  unpacked = recipes.train_sft(UNPACKED, tmp_path / "unpacked")
   found, expected = test_sft.rows(finished), test_sft.rows(unpacked)
   for ours, theirs in zip(found, expected, strict=True):
     assert ours.keys() == theirs.keys()
@@ -308,7 +309,7 @@ def test_a_run_learns_what_it_would_have_without_packing(finished, tmp_path):
 def test_resuming_ends_the_same(finished, tmp_path):
   copy = tmp_path / "copy"
   shutil.copytree(finished, copy)
-  sft.resume(CONFIG, copy, 3)
+  recipes.resume(copy, CONFIG, step=3)
   assert test_sft.rows(copy) == test_sft.rows(finished)
   assert test_sft.final(copy) == test_sft.final(finished)
   assert test_sft.optimizer_state(copy) == test_sft.optimizer_state(finished)

@@ -18,7 +18,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.models import token_log_probs
 from tunix_ttt.models.families import specs
-from tunix_ttt.train import learner
+from tunix_ttt.train import game_batches
+from tunix_ttt.train import trainer
 
 PAD, VOCAB = 0, 64
 # Of the rows; Tunix divides by that of completions in one of its modes.
@@ -36,7 +37,7 @@ def table():
 
 
 def algorithm(temperature=0.9, **changes):
-  config: Any = learner.AlgorithmConfig(
+  config: Any = grpo_loss.AlgorithmConfig(
     num_generations=2, max_sequence_tokens=LENGTH - 1, **changes
   )
   config.temperature = temperature
@@ -98,7 +99,7 @@ MORE_VARIANTS: list[dict[str, Any]] = [
   {"beta": 0.1, "kl_loss_mode": "mse_kl"},
   {"epsilon": 0.1, "epsilon_high": 0.28},
 ]
-METRICS = sorted(learner._LOSS_METRICS)
+METRICS = sorted(trainer._GRPO_METRICS)
 
 
 @pytest.mark.parametrize(
@@ -235,8 +236,10 @@ def test_neither_micro_batches_nor_padding_change_the_loss(table, mode):
   for parts, more in ((2, 0), (6, 0), (1, 16), (3, 16)):
     whole = dataclasses.replace(
       widened(batch, more),
-      weight=learner.micro_batch_weights(trained, parts, mode),
-      token_weight=learner.micro_batch_weights(trained, parts, "token-mean"),
+      weight=game_batches.micro_batch_weights(trained, parts, mode),
+      token_weight=game_batches.micro_batch_weights(
+        trained, parts, "token-mean"
+      ),
     )
     size = 6 // parts
     results = [

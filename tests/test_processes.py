@@ -16,12 +16,10 @@ from tests import test_meshes
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.evaluate import evaluator
+from tunix_ttt import recipes
 from tunix_ttt.models import meshes
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
-from tunix_ttt.train import grpo
-from tunix_ttt.train import sft
 
 # Longer than it takes until a process is missed, by the setting below.
 SECONDS = 60
@@ -82,7 +80,7 @@ def kill(processes, run, step, number):
 def test_a_supervised_run_is_one_processes(tmp_path):
   config = dataclasses.replace(test_sft.CONFIG, mesh=test_meshes.FSDP)
   whole, run = tmp_path / "whole", tmp_path / "run"
-  sft.train(config, whole)
+  recipes.train_sft(config, whole)
   first, second = finish(start("train_sft_tunix", config, run))
   assert f"trained model: {run}/checkpoint-final" in first[0]
   assert "model" not in second[0]
@@ -104,7 +102,7 @@ def test_a_supervised_run(tmp_path):
     checkpoint=config_lib.CheckpointConfig(save_interval_steps=5),
   )
   whole, run = tmp_path / "whole", tmp_path / "run"
-  sft.train(config, whole)
+  recipes.train_sft(config, whole)
   kill(start("train_sft_tunix", config, run), run, 7, number=1)
   first, second = finish(
     start("train_sft_tunix", config, run, "--resume", "latest")
@@ -117,7 +115,7 @@ def test_a_supervised_run(tmp_path):
   assert manifest.status == "finished" and len(manifest.sessions) == 2
   assert manifest.devices == ["cpu", "cpu"]
   # One process goes on from what two have saved.
-  sft.resume(config, run, 15)
+  recipes.resume(run, config, step=15)
   test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
   test_meshes.assert_alike(run, whole)
 
@@ -134,7 +132,7 @@ def test_games(tmp_path):
   )
   config = test_grpo.changed(config, "training", max_steps=5)
   whole, run = tmp_path / "whole", tmp_path / "run"
-  grpo.train(config, evaluator.Evaluator, whole)
+  recipes.train_grpo(config, whole)
   kill(start("train_grpo_tunix", config, run), run, 3, number=0)
   finish(start("train_grpo_tunix", config, run, "--resume", "latest"))
   test_meshes.rows_alike(test_grpo.rows(run), test_grpo.rows(whole), 1e-3)

@@ -9,6 +9,7 @@ import pytest
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import testing
+from tunix_ttt.algorithms import advantages
 from tunix_ttt.algorithms import rewards
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
@@ -182,7 +183,7 @@ def test_length_is_the_share_of_the_limit():
 @pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
 def test_returns_are_discounted_sums(discount):
   given = np.random.default_rng(1).normal(size=(5, 4))
-  found = rewards.returns(given, discount)
+  found = advantages.returns(given, discount)
   for t in range(4):
     expected = sum(discount ** (s - t) * given[:, s] for s in range(t, 4))
     np.testing.assert_allclose(found[:, t], expected, rtol=1e-5)
@@ -218,8 +219,8 @@ def test_advantages_of_turns_on_one_board(estimator, baseline):
   lengths[::group] = lengths[1::group] = turns
   played = np.arange(turns) < lengths
   boards = np.full(worth.shape, rules.EMPTY_BOARD)
-  found, trained = rewards.turn_advantages(
-    worth, played, boards, group, estimator, baseline
+  found, trained = advantages.turn_advantages(
+    worth, played, boards, group, advantages.ESTIMATORS[estimator], baseline
   )
   np.testing.assert_array_equal(trained, played)
   expected = np.zeros_like(worth)
@@ -249,8 +250,8 @@ def test_a_turn_is_compared_with_others_like_it(estimator):
     ("board", [on_board, on_board, in_group]),
     ("turn", [in_group, in_group, in_group]),
   ):
-    found, trained = rewards.turn_advantages(
-      worth, PLAYED, BOARDS, 3, estimator, baseline
+    found, trained = advantages.turn_advantages(
+      worth, PLAYED, BOARDS, 3, advantages.ESTIMATORS[estimator], baseline
     )
     first = [
       estimate(value, values, estimator)
@@ -265,17 +266,13 @@ def test_a_turn_is_compared_with_others_like_it(estimator):
 def test_a_turn_that_is_the_only_one_of_its_batch():
   worth, played = np.ones((2, 2), np.float32), np.array([[1, 1], [1, 0]], bool)
   boards = np.full((2, 2), rules.EMPTY_BOARD)
-  found, trained = rewards.turn_advantages(worth, played, boards, 2, "grpo")
+  found, trained = advantages.turn_advantages(
+    worth, played, boards, 2, advantages.ESTIMATORS["grpo"]
+  )
   assert not found.any() and not trained.any()
 
 
 def test_where_the_members_of_a_group_differ():
   worth = np.array([[1, 2], [1, 0], [1, 5], [0, 5]], np.float32)
-  found = rewards.with_signal(worth, 2)
+  found = advantages.differs_in_group(worth, 2)
   assert found.tolist() == [[False, True]] * 2 + [[True, False]] * 2
-
-
-def test_an_unknown_estimator():
-  zeros = np.zeros((2, 1), np.int32)
-  with pytest.raises(ValueError, match="no advantage estimator 'gae'"):
-    rewards.turn_advantages(zeros, zeros == 0, zeros, 2, "gae")

@@ -15,6 +15,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
+from tunix_ttt.train import game_batches
 from tunix_ttt.train import reference_log_probs
 
 VOCAB = 64
@@ -24,7 +25,7 @@ def test_importance_weights_by_hand():
   trainer = np.log(np.array([[0.5, 0.6, 0.2, 0.9]], np.float32))
   sampler = np.log(np.array([[0.5, 0.2, 0.4, 0.1]], np.float32))
   trained = np.array([[True, True, True, False]])
-  weights, metrics = reference_log_probs.importance_weights(
+  weights, metrics = game_batches.importance_weights(
     trainer, sampler, trained, 2.0
   )
   # 3 is cut at 2; the last token is not trained.
@@ -40,7 +41,7 @@ def test_importance_weights_by_hand():
 
 def test_nothing_trained_weighs_nothing():
   nothing = np.zeros((1, 2), bool)
-  weights, metrics = reference_log_probs.importance_weights(
+  weights, metrics = game_batches.importance_weights(
     np.full((1, 2), -np.inf), np.zeros((1, 2)), nothing, 2.0
   )
   assert not weights.any() and set(metrics.values()) == {0.0}

@@ -11,9 +11,9 @@ from tests import conftest
 from tests.conftest import listing
 from tests.conftest import refused
 from tunix_ttt import config as config_lib
+from tunix_ttt import recipes
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.runs import run_directory
-from tunix_ttt.train import sft
 
 TRAIN, TRAIN_GRPO, GENERATE, REPORT, EVALSET, PLAY = (
   conftest.ROOT / "training" / f"{name}.py"
@@ -207,7 +207,7 @@ def test_wrong_data(run, content, found):
 def finished(tmp_path_factory) -> pathlib.Path:
   """A finished run of `SETTINGS`."""
   config = config_lib.from_dict(config_lib.SFTConfig, SETTINGS)
-  return sft.train(config, tmp_path_factory.mktemp("finished") / "run")
+  return recipes.train_sft(config, tmp_path_factory.mktemp("finished") / "run")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import yaml
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt import recipes
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import run_directory
@@ -142,7 +143,7 @@ def test_the_loss_falls(finished):
 
 def test_the_same_config_gives_the_same_run(finished, tmp_path):
   config, run = finished
-  again = sft.train(config, tmp_path / "again")
+  again = recipes.train_sft(config, tmp_path / "again")
   assert rows(again) == rows(run)
   assert final(again) == final(run)
 
@@ -155,7 +156,7 @@ def test_accumulation_gives_the_update_of_one_batch(finished, tmp_path):
       config.training, gradient_accumulation_steps=4
     ),
   )
-  split = sft.train(parts, tmp_path / "parts")
+  split = recipes.train_sft(parts, tmp_path / "parts")
   for ours, theirs in zip(rows(run), rows(split), strict=True):
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-5)
   a, b = (specs.parameters(checkpoints.load(r).module) for r in (run, split))
@@ -166,7 +167,7 @@ def test_accumulation_gives_the_update_of_one_batch(finished, tmp_path):
 def test_a_finished_run_is_left_alone(finished):
   config, run = finished
   before = (run / run_directory.MANIFEST).read_bytes()
-  assert sft.resume(config, run) == run
+  assert recipes.resume(run, config) == run
   assert (run / run_directory.MANIFEST).read_bytes() == before
 
 
@@ -174,7 +175,7 @@ def test_resuming_from_an_earlier_step_ends_the_same(finished, tmp_path):
   config, run = finished
   copy = tmp_path / "copy"
   subprocess.run(["cp", "-r", run, copy], check=True)
-  sft.resume(config, copy, 3)
+  recipes.resume(copy, config, step=3)
   assert rows(copy) == rows(run)
   assert final(copy) == final(run)
   assert optimizer_state(copy) == optimizer_state(run)
@@ -189,29 +190,29 @@ def test_what_resuming_refuses(finished, tmp_path):
   with pytest.raises(
     errors.UserError, match="no checkpoint of step 5; there are 3, 6, 8"
   ):
-    sft.resume(config, run, 5)
+    recipes.resume(run, config, step=5)
   other = dataclasses.replace(config, seed=1)
   with pytest.raises(errors.UserError, match="these keys differ .*: seed"):
-    sft.resume(other, run)
+    recipes.resume(run, other)
   with pytest.raises(errors.UserError, match="no such run manifest"):
-    sft.resume(config, tmp_path)
+    recipes.resume(tmp_path, config)
   logging = config_lib.LoggingConfig(log_every_n_steps=1)
   free = dataclasses.replace(config, logging=logging)
-  assert sft.resume(free, run) == run
+  assert recipes.resume(run, free) == run
 
 
 def test_a_run_that_is_being_worked_on_is_refused(finished):
   config, run = finished
   working = pytest.raises(errors.UserError, match="another process is working")
   with run_directory.hold(run), working:
-    sft.resume(config, run, 3)
+    recipes.resume(run, config, step=3)
 
 
 def test_a_directory_in_use_is_refused_and_left_alone(finished):
   config, run = finished
   before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
   with pytest.raises(errors.UserError, match="already exists"):
-    sft.train(config, run)
+    recipes.train_sft(config, run)
   assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
@@ -221,10 +222,10 @@ def test_a_change_of_the_data_is_noticed(tmp_path):
   config = dataclasses.replace(
     CONFIG, data=config_lib.DataConfig(path=str(data))
   )
-  run = sft.train(config, tmp_path / "run")
+  run = recipes.train_sft(config, tmp_path / "run")
   data.write_text('{"text": "abd"}\n' * 20)
   with pytest.raises(errors.UserError, match="the data has changed"):
-    sft.resume(config, run, 3)
+    recipes.resume(run, config, step=3)
 
 
 def test_a_diverging_run_says_so(tmp_path):
@@ -235,7 +236,7 @@ def test_a_diverging_run_says_so(tmp_path):
     ),
   )
   with pytest.raises(errors.UserError, match="has diverged; lower"):
-    sft.train(config, tmp_path / "run")
+    recipes.train_sft(config, tmp_path / "run")
 
 
 def test_lora_on_a_model_that_was_trained_first(sft_run, tmp_path):
@@ -243,7 +244,7 @@ def test_lora_on_a_model_that_was_trained_first(sft_run, tmp_path):
   config = dataclasses.replace(
     LORA, model=config_lib.ModelConfig(name=str(base / "checkpoint-final"))
   )
-  run = sft.train(config, tmp_path / "lora")
+  run = recipes.train_sft(config, tmp_path / "lora")
   first = rows(run)[0]
   assert first["loss"] == pytest.approx(rows(base)[-1]["loss"], rel=1e-5)
   assert rows(run)[-1]["loss"] < first["loss"]
@@ -275,7 +276,7 @@ def test_killed_runs_end_as_if_they_had_not_been(lora, tmp_path):
   assert process.returncode == 0, err
   assert f"trained model: {run}/checkpoint-final" in out
 
-  whole = sft.train(config, tmp_path / "whole")
+  whole = recipes.train_sft(config, tmp_path / "whole")
   assert rows(run) == rows(whole)
   assert final(run) == final(whole)
   assert optimizer_state(run) == optimizer_state(whole)

@@ -328,11 +328,11 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
     files.check_output(flags.output)
   # Here, because it needs Tunix.
   from tunix_ttt.train import dry_run
-  from tunix_ttt.train import run_loop
+  from tunix_ttt.train import resume_checks
 
   if flags.resume is not None and flags.output is not None:
     run = run_directory.RunManifest.read(flags.output)
-    config = run_loop.relocate(config, run, flags.output)
+    config = resume_checks.relocate(config, run, flags.output)
   print(dry_run.describe(config))
   return True
 

@@ -19,22 +19,13 @@ from tunix_ttt import recipes
 from tunix_ttt.algorithms import rewards
 from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
-from tunix_ttt.evaluate import evaluator
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import base_model
-from tunix_ttt.train import dpo
 from tunix_ttt.train import dry_run
-from tunix_ttt.train import grpo
-from tunix_ttt.train import sft
 
 MANIFEST = "pipeline_manifest.json"
 PAIRS = "pairs.jsonl"
 _WHAT = "pipeline manifest"
-_KINDS: dict[str, type[config_lib.SFTConfig]] = {
-  "sft": config_lib.SFTConfig,
-  "dpo": config_lib.DPOConfig,
-  "grpo": config_lib.GRPOConfig,
-}
 
 
 class StageRecord(run_directory.Record):
@@ -65,7 +56,7 @@ class PipelineManifest(run_directory.Record):
 
 def stages(
   config: config_lib.PipelineConfig, output: pathlib.Path
-) -> dict[str, config_lib.SFTConfig]:
+) -> dict[run_directory.Recipe, config_lib.SFTConfig]:
   """Returns the config of each run, in order.
 
   Args:
@@ -75,8 +66,8 @@ def stages(
   Raises:
     errors.UserError: if a stage's config is wrong.
   """
-  found: dict[str, config_lib.SFTConfig] = {}
-  for name, kind in _KINDS.items():
+  found: dict[run_directory.Recipe, config_lib.SFTConfig] = {}
+  for name, recipe in recipes.RECIPES.items():
     stage: config_lib.StageConfig | None = getattr(config, name)
     if stage is None:
       continue
@@ -87,9 +78,9 @@ def stages(
     if name == "dpo":
       settings.append(f"data.path={output / PAIRS}")
     path = pathlib.Path(stage.config)
-    found[name] = loaded = config_lib.load(kind, path, settings)
+    found[name] = loaded = config_lib.load(recipe.config, path, settings)
     if isinstance(loaded, config_lib.GRPOConfig):
-      rewards.given(None, loaded.rewards)
+      rewards.custom_rewards(None, loaded.rewards)
   return found
 
 
@@ -132,7 +123,7 @@ def run(
 
 def _run_stages(
   config: config_lib.PipelineConfig,
-  configs: dict[str, config_lib.SFTConfig],
+  configs: dict[run_directory.Recipe, config_lib.SFTConfig],
   output: pathlib.Path,
 ) -> Iterator[tuple[str, StageRecord]]:
   """Yields what each stage made, when it is done."""
@@ -143,7 +134,11 @@ def _run_stages(
         kind = _pairs(config.pairs, settings)
         generate.write(pairs, "dpo", kind, config.pairs.count, config.seed)
       yield "pairs", _record(pairs, pairs, output)
-    made = _train(settings, output / name)
+    made = output / name
+    if made.exists():
+      recipes.resume(made, settings)
+    else:
+      recipes.start(name, settings, made)
     yield name, _record(made, made / run_directory.MANIFEST, output)
 
 
@@ -162,18 +157,6 @@ def _pairs(
     config=playing,
     rejected=rejected,
   )
-
-
-def _train(config: config_lib.SFTConfig, path: pathlib.Path) -> pathlib.Path:
-  begun = path.exists()
-  if isinstance(config, config_lib.GRPOConfig):
-    judge = evaluator.Evaluator
-    if begun:
-      return grpo.resume(config, judge, path)
-    return grpo.train(config, judge, path)
-  if isinstance(config, config_lib.DPOConfig):
-    return dpo.resume(config, path) if begun else dpo.train(config, path)
-  return sft.resume(config, path) if begun else sft.train(config, path)
 
 
 def _record(

@@ -1,6 +1,6 @@
 """Whole runs, each one call: what training scripts and notebooks are made of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import gc
 import pathlib
@@ -12,7 +12,6 @@ from tunix_ttt import files
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.evaluate import answers
 from tunix_ttt.evaluate import evalsets
-from tunix_ttt.evaluate import evaluator
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import matches
 from tunix_ttt.models import sources
@@ -25,10 +24,34 @@ from tunix_ttt.runs import run_directory
 from tunix_ttt.train import base_model
 from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo
+from tunix_ttt.train import grpo_plan
+from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """A way to train: its settings, how a run is prepared, and how it runs.
+
+  Attributes:
+    config: Class of the settings.
+    plan: Checks the settings and makes the model; writes nothing.
+    run: Trains from the latest checkpoint to the end.
+  """
+
+  config: type[config_lib.SFTConfig]
+  plan: Callable[..., Any]
+  run: run_loop.Train[Any]
+
+
+RECIPES: dict[run_directory.Recipe, Recipe] = {
+  "sft": Recipe(config_lib.SFTConfig, sft.plan, sft.run),
+  "dpo": Recipe(config_lib.DPOConfig, dpo.plan, dpo.run),
+  "grpo": Recipe(config_lib.GRPOConfig, grpo_plan.plan, grpo.run),
+}
 # Where no config is given, what `load_config` makes one of.
 Settings = pathlib.Path | str | Mapping[str, Any]
 
@@ -50,8 +73,7 @@ def train_sft(
   Raises:
     errors.UserError: if the input is wrong, before anything is written.
   """
-  config = _config(config_lib.SFTConfig, config)
-  return sft.train(config, _path(output))
+  return start("sft", _config(config_lib.SFTConfig, config), output)
 
 
 def train_dpo(
@@ -64,8 +86,7 @@ def train_dpo(
     config: see `train_sft`; `data.path` names the pairs.
     output: see `train_sft`, also for what is returned and raised.
   """
-  config = _config(config_lib.DPOConfig, config)
-  return dpo.train(config, _path(output))
+  return start("dpo", _config(config_lib.DPOConfig, config), output)
 
 
 def train_grpo(
@@ -85,8 +106,42 @@ def train_grpo(
       each turn earned, or [B], what each game is worth. `(function, weight)`
       stands for one times a weight. Their sources are in the run's manifest.
   """
-  config = _config(config_lib.GRPOConfig, config)
-  return grpo.train(config, evaluator.Evaluator, _path(output), rewards)
+  return start("grpo", _config(config_lib.GRPOConfig, config), output, rewards)
+
+
+def start(
+  name: run_directory.Recipe,
+  config: config_lib.SFTConfig,
+  output: pathlib.Path | str | None = None,
+  rewards: rewards_lib.Rewards | None = None,
+) -> pathlib.Path:
+  """Trains by a recipe of `RECIPES`; see `train_sft` and `train_grpo`."""
+  recipe = RECIPES[name]
+  options, records = _options(config, rewards)
+  return run_loop.start(
+    name,
+    config,
+    _path(output),
+    lambda: recipe.plan(config, **options),
+    recipe.run,
+    records,
+  )
+
+
+def _options(
+  config: config_lib.SFTConfig, rewards: rewards_lib.Rewards | None
+) -> tuple[dict[str, Any], resume_checks.Rewards]:
+  """Returns options of a recipe's plan, and the manifest's records of them.
+
+  Raises:
+    errors.UserError: if a reward is wrong, or the recipe takes none.
+  """
+  if isinstance(config, config_lib.GRPOConfig):
+    custom = rewards_lib.custom_rewards(rewards, config.rewards)
+    return {"rewards": custom}, rewards_lib.records(custom)
+  if rewards:
+    raise errors.UserError("rewards are for GRPO, which this run is not")
+  return {}, {}
 
 
 def resume(
@@ -121,19 +176,20 @@ def resume(
   progress.hush()
   if config is None:
     manifest = run_directory.RunManifest.read(run)
-    kind = config_lib.RECIPES[manifest.recipe]
-    config = run_loop.config_of(kind, manifest, run)
+    kind = RECIPES[manifest.recipe].config
+    config = resume_checks.config_of(kind, manifest, run)
   if base is not None:
-    config = run_loop.with_model(config, base=str(base))
-  if isinstance(config, config_lib.GRPOConfig):
-    return grpo.resume(config, evaluator.Evaluator, run, step, rewards)
-  if rewards:
-    raise errors.UserError(
-      f"{run}: rewards are for GRPO, which this run is not"
-    )
-  if isinstance(config, config_lib.DPOConfig):
-    return dpo.resume(config, run, step)
-  return sft.resume(config, run, step)
+    config = resume_checks.with_model(config, base=str(base))
+  recipe = next(r for r in RECIPES.values() if r.config is type(config))
+  options, records = _options(config, rewards)
+  return run_loop.resume(
+    config,
+    run,
+    step,
+    lambda config, path: recipe.plan(config, path, **options),
+    recipe.run,
+    records,
+  )
 
 
 def answer_evalset(

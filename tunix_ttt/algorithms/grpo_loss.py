@@ -18,6 +18,7 @@ from tunix.rl import function_registry
 from tunix.rl.grpo import grpo_learner
 from tunix.sft import utils as sft_utils
 
+from tunix_ttt import config as config_lib
 from tunix_ttt.models import token_log_probs
 
 # The name it is registered by.
@@ -41,6 +42,46 @@ class GameExample(grpo_learner.TrainExample):
   mask: jax.Array | None = None
   weight: jax.Array | None = None
   token_weight: jax.Array | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class AlgorithmConfig(grpo_learner.GRPOConfig):
+  """Tunix's `GRPOConfig` with the other fields that the loss reads.
+
+  Attributes:
+    policy_loss_fn: Name of the loss in Tunix's registry.
+    temperature: Sampling temperature of the rollout.
+    epsilon_high: See `config.AlgorithmConfig`.
+    epsilon_c: See `config.AlgorithmConfig`.
+    max_sequence_tokens: Maximum number of sampled tokens in a sequence, by
+      which `sequence-mean-token-scale` divides.
+  """
+
+  policy_loss_fn: str = NAME
+  temperature: float = 1.0
+  epsilon_high: float = 0.2
+  epsilon_c: float | None = None
+  max_sequence_tokens: int
+
+
+def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
+  """Returns a run's settings as Tunix's losses read them."""
+  algorithm = config.grpo
+  high = algorithm.epsilon_high
+  return AlgorithmConfig(
+    num_generations=algorithm.num_generations,
+    num_iterations=algorithm.num_iterations,
+    loss_algo=algorithm.loss_algo,
+    advantage_estimator=algorithm.advantage_estimator,
+    loss_agg_mode=algorithm.loss_agg_mode,
+    beta=algorithm.beta,
+    kl_loss_mode=algorithm.kl_loss_mode,
+    epsilon=algorithm.epsilon,
+    epsilon_high=algorithm.epsilon if high is None else high,
+    epsilon_c=algorithm.epsilon_c,
+    temperature=config.rollout.temperature,
+    max_sequence_tokens=config.max_sequence_tokens,
+  )
 
 
 def log_probs(
@@ -68,8 +109,8 @@ def games_loss(
   model: nnx.Module,
   train_example: GameExample,
   algo_config: Any,
-  pad_id: int,
-  eos_id: int,
+  pad_id: int = 0,
+  eos_id: int = 0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the GRPO loss of games, and its metrics.
 
@@ -79,8 +120,8 @@ def games_loss(
     model: the policy.
     train_example: a `GameExample`.
     algo_config: Tunix's.
-    pad_id: not used, since sequences carry their masks.
-    eos_id: not used.
+    pad_id: Unused, since sequences carry their masks.
+    eos_id: Unused.
   """
   mask, weight = train_example.mask, train_example.weight
   token_weight = train_example.token_weight

@@ -13,7 +13,7 @@ import markupsafe
 from tunix_ttt import files
 from tunix_ttt.report import plots
 
-_ASSETS = importlib.resources.files("tunix_ttt.evaluate") / "assets"
+_ASSETS = importlib.resources.files("tunix_ttt.report") / "assets"
 
 
 def render(template: str, script: str | None = None, **values: Any) -> str:
@@ -25,7 +25,7 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
     **values: what the template tells of.
   """
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("tunix_ttt.evaluate", "assets"),
+    loader=jinja2.PackageLoader("tunix_ttt.report", "assets"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

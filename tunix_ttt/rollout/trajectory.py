@@ -78,7 +78,7 @@ class Trajectory:
   sampled_mass: jax.Array | None = None
 
 
-def made_up(num_turns: int, max_new_tokens: int) -> Trajectory:
+def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
   """Returns two games to try functions on: the centre, and no readable answer.
 
   Args:

@@ -48,22 +48,8 @@ def plan(
   )
 
 
-def train(
-  config: config_lib.DPOConfig, output: pathlib.Path | None = None
-) -> pathlib.Path:
-  """Trains a model in a new run directory; see `setup.start`."""
-  return run_loop.start("dpo", config, output, lambda: plan(config), _run)
-
-
-def resume(
-  config: config_lib.DPOConfig, run: pathlib.Path, step: int | None = None
-) -> pathlib.Path:
-  """Goes on with an interrupted run; see `setup.resume`."""
-  return run_loop.resume(config, run, step, plan, _run)
-
-
-def _run(
-  prepared: Plan, manifest: run_directory.RunManifest, run: pathlib.Path
+def run(
+  prepared: Plan, manifest: run_directory.RunManifest, path: pathlib.Path
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
@@ -77,5 +63,5 @@ def _run(
 
     train = reference_log_probs.attach(train, known(dataset.train))
     held_out = list(reference_log_probs.attach(held_out, known(dataset.eval)))
-  trainer = trainer_lib.DPOTrainer(model.module, config, run)
-  return supervised_run.fit(prepared, manifest, run, trainer, train, held_out)
+  trainer = trainer_lib.DPOTrainer(model.module, config, path)
+  return supervised_run.fit(prepared, manifest, path, trainer, train, held_out)

@@ -39,7 +39,7 @@ def describe(config: config_lib.SFTConfig) -> str:
     sft.check_context(config)
     source = datasets.load(config.data, config.seed)
   else:
-    rewards.given(None, config.rewards)
+    rewards.custom_rewards(None, config.rewards)
     if config.episodes.source == "prompts":
       source = datasets.load_prompts(config.data)
   model = sources.outline(

@@ -6,11 +6,12 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import run_directory
-from tunix_ttt.train import learner as learner_lib
 from tunix_ttt.train import recorder as recorder_lib
 
 # So many batches without a signal, one after the other, are worth a warning.
@@ -53,17 +54,29 @@ class GameRecorder(recorder_lib.Recorder):
     self.best: float | None = max(scores, default=None)
     self._idle = 0
 
-  def batch(self, step: learner_lib.Step, learning_rate: float) -> None:
-    """Records a batch of games.
+  def batch(
+    self,
+    step: int,
+    games: trajectory.Trajectory,
+    metrics: Mapping[str, float],
+    learning_rate: float,
+  ) -> None:
+    """Records a batch of games that was trained on.
+
+    Args:
+      step: Number of the step, from 1.
+      games: Games of the batch, on the host.
+      metrics: Metrics of the games and of the loss.
+      learning_rate: Learning rate of the step's first update.
 
     Raises:
       errors.UserError: if the loss is not a finite number.
     """
-    metrics = dict(step.metrics)
+    metrics = dict(metrics)
     self._num_tokens += int(metrics.pop("tokens"))
     elapsed = self._elapsed()
     row = {
-      "step": step.number,
+      "step": step,
       "split": "train",
       **metrics,
       "learning_rate": learning_rate,
@@ -79,8 +92,8 @@ class GameRecorder(recorder_lib.Recorder):
     )
     self._bar.set_postfix_str(text, False)
     self._bar.update()
-    if self._is_logged(step.number):
-      self._write_games(step)
+    if self._is_logged(step):
+      self._write_games(step, games)
       self._say(row, f"{text}{recorder_lib.show_speed(row)}")
     self._warn_if_idle(row)
 
@@ -124,11 +137,11 @@ class GameRecorder(recorder_lib.Recorder):
     self._games.close()
     super().close()
 
-  def _write_games(self, step: learner_lib.Step) -> None:
+  def _write_games(self, step: int, games: trajectory.Trajectory) -> None:
     count = self._config.rollouts_per_log
-    some = jax.tree.map(lambda leaf: leaf[:count], step.games)
-    for game in trajectory.describe(some, self._decode):
-      self._games.write(json.dumps({"step": step.number, **game}) + "\n")
+    first = jax.tree.map(lambda leaf: leaf[:count], games)
+    for game in trajectory.describe(first, self._decode):
+      self._games.write(json.dumps({"step": step, **game}) + "\n")
     self._games.flush()
 
   def _warn_if_idle(self, row: Mapping[str, Any]) -> None:
@@ -149,3 +162,39 @@ def _memory() -> int:
   if stats and "peak_bytes_in_use" in stats:
     return int(stats["peak_bytes_in_use"])
   return sum(array.nbytes for array in jax.live_arrays())
+
+
+def game_metrics(
+  games: trajectory.Trajectory, rewards: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+  """Returns the metrics of a batch of games.
+
+  Args:
+    games: B games of at most T turns, on the host.
+    rewards: float32 [B, T] by name.
+  """
+  played = np.asarray(games.turn_mask)
+  total = sum(rewards.values(), np.zeros(played.shape, np.float32)).sum(axis=1)
+  tokens = np.asarray(games.action_mask).sum(axis=2)
+  is_optimal = rewards_lib.regret(games) == 0
+  cut = {}
+  if games.sampled_mass is not None:
+    mass = np.asarray(games.sampled_mass)[np.asarray(games.action_mask)]
+    cut["sampled_mass"] = float(mass.mean())
+  return {
+    "reward": float(total.mean()),
+    "reward_std": float(total.std()),
+    **{
+      f"reward/{name}": float(values.sum(axis=1).mean())
+      for name, values in rewards.items()
+    },
+    **{
+      name: float((np.asarray(games.ending) == ending).mean())
+      for name, ending in trajectory.RATES.items()
+    },
+    "optimal_move_rate": float(is_optimal[played].mean()),
+    "turns": float(played.sum(axis=1).mean()),
+    "tokens_per_turn": float(tokens[played].mean()),
+    "tokens": float(tokens.sum()),
+    **cut,
+  }

@@ -1,4 +1,4 @@
-"""Games to train on, sampled by the jitted rollout, as a Tunix rollout engine."""
+"""Plays the games of each GRPO step with the model that is trained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,6 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tunix.rl.rollout import base_rollout
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import streams
@@ -18,89 +17,124 @@ from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
-from tunix_ttt.models import model_policy as policy_lib
+from tunix_ttt.models import model_policy
 from tunix_ttt.rollout import build
-from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.rollout import sequences as sequences_lib
+from tunix_ttt.rollout import trajectory
+from tunix_ttt.train import opponent_pool
 
-Trajectory = trajectory_lib.Trajectory
 _STREAMS = streams.Stream
+# Boards on which the model is asked for its greedy move at a time.
+_GREEDY_BATCH = 512
 
 
-class GameRollout(base_rollout.BaseRollout):
-  """Whole games of the model that is trained.
+class GameRollout:
+  """Plays whole games of groups, by the jitted sampler.
 
-  Prompts are numbers of groups. A group's start and the opponent's luck depend
-  on the seed and its number alone, each game's tokens on its place in the group
-  too, so that a run can go on from any step.
-
-  Attributes:
-    tables: what games are played with.
+  Groups are numbered through the run. A group's start and the opponent's seed
+  depend on the run's seed and the group's number alone, a game's tokens also on
+  its place in the group, so a run can continue from any step.
   """
 
   def __init__(
     self,
-    rollout_actor: Any,
-    tokenizer: Any,
-    mesh: Any,
-    rollout_config: Any,
-    *,
     model: checkpoints.Model,
     config: config_lib.GRPOConfig,
+    pool: opponent_pool.OpponentPool,
     prompts: Sequence[positions.Shown] = (),
   ):
-    """Called by Tunix's `RLCluster`, which knows nothing of the last three."""
-    del tokenizer, rollout_config
-    self.mesh = mesh
-    # In the layout `split` the devices are the sampler's own, and so is the copy.
-    is_split = config.mesh.layout == "split"
-    self._model = (
-      meshes.copy(rollout_actor, mesh) if is_split else rollout_actor
-    )
-    self._config = config
-    self._tokenizer = model.tokenizer
-    self.tables = build.make_tables(config, model.tokenizer)
+    """Compiles nothing yet.
+
+    Args:
+      model: Model that is trained.
+      config: Settings of the run.
+      pool: Opponents.
+      prompts: Positions to ask for moves on, where the config has them.
+    """
+    self._config, self._pool = config, pool
+    # With the layout `split` the sampler has devices and a copy of its own.
+    self._trained = self._module = model.module
+    self._trainable = model.trainable
+    self._mesh = meshes.make_for_sampler(config.mesh)
+    if self._mesh is not None:
+      self._module = meshes.copy(model.module, self._mesh)
+    self._tables = build.make_tables(config, model.tokenizer)
     play = config.play
     if config.episodes.are_single_moves:
       play = build.single_moves(play)
-    self._policy = policy_lib.ModelPolicy(self._model, model.spec)
+    self._policy = model_policy.ModelPolicy(self._module, model.spec)
     self._sample = build.make_sampler(
-      self._policy, env_lib.TicTacToe(), self.tables, play, config.rollout
+      self._policy, env_lib.TicTacToe(), self._tables, play, config.rollout
     )
-    self._begin = jax.jit(self._start)
+    self._sequences = jax.jit(
+      lambda games, tables: sequences_lib.sequences(
+        games, tables, config.play.context
+      )
+    )
+    self._start = jax.jit(self._start_game_batch)
     self._boards = np.array([each.board for each in prompts], np.int32)
     last = [-1 if p.last_move is None else p.last_move for p in prompts]
     self._last_moves = np.array(last, np.int8)
-    self._pool: list[np.ndarray] = []
+    self._begun: dict[int, Any] = {}
     self._greedy: Any = None
 
-  def play(self, groups: np.ndarray, step: int) -> Trajectory:
-    """Plays a game for each entry; those of one group stand in a row.
+  def play(
+    self, step: int
+  ) -> tuple[trajectory.Trajectory, sequences_lib.Sequences]:
+    """Returns the games of a step and their token sequences, on the host.
+
+    Games of later steps that need not wait for this step's update are begun.
+
+    Args:
+      step: Step of the run, counted from 0.
+    """
+    config = self._config
+    ahead = step + config.rollout.max_staleness
+    for number in range(step, min(ahead, config.training.max_steps - 1) + 1):
+      if number not in self._begun and self._weights_of(number) <= step:
+        self._begun[number] = self._begin(number)
+    return meshes.fetch(self._begun.pop(step))
+
+  def _weights_of(self, step: int) -> int:
+    """Returns the number of updates of the weights that play a step's games."""
+    every = self._config.checkpoint.save_interval_steps
+    oldest = step - self._config.rollout.max_staleness
+    # A run that resumes from a checkpoint has no older weights.
+    return max(oldest, step - step % every)
+
+  def _begin(self, step: int) -> Any:
+    """Has the sampler's devices play a step's games; does not wait for them."""
+    size = self._config.training.batch_size
+    games = np.arange(step * size, (step + 1) * size)
+    opponent = self._pool.opponent(step)
+    groups = games // self._config.grpo.num_generations
+    keys, states = self.start(groups, opponent)
+    played = self._sample(nnx.state(self._module), keys, states, opponent)
+    return played, self._sequences(played, self._tables)
+
+  def sync(self) -> None:
+    """Copies the trained parameters to the sampler, if it has its own."""
+    if self._mesh is not None:
+      values = nnx.state(self._trained, self._trainable)
+      places = meshes.shardings(values, self._mesh)
+      nnx.update(self._module, jax.device_put(values, places))
+
+  def start(
+    self, groups: np.ndarray, opponent: Any
+  ) -> tuple[jax.Array, env_lib.State]:
+    """Returns the keys of games' tokens [B] and their initial states.
 
     Args:
       groups: int [B], the number of each game's group.
-      step: Step of the run, from 0, which selects the opponents.
-    """
-    opponent = self._opponent(step)
-    keys, states = self.begin(groups, opponent)
-    params = nnx.split(self._model)[1]
-    return self._sample(params, keys, states, opponent)
-
-  def begin(
-    self, groups: np.ndarray, opponent: Any
-  ) -> tuple[jax.Array, env_lib.State]:
-    """Returns the keys of games' tokens [B] and the states they start in.
-
-    Args:
-      groups: See `play`.
       opponent: Opponent, who makes the first move of a game it opens.
     """
     members = np.arange(len(groups)) % self._config.grpo.num_generations
-    return self._begin(
+    return self._start(
       jnp.asarray(groups),
       jnp.asarray(members),
       opponent,
       self._has_random_start(groups),
-      self._asked(groups),
+      self._prompt_boards(groups),
     )
 
   def _has_random_start(self, groups: np.ndarray) -> np.ndarray:
@@ -113,8 +147,10 @@ class GameRollout(base_rollout.BaseRollout):
     pairs = groups // 2
     return np.floor((pairs + 1) * share) > np.floor(pairs * share)
 
-  def _asked(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the prompts of some groups: boards int32 [B], moves int8 [B]."""
+  def _prompt_boards(
+    self, groups: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the prompts of groups: boards int32 [B], last moves int8 [B]."""
     if self._config.episodes.source != "prompts":
       return None
     count = len(self._boards)
@@ -129,13 +165,13 @@ class GameRollout(base_rollout.BaseRollout):
     ]
     return self._boards[numbers], self._last_moves[numbers]
 
-  def _start(
+  def _start_game_batch(
     self,
     groups: jax.Array,
     members: jax.Array,
     opponent: Any,
     has_random_start: jax.Array,
-    asked: Any,
+    prompts: Any,
   ) -> tuple[jax.Array, env_lib.State]:
     seed = self._config.seed
     env = env_lib.TicTacToe(opponent=opponent)
@@ -143,15 +179,15 @@ class GameRollout(base_rollout.BaseRollout):
     episodes = self._config.episodes
     marks = jnp.array(agents.get(episodes.agent, (rules.X, rules.O)), jnp.int8)
 
-    def begin(
-      group: jax.Array, member: jax.Array, has_random_start: Any, asked: Any
+    def start_game(
+      group: jax.Array, member: jax.Array, has_random_start: Any, prompt: Any
     ) -> Any:
       opponent_member = member if episodes.luck == "game" else 0
       luck = jax.random.bits(
         streams.key(seed, _STREAMS.GAME_OPPONENTS, group, opponent_member)
       )
-      if asked is not None:
-        board, last = asked
+      if prompt is not None:
+        board, last = prompt
         agent = jnp.asarray(rules.side_to_move())[board]
       else:
         agent = marks[group % 2]
@@ -165,97 +201,36 @@ class GameRollout(base_rollout.BaseRollout):
       state = env.init(luck, agent, board, last)
       return streams.key(seed, _STREAMS.GAME_TOKENS, group, member), state
 
-    return jax.vmap(begin)(groups, members, has_random_start, asked)
-
-  def _opponent(self, step: int) -> Any:
-    config = self._config.opponents
-    done = step / max(self._config.training.max_steps - 1, 1)
-
-    def share(course: tuple[float, float]) -> float:
-      return course[0] + done * (course[1] - course[0])
-
-    shares = np.zeros(2 + config.pool_size, np.float32)
-    shares[0], shares[1] = share(config.random), share(config.optimal)
-    past = share(config.past_selves)
-    tables = np.full((config.pool_size, rules.NUM_BOARDS), -1, np.int8)
-    if self._pool:
-      shares[2 : 2 + len(self._pool)] = past / len(self._pool)
-      tables[: len(self._pool)] = self._pool
-    else:
-      shares[0] += past
-    return jax.tree_util.Partial(
-      opponents.mixture, jnp.asarray(shares), jnp.asarray(tables)
-    )
-
-  def set_pool(self, tables: list[np.ndarray]) -> None:
-    """Sets the past selves: int8 [3^9] each, of which the last are kept."""
-    self._pool = tables[-self._config.opponents.pool_size :]
+    return jax.vmap(start_game)(groups, members, has_random_start, prompts)
 
   def greedy_moves(self) -> np.ndarray:
-    """Returns the model's move on every board on which one is to be made.
+    """Returns the model's greedy move on every board that is not over.
 
-    It is asked on the board alone, greedily: int8 [3^9], -1 for an unreadable
-    answer and where nobody is to move.
+    The model sees the board alone.
+
+    Returns:
+      int8 [3^9], -1 for unreadable answers and where nobody is to move.
     """
     boards = rules.positions()
     if self._greedy is None:
       play = build.greedy_single_moves(self._config.play)
       self._greedy = build.make_sampler(
-        self._policy, env_lib.TicTacToe(), self.tables, play
+        self._policy, env_lib.TicTacToe(), self._tables, play
       )
-    theirs = rules.X + rules.O - rules.side_to_move()[boards]
-    taken = (rules.cells()[boards] == theirs[:, None]).argmax(axis=1)
-    last = np.where(boards == rules.EMPTY_BOARD, -1, taken)
-    params, moves, size = nnx.split(self._model)[1], [], 512
-    for first in range(0, len(boards), size):
-      rows = np.arange(first, first + size) % len(boards)
+    opponent_mark = rules.X + rules.O - rules.side_to_move()[boards]
+    is_taken = rules.cells()[boards] == opponent_mark[:, None]
+    last = np.where(boards == rules.EMPTY_BOARD, -1, is_taken.argmax(axis=1))
+    params, moves = nnx.state(self._module), []
+    for first in range(0, len(boards), _GREEDY_BATCH):
+      rows = np.arange(first, first + _GREEDY_BATCH) % len(boards)
       states = jax.vmap(env_lib.TicTacToe().init)(
-        jnp.zeros(size, jnp.uint32),
+        jnp.zeros(_GREEDY_BATCH, jnp.uint32),
         jnp.asarray(rules.side_to_move()[boards[rows]]),
         jnp.asarray(boards[rows]),
         jnp.asarray(last[rows], jnp.int8),
       )
-      keys = streams.keys(0, _STREAMS.GREEDY, last=jnp.arange(size))
-      played = self._greedy(params, keys, states)
-      moves.append(meshes.fetch(played.moves)[:, 0])
+      keys = streams.keys(0, _STREAMS.GREEDY, last=jnp.arange(_GREEDY_BATCH))
+      moves.append(meshes.fetch(self._greedy(params, keys, states).moves)[:, 0])
     table = np.full(rules.NUM_BOARDS, -1, np.int8)
     table[boards] = np.concatenate(moves)[: len(boards)]
     return table
-
-  def generate(
-    self, prompts: Any, rollout_config: Any, **kwargs: Any
-  ) -> base_rollout.RolloutOutput:
-    """Plays games; what a game's model said is one text."""
-    del rollout_config, kwargs
-    games = meshes.fetch(self.play(np.asarray(prompts), 0))
-    said = np.asarray(games.action_mask)
-    tokens = [games.actions[n][mask] for n, mask in enumerate(said)]
-    return base_rollout.RolloutOutput(
-      text=[self._tokenizer.decode(row.tolist()) for row in tokens],
-      logits=[],
-      tokens=tokens,
-      left_padded_prompt_tokens=np.zeros((len(tokens), 0), np.int32),
-      logprobs=[games.log_probs[n][mask] for n, mask in enumerate(said)],
-    )
-
-  def get_per_token_logps(self, prompt_tokens: Any, completion_tokens: Any):
-    """Not needed: the sampler's log-probabilities are the old ones."""
-    raise NotImplementedError
-
-  def update_params(self, params: Any, filter_types: Any = None) -> None:
-    """Takes new values for some of the model's parameters, from any devices."""
-    del filter_types
-    places = meshes.shardings(params, self.mesh)
-    nnx.update(self._model, jax.device_put(params, places))
-
-  def pad_id(self) -> int:
-    """Returns the tokenizer's pad token."""
-    return self._tokenizer.pad_id()
-
-  def eos_id(self) -> int:
-    """Returns the tokenizer's end token."""
-    return self._tokenizer.eos_id()
-
-  def model(self) -> Any:
-    """Returns the model that plays."""
-    return self._model

@@ -92,40 +92,6 @@ def _make(
   return score
 
 
-def importance_weights(
-  trainer: np.ndarray,
-  sampler: np.ndarray,
-  trained: np.ndarray,
-  threshold: float,
-) -> tuple[np.ndarray, dict[str, float]]:
-  """Returns Tunix's `sampler_is_weights`, and metrics of them.
-
-  A token's weight is its probability under the trainer's weights over that
-  under the sampler's, cut at the threshold (Yao et al., 2025).
-
-  Args:
-    trainer: float32 [...], log-probabilities before the update.
-    sampler: float32 [...], those it was drawn with.
-    trained: bool [...], which tokens are trained.
-    threshold: the largest weight.
-
-  Returns:
-    float32 [...], 0 where nothing is trained, and metrics by name.
-  """
-  log_ratio = np.where(trained, np.clip(trainer - sampler, -20, 20), 0)
-  ratio = np.exp(log_ratio)
-  weights = np.minimum(ratio, threshold) * trained
-  count = max(trained.sum(), 1)
-  metrics = {
-    "log_ratio": float(np.abs(log_ratio).sum() / count),
-    "sampler_is/weight_mean": float(weights.sum() / count),
-    "sampler_is/share_cut": float(
-      ((ratio > threshold) & trained).sum() / count
-    ),
-  }
-  return weights.astype(np.float32), metrics
-
-
 def log_probs(
   module: nnx.Module, batches: Iterable[datasets.Batch], num_pairs: int
 ) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Starts, resumes and finishes training runs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 import contextlib
-import dataclasses
 import math
 import os
 import pathlib
 import platform
+import shutil
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -21,33 +21,16 @@ from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import builders
 from tunix_ttt.models.families import specs
-from tunix_ttt.models.hub import adapters
-from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import tracking
 
-# Settings that change what is written, or where it is computed, and no more; and
-# places of things whose digests are checked.
-_FREE_ON_RESUME = (
-  "data.path",
-  "model.base",
-  "model.chat_template",
-  "model.name",
-  "model.revision",
-  "logging.",
-  "checkpoint.max_to_keep",
-  "rollouts_per_log",
-  "mesh.",
-  "distributed",
-)
-# Rewards that were given in Python, by name.
-Rewards = Mapping[str, run_directory.RewardRecord]
-_NO_REWARDS: Rewards = MappingProxyType({})
+_NO_REWARDS: resume_checks.Rewards = MappingProxyType({})
 
 
 class Prepared(Protocol):
@@ -82,7 +65,7 @@ def start(
   output: pathlib.Path | None,
   plan: Callable[[], PreparedT],
   train: Train[PreparedT],
-  rewards: Rewards = _NO_REWARDS,
+  rewards: resume_checks.Rewards = _NO_REWARDS,
 ) -> pathlib.Path:
   """Trains a model in a new run directory.
 
@@ -139,7 +122,7 @@ def resume(
   step: int | None,
   plan: Callable[[ConfigT, pathlib.Path], PreparedT],
   train: Train[PreparedT],
-  rewards: Rewards = _NO_REWARDS,
+  rewards: resume_checks.Rewards = _NO_REWARDS,
 ) -> pathlib.Path:
   """Goes on with an interrupted run, as if it had not been interrupted.
 
@@ -167,8 +150,8 @@ def resume(
   requirements.check()
   found = run_directory.RunManifest.read(run)
   with _working_on(run):
-    check_same_config(config, found, run)
-    check_same_rewards(rewards, found, run)
+    resume_checks.check_same_config(config, found, run)
+    resume_checks.check_same_rewards(rewards, found, run)
     run_checkpoints.remove_temporaries(run)
     if found.status == "finished" and step is None:
       fault = integrity.damage(run / run_directory.FINAL_CHECKPOINT)
@@ -176,10 +159,10 @@ def resume(
         return run
       progress.say(f"note: {fault}; saving the model again")
     from_step = run_checkpoints.choose(run, step)
-    config = relocate(config, found, run)
+    config = resume_checks.relocate(config, found, run)
     prepared = plan(config, run / run_directory.TOKENIZER)
-    check_same_data(prepared.dataset_record(), found.dataset, run)
-    check_same_model(prepared.record, found, run)
+    resume_checks.check_same_data(prepared.dataset_record(), found.dataset, run)
+    resume_checks.check_same_model(prepared.record, found, run)
     run_checkpoints.go_back(run, found, from_step, chosen=step is not None)
     return train(prepared, found, run)
 
@@ -221,7 +204,7 @@ def manifest(
   model: run_directory.ModelRecord,
   output: pathlib.Path,
   dataset: run_directory.DatasetRecord | None,
-  rewards: Rewards,
+  rewards: resume_checks.Rewards,
 ) -> run_directory.RunManifest:
   """Returns the manifest of a new run; `dataset` is None for played games."""
   sha, dirty = run_directory.git_state()
@@ -231,7 +214,7 @@ def manifest(
     recipe=recipe,
     seed=config.seed,
     # Where an adapter's base was found is of this machine, not of the run.
-    config=config_lib.to_dict(with_model(config, base=None)),
+    config=config_lib.to_dict(resume_checks.with_model(config, base=None)),
     dataset=dataset,
     dataset_key="games" if dataset is None else dataset.key,
     model=model,
@@ -334,166 +317,12 @@ def finish(
   )
 
 
-def config_of(
-  kind: type[ConfigT], manifest: run_directory.RunManifest, run: pathlib.Path
-) -> ConfigT:
-  """Returns the settings that a run was started with.
-
-  Raises:
-    errors.UserError: if they are not of this kind.
-  """
-  path = run / run_directory.MANIFEST
-  if manifest.recipe != "sft" and manifest.recipe not in manifest.config:
-    raise errors.UserError(
-      f"{path}: recipe: {manifest.recipe!r} does not fit the config, which has no"
-      " such section"
-    )
-  try:
-    return config_lib.from_dict(kind, manifest.config)
-  except ValueError as error:
-    raise errors.UserError(f"{path}: config: {error}") from None
-
-
-def relocate(
-  config: ConfigT, manifest: run_directory.RunManifest, run: pathlib.Path
-) -> ConfigT:
-  """Returns a run's settings with the files that they name where they are now.
-
-  A path is looked for from here, from where the run was started, and from
-  where that would be now that the run may have been moved.
-
-  Args:
-    config: the settings.
-    manifest: the run's.
-    run: its directory.
-
-  Raises:
-    errors.UserError: if the model that it started from is nowhere.
-  """
-
-  def find(path: str | None) -> str | None:
-    start = manifest.working_directory
-    if path is None or start is None or os.path.exists(path):
-      return path
-    there = os.path.join(start, path)
-    way = os.path.relpath(there, os.path.join(start, manifest.artifacts_path))
-    beside = os.path.normpath(os.path.join(run, way))
-    return next((p for p in (there, beside) if os.path.exists(p)), path)
-
-  data = dataclasses.replace(config.data, path=find(config.data.path))
-  config = dataclasses.replace(config, data=data)
-  model, record = config.model, manifest.model
-  config = with_model(config, chat_template=find(model.chat_template))
-  if model.name in specs.TINY_MODELS:
-    return config
-  if model.base is not None:
-    base = pathlib.Path(model.base)
-    # What is loaded is checked again, in `check_same_model`.
-    if adapters.is_adapter(base) or (
-      checkpoints.is_model(base) and checkpoints.digest(base) == record.revision
-    ):
-      return with_model(config, name=model.base, revision=None, base=None)
-  name = model.name if record.commit is not None else find(model.name)
-  there = pathlib.Path(name or "")
-  is_missing = record.commit is None and not there.is_dir()
-  # Else it is for the adapter that the run started from.
-  if is_missing or (model.base is not None and not _is_adapter(there)):
-    raise errors.UserError(
-      f"{run}: the model that this run started from is not at"
-      f" {model.base or model.name}; say where the model with the digest"
-      f" {record.revision} is: --base DIR"
-    )
-  return with_model(config, name=name)
-
-
-def _is_adapter(directory: pathlib.Path) -> bool:
-  if adapters.is_adapter(directory):
-    return True
-  is_ours = directory.is_dir() and not hub_loading.is_model(directory)
-  return is_ours and checkpoints.describe(directory).lora is not None
-
-
-def with_model(config: ConfigT, **changes: Any) -> ConfigT:
-  """Returns settings with changes to those of the model."""
-  model = dataclasses.replace(config.model, **changes)
-  return dataclasses.replace(config, model=model)
-
-
-def check_same_config(
-  config: config_lib.SFTConfig,
-  manifest: run_directory.RunManifest,
-  run: pathlib.Path,
-) -> None:
-  """Raises a UserError if a run was started with another config."""
-  path = run / run_directory.MANIFEST
-  if type(config) is not config_lib.RECIPES[manifest.recipe]:
-    raise errors.UserError(
-      f"{path}: this is a run of {manifest.recipe}, which another script trains"
-    )
-  theirs = config_of(type(config), manifest, run)
-  changed = [
-    key
-    for key in config_lib.differences(config, theirs)
-    if not key.startswith(_FREE_ON_RESUME)
-  ]
-  if changed:
-    raise errors.UserError(
-      f"{run}: a run is resumed with the config it was started with; these"
-      f" keys differ from {path}: {', '.join(changed)}"
-    )
-
-
-def check_same_rewards(
-  rewards: Rewards, manifest: run_directory.RunManifest, run: pathlib.Path
-) -> None:
-  """Raises a UserError if a run was started with other rewards."""
-  theirs = manifest.rewards
-  if rewards == theirs:
-    return
-  if rewards.keys() != theirs.keys():
-    raise errors.UserError(
-      f"{run}: the rewards that were given in Python are"
-      f" {', '.join(rewards) or 'none'}, those of this run"
-      f" {', '.join(theirs) or 'none'}; go on with the same, by"
-      " tunix_ttt.resume(run, rewards=...)"
-    )
-  changed = [name for name in rewards if rewards[name] != theirs[name]]
-  raise errors.UserError(
-    f"{run}: the source or the weight of these rewards has changed since this"
-    f" run was started: {', '.join(changed)}"
-  )
-
-
-def check_same_data(
-  ours: run_directory.DatasetRecord | None,
-  theirs: run_directory.DatasetRecord | None,
-  run: pathlib.Path,
-) -> None:
-  """Raises a UserError if a run was started with other data."""
-  found = None if ours is None else ours.digest
-  expected = None if theirs is None else theirs.digest
-  if found != expected:
-    source = ours and (ours.path or ours.key)
-    raise errors.UserError(
-      f"{run}: the data has changed since this run was started: {source} has"
-      f" the digest {found}, the manifest has {expected}"
-    )
-
-
-def check_same_model(
-  record: run_directory.ModelRecord,
-  manifest: run_directory.RunManifest,
-  run: pathlib.Path,
-) -> None:
-  """Raises a UserError if a run was started with another model."""
-  # What it is called, and whether it is from the hub, is no matter.
-  theirs = manifest.model
-  same = theirs.model_copy(
-    update={"name": record.name, "commit": record.commit}
-  )
-  if record != same:
-    raise errors.UserError(
-      f"{run}: the model has changed since this run was started: now"
-      f" {record}, in the manifest {theirs}; say where the model with the digest"
-      f" {theirs.revision} is: --base DIR"
-    )
+def save_best(model: checkpoints.Model, run: pathlib.Path) -> None:
+  """Replaces a run's best model, whole or not at all."""
+  best = run / run_directory.BEST_CHECKPOINT
+  new = best.with_name(f".{best.name}.new")
+  processes.remove(new)
+  checkpoints.save(model, new)
+  if processes.is_first():
+    shutil.rmtree(best, ignore_errors=True)
+    new.rename(best)

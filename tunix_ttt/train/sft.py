@@ -53,29 +53,15 @@ def plan(
   )
 
 
-def train(
-  config: config_lib.SFTConfig, output: pathlib.Path | None = None
-) -> pathlib.Path:
-  """Trains a model in a new run directory; see `setup.start`."""
-  return run_loop.start("sft", config, output, lambda: plan(config), _run)
-
-
-def resume(
-  config: config_lib.SFTConfig, run: pathlib.Path, step: int | None = None
-) -> pathlib.Path:
-  """Goes on with an interrupted run; see `setup.resume`."""
-  return run_loop.resume(config, run, step, plan, _run)
-
-
-def _run(
-  prepared: Plan, manifest: run_directory.RunManifest, run: pathlib.Path
+def run(
+  prepared: Plan, manifest: run_directory.RunManifest, path: pathlib.Path
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, model = prepared.config, prepared.model
-  trainer = trainer_lib.SFTTrainer(model.module, config, run)
+  trainer = trainer_lib.SFTTrainer(model.module, config, path)
   train_batches, eval_batches = batches.make(
     config, prepared.dataset, model.tokenizer.pad_id()
   )
   return supervised_run.fit(
-    prepared, manifest, run, trainer, train_batches, eval_batches
+    prepared, manifest, path, trainer, train_batches, eval_batches
   )

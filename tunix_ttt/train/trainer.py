@@ -13,10 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from tunix.sft import metrics_logger
 from tunix.sft import peft_trainer
+from tunix.sft import sharding_utils
 from tunix.sft.dpo import dpo_trainer
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import dpo_loss
+from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import meshes
 from tunix_ttt.runs import interrupts
@@ -315,6 +317,98 @@ class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
     )
     self._prepare(config)
     self.with_loss_fn(dpo_loss.loss, has_aux=True)
+
+
+# Of Tunix's loss metrics, those that are logged, by the names they get.
+_GRPO_METRICS = {
+  "kl": "kl",
+  "entropy": "entropy",
+  "pg_clipfrac": "pg_clipfrac",
+  "log_ratio/abs_mean": "log_ratio",
+}
+
+
+class GRPOTrainer(LeanSteps):
+  """A `PeftTrainer` on batches of games, driven from outside.
+
+  One step of a run makes `grpo.num_iterations` updates on one batch of games.
+  Checkpoints are saved by `save`, at the end of a step.
+  """
+
+  def __init__(
+    self, model: nnx.Module, config: config_lib.GRPOConfig, run: pathlib.Path
+  ):
+    """Restores the latest checkpoint of the run directory, if there is one."""
+    settings = training_settings(config, run, "grpo")
+    settings["checkpointing_options"] = run_checkpoints.options(
+      config.checkpoint
+    )
+    super().__init__(
+      model,
+      optimizers.make(optimizers.in_updates(config)),
+      peft_trainer.TrainingConfig(**settings),
+    )
+    # The checkpoint's number counts steps of the run.
+    self.first_step = self._train_steps
+    self._parts = config.training.gradient_accumulation_steps
+    self._iterations = config.grpo.num_iterations
+    algorithm = grpo_loss.algorithm_config(config)
+    self.with_loss_fn(
+      lambda model, batch: grpo_loss.games_loss(model, batch, algorithm),
+      has_aux=True,
+    )
+    self.with_gen_model_input_fn(lambda batch: {"batch": batch})
+
+  def update(self, batch: grpo_loss.GameExample) -> dict[str, float]:
+    """Makes `grpo.num_iterations` updates on a batch; returns mean metrics.
+
+    Args:
+      batch: Batch of games, on the host; cut into
+        `training.gradient_accumulation_steps` micro-batches by its first axis.
+    """
+    step, results = self.create_train_step_fn(), []
+    size = len(batch.completion_ids) // self._parts
+    for first in [*range(0, self._parts * size, size)] * self._iterations:
+      part = jax.tree.map(lambda x, i=first: x[i : i + size], batch)
+      with meshes.use(self.mesh):
+        inputs = sharding_utils.shard_input(
+          meshes.feed(part, self.mesh), self.config.data_sharding_axis
+        )
+        loss, metrics, grad_norm = step(inputs)
+      named = {name: metrics[key] for key, name in _GRPO_METRICS.items()}
+      results.append({"loss": loss, "grad_norm": grad_norm, **named})
+    fetched = meshes.fetch(results)
+    means = {
+      name: float(np.mean([result[name] for result in fetched]))
+      for name in fetched[0]
+    }
+    # Before its first update the model agrees with the sampler; how closely
+    # says whether both compute the same.
+    before = [result["log_ratio"] for result in fetched[: self._parts]]
+    return means | {"log_ratio": float(np.mean(before))}
+
+  def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes metrics to Tunix's logger: TensorBoard and W&B."""
+    logger: Any = self.metrics_logger
+    for name, value in metrics.items():
+      logger.log(self.metrics_prefix, name, value, "train", step)
+
+  def save(self, step: int) -> None:
+    """Saves the trained parameters and the optimizer at the end of a step."""
+    jax.block_until_ready(jax.tree.leaves(self.optimizer))
+    self.checkpoint_manager.save(
+      step,
+      self.model,
+      self.optimizer,
+      save_only_lora_params=self._lora_enabled,
+      force=True,
+    )
+
+  def close(self) -> None:
+    """Closes the checkpoint manager and the logger."""
+    self.checkpoint_manager.close()
+    if self.metrics_logger is not None:
+      self.metrics_logger.close()
 
 
 def training_settings(

@@ -1,0 +1,183 @@
+"""Builds the trainer's batches of games: packed rows, masks and weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.algorithms import grpo_loss
+from tunix_ttt.models import meshes
+from tunix_ttt.rollout import sequences as sequences_lib
+from tunix_ttt.train import reference_log_probs
+
+# Lengths of sequences are rounded up to a multiple, so that few are compiled.
+_MULTIPLE = 16
+# Fewer rows than this are not worth a compilation.
+_MIN_ROWS = 64
+
+
+def make(
+  sequences: sequences_lib.Sequences,
+  advantages: np.ndarray,
+  is_trained: np.ndarray,
+  config: config_lib.GRPOConfig,
+  reference: reference_log_probs.Scorer | None = None,
+  policy: reference_log_probs.Scorer | None = None,
+) -> tuple[grpo_loss.GameExample, dict[str, float]]:
+  """Returns a batch of games as the loss reads it.
+
+  Args:
+    sequences: Token sequences of the games, on the host.
+    advantages: float32 [B, T], the advantage of each turn.
+    is_trained: bool [B, T], the turns that are trained.
+    config: Settings of the run.
+    reference: Scores tokens by the reference of the KL divergence; None
+      without one.
+    policy: Scores tokens by the trainer's weights, where the sampler has
+      others; None where both have the same.
+
+  Returns:
+    The batch, and metrics of how far the sampler's weights are from the
+    trainer's, where they differ.
+  """
+  rows_per_game = len(sequences.tokens) // len(is_trained)
+  turns: Any = sequences.turns
+  game = np.repeat(np.arange(len(is_trained)), rows_per_game)
+
+  def of_tokens(of_turns: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(of_turns[game], turns, axis=1)
+
+  trained = sequences.action_mask & of_tokens(is_trained)
+  parts = config.training.gradient_accumulation_steps
+  rows = pack(
+    {
+      "tokens": sequences.tokens,
+      "mask": sequences.mask,
+      "trained": trained,
+      "advantages": np.where(trained, of_tokens(advantages), 0),
+      "log_probs": sequences.log_probs,
+    },
+    len(is_trained),
+    parts,
+    meshes.sizes(config.mesh)[meshes.FSDP],
+  )
+  tokens, mask = rows["tokens"], rows["mask"]
+  reference_scores = None
+  if reference is not None:
+    reference_scores = reference(tokens, mask)[..., 1:]
+  # The sampler's log-probabilities are the old ones of the loss.
+  old, weights, metrics = rows["log_probs"], None, {}
+  if policy is not None:
+    sampled, old = old, policy(tokens, mask)
+    weights, metrics = importance_weights(
+      old, sampled, rows["trained"], config.grpo.sampler_is_threshold
+    )
+    weights = weights[..., 1:]
+  # Type checkers do not see the fields of Tunix's parent class.
+  example: Any = grpo_loss.GameExample
+  batch = example(
+    prompt_ids=tokens[..., :1],
+    prompt_mask=mask[..., :1],
+    completion_ids=tokens[..., 1:],
+    completion_mask=rows["trained"][..., 1:],
+    advantages=rows["advantages"][..., 1:],
+    ref_per_token_logps=reference_scores,
+    old_per_token_logps=old[..., 1:],
+    sampler_is_weights=weights,
+    mask=mask,
+    weight=micro_batch_weights(
+      rows["trained"], parts, config.grpo.loss_agg_mode
+    ),
+    token_weight=micro_batch_weights(rows["trained"], parts, "token-mean"),
+  )
+  return batch, metrics
+
+
+def pack(
+  rows: Mapping[str, Any], num_games: int, parts: int, divisor: int = 1
+) -> dict[str, np.ndarray]:
+  """Leaves out rows and columns in which nothing is trained.
+
+  Args:
+    rows: [N, L] each; `trained` and `mask` say which tokens matter.
+    num_games: Number of games in the batch.
+    parts: Number of micro-batches in the batch.
+    divisor: A number that must divide the number of rows.
+
+  Returns:
+    [B, R, L'] each, of few different shapes, since each shape is compiled. B is
+    the number of games, by which the batch is cut into micro-batches; a batch
+    that is not cut may be smaller.
+  """
+  used = np.flatnonzero(rows["trained"].any(axis=1))
+  size, per_game = num_games, 1
+  while size * per_game < len(used):
+    per_game *= 2
+  least = max(len(used), _MIN_ROWS)
+  while parts == 1 and size % (2 * divisor) == 0 and size // 2 >= least:
+    size //= 2
+  longest = rows["mask"][used].sum(axis=1).max(initial=1)
+  length = min(-(-longest // _MULTIPLE) * _MULTIPLE, rows["mask"].shape[1])
+
+  def pack_one(values: np.ndarray) -> np.ndarray:
+    packed = np.zeros((size * per_game, length), values.dtype)
+    packed[: len(used)] = values[used, :length]
+    return packed.reshape(size, per_game, length)
+
+  return {name: pack_one(values) for name, values in rows.items()}
+
+
+def micro_batch_weights(
+  trained: np.ndarray, parts: int, loss_agg_mode: str
+) -> np.ndarray:
+  """Returns the weight of each micro-batch in the mean of a batch: float32 [B].
+
+  Tunix averages the losses of micro-batches, which are means themselves; with
+  these weights the result is the mean over the batch.
+
+  Args:
+    trained: bool [B, R, L].
+    parts: Number of micro-batches; divides B.
+    loss_agg_mode: Aggregation mode, by Tunix's name.
+  """
+  counts = trained.sum(axis=-1)
+  if loss_agg_mode != "token-mean":
+    counts = counts > 0
+  sums = counts.reshape(parts, -1).sum(axis=1)
+  weights = sums * parts / max(sums.sum(), 1)
+  return np.repeat(weights, len(trained) // parts).astype(np.float32)
+
+
+def importance_weights(
+  trainer: np.ndarray,
+  sampler: np.ndarray,
+  trained: np.ndarray,
+  threshold: float,
+) -> tuple[np.ndarray, dict[str, float]]:
+  """Returns Tunix's `sampler_is_weights`, and metrics of the weights.
+
+  The weight of a token is its probability under the trainer's weights over that
+  under the sampler's, cut at the threshold (Yao et al., 2025).
+
+  Args:
+    trainer: float32 [...], log-probabilities before the update.
+    sampler: float32 [...], log-probabilities that tokens were drawn with.
+    trained: bool [...], the tokens that are trained.
+    threshold: Largest weight.
+
+  Returns:
+    float32 [...], 0 where nothing is trained, and metrics by name.
+  """
+  log_ratio = np.where(trained, np.clip(trainer - sampler, -20, 20), 0)
+  ratio = np.exp(log_ratio)
+  weights = np.minimum(ratio, threshold) * trained
+  count = max(trained.sum(), 1)
+  metrics = {
+    "log_ratio": float(np.abs(log_ratio).sum() / count),
+    "sampler_is/weight_mean": float(weights.sum() / count),
+    "sampler_is/share_cut": float(
+      ((ratio > threshold) & trained).sum() / count
+    ),
+  }
+  return weights.astype(np.float32), metrics
