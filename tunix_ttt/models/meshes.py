@@ -30,6 +30,8 @@ from tunix_ttt import errors
 from tunix_ttt.models.families import specs
 
 FSDP, TP = "fsdp", "tp"
+# Modules with a function `shard`; Gemma 3 uses that of `sharding_utils`.
+_OWNERS: tuple[Any, ...] = (gemma, qwen2, qwen3, sharding_utils)
 
 with warnings.catch_warnings():
   # JAX has a newer way to say it, which Tunix does not know.
@@ -138,13 +140,16 @@ def of(node: Any) -> Mesh | None:
 
 @contextlib.contextmanager
 def use(mesh: Mesh | None) -> Iterator[None]:
-  """A context in which Tunix splits batches over a mesh."""
+  """A context in which Tunix's models split activations over a mesh."""
   with contextlib.ExitStack() as stack:
     if mesh is not None:
       with warnings.catch_warnings():
         # JAX has a newer way to say it, which Tunix does not know.
         warnings.simplefilter("ignore", DeprecationWarning)
         stack.enter_context(mesh)
+      for owner in _OWNERS:
+        stack.callback(setattr, owner, "shard", owner.shard)
+        owner.shard = _shard
     yield
 
 
@@ -332,9 +337,3 @@ def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 def split_rows(x: jax.Array) -> jax.Array:
   """Splits the rows of an activation over the mesh of `use`, if any."""
   return _shard(x, (FSDP,))
-
-
-# Gemma 3 has it of `sharding_utils`, the other families of their own.
-_OWNERS: tuple[Any, ...] = (gemma, qwen2, qwen3, sharding_utils)
-for _owner in _OWNERS:
-  _owner.shard = _shard

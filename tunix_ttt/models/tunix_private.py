@@ -1,0 +1,148 @@
+"""Lists private names of Tunix, Qwix and Orbax that this library relies on.
+
+`missing` says which of them an installed version lacks, or has with another
+signature. Nothing here is imported by the code that uses the names.
+"""
+
+import importlib
+import inspect
+from typing import Any, NamedTuple
+
+
+class Private(NamedTuple):
+  """A private name, or one whose documented contract does not cover its use.
+
+  Attributes:
+    name: `module:object`, with a dotted object.
+    signature: Names of its parameters, separated by spaces; None where it is
+      no function.
+    used_by: Module of this library that relies on it.
+  """
+
+  name: str
+  signature: str | None
+  used_by: str
+
+
+_PEFT = "tunix.sft.peft_trainer:PeftTrainer"
+
+NAMES = (
+  Private(f"{_PEFT}._train_step", "self model optimizer inputs", "trainer"),
+  Private(f"{_PEFT}._eval_step", "self model inputs", "trainer"),
+  Private(f"{_PEFT}._prepare_inputs", "self input_data", "trainer"),
+  Private(f"{_PEFT}._post_process_train_step", "self aux", "trainer"),
+  Private(f"{_PEFT}._post_process_eval_step", "self aux", "trainer"),
+  Private(f"{_PEFT}._write_train_metrics", "self", "trainer"),
+  Private(
+    f"{_PEFT}._log_metrics", "self loss step additional_metrics", "trainer"
+  ),
+  Private(f"{_PEFT}._run_eval", "self eval_ds eval_step_fn", "trainer"),
+  Private(f"{_PEFT}._save_last_checkpoint", "self", "trainer"),
+  Private(f"{_PEFT}.clear_jit_cache", "self", "trainer"),
+  Private(f"{_PEFT}.create_train_step_fn", "self", "trainer"),
+  Private(f"{_PEFT}.create_eval_step_fn", "self", "trainer"),
+  Private(
+    "tunix.sft.checkpoint_manager:CheckpointManager.save",
+    "self step model optimizer save_only_lora_params force custom_metadata",
+    "trainer",
+  ),
+  Private(
+    "tunix.rl.grpo.grpo_learner:GRPOLearner._generate_and_compute_advantage",
+    "self training_input mode",
+    "tunix_learner",
+  ),
+  Private(
+    "tunix.rl.common:aggregate_loss",
+    "per_token_loss completion_mask loss_agg_mode kwargs",
+    "grpo_loss",
+  ),
+  Private(
+    "tunix.rl.common:compute_kl_divergence",
+    "per_token_logps ref_per_token_logps method clamp_value",
+    "grpo_loss",
+  ),
+  Private("tunix.rl.algo_core:masked_mean", "x mask axis", "grpo_loss"),
+  Private(
+    "tunix.generate.sampler:Sampler.tokenize", "self input_string", "generation"
+  ),
+  Private("tunix.models.gemma.model:shard", "x s", "meshes"),
+  Private("tunix.models.qwen2.model:shard", "x s", "meshes"),
+  Private("tunix.models.qwen3.model:shard", "x s", "meshes"),
+  Private("tunix.utils.sharding_utils:shard", "x s eager", "meshes"),
+  Private("tunix.models.qwen3.model:apply_rope", None, "corrections"),
+  Private("tunix.models.qwen3.model:Attention.block", None, "corrections"),
+  Private(
+    "tunix.models.gemma.model:Attention.block",
+    "self x segment_pos cache attn_mask",
+    "corrections",
+  ),
+  Private(
+    "tunix.models.gemma3.model:Attention.block",
+    "self x segment_pos cache attn_mask",
+    "corrections",
+  ),
+  Private("tunix.models.gemma.model:Einsum.__call__", "self x", "corrections"),
+  Private(
+    "tunix.models.gemma3.model:RMSNorm.__call__", "self x", "corrections"
+  ),
+  Private("tunix.models.automodel:call_model_config", None, "known"),
+  Private("tunix.models.naming:get_model_name_from_model_id", None, "known"),
+  Private("qwix:LoraProvider", None, "lora"),
+  Private("qwix:apply_lora_to_model", None, "lora"),
+  Private(
+    "orbax.checkpoint:path.atomicity.AtomicRenameTemporaryPath.finalize",
+    "self",
+    "run_checkpoints",
+  ),
+  Private("orbax.checkpoint:CheckpointManagerOptions", None, "run_checkpoints"),
+)
+
+# (class, attributes that its constructor sets, module that relies on them)
+ATTRIBUTES = (
+  (
+    _PEFT,
+    "_lora_enabled _train_steps _mode _buffered_train_metrics"
+    " _buffered_eval_metrics _has_aux checkpoint_manager metrics_logger"
+    " metrics_prefix",
+    "trainer",
+  ),
+  ("tunix.models.gemma3.model:Attention", "_query_norm", "corrections"),
+  (
+    "tunix.models.gemma3.model:Attention",
+    "attn_type rope_base_frequency rope_scale_factor",
+    "builders",
+  ),
+)
+
+
+def _find(name: str) -> Any:
+  module, _, path = name.partition(":")
+  found: Any = importlib.import_module(module)
+  for part in path.split("."):
+    found = getattr(found, part)
+  return found
+
+
+def missing() -> list[str]:
+  """Returns a line for each name that is not there as it is relied on."""
+  lines = []
+  for name, signature, used_by in NAMES:
+    try:
+      found = _find(name)
+    except (ImportError, AttributeError):
+      lines.append(f"{name}: missing; {used_by} relies on it")
+      continue
+    if signature is not None:
+      parameters = " ".join(inspect.signature(found).parameters)
+      if parameters != signature:
+        lines.append(
+          f"{name}: takes ({parameters}); {used_by} relies on ({signature})"
+        )
+  for name, attributes, used_by in ATTRIBUTES:
+    source = inspect.getsource(_find(name).__init__)
+    lines += [
+      f"{name}.{attribute}: missing; {used_by} relies on it"
+      for attribute in attributes.split()
+      if f"self.{attribute}" not in source
+    ]
+  return lines

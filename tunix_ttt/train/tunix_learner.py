@@ -1,0 +1,137 @@
+"""Tunix's own `GRPOLearner` on whole games, for those who build on it.
+
+Runs train by `train.grpo`, which needs neither a cluster nor this adapter. Here
+`GRPOLearner` and `RLCluster` do what they do elsewhere; the rollout, rewards
+and advantages of a batch are this library's.
+"""
+
+from collections.abc import Iterator
+import functools
+import pathlib
+from typing import Any
+
+from jax.sharding import Mesh
+import numpy as np
+from tunix.rl import rl_cluster as rl_cluster_lib
+from tunix.rl.grpo import grpo_learner
+from tunix.rl.rollout import base_rollout
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.algorithms import advantages as advantages_lib
+from tunix_ttt.algorithms import grpo_loss
+from tunix_ttt.algorithms import rewards as rewards_lib
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import meshes
+from tunix_ttt.train import game_batches
+from tunix_ttt.train import game_rollout
+from tunix_ttt.train import opponent_pool
+from tunix_ttt.train import optimizers
+
+_ROLES = rl_cluster_lib.Role
+
+
+class _Engine(base_rollout.BaseRollout):
+  """The rollout engine of a cluster, of which only the token ids are used."""
+
+  def __init__(self, rollout_actor: Any, tokenizer: Any, **_: Any):
+    self._actor, self._tokenizer = rollout_actor, tokenizer
+
+  def generate(self, prompts: Any, rollout_config: Any, **_: Any) -> Any:
+    """See the parent."""
+    raise NotImplementedError("games are played by `GameRollout`")
+
+  def get_per_token_logps(self, *_: Any, **__: Any) -> Any:
+    """See the parent."""
+    raise NotImplementedError("batches have the sampler's log-probabilities")
+
+  def update_params(self, params: Any, filter_types: Any = None) -> None:
+    """Does nothing: the sampler has the actor's own arrays."""
+
+  def pad_id(self) -> int:
+    """Returns the tokenizer's pad token."""
+    return self._tokenizer.pad_id()
+
+  def eos_id(self) -> int:
+    """Returns the tokenizer's end token."""
+    return self._tokenizer.eos_id()
+
+  def model(self) -> Any:
+    """Returns the model that is trained."""
+    return self._actor
+
+
+class GameLearner(grpo_learner.GRPOLearner):
+  """Tunix's learner, whose batches are games of `GameRollout`."""
+
+  def __init__(self, model: checkpoints.Model, config: config_lib.GRPOConfig):
+    """Makes a cluster of one device.
+
+    Args:
+      model: Model to train.
+      config: Settings; runs of several devices, adapters and past selves are
+        for `train.grpo`.
+    """
+    groups = config.training.batch_size // config.grpo.num_generations
+    parts = config.training.gradient_accumulation_steps
+    mesh = meshes.make(config.mesh) or Mesh(np.empty((), dtype=object), ())
+    cluster = rl_cluster_lib.RLCluster(
+      actor=model.module,
+      tokenizer=model.tokenizer,
+      cluster_config=rl_cluster_lib.ClusterConfig(
+        role_to_mesh=dict.fromkeys((_ROLES.ACTOR, _ROLES.ROLLOUT), mesh),
+        rollout_engine=_Engine,
+        training_config=rl_cluster_lib.RLTrainingConfig(
+          actor_optimizer=optimizers.make(optimizers.in_updates(config)),
+          eval_every_n_steps=config.training.max_steps + 1,
+          max_steps=config.training.max_steps * config.grpo.num_iterations,
+          mini_batch_size=groups,
+          train_micro_batch_size=groups // parts if parts > 1 else None,
+          rollout_micro_batch_size=groups,
+          compute_logps_micro_batch_size=groups,
+        ),
+        rollout_config=base_rollout.RolloutConfig(
+          max_tokens_to_generate=config.play.max_new_tokens,
+          temperature=config.rollout.temperature,
+        ),
+      ),
+    )
+    algorithm = grpo_loss.algorithm_config(config)
+    super().__init__(cluster, algorithm, reward_fns=[_no_text_reward])
+    self._config = config
+    self._pool = opponent_pool.OpponentPool(config, pathlib.Path())
+    self._rollout = game_rollout.GameRollout(model, config, self._pool)
+    self._step = 0
+
+  def fit(self) -> None:
+    """Trains to `training.max_steps`."""
+    self.train(self._prompts())
+
+  def _prompts(self) -> Iterator[Any]:
+    config = self._config
+    count = config.training.batch_size // config.grpo.num_generations
+    for _ in range(config.training.max_steps):
+      yield {"prompts": np.arange(count)}
+
+  def _generate_and_compute_advantage(
+    self, training_input: Any, mode: Any = rl_cluster_lib.Mode.TRAIN
+  ) -> grpo_loss.GameExample:
+    """Plays the games of the next step; prompts only count groups."""
+    config = self._config
+    games, sequences = self._rollout.play(self._step)
+    self._step += 1
+    rewards = rewards_lib.components(
+      games, config.rewards, config.play.max_new_tokens
+    )
+    advantages, is_trained = advantages_lib.advantages(
+      functools.reduce(np.add, rewards.values()),
+      np.asarray(games.turn_mask),
+      np.asarray(games.boards),
+      config.grpo,
+    )
+    batch, _ = game_batches.make(sequences, advantages, is_trained, config)
+    return batch
+
+
+def _no_text_reward(prompts: Any, completions: Any, **_: Any) -> Any:
+  """Stands for the reward function that Tunix requires; games have others."""
+  raise NotImplementedError("rewards are functions of games")
