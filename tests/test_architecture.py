@@ -23,7 +23,15 @@ FLOORS = [
   {"recipes", "pipeline"},
 ]
 # Anyone may import these, and they import only each other.
-GROUND = {"config", "errors", "files", "requirements", "runs", "streams"}
+GROUND = {
+  "config",
+  "custom",
+  "errors",
+  "files",
+  "requirements",
+  "runs",
+  "streams",
+}
 TUNIX = {"tunix", "qwix", "orbax"}
 
 

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, TypeVar
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.algorithms import rewards as rewards_lib
@@ -52,6 +53,8 @@ RECIPES: dict[run_directory.Recipe, Recipe] = {
   "dpo": Recipe(config_lib.DPOConfig, dpo.plan, dpo.run),
   "grpo": Recipe(config_lib.GRPOConfig, grpo_plan.plan, grpo.run),
 }
+# A function, or `package.module:function`.
+Function = Callable[..., Any] | str
 # Where no config is given, what `load_config` makes one of.
 Settings = pathlib.Path | str | Mapping[str, Any]
 
@@ -94,8 +97,15 @@ def train_grpo(
   output: pathlib.Path | str | None = None,
   *,
   rewards: rewards_lib.Rewards | None = None,
+  advantage: Function | None = None,
+  opponent: Function | None = None,
+  text: Function | None = None,
 ) -> pathlib.Path:
   """Improves a model by playing whole games.
+
+  `advantage`, `opponent` and `text` are functions at the top level of a module
+  or notebook, or `package.module:function`. The config and the manifest of the
+  run name them, and the manifest has digests of their sources.
 
   Args:
     config: see `train_sft`.
@@ -105,8 +115,24 @@ def train_grpo(
       games as a `Trajectory` of NumPy arrays, and returns float [B, T], what
       each turn earned, or [B], what each game is worth. `(function, weight)`
       stands for one times a weight. Their sources are in the run's manifest.
+    advantage: Advantage estimator in place of `grpo.advantage_estimator`; see
+      `algorithms.advantages.Estimator`.
+    opponent: Opponent of all training games in place of `opponents`; see
+      `games.tictactoe.opponents.Opponent`.
+    text: Function of `thoughts` that returns a `TextFormat`, in place of
+      `play.format`: prompts, system prompt and answers.
   """
-  return start("grpo", _config(config_lib.GRPOConfig, config), output, rewards)
+  config = _config(config_lib.GRPOConfig, config)
+  for section, field, function in (
+    ("grpo", "advantage_estimator", advantage),
+    ("opponents", "custom", opponent),
+    ("play", "format", text),
+  ):
+    if function is not None:
+      name = custom.reference(function, f"{section}.{field}")
+      changed = dataclasses.replace(getattr(config, section), **{field: name})
+      config = dataclasses.replace(config, **{section: changed})
+  return start("grpo", config, output, rewards)
 
 
 def start(

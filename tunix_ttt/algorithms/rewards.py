@@ -7,8 +7,6 @@ config weights.
 
 from collections.abc import Callable, Mapping
 import functools
-import hashlib
-import inspect
 import math
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom as custom_lib
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -68,7 +67,16 @@ def custom_rewards(
   Raises:
     errors.UserError: if a name or weight is wrong, or all weights are 0.
   """
-  checked = {name: _custom(name, v) for name, v in (rewards or {}).items()}
+  functions: dict[str, Any] = {
+    name: custom_lib.resolve(function, f"rewards.custom.{name}")
+    for name, function in config.custom.items()
+  }
+  for name in functions.keys() & (rewards or {}).keys():
+    raise errors.UserError(
+      f"reward {name!r} already exists in the config; rename your function"
+    )
+  functions |= rewards or {}
+  checked = {name: _custom(name, value) for name, value in functions.items()}
   for name in checked.keys() & config.weights.keys():
     raise errors.UserError(
       f"reward {name!r} already exists in the config; rename your function"
@@ -107,12 +115,10 @@ def _record(function: Reward, weight: float) -> run_directory.RewardRecord:
   named: Any = function
   if not hasattr(function, "__qualname__"):
     named = type(function)
-  try:
-    source = hashlib.sha256(inspect.getsource(named).encode()).hexdigest()
-  except (OSError, TypeError):
-    source = None
   return run_directory.RewardRecord(
-    function=named.__qualname__, weight=weight, source=source
+    function=named.__qualname__,
+    weight=weight,
+    source=custom_lib.digest(function),
   )
 
 

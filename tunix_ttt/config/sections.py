@@ -13,6 +13,8 @@ from tunix_ttt import streams
 Strict = pydantic.Strict()
 Text = Annotated[str, Strict]
 Flag = Annotated[bool, Strict]
+# `package.module:function`
+Reference = Annotated[str, Strict, pydantic.Field(pattern=r"^[\w.]+:\w+$")]
 Count = Annotated[int, Strict, pydantic.Field(ge=0)]
 Seed = Annotated[int, Strict, pydantic.Field(ge=0, le=streams.MAX_SEED)]
 Positive = Annotated[int, Strict, pydantic.Field(ge=1)]
@@ -318,7 +320,7 @@ class PlayConfig:
     constrained: only tokens that can complete an answer are drawn.
   """
 
-  format: Literal["grid", "token_board"] = "grid"
+  format: Literal["grid", "token_board"] | Reference = "grid"
   context: Literal["board", "full", "truncated"] = "board"
   opponent: Text = "random"
   num_games: Positive = 256

@@ -192,7 +192,9 @@ class RunManifest(Record):
     dataset: the data, None where games are played.
     dataset_key: the data's short name.
     model: the base model.
-    rewards: those beside the config's, by name.
+    rewards: Custom rewards by name.
+    functions: SHA-256 of the source of each other function that the config
+      names, by its key; None for a function without source.
     versions: Versions of Python and of the packages that matter.
     platform: Operating system and architecture of the machine.
     devices: the kind of each device.
@@ -220,6 +222,7 @@ class RunManifest(Record):
   dataset_key: str
   model: ModelRecord
   rewards: dict[str, RewardRecord] = {}
+  functions: dict[str, str | None] = {}
   versions: dict[str, str]
   platform: str
   devices: list[str]

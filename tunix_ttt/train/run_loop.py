@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
@@ -152,6 +153,7 @@ def resume(
   with _working_on(run):
     resume_checks.check_same_config(config, found, run)
     resume_checks.check_same_rewards(rewards, found, run)
+    resume_checks.check_same_functions(config, found, run)
     run_checkpoints.remove_temporaries(run)
     if found.status == "finished" and step is None:
       fault = integrity.damage(run / run_directory.FINAL_CHECKPOINT)
@@ -219,6 +221,7 @@ def manifest(
     dataset_key="games" if dataset is None else dataset.key,
     model=model,
     rewards=dict(rewards),
+    functions=custom.digests(config_lib.flatten(config_lib.to_dict(config))),
     versions=run_directory.versions(),
     platform=platform.platform(),
     devices=[device.device_kind for device in jax.devices()],
