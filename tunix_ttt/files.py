@@ -378,6 +378,24 @@ def fault_of_disk(error: Exception) -> str | None:
 _LOGGERS = ("absl", "asyncio", "concurrent.futures")
 
 
+def or_packaged(path: pathlib.Path, folder: str) -> pathlib.Path:
+  """Returns a file, or the one of its name that comes with the package.
+
+  Args:
+    path: Path that a user named; a bare name, or one in `folder`, may be of
+      the package.
+    folder: `configs` or `evalsets`.
+  """
+  if path.exists() or str(path.parent) not in (".", folder):
+    return path
+  package = pathlib.Path(__file__).parent
+  for root in (package, package.parent):
+    for name in (path.name, f"{path.name}.yaml", f"{path.name}.jsonl"):
+      if (root / folder / name).is_file():
+        return root / folder / name
+  return path
+
+
 @contextlib.contextmanager
 def silence_after_disk_fault() -> Iterator[None]:
   """Silences threads, event loops and exit handlers after a fault of the disk.

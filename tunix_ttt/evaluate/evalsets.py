@@ -89,7 +89,7 @@ def load(path: pathlib.Path | str) -> list[Item]:
   Raises:
     errors.UserError: naming file, line and field of the first mistake.
   """
-  path = pathlib.Path(path)
+  path = files.or_packaged(pathlib.Path(path), "evalsets")
   items: dict[str, Item] = {}
   for number, row in files.read_jsonl(path, "evalset"):
     try:
