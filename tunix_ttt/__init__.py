@@ -64,6 +64,7 @@ if TYPE_CHECKING:
   from tunix_ttt.rollout.trajectory import Ending
   from tunix_ttt.rollout.trajectory import Trajectory
   from tunix_ttt.rollout.trajectory import describe as describe_games
+  from tunix_ttt.run import Run
   from tunix_ttt.runs.run_directory import RunManifest
   from tunix_ttt.runs.run_directory import read_metrics
   from tunix_ttt.train.base_model import load as load_model
@@ -81,6 +82,7 @@ _SOURCES = {
   "Outcome": ("games.tictactoe.env", "Outcome"),
   "Partner": ("evaluate.partner", "Partner"),
   "Reward": ("algorithms.rewards", "Reward"),
+  "Run": ("run", "Run"),
   "RunManifest": ("runs.run_directory", "RunManifest"),
   "SFTConfig": ("config", "SFTConfig"),
   "State": ("games.tictactoe.env", "State"),
