@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import text_formats
@@ -12,6 +13,17 @@ from tunix_ttt.games.tictactoe import text_formats
 def center(games):
   """Rewards moves in the center."""
   return games.moves == 4
+
+
+def polite(games, texts):
+  """Rewards answers that have a word."""
+  assert len(texts) == len(games.moves)
+  return [["B2" in text for text in of_game] for of_game in texts]
+
+
+def sgd(config):
+  """Makes plain gradient descent."""
+  return optax.sgd(config.learning_rate)
 
 
 def sign(values, peers):

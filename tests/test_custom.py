@@ -8,6 +8,7 @@ import pytest
 
 from tests import custom_functions
 from tests import test_grpo
+from tests import test_rewards
 from tunix_ttt import config as config_lib
 from tunix_ttt import custom
 from tunix_ttt import errors
@@ -84,7 +85,9 @@ def test_an_estimator_of_ones_own(level):
 
 
 def test_a_run_with_functions_of_ones_own(tmp_path):
-  config = test_grpo.changed(test_grpo.CONFIG, "training", max_steps=2)
+  config = test_grpo.changed(
+    test_grpo.CONFIG, "training", max_steps=2, optimizer=f"{HERE}:sgd"
+  )
   config = dataclasses.replace(config, rollouts_per_log=32)
   run = recipes.train_grpo(
     config,
@@ -101,6 +104,7 @@ def test_a_run_with_functions_of_ones_own(tmp_path):
       ("grpo.advantage_estimator", custom_functions.sign),
       ("opponents.custom", custom_functions.first_cell),
       ("play.format", custom_functions.Terse),
+      ("training.optimizer", custom_functions.sgd),
     )
   }
   assert manifest.config["play"]["format"] == f"{HERE}:Terse"
@@ -141,3 +145,17 @@ def test_rewards_by_name():
   message = "rewards.custom.center: the module .* has no function none"
   with pytest.raises(errors.UserError, match=message):
     rewards.custom_rewards(None, config)
+
+
+def test_a_reward_on_what_the_model_wrote():
+  games = test_rewards.games_of([4, 0, 0], [1, 2])
+  written = rewards.answer_texts(games, lambda ids: f"{len(ids)} B2")
+  played = np.asarray(games.turn_mask)[0]
+  assert [text != "" for text in written[0]] == played.tolist()
+  values = rewards.evaluate_custom(
+    "polite", custom_functions.polite, games, lambda ids: f"{len(ids)} B2"
+  )
+  np.testing.assert_array_equal(values, np.asarray(games.turn_mask))
+  rewards.check_custom(
+    {"r": rewards.CustomReward(custom_functions.polite, 1.0)}, 3, 4
+  )

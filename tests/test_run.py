@@ -25,7 +25,9 @@ def test_what_a_run_has(sft_run):
 
 
 def test_a_directory_without_a_run(tmp_path):
-  with pytest.raises(ttt.UserError, match=r"run_manifest.json: no such run manifest"):
+  with pytest.raises(
+    ttt.UserError, match=r"run_manifest.json: no such run manifest"
+  ):
     ttt.Run(tmp_path)
 
 

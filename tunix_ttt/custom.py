@@ -22,6 +22,7 @@ FUNCTION_KEYS = (
   "opponents.custom",
   "play.format",
   "play.opponent",
+  "training.optimizer",
 )
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

@@ -204,8 +204,9 @@ class TrainingConfig:
     batch_size: rows of an optimizer step.
     gradient_accumulation_steps: parts that a batch is computed in; divides
       `batch_size`. The update does not depend on it.
-    optimizer: `adamw`, or `muon`, which needs fewer steps from scratch; it is
-      for whole models, not for adapters.
+    optimizer: `adamw`, `muon`, which needs fewer steps from scratch and is for
+      whole models, not for adapters, or a function of this section that
+      returns an Optax optimizer, as `package.module:function`.
     learning_rate: peak of the schedule.
     warmup_steps: steps of linear warmup to the peak, from the peak divided by
       the number of updates in them; 0 for none.
@@ -221,7 +222,7 @@ class TrainingConfig:
   max_steps: Positive = 300
   batch_size: Positive = 64
   gradient_accumulation_steps: Positive = 1
-  optimizer: Literal["adamw", "muon"] = "adamw"
+  optimizer: Literal["adamw", "muon"] | Reference = "adamw"
   learning_rate: AboveZero = 1e-3
   warmup_steps: Count = 0
   final_learning_rate: Fraction = 0.1

@@ -241,7 +241,9 @@ def _training(
   count = meshes.held(trained(model), mesh)
   split = math.prod(mesh.shape.values())
   # Of bfloat16 it keeps a copy in float32 besides.
-  kept = _MOMENTS[config.training.optimizer] + (model.spec.dtype != "float32")
+  # A custom optimizer is taken to keep as much as Adam.
+  moments = _MOMENTS.get(config.training.optimizer, _MOMENTS["adamw"])
+  kept = moments + (model.spec.dtype != "float32")
   parts = 2 if config.training.gradient_accumulation_steps > 1 else 1
   return Estimate(
     weights=_weights(model, mesh),

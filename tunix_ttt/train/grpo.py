@@ -115,7 +115,11 @@ class GRPORun:
     games, sequences = self.rollout.play(step)
     seconds_sampling = time.perf_counter() - started
     rewards = rewards_lib.components(
-      games, config.rewards, config.play.max_new_tokens, self.plan.rewards
+      games,
+      config.rewards,
+      config.play.max_new_tokens,
+      self.plan.rewards,
+      self.plan.model.tokenizer.decode,
     )
     total = sum(rewards.values(), np.zeros(games.turn_mask.shape, np.float32))
     advantages, is_trained = advantages_lib.advantages(

@@ -9,6 +9,7 @@ import optax
 from optax import contrib
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom
 from tunix_ttt.models.families import specs
 
 
@@ -48,8 +49,17 @@ def make(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
   return in_float32(
     optax.chain(
       optax.clip_by_global_norm(config.max_grad_norm),
-      _muon(config) if config.optimizer == "muon" else _adamw(config),
+      _inner(config),
     )
+  )
+
+
+def _inner(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
+  """Returns the optimizer of a name, or of `package.module:function`."""
+  named = {"adamw": _adamw, "muon": _muon}
+  make = named.get(config.optimizer)
+  return (make or custom.resolve(config.optimizer, "training.optimizer"))(
+    config
   )
 
 
