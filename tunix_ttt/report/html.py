@@ -1,4 +1,4 @@
-"""Pages that need nothing beside them: templates, style and script in one."""
+"""Renders self-contained HTML pages from templates, with style and script."""
 
 import base64
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ _ASSETS = importlib.resources.files("tunix_ttt.report") / "assets"
 
 
 def render(template: str, script: str | None = None, **values: Any) -> str:
-  """Returns a page; all values are escaped.
+  """Renders a page; all values are escaped.
 
   Args:
-    template: its file's name.
-    script: the name of the one script that the page may run.
-    **values: what the template tells of.
+    template: File name of the template in `assets`.
+    script: File name in `assets` of the only script that the page may run.
+    **values: Values of the template's variables.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("tunix_ttt.report", "assets"),
@@ -46,16 +46,16 @@ def write(
   figures: Mapping[str, plots.Figure],
   plots_to: pathlib.Path | None,
 ) -> None:
-  """Writes a page, and its figures as files.
+  """Writes a page and its figures.
 
   Args:
-    output: where the page goes, which must not exist.
-    page: what `render` returned.
-    figures: those on it, by the names of their files.
-    plots_to: a directory for the figures, which must not exist either.
+    output: File to create.
+    page: Text of the page.
+    figures: Figures by file name without suffix.
+    plots_to: Directory to create for the figures; None writes none.
 
   Raises:
-    errors.UserError: if something stands in the way.
+    errors.UserError: If the file or the directory exists.
   """
   files.check_absent(output)
   if plots_to is not None:
@@ -64,8 +64,8 @@ def write(
 
 
 def inline(figure: plots.Figure) -> markupsafe.Markup:
-  """Returns a figure as a part of a page."""
-  # Matplotlib escapes the texts in it.
+  """Returns a figure as SVG markup for a template."""
+  # Matplotlib escapes the text.
   return markupsafe.Markup(plots.inline_svg(figure))
 
 
@@ -74,6 +74,6 @@ def _asset(name: str) -> markupsafe.Markup:
 
 
 def _digest(script: str) -> str:
-  """Returns what allows a page this script, and no other."""
+  """Returns the Content-Security-Policy source that allows a script."""
   digest = hashlib.sha256(script.encode()).digest()
   return f"sha256-{base64.b64encode(digest).decode()}"
