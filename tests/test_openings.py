@@ -24,7 +24,7 @@ def model():
 
 
 def test_greedily_each_opening_has_one_answer(model, monkeypatch):
-  monkeypatch.setattr(matches, "TEMPERATURE", 0.0)
+  monkeypatch.setattr(matches, "OPENINGS_TEMPERATURE", 0.0)
   found = matches.sample_openings(model, CONFIG, 0, NUM_GAMES)
   partner = partner_lib.Partner(model, CONFIG, num_games=9)
   (first, *_) = partner.answer(rules.X, [[]] * 9)

@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import jinja2
 
+from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import rates as rates_lib
@@ -101,26 +102,9 @@ def render(
     run: Run that trained the model, if any.
     summaries: Summaries of the model's games.
   """
-  title, spec, lora = _one_line(title), export.model.spec, export.model.lora
+  title, lora = " ".join(title.split()), export.model.lora
   base_name, base = _base(export, run)
   tags = ["tic-tac-toe", "tunix", "tunix_ttt"]
-  kind, model_class, max_rank = (
-    "A language model",
-    "transformers.AutoModelForCausalLM",
-    None,
-  )
-  shape = (
-    f"{spec.family}, {spec.num_layers} layers, width {spec.embed_dim},"
-    f" {spec.vocab_size} tokens, {spec.dtype}"
-  )
-  if lora is not None:
-    tags.append("lora")
-    shape += f"; rank {lora.rank}, alpha {lora.alpha:g}"
-    kind = "A language model with a merged LoRA adapter"
-  if export.is_adapter:
-    assert lora is not None
-    kind, model_class = "A LoRA adapter", "peft.AutoPeftModelForCausalLM"
-    max_rank = next((r for r in _MAX_LORA_RANKS if r >= lora.rank), lora.rank)
   is_sentencepiece = isinstance(
     export.model.tokenizer, tokenizers.SentencePieceTokenizer
   )
@@ -140,33 +124,25 @@ def render(
     front=huggingface_hub.ModelCardData(
       library_name="peft" if export.is_adapter else "transformers",
       pipeline_tag="text-generation",
-      tags=tags,
+      tags=tags if lora is None else [*tags, "lora"],
       base_model=base_name if files.is_hub_id(base_name) else None,
     ),
     title=title,
     quoted_title=json.dumps(title),
-    kind=kind,
-    shape=shape,
-    spec=spec,
+    spec=export.model.spec,
+    lora=lora,
+    is_adapter=export.is_adapter,
     base=base,
     base_name=base_name,
-    run=run,
-    recipe=run and run.manifest.recipe.upper(),
-    summaries=summaries,
-    result_rows=_result_rows,
-    settings=run and list(_settings(run)),
-    digests=run and list(_digests(run)),
-    is_adapter=export.is_adapter,
-    model_class=model_class,
-    max_lora_rank=max_rank,
+    max_lora_rank=lora
+    and next((r for r in _MAX_LORA_RANKS if r >= lora.rank), lora.rank),
     tokenizer="PreTrainedTokenizerFast"
     if is_sentencepiece
     else "AutoTokenizer",
+    tables=[_result_rows(summary) for summary in summaries],
+    run=run,
+    settings=run and _settings(run.manifest.config),
   )
-
-
-def _one_line(text: str) -> str:
-  return " ".join(text.split())
 
 
 def _base(export: export_lib.Export, run: Run | None) -> tuple[str, str]:
@@ -179,11 +155,11 @@ def _base(export: export_lib.Export, run: Run | None) -> tuple[str, str]:
   else:
     return "", "a model from scratch"
   if commit is not None:
-    name = _one_line(name)
+    name = " ".join(name.split())
     return name, (
       f"{delta_report.code(name)} at commit {delta_report.code(commit)}"
     )
-  name = _one_line(pathlib.PurePath(name).name)
+  name = " ".join(pathlib.PurePath(name).name.split())
   origin = "from scratch" if name.startswith("tiny-") else "a local directory"
   return name, f"{delta_report.code(name)}, {origin}"
 
@@ -206,19 +182,11 @@ def _result_rows(summary: game_files.Summary) -> Iterator[list[str]]:
       yield [mark, games, delta_report.escape(opponent), *percent]
 
 
-def _settings(run: Run) -> Iterator[tuple[str, str]]:
-  """Yields the settings on the card and their values as JSON."""
-  for key in _SETTINGS:
-    value: Any = run.manifest.config
-    for part in key.split("."):
-      value = value.get(part) if isinstance(value, dict) else None
-    if value is not None:
-      yield key, files.to_json(value)
-
-
-def _digests(run: Run) -> Iterator[tuple[str, str]]:
-  """Yields the SHA-256 digests that identify a run's inputs."""
-  yield "run_manifest.json", run.digest
-  if run.manifest.dataset is not None:
-    yield "the training data", run.manifest.dataset.digest
-  yield "the model before training", run.manifest.model.revision
+def _settings(config: dict[str, Any]) -> dict[str, str]:
+  """Returns the settings on the card and their values as JSON."""
+  settings = config_lib.flatten(config)
+  return {
+    key: files.to_json(settings[key])
+    for key in _SETTINGS
+    if settings.get(key) is not None
+  }
