@@ -58,10 +58,6 @@ def stages(
 ) -> dict[run_directory.Recipe, config_lib.SFTConfig]:
   """Returns the config of each run, in order.
 
-  Args:
-    config: Config of the pipeline.
-    output: Directory of the pipeline.
-
   Raises:
     errors.UserError: If a stage's config is wrong.
   """
@@ -88,9 +84,7 @@ def run(
 ) -> PipelineManifest:
   """Runs the unfinished stages of a pipeline and returns its manifest.
 
-  Args:
-    config: Config of the pipeline.
-    output: Directory to create, or a directory of the same pipeline to resume.
+  The output is a directory to create, or a directory of the same pipeline.
 
   Raises:
     errors.UserError: If the config or a file it names is wrong, or the

@@ -82,15 +82,7 @@ def train_dpo(
 ) -> pathlib.Path:
   """Trains a model on preference pairs, the file `data.path` of the config.
 
-  Args:
-    config: Config, or a YAML file or dictionary of its keys.
-    output: New run directory; None creates one in `artifacts/training_runs`.
-
-  Returns:
-    The run directory. Its `checkpoint-final` holds the trained model.
-
-  Raises:
-    errors.UserError: If the input is wrong; nothing is written then.
+  The arguments, the result and the errors are as in `train_sft`.
   """
   return start("dpo", _load(config_lib.DPOConfig, config), output)
 
@@ -103,20 +95,12 @@ def train_grpo(
 ) -> pathlib.Path:
   """Trains a model by reinforcement learning on whole games.
 
-  Args:
-    config: Config, or a YAML file or dictionary of its keys.
-    output: New run directory; None creates one in `artifacts/training_runs`.
-    rewards: Custom reward functions by name, added to the config's rewards and
-      logged as `reward/name`. A function takes a `Trajectory` of B games as
-      NumPy arrays and returns float [B, T], a reward for each turn, or float
-      [B], a reward for each game. A pair `(function, weight)` scales a reward.
-      The run's manifest records the functions' source code.
-
-  Returns:
-    The run directory. Its `checkpoint-final` holds the trained model.
-
-  Raises:
-    errors.UserError: If the input is wrong; nothing is written then.
+  `rewards` maps names to custom reward functions, which are added to the
+  config's rewards and logged as `reward/name`. A function takes a `Trajectory`
+  of B games as NumPy arrays and returns float [B, T], a reward for each turn,
+  or float [B], a reward for each game. A pair `(function, weight)` scales a
+  reward. The run's manifest records the functions' source code. The other
+  arguments, the result and the errors are as in `train_sft`.
   """
   return start("grpo", _load(config_lib.GRPOConfig, config), output, rewards)
 
@@ -202,11 +186,9 @@ def answer_evalset(
 ) -> Iterator[answers.Answer]:
   """Yields a model's scored answer to each item of an evalset.
 
-  Args:
-    name: Model or run directory; `base` for the config's initial model.
-    config: Config of the model; its `eval` section configures sampling.
-    items: Questions.
-    seed: Random seed for sampling; None for the config's.
+  The name is a model or run directory, or `base` for the config's initial
+  model. The `eval` settings configure sampling; the seed defaults to the
+  config's.
 
   Raises:
     errors.UserError: If the model does not exist or does not match the config,
@@ -219,17 +201,10 @@ def answer_evalset(
 def play_finished(
   run: pathlib.Path, config: config_lib.SFTConfig
 ) -> game_files.Summary:
-  """Plays every line with a finished run's greedy policy.
+  """Plays every line with a finished run's greedy policy; returns a summary.
 
-  Writes the games and their summary, which includes sampled openings, to the
-  run directory, and adds them to its manifest. Existing games are not replayed.
-
-  Args:
-    run: Run directory.
-    config: Config of the run; `play.temperature` is ignored.
-
-  Returns:
-    The summary of the games.
+  Writes the games and the summary, which includes sampled openings, to the run
+  directory, and adds them to its manifest. Existing games are not replayed.
 
   Raises:
     errors.UserError: If the model cannot play with this config.
@@ -263,14 +238,8 @@ def report(
   """Writes a finished run's HTML page and plots, unless they exist.
 
   A run of several processes plays no games; `eval_play.py` plays them later.
-
-  Args:
-    run: Run directory.
-    config: Config of the run.
-
-  Returns:
-    Path of the page; None if `logging.report` is false or this process is not
-    the first.
+  Returns the path of the page; None if `logging.report` is false or this
+  process is not the first.
   """
   run = pathlib.Path(run)
   output, plots = run / run_directory.PAGE, run / run_directory.PLOTS

@@ -57,15 +57,10 @@ def generate(
   items: Sequence[evalsets.Item],
   seed: int | None = None,
 ) -> Iterator[Answer]:
-  """Yields a model's answer to each item.
+  """Yields a model's answer to each item, sampled as in the `eval` settings.
 
-  Args:
-    model: Model that answers.
-    name: Name of the model, recorded in the answers.
-    config: Config whose `eval` section configures sampling.
-    items: Questions.
-    seed: Random seed for sampling, unused at temperature 0; None for the
-      config's.
+  The seed defaults to the config's and is unused at temperature 0. Answers
+  record `name` as their model.
 
   Raises:
     errors.UserError: If the answers do not fit in memory.
@@ -76,9 +71,13 @@ def generate(
   from tunix_ttt.models import memory
 
   seed = config.seed if seed is None else seed
-  encoded = [
-    chat.encode_chat(_messages(item), model.tokenizer).ids for item in items
-  ]
+  encoded = []
+  for item in items:
+    system = (
+      [chat.message("system", item.system)] if item.system is not None else []
+    )
+    messages = [*system, chat.message("user", item.prompt)]
+    encoded.append(chat.encode_chat(messages, model.tokenizer).ids)
   size, max_new_tokens = config.eval.batch_size, config.eval.max_new_tokens
   longest = max(map(len, encoded), default=0)
   requirements.check_fits(
@@ -103,23 +102,13 @@ def generate(
     for item, response in zip(items, bar, strict=True):
       verdict = evalsets.verdict(item, response)
       yield Answer(
-        id=item.id,
-        section=item.section,
-        match=item.match,
-        prompt=item.prompt,
-        expected_answer=item.expected_answer,
+        **item.model_dump(exclude={"system", "board"}),
         response=response,
         verdict=verdict,
-        score=1 if verdict == "right" else 0,
-        chance=item.chance,
+        score=int(verdict == "right"),
         model=name,
         seed=seed,
       )
-
-
-def _messages(item: evalsets.Item) -> list[chat.Message]:
-  system = [] if item.system is None else [chat.message("system", item.system)]
-  return [*system, chat.message("user", item.prompt)]
 
 
 def write(answers: Sequence[Answer], path: pathlib.Path) -> None:

@@ -264,31 +264,23 @@ def sides_of_summary(summary: Summary) -> dict[str, Side]:
   """Returns the results in a summary by the model's mark."""
   sides = {}
   for mark, result in summary.results.items():
+    share = result.optimal_move_rate
     if isinstance(result, rates_lib.Exact):
-      sides[mark] = Side(
-        {"random": result.random, "optimal": result.optimal},
-        result.optimal_move_rate,
-        lines=result.lines,
-        lines_lost=result.lines_lost,
-      )
+      against = {"random": result.random, "optimal": result.optimal}
+      sides[mark] = Side(against, share, result.lines, result.lines_lost)
     else:
       opponent = str(summary.play.get("opponent", "its opponent"))
-      sides[mark] = Side(
-        {opponent: result.rates},
-        result.optimal_move_rate,
-        intervals=result.intervals,
-      )
+      against = {opponent: result.rates}
+      sides[mark] = Side(against, share, intervals=result.intervals)
   return sides
 
 
 def sides_of_evaluation(
   metrics: Sequence[Mapping[str, Any]], index: int
 ) -> dict[str, Side]:
-  """Returns the results of one evaluation of a run by the model's mark.
+  """Returns the results of one evaluation in `metrics.jsonl` by mark.
 
-  Args:
-    metrics: Rows of the run's `metrics.jsonl`.
-    index: 0 for the evaluation before the first step, -1 for the last one.
+  The index is 0 for the evaluation before the first step, -1 for the last one.
   """
   rows = [row for row in metrics if row["split"] == "eval"]
   if not rows or (index == 0 and rows[0]["step"] != 0):
@@ -316,10 +308,10 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
       if len(rates) == len(rates_lib.RATES)
     }
     if complete and f"{mark}/optimal_move_rate" in row:
-      lost = row.get(f"{mark}/lines_lost")
-      sides[mark] = Side(
-        {**complete},
+      share, lost = (
         row[f"{mark}/optimal_move_rate"],
-        lines_lost=None if lost is None else int(lost),
+        row.get(f"{mark}/lines_lost"),
       )
+      lost = None if lost is None else int(lost)
+      sides[mark] = Side({**complete}, share, lines_lost=lost)
   return sides

@@ -62,13 +62,7 @@ class Player:
     env: env_lib.TicTacToe,
     play: config_lib.PlayConfig | None = None,
   ):
-    """Builds the sampler.
-
-    Args:
-      model: Model that plays.
-      config: Config.
-      env: Environment to play in.
-      play: Replacement of the config's `play` section.
+    """Builds the sampler; `play` replaces the config's `play` section.
 
     Raises:
       errors.UserError: If the tokenizer cannot encode the answers, the limits
@@ -113,12 +107,8 @@ def play_games(
 ) -> Iterator[Match]:
   """Yields sampled games, as X and as O.
 
-  Args:
-    model: Model that plays.
-    config: Config.
-    seed: Random seed of games and sampling; None for the config's. The seed and
-      a game's number determine the game.
-    opponent: Opponent; None for `play.opponent`.
+  The seed (the config's if None) and a game's number determine the game. The
+  opponent defaults to `play.opponent`.
 
   Raises:
     errors.UserError: If `play.opponent` does not exist.
@@ -148,10 +138,8 @@ def exact_matches(
 ) -> Iterator[Match]:
   """Yields a greedy player's games on every line, as X and as O.
 
-  Args:
-    play: Plays games against a random opponent.
-    batch_size: Games in a batch.
-    leave: Whether full progress bars stay on the terminal.
+  `play` must have a uniformly random opponent. If `leave`, full progress bars
+  stay on the terminal.
   """
   for agent in (rules.X, rules.O):
     total = len(opponents.every_luck(agent))
@@ -169,16 +157,11 @@ def sampled_matches(
   in_training: bool = False,
   leave: bool = True,
 ) -> Iterator[Match]:
-  """Yields sampled games, as X and as O.
+  """Yields sampled games in the environment of `play`, as X and as O.
 
-  Args:
-    play: Plays games.
-    env: Environment of `play`.
-    config: Config with the number of games and the batch size.
-    seed: Random seed of games and sampling.
-    in_training: Whether the games choose a checkpoint. Such games have random
-      streams of their own, so that later games are an unbiased evaluation.
-    leave: Whether full progress bars stay on the terminal.
+  Games `in_training` choose a checkpoint. They have random streams of their
+  own, so that later games are an unbiased evaluation. If `leave`, full progress
+  bars stay on the terminal.
   """
   init = jax.jit(jax.vmap(env.init))
   names = streams.Stream
@@ -228,13 +211,7 @@ def sample_openings(
   seed: int,
   num_games: int = NUM_OPENINGS,
 ) -> game_files.Openings:
-  """Samples first moves of a model, as X and as O after each move of X.
-
-  Args:
-    model: Model that plays.
-    config: Config of the model; the temperature is 1 whatever it says.
-    seed: Random seed for sampling.
-    num_games: Number of answers as X, and as O.
+  """Samples first moves at temperature 1, as X and as O after each move of X.
 
   Raises:
     errors.UserError: If the model cannot play with this config.
@@ -339,15 +316,7 @@ def write(
   config: config_lib.SFTConfig,
   openings: game_files.Openings | None = None,
 ) -> None:
-  """Writes each distinct game as a line of JSON, and a summary.
-
-  Args:
-    output: JSONL file of games to create.
-    matches: Games.
-    model: Model that played.
-    name: Name of the model in the summary.
-    config: Config of the games.
-    openings: Sampled first moves of the model.
+  """Writes each distinct game as a line of JSON, and a summary beside it.
 
   Raises:
     errors.UserError: If one of the files exists.

@@ -73,13 +73,7 @@ class Partner:
     seed: int | None = None,
     num_games: int = 1,
   ):
-    """Builds the player.
-
-    Args:
-      model: Model that plays.
-      config: Config of the model; `play.opponent` is ignored.
-      seed: Random seed for sampling; None for the config's.
-      num_games: Number of games in the batch.
+    """Builds the player; `play.opponent` is ignored.
 
     Raises:
       errors.UserError: If the model cannot play with this config.
@@ -92,16 +86,11 @@ class Partner:
     self._num_games = num_games
 
   def answer(self, mark: int, moves: Sequence[Sequence[int]]) -> list[Answer]:
-    """Returns the model's next answer in each game.
+    """Returns the model's next answer in each game, in which it plays `mark`.
 
-    Args:
-      mark: Mark of the model in every game.
-      moves: All moves of each game so far, as cells, X's first.
-
-    Returns:
-      An answer for each game. If it is not the model's turn, or the game is
-      over, the answer is the model's last one, or an unreadable one if there is
-      none.
+    `moves` has all moves of each game so far, as cells, X's first. If it is not
+    the model's turn, or the game is over, the answer is the model's last one,
+    or an unreadable one if there is none.
     """
     replies = [game[int(mark == rules.X) :: 2] for game in moves]
     luck = jnp.array([opponents.telling(line) for line in replies], jnp.uint32)
@@ -254,12 +243,7 @@ class SelfPlay:
 
 
 def self_play(partner: Partner, num_games: int) -> SelfPlay:
-  """Plays a model against itself.
-
-  Args:
-    partner: Partner with a batch of `num_games` games.
-    num_games: Number of games.
-  """
+  """Plays a model against itself, for a partner with as many games."""
   games: list[list[int]] = [[] for _ in range(num_games)]
   endings: dict[int, str] = {}
   num_optimal = 0

@@ -74,15 +74,10 @@ class Sampled:
 def play_every_line(
   play: Play, agent: int, batch_size: int = 512
 ) -> Trajectory:
-  """Plays a greedy policy against every line of the opponent's moves.
+  """Plays a greedy policy on every line; returns one game a line, on the host.
 
-  Args:
-    play: Plays games against `opponents.uniform_random`.
-    agent: Mark of the policy.
-    batch_size: Games in a batch; repeated games fill the last batch.
-
-  Returns:
-    One game for each line, on the host.
+  `play` must have the opponent `opponents.uniform_random`. Repeated games fill
+  the last batch.
   """
   luck, init = opponents.every_luck(agent), env_lib.TicTacToe().init
   total, batches = len(luck), []

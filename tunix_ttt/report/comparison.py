@@ -146,12 +146,7 @@ def curves(runs: Sequence[Run]) -> list[plots.Panel]:
 
 
 def table(rows: dict[str, list[str]], names: Sequence[str]) -> str:
-  """Formats rows as aligned lines of text.
-
-  Args:
-    rows: A value for each run, by label.
-    names: Names of the runs.
-  """
+  """Formats labeled rows of a value for each run as aligned lines of text."""
   lines = [["", *names], *([label, *values] for label, values in rows.items())]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(
@@ -168,12 +163,7 @@ def write(
   output: pathlib.Path,
   plots_to: pathlib.Path | None = None,
 ) -> None:
-  """Writes a page that compares runs, and its figures.
-
-  Args:
-    runs: Runs to compare.
-    output: File to create.
-    plots_to: Directory to create for the figures; None writes none.
+  """Writes a page, and its figures if `plots_to` names a new directory.
 
   Raises:
     errors.UserError: If the file or the directory exists.

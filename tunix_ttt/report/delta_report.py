@@ -71,12 +71,7 @@ def write(pairs: Sequence[Pair], output: pathlib.Path) -> None:
 
 
 def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
-  """Returns the report.
-
-  Args:
-    pairs: Answers to the items of an evalset before and after training.
-    num_examples: Maximum number of examples for each change of the score.
-  """
+  """Returns the report, with up to `num_examples` for each score change."""
   overall, random_score = compare(pairs), chance(pairs)
   random_text = (
     ""

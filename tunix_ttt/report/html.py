@@ -17,12 +17,9 @@ _ASSETS = importlib.resources.files("tunix_ttt.report") / "assets"
 
 
 def render(template: str, script: str | None = None, **values: Any) -> str:
-  """Renders a page; all values are escaped.
+  """Renders a template of `assets`; all values are escaped.
 
-  Args:
-    template: File name of the template in `assets`.
-    script: File name in `assets` of the only script that the page may run.
-    **values: Values of the template's variables.
+  The page may run no script but `script`, a file of `assets`.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("tunix_ttt.report", "assets"),
@@ -46,13 +43,7 @@ def write(
   figures: Mapping[str, plots.Figure],
   plots_to: pathlib.Path | None,
 ) -> None:
-  """Writes a page and its figures.
-
-  Args:
-    output: File to create.
-    page: Text of the page.
-    figures: Figures by file name without suffix.
-    plots_to: Directory to create for the figures; None writes none.
+  """Writes a page, and its figures if `plots_to` names a new directory.
 
   Raises:
     errors.UserError: If the file or the directory exists.

@@ -75,12 +75,7 @@ def find_run(model: str) -> Run | None:
 
 
 def find_summaries(revision: str, run: Run | None) -> list[game_files.Summary]:
-  """Returns the summaries of a model's games in a run directory.
-
-  Args:
-    revision: Revision of the model, which does not depend on its path.
-    run: Run of the model, if any.
-  """
+  """Returns the summaries of a model's games in its run directory."""
   if run is None:
     return []
   paths = sorted(run.directory.glob("*.summary.json"))
@@ -94,14 +89,7 @@ def render(
   run: Run | None,
   summaries: Sequence[game_files.Summary],
 ) -> str:
-  """Returns the model card: Markdown with YAML front matter.
-
-  Args:
-    export: Model to export.
-    title: Name of the model: a repository or a directory.
-    run: Run that trained the model, if any.
-    summaries: Summaries of the model's games.
-  """
+  """Returns the model card: Markdown with YAML front matter."""
   title, lora = " ".join(title.split()), export.model.lora
   base_name, base = _base(export, run)
   tags = ["tic-tac-toe", "tunix", "tunix_ttt"]
@@ -147,12 +135,12 @@ def render(
 
 def _base(export: export_lib.Export, run: Run | None) -> tuple[str, str]:
   """Returns the base model's name without directories, and its description."""
-  record = export.model.base
+  name, commit, record = None, None, export.model.base
   if record is not None:
     name, commit = record.path, record.commit
   elif run is not None:
     name, commit = run.manifest.model.name, run.manifest.model.commit
-  else:
+  if name is None:
     return "", "a model from scratch"
   if commit is not None:
     name = " ".join(name.split())

@@ -79,11 +79,7 @@ class Panel:
 
 
 def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
-  """Returns the training curves of a run; panels without values are omitted.
-
-  Args:
-    rows: Rows of the run's `metrics.jsonl`.
-  """
+  """Returns the training curves in rows of `metrics.jsonl`."""
   figures: list[Panel] = []
 
   def line(key: str, split: str = "train") -> Line | None:
@@ -230,10 +226,8 @@ def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
 def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
   """Draws the share of first moves that take each cell.
 
-  Args:
-    counts: Counts of the nine cells, and last of answers without a free cell.
-    title: Title of the figure.
-    taken: Name of the cell that X has taken, if any.
+  `counts` has the nine cells and last the answers without a free cell. `taken`
+  names the cell that X has taken, if any.
   """
   shares = np.asarray(counts, float) / max(sum(counts), 1)
   with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
@@ -296,11 +290,6 @@ def save(
   figures: Mapping[str, Figure], directory: pathlib.Path, dpi: int = 200
 ) -> None:
   """Writes figures as `name.svg` and `name.png` into a new directory.
-
-  Args:
-    figures: Figures by file name without suffix.
-    directory: Directory to create.
-    dpi: Resolution of the PNG files.
 
   Raises:
     errors.UserError: If the directory exists.

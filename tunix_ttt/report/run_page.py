@@ -49,12 +49,8 @@ def collect(
 ) -> Material:
   """Reads the contents of a page.
 
-  Args:
-    run: Run directory.
-    answers: Files of answers to an evalset before and after training.
-    games_before: File of games of the initial model.
-    games_after: File of games of the trained model; None uses the file in the
-      run directory, if it exists.
+  Answers are files of answers to an evalset before and after training.
+  `games_after` defaults to the games in the run directory, if they exist.
 
   Raises:
     errors.UserError: If a file is missing or wrong.
@@ -103,12 +99,7 @@ def openings(material: Material) -> dict[str, plots.Figure]:
 def write(
   material: Material, output: pathlib.Path, plots_to: pathlib.Path | None = None
 ) -> None:
-  """Writes the page and its figures.
-
-  Args:
-    material: Contents of the page.
-    output: File to create.
-    plots_to: Directory to create for the figures; None writes none.
+  """Writes the page, and its figures if `plots_to` names a new directory.
 
   Raises:
     errors.UserError: If the file or the directory exists.
@@ -160,9 +151,7 @@ def _render(
 def change_table(material: Material) -> str:
   """Formats lost lines and right answers before and after training.
 
-  Returns:
-    Lines of text. A row without both numbers is omitted; the text is empty if
-    no row is left.
+  A row without both numbers is omitted; without rows, the text is empty.
   """
   before, after = sides(material, 0), sides(material, -1)
   rows = [
@@ -195,11 +184,9 @@ def change_table(material: Material) -> str:
 
 
 def sides(material: Material, index: int) -> dict[str, game_files.Side]:
-  """Returns the results by the model's mark: of games, else of evaluations.
+  """Returns results by mark before (0) or after (-1) training.
 
-  Args:
-    material: Contents of the page.
-    index: 0 for results before training, -1 for results after training.
+  Recorded games take precedence over the run's own evaluations.
   """
   summary = material.after if index else material.before
   if summary is not None:
