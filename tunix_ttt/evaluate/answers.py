@@ -73,10 +73,9 @@ def generate(
   seed = config.seed if seed is None else seed
   encoded = []
   for item in items:
-    system = (
-      [chat.message("system", item.system)] if item.system is not None else []
-    )
-    messages = [*system, chat.message("user", item.prompt)]
+    messages = [chat.message("user", item.prompt)]
+    if item.system is not None:
+      messages.insert(0, chat.message("system", item.system))
     encoded.append(chat.encode_chat(messages, model.tokenizer).ids)
   size, max_new_tokens = config.eval.batch_size, config.eval.max_new_tokens
   longest = max(map(len, encoded), default=0)

@@ -307,11 +307,9 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
       for opponent, rates in against.items()
       if len(rates) == len(rates_lib.RATES)
     }
-    if complete and f"{mark}/optimal_move_rate" in row:
-      share, lost = (
-        row[f"{mark}/optimal_move_rate"],
-        row.get(f"{mark}/lines_lost"),
-      )
+    share = row.get(f"{mark}/optimal_move_rate")
+    lost = row.get(f"{mark}/lines_lost")
+    if complete and share is not None:
       lost = None if lost is None else int(lost)
       sides[mark] = Side({**complete}, share, lines_lost=lost)
   return sides

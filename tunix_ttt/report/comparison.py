@@ -25,14 +25,17 @@ class Run:
     manifest: Manifest of the run.
     metrics: Rows of the run's `metrics.jsonl`.
     sides: Final results by the model's mark; empty if unknown.
-    is_exact: Whether the results cover every line.
   """
 
   name: str
   manifest: run_directory.RunManifest
   metrics: Sequence[dict[str, Any]]
   sides: dict[str, game_files.Side]
-  is_exact: bool
+
+  @property
+  def is_exact(self) -> bool:
+    """Whether the results cover every line."""
+    return all(side.lines_lost is not None for side in self.sides.values())
 
 
 def read(directories: Sequence[pathlib.Path]) -> list[Run]:
@@ -46,28 +49,19 @@ def read(directories: Sequence[pathlib.Path]) -> list[Run]:
     if resolved.count(path) > 1:
       raise errors.UserError(f"{path}: given twice; give different runs")
   names = [path.name for path in resolved]
-  return [
-    _read(path, path.name if names.count(path.name) == 1 else str(directory))
-    for path, directory in zip(resolved, directories, strict=True)
-  ]
-
-
-def _read(run: pathlib.Path, name: str) -> Run:
-  manifest = run_directory.RunManifest.read(run)
-  manifest.check_files(run)
-  metrics = run_directory.read_metrics(run)
-  if (run / run_directory.GAMES_SUMMARY).exists():
-    summary = game_files.read_summary(run / run_directory.GAMES_SUMMARY)
-    sides = game_files.sides_of_summary(summary)
-  else:
-    sides = game_files.sides_of_evaluation(metrics, -1)
-  return Run(
-    name=name,
-    manifest=manifest,
-    metrics=metrics,
-    sides=sides,
-    is_exact=all(side.lines_lost is not None for side in sides.values()),
-  )
+  runs = []
+  for path, directory in zip(resolved, directories, strict=True):
+    name = path.name if names.count(path.name) == 1 else str(directory)
+    manifest = run_directory.RunManifest.read(path)
+    manifest.check_files(path)
+    metrics = run_directory.read_metrics(path)
+    if (path / run_directory.GAMES_SUMMARY).exists():
+      summary = game_files.read_summary(path / run_directory.GAMES_SUMMARY)
+      sides = game_files.sides_of_summary(summary)
+    else:
+      sides = game_files.sides_of_evaluation(metrics, -1)
+    runs.append(Run(name=name, manifest=manifest, metrics=metrics, sides=sides))
+  return runs
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -176,6 +170,6 @@ def write(
     differences=differences(runs),
     outcomes=outcomes(runs),
     is_exact=all(run.is_exact for run in runs),
-    figures=[html.inline(figure) for figure in figures.values()],
+    figures=html.inline(figures.values()),
   )
   html.write(output, text, figures, plots_to)

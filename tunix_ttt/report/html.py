@@ -1,7 +1,7 @@
 """Renders self-contained HTML pages from templates, with style and script."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import hashlib
 import importlib.resources
 import pathlib
@@ -28,12 +28,14 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  code = None if script is None else _asset(script)
+  code, source = None, None
+  if script is not None:
+    code = _asset(script)
+    digest = hashlib.sha256(code.encode()).digest()
+    # A source expression of the page's Content-Security-Policy.
+    source = f"sha256-{base64.b64encode(digest).decode()}"
   return environment.get_template(template).render(
-    style=_asset("page.css"),
-    script=code,
-    script_digest=None if code is None else _digest(code),
-    **values,
+    style=_asset("page.css"), script=code, script_digest=source, **values
   )
 
 
@@ -54,17 +56,11 @@ def write(
   files.write_text(output, page)
 
 
-def inline(figure: plots.Figure) -> markupsafe.Markup:
-  """Returns a figure as SVG markup for a template."""
+def inline(figures: Iterable[plots.Figure]) -> list[markupsafe.Markup]:
+  """Returns figures as SVG markup for a template."""
   # Matplotlib escapes the text.
-  return markupsafe.Markup(plots.inline_svg(figure))
+  return [markupsafe.Markup(plots.inline_svg(figure)) for figure in figures]
 
 
 def _asset(name: str) -> markupsafe.Markup:
   return markupsafe.Markup((_ASSETS / name).read_text(encoding="utf-8"))
-
-
-def _digest(script: str) -> str:
-  """Returns the Content-Security-Policy source that allows a script."""
-  digest = hashlib.sha256(script.encode()).digest()
-  return f"sha256-{base64.b64encode(digest).decode()}"

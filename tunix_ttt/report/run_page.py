@@ -142,8 +142,8 @@ def _render(
     num_lost=len(lost),
     num_games=len(games),
     thoughts=highlights.thoughts(games, _NUM_THOUGHTS),
-    figures=[html.inline(figure) for figure in curves.values()],
-    openings=[html.inline(figure) for figure in maps.values()],
+    figures=html.inline(curves.values()),
+    openings=html.inline(maps.values()),
     opening=material.after and material.after.openings,
   )
 
