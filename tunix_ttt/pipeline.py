@@ -167,7 +167,7 @@ def _read(path: pathlib.Path, config: dict[str, Any]) -> PipelineManifest:
   )
   if manifest.config != config:
     raise errors.UserError(
-      f"{path}: the directory is of a pipeline with another config; choose"
+      f"{path}: the directory belongs to a pipeline with another config; choose"
       " another --output"
     )
   return manifest

@@ -229,7 +229,7 @@ class Side(NamedTuple):
     intervals: 95% confidence intervals of the rates of sampled games.
   """
 
-  against: dict[str, Mapping[str, float]]
+  against: Mapping[str, Mapping[str, float]]
   optimal_move_rate: float
   lines: int | None = None
   lines_lost: int | None = None
@@ -311,5 +311,5 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
     lost = row.get(f"{mark}/lines_lost")
     if complete and share is not None:
       lost = None if lost is None else int(lost)
-      sides[mark] = Side({**complete}, share, lines_lost=lost)
+      sides[mark] = Side(complete, share, lines_lost=lost)
   return sides
