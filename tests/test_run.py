@@ -1,6 +1,5 @@
 """Run directories as objects."""
 
-import pathlib
 import shutil
 
 import pytest
@@ -37,4 +36,5 @@ def test_games_and_the_page_are_made_on_demand(sft_run, tmp_path):
   lines = [game.agent for game in run.games()]
   assert {*lines} == {"X", "O"}
   page = run.report()
-  assert page == pathlib.Path(run.path / "report.html") and page.exists()
+  assert page == run.path / "report.html"
+  assert (run.path / "report.html").exists()
