@@ -1,4 +1,4 @@
-"""What a check says of rows in the shape of other people's files."""
+"""Checks of rows in the shape of third-party files."""
 
 import json
 
@@ -237,7 +237,7 @@ def test_decisions_of_a_text_with_two_boards():
     + answer(2)
   )
   first, second = checks.decisions(row_formats.PlainText("", text))
-  assert (first.shown.board, first.move().cell) == (0, 4)
+  assert (first.board, first.move().cell) == (0, 4)
   assert second.move() == board_text.Move(2, True)
   # What is in the prompt is not trained on.
   cut = text.index("<player_think>", 300)

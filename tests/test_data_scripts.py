@@ -71,7 +71,7 @@ def test_from_games_to_a_run(run):
   assert rows_of("t.jsonl")[0]["prompts"].startswith("<start_of_turn>user\n")
   refused(
     run(BUILD, *place, "--export", "u.jsonl", "--format", "preference"),
-    "it has one answer, and a preference pair has two",
+    "a preference pair needs two answers",
   )
   train = ("--config", "config.yaml", "--data")
   refused(run(TRAIN, *train, "games.jsonl"), "found the fields nothing")
@@ -193,7 +193,7 @@ def test_nothing_is_written_over(run):
     (BUILD, ["--name", "a", "--version", "b"], "give --from to build"),
     (BUILD, ["--name", "a", "--version", "b", "--from", "c", "--export", "d"], "--export and --format go together"),
     (BUILD, ["--name", "a", "--version", "b", "--from", "c", "--filter", "x"], "expected KEY=VALUE, found 'x'"),
-    (CHECK, ["a", "--config", "c", "--tokenizer", "t"], "leave --tokenizer"),
+    (CHECK, ["a", "--config", "c", "--tokenizer", "t"], "leave --tokenizer out"),
   ],
 )  # fmt: skip
 def test_flags_that_do_not_parse(run, script, flags, found):

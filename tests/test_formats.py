@@ -61,7 +61,9 @@ def test_preference_pairs():
     row_formats.Conversation([USER, WRONG], 1),
   )
   assert list(pair.texts()) == ["user\n2+2?", "4", "user\n2+2?", "5"]
-  with pytest.raises(ValueError, match="a preference pair, which is for DPO"):
+  with pytest.raises(
+    ValueError, match="this is a preference pair; use it for DPO"
+  ):
     row_formats.parse_trained(PAIR)
   with pytest.raises(ValueError, match="this is not a preference pair"):
     row_formats.parse_preference({"text": "a"})
@@ -71,8 +73,7 @@ def test_the_answers_of_a_pair_are_encoded_apart():
   (pair,) = row_formats.parse_row(PAIR)
   assert isinstance(pair, row_formats.Preference)
   tokenizer = testing.CharacterTokenizer()
-  chosen = pair.encode_chosen(tokenizer)
-  rejected = pair.encode_rejected(tokenizer)
+  chosen, rejected = (answer.encode(tokenizer) for answer in pair.answers())
   # Only the answer, a character and the end of the turn, tells them apart.
   assert chosen.ids[:-2] == rejected.ids[:-2]
   assert chosen.ids[-2:-1] == tokenizer.encode("4")
@@ -131,7 +132,7 @@ def test_each_step_of_an_episode_trains_its_own_answer():
       "'prompt' and 'rejected': message 1 has the role 'user'",
     ),
     ({"prompt": ""}, "auto", "'prompt' is empty"),
-    ({"prompt": [USER, ANSWER]}, "auto", "of 'prompt' is not the user's"),
+    ({"prompt": [USER, ANSWER]}, "auto", "of 'prompt' is not a user message"),
     ({"steps": []}, "auto", "must be a list and not empty"),
     ({"steps": [{"info": {}}]}, "auto", "step 0 has no info with"),
     ({"steps": [3]}, "auto", "step 0 has no info with"),
@@ -142,7 +143,7 @@ def test_each_step_of_an_episode_trains_its_own_answer():
         ]
       },
       "auto",
-      "step 0: the last message is the user's",
+      "step 0: the last message is a user message",
     ),
     ({"text": "a"}, "messages", "the field 'messages' is missing; found text"),
     ({"prompt": "a"}, "prompt_completion", "the field 'completion' is missing"),

@@ -9,9 +9,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.data import datasets
-from tunix_ttt.data import held_out
 from tunix_ttt.data import positions
-from tunix_ttt.data import preferences
 from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import rules
 
@@ -40,7 +38,9 @@ def split(source, seed=0, **settings):
 
 def forms(texts):
   canonical = rules.canonical()
-  return {int(canonical[positions._position(text).board]) for text in texts}
+  return {
+    int(canonical[positions._find_position(text).board]) for text in texts
+  }
 
 
 def test_a_text_is_on_one_side():
@@ -72,7 +72,7 @@ def test_of_a_truncated_conversation_the_last_board_counts():
     row_formats.Conversation(game.messages[:n], n - 1)
     for n in range(3, len(game.messages) + 1, 2)
   ]
-  keys = held_out.by_position([*before, last], "x")
+  keys = datasets.keys_by_position([*before, last], "x")
   assert len(set(keys)) == len(before) + 1
 
 
@@ -99,7 +99,7 @@ def test_a_prompt_of_pairs_is_on_one_side():
     for n in range(45)
   ]
   source = datasets.Pairs(key="k", path="p", digest="d", samples=samples)
-  found = preferences.tokenize(source, CHARACTERS, data(), 0)
+  found = datasets.tokenize_pairs(source, CHARACTERS, data(), 0)
 
   def asked(pairs):
     return {CHARACTERS.decode(chosen.ids)[:5] for chosen, _ in pairs}
@@ -115,7 +115,7 @@ def test_a_prompt_of_pairs_is_on_one_side():
 )
 def test_groups_are_whole_and_a_row_is_left(keys, share, count):
   for seed in range(5):
-    drawn = held_out.draw(keys, share, seed)
+    drawn = datasets.draw_held_out(keys, share, seed)
     assert len(drawn) == count
     rest = {key for n, key in enumerate(keys) if n not in drawn}
     assert not rest & {keys[n] for n in drawn}

@@ -17,13 +17,11 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.algorithms import dpo_loss
 from tunix_ttt.algorithms import losses
-from tunix_ttt.data import datasets
-from tunix_ttt.data import packing
+from tunix_ttt.data import batches
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora
 from tunix_ttt.models.families import specs
 from tunix_ttt.text import chat
-from tunix_ttt.train import batches
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import sft
 
@@ -44,33 +42,34 @@ def sequences(lengths=LENGTHS):
 
 
 def packed(rows):
-  found = packing.find_layout([rows])
+  layout = batches.find_layout([rows])
   # One row more than is needed.
-  layout = dataclasses.replace(found, rows=found.rows + 1)
+  layout = dataclasses.replace(layout, rows=layout.rows + 1)
   supervised = sum(sum(row.loss_mask[1:]) for row in rows)
-  return packing.make_batch(
-    rows, layout=layout, pad_id=PAD, denominator=supervised
+  return batches.make_batch(
+    rows, layout=layout, pad_id=PAD, denominator=supervised, is_packed=True
   )
 
 
 def padded(rows):
   supervised = sum(sum(row.loss_mask[1:]) for row in rows)
-  return datasets.make_batch(
-    rows, batch_size=len(rows), length=12, pad_id=PAD, denominator=supervised
+  layout = batches.Layout(rows=len(rows), length=12)
+  return batches.make_batch(
+    rows, layout=layout, pad_id=PAD, denominator=supervised
   )
 
 
 def test_the_longest_go_first_and_each_where_it_leaves_the_least_room():
   # 9 and 1 fill a row, so do 6 and 4, and 5, 3 and 2.
-  assert packing.pack(LENGTHS, 10) == [[1, 5], [4, 6], [2, 0, 3]]
-  assert packing.pack([10, 10], 10) == [[0], [1]]
-  assert packing.pack([], 10) == []
+  assert batches.bin_pack(LENGTHS, 10) == [[1, 5], [4, 6], [2, 0, 3]]
+  assert batches.bin_pack([10, 10], 10) == [[0], [1]]
+  assert batches.bin_pack([], 10) == []
 
 
 def test_rows_hold_every_sequence_once_and_no_more_than_fits():
   rng = np.random.default_rng(0)
   lengths = rng.integers(1, 50, 300).tolist()
-  rows = packing.pack(lengths, 60)
+  rows = batches.bin_pack(lengths, 60)
   assert sorted(itertools.chain(*rows)) == list(range(300))
   assert all(0 < sum(lengths[n] for n in row) <= 60 for row in rows)
   # No two rows could have been one.
@@ -80,16 +79,16 @@ def test_rows_hold_every_sequence_once_and_no_more_than_fits():
 
 def test_a_layout_fits_every_batch():
   short, long = sequences([4, 4, 4, 4]), sequences([8, 8, 8, 2])
-  assert packing.find_layout([short]) == packing.Layout(rows=4, length=4)
-  found = packing.find_layout([short, long])
-  assert found == packing.Layout(rows=4, length=8)
+  assert batches.find_layout([short]) == batches.Layout(rows=4, length=4)
+  found = batches.find_layout([short, long])
+  assert found == batches.Layout(rows=4, length=8)
 
 
 def test_longer_rows_where_they_save_much():
   # One sequence of 2 in a row of 3, but three in one of 6.
   rows = sequences([3] + 29 * [2])
-  found = packing.find_layout([rows])
-  assert found == packing.Layout(rows=11, length=6)
+  found = batches.find_layout([rows])
+  assert found == batches.Layout(rows=11, length=6)
 
 
 def test_a_batch_is_its_sequences():
@@ -98,10 +97,10 @@ def test_a_batch_is_its_sequences():
   ids, tokens = batch["segment_ids"], batch["input_tokens"]
   assert ids.shape[1] == 9 and not ids[-1].any()
   for n, row in enumerate(rows):
-    there = ids == n + 1
-    assert tokens[there].tolist() == row.ids
-    # The first token follows on nothing.
-    assert batch["loss_mask"][there].tolist() == [False, *row.loss_mask[1:]]
+    mask = ids == n + 1
+    assert tokens[mask].tolist() == row.ids
+    # The first token has no token before it to be predicted from.
+    assert batch["loss_mask"][mask].tolist() == [False, *row.loss_mask[1:]]
   assert (batch["input_mask"] == (ids > 0)).all()
   assert (tokens[ids == 0] == PAD).all()
   assert not batch["loss_mask"][ids == 0].any()

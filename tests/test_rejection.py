@@ -175,7 +175,7 @@ def test_kinds_of_mistakes(model):
 
 
 def test_what_mistakes_cannot_be_of(model):
-  with pytest.raises(errors.UserError, match="pairs are of single boards"):
+  with pytest.raises(errors.UserError, match="pairs need single boards"):
     mistakes(model, play={"context": "full"})
-  with pytest.raises(errors.UserError, match="as often as it does"):
+  with pytest.raises(errors.UserError, match="mistakes cannot be weighted"):
     mistakes(model, rejected={"worse": 2.0, "illegal": 1.0})

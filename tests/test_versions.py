@@ -157,7 +157,8 @@ def test_export(tmp_path, source):
     versions.export(place, output, "text")
   other = tmp_path / "other.jsonl"
   with pytest.raises(
-    errors.UserError, match=":1: it is plain text.* as messages, nor can 9"
+    errors.UserError,
+    match=":1: plain text has no turns; 10 rows cannot be written as messages",
   ):
     versions.export(place, other, "messages")
   assert not other.exists()
