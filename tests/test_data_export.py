@@ -77,7 +77,7 @@ def test_control_tokens_in_text():
 
 def test_reasons():
   for sample, data_format, found in (
-    (COMPLETION, "text", "the format text has no prompt"),
+    (COMPLETION, "text", "the format text needs plain text without a prompt"),
     (LAST, "messages", "some answers are not trained on"),
     (PAIR, "tunix_sft", "a preference pair has two answers"),
     (TEXT, "episodes", "can be read but not written"),

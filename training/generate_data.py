@@ -13,19 +13,10 @@ from tunix_ttt.data import manifests
 from tunix_ttt.games.tictactoe import thoughts
 
 # Flags of the kinds that a model plays.
-_PLAY_FLAGS = {
-  "config",
-  "set",
-  "model",
-  "base",
-  "format",
-  "temperature",
-  "opponent",
-  "sides",
-}
+_PLAY_FLAGS = {"config", "set", "model", "base", "format", "temperature"}
 _MODEL_FLAGS = {
-  "rejection": _PLAY_FLAGS | {"context", "keep", "no_transform"},
-  "dpo": _PLAY_FLAGS | {"rejected", "thoughts"},
+  "rejection": {"opponent", "sides", "context", "keep", "no_transform"},
+  "dpo": {"opponent", "sides", "rejected", "thoughts"},
 }
 
 
@@ -119,10 +110,10 @@ def _parse() -> argparse.Namespace:
     if flags.config is None:
       model = " with --model" if flags.kind == "dpo" else ""
       parser.error(f"--kind {flags.kind}{model} needs --config")
-    allowed = _MODEL_FLAGS[flags.kind]
+    allowed = _PLAY_FLAGS | _MODEL_FLAGS[flags.kind]
   else:
     allowed = _fields(generate.KINDS[flags.kind])
-  allowed = allowed | {"kind", "count", "seed", "output"}
+  allowed = {*allowed, "kind", "count", "seed", "output"}
   for name, value in vars(flags).items():
     if name not in allowed and value not in (None, []):
       parser.error(f"--{name.replace('_', '-')} is not for --kind {flags.kind}")

@@ -79,7 +79,7 @@ def in_order(
   rows: Sequence[Row],
   pad_id: int,
 ) -> Iterator[Batch]:
-  """Yields the given rows of a dataset once, in order and batched as by `make`."""
+  """Yields batches of a dataset's rows in order, each row once."""
   size = config.training.batch_size
   if isinstance(config, config_lib.DPOConfig):
     size = _micro_batch_size(config)
@@ -124,7 +124,7 @@ def train_parts(
 
 
 def ordered_parts(rows: Sequence[Row], batch_size: int) -> list[Part]:
-  """Splits rows in order; the mean of the losses is the mean over all rows."""
+  """Splits rows in order; the mean loss of the parts is the mean over all rows."""
   starts = range(0, len(rows), batch_size)
   total, numbers = _num_loss_terms(rows), range(len(rows))
   return [
@@ -224,7 +224,7 @@ def make_batch(
       segment_ids[i, span] = n + 1
       loss_mask[i, span] = sequences[n].loss_mask
       if is_packed:
-        # The token before it belongs to another sequence.
+        # The previous token belongs to another sequence.
         loss_mask[i, start] = False
       start = span.stop
   batch = {

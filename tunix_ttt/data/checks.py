@@ -84,28 +84,6 @@ def grade(board: int, cell: int | None) -> str:
   return "optimal" if cell in solver.optimal_cells(board) else "worse"
 
 
-class Remarks:
-  """Counts remarks on rows and lists the first line numbers of each."""
-
-  def __init__(self):
-    self._lines: dict[str, list[int]] = {}
-    self._counts: Counter[str] = Counter()
-
-  def add(self, number: int, remark: str) -> None:
-    """Adds a remark on the row of a line."""
-    self._counts[remark] += 1
-    lines = self._lines.setdefault(remark, [])
-    if len(lines) < _LISTED:
-      lines.append(number)
-
-  def report(self) -> dict[str, Any]:
-    """Returns the count and the first lines of each remark."""
-    return {
-      remark: {"count": count, "lines": self._lines[remark]}
-      for remark, count in self._counts.items()
-    }
-
-
 class Labels:
   """Counts the grades of supervised moves and of rejected moves."""
 
@@ -113,7 +91,7 @@ class Labels:
     self._supervised: Counter[str] = Counter()
     self._rejected: Counter[str] = Counter()
     self._pairs: Counter[str] = Counter()
-    self._remarks = Remarks()
+    self._remarks: dict[str, dict[str, Any]] = {}
 
   def add(self, number: int, sample: row_formats.Sample) -> None:
     """Grades the moves of a row."""
@@ -130,7 +108,7 @@ class Labels:
       return
     is_text = isinstance(sample, row_formats.PlainText)
     if is_text and _OPEN_TAG.search(sample.prompt):
-      self._remarks.add(number, "the prompt ends inside a tag")
+      self._remark(number, "the prompt ends inside a tag")
     for decision in decisions(sample):
       self._grade(number, decision)
 
@@ -143,18 +121,25 @@ class Labels:
         "judged": self._rejected.total(),
         **_shares(self._pairs, self._rejected.total()),
       },
-      "format_errors": self._remarks.report(),
+      "format_errors": self._remarks,
     }
+
+  def _remark(self, number: int, remark: str) -> None:
+    """Counts a remark and lists the first line numbers that it is about."""
+    entry = self._remarks.setdefault(remark, {"count": 0, "lines": []})
+    entry["count"] += 1
+    if len(entry["lines"]) < _LISTED:
+      entry["lines"].append(number)
 
   def _grade(self, number: int, decision: Decision) -> None:
     move = decision.move()
     self._supervised[grade(decision.board, move.cell)] += 1
     if move.cell is None:
-      self._remarks.add(number, "the answer has no move")
+      self._remark(number, "the answer has no move")
     elif not move.is_strict:
-      self._remarks.add(number, "the answer is not of the format")
+      self._remark(number, "the answer is not of the format")
     if decision.player not in (None, rules.side_to_move()[decision.board]):
-      self._remarks.add(number, "it is the other player's turn on the board")
+      self._remark(number, "it is the other player's turn on the board")
 
   def _compare(
     self, board: int, chosen: board_text.Move, rejected: board_text.Move
@@ -180,40 +165,6 @@ def _shares(counts: Counter[str], total: int | None = None) -> dict[str, Any]:
     name: {"count": n, "share": round(n / total, 4)}
     for name, n in counts.most_common()
   }
-
-
-class Lengths:
-  """Measures the lengths of rows in tokens."""
-
-  def __init__(self, tokenizer: chat.ChatTokenizer, limit: int | None):
-    self._tokenizer = tokenizer
-    self._limit = limit
-    self._lengths: list[int] = []
-
-  def add(self, sample: row_formats.Sample) -> None:
-    """Measures a row; the longer answer of a preference pair counts."""
-    answers: tuple[row_formats.Trained, ...]
-    if isinstance(sample, row_formats.Preference):
-      answers = sample.answers()
-    elif not isinstance(sample, row_formats.Prompt):
-      answers = (sample,)
-    elif isinstance(sample.prompt, str):
-      answers = (row_formats.PlainText(sample.prompt, ""),)
-    else:
-      answers = (row_formats.Conversation(sample.prompt),)
-    encoded = (answer.encode(self._tokenizer) for answer in answers)
-    self._lengths.append(max(len(tokens.ids) for tokens in encoded))
-
-  def report(self) -> dict[str, Any]:
-    """Returns quantiles and the number of rows over the limit."""
-    quantiles = np.quantile(
-      self._lengths, [*_QUANTILES.values()], method="inverted_cdf"
-    )
-    report = dict(zip(_QUANTILES, quantiles.tolist(), strict=True))
-    if self._limit is not None:
-      over = sum(length > self._limit for length in self._lengths)
-      report |= {"max_seq_length": self._limit, "over": over}
-    return report
 
 
 class Leakage:
@@ -275,23 +226,28 @@ def _questions(sample: row_formats.Sample) -> set[str]:
   return {t["content"].strip() for t in turns if t["role"] == "user"}
 
 
-class Duplicates:
-  """Counts rows that repeat the content of an earlier row."""
+def _length(sample: row_formats.Sample, tokenizer: chat.ChatTokenizer) -> int:
+  """Returns the number of tokens; the longer answer of a pair counts."""
+  answers: tuple[row_formats.Trained, ...]
+  if isinstance(sample, row_formats.Preference):
+    answers = sample.answers()
+  elif not isinstance(sample, row_formats.Prompt):
+    answers = (sample,)
+  elif isinstance(sample.prompt, str):
+    answers = (row_formats.PlainText(sample.prompt, ""),)
+  else:
+    answers = (row_formats.Conversation(sample.prompt),)
+  return max(len(answer.encode(tokenizer).ids) for answer in answers)
 
-  def __init__(self):
-    self._seen: set[bytes] = set()
-    self._count = 0
 
-  def add(self, samples: list[row_formats.Sample]) -> None:
-    """Adds a row."""
-    content = repr(samples).encode()
-    digest = hashlib.blake2b(content, digest_size=16).digest()
-    self._count += digest in self._seen
-    self._seen.add(digest)
-
-  def report(self) -> int:
-    """Returns the number of duplicates."""
-    return self._count
+def _summarize(lengths: list[int], limit: int | None) -> dict[str, int]:
+  """Returns quantiles of lengths and the number of rows over the limit."""
+  values = np.quantile(lengths, [*_QUANTILES.values()], method="inverted_cdf")
+  report = dict(zip(_QUANTILES, values.tolist(), strict=True))
+  if limit is not None:
+    over = sum(length > limit for length in lengths)
+    report |= {"max_seq_length": limit, "over": over}
+  return report
 
 
 @progress.stage("checking the rows")
@@ -318,8 +274,8 @@ def check(
     errors.UserError: If a row is bad and not skipped, or no row is left.
   """
   kinds: Counter[str] = Counter()
-  duplicates, labels = Duplicates(), Labels()
-  lengths = Lengths(tokenizer, max_seq_length) if tokenizer else None
+  labels, lengths = Labels(), list[int]()
+  contents: set[bytes] = set()
   faults = reading.Faults(rows.path)
 
   def parse(row: row_formats.Row) -> list[row_formats.Sample]:
@@ -328,11 +284,12 @@ def check(
   for number, row, samples in reading.read(rows, parse, faults):
     is_auto = data_format == "auto"
     kinds[row_formats.name_of(row) if is_auto else data_format] += 1
-    duplicates.add(samples)
+    content = repr(samples).encode()
+    contents.add(hashlib.blake2b(content, digest_size=16).digest())
     for sample in samples:
       labels.add(number, sample)
-      if lengths:
-        lengths.add(sample)
+      if tokenizer:
+        lengths.append(_length(sample, tokenizer))
     if leakage:
       leakage.add(samples)
   faults.check(kinds.total(), skip_bad_rows=skip_bad_rows)
@@ -342,9 +299,9 @@ def check(
     "rows": kinds.total(),
     "formats": dict(kinds),
     "bad_rows": faults.record().model_dump(),
-    "duplicates": duplicates.report(),
+    "duplicates": kinds.total() - len(contents),
     **labels.report(),
-    "tokens": lengths and lengths.report(),
+    "tokens": _summarize(lengths, max_seq_length) if tokenizer else None,
     "leakage": leakage and leakage.report(),
   }
 

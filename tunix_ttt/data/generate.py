@@ -1,8 +1,8 @@
 """Generates files of rows: games, positions, preference pairs and prompts.
 
-A kind of rows is its settings and a method `rows`, which yields rows one by one;
-only one batch of games is in memory. The same settings and seed give the same
-rows, and a smaller count gives the first of them.
+Each kind of rows is a dataclass of settings with a method `rows`, which yields
+the rows one by one. The same settings and seed give the same rows; a smaller
+count gives a prefix of the rows.
 """
 
 from collections import Counter
@@ -217,18 +217,9 @@ def _count_name(ending: str, keep: Keep) -> str:
 def distinct(
   rows: Iterator[Row | None], count: int, unit: str, counts: Counter[str]
 ) -> Iterator[Row]:
-  """Yields distinct rows with a progress bar and counts the missing ones.
-
-  Args:
-    rows: Rows without end; None is skipped.
-    count: Number of rows to find.
-    unit: Unit of the progress bar.
-    counts: Counter to update if fewer rows exist.
-  """
-  missing = count
-  for row in progress.bar(
-    positions.distinct(rows, count), total=count, unit=unit
-  ):
+  """Yields `count` distinct rows with a progress bar; counts missing ones."""
+  missing, new_rows = count, positions.distinct(rows, count)
+  for row in progress.bar(new_rows, total=count, unit=unit):
     missing -= 1
     yield row
   if missing:

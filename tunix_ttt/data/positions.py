@@ -69,10 +69,7 @@ def draw_last_move(rng: np.random.Generator, board: int) -> int | None:
 
 
 def distinct(rows: Iterator[Row | None], count: int) -> Iterator[Row]:
-  """Yields up to `count` distinct rows of an endless iterator, skipping None.
-
-  Fewer are yielded if no new row comes for a long time.
-  """
+  """Yields `count` distinct rows, or fewer if no new row comes for long."""
   seen: set[bytes] = set()
   num_repeated = 0
   while len(seen) < count and num_repeated < _PATIENCE:

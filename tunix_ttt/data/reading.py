@@ -25,7 +25,7 @@ class Rows:
   """A source of rows.
 
   Attributes:
-    path: Path or hub id, as the user wrote it.
+    path: Path or hub id from the user.
     key: Short name of the source.
     lines: Function that reads all rows from the start.
     file: Data file to hash, None for a dataset on the hub.

@@ -349,10 +349,8 @@ def _parse_text(row: Row) -> list[Sample]:
 
 
 def _write_text(sample: Sample) -> list[Row]:
-  if not isinstance(sample, PlainText):
-    raise ValueError("only plain text fits the format text")
-  if sample.prompt:
-    raise ValueError("the format text has no prompt; use prompt_completion")
+  if not isinstance(sample, PlainText) or sample.prompt:
+    raise ValueError("the format text needs plain text without a prompt")
   return [{"text": sample.completion}]
 
 
