@@ -1,4 +1,4 @@
-"""Rows of one format written as another: the same is trained, or refused."""
+"""Conversion between row formats: the same supervision, or an error."""
 
 import itertools
 
@@ -76,11 +76,11 @@ def test_control_tokens_in_text():
 
 
 def test_reasons():
-  for sample, data_format, found in (
+  for sample, data_format, message in (
     (COMPLETION, "text", "the format text needs plain text without a prompt"),
     (LAST, "messages", "some answers are not trained on"),
     (PAIR, "tunix_sft", "a preference pair has two answers"),
     (TEXT, "episodes", "can be read but not written"),
   ):
-    with pytest.raises(ValueError, match=found):
+    with pytest.raises(ValueError, match=message):
       list(row_formats.write_rows(sample, data_format))

@@ -58,7 +58,7 @@ def test_max_samples_reads_no_further(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "content, found",
+  "content, message",
   [
     (b"", "this data file has no rows"),
     (b"\n \n", "this data file has no rows"),
@@ -69,10 +69,10 @@ def test_max_samples_reads_no_further(tmp_path):
     (b'{"text": "a"}\n{"text": "\xff"}\n', ":2: this data file is not UTF-8"),
   ],
 )
-def test_bad_files(tmp_path, content, found):
+def test_bad_files(tmp_path, content, message):
   path = tmp_path / "rows.jsonl"
   path.write_bytes(content)
-  with pytest.raises(errors.UserError, match=found):
+  with pytest.raises(errors.UserError, match=message):
     load(str(path))
 
 
@@ -212,11 +212,11 @@ def test_accumulation_splits_a_batch_and_shares_its_denominator(dataset):
 
 
 def test_eval_batches_cover_the_held_out_rows_once(dataset):
-  found = eval_batches(dataset)
-  assert [b["input_mask"].sum() for b in found] == [3 + 4, 5]
-  assert all(b["input_tokens"].shape == (2, 8) for b in found)
+  held_out = eval_batches(dataset)
+  assert [b["input_mask"].sum() for b in held_out] == [3 + 4, 5]
+  assert all(b["input_tokens"].shape == (2, 8) for b in held_out)
   tokens = sum(sum(row.loss_mask) for row in dataset.eval)
-  assert all(b["denominator"] == tokens / 2 for b in found)
+  assert all(b["denominator"] == tokens / 2 for b in held_out)
   empty = datasets.Dataset(
     train=dataset.train, eval=[], dropped_too_long=0, length=8
   )

@@ -1,4 +1,4 @@
-"""Every row format, and what is said of rows that fit none."""
+"""Row formats: parsing, and error messages of invalid rows."""
 
 import pytest
 
@@ -116,7 +116,7 @@ def test_each_step_of_an_episode_trains_its_own_answer():
 
 
 @pytest.mark.parametrize(
-  "row, data_format, found",
+  "row, data_format, message",
   [
     ({}, "auto", "found the fields none"),
     ({"a": 1}, "auto", "found the fields a, expected one of: messages;"),
@@ -163,6 +163,6 @@ def test_each_step_of_an_episode_trains_its_own_answer():
     ({"prompts": 3}, "auto", "'prompts' must be text"),
   ],
 )
-def test_bad_rows(row, data_format, found):
-  with pytest.raises(ValueError, match=found):
+def test_bad_rows(row, data_format, message):
+  with pytest.raises(ValueError, match=message):
     row_formats.parse_row(row, data_format)

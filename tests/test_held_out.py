@@ -1,4 +1,4 @@
-"""Held-out rows have no like among the rows that are trained on."""
+"""Held-out rows share no text or position with the training rows."""
 
 import collections
 from typing import Any
@@ -28,11 +28,11 @@ def data(**settings):
 
 
 def split(source, seed=0, **settings):
-  """Returns the texts to train on and those held out, repeated ones too."""
+  """Returns the training and the held-out texts with duplicates."""
   config = data(**settings)
-  found = datasets.tokenize(source, CHARACTERS, config, seed)
+  dataset = datasets.tokenize(source, CHARACTERS, config, seed)
   texts = ([CHARACTERS.decode(row.ids) for row in rows] for rows in
-           (found.train, found.eval))  # fmt: skip
+           (dataset.train, dataset.eval))  # fmt: skip
   return tuple(map(list, texts))
 
 
@@ -46,10 +46,10 @@ def forms(texts):
 def test_a_text_is_on_one_side():
   source = games()
   train, held = split(source)
-  every = collections.Counter(train + held)
-  assert max(every.values()) > 5 and len(every) < len(source.samples)
+  counts = collections.Counter(train + held)
+  assert max(counts.values()) > 5 and len(counts) < len(source.samples)
   assert not set(train) & set(held)
-  # As many rows as are asked for, but for groups that do not fit.
+  # Only groups that do not fit are missing.
   room = -(-len(source.samples) * 15 // 100)
   assert 0.9 * room < len(held) <= room
   assert len(train) + len(held) == len(source.samples)
@@ -77,19 +77,19 @@ def test_of_a_truncated_conversation_the_last_board_counts():
 
 
 @pytest.mark.parametrize(
-  ("sample", "found"),
+  ("sample", "message"),
   [
     (row_formats.PlainText("", "no board"), "row 2 of x.jsonl answers none"),
     (None, "row 2 of x.jsonl answers [345]"),
   ],
 )
-def test_positions_that_are_not_known(sample, found):
+def test_positions_that_are_not_known(sample, message):
   board = games().samples[0]
   game = max(games(context="full").samples, key=lambda s: len(s.messages))
   source = datasets.Source(
     key="x", path="x.jsonl", digest="", samples=[board, sample or game]
   )
-  with pytest.raises(errors.UserError, match=found):
+  with pytest.raises(errors.UserError, match=message):
     split(source, held_out_by="position")
 
 
@@ -99,14 +99,14 @@ def test_a_prompt_of_pairs_is_on_one_side():
     for n in range(45)
   ]
   source = datasets.Pairs(key="k", path="p", digest="d", samples=samples)
-  found = datasets.tokenize_pairs(source, CHARACTERS, data(), 0)
+  dataset = datasets.tokenize_pairs(source, CHARACTERS, data(), 0)
 
-  def asked(pairs):
+  def prompts_of(pairs):
     return {CHARACTERS.decode(chosen.ids)[:5] for chosen, _ in pairs}
 
-  # A prompt has 6 or 7 pairs; 7 of the 45 are asked for.
-  assert len(found.eval) in (6, 7) and len(asked(found.eval)) == 1
-  assert not asked(found.train) & asked(found.eval)
+  # A prompt has 6 or 7 pairs; up to 7 of the 45 pairs are held out.
+  assert len(dataset.eval) in (6, 7) and len(prompts_of(dataset.eval)) == 1
+  assert not prompts_of(dataset.train) & prompts_of(dataset.eval)
 
 
 @pytest.mark.parametrize(

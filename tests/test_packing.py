@@ -80,15 +80,15 @@ def test_rows_hold_every_sequence_once_and_no_more_than_fits():
 def test_a_layout_fits_every_batch():
   short, long = sequences([4, 4, 4, 4]), sequences([8, 8, 8, 2])
   assert batches.find_layout([short]) == batches.Layout(rows=4, length=4)
-  found = batches.find_layout([short, long])
-  assert found == batches.Layout(rows=4, length=8)
+  layout = batches.find_layout([short, long])
+  assert layout == batches.Layout(rows=4, length=8)
 
 
 def test_longer_rows_where_they_save_much():
   # One sequence of 2 in a row of 3, but three in one of 6.
   rows = sequences([3] + 29 * [2])
-  found = batches.find_layout([rows])
-  assert found == batches.Layout(rows=11, length=6)
+  layout = batches.find_layout([rows])
+  assert layout == batches.Layout(rows=11, length=6)
 
 
 def test_a_batch_is_its_sequences():
@@ -123,7 +123,7 @@ def test_positions_start_anew_and_attention_stays_within():
 
 
 def model(family: Any):
-  """A model; Gemma's local layers see fewer tokens than there are."""
+  """A model; Gemma's sliding window is shorter than the sequences."""
   changes: dict[str, Any] = {}
   if family in ("gemma2", "gemma3"):
     changes = {"sliding_window": 3, "layer_types": ("local", "global")}
@@ -190,11 +190,11 @@ def pair_batches():
   rng = np.random.default_rng(1)
   rows = []
   for prompt, *answers in [(4, 3, 5), (2, 6, 1), (5, 2, 2)]:
-    asked = rng.integers(1, VOCAB, prompt).tolist()
+    prompt_ids = rng.integers(1, VOCAB, prompt).tolist()
     for length in answers:
       answer = rng.integers(1, VOCAB, length).tolist()
       mask = [False] * prompt + [True] * length
-      rows.append(chat.Tokens([*asked, *answer], mask))
+      rows.append(chat.Tokens([*prompt_ids, *answer], mask))
   numbers = {"pairs": np.arange(3), "denominator": np.float32(3)}
   return {**packed(rows), **numbers}, {**padded(rows), **numbers}
 
@@ -239,7 +239,7 @@ def test_pairs_have_the_unpacked_log_probabilities_and_gradient(
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-# Whole games differ in length.
+# Conversations differ in length.
 CONFIG = dataclasses.replace(
   test_sft.CONFIG,
   data=dataclasses.replace(
@@ -291,11 +291,11 @@ def test_a_run_sees_the_same_sequences_in_batches_of_one_shape():
 
 def test_a_run_learns_what_it_would_have_without_packing(finished, tmp_path):
   unpacked = recipes.train_sft(UNPACKED, tmp_path / "unpacked")
-  found, expected = test_sft.rows(finished), test_sft.rows(unpacked)
-  for ours, theirs in zip(found, expected, strict=True):
-    assert ours.keys() == theirs.keys()
-    for name in ours.keys() - {"split"}:
-      assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+  packed_rows, unpacked_rows = test_sft.rows(finished), test_sft.rows(unpacked)
+  for row, expected in zip(packed_rows, unpacked_rows, strict=True):
+    assert row.keys() == expected.keys()
+    for name in row.keys() - {"split"}:
+      assert row[name] == pytest.approx(expected[name], rel=1e-4), name
   a, b = (
     specs.parameters(checkpoints.load(run).module)
     for run in (finished, unpacked)

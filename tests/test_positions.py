@@ -20,8 +20,8 @@ KINDS = {"worse": 1.0, "illegal": 1.0, "format": 1.0}
 def take(count, kind="grid", style="template", weights=None, seed=0):
   text_format = text_formats.named(kind, thoughts=style != "none")
   rng = np.random.default_rng(seed)
-  found = positions.pairs(rng, text_format, style, weights or KINDS)
-  return list(itertools.islice(found, count))
+  pairs = positions.pairs(rng, text_format, style, weights or KINDS)
+  return list(itertools.islice(pairs, count))
 
 
 def texts(row):
@@ -51,8 +51,8 @@ def test_pairs_are_what_they_say(kind, style):
     if row["rejected_is"] == "illegal":
       assert rules.cells()[board, bad.cell] != rules.EMPTY
     if style != "none":
-      said = [_THOUGHT.search(text) for text in (chosen, rejected)]
-      thoughts = [match[1] for match in said if match]
+      matches = [_THOUGHT.search(text) for text in (chosen, rejected)]
+      thoughts = [match[1] for match in matches if match]
       assert len(set(thoughts)) == len(thoughts) >= 1
 
 
