@@ -70,7 +70,7 @@ class GRPORun:
     self.first_step = self.trainer.first_step
     self.pool = opponent_pool.OpponentPool(config, path)
     self.rollout = game_rollout.GameRollout(
-      model, config, self.pool, plan.source.shown if plan.source else ()
+      model, config, self.pool, plan.source.positions if plan.source else ()
     )
     self.rollout.sync()
     self._policy: reference_log_probs.Scorer | None = None
