@@ -118,13 +118,13 @@ MUTATIONS = (
   Mutation(
     "the loss is divided by the padded length",
     "tunix_ttt/algorithms/losses.py",
-    "-(found.log_probs * weights).sum() / denominator",
-    "-(found.log_probs * weights).sum() / weights.size",
+    "-(scores.log_probs * weights).sum() / denominator",
+    "-(scores.log_probs * weights).sum() / weights.size",
     "tests/test_losses.py::test_hand_arithmetic",
   ),
   Mutation(
     "DPO adds the reference",
-    "tunix_ttt/algorithms/dpo_loss.py",
+    "tunix_ttt/algorithms/losses.py",
     "beta * (sums - reference)",
     "beta * (sums + reference)",
     "tests/test_preference_loss.py::test_the_loss_of_a_pair_by_hand",
@@ -153,8 +153,8 @@ MUTATIONS = (
   Mutation(
     "a turn is compared with turns on other boards",
     "tunix_ttt/algorithms/advantages.py",
-    "np.where(has_peers, on_board, in_group)",
-    "np.where(has_peers, in_group, in_group)",
+    "np.where(has_board_peers, on_board, in_group)",
+    "np.where(has_board_peers, in_group, in_group)",
     "tests/test_rewards.py::test_a_turn_is_compared_with_others_like_it",
   ),
   Mutation(

@@ -97,7 +97,7 @@ def test_a_run_from_python(tmp_path, monkeypatch, capsys):
   assert [row["step"] for row in ttt.read_metrics(run)] == [0, 1, 2, 2]
   assert "reward/short" in ttt.read_metrics(run)[1]
   assert ttt.RunManifest.read(run).rewards.keys() == {"short"}
-  with pytest.raises(ttt.UserError, match="those of this run short"):
+  with pytest.raises(ttt.UserError, match="but the run has short"):
     ttt.resume(run)
   assert ttt.resume(run, rewards={"short": (short, 0.1)}) == run
 
@@ -152,7 +152,7 @@ def test_settings_that_are_none(tmp_path):
     ttt.train_sft({"sead": 1}, output)
   with pytest.raises(ttt.UserError, match="data.games.context=full"):
     ttt.train_sft({"play": {"context": "full"}}, output)
-  with pytest.raises(ttt.UserError, match="base: belongs to no run"):
+  with pytest.raises(ttt.UserError, match="base: is not in a run"):
     ttt.load_model("base")
   manifest = tmp_path / "run_manifest.json"
   manifest.write_text('{"run_id": "run", "recipe": "sft", "config": {}}')

@@ -117,7 +117,7 @@ def test_any_damage_to_a_checkpoint_is_noticed(run, capsys):
       assert capsys.readouterr().out.startswith(f"note: {latest}/")
       with pytest.raises(errors.UserError) as found:
         run_checkpoints.choose(run, 5)
-      assert str(found.value).endswith("of step 5 is damaged, whole are 2, 4")
+      assert str(found.value).endswith("of step 5 is damaged; undamaged: 2, 4")
       shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
       path.write_bytes(whole)
   assert run_checkpoints.choose(run, None) == 5
@@ -267,7 +267,7 @@ def test_a_damaged_latest_checkpoint_and_a_lost_model(
   said = capsys.readouterr().out
   assert f"note: {model}/model.json: has changed since" in said
   assert "checkpoints/5/optimizer_state" in said
-  assert "no such file; going on from step 4" in said
+  assert "no such file; resuming from step 4" in said
   assert test_sft.rows(run) == test_sft.rows(finished)
   assert test_sft.final(run) == test_sft.final(finished)
   assert test_sft.optimizer_state(run) == test_sft.optimizer_state(finished)

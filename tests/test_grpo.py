@@ -211,7 +211,7 @@ def test_the_reference_of_a_model_with_trained_adapters(
   config = changed(config, "grpo", beta=0.05, reference=reference)
   config = changed(config, "checkpoint", save_interval_steps=1)
   first = train(config, tmp_path / "first")
-  assert "the KL divergence is to" not in capsys.readouterr().out
+  assert "the KL reference is" not in capsys.readouterr().out
   config = dataclasses.replace(
     config,
     model=config_lib.ModelConfig(
@@ -223,10 +223,10 @@ def test_the_reference_of_a_model_with_trained_adapters(
   kl = [row["kl"] for row in rows(second) if row["split"] == "train"]
   if reference == "start":
     assert kl[0] == pytest.approx(0, abs=1e-6) and kl[1] > 1e-6
-    assert "with the adapters that it starts with" in told
+    assert "the KL reference is the model with its initial adapters" in told
   else:
     assert kl[0] > 1e-6
-    assert "is to the model without adapters" in told
+    assert "the KL reference is the model without adapters" in told
   recipes.resume(second, config, step=1)
   assert [r["kl"] for r in rows(second) if r["split"] == "train"] == kl
 

@@ -158,7 +158,7 @@ def test_the_model_that_a_run_started_from(tree, tmp_path, monkeypatch, run):
   ):
     with pytest.raises(errors.UserError) as caught:
       resume_checks.relocate(config, manifest, mine)
-    assert f"{place}; say where the model with the digest" in str(caught.value)
+    assert f"{place}; give the model with the digest" in str(caught.value)
     assert manifest.model.revision in str(caught.value)
   # The data can be told by a flag; its digest is checked.
   shutil.copy(tree / "rows.jsonl", "renamed.jsonl")

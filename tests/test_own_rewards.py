@@ -62,7 +62,7 @@ NO_TURN = test_rewards.games_of([], [0])
   ("given", "message"),
   [
     ({"outcome": centre}, "reward 'outcome' already exists in the config"),
-    ({"my reward": centre}, "reward 'my reward': the name is a metric's"),
+    ({"my reward": centre}, "reward 'my reward': invalid name"),
     ({"r": 1.0}, "reward 'r': expected a function of games"),
     ({"r": (centre, "1")}, "weight must be a finite number, found '1'"),
     (
@@ -151,7 +151,9 @@ def test_a_run_with_a_reward_of_its_own(tmp_path):
       assert "reward/outcome" not in row
 
   resume = functools.partial(recipes.resume, run, CONFIG)
-  with pytest.raises(errors.UserError, match="Python are centre, those of"):
+  with pytest.raises(
+    errors.UserError, match="Python are centre, but the run has"
+  ):
     resume(rewards={"centre": centre})
   with pytest.raises(errors.UserError, match="has changed since .*: short"):
     resume(rewards={"centre": centre, "short": (short, 0.2)})

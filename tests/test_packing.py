@@ -15,7 +15,6 @@ from tests import conftest
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
-from tunix_ttt.algorithms import dpo_loss
 from tunix_ttt.algorithms import losses
 from tunix_ttt.data import batches
 from tunix_ttt.models import checkpoints
@@ -220,10 +219,10 @@ def test_pairs_have_the_unpacked_log_probabilities_and_gradient(
   def run(batch):
     def loss(values, batch):
       module = nnx.merge(graph, values)
-      loss, metrics = dpo_loss.loss(
+      loss, metrics = losses.preference_loss(
         module, batch, label_smoothing=0.1, **settings
       )
-      return loss, (metrics, dpo_loss.log_probs(module, batch))
+      return loss, (metrics, losses.pair_log_probs(module, batch))
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(values, batch)
 

@@ -13,7 +13,7 @@ from tunix.rl import common
 from tunix.sft.dpo import dpo_trainer
 
 from tests import conftest
-from tunix_ttt.algorithms import dpo_loss
+from tunix_ttt.algorithms import losses
 from tunix_ttt.models import token_log_probs
 from tunix_ttt.models.families import specs
 
@@ -88,7 +88,7 @@ def test_it_is_tunixs(table, kind, smoothing, chunk, monkeypatch):
     )(table)
 
   results = (
-    run(dpo_loss.loss, ours(batch)),
+    run(losses.preference_loss, ours(batch)),
     run(dpo_trainer.dpo_loss_fn, batch),
   )
   ((value, metrics), grads), ((expected, known), known_grads) = results
@@ -105,7 +105,7 @@ def test_it_is_tunixs(table, kind, smoothing, chunk, monkeypatch):
 def test_log_probabilities_of_answers():
   module = specs.initialize(conftest.small_spec("qwen3", VOCAB), 0)
   batch = example(False)
-  found = dpo_loss.log_probs(module, ours(batch))
+  found = losses.pair_log_probs(module, ours(batch))
   expected = dpo_trainer.compute_logps(
     module,
     batch.input_ids,
@@ -125,9 +125,9 @@ def test_the_loss_of_a_pair_by_hand(table):
   The margin is 0.5 * (2 - -1) = 1.5, the loss -log(1 / (1 + e^-1.5)).
   """
   batch = ours(example(True))
-  chosen, rejected = dpo_loss.log_probs(table, batch)
+  chosen, rejected = losses.pair_log_probs(table, batch)
   batch["reference"] = jnp.stack([chosen - 2, rejected + 1], axis=1)
-  loss, metrics = dpo_loss.loss(
+  loss, metrics = losses.preference_loss(
     table, batch, algorithm="dpo", label_smoothing=0.0, beta=0.5
   )
   assert float(loss) == pytest.approx(math.log(1 + math.exp(-1.5)), rel=1e-5)
@@ -157,7 +157,7 @@ def test_pairs_that_are_not_there_count_for_nothing(table, settings):
     padded[name] = batch[name].at[4:].set(False)
 
   def run(batch):
-    return dpo_loss.loss(table, batch, label_smoothing=0.0, **settings)
+    return losses.preference_loss(table, batch, label_smoothing=0.0, **settings)
 
   (loss, metrics), (expected, known) = run(padded), run(two)
   assert float(loss) == pytest.approx(float(expected), rel=1e-6)

@@ -254,7 +254,7 @@ def test_wrong_evaluation_input(run, trained):
   common = ["--model", trained, "--config", "config.yaml"]
   refused(
     run(PLAY, *common, "--set", "lora.rank=2", "--output", "o"),
-    "holds no adapter, and the config has lora",
+    "has no adapter, but the config has lora",
   )
   refused(
     run(GENERATE, *common, "--eval-set", "e", "--output", "o"),

@@ -188,7 +188,7 @@ def test_resuming_from_an_earlier_step_ends_the_same(finished, tmp_path):
 def test_what_resuming_refuses(finished, tmp_path):
   config, run = finished
   with pytest.raises(
-    errors.UserError, match="no checkpoint of step 5; there are 3, 6, 8"
+    errors.UserError, match="no checkpoint of step 5; available: 3, 6, 8"
   ):
     recipes.resume(run, config, step=5)
   other = dataclasses.replace(config, seed=1)

@@ -30,7 +30,7 @@ class Recording:
 
 def test_only_the_trainers_own_metrics_are_heard_until_the_end():
   inner = Recording()
-  backend = tracking.OwnMetrics(inner, "sft")
+  backend = tracking.FilteredBackend(inner, "sft")
   jax.monitoring.register_scalar_listener(backend.log_scalar)
   jax.monitoring.record_scalar("sft/train/loss", 1.5, step=3)
   jax.monitoring.record_scalar("/jax/orbax/write/gbytes", 0.1)

@@ -1,1 +1,1 @@
-"""Rewards, advantages and losses: pure functions."""
+"""Pure functions for rewards, advantages and losses."""

@@ -1,7 +1,7 @@
-"""Advantages of games and turns: pure NumPy functions on the host.
+"""Advantages of games and turns, in NumPy on the host.
 
-Estimators of whole games are Tunix's, looked up by name in its registry. A
-turn is compared with turns like it, by the same three formulas.
+Estimators of whole games come from Tunix's registry. Estimators of turns apply
+the same formulas to similar turns.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import custom
 from tunix_ttt.games.tictactoe import rules
 
-# Values that are no further apart count as equal.
+# Values within this distance count as equal.
 _TOLERANCE = 1e-6
 
 
 class Statistics(NamedTuple):
-  """Statistics of the values that each turn is compared with.
+  """Statistics of each turn's peers.
 
   Attributes:
-    num_values: Numbers of values.
-    mean: Means of the values.
-    std: Standard deviations, with Bessel's correction.
-    spread: Differences between the highest and the lowest value.
+    num_values: Number of values.
+    mean: Mean of the values.
+    std: Standard deviation with Bessel's correction.
+    spread: Difference between the highest and the lowest value.
   """
 
   num_values: np.ndarray
@@ -34,8 +34,7 @@ class Statistics(NamedTuple):
   spread: np.ndarray
 
 
-# (values, statistics of what they are compared with) -> advantages; all arrays
-# have the same shape.
+# (values, statistics of their peers) -> advantages, all of the same shape.
 Estimator = Callable[[np.ndarray, Statistics], np.ndarray]
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -43,7 +42,7 @@ ESTIMATORS: dict[str, Estimator] = {
   "grpo": lambda values, peers: (values - peers.mean) / (peers.std + 1e-6),
   # Liu et al., 2025, section 3.2.
   "drgrpo": lambda values, peers: values - peers.mean,
-  # Ahmadian et al., 2024: the value less the mean of the others.
+  # Ahmadian et al., 2024: the mean of the other values is the baseline.
   "rloo": lambda values, peers: (
     (values - peers.mean)
     * peers.num_values
@@ -53,10 +52,10 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def estimator(name: str) -> Estimator:
-  """Returns the estimator of a name, or of `package.module:function`.
+  """Returns an estimator by its name or by `package.module:function`.
 
   Raises:
-    errors.UserError: if there is no such function.
+    errors.UserError: if the function does not exist.
   """
   if name in ESTIMATORS:
     return ESTIMATORS[name]
@@ -69,19 +68,18 @@ def advantages(
   boards: np.ndarray,
   config: config_lib.AlgorithmConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the advantage of each turn, and whether the turn is trained.
+  """Returns advantages and the mask of trained turns.
 
-  A turn is left out of the loss where all that it is compared with earned the
-  same.
+  A turn is not trained if all of its peers earned the same value.
 
   Args:
-    rewards: float32 [B, T], groups of `num_generations` games in a row.
-    played: bool [B, T], the turns that were played.
-    boards: int32 [B, T], the boards that moves were made on.
+    rewards: float32 [B, T], in consecutive groups of `num_generations` games.
+    played: bool [B, T], mask of played turns.
+    boards: int32 [B, T], boards before each move.
     config: Settings of the algorithm.
 
   Returns:
-    float32 [B, T] and bool [B, T].
+    Advantages float32 [B, T] and the mask bool [B, T].
   """
   size, name = config.num_generations, config.advantage_estimator
   if config.advantage_level == "turn":
@@ -108,12 +106,7 @@ def advantages(
 
 
 def returns(rewards: np.ndarray, discount: float) -> np.ndarray:
-  """Returns the discounted sum of rewards from each turn on: float32 [B, T].
-
-  Args:
-    rewards: float [B, T].
-    discount: Discount factor of rewards one turn later.
-  """
+  """Returns the discounted return of each turn, float32 [B, T]."""
   values = np.array(rewards, np.float32)
   for turn in reversed(range(rewards.shape[1] - 1)):
     values[:, turn] += discount * values[:, turn + 1]
@@ -121,12 +114,7 @@ def returns(rewards: np.ndarray, discount: float) -> np.ndarray:
 
 
 def _statistics(values: np.ndarray, members: np.ndarray) -> Statistics:
-  """Returns statistics of sets of games, turn by turn: [..., T].
-
-  Args:
-    values: float [..., N, T].
-    members: bool [..., N, T], the games of each set.
-  """
+  """Returns statistics [..., T] over the `members` of values [..., N, T]."""
   count = members.sum(axis=-2)
   mean = (values * members).sum(axis=-2) / np.maximum(count, 1)
   squares = np.where(members, values - mean[..., None, :], 0) ** 2
@@ -148,29 +136,29 @@ def turn_advantages(
   estimate: Estimator,
   baseline: str = "board",
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Compares each turn with turns like it.
+  """Returns advantages relative to each turn's peers.
 
-  A turn is compared with the first of these sets that has at least two turns,
-  itself included:
+  The peers are the first of these sets with at least two turns, which include
+  the turn itself:
 
-  1. the turns of the same number in its group, on the same board;
-  2. the turns of the same number in its group;
-  3. the turns of the same number in the batch, of games with the same mark.
+  1. turns with the same index and board in the group;
+  2. turns with the same index in the group;
+  3. turns with the same index and the same mark in the batch.
 
-  With the baseline `turn` the first set is left out. The set depends only on
-  what happened before the turn, so it adds no bias.
+  The baseline `turn` skips the first set. Peers depend only on what happened
+  before the turn, so the baseline adds no bias.
 
   Args:
-    values: float [B, T], groups of `num_generations` games in a row.
-    played: bool [B, T], the turns that were played.
-    boards: int [B, T], the boards that moves were made on.
+    values: float [B, T], in consecutive groups of `num_generations` games.
+    played: bool [B, T], mask of played turns.
+    boards: int [B, T], boards before each move.
     num_generations: Number of games in a group.
-    estimate: Function of the values and the statistics of their sets.
+    estimate: Function of the values and the statistics of their peers.
     baseline: `board` or `turn`.
 
   Returns:
-    The advantages, float32 [B, T], 0 without such a set, and where the values
-    of the set differ, bool [B, T].
+    Advantages float32 [B, T], 0 without peers, and a mask bool [B, T] of turns
+    whose peers have different values.
   """
   shape = (-1, num_generations, values.shape[1])
   grouped, mask, board = (a.reshape(shape) for a in (values, played, boards))
@@ -178,23 +166,23 @@ def turn_advantages(
   peers = in_group
   if baseline == "board":
     on_board = in_group & (board[:, :, None] == board[:, None])
-    has_peers = on_board.sum(axis=2, keepdims=True) > 1
-    peers = np.where(has_peers, on_board, in_group)
+    has_board_peers = on_board.sum(axis=2, keepdims=True) > 1
+    peers = np.where(has_board_peers, on_board, in_group)
   group = _statistics(grouped[:, None], peers)
 
   is_o = (rules.side_to_move()[boards] == rules.O).astype(int)
   by_mark = _statistics(values, played & (is_o == np.arange(2)[:, None, None]))
   turns = np.arange(values.shape[1])
   batch = (leaf[is_o, turns].reshape(shape) for leaf in by_mark)
-  compared = Statistics(
+  statistics = Statistics(
     *(
       np.where(group.num_values > 1, of_group, of_batch)
       for of_group, of_batch in zip(group, batch, strict=True)
     )
   )
-  has_set = mask & (compared.num_values > 1)
-  estimates = np.where(has_set, estimate(grouped, compared), 0)
-  differs = mask & (compared.spread > _TOLERANCE)
+  has_peers = mask & (statistics.num_values > 1)
+  estimates = np.where(has_peers, estimate(grouped, statistics), 0)
+  differs = mask & (statistics.spread > _TOLERANCE)
   return (
     estimates.reshape(values.shape).astype(np.float32),
     differs.reshape(values.shape),
@@ -202,12 +190,7 @@ def turn_advantages(
 
 
 def differs_in_group(values: np.ndarray, num_generations: int) -> np.ndarray:
-  """Returns where the members of a group differ: bool, the shape of `values`.
-
-  Args:
-    values: float [B, T], groups of `num_generations` games in a row.
-    num_generations: Number of games in a group.
-  """
+  """Returns a mask bool [B, T] of groups whose values [B, T] differ."""
   grouped = values.reshape(-1, num_generations, values.shape[1])
   highest = grouped.max(axis=1, keepdims=True)
   spread = highest - grouped.min(axis=1, keepdims=True)

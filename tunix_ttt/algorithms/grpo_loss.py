@@ -1,8 +1,7 @@
-"""Tunix's GRPO loss on sequences that carry their own masks.
+"""Tunix's GRPO loss on sequences with explicit masks.
 
-The same numbers as `tunix.rl.algo_core.grpo_loss_fn`, from log-probabilities:
-that function needs the logits of all tokens at once, and takes what exists from
-which tokens are not the pad token, which a model may well have sampled.
+The loss equals `tunix.rl.algo_core.grpo_loss_fn`, which needs the logits of all
+tokens at once and infers masks from the pad token, which models may sample.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ from tunix.sft import utils as sft_utils
 from tunix_ttt import config as config_lib
 from tunix_ttt.models import token_log_probs
 
-# The name it is registered by.
+# Name of the loss in Tunix's registry.
 NAME = "tunix_ttt_games"
 
 
@@ -29,14 +28,15 @@ NAME = "tunix_ttt_games"
 class GameExample(grpo_learner.TrainExample):
   """Tunix's `TrainExample` of B games in R rows of L tokens each.
 
-  Its arrays are [B, R, L - 1], with the first token of a row as the prompt,
-  [B, R, 1]; a row is a game in the context `full` and a turn in others.
+  The prompt is the first token of a row, [B, R, 1]; other arrays are
+  [B, R, L - 1]. A row is a game in the context `full` and a turn otherwise.
 
   Attributes:
-    mask: bool [B, R, L], which tokens exist.
-    weight: float32 [B], the same for the games of a micro-batch: its part of
-      the batch in what losses are averaged over, 1 on average.
-    token_weight: float32 [B], the same for averages over trained tokens.
+    mask: bool [B, R, L], mask of real tokens.
+    weight: float32 [B], weight of each game's micro-batch in the loss; the mean
+      is 1.
+    token_weight: float32 [B], weight of each game's micro-batch in means over
+      trained tokens.
   """
 
   mask: jax.Array | None = None
@@ -46,15 +46,15 @@ class GameExample(grpo_learner.TrainExample):
 
 @dataclasses.dataclass(kw_only=True)
 class AlgorithmConfig(grpo_learner.GRPOConfig):
-  """Tunix's `GRPOConfig` with the other fields that the loss reads.
+  """Tunix's `GRPOConfig` with additional settings of the loss.
 
   Attributes:
     policy_loss_fn: Name of the loss in Tunix's registry.
     temperature: Sampling temperature of the rollout.
-    epsilon_high: See `config.AlgorithmConfig`.
-    epsilon_c: See `config.AlgorithmConfig`.
-    max_sequence_tokens: Maximum number of sampled tokens in a sequence, by
-      which `sequence-mean-token-scale` divides.
+    epsilon_high: Upper clipping distance of the probability ratio.
+    epsilon_c: Dual-clip bound of the ratio for negative advantages.
+    max_sequence_tokens: Maximum number of sampled tokens in a sequence, the
+      divisor of `sequence-mean-token-scale`.
   """
 
   policy_loss_fn: str = NAME
@@ -65,7 +65,7 @@ class AlgorithmConfig(grpo_learner.GRPOConfig):
 
 
 def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
-  """Returns a run's settings as Tunix's losses read them."""
+  """Converts a run's settings to Tunix's."""
   algorithm = config.grpo
   high = algorithm.epsilon_high
   return AlgorithmConfig(
@@ -87,12 +87,12 @@ def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
 def log_probs(
   model: nnx.Module, tokens: jax.Array, mask: jax.Array, temperature: float
 ) -> token_log_probs.TokenLogProbs:
-  """Returns log-probabilities of rows: [N, L - 1].
+  """Returns log-probabilities [N, L - 1] of rows.
 
   Args:
-    model: one of Tunix's.
+    model: Model of Tunix.
     tokens: int [N, L].
-    mask: bool [N, L], which of them exist.
+    mask: bool [N, L], mask of real tokens.
     temperature: Sampling temperature of the rollout.
   """
   return token_log_probs.token_log_probs(
@@ -112,16 +112,16 @@ def games_loss(
   pad_id: int = 0,
   eos_id: int = 0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the GRPO loss of games, and its metrics.
+  """Returns the GRPO loss [] of a micro-batch of games, and its metrics.
 
-  The means of both over the micro-batches of a batch are the batch's.
+  Averages over the micro-batches of a batch equal the values of the batch.
 
   Args:
-    model: the policy.
-    train_example: a `GameExample`.
-    algo_config: Tunix's.
-    pad_id: Unused, since sequences carry their masks.
-    eos_id: Unused.
+    model: Policy.
+    train_example: Micro-batch of games.
+    algo_config: Settings, see `AlgorithmConfig`.
+    pad_id: Unused argument of Tunix's interface.
+    eos_id: Unused argument of Tunix's interface.
   """
   mask, weight = train_example.mask, train_example.weight
   token_weight = train_example.token_weight
@@ -131,10 +131,10 @@ def games_loss(
     dataclasses.replace(train_example, weight=None, token_weight=None),
   )
   tokens = jnp.concatenate([rows.prompt_ids, rows.completion_ids], axis=1)
-  found = log_probs(model, tokens, rows.mask, algo_config.temperature)
-  loss, metrics = _loss_of_rows(found, rows, algo_config)
+  scores = log_probs(model, tokens, rows.mask, algo_config.temperature)
+  loss, metrics = _loss_of_rows(scores, rows, algo_config)
   metrics = {
-    # Tunix averages the entropy as it does the loss.
+    # Tunix aggregates the entropy like the loss.
     name: value * (weight if name == "entropy" else token_weight).mean()
     for name, value in metrics.items()
   }
@@ -142,23 +142,18 @@ def games_loss(
 
 
 def _loss_of_rows(
-  found: token_log_probs.TokenLogProbs, rows: Any, config: Any
+  scores: token_log_probs.TokenLogProbs, rows: Any, config: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Shao et al., 2024, equation 3, clipped and averaged as the config says.
+  """Returns the loss of a `GameExample` with arrays [N, L - 1], and metrics.
 
-  Args:
-    found: Log-probabilities of the policy, [N, L - 1].
-    rows: a `GameExample` whose arrays are [N, L - 1].
-    config: Tunix's.
-
-  Returns:
-    The loss [] and metrics [], by the names that Tunix has for them.
+  Shao et al., 2024, equation 3, with the config's clipping and aggregation.
+  Metrics have Tunix's names.
   """
   trained, advantages = rows.completion_mask, rows.advantages
   old = rows.old_per_token_logps
   if old is None:
-    old = jax.lax.stop_gradient(found.log_probs)
-  log_ratio = _log_ratio(found.log_probs, old, trained, config.loss_algo)
+    old = jax.lax.stop_gradient(scores.log_probs)
+  log_ratio = _log_ratio(scores.log_probs, old, trained, config.loss_algo)
   ratio = jnp.exp(log_ratio)
   low, high = 1 - config.epsilon, 1 + config.epsilon_high
   free, clipped = -advantages * ratio, -advantages * ratio.clip(low, high)
@@ -171,7 +166,7 @@ def _loss_of_rows(
 
   mode, norm = config.loss_agg_mode, {}
   if mode == "sequence-mean-token-scale":
-    # Rows are cut to the longest of their batch, which must not matter.
+    # A constant: the loss must not depend on the batch's longest row.
     norm["norm"] = config.max_sequence_tokens
 
   def average(values: jax.Array) -> jax.Array:
@@ -180,7 +175,7 @@ def _loss_of_rows(
   loss, kl = average(losses), jnp.float32(0)
   if rows.ref_per_token_logps is not None:
     kls = common.compute_kl_divergence(
-      found.log_probs,
+      scores.log_probs,
       rows.ref_per_token_logps,
       config.kl_loss_mode,
       clamp_value=config.kl_clamp_value,
@@ -189,7 +184,7 @@ def _loss_of_rows(
     loss += config.beta * average(kls)
   metrics = {
     "kl": kl,
-    "entropy": average(found.entropy),
+    "entropy": average(scores.entropy),
     "pg_clipfrac": algo_core.masked_mean(clipped > free, trained),
     "log_ratio/abs_mean": algo_core.masked_mean(jnp.abs(log_ratio), trained),
   }
@@ -199,12 +194,12 @@ def _loss_of_rows(
 def _log_ratio(
   new: jax.Array, old: jax.Array, trained: jax.Array, loss_algo: str
 ) -> jax.Array:
-  """Returns how much likelier tokens became, or their sequences: [N, L - 1]."""
+  """Returns log-ratios of tokens or of their sequences, [N, L - 1]."""
   log_ratio = (new - old).clip(-20, 20)
   if loss_algo != "gspo-token":
     return log_ratio
-  # Zheng et al., 2025, equation 13: the value is the sequence's, the gradient
-  # each token's.
+  # Zheng et al., 2025, equation 13: the value of the sequence with the gradient
+  # of each token.
   count = trained.sum(axis=-1, keepdims=True).clip(min=1)
   mean = (log_ratio * trained).sum(axis=-1, keepdims=True) / count
   stop = jax.lax.stop_gradient

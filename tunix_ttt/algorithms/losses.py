@@ -1,4 +1,4 @@
-"""Losses: pure functions of a model and a batch."""
+"""Supervised, DPO and ORPO losses, which never hold the logits of all tokens."""
 
 from typing import Any
 
@@ -9,17 +9,13 @@ from tunix.sft import utils as sft_utils
 
 from tunix_ttt.models import token_log_probs
 
+# Arrays by name, as `data.batches.make` yields them.
+Batch = dict[str, jax.Array]
 
-def model_inputs(batch: dict[str, jax.Array]) -> dict[str, Any]:
-  """Adds positions and a causal attention mask to a batch.
 
-  Args:
-    batch: as `make_batch` of `data.datasets` or `data.packing` returns it.
-
-  Returns:
-    The arguments of `supervised_loss` besides the model.
-  """
-  positions, attention_mask = attention_inputs(batch)
+def model_inputs(batch: Batch) -> dict[str, Any]:
+  """Returns the arguments of `supervised_loss`, except for the model."""
+  positions, attention_mask = _attention_inputs(batch)
   return {
     "input_tokens": batch["input_tokens"],
     "loss_mask": batch["loss_mask"],
@@ -29,14 +25,8 @@ def model_inputs(batch: dict[str, jax.Array]) -> dict[str, Any]:
   }
 
 
-def attention_inputs(
-  batch: dict[str, jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-  """Returns positions int [B, L] and a causal attention mask bool [B, L, L].
-
-  Args:
-    batch: as `make_batch` of `data.datasets` or `data.packing` returns it.
-  """
+def _attention_inputs(batch: Batch) -> tuple[jax.Array, jax.Array]:
+  """Returns positions int [B, L] and a causal attention mask bool [B, L, L]."""
   if "segment_ids" in batch:
     return segment_inputs(batch["segment_ids"])
   mask = batch["input_mask"]
@@ -47,14 +37,15 @@ def attention_inputs(
 
 
 def segment_inputs(segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns positions and attention of several sequences in each row.
+  """Returns positions and the attention mask of packed rows.
 
   Args:
-    segment_ids: int [B, L], the same at all tokens of a sequence.
+    segment_ids: int [B, L], the number of each token's sequence. Padding counts
+      as a sequence.
 
   Returns:
-    int [B, L], which start anew with each sequence, and bool [B, L, L]: what
-    comes no later in the same sequence. Padding is a sequence like others.
+    Positions int [B, L], which restart with each sequence, and a mask bool
+    [B, L, L], which is causal within each sequence.
   """
   index = jnp.arange(segment_ids.shape[1])
   before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
@@ -62,44 +53,6 @@ def segment_inputs(segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
   positions = index - jax.lax.cummax(starts, axis=1)
   same = segment_ids[:, :, None] == segment_ids[:, None, :]
   return positions, same & (index[:, None] >= index)
-
-
-def sequence_log_probs(
-  model: nnx.Module, batch: dict[str, jax.Array], num_sequences: int
-) -> jax.Array:
-  """Returns log-probabilities of the supervised tokens of whole sequences.
-
-  Args:
-    model: one of Tunix's.
-    batch: as `make_batch` of `data.datasets` or `data.packing` returns it.
-    num_sequences: how many are in it, N.
-
-  Returns:
-    float32 [N], their sums.
-  """
-  found = token_log_probs.token_log_probs(
-    model, batch["input_tokens"], *attention_inputs(batch)
-  )
-  values = found.log_probs * batch["loss_mask"][:, 1:]
-  return sum_sequences(values, batch, num_sequences)
-
-
-def sum_sequences(
-  values: jax.Array, batch: dict[str, jax.Array], num_sequences: int
-) -> jax.Array:
-  """Returns the sums [N] of values [B, L - 1], of the tokens from the second on.
-
-  Args:
-    values: 0 at padding.
-    batch: see `sequence_log_probs`.
-    num_sequences: see `sequence_log_probs`.
-  """
-  if "segment_ids" not in batch:
-    return values.sum(axis=1)
-  ids = batch["segment_ids"][:, 1:]
-  # The first is padding's.
-  sums = jax.ops.segment_sum(values.ravel(), ids.ravel(), num_sequences + 1)
-  return sums[1:]
 
 
 def supervised_loss(
@@ -110,24 +63,120 @@ def supervised_loss(
   positions: jax.Array,
   attention_mask: jax.Array,
 ) -> tuple[jax.Array, dict[str, Any]]:
-  """Cross-entropy of the supervised tokens: summed, then divided.
+  """Returns the summed cross-entropy of supervised tokens over a denominator.
 
   Args:
-    model: one of Tunix's.
+    model: Model of Tunix.
     input_tokens: int [B, L].
-    loss_mask: bool [B, L], True at the tokens to be predicted.
-    denominator: [], what the sum is divided by.
+    loss_mask: bool [B, L], True at the tokens to predict.
+    denominator: float [], divisor of the sum.
     positions: int [B, L].
     attention_mask: bool [B, L, L].
 
   Returns:
-    The loss [] and, over the same denominator, `token_accuracy` []: how often
-    the model's first choice is the supervised token.
+    The loss [] and the metric `token_accuracy` [], the number of supervised
+    tokens that the model ranks first over the same denominator.
   """
-  found = token_log_probs.token_log_probs(
+  scores = token_log_probs.token_log_probs(
     model, input_tokens, positions, attention_mask
   )
   weights = loss_mask[:, 1:].astype(jnp.float32)
-  correct = (found.is_first_choice * weights).sum()
-  loss = -(found.log_probs * weights).sum() / denominator
+  correct = (scores.is_first_choice * weights).sum()
+  loss = -(scores.log_probs * weights).sum() / denominator
   return loss, {"token_accuracy": correct / denominator}
+
+
+def pair_log_probs(model: nnx.Module, batch: Batch) -> jax.Array:
+  """Returns the log-probabilities of both answers of each pair.
+
+  Args:
+    model: Model of Tunix.
+    batch: Batch of B pairs.
+
+  Returns:
+    float32 [2, B], the chosen and the rejected answers; 0 for missing pairs.
+  """
+  scores = token_log_probs.token_log_probs(
+    model, batch["input_tokens"], *_attention_inputs(batch)
+  )
+  return _sum_answers(scores.log_probs * batch["loss_mask"][:, 1:], batch)
+
+
+def _sum_answers(values: jax.Array, batch: Batch) -> jax.Array:
+  """Returns the sums [2, B] of values [rows, L - 1], which skip first tokens."""
+  if "segment_ids" not in batch:
+    sums = values.sum(axis=1)
+  else:
+    ids = batch["segment_ids"][:, 1:]
+    # Segment 0 is padding.
+    num_segments = 2 * batch["pairs"].shape[0] + 1
+    sums = jax.ops.segment_sum(values.ravel(), ids.ravel(), num_segments)[1:]
+  return sums.reshape(-1, 2).T
+
+
+def preference_loss(
+  model: nnx.Module,
+  train_example: Batch,
+  algorithm: str,
+  label_smoothing: float,
+  beta: float = 0.0,
+  lambda_orpo: float = 0.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns the DPO or ORPO loss of pairs of answers, and its metrics.
+
+  Loss and metrics are sums over the pairs, divided by the batch's denominator.
+  The arguments have the names that Tunix's `DPOTrainer` passes.
+
+  Args:
+    model: Policy.
+    train_example: Batch of B pairs, with the log-probabilities `reference`
+      float32 [B, 2] if there is a reference.
+    algorithm: `dpo` or `orpo`.
+    label_smoothing: Probability that the answers of a pair are swapped.
+    beta: KL penalty coefficient of DPO.
+    lambda_orpo: Weight of ORPO's odds-ratio term.
+
+  Returns:
+    The loss [] and metrics [], by the names that Tunix's trainer logs.
+  """
+  batch, is_pair = train_example, train_example["pairs"] >= 0
+
+  def mean(values: jax.Array) -> jax.Array:
+    return jnp.where(is_pair, values, 0).sum() / batch["denominator"]
+
+  sums = pair_log_probs(model, batch)
+  if algorithm == "orpo":
+    mask = batch["loss_mask"][:, 1:].astype(jnp.float32)
+    lengths = _sum_answers(mask, batch)[0]
+    # Missing pairs get a likelihood with finite odds.
+    chosen, rejected = jnp.where(is_pair, sums, -1.0)
+    # Hong et al., 2024, equations 4 to 6, with the odds of whole answers as in
+    # Tunix.
+    odds = [x - jnp.log1p(-jnp.exp(x)) for x in (chosen, rejected)]
+    likelihood = -chosen / jnp.maximum(lengths, 1)
+    losses = likelihood + lambda_orpo * _logistic(
+      odds[0] - odds[1], label_smoothing
+    )
+    rewards = lambda_orpo * sums
+  else:
+    reference = batch["reference"].T if "reference" in batch else 0.0
+    rewards = beta * (sums - reference)
+    losses = _logistic(rewards[0] - rewards[1], label_smoothing)
+  margin = rewards[0] - rewards[1]
+  metrics = {
+    "rewards/chosen": mean(rewards[0]),
+    "rewards/rejected": mean(rewards[1]),
+    "rewards/margin": mean(margin),
+    "rewards/accuracy": mean(margin > 0),
+    "log_probs/chosen": mean(sums[0]),
+    "log_probs/rejected": mean(sums[1]),
+  }
+  return mean(losses), metrics
+
+
+def _logistic(margin: jax.Array, label_smoothing: float) -> jax.Array:
+  """Rafailov et al., 2023, equation 7; smoothed as in Mitchell, 2023."""
+  return -(
+    (1 - label_smoothing) * jax.nn.log_sigmoid(margin)
+    + label_smoothing * jax.nn.log_sigmoid(-margin)
+  )

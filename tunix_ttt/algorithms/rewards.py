@@ -1,8 +1,7 @@
-"""Rewards of trajectories: pure NumPy functions on the host.
+"""Rewards of trajectories, in NumPy on the host.
 
-Each reward is credited to the turn that earned it, so it can be used for whole
-games or single turns. Custom rewards are Python functions beside those that a
-config weights.
+Each reward is credited to a turn, for training on whole games or single turns.
+Custom rewards are Python functions that supplement the config's rewards.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,28 +25,22 @@ Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
 
 _CENTER, _CORNERS = 4, (0, 2, 6, 8)
-# Regret of an answer that is not a legal move: from won to lost.
+# Regret of an answer that is no legal move: a win becomes a loss.
 _WORST_REGRET = 2
 
 # (B games of at most T turns, on the host) -> float [B, T], credited to turns,
-# or [B], credited to the last turn of each game. Values of turns that were not
-# played are ignored. A function with a parameter `texts` also gets what the
-# model wrote: a string for each of T turns of each game, "" for those that were
-# not played.
+# or [B], credited to the last turn of each game. Values of unplayed turns are
+# ignored. A parameter `texts` receives the model's answers, a list of B lists
+# of T strings, "" for unplayed turns.
 Reward = Callable[..., Any]
 # (token ids) -> text
 Decode = Callable[[list[int]], str]
-# Rewards by name, alone or with a weight, which is 1 by default.
+# Rewards by name, optionally with a weight (1 by default).
 Rewards = Mapping[str, Reward | tuple[Reward, float]]
 
 
 class CustomReward(NamedTuple):
-  """A reward function from Python.
-
-  Attributes:
-    function: Function of games; see `Reward`.
-    weight: Weight of this reward in the sum.
-  """
+  """A reward function and its weight in the sum of rewards."""
 
   function: Reward
   weight: float
@@ -60,29 +53,23 @@ NO_CUSTOM_REWARDS: CustomRewards = MappingProxyType({})
 def custom_rewards(
   rewards: Rewards | None, config: config_lib.RewardsConfig
 ) -> dict[str, CustomReward]:
-  """Checks reward functions from Python before anything is played.
-
-  Args:
-    rewards: Reward functions by name; None for none.
-    config: Rewards of the config.
-
-  Returns:
-    The functions and their weights, by name.
+  """Returns checked reward functions from arguments and from the config.
 
   Raises:
-    errors.UserError: if a name or weight is wrong, or all weights are 0.
+    errors.UserError: if a name or weight is invalid, or all weights are 0.
   """
   functions: dict[str, Any] = {
     name: custom_lib.resolve(function, f"rewards.custom.{name}")
     for name, function in config.custom.items()
   }
-  for name in functions.keys() & (rewards or {}).keys():
-    raise errors.UserError(
-      f"reward {name!r} already exists in the config; rename your function"
-    )
-  functions |= rewards or {}
-  checked = {name: _custom(name, value) for name, value in functions.items()}
-  for name in checked.keys() & config.weights.keys():
+  rewards = rewards or {}
+  checked = {
+    name: _custom(name, value)
+    for name, value in {**functions, **rewards}.items()
+  }
+  for name in checked.keys() & config.weights.keys() | (
+    functions.keys() & rewards.keys()
+  ):
     raise errors.UserError(
       f"reward {name!r} already exists in the config; rename your function"
     )
@@ -97,7 +84,7 @@ def _custom(name: str, value: Any) -> CustomReward:
   function, weight = value if isinstance(value, tuple) else (value, 1.0)
   if not isinstance(name, str) or not name.isidentifier():
     raise errors.UserError(
-      f"reward {name!r}: the name is a metric's; use letters, digits and _"
+      f"reward {name!r}: invalid name; use letters, digits and _"
     )
   if not callable(function):
     raise errors.UserError(
@@ -113,52 +100,42 @@ def _custom(name: str, value: Any) -> CustomReward:
 
 def records(custom: CustomRewards) -> dict[str, run_directory.RewardRecord]:
   """Returns the manifest's records of custom rewards, with source digests."""
-  return {name: _record(*value) for name, value in custom.items()}
-
-
-def _record(function: Reward, weight: float) -> run_directory.RewardRecord:
-  named: Any = function
-  if not hasattr(function, "__qualname__"):
-    named = type(function)
-  return run_directory.RewardRecord(
-    function=named.__qualname__,
-    weight=weight,
-    source=custom_lib.digest(function),
-  )
+  return {
+    name: run_directory.RewardRecord(
+      function=getattr(function, "__qualname__", type(function).__qualname__),
+      weight=weight,
+      source=custom_lib.digest(function),
+    )
+    for name, (function, weight) in custom.items()
+  }
 
 
 def answer_texts(games: Trajectory, decode: Decode) -> list[list[str]]:
-  """Decodes the answer of each turn of each game; "" where none was played."""
+  """Decodes the answers of games, B lists of T texts; "" for unplayed turns."""
   masks, tokens = np.asarray(games.action_mask), np.asarray(games.actions)
   return [
     [
       decode(answer[mask].tolist()) if mask.any() else ""
-      for answer, mask in zip(of_game, in_game, strict=True)
+      for answer, mask in zip(game_tokens, game_masks, strict=True)
     ]
-    for of_game, in_game in zip(tokens, masks, strict=True)
+    for game_tokens, game_masks in zip(tokens, masks, strict=True)
   ]
 
 
 def evaluate_custom(
   name: str, function: Reward, games: Trajectory, decode: Decode = str
 ) -> np.ndarray:
-  """Evaluates a custom reward on games: float32 [B, T].
-
-  Args:
-    name: Name of the reward.
-    function: Function of games.
-    games: B games of at most T turns, on the host.
-    decode: Function from token ids to text.
+  """Evaluates a custom reward on B games of at most T turns: float32 [B, T].
 
   Raises:
-    errors.UserError: if the result has another shape or is not finite.
+    errors.UserError: if the result has a wrong shape or is not finite.
   """
   values = _checked_shape(name, function, games, decode)
   if not np.isfinite(values).all():
     game, turn = np.argwhere(~np.isfinite(values))[0].tolist()
     raise errors.UserError(
       f"reward {name!r}: must be a finite number, found {values[game, turn]} for"
-      f" game {game}, turn {turn} of a batch, both from 0"
+      f" game {game}, turn {turn} of a batch (counted from 0)"
     )
   return values
 
@@ -166,9 +143,9 @@ def evaluate_custom(
 def _checked_shape(
   name: str, function: Reward, games: Trajectory, decode: Decode
 ) -> np.ndarray:
-  """Returns a reward of the right shape, 0 where no turn was played."""
+  """Returns a reward float32 [B, T], 0 for unplayed turns."""
   played = np.asarray(games.turn_mask)
-  # A mistake inside the function is best shown by its own traceback.
+  # Errors of the function keep their traceback.
   if _takes_texts(function):
     result = function(games, texts=answer_texts(games, decode))
   else:
@@ -187,9 +164,9 @@ def _checked_shape(
     values = at_last_turn(games, values)
   if values.shape != played.shape:
     raise errors.UserError(
-      f"reward {name!r}: for {len(played)} games of {played.shape[1]} turns it"
-      f" must return an array of the shape {played.shape}, or"
-      f" {played.shape[:1]} for whole games; found {values.shape}"
+      f"reward {name!r}: must return an array [games, turns], here of the shape"
+      f" {played.shape}, or {played.shape[:1]} for whole games; found"
+      f" {values.shape}"
     )
   return np.where(played, values, np.float32(0))
 
@@ -205,7 +182,7 @@ def _takes_texts(function: Reward) -> bool:
 def check_custom(
   custom: CustomRewards, num_turns: int, max_new_tokens: int
 ) -> None:
-  """Evaluates custom rewards on dummy games, so that mistakes are found early.
+  """Evaluates custom rewards on dummy games, to report errors early.
 
   Args:
     custom: Custom rewards.
@@ -213,7 +190,7 @@ def check_custom(
     max_new_tokens: Maximum number of tokens in an answer.
 
   Raises:
-    errors.UserError: if a result has another shape.
+    errors.UserError: if a result has a wrong shape.
   """
   games = trajectory_lib.dummy_trajectory(num_turns, max_new_tokens)
   for name, (function, _) in custom.items():
@@ -221,15 +198,7 @@ def check_custom(
 
 
 def at_last_turn(games: Trajectory, values: np.ndarray) -> np.ndarray:
-  """Credits rewards of whole games to the last turn of each.
-
-  Args:
-    games: B games of at most T turns, on the host.
-    values: float [B].
-
-  Returns:
-    float32 [B, T].
-  """
+  """Credits values [B] of games to their last turns: float32 [B, T]."""
   played = np.asarray(games.turn_mask)
   num_turns = played.sum(axis=1)
   credited = np.zeros(played.shape, np.float32)
@@ -245,7 +214,7 @@ def components(
   custom: CustomRewards = NO_CUSTOM_REWARDS,
   decode: Decode = str,
 ) -> dict[str, np.ndarray]:
-  """Returns each reward that has a weight, times its weight.
+  """Returns the weighted rewards by name, without those of weight 0.
 
   Args:
     games: B games of at most T turns, on the host.
@@ -255,10 +224,10 @@ def components(
     decode: Function from token ids to text, for custom rewards on texts.
 
   Returns:
-    float32 [B, T] by name; 0 where no turn was played.
+    float32 [B, T] by name; 0 for unplayed turns.
 
   Raises:
-    errors.UserError: see `evaluate_custom`.
+    errors.UserError: if a custom reward has a wrong shape or is not finite.
   """
   played = np.asarray(games.turn_mask)
   functions: dict[str, Callable[[], np.ndarray]] = {
@@ -283,7 +252,7 @@ def components(
 
 
 def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
-  """Outcome reward, at the last turn of each game: float32 [B, T]."""
+  """Returns the outcome reward float32 [B, T], at each game's last turn."""
   endings, played = np.asarray(games.ending), np.asarray(games.turn_mask)
   values = {
     Ending.WIN: config.win,
@@ -294,19 +263,22 @@ def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
     Ending.LENGTH: config.length,
     Ending.UNFINISHED: config.unfinished,
   }
-  worth = np.zeros(len(endings), np.float32)
+  rewards = np.zeros(len(endings), np.float32)
   for ending, value in values.items():
-    worth[endings == ending] = value
+    rewards[endings == ending] = value
   value = solver.solve().value[np.asarray(games.boards)]
   had_won = ((value == solver.WIN) & played).any(axis=1)
-  worth[(endings == Ending.DRAW) & ~had_won] = config.forced_draw
-  return at_last_turn(games, worth)
+  rewards[(endings == Ending.DRAW) & ~had_won] = config.forced_draw
+  return at_last_turn(games, rewards)
 
 
 def move_quality(
   games: Trajectory, config: config_lib.MoveQualityConfig
 ) -> np.ndarray:
-  """Heuristic move reward: float32 [B, T]."""
+  """Returns the heuristic move reward float32 [B, T].
+
+  A move counts as a win > block > center > corner > edge.
+  """
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
   values = [
     config.invalid,
@@ -322,14 +294,14 @@ def move_quality(
 
 @functools.cache
 def _move_kinds() -> np.ndarray:
-  """Returns indices of `move_quality`'s values: int8 [boards, cells]."""
+  """Returns indices int8 [boards, cells] into the values of `move_quality`."""
   kinds = np.ones((rules.NUM_BOARDS, rules.NUM_CELLS), np.int8)
   kinds[:, _CORNERS] = 2
   kinds[:, _CENTER] = 3
   boards = np.arange(rules.NUM_BOARDS)[:, None]
   mine = rules.side_to_move()[:, None]
   for kind, mark in ((4, rules.X + rules.O - mine), (5, mine)):
-    # The board if `mark` took the cell; taken cells are sorted out below.
+    # Board after `mark` takes the cell; taken cells are masked below.
     after = np.minimum(boards + mark * rules.POWERS, rules.NUM_BOARDS - 1)
     kinds[rules.winners()[after] == mark] = kind
   legal = rules.mask_to_bool(rules.legal_masks())
@@ -337,11 +309,11 @@ def _move_kinds() -> np.ndarray:
 
 
 def regret(games: Trajectory) -> np.ndarray:
-  """Regret of each move by the solver: float32 [B, T], 0 to 2."""
+  """Returns the regret of each move by the solver, float32 [B, T], 0 to 2."""
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
   value = solver.solve().value
   after = rules.successors()[boards, np.maximum(moves, 0)]
   is_legal = (moves >= 0) & (after >= 0)
-  # Values are for the side to move, which is the other one after a move.
+  # Values are for the side to move, which changes after a move.
   lost = value[boards] + value[np.maximum(after, 0)]
   return np.where(is_legal, lost, _WORST_REGRET).astype(np.float32)

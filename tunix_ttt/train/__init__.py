@@ -1,1 +1,1 @@
-"""Training: the only place that talks to Tunix's trainers."""
+"""Training runs, built on Tunix's trainers."""

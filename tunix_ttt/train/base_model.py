@@ -1,4 +1,4 @@
-"""The models that the scripts are asked to judge."""
+"""Loads the models that training starts from and that scripts evaluate."""
 
 from collections.abc import Callable, Iterable
 import dataclasses
@@ -16,7 +16,7 @@ from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.text import tokenizers
 
-# Rows of the data that a tiny model's tokenizer is trained on.
+# Number of rows that a tiny model's tokenizer is trained on.
 TOKENIZER_ROWS = 2000
 
 
@@ -25,12 +25,12 @@ def tokenizer_maker(
   source: datasets.Origin | None = None,
   tokenizer: pathlib.Path | None = None,
 ) -> Callable[[], tokenizers.SentencePieceTokenizer]:
-  """Returns what makes a tiny model's tokenizer.
+  """Returns a function that trains or loads a tiny model's tokenizer.
 
   Args:
-    config: the settings.
-    source: the config's rows; read where a tokenizer needs them.
-    tokenizer: the tokenizer, where it has been trained already.
+    config: Settings of the run.
+    source: Rows to train the tokenizer on; None reads the config's.
+    tokenizer: File of a trained tokenizer, which is loaded instead.
   """
 
   def make_tokenizer() -> tokenizers.SentencePieceTokenizer:
@@ -49,12 +49,12 @@ def base_model(
   source: datasets.Origin | None = None,
   tokenizer: pathlib.Path | None = None,
 ) -> checkpoints.Model:
-  """Returns the model that a config's training starts from.
+  """Returns the model that training starts from.
 
   Args:
-    config: the settings.
-    source: see `tokenizer_maker`.
-    tokenizer: see `tokenizer_maker`.
+    config: Settings of the run.
+    source: Rows to train a tiny model's tokenizer on; None reads the config's.
+    tokenizer: File of a tiny model's trained tokenizer.
   """
   make_tokenizer = tokenizer_maker(config, source, tokenizer)
   return sources.start_from(
@@ -68,47 +68,37 @@ def load(
   *,
   base: str | pathlib.Path | None = None,
 ) -> checkpoints.Model:
-  """Returns a model by name.
+  """Loads a model by name.
 
   Args:
-    name: `base` for the model that the config starts from, or a model or run
-      directory.
-    config: the settings; None for those of the run that the model is of.
-    base: directory of an adapter's base, where it is no longer the recorded
-      one, in place of `model.base`.
+    name: Model directory, run directory, or `base` for the model that the
+      config starts from.
+    config: Settings of the model; None for the settings of its run.
+    base: Directory of an adapter's base model, in place of `model.base`.
 
   Raises:
-    errors.UserError: if there is no such model, or it is another than the
-      config's.
+    errors.UserError: if the model does not exist or does not match the config.
   """
   progress.hush()
   name = str(name)
   config = config or run_directory.config_of_model(name)
   if config is None:
     raise errors.UserError(
-      f"{name}: belongs to no run, whose settings say how it plays; give a"
-      " config"
+      f"{name}: is not in a run, so its settings are unknown; give a config"
     )
   if base is not None:
-    model = dataclasses.replace(config.model, base=str(base))
-    config = dataclasses.replace(config, model=model)
+    settings = dataclasses.replace(config.model, base=str(base))
+    config = dataclasses.replace(config, model=settings)
   if name == "base":
-    return _placed(base_model(config), config)
-  model = sources.open_model(name, config.model, config.mesh)
-  sources.check_matches(model, config.model)
-  if config.lora is not None and model.lora is None:
-    raise errors.UserError(
-      f"{name}: holds no adapter, and the config has lora; for the model before"
-      " training, say --model base, and for one that has its adapter merged in,"
-      " --set lora=null"
-    )
-  return _placed(model, config)
-
-
-def _placed(
-  model: checkpoints.Model, config: config_lib.SFTConfig
-) -> checkpoints.Model:
-  """Moves a model to the config's devices, and returns it."""
+    model = base_model(config)
+  else:
+    model = sources.open_model(name, config.model, config.mesh)
+    sources.check_matches(model, config.model)
+    if config.lora is not None and model.lora is None:
+      raise errors.UserError(
+        f"{name}: has no adapter, but the config has lora; use --model base for"
+        " the model before training, or --set lora=null for a merged model"
+      )
   meshes.check(config, model.spec)
   meshes.place(model.module, meshes.make(config.mesh))
   return model
@@ -117,14 +107,14 @@ def _placed(
 def tokenizer(
   config: config_lib.SFTConfig, samples: Iterable[row_formats.Sample]
 ) -> tokenizers.Tokenizer:
-  """Returns the tokenizer of a config's model; no weight is read.
+  """Returns the tokenizer of a config's model, without reading weights.
 
   Args:
-    config: the settings.
-    samples: the rows that a tiny model's tokenizer is trained on.
+    config: Settings of the model.
+    samples: Rows to train a tiny model's tokenizer on.
 
   Raises:
-    errors.UserError: if there is no such model, or its tokenizer cannot be had.
+    errors.UserError: if the model or its tokenizer is unavailable.
   """
 
   def train() -> tokenizers.SentencePieceTokenizer:
@@ -132,10 +122,10 @@ def tokenizer(
     texts = (text for sample in first for text in sample.texts())
     return tokenizers.train_tokenizer(texts, config.tokenizer.vocab_size)
 
-  found = sources.outline(config.model, train).tokenizer
-  if found is None:
+  result = sources.outline(config.model, train).tokenizer
+  if result is None:
     raise errors.UserError(
       f"{config.model.name}: its tokenizer is not in the local cache, and the"
       " Hugging Face hub cannot be reached; give a directory"
     )
-  return found
+  return result

@@ -1,4 +1,4 @@
-"""A DPO run on preference pairs, from a config to a trained model on disk."""
+"""DPO and ORPO runs on preference pairs."""
 
 import itertools
 import pathlib
@@ -9,6 +9,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.runs import run_directory
+from tunix_ttt.text import tokenizers
 from tunix_ttt.train import base_model
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
@@ -16,9 +17,25 @@ from tunix_ttt.train import supervised_run
 from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
-Plan = supervised_run.Plan[
-  config_lib.DPOConfig, datasets.Pairs, datasets.Dataset[datasets.TokenPair]
-]
+Dataset = datasets.Dataset[datasets.TokenPair]
+Plan = supervised_run.Plan[config_lib.DPOConfig, datasets.Pairs, Dataset]
+
+# Number of token sequences in a row of the data.
+SEQUENCES_PER_ROW = 2
+
+
+def load(config: config_lib.DPOConfig) -> datasets.Pairs:
+  """Reads the preference pairs."""
+  return datasets.load_pairs(config.data)
+
+
+def tokenize(
+  source: datasets.Pairs,
+  tokenizer: tokenizers.Tokenizer,
+  config: config_lib.DPOConfig,
+) -> Dataset:
+  """Tokenizes the pairs and splits them into train and held-out pairs."""
+  return datasets.tokenize_pairs(source, tokenizer, config.data, config.seed)
 
 
 def plan(
@@ -27,18 +44,16 @@ def plan(
   """Reads the pairs and makes the model; writes nothing.
 
   Args:
-    config: the settings.
-    tokenizer: see `sft.base_model`.
+    config: Settings of the run.
+    tokenizer: File of a tiny model's trained tokenizer.
 
   Raises:
-    errors.UserError: if anything in the config or its files is wrong.
+    errors.UserError: if the config or one of its files is invalid.
   """
   tracking.check(config.logging)
-  source = datasets.load_pairs(config.data)
+  source = load(config)
   base = base_model.base_model(config, source, tokenizer)
-  dataset = datasets.tokenize_pairs(
-    source, base.tokenizer, config.data, config.seed
-  )
+  dataset = tokenize(source, base.tokenizer, config)
   model, record = run_loop.adapt(base, config)
   sequences = [*itertools.chain.from_iterable(dataset.train)]
   supervised_run.check_memory(model, config, dataset, sequences)
@@ -55,12 +70,14 @@ def run(
   pad_id = model.tokenizer.pad_id()
   train, held_out = batches.make(config, dataset, pad_id)
   if config.dpo.algorithm == "dpo":
-    # Of the model as it starts: the trainer restores a checkpoint into it.
-    def known(pairs: list[datasets.TokenPair]) -> np.ndarray:
-      every = batches.in_order(config, dataset, pairs, pad_id)
-      return reference_log_probs.log_probs(model.module, every, len(pairs))
+    # Computed before the trainer restores a checkpoint into the model.
+    def log_probs(pairs: list[datasets.TokenPair]) -> np.ndarray:
+      ordered = batches.in_order(config, dataset, pairs, pad_id)
+      return reference_log_probs.log_probs(model.module, ordered, len(pairs))
 
-    train = reference_log_probs.attach(train, known(dataset.train))
-    held_out = list(reference_log_probs.attach(held_out, known(dataset.eval)))
+    train = reference_log_probs.attach(train, log_probs(dataset.train))
+    held_out = list(
+      reference_log_probs.attach(held_out, log_probs(dataset.eval))
+    )
   trainer = trainer_lib.DPOTrainer(model.module, config, path)
   return supervised_run.fit(prepared, manifest, path, trainer, train, held_out)

@@ -1,4 +1,4 @@
-"""Validates a config and describes its run from shapes, without computing."""
+"""Validates a config and describes its run, from shapes and without weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,71 +18,69 @@ from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import build as rollout_setup
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.train import base_model
+from tunix_ttt.train import dpo
+from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import sft
 from tunix_ttt.train import tracking
 
+# Modules that load and tokenize the rows of a recipe.
+_MODULES: dict[type[config_lib.SFTConfig], Any] = {
+  config_lib.SFTConfig: sft,
+  config_lib.DPOConfig: dpo,
+  config_lib.GRPOConfig: grpo_plan,
+}
+
 
 def describe(config: config_lib.SFTConfig) -> str:
-  """Checks a config and its files, and says what it would run.
-
-  No weight is read or made, so that any model fits any machine.
+  """Checks a config and its files, and returns a description of the run.
 
   Raises:
-    errors.UserError: if anything in the config or its files is wrong.
+    errors.UserError: if the config or one of its files is invalid.
   """
   tracking.check(config.logging)
-  source: datasets.Source | datasets.Pairs | datasets.Prompts | None = None
-  if isinstance(config, config_lib.DPOConfig):
-    source = datasets.load_pairs(config.data)
-  elif not isinstance(config, config_lib.GRPOConfig):
-    sft.check_context(config)
-    source = datasets.load(config.data, config.seed)
-  else:
-    rewards.custom_rewards(None, config.rewards)
-    if config.episodes.source == "prompts":
-      source = datasets.load_prompts(config.data)
+  source = _MODULES[type(config)].load(config)
   model = sources.outline(
     config.model, base_model.tokenizer_maker(config, source)
   )
   model = sources.adapt_outline(model, config.lora, config.model.name)
-  lines = [_model(model, config)]
+  lines = [_model_line(model, config)]
   if model.tokenizer is None:
-    lines.append("tokenizer not at hand: lengths are not checked")
+    lines.append("no tokenizer in the local cache: lengths are not checked")
   elif note := getattr(model.tokenizer, "note", ""):
     lines.append(f"chat     {note}")
-  parts = config.training.gradient_accumulation_steps
   if isinstance(config, config_lib.GRPOConfig):
-    more, rows, length = _games(model, config)
+    rewards.custom_rewards(None, config.rewards)
+    data_lines, rows, length = _games(model, config)
     if source is not None:
-      more.append(
+      data_lines.append(
         f"prompts  {source.key}: {len(source.samples):,}, {source.skipped.rows:,} rows bad and skipped"
       )
   else:
-    assert isinstance(source, datasets.Source | datasets.Pairs)
-    more, rows, length = _rows(model, config, source)
-  lines += more
-  lines.append(
+    data_lines, rows, length = _rows(model, config, source)
+  parts = config.training.gradient_accumulation_steps
+  lines += [
+    *data_lines,
     f"tokens   {rows * length:,} a step at the most, in {parts}"
-    f" micro-batch{'es' if parts > 1 else ''}"
-  )
+    f" micro-batch{'es' if parts > 1 else ''}",
+  ]
   meshes.check(config, model.spec)
-  lines += _mesh(config.mesh)
-  for whose, found in memory.of_run(model, config, rows, length).items():
-    whose = whose and f" of the {whose}"
-    lines += [f"memory   of each device{whose}, estimated", found.table()]
+  lines.append(_mesh_line(config.mesh))
+  for role, estimate in memory.of_run(model, config, rows, length).items():
+    device = f"each device of the {role}" if role else "each device"
+    lines += [f"memory   of {device}, estimated", estimate.table()]
   return "\n".join(lines)
 
 
 def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
-  """Checks runs of which each starts from the model of the one before.
+  """Checks a chain of runs, each of which starts from the previous model.
 
-  No weight is read or made. The data of the later runs need not be there yet.
+  The data of later runs need not exist yet.
 
   Args:
-    configs: The settings of the runs; the first is of SFT.
+    configs: Settings of the runs; the first run is SFT.
 
   Raises:
-    errors.UserError: if one of them cannot be run.
+    errors.UserError: if the settings of a run are invalid.
   """
   first = configs[0]
   source = datasets.load(first.data, first.seed)
@@ -96,32 +94,32 @@ def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
     if model.tokenizer is not None:
       _check_play(model, config)
   if model.tokenizer is not None:
-    datasets.tokenize(source, model.tokenizer, first.data, first.seed)
+    sft.tokenize(source, model.tokenizer, first)
 
 
 def memory_of_games(
   model: sources.Outline, config: config_lib.GRPOConfig
 ) -> dict[str, memory.Estimate]:
-  """Returns what each device holds in a GRPO run.
+  """Estimates the memory of each device in a GRPO run.
 
   Args:
-    model: with the adapters of the config, if it has any. Without a tokenizer
-      a board is taken to be `data.max_seq_length` tokens.
-    config: the settings; the machine need not have the devices of its mesh.
+    model: Outline of the model with its adapters. Without a tokenizer, a board
+      is assumed to have `data.max_seq_length` tokens.
+    config: Settings of the run; the mesh may be larger than this machine.
 
   Returns:
-    A single estimate by an empty name or, in the layout `split`, those of a
-    device of the `trainer` and of one of the `sampler`.
+    A single estimate with the key "" or, in the layout `split`, estimates with
+    the keys `trainer` and `sampler`.
 
   Raises:
-    errors.UserError: if rows or heads cannot be split over the mesh.
+    errors.UserError: if the mesh does not divide rows or heads.
   """
   meshes.check(config, model.spec)
   _, rows, length = _games(model, config)
   return memory.of_run(model, config, rows, length)
 
 
-def _mesh(config: config_lib.MeshConfig) -> list[str]:
+def _mesh_line(config: config_lib.MeshConfig) -> str:
   def axes(sizes: dict[str, int]) -> str:
     return " x ".join(f"{axis} {size}" for axis, size in sizes.items())
 
@@ -129,19 +127,18 @@ def _mesh(config: config_lib.MeshConfig) -> list[str]:
   if config.layout == "split":
     text += f"; for the sampler {axes(meshes.sampler_sizes(config))}"
   devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-  return [f"mesh     {text}; this machine has {devices}"]
+  return f"mesh     {text}; this machine has {devices}"
 
 
-def _size(values: Any) -> int:
-  return sum(value.size for value in values)
+def _model_line(model: sources.Outline, config: config_lib.SFTConfig) -> str:
+  def size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
-
-def _model(model: sources.Outline, config: config_lib.SFTConfig) -> str:
-  everything = _size(specs.parameters(model.module).values())
-  trained = _size(jax.tree.leaves(memory.trained(model)))
+  total = size([*specs.parameters(model.module).values()])
+  trained = size(memory.trained(model))
   return (
-    f"model    {config.model.name}: {everything:,} parameters, {trained:,}"
-    f" trained ({trained / everything:.2%}), {model.spec.dtype}, remat"
+    f"model    {config.model.name}: {total:,} parameters, {trained:,}"
+    f" trained ({trained / total:.2%}), {model.spec.dtype}, remat"
     f" {config.model.remat}{model.note and f'; {model.note}'}"
   )
 
@@ -153,27 +150,22 @@ def _rows(
 ) -> tuple[list[str], int, int]:
   """Returns lines about the data, the rows of a step and their length."""
   training, limit = config.training, config.data.max_seq_length
-  # Of a pair both answers are read.
-  each = 2 if isinstance(source, datasets.Pairs) else 1
+  module = _MODULES[type(config)]
   if model.tokenizer is None:
     line = f"data     {source.key}: {len(source.samples):,} rows, of {limit} tokens at the most"
-    return [line], each * training.batch_size, limit
-  settings = model.tokenizer, config.data, config.seed
-  if isinstance(source, datasets.Pairs):
-    assert isinstance(config, config_lib.DPOConfig)
-    found = datasets.tokenize_pairs(source, *settings)
-  else:
-    found = datasets.tokenize(source, *settings)
-  layout = batches.layout(config, found)
+    return [line], module.SEQUENCES_PER_ROW * training.batch_size, limit
+  dataset = module.tokenize(source, model.tokenizer, config)
+  layout = batches.layout(config, dataset)
   step_rows = layout.rows * training.gradient_accumulation_steps
   length, form = layout.length, f"padded to {layout.length}"
   if config.data.packing:
     form = f"packed into {step_rows} of {length}"
-  rows = f"{len(found.train):,} row{'s' if len(found.train) > 1 else ''}"
-  epochs = training.max_steps * training.batch_size / len(found.train)
+  num_rows = len(dataset.train)
+  epochs = training.max_steps * training.batch_size / num_rows
   lines = [
-    f"data     {source.key}: {rows} to train on, {len(found.eval):,} held out,"
-    f" {found.dropped_too_long:,} dropped as longer than {limit} tokens,"
+    f"data     {source.key}: {num_rows:,} row{'s' if num_rows > 1 else ''} to"
+    f" train on, {len(dataset.eval):,} held out,"
+    f" {dataset.dropped_too_long:,} dropped as longer than {limit} tokens,"
     f" {source.skipped.rows:,} bad and skipped",
     f"steps    {training.max_steps:,} of {training.batch_size} rows, {form}"
     f" tokens: {epochs:.1f} epochs",
@@ -186,26 +178,25 @@ def _games(
 ) -> tuple[list[str], int, int]:
   """Returns lines about the games, the rows of a step and their length."""
   training, play = config.training, config.play
-  size = config.grpo.num_generations
-  games = training.max_steps * training.batch_size
+  group_size = config.grpo.num_generations
+  num_games = training.max_steps * training.batch_size
   lines = [
-    f"games    {games:,}: {training.max_steps:,} steps of"
-    f" {training.batch_size // size} groups of {size}",
+    f"games    {num_games:,}: {training.max_steps:,} steps of"
+    f" {training.batch_size // group_size} groups of {group_size}",
     f"turns    context {play.context}, answers of {play.max_new_tokens} tokens"
     " at the most",
   ]
-  if model.tokenizer is None:
-    shown = config.data.max_seq_length
-  else:
+  prompt_tokens = config.data.max_seq_length
+  if model.tokenizer is not None:
     tables = _check_play(model, config)
-    shown = int(tables.observations.begin.lengths.max())
-  return lines, *memory.shape_of_games(config, shown)
+    prompt_tokens = int(tables.observations.begin.lengths.max())
+  return lines, *memory.shape_of_games(config, prompt_tokens)
 
 
 def _check_play(
   model: sources.Outline, config: config_lib.SFTConfig
 ) -> tables_lib.Tables:
-  """Returns the tables of a model's play, whose settings are checked."""
+  """Returns the tables of a model's play, after checking its settings."""
   assert model.tokenizer is not None
   tables = rollout_setup.make_tables(config, model.tokenizer)
   policy = policy_lib.ModelPolicy(model.module, model.spec)

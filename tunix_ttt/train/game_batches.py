@@ -11,9 +11,9 @@ from tunix_ttt.models import meshes
 from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.train import reference_log_probs
 
-# Lengths of sequences are rounded up to a multiple, so that few are compiled.
+# Lengths are rounded up to a multiple, to compile fewer programs.
 _MULTIPLE = 16
-# Fewer rows than this are not worth a compilation.
+# Smaller batches do not save enough time for a compilation.
 _MIN_ROWS = 64
 
 
@@ -25,37 +25,35 @@ def make(
   reference: reference_log_probs.Scorer | None = None,
   policy: reference_log_probs.Scorer | None = None,
 ) -> tuple[grpo_loss.GameExample, dict[str, float]]:
-  """Returns a batch of games as the loss reads it.
+  """Returns the loss's batch of games, and metrics of importance weights.
 
   Args:
     sequences: Token sequences of the games, on the host.
-    advantages: float32 [B, T], the advantage of each turn.
-    is_trained: bool [B, T], the turns that are trained.
+    advantages: float32 [B, T], advantages of turns.
+    is_trained: bool [B, T], mask of trained turns.
     config: Settings of the run.
-    reference: Scores tokens by the reference of the KL divergence; None
-      without one.
-    policy: Scores tokens by the trainer's weights, where the sampler has
-      others; None where both have the same.
+    reference: Scorer by the KL reference; None without a KL penalty.
+    policy: Scorer by the trainer's weights; None if the sampler has the same
+      weights.
 
   Returns:
-    The batch, and metrics of how far the sampler's weights are from the
-    trainer's, where they differ.
+    The batch, and metrics by name, which are empty without `policy`.
   """
   rows_per_game = len(sequences.tokens) // len(is_trained)
   turns: Any = sequences.turns
   game = np.repeat(np.arange(len(is_trained)), rows_per_game)
 
-  def of_tokens(of_turns: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(of_turns[game], turns, axis=1)
+  def per_token(turn_values: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(turn_values[game], turns, axis=1)
 
-  trained = sequences.action_mask & of_tokens(is_trained)
+  trained = sequences.action_mask & per_token(is_trained)
   parts = config.training.gradient_accumulation_steps
   rows = pack(
     {
       "tokens": sequences.tokens,
       "mask": sequences.mask,
       "trained": trained,
-      "advantages": np.where(trained, of_tokens(advantages), 0),
+      "advantages": np.where(trained, per_token(advantages), 0),
       "log_probs": sequences.log_probs,
     },
     len(is_trained),
@@ -66,7 +64,7 @@ def make(
   reference_scores = None
   if reference is not None:
     reference_scores = reference(tokens, mask)[..., 1:]
-  # The sampler's log-probabilities are the old ones of the loss.
+  # The sampler's log-probabilities are the loss's old log-probabilities.
   old, weights, metrics = rows["log_probs"], None, {}
   if policy is not None:
     sampled, old = old, policy(tokens, mask)
@@ -74,7 +72,7 @@ def make(
       old, sampled, rows["trained"], config.grpo.sampler_is_threshold
     )
     weights = weights[..., 1:]
-  # Type checkers do not see the fields of Tunix's parent class.
+  # Type checkers cannot see the fields of Tunix's parent class.
   example: Any = grpo_loss.GameExample
   batch = example(
     prompt_ids=tokens[..., :1],
@@ -97,18 +95,19 @@ def make(
 def pack(
   rows: Mapping[str, Any], num_games: int, parts: int, divisor: int = 1
 ) -> dict[str, np.ndarray]:
-  """Leaves out rows and columns in which nothing is trained.
+  """Removes rows and columns without trained tokens.
+
+  Shapes are rounded, because each shape is compiled.
 
   Args:
-    rows: [N, L] each; `trained` and `mask` say which tokens matter.
+    rows: Arrays [N, L] by name, with the masks `trained` and `mask`.
     num_games: Number of games in the batch.
     parts: Number of micro-batches in the batch.
-    divisor: A number that must divide the number of rows.
+    divisor: Divisor of the number of rows.
 
   Returns:
-    [B, R, L'] each, of few different shapes, since each shape is compiled. B is
-    the number of games, by which the batch is cut into micro-batches; a batch
-    that is not cut may be smaller.
+    Arrays [B, R, L'] by name. B is the number of games; without micro-batches,
+    it may be smaller.
   """
   used = np.flatnonzero(rows["trained"].any(axis=1))
   size, per_game = num_games, 1
@@ -131,15 +130,15 @@ def pack(
 def micro_batch_weights(
   trained: np.ndarray, parts: int, loss_agg_mode: str
 ) -> np.ndarray:
-  """Returns the weight of each micro-batch in the mean of a batch: float32 [B].
+  """Returns the weight of each game's micro-batch, float32 [B].
 
-  Tunix averages the losses of micro-batches, which are means themselves; with
-  these weights the result is the mean over the batch.
+  Tunix averages the mean losses of micro-batches. These weights turn that
+  average into the mean over the batch.
 
   Args:
-    trained: bool [B, R, L].
+    trained: bool [B, R, L], mask of trained tokens.
     parts: Number of micro-batches; divides B.
-    loss_agg_mode: Aggregation mode, by Tunix's name.
+    loss_agg_mode: Tunix's name of the aggregation mode.
   """
   counts = trained.sum(axis=-1)
   if loss_agg_mode != "token-mean":
@@ -157,17 +156,17 @@ def importance_weights(
 ) -> tuple[np.ndarray, dict[str, float]]:
   """Returns Tunix's `sampler_is_weights`, and metrics of the weights.
 
-  The weight of a token is its probability under the trainer's weights over that
-  under the sampler's, cut at the threshold (Yao et al., 2025).
+  They are truncated importance weights (Yao et al., 2025): the trainer's
+  probability of a token over the sampler's, at most `threshold`.
 
   Args:
-    trainer: float32 [...], log-probabilities before the update.
-    sampler: float32 [...], log-probabilities that tokens were drawn with.
-    trained: bool [...], the tokens that are trained.
-    threshold: Largest weight.
+    trainer: float32 [...], the trainer's log-probabilities before the update.
+    sampler: float32 [...], the sampler's log-probabilities.
+    trained: bool [...], mask of trained tokens.
+    threshold: Maximum weight.
 
   Returns:
-    float32 [...], 0 where nothing is trained, and metrics by name.
+    Weights float32 [...], 0 for other tokens, and metrics by name.
   """
   log_ratio = np.where(trained, np.clip(trainer - sampler, -20, 20), 0)
   ratio = np.exp(log_ratio)

@@ -1,4 +1,4 @@
-"""Plays the games of each GRPO step with the model that is trained."""
+"""Plays the games of each GRPO step with the trained model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,16 +24,16 @@ from tunix_ttt.rollout import trajectory
 from tunix_ttt.train import opponent_pool
 
 _STREAMS = streams.Stream
-# Boards on which the model is asked for its greedy move at a time.
+# Number of boards in a batch of greedy moves.
 _GREEDY_BATCH = 512
 
 
 class GameRollout:
-  """Plays whole games of groups, by the jitted sampler.
+  """Plays groups of games with the jitted sampler.
 
-  Groups are numbered through the run. A group's start and the opponent's seed
-  depend on the run's seed and the group's number alone, a game's tokens also on
-  its place in the group, so a run can continue from any step.
+  Groups are numbered consecutively through the run. The random numbers of a
+  game depend only on the run's seed, the group's number and the game's index in
+  the group, so a run can resume from any step.
   """
 
   def __init__(
@@ -43,16 +43,16 @@ class GameRollout:
     pool: opponent_pool.OpponentPool,
     prompts: Sequence[positions.Position] = (),
   ):
-    """Compiles nothing yet.
+    """Builds the sampler, without compiling it.
 
     Args:
       model: Model that is trained.
       config: Settings of the run.
       pool: Opponents.
-      prompts: Positions to ask for moves on, where the config has them.
+      prompts: Start positions of the episode source `prompts`.
     """
     self._config, self._pool = config, pool
-    # With the layout `split` the sampler has devices and a copy of its own.
+    # In the layout `split`, the sampler has a copy of the model.
     self._trained = self._module = model.module
     self._trainable = model.trainable
     self._mesh = meshes.make_for_sampler(config.mesh)
@@ -75,7 +75,7 @@ class GameRollout:
     self._boards = np.array([each.board for each in prompts], np.int32)
     last = [-1 if p.last_move is None else p.last_move for p in prompts]
     self._last_moves = np.array(last, np.int8)
-    self._begun: dict[int, Any] = {}
+    self._games: dict[int, Any] = {}
     self._greedy: Any = None
 
   def play(
@@ -83,7 +83,7 @@ class GameRollout:
   ) -> tuple[trajectory.Trajectory, sequences_lib.Sequences]:
     """Returns the games of a step and their token sequences, on the host.
 
-    Games of later steps that need not wait for this step's update are begun.
+    Also starts later games that may be sampled from the current weights.
 
     Args:
       step: Step of the run, counted from 0.
@@ -91,19 +91,19 @@ class GameRollout:
     config = self._config
     ahead = step + config.rollout.max_staleness
     for number in range(step, min(ahead, config.training.max_steps - 1) + 1):
-      if number not in self._begun and self._weights_of(number) <= step:
-        self._begun[number] = self._begin(number)
-    return meshes.fetch(self._begun.pop(step))
+      if number not in self._games and self._weights_of(number) <= step:
+        self._games[number] = self._start_games(number)
+    return meshes.fetch(self._games.pop(step))
 
   def _weights_of(self, step: int) -> int:
-    """Returns the number of updates of the weights that play a step's games."""
+    """Returns the step whose initial weights play a step's games."""
     every = self._config.checkpoint.save_interval_steps
     oldest = step - self._config.rollout.max_staleness
     # A run that resumes from a checkpoint has no older weights.
     return max(oldest, step - step % every)
 
-  def _begin(self, step: int) -> Any:
-    """Has the sampler's devices play a step's games; does not wait for them."""
+  def _start_games(self, step: int) -> Any:
+    """Starts a step's games asynchronously."""
     size = self._config.training.batch_size
     games = np.arange(step * size, (step + 1) * size)
     opponent = self._pool.opponent(step)
@@ -113,7 +113,7 @@ class GameRollout:
     return played, self._sequences(played, self._tables)
 
   def sync(self) -> None:
-    """Copies the trained parameters to the sampler, if it has its own."""
+    """Copies the trained parameters to the sampler's copy, if it has one."""
     if self._mesh is not None:
       values = nnx.state(self._trained, self._trainable)
       places = meshes.shardings(values, self._mesh)
@@ -122,11 +122,11 @@ class GameRollout:
   def start(
     self, groups: np.ndarray, opponent: Any
   ) -> tuple[jax.Array, env_lib.State]:
-    """Returns the keys of games' tokens [B] and their initial states.
+    """Returns the token keys [B] and the initial states of games.
 
     Args:
-      groups: int [B], the number of each game's group.
-      opponent: Opponent, who makes the first move of a game it opens.
+      groups: int [B], group numbers of the games.
+      opponent: Opponent, which opens some of the games.
     """
     members = np.arange(len(groups)) % self._config.grpo.num_generations
     return self._start(
@@ -138,9 +138,9 @@ class GameRollout:
     )
 
   def _has_random_start(self, groups: np.ndarray) -> np.ndarray:
-    """Returns which groups start on a random position: bool [B].
+    """Returns the mask bool [B] of games that start on a random position.
 
-    Two groups in a row, which are X and O, are treated alike.
+    Two consecutive groups, which play X and O, have the same value.
     """
     episodes = self._config.episodes
     share = 1.0 if episodes.source == "positions" else episodes.starts
@@ -150,20 +150,20 @@ class GameRollout:
   def _prompt_boards(
     self, groups: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the prompts of groups: boards int32 [B], last moves int8 [B]."""
+    """Returns boards int32 [B] and last moves int8 [B] of prompts, if any."""
     if self._config.episodes.source != "prompts":
       return None
     count = len(self._boards)
-    epochs, places = np.divmod(groups, count)
+    epochs, indices = np.divmod(groups, count)
     orders = {
       epoch: datasets.epoch_order(count, self._config.seed, epoch)
       for epoch in np.unique(epochs).tolist()
     }
-    numbers = [
-      orders[epoch][place]
-      for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)
+    rows = [
+      orders[epoch][index]
+      for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)
     ]
-    return self._boards[numbers], self._last_moves[numbers]
+    return self._boards[rows], self._last_moves[rows]
 
   def _start_game_batch(
     self,
@@ -183,7 +183,7 @@ class GameRollout:
       group: jax.Array, member: jax.Array, has_random_start: Any, prompt: Any
     ) -> Any:
       opponent_member = member if episodes.luck == "game" else 0
-      luck = jax.random.bits(
+      opponent_seed = jax.random.bits(
         streams.key(seed, _STREAMS.GAME_OPPONENTS, group, opponent_member)
       )
       if prompt is not None:
@@ -198,18 +198,15 @@ class GameRollout:
         )
         board = jnp.where(has_random_start, board, rules.EMPTY_BOARD)
         last = jnp.where(has_random_start, last, -1)
-      state = env.init(luck, agent, board, last)
+      state = env.init(opponent_seed, agent, board, last)
       return streams.key(seed, _STREAMS.GAME_TOKENS, group, member), state
 
     return jax.vmap(start_game)(groups, members, has_random_start, prompts)
 
   def greedy_moves(self) -> np.ndarray:
-    """Returns the model's greedy move on every board that is not over.
+    """Returns the model's greedy move on every single board, int8 [3^9].
 
-    The model sees the board alone.
-
-    Returns:
-      int8 [3^9], -1 for unreadable answers and where nobody is to move.
+    Unreadable answers and finished games have the move -1.
     """
     boards = rules.positions()
     if self._greedy is None:

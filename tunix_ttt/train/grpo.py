@@ -32,11 +32,11 @@ from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import game_batches
-from tunix_ttt.train import game_recorder
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import run_loop
@@ -76,7 +76,7 @@ class GRPORun:
     self._policy: reference_log_probs.Scorer | None = None
     if config.mesh.layout == "split" or config.rollout.max_staleness:
       self._policy = reference_log_probs.of_policy(model.module, config)
-    self.recorder = game_recorder.GameRecorder(
+    self.recorder = recorder_lib.GameRecorder(
       path,
       config,
       run_checkpoints.rewind(path, self.first_step),
@@ -137,7 +137,7 @@ class GRPORun:
     groups = is_trained.any(axis=1).reshape(-1, config.grpo.num_generations)
     metrics = {
       **losses,
-      **game_recorder.game_metrics(games, rewards),
+      **recorder_lib.game_metrics(games, rewards),
       **corrections,
       "dropped_groups": float((~groups.any(axis=1)).sum()),
       "seconds_sampling": seconds_sampling,

@@ -1,4 +1,4 @@
-"""Prepares a GRPO run: checks the config, makes the model, writes nothing."""
+"""Prepares GRPO runs: checks the config and makes the model."""
 
 from collections.abc import Callable
 import dataclasses
@@ -20,26 +20,26 @@ from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import tracking
 
-# Says which model the KL divergence is to, where a model starts from adapters.
+# Notes on the reference of the KL divergence, for models that start from
+# adapters.
 _REFERENCE_NOTES = {
-  "start": "note: the KL divergence is to the model with the adapters that it"
-  " starts with; grpo.reference=base takes the model without adapters",
-  "base": "note: the KL divergence is to the model without adapters;"
-  " grpo.reference=start takes the adapters that it starts with",
+  "start": "note: the KL reference is the model with its initial adapters;"
+  " grpo.reference=base takes the model without adapters",
+  "base": "note: the KL reference is the model without adapters;"
+  " grpo.reference=start takes the model with its initial adapters",
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """All that a GRPO run needs, checked and in memory.
+  """The checked parts of a GRPO run, in memory.
 
   Attributes:
     config: Settings of the run.
     model: Model to train.
-    record: The model's record for the manifest.
-    evaluate: Function of parameters that returns metrics by name, `score`
-      among them.
-    source: Prompts, where the config has them in place of whole games.
+    record: Record of the model for the manifest.
+    evaluate: Function from parameters to metrics by name, with a `score`.
+    source: Prompts; None for whole games.
     rewards: Custom rewards.
   """
 
@@ -51,10 +51,17 @@ class Plan:
   rewards: rewards_lib.CustomRewards
 
   def dataset_record(self) -> run_directory.DatasetRecord | None:
-    """See `run_loop.Prepared`."""
+    """Returns the manifest's record of the prompts, if any."""
     if self.source is None:
       return None
     return self.source.record(train_rows=len(self.source.samples))
+
+
+def load(config: config_lib.GRPOConfig) -> datasets.Prompts | None:
+  """Reads the prompts; None for whole games."""
+  if config.episodes.source != "prompts":
+    return None
+  return datasets.load_prompts(config.data)
 
 
 def plan(
@@ -62,30 +69,26 @@ def plan(
   tokenizer: pathlib.Path | None = None,
   rewards: rewards_lib.CustomRewards = rewards_lib.NO_CUSTOM_REWARDS,
 ) -> Plan:
-  """Reads the prompts, if any, and makes the model.
+  """Reads the prompts, if any, and makes the model; writes nothing.
 
   Args:
     config: Settings of the run.
-    tokenizer: File of a tiny model's tokenizer, where it has been trained.
+    tokenizer: File of a tiny model's trained tokenizer.
     rewards: Custom rewards.
 
   Raises:
-    errors.UserError: if anything in the config or its files is wrong.
+    errors.UserError: if the config or one of its files is invalid.
   """
   tracking.check(config.logging)
   num_turns = 1 if config.episodes.are_single_moves else config.play.max_turns
   memory.check_answers(config.play, config.training.batch_size)
   rewards_lib.check_custom(rewards, num_turns, config.play.max_new_tokens)
-  source = None
-  if config.episodes.source == "prompts":
-    source = datasets.load_prompts(config.data)
+  source = load(config)
   base = base_model.base_model(config, source, tokenizer)
   model, record = run_loop.adapt(base, config)
   if not record.trainable_parameters:
-    raise errors.UserError(
-      "nothing would be trained: no parameter is trainable"
-    )
-  # The tables are checked here, where a mistake costs nothing.
+    raise errors.UserError("the model has no trainable parameters")
+  # Building the tables validates them before training.
   evaluate = matches.Evaluator(model, config)
   tables = build.make_tables(config, model.tokenizer)
   prompt_tokens = int(tables.observations.begin.lengths.max())
@@ -101,7 +104,7 @@ def plan(
 
 
 def reference(plan: Plan) -> reference_log_probs.Scorer | None:
-  """Returns the reference of the KL divergence, None without one.
+  """Returns the scorer of the KL reference; None without a KL penalty.
 
   Call it before a checkpoint is restored into the model.
   """

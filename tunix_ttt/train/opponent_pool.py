@@ -1,4 +1,4 @@
-"""Opponents of a GRPO run: random, optimal, and past selves of the model."""
+"""Opponents of a GRPO run: random, optimal, and past versions of the model."""
 
 import pathlib
 from typing import Any
@@ -17,17 +17,17 @@ from tunix_ttt.runs import run_directory
 
 
 class OpponentPool:
-  """Mixes opponents by shares that change in the course of a run.
+  """Mixes opponents by shares that change linearly over a run.
 
-  A past self is the model's greedy move on every board, one file in the run
-  directory for each step at which it was added.
+  A past self is a table of the model's greedy moves, stored in a file of the
+  run directory.
   """
 
   def __init__(self, config: config_lib.GRPOConfig, run: pathlib.Path):
-    """Takes the settings and the run directory; the pool is empty.
+    """Makes a pool without past selves.
 
     Raises:
-      errors.UserError: if a custom opponent cannot be found or compiled.
+      errors.UserError: if a custom opponent cannot be imported or compiled.
     """
     self._custom = None
     if config.opponents.custom is not None:
@@ -37,12 +37,12 @@ class OpponentPool:
     self._tables: list[np.ndarray] = []
 
   def is_due(self, step: int) -> bool:
-    """Returns whether a past self is added after a step, counted from 1."""
+    """Returns whether to add a past self after a step, counted from 1."""
     every = self._shares.add_every_n_steps
     return any(self._shares.past_selves) and step % every == 0
 
   def add(self, step: int, moves: np.ndarray) -> None:
-    """Writes a past self, int8 [3^9], and takes it into the pool."""
+    """Adds a past self, int8 [3^9], to the pool and the run directory."""
     if processes.is_first():
       self._directory.mkdir(exist_ok=True)
       files.write_bytes(self._directory / f"{step}.bin", moves.tobytes())
@@ -50,7 +50,7 @@ class OpponentPool:
     self.restore(step)
 
   def restore(self, step: int) -> None:
-    """Reads the past selves that were added up to a step.
+    """Reads the past selves up to a step.
 
     Raises:
       errors.UserError: if a file is not a table of moves.
@@ -68,17 +68,14 @@ class OpponentPool:
     """Returns the opponent of a step's games, counted from 0."""
     if self._custom is not None:
       return jax.tree_util.Partial(self._custom)
-    done = step / max(self._max_steps - 1, 1)
+    progress = step / max(self._max_steps - 1, 1)
 
-    def share(course: tuple[float, float]) -> float:
-      return course[0] + done * (course[1] - course[0])
+    def share(ends: tuple[float, float]) -> float:
+      return ends[0] + progress * (ends[1] - ends[0])
 
     size = self._shares.pool_size
     shares = np.zeros(2 + size, np.float32)
-    shares[0], shares[1] = (
-      share(self._shares.random),
-      share(self._shares.optimal),
-    )
+    shares[:2] = share(self._shares.random), share(self._shares.optimal)
     past = share(self._shares.past_selves)
     tables = np.full((size, rules.NUM_BOARDS), -1, np.int8)
     if self._tables:

@@ -1,4 +1,4 @@
-"""Optimizers and schedules, from Optax."""
+"""Optimizers and learning rate schedules."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ from tunix_ttt.models.families import specs
 
 
 def learning_rate(config: config_lib.TrainingConfig) -> optax.Schedule:
-  """Returns linear warmup and cosine decay, by the number of steps done.
+  """Returns a schedule with linear warmup and cosine decay.
 
-  The first step has the `warmup_steps`-th part of the peak, not 0, which would
-  waste it.
+  Warmup starts at `learning_rate / warmup_steps`, because a rate of 0 would
+  waste the first step.
   """
   return optax.warmup_cosine_decay_schedule(
     init_value=config.learning_rate / max(config.warmup_steps, 1),
@@ -29,10 +29,7 @@ def learning_rate(config: config_lib.TrainingConfig) -> optax.Schedule:
 
 
 def in_updates(config: config_lib.GRPOConfig) -> config_lib.TrainingConfig:
-  """Returns a GRPO run's optimisation with its steps counted in updates.
-
-  A step is a batch of games, on which `grpo.num_iterations` updates are made.
-  """
+  """Converts a GRPO run's training steps to updates, `num_iterations` each."""
   training, updates = config.training, config.grpo.num_iterations
   return dataclasses.replace(
     training,
@@ -42,24 +39,17 @@ def in_updates(config: config_lib.GRPOConfig) -> config_lib.TrainingConfig:
 
 
 def make(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
-  """Returns the optimizer, on gradients clipped by their global norm.
+  """Returns the config's optimizer with gradient clipping by global norm.
 
-  What it optimises may be bfloat16; see `in_float32`.
+  Parameters of lower precision have float32 copies, see `in_float32`.
   """
+  make_inner = {"adamw": _adamw, "muon": _muon}.get(config.optimizer)
+  if make_inner is None:
+    make_inner = custom.resolve(config.optimizer, "training.optimizer")
   return in_float32(
     optax.chain(
-      optax.clip_by_global_norm(config.max_grad_norm),
-      _inner(config),
+      optax.clip_by_global_norm(config.max_grad_norm), make_inner(config)
     )
-  )
-
-
-def _inner(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
-  """Returns the optimizer of a name, or of `package.module:function`."""
-  named = {"adamw": _adamw, "muon": _muon}
-  make = named.get(config.optimizer)
-  return (make or custom.resolve(config.optimizer, "training.optimizer"))(
-    config
   )
 
 
@@ -67,7 +57,7 @@ class Float32State(NamedTuple):
   """The state of `in_float32` for parameters of lower precision.
 
   Attributes:
-    params: float32, of which the model has the rounded values.
+    params: Parameters in float32, before rounding.
     inner: State of the inner optimizer.
   """
 
@@ -78,11 +68,10 @@ class Float32State(NamedTuple):
 def in_float32(
   optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """Keeps a float32 copy of parameters of lower precision and updates that.
+  """Makes an optimizer update a float32 copy of low-precision parameters.
 
-  An update is often smaller than what bfloat16 can tell apart, and would be
-  lost (Micikevicius et al., 2018, section 3.1). For float32 parameters it is the
-  optimizer itself.
+  Updates below bfloat16's resolution would be lost otherwise (Micikevicius et
+  al., 2018, section 3.1). Float32 parameters are updated directly.
   """
 
   def cast(tree: Any) -> Any:
@@ -99,7 +88,7 @@ def in_float32(
       return optimizer.update(updates, state, params)
     steps, inner = optimizer.update(cast(updates), state.inner, state.params)
     exact = optax.apply_updates(state.params, steps)
-    # In float32, so that adding them gives the rounded values of `exact`.
+    # Float32 differences: adding them yields the rounded values of `exact`.
     differences = jax.tree.map(lambda new, old: new - old, exact, cast(params))
     return differences, Float32State(exact, inner)
 
@@ -116,10 +105,10 @@ def _adamw(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
 
 
 def _muon(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
-  """Muon (Jordan et al., 2024) on matrices, Adam on the embedding and vectors.
+  """Muon (Jordan et al., 2024) for matrices, Adam for embeddings and vectors.
 
-  Updates have the size that Adam's would have (Liu et al., 2025, section 2.2),
-  so that one learning rate serves both.
+  Both share a learning rate, because Muon's updates are scaled to the size of
+  Adam's (Liu et al., 2025, section 2.2).
   """
   schedule = learning_rate(config)
   return contrib.muon(
@@ -135,18 +124,18 @@ def _muon(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
 
 
 def _matrix_axes(params: Any) -> Any:
-  """Says which axes of each parameter are a matrix's; None for Adam."""
+  """Returns the input and output axes of matrices; None for Adam."""
 
   def axes(path: Any, value: Any) -> contrib.MuonDimensionNumbers | None:
     name = jax.tree_util.keystr(path)
     if value.ndim < 2 or "embedding" in name or "lm_head" in name:
       return None
     if any(module in name for module in specs.OUTPUT_MODULES):
-      # Heads and their features go in, [N, H, D] or [F, D].
+      # The inputs are heads and features, [N, H, D] or [F, D].
       inputs = tuple(range(value.ndim - 1))
       return contrib.MuonDimensionNumbers(inputs, value.ndim - 1)
     if "_einsum" in name:
-      # Gemma: [N, D, H] or [2, K, D, H], a matrix for each head.
+      # Gemma has a matrix for each head, [N, D, H] or [2, K, D, H].
       return contrib.MuonDimensionNumbers(value.ndim - 2, value.ndim - 1)
     return contrib.MuonDimensionNumbers(0, tuple(range(1, value.ndim)))
 

@@ -1,7 +1,7 @@
-"""Writes a run's metrics to `metrics.jsonl`, the text log and the console."""
+"""Writes a run's metrics and games to files, the text log and the console."""
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import contextlib
 import json
 import pathlib
@@ -10,69 +10,77 @@ import time
 from types import MappingProxyType
 from typing import Any
 
+import jax
+import numpy as np
 import tqdm
 
+from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt.algorithms import rewards as rewards_lib
+from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 
 # Fields of a metrics row that depend on the machine's speed.
 TIMES = ("seconds", "tokens_per_second")
-
-# Steps that the speed is averaged over.
+# Number of steps over which the speed is averaged.
 _WINDOW = 20
+# Number of consecutive batches without a signal that causes a warning.
+_IDLE_STEPS = 10
 
 
-def show_speed(row: Mapping[str, Any]) -> str:
-  """Returns a row's tokens per second for the console, nothing if unknown."""
+def _show_speed(row: Mapping[str, Any]) -> str:
+  """Formats a row's tokens per second; empty if unknown."""
   speed = row["tokens_per_second"]
   return f"  {speed:,.0f} tokens/s" if speed else ""
 
 
 class Recorder:
-  """Writes each step's metrics once, in step order.
+  """Writes the metrics of each step once, in step order.
 
-  On a terminal there is a progress bar; elsewhere a line every so many steps.
+  A terminal shows a progress bar; other outputs get a line every
+  `log_every_n_steps` steps.
   """
 
   def __init__(
     self,
     run: pathlib.Path,
     recipe: str,
+    config: config_lib.SFTConfig,
     *,
-    max_steps: int,
-    log_every_n_steps: int,
-    steps_per_epoch: float,
-    kept: list[dict[str, Any]],
+    previous_rows: list[dict[str, Any]],
+    steps_per_epoch: float = 1.0,
     names: Mapping[str, str] = MappingProxyType({}),
   ):
     """Opens a run's files.
 
     Args:
-      run: the run directory.
-      recipe: names the text log.
-      max_steps: the run's last step.
-      log_every_n_steps: steps between lines of the text log.
-      steps_per_epoch: optimizer steps that see the data once.
-      kept: the rows already in `metrics.jsonl`.
-      names: the metrics of a loss, in the order of a row, and what those that
-        the console shows are called there; others have the name "".
+      run: Run directory.
+      recipe: Name of the recipe, which names the text log.
+      config: Settings of the run.
+      previous_rows: Rows already in `metrics.jsonl`.
+      steps_per_epoch: Number of optimizer steps in an epoch.
+      names: Console names of the loss metrics, in the order of a row; metrics
+        with the name "" are not printed.
     """
     self._names = names
     self._metrics = run_directory.MetricsFile(run)
     self._log = run_directory.TextLog(run, recipe)
-    self._max_steps = max_steps
-    self._log_every = log_every_n_steps
+    self._max_steps = config.training.max_steps
+    self._log_every = config.logging.log_every_n_steps
     self._steps_per_epoch = steps_per_epoch
-    trained = [row for row in kept if row["split"] == "train"]
-    self._num_tokens = trained[-1]["num_tokens"] if trained else 0
-    self._last = {row["split"]: row for row in kept}
-    self._first_step = len(trained)
+    train_rows = [row for row in previous_rows if row["split"] == "train"]
+    self._num_tokens = train_rows[-1]["num_tokens"] if train_rows else 0
+    self._last = {row["split"]: row for row in previous_rows}
+    self._first_step = len(train_rows)
     self._started = time.perf_counter()
-    # (time, tokens so far) of the last steps; none from before compilation.
+    # (time, tokens so far) of the last steps, since compilation.
     self._window = collections.deque(maxlen=_WINDOW)
     self._bar = progress.bar(
-      total=max_steps, initial=len(trained), desc=recipe, unit="step"
+      total=self._max_steps,
+      initial=self._first_step,
+      desc=recipe,
+      unit="step",
     )
     self._compiling = contextlib.ExitStack()
     self._compiling.enter_context(progress.stage("compiling the first step"))
@@ -81,13 +89,13 @@ class Recorder:
     """Records an optimizer step.
 
     Args:
-      step: its number, from 1.
+      step: Number of the step, from 1.
       loss: Loss of the step.
-      metrics: those of the loss, `grad_norm`, `learning_rate`, `tokens` of the
-        batch, and `clock`, the `time.perf_counter()` of the step.
+      metrics: Metrics of the loss, `grad_norm`, `learning_rate`, the number of
+        `tokens` in the batch, and `clock`, the step's `time.perf_counter()`.
 
     Raises:
-      errors.UserError: if the loss is not a finite number.
+      errors.UserError: if the loss is not finite.
     """
     self._num_tokens += int(metrics["tokens"])
     elapsed = metrics["clock"] - self._started
@@ -104,25 +112,26 @@ class Recorder:
       "tokens_per_second": self._speed(elapsed),
     }
     self._write(row)
-    self._bar.set_postfix_str(f"loss {loss:.4f}{show_speed(row)}", False)
+    speed = _show_speed(row)
+    self._bar.set_postfix_str(f"loss {loss:.4f}{speed}", False)
     self._bar.update()
     if self._is_logged(step):
-      done = step - self._first_step
-      left = elapsed / done * (self._max_steps - step)
-      speed = show_speed(row)
-      # What the first step takes is compilation.
-      speed += speed and f"  {tqdm.tqdm.format_interval(left)} left"
-      self._say(
+      # Unknown at the first step, whose time is mostly compilation.
+      if speed:
+        done = step - self._first_step
+        seconds_left = elapsed / done * (self._max_steps - step)
+        speed += f"  {tqdm.tqdm.format_interval(seconds_left)} left"
+      self._log_row(
         row,
-        f"loss {loss:.4f}  {self._shown(row)}  lr {row['learning_rate']:.1e}"
-        f"{speed}",
+        f"loss {loss:.4f}  {self._loss_metrics(row)}  lr"
+        f" {row['learning_rate']:.1e}{speed}",
       )
 
   def eval(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
     """Records an evaluation on the held-out rows.
 
     Raises:
-      errors.UserError: if the loss is not a finite number.
+      errors.UserError: if the loss is not finite.
     """
     row = {
       "step": step,
@@ -131,35 +140,9 @@ class Recorder:
       **{name: metrics[name] for name in self._names},
     }
     self._write(row)
-    self._say(row, f"eval loss {loss:.4f}  {self._shown(row)}")
-    # What an evaluation takes is not the next steps' time.
+    self._log_row(row, f"eval loss {loss:.4f}  {self._loss_metrics(row)}")
+    # The speed excludes evaluations.
     self._window.clear()
-
-  def _shown(self, row: dict[str, Any]) -> str:
-    return "  ".join(
-      f"{called} {row[name]:.3f}"
-      for name, called in self._names.items()
-      if called
-    )
-
-  def _is_logged(self, step: int) -> bool:
-    return step % self._log_every == 0 or step in (1, self._max_steps)
-
-  def _elapsed(self) -> float:
-    return time.perf_counter() - self._started
-
-  def _warn(self, text: str) -> None:
-    self._log.write(text)
-    if not progress.is_hidden():
-      self._bar.write(text, file=sys.stderr)
-
-  def _speed(self, elapsed: float) -> float:
-    """Returns tokens per second over the last steps, 0 while unknown."""
-    self._window.append((elapsed, self._num_tokens))
-    then, tokens = self._window[0]
-    if elapsed == then:
-      return 0.0
-    return round((self._num_tokens - tokens) / (elapsed - then), 1)
 
   def summary(self) -> dict[str, float]:
     """Returns the last loss and its metrics, of training and of evaluation."""
@@ -170,11 +153,33 @@ class Recorder:
     }
 
   def close(self) -> None:
-    """Closes the files and the bar."""
+    """Closes the files and the progress bar."""
     self._compiling.close()
     self._bar.close()
     self._metrics.close()
     self._log.close()
+
+  def _loss_metrics(self, row: dict[str, Any]) -> str:
+    return "  ".join(
+      f"{label} {row[name]:.3f}" for name, label in self._names.items() if label
+    )
+
+  def _is_logged(self, step: int) -> bool:
+    return step % self._log_every == 0 or step in (1, self._max_steps)
+
+  def _warn(self, text: str) -> None:
+    self._log.write(text)
+    if not progress.is_hidden():
+      self._bar.write(text, file=sys.stderr)
+
+  def _speed(self, elapsed: float) -> float:
+    """Returns tokens per second over the last steps, 0 while unknown."""
+    self._window.append((elapsed, self._num_tokens))
+    first_elapsed, first_tokens = self._window[0]
+    if elapsed == first_elapsed:
+      return 0.0
+    tokens = self._num_tokens - first_tokens
+    return round(tokens / (elapsed - first_elapsed), 1)
 
   def _write(self, row: dict[str, Any]) -> None:
     if not abs(row.get("loss", 0.0)) < float("inf"):
@@ -188,10 +193,179 @@ class Recorder:
       self._compiling.close()
     self._last[row["split"]] = row
 
-  def _say(self, row: dict[str, Any], text: str) -> None:
+  def _log_row(self, row: dict[str, Any], text: str) -> None:
     self._log.write(f"Step {row['step']}: {json.dumps(row, indent=2)}")
     self._log.write("-" * 30)
     if self._bar.disable:
       progress.say(f"step {row['step']}/{self._max_steps}  {text}")
     elif row["split"] == "eval":
       self._bar.write(f"step {row['step']}  {text}")
+
+
+class GameRecorder(Recorder):
+  """Writes the metrics, evaluations and games of a GRPO run.
+
+  Attributes:
+    best: Best evaluation score so far; None before the first evaluation.
+  """
+
+  def __init__(
+    self,
+    run: pathlib.Path,
+    config: config_lib.GRPOConfig,
+    previous_rows: list[dict[str, Any]],
+    decode: Callable[[list[int]], str],
+  ):
+    """Opens a run's files.
+
+    Args:
+      run: Run directory.
+      config: Settings of the run.
+      previous_rows: Rows already in `metrics.jsonl`.
+      decode: Function from token ids to text.
+    """
+    super().__init__(run, "grpo", config, previous_rows=previous_rows)
+    self._config, self._decode = config, decode
+    self._games = run_directory.open_to_append(run / run_directory.ROLLOUTS)
+    self.best: float | None = max(
+      (row["score"] for row in previous_rows if row["split"] == "eval"),
+      default=None,
+    )
+    self._num_idle_steps = 0
+
+  def batch(
+    self,
+    step: int,
+    games: trajectory.Trajectory,
+    metrics: Mapping[str, float],
+    learning_rate: float,
+  ) -> None:
+    """Records a training step on a batch of games.
+
+    Args:
+      step: Number of the step, from 1.
+      games: Games of the batch, on the host.
+      metrics: Metrics of the games and of the loss.
+      learning_rate: Learning rate of the step's first update.
+
+    Raises:
+      errors.UserError: if the loss is not finite.
+    """
+    metrics = dict(metrics)
+    self._num_tokens += int(metrics.pop("tokens"))
+    elapsed = time.perf_counter() - self._started
+    row = {
+      "step": step,
+      "split": "train",
+      **metrics,
+      "learning_rate": learning_rate,
+      "num_tokens": self._num_tokens,
+      "memory_bytes": _memory_bytes(),
+      "seconds": round(elapsed, 3),
+      "tokens_per_second": self._speed(elapsed),
+    }
+    self._write(row)
+    text = (
+      f"reward {row['reward']:.3f}  win {row['win_rate']:.1%}  loss"
+      f" {row['loss_rate']:.1%}  optimal moves {row['optimal_move_rate']:.1%}"
+    )
+    self._bar.set_postfix_str(text, False)
+    self._bar.update()
+    if self._is_logged(step):
+      self._write_games(step, games)
+      self._log_row(row, f"{text}{_show_speed(row)}")
+    self._warn_if_idle(row)
+
+  def evaluation(self, step: int, metrics: Mapping[str, float]) -> bool:
+    """Records an evaluation; returns whether its score is the best so far."""
+    row = {"step": step, "split": "eval", **metrics}
+    self._write(row)
+    text = "  ".join(
+      f"{name} {value:.4g}"
+      for name, value in metrics.items()
+      if name.endswith(("lines_lost", "score", "/win_rate"))
+    )
+    self._log_row(row, f"evaluation  {text}")
+    # Exact scores have no selection bias.
+    if step == self._max_steps and not self._config.exhaustive_eval:
+      self._warn(
+        f"NOTE: {run_directory.BEST_CHECKPOINT} has the best of several scores"
+        " of sampled games, which is biased upward; evaluate it on other games"
+        " with training/eval_play.py"
+      )
+    self._window.clear()
+    is_best = self.best is None or metrics["score"] > self.best
+    if is_best:
+      self.best = metrics["score"]
+    return is_best
+
+  def summary(self) -> dict[str, float]:
+    """Returns the last metrics of training and of evaluation."""
+    return {
+      f"{split}/{name}": value
+      for split, row in self._last.items()
+      for name, value in row.items()
+      if isinstance(value, float) and name not in TIMES
+    }
+
+  def close(self) -> None:
+    """Closes the files and the progress bar."""
+    self._games.close()
+    super().close()
+
+  def _write_games(self, step: int, games: trajectory.Trajectory) -> None:
+    count = self._config.rollouts_per_log
+    first = jax.tree.map(lambda leaf: leaf[:count], games)
+    for game in trajectory.describe(first, self._decode):
+      self._games.write(json.dumps({"step": step, **game}) + "\n")
+    self._games.flush()
+
+  def _warn_if_idle(self, row: Mapping[str, Any]) -> None:
+    group_size = self._config.grpo.num_generations
+    num_groups = self._config.training.batch_size // group_size
+    is_idle = row["dropped_groups"] == num_groups
+    self._num_idle_steps = self._num_idle_steps + 1 if is_idle else 0
+    if self._num_idle_steps and self._num_idle_steps % _IDLE_STEPS == 0:
+      self._warn(
+        f"WARNING: the last {self._num_idle_steps} steps trained nothing, because"
+        " all games of a group earned the same; raise rollout.temperature or"
+        " grpo.num_generations, or choose other rewards"
+      )
+
+
+def _memory_bytes() -> int:
+  """Returns peak bytes on the first device, or bytes of all live arrays."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return int(stats["peak_bytes_in_use"])
+  return sum(array.nbytes for array in jax.live_arrays())
+
+
+def game_metrics(
+  games: trajectory.Trajectory, rewards: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+  """Returns the metrics of B games, given rewards float32 [B, T] by name."""
+  played = np.asarray(games.turn_mask)
+  total = sum(rewards.values(), np.zeros(played.shape, np.float32)).sum(axis=1)
+  tokens = np.asarray(games.action_mask).sum(axis=2)
+  is_optimal = rewards_lib.regret(games) == 0
+  metrics = {
+    "reward": float(total.mean()),
+    "reward_std": float(total.std()),
+    **{
+      f"reward/{name}": float(values.sum(axis=1).mean())
+      for name, values in rewards.items()
+    },
+    **{
+      name: float((np.asarray(games.ending) == ending).mean())
+      for name, ending in trajectory.RATES.items()
+    },
+    "optimal_move_rate": float(is_optimal[played].mean()),
+    "turns": float(played.sum(axis=1).mean()),
+    "tokens_per_turn": float(tokens[played].mean()),
+    "tokens": float(tokens.sum()),
+  }
+  if games.sampled_mass is not None:
+    mass = np.asarray(games.sampled_mass)[np.asarray(games.action_mask)]
+    metrics["sampled_mass"] = float(mass.mean())
+  return metrics

@@ -1,4 +1,4 @@
-"""Checks that a run is resumed with what it was started with."""
+"""Checks that a resumed run has its original config, data and model."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -15,8 +15,8 @@ from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import run_directory
 
-# Settings that change what is written, or where it is computed, and no more; and
-# places of things whose digests are checked.
+# Settings that do not affect results, and paths of files whose digests are
+# checked.
 _FREE_ON_RESUME = (
   "data.path",
   "model.base",
@@ -30,23 +30,22 @@ _FREE_ON_RESUME = (
   "distributed",
 )
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
-# Custom rewards of a run, by name.
+# Records of a run's custom rewards, by name.
 Rewards = Mapping[str, run_directory.RewardRecord]
 
 
 def config_of(
   kind: type[ConfigT], manifest: run_directory.RunManifest, run: pathlib.Path
 ) -> ConfigT:
-  """Returns the settings that a run was started with.
+  """Returns a run's original settings, of the class `kind`.
 
   Raises:
-    errors.UserError: if they are not of this kind.
+    errors.UserError: if the manifest's config is invalid.
   """
   path = run / run_directory.MANIFEST
   if manifest.recipe != "sft" and manifest.recipe not in manifest.config:
     raise errors.UserError(
-      f"{path}: recipe: {manifest.recipe!r} does not fit the config, which has no"
-      " such section"
+      f"{path}: recipe: {manifest.recipe!r} has no section in the config"
     )
   try:
     return config_lib.from_dict(kind, manifest.config)
@@ -57,28 +56,29 @@ def config_of(
 def relocate(
   config: ConfigT, manifest: run_directory.RunManifest, run: pathlib.Path
 ) -> ConfigT:
-  """Returns a run's settings with the files that they name where they are now.
+  """Updates the paths in a run's settings to the present locations.
 
-  A path is looked for from here, from where the run was started, and from
-  where that would be now that the run may have been moved.
+  Paths are resolved against the working directory, the run's original working
+  directory, and the latter moved along with the run.
 
   Args:
-    config: the settings.
-    manifest: the run's.
-    run: its directory.
+    config: Settings of the run.
+    manifest: Manifest of the run.
+    run: Run directory.
 
   Raises:
-    errors.UserError: if the model that it started from is nowhere.
+    errors.UserError: if the model that the run started from is missing.
   """
 
   def find(path: str | None) -> str | None:
     start = manifest.working_directory
     if path is None or start is None or os.path.exists(path):
       return path
-    there = os.path.join(start, path)
-    way = os.path.relpath(there, os.path.join(start, manifest.artifacts_path))
-    beside = os.path.normpath(os.path.join(run, way))
-    return next((p for p in (there, beside) if os.path.exists(p)), path)
+    original = os.path.join(start, path)
+    old_run = os.path.join(start, manifest.artifacts_path)
+    from_run = os.path.relpath(original, old_run)
+    moved = os.path.normpath(os.path.join(run, from_run))
+    return next((p for p in (original, moved) if os.path.exists(p)), path)
 
   data = dataclasses.replace(config.data, path=find(config.data.path))
   config = dataclasses.replace(config, data=data)
@@ -88,20 +88,20 @@ def relocate(
     return config
   if model.base is not None:
     base = pathlib.Path(model.base)
-    # What is loaded is checked again, in `check_same_model`.
+    # `check_same_model` checks the loaded model again.
     if adapters.is_adapter(base) or (
       checkpoints.is_model(base) and checkpoints.digest(base) == record.revision
     ):
       return with_model(config, name=model.base, revision=None, base=None)
   name = model.name if record.commit is not None else find(model.name)
-  there = pathlib.Path(name or "")
-  is_missing = record.commit is None and not there.is_dir()
-  # Else it is for the adapter that the run started from.
-  if is_missing or (model.base is not None and not _is_adapter(there)):
+  directory = pathlib.Path(name or "")
+  is_missing = record.commit is None and not directory.is_dir()
+  # `model.base` may also be the base of an adapter that the run started from.
+  if is_missing or (model.base is not None and not _is_adapter(directory)):
     raise errors.UserError(
       f"{run}: the model that this run started from is not at"
-      f" {model.base or model.name}; say where the model with the digest"
-      f" {record.revision} is: --base DIR"
+      f" {model.base or model.name}; give the model with the digest"
+      f" {record.revision}: --base DIR"
     )
   return with_model(config, name=name)
 
@@ -114,7 +114,7 @@ def _is_adapter(directory: pathlib.Path) -> bool:
 
 
 def with_model(config: ConfigT, **changes: Any) -> ConfigT:
-  """Returns settings with changes to those of the model."""
+  """Returns a config with changed model settings."""
   model = dataclasses.replace(config.model, **changes)
   return dataclasses.replace(config, model=model)
 
@@ -124,44 +124,42 @@ def check_same_config(
   manifest: run_directory.RunManifest,
   run: pathlib.Path,
 ) -> None:
-  """Raises a UserError if a run was started with another config."""
+  """Raises a UserError if a run started with another config."""
   path = run / run_directory.MANIFEST
   if type(config) is not config_lib.RECIPES[manifest.recipe]:
     raise errors.UserError(
-      f"{path}: this is a run of {manifest.recipe}, which another script trains"
+      f"{path}: this is a {manifest.recipe} run; use its own script"
     )
-  theirs = config_of(type(config), manifest, run)
+  original = config_of(type(config), manifest, run)
   changed = [
     key
-    for key in config_lib.differences(config, theirs)
+    for key in config_lib.differences(config, original)
     if not key.startswith(_FREE_ON_RESUME)
   ]
   if changed:
     raise errors.UserError(
-      f"{run}: a run is resumed with the config it was started with; these"
-      f" keys differ from {path}: {', '.join(changed)}"
+      f"{run}: resume with the original config; these keys differ from {path}:"
+      f" {', '.join(changed)}"
     )
 
 
 def check_same_rewards(
   rewards: Rewards, manifest: run_directory.RunManifest, run: pathlib.Path
 ) -> None:
-  """Raises a UserError if a run was started with other rewards."""
-  theirs = manifest.rewards
-  if rewards == theirs:
-    return
-  if rewards.keys() != theirs.keys():
+  """Raises a UserError if a run started with other custom rewards."""
+  original = manifest.rewards
+  if rewards.keys() != original.keys():
     raise errors.UserError(
-      f"{run}: the rewards that were given in Python are"
-      f" {', '.join(rewards) or 'none'}, those of this run"
-      f" {', '.join(theirs) or 'none'}; go on with the same, by"
+      f"{run}: the rewards from Python are {', '.join(rewards) or 'none'}, but"
+      f" the run has {', '.join(original) or 'none'}; resume with the run's own:"
       " tunix_ttt.resume(run, rewards=...)"
     )
-  changed = [name for name in rewards if rewards[name] != theirs[name]]
-  raise errors.UserError(
-    f"{run}: the source or the weight of these rewards has changed since this"
-    f" run was started: {', '.join(changed)}"
-  )
+  changed = [name for name in rewards if rewards[name] != original[name]]
+  if changed:
+    raise errors.UserError(
+      f"{run}: the source or weight of these rewards has changed since the run"
+      f" started: {', '.join(changed)}"
+    )
 
 
 def check_same_functions(
@@ -170,28 +168,28 @@ def check_same_functions(
   run: pathlib.Path,
 ) -> None:
   """Raises a UserError if a function that the config names has changed."""
-  ours = custom.digests(config_lib.flatten(config_lib.to_dict(config)))
-  changed = [k for k in ours if ours[k] != manifest.functions.get(k)]
+  digests = custom.digests(config_lib.flatten(config_lib.to_dict(config)))
+  changed = [k for k in digests if digests[k] != manifest.functions.get(k)]
   if changed:
     raise errors.UserError(
-      f"{run}: the source of these functions has changed since this run was"
-      f" started: {', '.join(changed)}"
+      f"{run}: the source of these functions has changed since the run started:"
+      f" {', '.join(changed)}"
     )
 
 
 def check_same_data(
-  ours: run_directory.DatasetRecord | None,
-  theirs: run_directory.DatasetRecord | None,
+  record: run_directory.DatasetRecord | None,
+  original: run_directory.DatasetRecord | None,
   run: pathlib.Path,
 ) -> None:
-  """Raises a UserError if a run was started with other data."""
-  found = None if ours is None else ours.digest
-  expected = None if theirs is None else theirs.digest
-  if found != expected:
-    source = ours and (ours.path or ours.key)
+  """Raises a UserError if a run started with other data."""
+  digest = record and record.digest
+  expected = original and original.digest
+  if digest != expected:
+    source = record and (record.path or record.key)
     raise errors.UserError(
-      f"{run}: the data has changed since this run was started: {source} has"
-      f" the digest {found}, the manifest has {expected}"
+      f"{run}: the data has changed since the run started: {source} has the"
+      f" digest {digest}, the manifest has {expected}"
     )
 
 
@@ -200,15 +198,13 @@ def check_same_model(
   manifest: run_directory.RunManifest,
   run: pathlib.Path,
 ) -> None:
-  """Raises a UserError if a run was started with another model."""
-  # What it is called, and whether it is from the hub, is no matter.
-  theirs = manifest.model
-  same = theirs.model_copy(
-    update={"name": record.name, "commit": record.commit}
-  )
-  if record != same:
+  """Raises a UserError if a run started from another model."""
+  # A model may have moved, or have been loaded from the hub.
+  original = manifest.model
+  update = {"name": record.name, "commit": record.commit}
+  if record != original.model_copy(update=update):
     raise errors.UserError(
-      f"{run}: the model has changed since this run was started: now"
-      f" {record}, in the manifest {theirs}; say where the model with the digest"
-      f" {theirs.revision} is: --base DIR"
+      f"{run}: the model has changed since the run started: {record}, in the"
+      f" manifest {original}; give the model with the digest"
+      f" {original.revision}: --base DIR"
     )

@@ -1,9 +1,9 @@
 """Saves a run's training checkpoints and chooses the one to resume from.
 
-A checkpoint has digests of its files, and of the run's metrics, rollouts and
-past selves up to its step. They are written before Orbax gives the checkpoint
-its name, so a checkpoint without them is damaged. All are checked before a run
-is resumed.
+A checkpoint contains digests of its own files and of the run's metrics,
+rollouts and past selves up to its step. The digests are written before Orbax
+renames the checkpoint, so a checkpoint without digests is damaged. Resuming
+verifies all digests.
 """
 
 import json
@@ -20,19 +20,19 @@ from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 
-# Orbax still writes these two after a checkpoint's data. Its metadata decides
-# nothing that is restored: names and shapes come from the model.
+# Orbax writes these files after the digests. The metadata is not used to
+# restore: names and shapes come from the model.
 _UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _TEMPORARY = ".orbax-checkpoint-tmp"
-# Belongs to the final model and not to an earlier checkpoint.
-_OF_THE_FINAL_MODEL = (
+# Files of the final model, which are moved away with it.
+_FINAL_FILES = (
   run_directory.FINAL_CHECKPOINT,
   run_directory.GAMES,
   run_directory.GAMES_SUMMARY,
   run_directory.PAGE,
   run_directory.PLOTS,
 )
-# Written only by processes that hold the run.
+# Files written only by processes that hold the run's lock.
 _HELD = (
   run_directory.MANIFEST,
   run_directory.METRICS,
@@ -43,12 +43,12 @@ _HELD = (
 
 
 class _DigestedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
-  """Orbax's temporary directory, which gets digests before its final name."""
+  """Orbax's temporary directory, with digests written before its renaming."""
 
   async def finalize(self) -> None:
-    """See the parent."""
+    """Writes the digests and renames the directory."""
     final = pathlib.Path(self.get_final())
-    # Orbax makes paths of this kind for a checkpoint's items as well.
+    # Orbax also uses this class for the items of a checkpoint.
     if final.name.isdecimal():
       integrity.write(
         pathlib.Path(self.get()),
@@ -61,16 +61,11 @@ class _DigestedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
 def options(
   config: config_lib.CheckpointConfig, **policies: Any
 ) -> ocp.CheckpointManagerOptions:
-  """Returns Orbax's options for a run's checkpoints.
-
-  Args:
-    config: Settings of checkpoints.
-    **policies: More options.
-  """
+  """Returns Orbax's options for a run's checkpoints, with `policies` added."""
   return ocp.CheckpointManagerOptions(
     max_to_keep=config.max_to_keep,
-    # On a CPU, Orbax's background thread reads the very buffers that the next
-    # step is given to overwrite.
+    # On CPUs, Orbax's background thread would read buffers that the next step
+    # overwrites.
     enable_async_checkpointing=False,
     temporary_path_class=_DigestedPath,
     **policies,
@@ -78,31 +73,31 @@ def options(
 
 
 def _written_until(run: pathlib.Path, step: int) -> dict[str, integrity.Prefix]:
-  """Returns what a run that has just trained `step` has written."""
-  found = {}
+  """Returns digests of the run's files, right after training `step`."""
   lines = (run / run_directory.METRICS).read_bytes().splitlines(keepends=True)
-  # A resumed run evaluates this step again.
+  # A resumed run repeats the evaluation of this step.
   while lines and b'"split": "train"' not in lines[-1]:
     lines.pop()
-  found[run_directory.METRICS] = b"".join(lines)
-  if (run / run_directory.ROLLOUTS).exists():
-    found[run_directory.ROLLOUTS] = (run / run_directory.ROLLOUTS).read_bytes()
+  contents = {run_directory.METRICS: b"".join(lines)}
+  rollouts = run / run_directory.ROLLOUTS
+  if rollouts.exists():
+    contents[run_directory.ROLLOUTS] = rollouts.read_bytes()
   for path in (run / run_directory.OPPONENTS).glob("*.bin"):
     if int(path.stem) <= step:
-      found[f"{run_directory.OPPONENTS}/{path.name}"] = path.read_bytes()
-  return {name: integrity.Prefix.of(data) for name, data in found.items()}
+      contents[f"{run_directory.OPPONENTS}/{path.name}"] = path.read_bytes()
+  return {name: integrity.Prefix.of(data) for name, data in contents.items()}
 
 
 def choose(run: pathlib.Path, step: int | None) -> int:
-  """Returns the step of the checkpoint to go on from, 0 for the beginning.
+  """Returns the step of the checkpoint to resume from, 0 for the beginning.
 
   Args:
     run: Run directory.
-    step: Step of the checkpoint, None for the latest undamaged one.
+    step: Step of the checkpoint; None for the latest undamaged checkpoint.
 
   Raises:
-    errors.UserError: if there is no such checkpoint, it is damaged, or the
-      run's other files do not reach it.
+    errors.UserError: if the checkpoint is missing or damaged, or the run's
+      other files have changed since it was saved.
   """
   root = run / run_directory.CHECKPOINTS
   if root.exists() and not root.is_dir():
@@ -112,16 +107,16 @@ def choose(run: pathlib.Path, step: int | None) -> int:
     step = _latest(root, steps)
   elif step not in steps:
     raise errors.UserError(
-      f"{root}: there is no checkpoint of step {step}; there are {_list(steps)}"
+      f"{root}: no checkpoint of step {step}; available: {_list(steps)}"
     )
   elif fault := integrity.damage(root / str(step)):
     others = [s for s in steps if integrity.damage(root / str(s)) is None]
     raise errors.UserError(
-      f"{fault}; the checkpoint of step {step} is damaged, whole are"
+      f"{fault}; the checkpoint of step {step} is damaged; undamaged:"
       f" {_list(others)}"
     )
   if step and (fault := _fault_of_run(run, step)):
-    whole = [
+    undamaged = [
       s
       for s in steps
       if s < step
@@ -129,11 +124,10 @@ def choose(run: pathlib.Path, step: int | None) -> int:
       and _fault_of_run(run, s) is None
     ]
     raise errors.UserError(
-      f"{fault}; put back the file that was there when the checkpoint of step"
-      f" {step} was saved, or "
+      f"{fault}; restore the file as of step {step}, or "
       + (
-        f"go on from step {whole[-1]} (--resume {whole[-1]})"
-        if whole
+        f"resume from step {undamaged[-1]} (--resume {undamaged[-1]})"
+        if undamaged
         else "start a new run"
       )
     )
@@ -145,25 +139,25 @@ def _list(steps: list[int]) -> str:
 
 
 def _latest(root: pathlib.Path, steps: list[int]) -> int:
-  """Returns the latest step whose checkpoint is whole, 0 without any."""
+  """Returns the latest step with an undamaged checkpoint, 0 without any."""
   faults = []
   for step in reversed(steps):
     fault = integrity.damage(root / str(step))
     if fault is None:
       for text in faults:
-        progress.say(f"note: {text}; going on from step {step}")
+        progress.say(f"note: {text}; resuming from step {step}")
       return step
     faults.append(fault)
   if faults:
     raise errors.UserError(
-      f"{root}: none of the checkpoints {_list(steps)} is whole ({faults[0]});"
-      " move this directory away to train from the beginning"
+      f"{root}: all checkpoints ({_list(steps)}) are damaged ({faults[0]}); move"
+      " this directory away to train from the beginning"
     )
   return 0
 
 
 def _fault_of_run(run: pathlib.Path, step: int) -> str | None:
-  """Returns what a run has lost of what it wrote until a step, if anything."""
+  """Returns a message about a file that lost data written until a step."""
   digests = integrity.Digests.read(run / run_directory.CHECKPOINTS / str(step))
   for name, expected in digests.run.items():
     path = run / name
@@ -172,11 +166,11 @@ def _fault_of_run(run: pathlib.Path, step: int) -> str | None:
     except OSError as error:
       return f"{path}: {error.strerror}"
     if integrity.Prefix.of(data[: expected.size]) != expected:
-      return _fault_of_file(path, len(data) < expected.size, step)
+      return _describe_fault(path, len(data) < expected.size, step)
   return None
 
 
-def _fault_of_file(path: pathlib.Path, is_short: bool, step: int) -> str:
+def _describe_fault(path: pathlib.Path, is_short: bool, step: int) -> str:
   number = 0
   if path.suffix == ".jsonl":
     for line in files.scan_jsonl(path, "file"):
@@ -187,7 +181,7 @@ def _fault_of_file(path: pathlib.Path, is_short: bool, step: int) -> str:
         return f"{path}:{number}: this row has no step"
   if is_short:
     place = f"{path}:{number}" if number else str(path)
-    return f"{place}: the file ends here and does not reach step {step}"
+    return f"{place}: the file ends here, before step {step}"
   return f"{path}: has changed since the checkpoint of step {step} was saved"
 
 
@@ -197,42 +191,42 @@ def go_back(
   step: int,
   chosen: bool,
 ) -> None:
-  """Moves what came after a checkpoint into a directory `superseded-…`.
+  """Moves files from after a checkpoint into a directory `superseded-…`.
 
-  Killed at any moment, it leaves a run that can be resumed.
+  If the process is killed, the run can still be resumed.
 
   Args:
     run: Run directory.
     manifest: Manifest of the run.
     step: Step of the checkpoint, 0 for the beginning.
-    chosen: Whether a user chose the checkpoint.
+    chosen: Whether the user chose the checkpoint.
   """
-  # All processes have chosen, before one of them moves anything.
+  # No process moves a file before all have chosen a checkpoint.
   processes.wait("chosen a checkpoint")
   if processes.is_first():
     later = [s for s in run_directory.checkpoint_steps(run) if s > step]
     paths = [run / run_directory.CHECKPOINTS / str(s) for s in reversed(later)]
     if chosen or manifest.status == "finished":
-      # A run that says it is finished has its model.
+      # First, because a finished run must have its model.
       manifest.model_copy(
         update={"status": "running", "finished_at": None, "files": {}}
       ).write(run)
-      paths += [run / name for name in _OF_THE_FINAL_MODEL]
+      paths += [run / name for name in _FINAL_FILES]
       paths += [
         path
         for path in (run / run_directory.OPPONENTS).glob("*.bin")
         if int(path.stem) > step
       ]
-    aside = run / run_directory.new_run_id("superseded")
+    superseded = run / run_directory.new_run_id("superseded")
     for path in paths:
       if path.exists():
-        aside.mkdir(exist_ok=True)
-        path.rename(aside / path.name)
+        superseded.mkdir(exist_ok=True)
+        path.rename(superseded / path.name)
   processes.wait("set checkpoints aside")
 
 
 def rewind(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
-  """Drops what a run wrote after a checkpoint; returns the metrics that stay.
+  """Truncates metrics and rollouts to a checkpoint; returns the metrics rows.
 
   Args:
     run: Run directory.
@@ -240,10 +234,8 @@ def rewind(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
   """
   written: dict[str, integrity.Prefix] = {}
   if step:
-    digests = integrity.Digests.read(
-      run / run_directory.CHECKPOINTS / str(step)
-    )
-    written = digests.run
+    checkpoint = run / run_directory.CHECKPOINTS / str(step)
+    written = integrity.Digests.read(checkpoint).run
   rows = b""
   for name in (run_directory.ROLLOUTS, run_directory.METRICS):
     size = written[name].size if name in written else 0
@@ -254,7 +246,7 @@ def rewind(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
 
 
 def remove_temporaries(run: pathlib.Path) -> None:
-  """Removes what killed processes left half-written; the run must be held."""
+  """Removes partial files of killed processes; the caller must hold the run."""
   if not processes.is_first():
     return
   for path in (

@@ -35,7 +35,7 @@ _NO_REWARDS: resume_checks.Rewards = MappingProxyType({})
 
 
 class Prepared(Protocol):
-  """All that a run needs, checked and in memory; nothing is written yet."""
+  """The checked parts of a run, in memory."""
 
   @property
   def model(self) -> checkpoints.Model:
@@ -44,17 +44,17 @@ class Prepared(Protocol):
 
   @property
   def record(self) -> run_directory.ModelRecord:
-    """Of the model, for the manifest."""
+    """The manifest's record of the model."""
     ...
 
   def dataset_record(self) -> run_directory.DatasetRecord | None:
-    """Returns what the manifest says of the data, None for played games."""
+    """Returns the manifest's record of the data; None for played games."""
     ...
 
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 PreparedT = TypeVar("PreparedT", bound=Prepared)
-# Trains from the latest checkpoint to the end; returns the run directory.
+# Function that trains from the latest checkpoint and returns the run directory.
 Train = Callable[
   [PreparedT, run_directory.RunManifest, pathlib.Path], pathlib.Path
 ]
@@ -72,20 +72,20 @@ def start(
 
   Args:
     recipe: Name of the recipe.
-    config: the settings.
-    output: the run directory, which must not exist; None makes one under
+    config: Settings of the run.
+    output: Run directory, which must not exist; None makes a directory under
       `artifacts/training_runs`.
-    plan: prepares the run.
-    train: does it.
-    rewards: those that were given in Python.
+    plan: Function that prepares the run.
+    train: Function that trains.
+    rewards: Records of custom rewards.
 
   Returns:
-    The run directory; the model is in its `checkpoint-final`.
+    The run directory, with the model in `checkpoint-final`.
 
   Raises:
-    errors.UserError: if the input is wrong, before anything is written.
-    interrupts.Interrupted: at Ctrl-C or SIGTERM, with a checkpoint of the step
-      that was in progress.
+    errors.UserError: if the input is invalid, before any file is written.
+    interrupts.Interrupted: at Ctrl-C or SIGTERM, after saving a checkpoint of
+      the current step.
   """
   requirements.check()
   name = run_directory.new_run_id(f"{recipe}-{config.seed}")
@@ -95,16 +95,20 @@ def start(
     files.check_output(output)
   prepared = plan()
   dataset = prepared.dataset_record()
-  made = manifest(recipe, config, prepared.record, output, dataset, rewards)
+  new = manifest(recipe, config, prepared.record, output, dataset, rewards)
   _announce(prepared, config)
-  _create(made, prepared.model, output)
+  with processes.new_directory(output) as directory:
+    if processes.is_first():
+      new.write(directory)
+      files.write_all(directory, prepared.model.tokenizer.files())
+      files.write_text(directory / run_directory.METRICS, "")
   with _working_on(output):
-    return train(prepared, made, output)
+    return train(prepared, new, output)
 
 
 @contextlib.contextmanager
 def _working_on(run: pathlib.Path) -> Iterator[None]:
-  """Holds a run, and reports what its disk refuses as a UserError."""
+  """Holds the run's lock, and reports disk errors as a UserError."""
   try:
     with run_directory.hold(run), interrupts.working_on(run):
       yield
@@ -113,7 +117,7 @@ def _working_on(run: pathlib.Path) -> Iterator[None]:
     if fault is None:
       raise
     raise errors.UserError(
-      f"{run}: this run was stopped: {fault}; once that is mended, resume it"
+      f"{run}: the run stopped: {fault}; fix this, then resume the run"
     ) from error
 
 
@@ -125,59 +129,61 @@ def resume(
   train: Train[PreparedT],
   rewards: resume_checks.Rewards = _NO_REWARDS,
 ) -> pathlib.Path:
-  """Goes on with an interrupted run, as if it had not been interrupted.
+  """Resumes a run, with the same results as without an interruption.
 
   Args:
-    config: the settings it was started with; only `logging`, `mesh`,
-      `distributed`, `checkpoint.max_to_keep`, `rollouts_per_log`, and where
-      data and model are may differ.
-    run: its directory.
-    step: which of its checkpoints to go on from; None for the latest, or the
-      beginning where there is none yet; damaged ones are passed over. Later
-      checkpoints are set aside.
-    plan: prepares the run, given its settings and where its tokenizer is.
-    train: does it.
-    rewards: those that were given in Python.
+    config: Original settings of the run. Only `logging`, `mesh`, `distributed`,
+      `checkpoint.max_to_keep`, `rollouts_per_log` and the paths of data and
+      model may differ.
+    run: Run directory.
+    step: Step of the checkpoint to resume from; later checkpoints are moved
+      away. None takes the latest undamaged checkpoint, or the beginning of a
+      run without checkpoints.
+    plan: Function of the settings and the tokenizer's file that prepares the
+      run.
+    train: Function that trains.
+    rewards: Records of custom rewards.
 
   Returns:
     The run directory.
 
   Raises:
-    errors.UserError: if there is no such run or checkpoint, it is damaged, or
-      the config, the rewards, the data, the base or the code's results are not
-      the run's.
-    interrupts.Interrupted: see `start`.
+    errors.UserError: if the run or the checkpoint is missing or damaged, or
+      config, rewards, functions, data or model differ from the run's.
+    interrupts.Interrupted: at Ctrl-C or SIGTERM, after saving a checkpoint of
+      the current step.
   """
   requirements.check()
-  found = run_directory.RunManifest.read(run)
+  original = run_directory.RunManifest.read(run)
   with _working_on(run):
-    resume_checks.check_same_config(config, found, run)
-    resume_checks.check_same_rewards(rewards, found, run)
-    resume_checks.check_same_functions(config, found, run)
+    resume_checks.check_same_config(config, original, run)
+    resume_checks.check_same_rewards(rewards, original, run)
+    resume_checks.check_same_functions(config, original, run)
     run_checkpoints.remove_temporaries(run)
-    if found.status == "finished" and step is None:
+    if original.status == "finished" and step is None:
       fault = integrity.damage(run / run_directory.FINAL_CHECKPOINT)
       if fault is None:
         return run
       progress.say(f"note: {fault}; saving the model again")
     from_step = run_checkpoints.choose(run, step)
-    config = resume_checks.relocate(config, found, run)
+    config = resume_checks.relocate(config, original, run)
     prepared = plan(config, run / run_directory.TOKENIZER)
-    resume_checks.check_same_data(prepared.dataset_record(), found.dataset, run)
-    resume_checks.check_same_model(prepared.record, found, run)
-    run_checkpoints.go_back(run, found, from_step, chosen=step is not None)
-    return train(prepared, found, run)
+    resume_checks.check_same_data(
+      prepared.dataset_record(), original.dataset, run
+    )
+    resume_checks.check_same_model(prepared.record, original, run)
+    run_checkpoints.go_back(run, original, from_step, chosen=step is not None)
+    return train(prepared, original, run)
 
 
 @progress.stage("placing the model on its devices")
 def adapt(
   base: checkpoints.Model, config: config_lib.SFTConfig
 ) -> tuple[checkpoints.Model, run_directory.ModelRecord]:
-  """Makes a model ready for training: adapters, a record, its place on devices.
+  """Adds adapters to a model, places it on devices and returns its record.
 
   Raises:
-    errors.UserError: if the model has other adapters already, or the devices
-      cannot hold it as the config says.
+    errors.UserError: if the model has other adapters, or does not fit the mesh.
   """
   meshes.check(config, base.spec)
   mesh = meshes.make(config.mesh)
@@ -208,14 +214,14 @@ def manifest(
   dataset: run_directory.DatasetRecord | None,
   rewards: resume_checks.Rewards,
 ) -> run_directory.RunManifest:
-  """Returns the manifest of a new run; `dataset` is None for played games."""
+  """Returns the manifest of a new run."""
   sha, dirty = run_directory.git_state()
   return run_directory.RunManifest(
     run_id=output.name,
     created_at=run_directory.now(),
     recipe=recipe,
     seed=config.seed,
-    # Where an adapter's base was found is of this machine, not of the run.
+    # The path of an adapter's base belongs to this machine, not to the run.
     config=config_lib.to_dict(resume_checks.with_model(config, base=None)),
     dataset=dataset,
     dataset_key="games" if dataset is None else dataset.key,
@@ -234,7 +240,7 @@ def manifest(
 
 
 def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
-  """Says what is trained, and what a user may not expect of it."""
+  """Prints the model's size, and notes on its tokenizer and unused devices."""
   record = prepared.record
   share = record.trainable_parameters / record.parameters
   progress.say(
@@ -250,8 +256,8 @@ def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
       advice = "the layout split is for GRPO"
     elif not config.rollout.max_staleness:
       progress.say(
-        "note: sampler and trainer wait for each other;"
-        " rollout.max_staleness=1 has them work at the same time"
+        "note: sampler and trainer wait for each other; set"
+        " rollout.max_staleness=1 to run them in parallel"
       )
   if used < jax.device_count():
     progress.say(
@@ -260,23 +266,10 @@ def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
     )
 
 
-def _create(
-  manifest: run_directory.RunManifest,
-  model: checkpoints.Model,
-  output: pathlib.Path,
-) -> None:
-  """Writes the directory of a new run, whole or not at all."""
-  with processes.new_directory(output) as new:
-    if processes.is_first():
-      manifest.write(new)
-      files.write_all(new, model.tokenizer.files())
-      files.write_text(new / run_directory.METRICS, "")
-
-
 def begin_session(
   manifest: run_directory.RunManifest, run: pathlib.Path, from_step: int
 ) -> run_directory.RunManifest:
-  """Writes into the manifest that this process works on the run."""
+  """Adds a session to the manifest, and returns the manifest."""
   session = run_directory.Session(
     started_at=run_directory.now(), from_step=from_step
   )
@@ -288,7 +281,7 @@ def begin_session(
       "finished_at": None,
       "files": {},
       "sessions": [*manifest.sessions, session],
-      # A session without W&B leaves the page that is there.
+      # A session without W&B keeps the page of an earlier session.
       "wandb_url": url or manifest.wandb_url,
     }
   )
@@ -303,8 +296,8 @@ def finish(
   model: checkpoints.Model,
   final_metrics: dict[str, float],
 ) -> None:
-  """Saves the trained model and writes that the run is finished."""
-  # There is one if the run was killed between saving it and saying so.
+  """Saves the trained model and marks the run as finished."""
+  # A killed process may have saved it already.
   final = run / run_directory.FINAL_CHECKPOINT
   processes.remove(final)
   checkpoints.save(model, final)
@@ -321,7 +314,7 @@ def finish(
 
 
 def save_best(model: checkpoints.Model, run: pathlib.Path) -> None:
-  """Replaces a run's best model, whole or not at all."""
+  """Replaces a run's best model atomically."""
   best = run / run_directory.BEST_CHECKPOINT
   new = best.with_name(f".{best.name}.new")
   processes.remove(new)

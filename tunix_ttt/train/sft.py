@@ -1,4 +1,4 @@
-"""A supervised fine-tuning run, from a config to a trained model on disk."""
+"""Supervised fine-tuning runs."""
 
 import pathlib
 
@@ -8,26 +8,44 @@ from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.runs import run_directory
 from tunix_ttt.text import chat
+from tunix_ttt.text import tokenizers
 from tunix_ttt.train import base_model
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import supervised_run
 from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
-Plan = supervised_run.Plan[
-  config_lib.SFTConfig, datasets.Source, datasets.Dataset[chat.Tokens]
-]
+Dataset = datasets.Dataset[chat.Tokens]
+Plan = supervised_run.Plan[config_lib.SFTConfig, datasets.Source, Dataset]
+
+# Number of token sequences in a row of the data.
+SEQUENCES_PER_ROW = 1
 
 
-def check_context(config: config_lib.SFTConfig) -> None:
-  """Raises a UserError if the generated games are not what play shows."""
+def load(config: config_lib.SFTConfig) -> datasets.Source:
+  """Reads or generates the rows.
+
+  Raises:
+    errors.UserError: if generated games and `play` have different contexts, or
+      a file is invalid.
+  """
   games, play = config.data.games.context, config.play.context
   if config.data.path is None and games == "board" and play != "board":
     raise errors.UserError(
-      f"play.context: {play} shows the conversation so far, but the generated"
-      " games to train on show one board each (data.games.context: board); set"
-      " data.games.context=full or play.context=board"
+      f"play.context: {play} shows a conversation, but generated games show"
+      " single boards (data.games.context: board); set data.games.context=full"
+      " or play.context=board"
     )
+  return datasets.load(config.data, config.seed)
+
+
+def tokenize(
+  source: datasets.Source,
+  tokenizer: tokenizers.Tokenizer,
+  config: config_lib.SFTConfig,
+) -> Dataset:
+  """Tokenizes the rows and splits them into train and held-out rows."""
+  return datasets.tokenize(source, tokenizer, config.data, config.seed)
 
 
 def plan(
@@ -36,17 +54,16 @@ def plan(
   """Reads the data and makes the model; writes nothing.
 
   Args:
-    config: the settings.
-    tokenizer: see `base_model`.
+    config: Settings of the run.
+    tokenizer: File of a tiny model's trained tokenizer.
 
   Raises:
-    errors.UserError: if anything in the config or its files is wrong.
+    errors.UserError: if the config or one of its files is invalid.
   """
   tracking.check(config.logging)
-  check_context(config)
-  source = datasets.load(config.data, config.seed)
+  source = load(config)
   base = base_model.base_model(config, source, tokenizer)
-  dataset = datasets.tokenize(source, base.tokenizer, config.data, config.seed)
+  dataset = tokenize(source, base.tokenizer, config)
   model, record = run_loop.adapt(base, config)
   supervised_run.check_memory(model, config, dataset, dataset.train)
   return Plan(

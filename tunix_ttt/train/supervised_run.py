@@ -1,4 +1,4 @@
-"""Runs on rows that are all there before the first step, whatever the loss."""
+"""Runs on fixed datasets: supervised fine-tuning, DPO and ORPO."""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -25,14 +25,14 @@ DatasetT = TypeVar("DatasetT", bound=datasets.Dataset[Any])
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan(Generic[ConfigT, SourceT, DatasetT]):
-  """All that a run needs, checked and in memory; nothing is written yet.
+  """The checked parts of a run, in memory.
 
   Attributes:
-    config: the settings.
-    source: the rows.
-    dataset: the rows as tokens.
-    model: what to train.
-    record: The model's record for the manifest.
+    config: Settings of the run.
+    source: Rows of the data.
+    dataset: Tokenized rows.
+    model: Model to train.
+    record: Record of the model for the manifest.
   """
 
   config: ConfigT
@@ -42,7 +42,7 @@ class Plan(Generic[ConfigT, SourceT, DatasetT]):
   record: run_directory.ModelRecord
 
   def dataset_record(self) -> run_directory.DatasetRecord:
-    """See `setup.Prepared`."""
+    """Returns the manifest's record of the data."""
     dataset = self.dataset
     return self.source.record(
       train_rows=len(dataset.train),
@@ -60,14 +60,14 @@ def check_memory(
   """Raises a UserError if a step needs far more memory than devices have.
 
   Args:
-    model: The model with its adapters.
-    config: The settings.
-    dataset: The rows.
-    sequences: All sequences of the rows to train on.
+    model: Model with its adapters.
+    config: Settings of the run.
+    dataset: Tokenized rows.
+    sequences: Token sequences of the train rows.
   """
   length = dataset.length
   if config.data.packing:
-    # Little of a packed batch is padding.
+    # Packed batches have little padding.
     total = sum(len(sequence.ids) for sequence in sequences)
     length = -(-total // len(sequences))
   rows = config.training.batch_size * len(sequences) // len(dataset.train)
@@ -85,25 +85,24 @@ def fit(
   """Trains from the latest checkpoint to the end and saves the model.
 
   Args:
-    prepared: what is trained on what.
-    manifest: the run's.
-    run: its directory.
-    trainer: at the latest checkpoint.
-    train_batches: see `trainer.RecordedTrainer.fit`.
-    eval_batches: see `trainer.RecordedTrainer.fit`.
+    prepared: Parts of the run.
+    manifest: Manifest of the run.
+    run: Run directory.
+    trainer: Trainer, restored from the latest checkpoint.
+    train_batches: Micro-batches of the whole run; restored steps are skipped.
+    eval_batches: Batches of held-out rows, possibly none.
 
   Returns:
     The run directory.
   """
-  config, training = prepared.config, prepared.config.training
+  config = prepared.config
   manifest = run_loop.begin_session(manifest, run, trainer.train_steps)
   recorder = recorder_lib.Recorder(
     run,
     manifest.recipe,
-    max_steps=training.max_steps,
-    log_every_n_steps=config.logging.log_every_n_steps,
-    steps_per_epoch=len(prepared.dataset.train) / training.batch_size,
-    kept=run_checkpoints.rewind(run, trainer.train_steps),
+    config,
+    previous_rows=run_checkpoints.rewind(run, trainer.train_steps),
+    steps_per_epoch=len(prepared.dataset.train) / config.training.batch_size,
     names=trainer.names,
   )
   try:

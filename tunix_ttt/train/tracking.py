@@ -14,35 +14,34 @@ from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 
 
-class OwnMetrics:
-  """A backend of Tunix's that hears one trainer's metrics, until it is closed.
+class FilteredBackend:
+  """A logging backend that receives only one trainer's metrics, until closed.
 
-  Tunix gives its backends to `jax.monitoring`, which tells them of everything
-  that JAX and Orbax measure too, and goes on after they are closed.
+  Tunix registers backends with `jax.monitoring`, which also sends them metrics
+  of JAX and Orbax, even after they are closed.
   """
 
   def __init__(self, backend: metrics_logger.LoggingBackend, prefix: str):
-    """Wraps `backend`; only events that start with `prefix/` reach it."""
-    self._backend = backend
-    self._prefix = prefix
-    self._open = True
+    """Wraps `backend`, which receives events that start with `prefix/`."""
+    self._backend, self._prefix = backend, prefix
+    self._is_open = True
 
   def log_scalar(
     self, event: str, value: float | np.ndarray, **kwargs: str | int
   ) -> None:
-    """Listens to `jax.monitoring`."""
-    if self._open and event.startswith(f"{self._prefix}/"):
+    """Forwards an event to the backend."""
+    if self._is_open and event.startswith(f"{self._prefix}/"):
       self._backend.log_scalar(event, value, **kwargs)
 
   def close(self) -> None:
     """Closes the backend."""
-    if self._open:
-      self._open = False
+    if self._is_open:
+      self._is_open = False
       self._backend.close()
 
 
 def check(config: config_lib.LoggingConfig) -> None:
-  """Raises a UserError if W&B is asked for and not installed."""
+  """Raises a UserError if the config enables W&B, which is not installed."""
   if config.wandb and importlib.util.find_spec("wandb") is None:
     raise errors.UserError(
       "logging.wandb: Weights & Biases is not installed; run: pip install"
@@ -53,39 +52,35 @@ def check(config: config_lib.LoggingConfig) -> None:
 def options(
   config: config_lib.LoggingConfig, run: pathlib.Path, prefix: str
 ) -> metrics_logger.MetricsLoggerOptions:
-  """Returns Tunix's options for a run.
+  """Returns Tunix's options for TensorBoard and, if enabled, W&B.
 
   Args:
-    config: says whether W&B is wanted; TensorBoard always is.
-    run: the run directory.
+    config: Settings of logging.
+    run: Run directory.
     prefix: Prefix of the trainer's metrics, `metrics_prefix` in Tunix.
   """
   directory = str(run / run_directory.TENSORBOARD)
   factories: list[metrics_logger.BackendFactory] = [
-    lambda: OwnMetrics(
+    lambda: FilteredBackend(
       metrics_logger.TensorboardBackend(log_dir=directory), prefix
     )
   ]
   if config.wandb:
-    factories.append(lambda: OwnMetrics(_wandb(config, run), prefix))
-  # Without a list of backends Tunix adds W&B wherever it can be imported.
+    factories.append(lambda: FilteredBackend(_wandb(config, run), prefix))
+  # Without explicit backends, Tunix adds W&B if it is installed.
   return metrics_logger.MetricsLoggerOptions(
     log_dir=directory, backend_kwargs={"custom_backend": factories}
   )
 
 
 def wandb_url(run: pathlib.Path) -> str | None:
-  """Returns the address of a run's page on W&B, None offline and without one.
-
-  Args:
-    run: the run directory, whose backends have been made.
-  """
+  """Returns the URL of a run on W&B; None offline or without W&B."""
   wandb: Any = sys.modules.get("wandb")
-  tracked = wandb and wandb.run
-  # A notebook may have a W&B run of its own.
-  if not tracked or tracked.id != run.name:
+  wandb_run = wandb and wandb.run
+  # A notebook may have another W&B run.
+  if not wandb_run or wandb_run.id != run.name:
     return None
-  return tracked.url or None
+  return wandb_run.url or None
 
 
 def _wandb(
@@ -94,7 +89,7 @@ def _wandb(
   import wandb  # pyright: ignore[reportMissingImports]
 
   try:
-    # A run that is resumed goes on under its name.
+    # A resumed run continues its W&B run.
     return metrics_logger.WandbBackend(
       project=config.wandb_project,
       name=run.name,
@@ -105,6 +100,6 @@ def _wandb(
     )
   except wandb.Error as error:
     raise errors.UserError(
-      f"logging.wandb: {error} To go on without it:"
+      f"logging.wandb: {error} To resume without W&B:"
       f" --output {run} --resume latest --set logging.wandb=false"
     ) from None

@@ -1,4 +1,4 @@
-"""Tunix's trainers, made exact about metrics and resuming."""
+"""Tunix's trainers, with exact metrics and resuming."""
 
 from collections.abc import Callable, Iterable, Mapping
 import functools
@@ -17,7 +17,6 @@ from tunix.sft import sharding_utils
 from tunix.sft.dpo import dpo_trainer
 
 from tunix_ttt import config as config_lib
-from tunix_ttt.algorithms import dpo_loss
 from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import meshes
@@ -30,55 +29,54 @@ from tunix_ttt.train import tracking
 
 
 class LeanSteps(peft_trainer.PeftTrainer):
-  """A `PeftTrainer` whose compiled steps return only what they train.
+  """A `PeftTrainer` whose compiled steps return only the trained parameters.
 
-  The parent's step takes and returns the whole model, so that every weight is
-  there twice while it runs, and frozen ones are new arrays afterwards, no
-  longer those that others share. Train with `skip_jit=True`: these steps are
-  compiled already.
+  The parent's step takes and returns the whole model, which doubles the memory
+  for weights and replaces shared arrays of frozen weights. Train with
+  `skip_jit=True`, because these steps are compiled already.
   """
 
   _steps: tuple[Callable[..., Any], ...] | None = None
 
   @functools.cached_property
   def mesh(self) -> Mesh | None:
-    """The devices that the model is on; None for a single one."""
+    """The mesh of the model; None for a single device."""
     return meshes.of(self.model)
 
   def clear_jit_cache(self) -> None:
-    """See the parent."""
+    """Discards the compiled steps."""
     super().clear_jit_cache()
     self._steps = None
 
   def create_train_step_fn(self) -> Callable[..., Any]:
     """Returns the step that updates the model and the optimizer in place."""
-    return self._compiled()[0]
+    return self._compiled_steps()[0]
 
   def create_eval_step_fn(self) -> Callable[..., Any]:
-    """Returns the step that computes the loss alone."""
-    return self._compiled()[1]
+    """Returns the step that only computes the loss."""
+    return self._compiled_steps()[1]
 
   def lower_train_step(self, inputs: Any) -> jax.stages.Lowered:
-    """Returns the program of the step that updates, which is not taken."""
-    return self._compiled()[2](inputs)
+    """Lowers the train step, without running it."""
+    return self._compiled_steps()[2](inputs)
 
-  def _compiled(self) -> tuple[Callable[..., Any], ...]:
+  def _compiled_steps(self) -> tuple[Callable[..., Any], ...]:
     if self._steps is None:
       self._steps = self._make_steps()
     return self._steps
 
   def _make_steps(self) -> tuple[Callable[..., Any], ...]:
     trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
-    # What a step returns stays on its devices for good; what it is first given
-    # must too, or the second step is compiled anew.
+    # The first step's arguments must be committed to devices like its results,
+    # or the second step is compiled again.
     meshes.place(self.optimizer, self.mesh)
     for node in (self.model, self.optimizer):
       nnx.update(node, jax.tree.map(_committed, nnx.state(node)))
-    held = tuple(
+    shardings = tuple(
       jax.tree.map(lambda value: value.sharding, state)
       for state in (nnx.state(self.model, trained), nnx.state(self.optimizer))
     )
-    # The graph of a model with adapters is not hashable: it is closed over.
+    # A closure, because the graph of a model with adapters is not hashable.
     graph, *_ = nnx.split(self.model, trained, ...)
     optimizer_graph, _ = nnx.split(self.optimizer)
 
@@ -91,9 +89,9 @@ class LeanSteps(peft_trainer.PeftTrainer):
     def evaluate(values: Any, frozen: Any, inputs: Any) -> Any:
       return self._eval_step(nnx.merge(graph, values, frozen), inputs)
 
-    # Each array stays where it is.
+    # Each array keeps its sharding.
     jitted_update = jax.jit(
-      update, donate_argnums=1, out_shardings=(*held, None)
+      update, donate_argnums=1, out_shardings=(*shardings, None)
     )
     jitted_evaluate = jax.jit(evaluate)
 
@@ -123,25 +121,25 @@ def _committed(value: jax.Array) -> jax.Array:
 
 
 class RecordedTrainer(LeanSteps):
-  """A `PeftTrainer` that records every step; see `SFTTrainer` and `DPOTrainer`.
+  """A `PeftTrainer` that records every step.
 
   It differs from its parent in these ways:
 
-  - Metrics are on disk before the checkpoint of their step is, so that a run
-    killed at any moment goes on with a complete `metrics.jsonl`. The parent
-    holds each step's back until the next.
-  - The held-out rows are evaluated at fixed steps and after the last one,
-    whether the run was interrupted or not.
-  - The learning rate is logged of the step it was used in.
+  - Metrics are written before the checkpoint of their step, so a killed run
+    resumes with a complete `metrics.jsonl`. The parent delays the metrics of a
+    step to the next step.
+  - Held-out rows are evaluated at fixed steps and after the last step, with or
+    without an interruption.
+  - The logged learning rate is the rate of the step itself.
 
   Attributes:
-    names: see `recorder.Recorder`.
+    names: Console names of the loss metrics, see `recorder.Recorder`.
   """
 
   names: ClassVar[Mapping[str, str]]
 
   def _prepare(self, config: config_lib.SFTConfig) -> None:
-    """Takes the settings, after the parent has been made."""
+    """Sets the state of this class; call it after the parent's `__init__`."""
     training = config.training
     self._schedule = optimizers.learning_rate(training)
     self._max_steps = training.max_steps
@@ -159,18 +157,17 @@ class RecordedTrainer(LeanSteps):
     recorder: recorder_lib.Recorder,
     stop: interrupts.Stop,
   ) -> None:
-    """Trains to the end of `train_batches`, from where the checkpoint was.
+    """Trains from the latest checkpoint to the end of `train_batches`.
 
     Args:
-      train_batches: the run's micro-batches from its first step on; those of
-        restored steps are skipped.
-      eval_batches: the held-out rows; may be empty.
-      recorder: takes the metrics.
-      stop: says whether to end before.
+      train_batches: Micro-batches of the whole run; restored steps are skipped.
+      eval_batches: Batches of held-out rows, possibly none.
+      recorder: Recorder of the metrics.
+      stop: Signal to stop early.
 
     Raises:
-      interrupts.Interrupted: when `stop` has said so, and a checkpoint of the
-        last step is saved.
+      interrupts.Interrupted: if `stop` is set, after saving a checkpoint of the
+        current step.
     """
     self._recorder, self._stop = recorder, stop
     self._eval_batches = eval_batches
@@ -182,7 +179,7 @@ class RecordedTrainer(LeanSteps):
       raise
 
   def _prepare_inputs(self, *inputs: Any, **named: Any) -> Any:
-    # Parents have different names for the one argument.
+    # The name of the argument depends on the parent.
     (batch,) = [*inputs, *named.values()]
     self._batch_tokens = int(batch["input_mask"].sum())
     return meshes.feed(batch, self.mesh)
@@ -202,7 +199,7 @@ class RecordedTrainer(LeanSteps):
     for name, value, reduce in (
       *((name, aux[name], np.mean) for name in self.names),
       ("tokens", self._batch_tokens, np.sum),
-      # Of the step itself, whenever its metrics are written.
+      # Time of the step, because its metrics may be written later.
       ("clock", time.perf_counter(), np.max),
     ):
       metrics.setdefault(name, ([], reduce))[0].append(value)
@@ -211,15 +208,15 @@ class RecordedTrainer(LeanSteps):
     super()._write_train_metrics()
     step, is_asked = self._train_steps, self._stop.is_asked()
     if is_asked or self._is_written_at(step):
-      # The second call writes what the first one held back.
+      # The second call writes the metrics that the first call delayed.
       super()._write_train_metrics()
     if is_asked:
-      self._end()
+      self._stop_run()
 
   def _is_written_at(self, step: int) -> bool:
     return step % self._save_interval == 0 or self._is_eval_step(step)
 
-  def _end(self) -> NoReturn:
+  def _stop_run(self) -> NoReturn:
     self._save_last_checkpoint()
     self.checkpoint_manager.close()
     raise self._stop.interrupted(self._train_steps)
@@ -247,10 +244,10 @@ class RecordedTrainer(LeanSteps):
       super()._run_eval(eval_ds, eval_step_fn)
       # An evaluation may take longer than many steps.
       if self._stop.has_begun and self._stop.is_asked():
-        self._end()
+        self._stop_run()
 
   def close(self) -> None:
-    """Evaluates a last time, saves the last checkpoint and closes."""
+    """Runs the last evaluation, saves the last checkpoint and closes."""
     self._write_train_metrics()
     if self._eval_batches:
       self._run_eval(self._eval_batches, self.create_eval_step_fn())
@@ -258,7 +255,7 @@ class RecordedTrainer(LeanSteps):
 
 
 class SFTTrainer(RecordedTrainer):
-  """A trainer on supervised tokens."""
+  """A trainer for supervised fine-tuning."""
 
   names: ClassVar[Mapping[str, str]] = {"token_accuracy": "accuracy"}
 
@@ -268,7 +265,7 @@ class SFTTrainer(RecordedTrainer):
     config: config_lib.SFTConfig,
     run: pathlib.Path,
   ):
-    """Restores the latest checkpoint of the run directory, if there is one."""
+    """Restores the latest checkpoint of the run directory, if any."""
     super().__init__(
       model,
       optimizers.make(config.training),
@@ -280,10 +277,10 @@ class SFTTrainer(RecordedTrainer):
 
 
 class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
-  """Tunix's `DPOTrainer`, whose losses never hold the logits of all tokens.
+  """Tunix's `DPOTrainer`, without a reference model or the logits of all tokens.
 
-  The reference's log-probabilities come with the batches: they are those of the
-  model that training starts from, of which no copy is kept.
+  Batches contain the log-probabilities of the reference, which are computed
+  before training.
   """
 
   names: ClassVar[Mapping[str, str]] = {
@@ -301,7 +298,7 @@ class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
     config: config_lib.DPOConfig,
     run: pathlib.Path,
   ):
-    """Restores the latest checkpoint of the run directory, if there is one."""
+    """Restores the latest checkpoint of the run directory, if any."""
     algorithm = config.dpo
     super().__init__(
       model,
@@ -316,10 +313,10 @@ class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
       ),
     )
     self._prepare(config)
-    self.with_loss_fn(dpo_loss.loss, has_aux=True)
+    self.with_loss_fn(losses.preference_loss, has_aux=True)
 
 
-# Of Tunix's loss metrics, those that are logged, by the names they get.
+# Names in `metrics.jsonl` of the logged metrics of Tunix's loss.
 _GRPO_METRICS = {
   "kl": "kl",
   "entropy": "entropy",
@@ -329,16 +326,15 @@ _GRPO_METRICS = {
 
 
 class GRPOTrainer(LeanSteps):
-  """A `PeftTrainer` on batches of games, driven from outside.
+  """A `PeftTrainer` for batches of games, called by the loop of `train.grpo`.
 
-  One step of a run makes `grpo.num_iterations` updates on one batch of games.
-  Checkpoints are saved by `save`, at the end of a step.
+  Each step of a run makes `grpo.num_iterations` updates on a batch of games.
   """
 
   def __init__(
     self, model: nnx.Module, config: config_lib.GRPOConfig, run: pathlib.Path
   ):
-    """Restores the latest checkpoint of the run directory, if there is one."""
+    """Restores the latest checkpoint of the run directory, if any."""
     settings = training_settings(config, run, "grpo")
     settings["checkpointing_options"] = run_checkpoints.options(
       config.checkpoint
@@ -348,7 +344,7 @@ class GRPOTrainer(LeanSteps):
       optimizers.make(optimizers.in_updates(config)),
       peft_trainer.TrainingConfig(**settings),
     )
-    # The checkpoint's number counts steps of the run.
+    # Checkpoints are numbered by steps of the run, not by updates.
     self.first_step = self._train_steps
     self._parts = config.training.gradient_accumulation_steps
     self._iterations = config.grpo.num_iterations
@@ -363,8 +359,8 @@ class GRPOTrainer(LeanSteps):
     """Makes `grpo.num_iterations` updates on a batch; returns mean metrics.
 
     Args:
-      batch: Batch of games, on the host; cut into
-        `training.gradient_accumulation_steps` micro-batches by its first axis.
+      batch: Batch of games, on the host, which is split along its first axis
+        into `training.gradient_accumulation_steps` micro-batches.
     """
     step, results = self.create_train_step_fn(), []
     size = len(batch.completion_ids) // self._parts
@@ -382,13 +378,13 @@ class GRPOTrainer(LeanSteps):
       name: float(np.mean([result[name] for result in fetched]))
       for name in fetched[0]
     }
-    # Before its first update the model agrees with the sampler; how closely
-    # says whether both compute the same.
+    # Before the first update, it measures the difference between sampler and
+    # trainer.
     before = [result["log_ratio"] for result in fetched[: self._parts]]
     return means | {"log_ratio": float(np.mean(before))}
 
   def log(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes metrics to Tunix's logger: TensorBoard and W&B."""
+    """Logs metrics to TensorBoard and W&B."""
     logger: Any = self.metrics_logger
     for name, value in metrics.items():
       logger.log(self.metrics_prefix, name, value, "train", step)
@@ -417,16 +413,16 @@ def training_settings(
   """Returns the fields of Tunix's `TrainingConfig`.
 
   Args:
-    config: the settings.
-    run: the run directory.
+    config: Settings of the run.
+    run: Run directory.
     prefix: Prefix of metric names.
   """
   accumulation = config.training.gradient_accumulation_steps
   policies = ocp.checkpoint_managers
   return {
     "eval_every_n_steps": config.training.eval_every_n_steps,
-    # The data ends after `max_steps`; naming it here would also start Tunix's
-    # own progress bar.
+    # The data ends after `max_steps`; setting it here would start Tunix's
+    # progress bar.
     "max_steps": None,
     "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
     "checkpoint_root_directory": str(

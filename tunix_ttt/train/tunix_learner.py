@@ -1,8 +1,7 @@
-"""Tunix's own `GRPOLearner` on whole games, for those who build on it.
+"""Adapts Tunix's `GRPOLearner` to whole games.
 
-Runs train by `train.grpo`, which needs neither a cluster nor this adapter. Here
-`GRPOLearner` and `RLCluster` do what they do elsewhere; the rollout, rewards
-and advantages of a batch are this library's.
+It is an example for users of `GRPOLearner` and `RLCluster`, with the rollout,
+rewards and advantages of this library. Runs of `train.grpo` do not use it.
 """
 
 from collections.abc import Iterator
@@ -31,21 +30,21 @@ _ROLES = rl_cluster_lib.Role
 
 
 class _Engine(base_rollout.BaseRollout):
-  """The rollout engine of a cluster, of which only the token ids are used."""
+  """A rollout engine that only provides token ids."""
 
   def __init__(self, rollout_actor: Any, tokenizer: Any, **_: Any):
     self._actor, self._tokenizer = rollout_actor, tokenizer
 
   def generate(self, prompts: Any, rollout_config: Any, **_: Any) -> Any:
-    """See the parent."""
+    """Is not supported."""
     raise NotImplementedError("games are played by `GameRollout`")
 
   def get_per_token_logps(self, *_: Any, **__: Any) -> Any:
-    """See the parent."""
+    """Is not supported."""
     raise NotImplementedError("batches have the sampler's log-probabilities")
 
   def update_params(self, params: Any, filter_types: Any = None) -> None:
-    """Does nothing: the sampler has the actor's own arrays."""
+    """Does nothing, because the sampler shares the actor's arrays."""
 
   def pad_id(self) -> int:
     """Returns the tokenizer's pad token."""
@@ -61,15 +60,14 @@ class _Engine(base_rollout.BaseRollout):
 
 
 class GameLearner(grpo_learner.GRPOLearner):
-  """Tunix's learner, whose batches are games of `GameRollout`."""
+  """Tunix's learner on batches of games from `GameRollout`."""
 
   def __init__(self, model: checkpoints.Model, config: config_lib.GRPOConfig):
     """Makes a cluster of one device.
 
     Args:
-      model: Model to train.
-      config: Settings; runs of several devices, adapters and past selves are
-        for `train.grpo`.
+      model: Model to train, without adapters.
+      config: Settings, without past selves or several devices.
     """
     groups = config.training.batch_size // config.grpo.num_generations
     parts = config.training.gradient_accumulation_steps
@@ -115,7 +113,7 @@ class GameLearner(grpo_learner.GRPOLearner):
   def _generate_and_compute_advantage(
     self, training_input: Any, mode: Any = rl_cluster_lib.Mode.TRAIN
   ) -> grpo_loss.GameExample:
-    """Plays the games of the next step; prompts only count groups."""
+    """Plays the games of the next step; the prompts are ignored."""
     config = self._config
     games, sequences = self._rollout.play(self._step)
     self._step += 1
@@ -133,5 +131,5 @@ class GameLearner(grpo_learner.GRPOLearner):
 
 
 def _no_text_reward(prompts: Any, completions: Any, **_: Any) -> Any:
-  """Stands for the reward function that Tunix requires; games have others."""
+  """Satisfies Tunix's requirement of a reward function; it is never called."""
   raise NotImplementedError("rewards are functions of games")
