@@ -1,4 +1,4 @@
-"""Functions of users, from Python and by name."""
+"""Tests functions of users, from Python and by name."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Damaged and interrupted run directories: all is told, nothing is lost."""
+"""Tests that damaged and interrupted runs are detected and recovered."""
 
 import dataclasses
 import json
@@ -127,11 +127,11 @@ def test_nothing_is_whole(run):
   root = run / run_directory.CHECKPOINTS
   for step in STEPS:
     (root / str(step) / integrity.DIGESTS).unlink()
-  with pytest.raises(errors.UserError, match=r"of the checkpoints 2, 4, 5 is"):
+  with pytest.raises(errors.UserError, match=r"all checkpoints .2, 4, 5. are"):
     run_checkpoints.choose(run, None)
   shutil.rmtree(root)
   assert run_checkpoints.choose(run, None) == 0
-  with pytest.raises(errors.UserError, match="step 5; there are none"):
+  with pytest.raises(errors.UserError, match="step 5; available: none"):
     run_checkpoints.choose(run, 5)
   root.write_text("")
   with pytest.raises(errors.UserError, match="expected a directory, found a"):
@@ -302,9 +302,9 @@ def test_a_run_of_another_recipe(finished, tmp_path):
   run = shutil.copytree(finished, tmp_path / "run")
   manifest = run_directory.RunManifest.read(run)
   manifest.model_copy(update={"recipe": "dpo"}).write(run)
-  with pytest.raises(errors.UserError, match="this is a run of dpo, which"):
+  with pytest.raises(errors.UserError, match="this is a dpo run; use"):
     recipes.resume(run, CONFIG)
-  with pytest.raises(errors.UserError, match="recipe: 'dpo' does not fit"):
+  with pytest.raises(errors.UserError, match="recipe: 'dpo' has no section"):
     recipes.resume(run)
 
 

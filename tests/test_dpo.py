@@ -1,4 +1,4 @@
-"""DPO runs: from an SFT model, resumed bit for bit, wrong input told."""
+"""Tests DPO runs: exact resuming and invalid input."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Dry runs of published models: shapes alone, without network or weights."""
+"""Tests dry runs of published models, without network or weights."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Batches of games as the trainer reads them."""
+"""Tests the games of a step and the batches made of them."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""GRPO runs of a small model: what they write, and that they go on exactly."""
+"""Tests GRPO runs of a small model: files, metrics and exact resuming."""
 
 from collections import Counter
 import dataclasses

@@ -1,4 +1,4 @@
-"""Where the games of a GRPO run start: `episodes.starts`."""
+"""Tests the start positions of GRPO games: `episodes.starts`."""
 
 import dataclasses
 import pathlib

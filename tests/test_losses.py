@@ -1,4 +1,4 @@
-"""The supervised loss against hand arithmetic and Tunix's own."""
+"""Tests the supervised loss against hand arithmetic and Tunix."""
 
 import jax
 import jax.numpy as jnp

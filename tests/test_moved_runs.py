@@ -1,4 +1,4 @@
-"""Runs that were moved, renamed and copied, from other working directories."""
+"""Tests runs that were moved, renamed or copied."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""Optimizers: bfloat16 parameters learn as float32 ones do."""
+"""Tests optimizers and their float32 copies of bfloat16 parameters."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Rewards that are given in Python: what they may be, and runs with them."""
+"""Tests reward functions from Python: validation, runs and resuming."""
 
 import dataclasses
 import functools

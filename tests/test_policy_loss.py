@@ -1,4 +1,4 @@
-"""The loss of games is Tunix's, whatever the masks and the micro-batches."""
+"""Tests the loss of games against Tunix, for all masks and micro-batches."""
 
 import dataclasses
 import operator

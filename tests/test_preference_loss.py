@@ -1,4 +1,4 @@
-"""DPO's and ORPO's losses are Tunix's, from log-probabilities alone."""
+"""Tests the DPO and ORPO losses against Tunix."""
 
 import dataclasses
 import math

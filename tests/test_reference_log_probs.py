@@ -1,4 +1,4 @@
-"""Log-probabilities by other weights than the sampler's, and what they weigh."""
+"""Tests scorers of games and importance weights."""
 
 import dataclasses
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Rewards of games that are known, and advantages against plain arithmetic."""
+"""Tests rewards and advantages against hand arithmetic."""
 
 import dataclasses
 from typing import Any

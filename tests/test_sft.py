@@ -1,4 +1,4 @@
-"""Runs: what they leave, that they repeat, and that they resume exactly."""
+"""Tests SFT runs: files, determinism and exact resuming."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""TensorBoard and W&B hear what they should, and no more."""
+"""Tests the metrics sent to TensorBoard and W&B."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Tunix's `GRPOLearner` trains on whole games as `train.grpo` does."""
+"""Tests that Tunix's `GRPOLearner` trains like `train.grpo`."""
 
 import numpy as np
 import pytest
