@@ -20,6 +20,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import recorder
 
@@ -80,7 +81,7 @@ def run(grpo_run):
 
 
 def test_a_run_leaves_what_it_should(run):
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.recipe == "grpo" and manifest.status == "finished"
   assert manifest.dataset is None and manifest.dataset_key == "games"
   found = rows(run)
@@ -135,7 +136,7 @@ def test_going_on_from_a_checkpoint(run, tmp_path):
     run / run_directory.ROLLOUTS
   ).read_text()
   assert [
-    s.from_step for s in run_directory.RunManifest.read(other).sessions
+    s.from_step for s in run_manifest.RunManifest.read(other).sessions
   ] == [0, 2]
 
 
@@ -241,7 +242,7 @@ def test_every_prompt_is_asked_before_any_comes_again(tmp_path):
   config = dataclasses.replace(config, rollouts_per_log=16)
   config = changed(config, "logging", log_every_n_steps=1)
   run = train(config, tmp_path / "run")
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.dataset is not None and manifest.dataset.rows == 6
   assert manifest.dataset.digest == made.digest
   games = [

@@ -11,8 +11,8 @@ from tunix_ttt.runs import run_directory
 
 HOLD = """
 import pathlib, sys, time
-from tunix_ttt import runs
-with runs.hold(pathlib.Path(sys.argv[1])):
+from tunix_ttt.runs import run_directory
+with run_directory.hold(pathlib.Path(sys.argv[1])):
   print("held", flush=True)
   time.sleep(300)
 """

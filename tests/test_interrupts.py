@@ -220,7 +220,8 @@ def test_signals_are_the_main_threads():
 # Stands for a step that Python cannot interrupt.
 STUCK = """
 import pathlib, sys, time
-from tunix_ttt import cli, interrupts
+from tunix_ttt import cli
+from tunix_ttt.runs import interrupts
 
 def main():
   run = pathlib.Path(sys.argv[1])

@@ -64,8 +64,8 @@ if TYPE_CHECKING:
   from tunix_ttt.rollout.trajectory import Ending
   from tunix_ttt.rollout.trajectory import Trajectory
   from tunix_ttt.rollout.trajectory import describe as describe_games
-  from tunix_ttt.runs.run_directory import RunManifest
   from tunix_ttt.runs.run_directory import read_metrics
+  from tunix_ttt.runs.run_manifest import RunManifest
   from tunix_ttt.train.base_model import load as load_model
 
 __version__ = "0.1.0"
@@ -81,7 +81,7 @@ _SOURCES = {
   "Outcome": ("games.tictactoe.env", "Outcome"),
   "Partner": ("evaluate.partner", "Partner"),
   "Reward": ("algorithms.rewards", "Reward"),
-  "RunManifest": ("runs.run_directory", "RunManifest"),
+  "RunManifest": ("runs.run_manifest", "RunManifest"),
   "SFTConfig": ("config", "SFTConfig"),
   "State": ("games.tictactoe.env", "State"),
   "TicTacToe": ("games.tictactoe.env", "TicTacToe"),

@@ -21,6 +21,7 @@ from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 _EXAMPLE = "example:\n  "
@@ -181,7 +182,7 @@ def config_of_model(
   settings = overrides(settings, model__base=flags.base)
   if flags.config is not None:
     return config_lib.load_any(flags.config, settings)
-  config = run_directory.config_of_model(flags.model, settings)
+  config = run_manifest.config_of_model(flags.model, settings)
   if config is None:
     raise errors.UserError(
       f"--model {flags.model}: belongs to no run, whose settings say how it"
@@ -331,7 +332,7 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
   from tunix_ttt.train import resume_checks
 
   if flags.resume is not None and flags.output is not None:
-    run = run_directory.RunManifest.read(flags.output)
+    run = run_manifest.RunManifest.read(flags.output)
     config = resume_checks.relocate(config, run, flags.output)
   print(dry_run.describe(config))
   return True

@@ -20,6 +20,7 @@ from tunix_ttt.algorithms import rewards
 from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import base_model
 from tunix_ttt.train import dry_run
 
@@ -28,7 +29,7 @@ PAIRS = "pairs.jsonl"
 _WHAT = "pipeline manifest"
 
 
-class StageRecord(run_directory.Record):
+class StageRecord(run_manifest.Record):
   """The record of a finished stage.
 
   Attributes:
@@ -42,7 +43,7 @@ class StageRecord(run_directory.Record):
   exact_play: dict[str, Any] | None = None
 
 
-class PipelineManifest(run_directory.Record):
+class PipelineManifest(run_manifest.Record):
   """The manifest of a pipeline: its stages and their results so far.
 
   Attributes:
@@ -56,7 +57,7 @@ class PipelineManifest(run_directory.Record):
 
 def stages(
   config: config_lib.PipelineConfig, output: pathlib.Path
-) -> dict[run_directory.Recipe, config_lib.SFTConfig]:
+) -> dict[run_manifest.Recipe, config_lib.SFTConfig]:
   """Returns the config of each run, in order.
 
   Args:
@@ -66,7 +67,7 @@ def stages(
   Raises:
     errors.UserError: if a stage's config is wrong.
   """
-  found: dict[run_directory.Recipe, config_lib.SFTConfig] = {}
+  found: dict[run_manifest.Recipe, config_lib.SFTConfig] = {}
   for name, recipe in recipes.RECIPES.items():
     stage: config_lib.StageConfig | None = getattr(config, name)
     if stage is None:
@@ -123,7 +124,7 @@ def run(
 
 def _run_stages(
   config: config_lib.PipelineConfig,
-  configs: dict[run_directory.Recipe, config_lib.SFTConfig],
+  configs: dict[run_manifest.Recipe, config_lib.SFTConfig],
   output: pathlib.Path,
 ) -> Iterator[tuple[str, StageRecord]]:
   """Yields what each stage made, when it is done."""
@@ -169,7 +170,7 @@ def _record(
 
 
 def _read(path: pathlib.Path, config: dict[str, Any]) -> PipelineManifest:
-  found = run_directory.read_record(PipelineManifest, path, _WHAT)
+  found = run_manifest.read_record(PipelineManifest, path, _WHAT)
   if found.config != config:
     raise errors.UserError(
       f"{path}: the directory is of a pipeline with another config; choose"

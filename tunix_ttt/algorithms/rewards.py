@@ -20,7 +20,7 @@ from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
@@ -98,12 +98,12 @@ def _custom(name: str, value: Any) -> CustomReward:
   return CustomReward(function, float(weight))
 
 
-def records(custom: CustomRewards) -> dict[str, run_directory.RewardRecord]:
+def records(custom: CustomRewards) -> dict[str, run_manifest.RewardRecord]:
   """Returns the manifest's records of custom rewards, with source digests."""
   return {name: _record(*value) for name, value in custom.items()}
 
 
-def _record(function: Reward, weight: float) -> run_directory.RewardRecord:
+def _record(function: Reward, weight: float) -> run_manifest.RewardRecord:
   named: Any = function
   if not hasattr(function, "__qualname__"):
     named = type(function)
@@ -111,7 +111,7 @@ def _record(function: Reward, weight: float) -> run_directory.RewardRecord:
     source = hashlib.sha256(inspect.getsource(named).encode()).hexdigest()
   except (OSError, TypeError):
     source = None
-  return run_directory.RewardRecord(
+  return run_manifest.RewardRecord(
     function=named.__qualname__, weight=weight, source=source
   )
 

@@ -13,6 +13,7 @@ from tunix_ttt.report import html
 from tunix_ttt.report import plots
 from tunix_ttt.report import results
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 _NONE = "-"
 
@@ -30,7 +31,7 @@ class Run:
   """
 
   name: str
-  manifest: run_directory.RunManifest
+  manifest: run_manifest.RunManifest
   metrics: Sequence[dict[str, Any]]
   sides: dict[str, results.Side]
   is_exact: bool
@@ -57,7 +58,7 @@ def read(directories: Sequence[pathlib.Path]) -> list[Run]:
 
 
 def _read(run: pathlib.Path, name: str) -> Run:
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   manifest.check_files(run)
   metrics = run_directory.read_metrics(run)
   if (run / run_directory.GAMES_SUMMARY).exists():

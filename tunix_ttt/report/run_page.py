@@ -16,6 +16,7 @@ from tunix_ttt.report import html
 from tunix_ttt.report import plots
 from tunix_ttt.report import results
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 # Lines that are shown at once, and those behind a button.
 _FEW, _MANY = 12, 120
@@ -35,7 +36,7 @@ class Material:
     games: those of `after`.
   """
 
-  manifest: run_directory.RunManifest | None = None
+  manifest: run_manifest.RunManifest | None = None
   metrics: Sequence[dict[str, Any]] = ()
   pairs: Sequence[delta_report.Pair] = ()
   before: game_files.Summary | None = None
@@ -74,7 +75,7 @@ def collect(
   manifest, metrics = None, []
   if run is not None:
     manifest, metrics = (
-      run_directory.RunManifest.read(run),
+      run_manifest.RunManifest.read(run),
       run_directory.read_metrics(run),
     )
     manifest.check_files(run)
@@ -226,7 +227,7 @@ def _title(material: Material) -> str:
   return named[-1] if named else "Evaluation"
 
 
-def _config(manifest: run_directory.RunManifest | None) -> str | None:
+def _config(manifest: run_manifest.RunManifest | None) -> str | None:
   if manifest is None:
     return None
   return yaml.safe_dump(manifest.config, sort_keys=False)

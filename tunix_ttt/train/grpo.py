@@ -31,6 +31,7 @@ from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_recorder
 from tunix_ttt.train import game_rollout
@@ -45,7 +46,7 @@ from tunix_ttt.train import trainer as trainer_lib
 
 def run(
   plan: grpo_plan.Plan,
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   path: pathlib.Path,
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""

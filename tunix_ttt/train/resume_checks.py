@@ -13,6 +13,7 @@ from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 # Settings that change what is written, or where it is computed, and no more; and
 # places of things whose digests are checked.
@@ -30,11 +31,11 @@ _FREE_ON_RESUME = (
 )
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 # Custom rewards of a run, by name.
-Rewards = Mapping[str, run_directory.RewardRecord]
+Rewards = Mapping[str, run_manifest.RewardRecord]
 
 
 def config_of(
-  kind: type[ConfigT], manifest: run_directory.RunManifest, run: pathlib.Path
+  kind: type[ConfigT], manifest: run_manifest.RunManifest, run: pathlib.Path
 ) -> ConfigT:
   """Returns the settings that a run was started with.
 
@@ -54,7 +55,7 @@ def config_of(
 
 
 def relocate(
-  config: ConfigT, manifest: run_directory.RunManifest, run: pathlib.Path
+  config: ConfigT, manifest: run_manifest.RunManifest, run: pathlib.Path
 ) -> ConfigT:
   """Returns a run's settings with the files that they name where they are now.
 
@@ -120,7 +121,7 @@ def with_model(config: ConfigT, **changes: Any) -> ConfigT:
 
 def check_same_config(
   config: config_lib.SFTConfig,
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   run: pathlib.Path,
 ) -> None:
   """Raises a UserError if a run was started with another config."""
@@ -143,7 +144,7 @@ def check_same_config(
 
 
 def check_same_rewards(
-  rewards: Rewards, manifest: run_directory.RunManifest, run: pathlib.Path
+  rewards: Rewards, manifest: run_manifest.RunManifest, run: pathlib.Path
 ) -> None:
   """Raises a UserError if a run was started with other rewards."""
   theirs = manifest.rewards
@@ -164,8 +165,8 @@ def check_same_rewards(
 
 
 def check_same_data(
-  ours: run_directory.DatasetRecord | None,
-  theirs: run_directory.DatasetRecord | None,
+  ours: run_manifest.DatasetRecord | None,
+  theirs: run_manifest.DatasetRecord | None,
   run: pathlib.Path,
 ) -> None:
   """Raises a UserError if a run was started with other data."""
@@ -180,8 +181,8 @@ def check_same_data(
 
 
 def check_same_model(
-  record: run_directory.ModelRecord,
-  manifest: run_directory.RunManifest,
+  record: run_manifest.ModelRecord,
+  manifest: run_manifest.RunManifest,
   run: pathlib.Path,
 ) -> None:
   """Raises a UserError if a run was started with another model."""

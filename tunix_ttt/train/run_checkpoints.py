@@ -19,6 +19,7 @@ from tunix_ttt.runs import integrity
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 # Orbax still writes these two after a checkpoint's data. Its metadata decides
 # nothing that is restored: names and shapes come from the model.
@@ -193,7 +194,7 @@ def _fault_of_file(path: pathlib.Path, is_short: bool, step: int) -> str:
 
 def go_back(
   run: pathlib.Path,
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   step: int,
   chosen: bool,
 ) -> None:

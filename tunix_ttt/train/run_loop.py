@@ -26,6 +26,7 @@ from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import tracking
@@ -42,11 +43,11 @@ class Prepared(Protocol):
     ...
 
   @property
-  def record(self) -> run_directory.ModelRecord:
+  def record(self) -> run_manifest.ModelRecord:
     """Of the model, for the manifest."""
     ...
 
-  def dataset_record(self) -> run_directory.DatasetRecord | None:
+  def dataset_record(self) -> run_manifest.DatasetRecord | None:
     """Returns what the manifest says of the data, None for played games."""
     ...
 
@@ -55,12 +56,12 @@ ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 PreparedT = TypeVar("PreparedT", bound=Prepared)
 # Trains from the latest checkpoint to the end; returns the run directory.
 Train = Callable[
-  [PreparedT, run_directory.RunManifest, pathlib.Path], pathlib.Path
+  [PreparedT, run_manifest.RunManifest, pathlib.Path], pathlib.Path
 ]
 
 
 def start(
-  recipe: run_directory.Recipe,
+  recipe: run_manifest.Recipe,
   config: config_lib.SFTConfig,
   output: pathlib.Path | None,
   plan: Callable[[], PreparedT],
@@ -148,7 +149,7 @@ def resume(
     interrupts.Interrupted: see `start`.
   """
   requirements.check()
-  found = run_directory.RunManifest.read(run)
+  found = run_manifest.RunManifest.read(run)
   with _working_on(run):
     resume_checks.check_same_config(config, found, run)
     resume_checks.check_same_rewards(rewards, found, run)
@@ -170,7 +171,7 @@ def resume(
 @progress.stage("placing the model on its devices")
 def adapt(
   base: checkpoints.Model, config: config_lib.SFTConfig
-) -> tuple[checkpoints.Model, run_directory.ModelRecord]:
+) -> tuple[checkpoints.Model, run_manifest.ModelRecord]:
   """Makes a model ready for training: adapters, a record, its place on devices.
 
   Raises:
@@ -187,7 +188,7 @@ def adapt(
     values = specs.parameters(model.module, kind).values()
     return sum(value.size for value in values)
 
-  record = run_directory.ModelRecord(
+  record = run_manifest.ModelRecord(
     name=config.model.name,
     revision=base.revision,
     commit=base.commit,
@@ -199,16 +200,16 @@ def adapt(
 
 
 def manifest(
-  recipe: run_directory.Recipe,
+  recipe: run_manifest.Recipe,
   config: config_lib.SFTConfig,
-  model: run_directory.ModelRecord,
+  model: run_manifest.ModelRecord,
   output: pathlib.Path,
-  dataset: run_directory.DatasetRecord | None,
+  dataset: run_manifest.DatasetRecord | None,
   rewards: resume_checks.Rewards,
-) -> run_directory.RunManifest:
+) -> run_manifest.RunManifest:
   """Returns the manifest of a new run; `dataset` is None for played games."""
-  sha, dirty = run_directory.git_state()
-  return run_directory.RunManifest(
+  sha, dirty = run_manifest.git_state()
+  return run_manifest.RunManifest(
     run_id=output.name,
     created_at=run_directory.now(),
     recipe=recipe,
@@ -219,7 +220,7 @@ def manifest(
     dataset_key="games" if dataset is None else dataset.key,
     model=model,
     rewards=dict(rewards),
-    versions=run_directory.versions(),
+    versions=run_manifest.versions(),
     platform=platform.platform(),
     devices=[device.device_kind for device in jax.devices()],
     mesh=meshes.described(config.mesh),
@@ -258,7 +259,7 @@ def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
 
 
 def _create(
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   model: checkpoints.Model,
   output: pathlib.Path,
 ) -> None:
@@ -271,10 +272,10 @@ def _create(
 
 
 def begin_session(
-  manifest: run_directory.RunManifest, run: pathlib.Path, from_step: int
-) -> run_directory.RunManifest:
+  manifest: run_manifest.RunManifest, run: pathlib.Path, from_step: int
+) -> run_manifest.RunManifest:
   """Writes into the manifest that this process works on the run."""
-  session = run_directory.Session(
+  session = run_manifest.Session(
     started_at=run_directory.now(), from_step=from_step
   )
   if url := tracking.wandb_url(run):
@@ -295,7 +296,7 @@ def begin_session(
 
 @progress.stage("saving the model")
 def finish(
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   run: pathlib.Path,
   model: checkpoints.Model,
   final_metrics: dict[str, float],
