@@ -24,7 +24,7 @@ from tunix_ttt.runs import run_manifest
 
 # Longer than it takes until a process is missed, by the setting below.
 SECONDS = 60
-LOST = "none can go on alone; start all of them again, with --resume latest"
+LOST = "cannot be reached; start all processes again, with --resume latest"
 
 
 def start(script, config, run, *flags) -> list[subprocess.Popen]:

@@ -27,7 +27,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Parses the flags and runs the stages."""
   flags = _parse()
-  interrupts.how_to_go_on = lambda run: cli.same_command()
+  interrupts.resume_command = lambda run: cli.same_command()
   kind = config_lib.PipelineConfig
   config = config_lib.load(kind, flags.config, flags.set)
   cli.require_tunix()

@@ -275,7 +275,7 @@ def parse_run(arguments: argparse.ArgumentParser) -> argparse.Namespace:
   flags = arguments.parse_args()
   if flags.resume is not None and flags.output is None:
     arguments.error("--resume needs --output, the run directory to go on with")
-  interrupts.how_to_go_on = functools.partial(_resumed, flags)
+  interrupts.resume_command = functools.partial(_resumed, flags)
   return flags
 
 
