@@ -157,7 +157,7 @@ def test_settings_that_are_none(tmp_path):
   manifest = tmp_path / "run_manifest.json"
   manifest.write_text('{"run_id": "run", "recipe": "sft", "config": {}}')
   with pytest.raises(
-    ttt.UserError, match="the manifest of a run, not a config"
+    ttt.UserError, match="this is a run manifest, not a config"
   ):
     ttt.load_config(ttt.SFTConfig, str(manifest))
   assert not output.exists()

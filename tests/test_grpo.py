@@ -317,7 +317,7 @@ def test_batches_without_a_signal_are_told(tmp_path):
     ({"grpo": {"advantage_estimator": "gae"}}, "'grpo', 'drgrpo' or 'rloo'"),
     (
       {"play": {"max_new_tokens": 64, "max_game_tokens": 48}},
-      "max_new_tokens 64 leaves nothing of the max_game_tokens 48",
+      "max_new_tokens 64 leaves no room for the board in max_game_tokens 48",
     ),
   ],
 )

@@ -17,6 +17,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
 from tunix_ttt import streams
+from tunix_ttt.runs import disk_faults
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
@@ -33,14 +34,14 @@ def run(main: Callable[[], None]) -> None:
   A mistake in the input is 2, Ctrl-C 130 and SIGTERM 143.
   """
   try:
-    with interrupts.in_script(), files.silence_after_disk_fault():
+    with interrupts.in_script(), disk_faults.silence_consequences():
       main()
   except errors.UserError as error:
     _exit(2, f"error: {error}")
   except interrupts.Interrupted as interrupted:
     message, code = str(interrupted), interrupted.exit_code
   except Exception as error:
-    if fault := files.fault_of_disk(error):
+    if fault := disk_faults.describe(error):
       _exit(2, f"error: {fault}")
     if not processes.joined():
       raise

@@ -36,7 +36,7 @@ _RETRY_SECONDS = 0.01
 _UNINTERRUPTIBLE = {
   "ExtensionFileLoader.create_module",
   "ExtensionFileLoader.exec_module",
-  "_beside",
+  "_temporary",
 }
 _DEFERRED = "stopping after this step; a second signal stops without saving"
 
@@ -212,7 +212,7 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
         raise cause from None
     raise
   finally:
-    # `files.silence_after_disk_fault` leaves its own hook after a fault.
+    # `disk_faults.silence_consequences` leaves its own hook after a fault.
     if sys.unraisablehook is hook:
       sys.unraisablehook = unraisable_hook
     for number, previous in handlers.items():

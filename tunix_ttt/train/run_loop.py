@@ -21,6 +21,7 @@ from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import builders
 from tunix_ttt.models.families import specs
+from tunix_ttt.runs import disk_faults
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
@@ -109,7 +110,7 @@ def _working_on(run: pathlib.Path) -> Iterator[None]:
     with run_directory.hold(run), interrupts.working_on(run):
       yield
   except Exception as error:
-    fault = files.fault_of_disk(error)
+    fault = disk_faults.describe(error)
     if fault is None:
       raise
     raise errors.UserError(
