@@ -222,9 +222,9 @@ def _token(spec: specs.ModelSpec, length: int) -> int:
   """Returns the bytes of one layer's intermediate values of a token."""
   size = jnp.dtype(spec.dtype).itemsize
   heads = (2 * spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
-  # Gemma 2 and 3 have twice as many norms.
-  streams = 10 if spec.family in ("gemma2", "gemma3") else 6
-  values = size * (streams * spec.embed_dim + heads + 4 * spec.hidden_dim)
+  values = size * (
+    spec.traits.norm_streams * spec.embed_dim + heads + 4 * spec.hidden_dim
+  )
   # Attention's scores and weights are float32, and so are capped scores.
   scores = 3 if spec.attn_logit_softcap else 2
   return values + scores * _FLOAT32 * spec.num_heads * length

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import dataclasses
 import os
 import pathlib
-from typing import Any, get_args
+from typing import Any
 
 from flax import nnx
 
@@ -15,7 +15,6 @@ from tunix_ttt import requirements
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import meshes
-from tunix_ttt.models.families import known
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import client
@@ -235,7 +234,7 @@ def outline(
         # Its weights are small, and say what it adapts.
         directory = _find(config.name, config).directory
     except errors.UserError:
-      published = known.spec(config.name, config.dtype or "bfloat16")
+      published = specs.published(config.name, config.dtype or "bfloat16")
       if published is None:
         raise
       spec, tokenizer = published, None
@@ -369,9 +368,9 @@ def _find(
   try:
     return client.find(name, revision, weights=weights)
   except errors.UserError as error:
-    if known.spec(name, "float32") is not None:
+    if specs.published(name, "float32") is not None:
       raise
-    families = ", ".join(get_args(specs.Family))
+    families = ", ".join(specs.FAMILIES)
     raise errors.UserError(
       f"{error}; supported are models of the families {families}"
     ) from None

@@ -63,30 +63,30 @@ NAMES = (
   ),
   Private("tunix.rl.algo_core:masked_mean", "x mask axis", "grpo_loss"),
   Private(
-    "tunix.generate.sampler:Sampler.tokenize", "self input_string", "generation"
+    "tunix.generate.sampler:Sampler.tokenize",
+    "self input_string",
+    "model_policy",
   ),
   Private("tunix.models.gemma.model:shard", "x s", "meshes"),
   Private("tunix.models.qwen2.model:shard", "x s", "meshes"),
   Private("tunix.models.qwen3.model:shard", "x s", "meshes"),
   Private("tunix.utils.sharding_utils:shard", "x s eager", "meshes"),
-  Private("tunix.models.qwen3.model:apply_rope", None, "corrections"),
-  Private("tunix.models.qwen3.model:Attention.block", None, "corrections"),
+  Private("tunix.models.qwen3.model:apply_rope", None, "qwen"),
+  Private("tunix.models.qwen3.model:Attention.block", None, "qwen"),
   Private(
     "tunix.models.gemma.model:Attention.block",
     "self x segment_pos cache attn_mask",
-    "corrections",
+    "gemma",
   ),
   Private(
     "tunix.models.gemma3.model:Attention.block",
     "self x segment_pos cache attn_mask",
-    "corrections",
+    "gemma3",
   ),
-  Private("tunix.models.gemma.model:Einsum.__call__", "self x", "corrections"),
-  Private(
-    "tunix.models.gemma3.model:RMSNorm.__call__", "self x", "corrections"
-  ),
-  Private("tunix.models.automodel:call_model_config", None, "known"),
-  Private("tunix.models.naming:get_model_name_from_model_id", None, "known"),
+  Private("tunix.models.gemma.model:Einsum.__call__", "self x", "gemma"),
+  Private("tunix.models.gemma3.model:RMSNorm.__call__", "self x", "gemma3"),
+  Private("tunix.models.automodel:call_model_config", None, "specs"),
+  Private("tunix.models.naming:get_model_name_from_model_id", None, "specs"),
   Private("qwix:LoraProvider", None, "lora"),
   Private("qwix:apply_lora_to_model", None, "lora"),
   Private(
@@ -106,11 +106,10 @@ ATTRIBUTES = (
     " metrics_prefix",
     "trainer",
   ),
-  ("tunix.models.gemma3.model:Attention", "_query_norm", "corrections"),
   (
     "tunix.models.gemma3.model:Attention",
-    "attn_type rope_base_frequency rope_scale_factor",
-    "builders",
+    "_query_norm attn_type rope_base_frequency rope_scale_factor",
+    "gemma3",
   ),
 )
 

@@ -238,12 +238,8 @@ def _use(export: export_lib.Export, name: str, base: str) -> str:
   tokenizer, note = "AutoTokenizer", ""
   if isinstance(export.model.tokenizer, tokenizers.SentencePieceTokenizer):
     tokenizer = "PreTrainedTokenizerFast"
-    if export.model.spec.family == "qwen2.5":
-      note = (
-        "\n\n`AutoTokenizer` of transformers 5, and vLLM with it, takes any"
-        " tokenizer of a Qwen 2.5 for Qwen's own, which this is not: load it as"
-        " above, and give vLLM token ids."
-      )
+    if tokenizer_note := export.model.spec.traits.tokenizer_note:
+      note = f"\n\n{tokenizer_note}"
   if export.is_adapter:
     assert export.model.lora is not None
     rank = export.model.lora.rank

@@ -19,9 +19,9 @@ import safetensors
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt.models.families import family as family_lib
 from tunix_ttt.models.families import specs
-from tunix_ttt.models.hub import headers
-from tunix_ttt.models.hub import names
+from tunix_ttt.models.hub import hub_loading
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -96,7 +96,7 @@ def is_adapter(directory: pathlib.Path) -> bool:
 
 
 def matrices(
-  values: Mapping[str, Any], table: Mapping[str, names.Source]
+  values: Mapping[str, Any], table: Mapping[str, family_lib.Source]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Returns A [r, in] and B [out, r] of each tensor that has an adapter.
 
@@ -128,7 +128,7 @@ def tensors(
     prefix: what stands before its layers in modules' names.
   """
   result = {}
-  for name, pair in matrices(values, names.table(spec, prefix)).items():
+  for name, pair in matrices(values, spec.tensor_sources(prefix)).items():
     for kind, matrix in zip("AB", pair, strict=True):
       result[_key(name, kind)] = matrix
   return result
@@ -242,7 +242,7 @@ def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
         f" pickles run the code they hold; save the adapter as {WEIGHTS}"
       )
     raise errors.UserError(reason)
-  found = headers.read_file(path)
+  found = hub_loading.read_headers(path)
   table = _adaptable(spec, found)
   shapes = {
     name: shape
@@ -255,13 +255,13 @@ def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
     outputs, inputs = shapes[name]
     expected[_key(name, "A")] = (described.rank, inputs)
     expected[_key(name, "B")] = (outputs, described.rank)
-  headers.check(found, expected, directory)
+  hub_loading.check(found, expected, directory)
   parts = {}
   with safetensors.safe_open(path, "numpy") as file:
 
     def matrix(name: str, kind: str) -> np.ndarray:
       values = file.get_tensor(_key(name, kind))
-      headers.check_finite(path, _key(name, kind), values)
+      hub_loading.check_finite(path, _key(name, kind), values)
       return values
 
     for ours, source in table.items():
@@ -320,8 +320,8 @@ def _key(name: str, kind: str) -> str:
 
 def _adaptable(
   spec: specs.ModelSpec, found: Mapping[str, Any]
-) -> dict[str, names.Source]:
-  """Returns the part of `names.table` that adapters are for."""
+) -> dict[str, family_lib.Source]:
+  """Returns the part of `ModelSpec.tensor_sources` that adapters are for."""
   prefix = next(
     (
       prefix
@@ -332,7 +332,7 @@ def _adaptable(
   )
   return {
     path: source
-    for path, source in names.table(spec, prefix).items()
+    for path, source in spec.tensor_sources(prefix).items()
     if path.startswith("layers.") and len(source.shapes[0]) == 2
   }
 

@@ -16,11 +16,8 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import client
-from tunix_ttt.models.hub import config_json
-from tunix_ttt.models.hub import headers
 from tunix_ttt.models.hub import hub_config as hf_config
 from tunix_ttt.models.hub import hub_loading
-from tunix_ttt.models.hub import names
 from tunix_ttt.runs import progress
 from tunix_ttt.text import conversion
 from tunix_ttt.text import hub_tokenizers
@@ -129,9 +126,9 @@ def _adapter(model: checkpoints.Model) -> Export:
       f"the adapter's base, {what}, is no Hugging Face model, which PEFT needs;"
       " say --merge to write both as one model"
     )
-  architecture, _ = hf_config.read(directory, model.spec.dtype)
+  hub_class, _ = hf_config.read(directory, model.spec.dtype)
   made = adapters.tensors(
-    specs.parameters(model.module), model.spec, architecture.modules
+    specs.parameters(model.module), model.spec, hub_class.modules
   )
   settings = adapters.settings(lora, made, base.path, base.commit)
   contents = _tokenizer_files(model)
@@ -150,13 +147,13 @@ def _adapter(model: checkpoints.Model) -> Export:
 
 def _whole(model: checkpoints.Model, max_shard_size: int) -> Export:
   contents = _tokenizer_files(model)
-  config = config_json.of_model(model.spec, _of_base(model, hf_config.CONFIG))
+  config = hf_config.of_model(model.spec, _of_base(model, hf_config.CONFIG))
   contents[hf_config.CONFIG] = _json(config)
   contents[GENERATION] = _generation(model)
   tensors = _merged(model)
   shards = _shards(tensors, max_shard_size)
   if len(shards) == 1:
-    weights = {headers.SINGLE: tensors}
+    weights = {hub_loading.SINGLE: tensors}
   else:
     weights = {
       f"model-{n:05}-of-{len(shards):05}.safetensors": shard
@@ -168,7 +165,7 @@ def _whole(model: checkpoints.Model, max_shard_size: int) -> Export:
         name: file for file, shard in weights.items() for name in sorted(shard)
       },
     }
-    contents[headers.INDEX] = _json(index)
+    contents[hub_loading.INDEX] = _json(index)
   return Export(
     is_adapter=False, contents=contents, weights=weights, model=model
   )
@@ -176,7 +173,7 @@ def _whole(model: checkpoints.Model, max_shard_size: int) -> Export:
 
 def _merged(model: checkpoints.Model) -> dict[str, Tensor]:
   """Returns the tensors of a model, adapters added to them, by name."""
-  table = names.table(model.spec)
+  table = model.spec.tensor_sources()
   values = specs.parameters(model.module)
   pairs = adapters.matrices(values, table)
   lora = model.lora
@@ -232,7 +229,7 @@ def _generation(model: checkpoints.Model) -> bytes:
   tokenizer = model.tokenizer
   ends = dict.fromkeys((*tokenizer.end_ids, tokenizer.eos_id()))
   return _json(
-    config_json.of_generation(
+    hf_config.of_generation(
       [*ends],
       tokenizer.bos_id(),
       tokenizer.pad_id(),
