@@ -1,7 +1,7 @@
 """Lists private names of Tunix, Qwix and Orbax that this library relies on.
 
-`missing` says which of them an installed version lacks, or has with another
-signature. Nothing here is imported by the code that uses the names.
+`missing` returns the names that the installed versions lack or have with other
+signatures. The code that uses the names does not import this module.
 """
 
 import importlib
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 
 class Private(NamedTuple):
-  """A private name, or one whose documented contract does not cover its use.
+  """A private name, or a public name that is used in an undocumented way.
 
   Attributes:
-    name: `module:object`, with a dotted object.
-    signature: Names of its parameters, separated by spaces; None where it is
-      no function.
-    used_by: Module of this library that relies on it.
+    name: Name as `module:object`; the object may be dotted.
+    signature: Names of the parameters, separated by spaces; None to skip the
+      check.
+    used_by: Module of this library that uses the name.
   """
 
   name: str
@@ -97,7 +97,7 @@ NAMES = (
   Private("orbax.checkpoint:CheckpointManagerOptions", None, "run_checkpoints"),
 )
 
-# (class, attributes that its constructor sets, module that relies on them)
+# (class, attributes that its constructor sets, module that uses them)
 ATTRIBUTES = (
   (
     _PEFT,
@@ -116,23 +116,23 @@ ATTRIBUTES = (
 
 def _find(name: str) -> Any:
   module, _, path = name.partition(":")
-  found: Any = importlib.import_module(module)
+  value: Any = importlib.import_module(module)
   for part in path.split("."):
-    found = getattr(found, part)
-  return found
+    value = getattr(value, part)
+  return value
 
 
 def missing() -> list[str]:
-  """Returns a line for each name that is not there as it is relied on."""
+  """Returns a line for each missing name and each changed signature."""
   lines = []
   for name, signature, used_by in NAMES:
     try:
-      found = _find(name)
+      value = _find(name)
     except (ImportError, AttributeError):
       lines.append(f"{name}: missing; {used_by} relies on it")
       continue
     if signature is not None:
-      parameters = " ".join(inspect.signature(found).parameters)
+      parameters = " ".join(inspect.signature(value).parameters)
       if parameters != signature:
         lines.append(
           f"{name}: takes ({parameters}); {used_by} relies on ({signature})"
