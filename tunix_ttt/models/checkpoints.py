@@ -218,7 +218,7 @@ def load(
 
 
 def final(directory: pathlib.Path) -> pathlib.Path:
-  """Returns a run directory's final checkpoint, or else the directory itself."""
+  """Returns a run directory's final checkpoint, or the directory itself."""
   checkpoint = directory / "checkpoint-final"
   return checkpoint if checkpoint.is_dir() else directory
 
@@ -263,7 +263,7 @@ def is_model(directory: pathlib.Path) -> bool:
 
 
 def digest(directory: pathlib.Path) -> str:
-  """Returns the `Model.revision` of a directory without loading its parameters."""
+  """Returns the `Model.revision` of a directory without loading the model."""
   if hub_loading.is_model(directory):
     return hub_loading.revision(directory)
   return describe(directory).params

@@ -32,15 +32,8 @@ def apply_lora(
 ) -> nnx.Module:
   """Returns a model with new adapters that leave its outputs unchanged.
 
-  Adapters (Hu et al., 2021) add `alpha / rank * x A B` to the output of a linear
-  module. A is random and B is zero. The base's arrays are shared.
-
-  Args:
-    module: Base model.
-    rank: Rank of the adapters.
-    alpha: Numerator of the adapters' scale.
-    target_modules: Names of linear modules, or `all-linear` for all of them.
-    seed: Random seed for A.
+  Adapters (Hu et al., 2021) add `alpha / rank * x A B` to the output of a
+  linear module. A is random and B is zero. The base's arrays are shared.
 
   Raises:
     errors.UserError: if the model has no linear module of a name.

@@ -73,12 +73,6 @@ def of_run(
 ) -> dict[str, Estimate]:
   """Returns the memory of a run on each kind of device.
 
-  Args:
-    model: Model with its adapters, with or without values.
-    config: Settings of the run.
-    rows: Number of rows per step.
-    length: Number of tokens per row.
-
   Returns:
     An estimate named `""` or, in the layout `split`, an estimate for each
     device of the `trainer` and of the `sampler`.
@@ -101,14 +95,7 @@ def of_run(
 def check(
   model: checkpoints.Model, config: config_lib.SFTConfig, rows: int, length: int
 ) -> None:
-  """Raises a UserError if a run needs far more memory than devices have.
-
-  Args:
-    model: Model with its adapters.
-    config: Settings of the run.
-    rows: Number of rows per step.
-    length: Number of tokens per row.
-  """
+  """Raises a UserError if a run needs far more memory than devices have."""
   advice = "training.batch_size, play.max_new_tokens or the model's sizes"
   for owner, estimate in of_run(model, config, rows, length).items():
     name = f"training{owner and f' on a device of the {owner}'}"
@@ -118,12 +105,7 @@ def check(
 def shape_of_games(
   config: config_lib.GRPOConfig, prompt_tokens: int
 ) -> tuple[int, int]:
-  """Returns the number of rows per GRPO step and their length in tokens.
-
-  Args:
-    config: Settings of the run.
-    prompt_tokens: Number of tokens of the longest observation.
-  """
+  """Returns the number of rows per GRPO step and of tokens per row."""
   play = config.play
   rows, length = config.training.batch_size, prompt_tokens + play.max_new_tokens
   if play.context != "board":
@@ -137,13 +119,7 @@ def shape_of_games(
 def check_play(
   spec: specs.ModelSpec, play: config_lib.PlayConfig, prompt_tokens: int
 ) -> None:
-  """Raises a UserError if a batch of games needs far too much memory.
-
-  Args:
-    spec: Architecture of the model.
-    play: Settings of play.
-    prompt_tokens: Number of tokens of the longest observation.
-  """
+  """Raises a UserError if a batch of games needs far too much memory."""
   length = prompt_tokens + play.max_new_tokens
   if play.context != "board":
     length *= play.max_turns
@@ -157,15 +133,11 @@ def check_play(
 
 
 def check_answers(play: config_lib.PlayConfig, rows: int) -> None:
-  """Raises a UserError if the answer tokens need far too much memory.
-
-  Args:
-    play: Settings of play.
-    rows: Number of games at a time.
-  """
+  """Raises a UserError if the answer tokens need far too much memory."""
   # Token ids and log-probabilities, of 32 bits each.
   needed = 8 * rows * play.max_turns * play.max_new_tokens
-  name = f"{rows:,} games of {play.max_turns:,} turns of {play.max_new_tokens:,} tokens"
+  turns, tokens = play.max_turns, play.max_new_tokens
+  name = f"{rows:,} games of {turns:,} turns of {tokens:,} tokens"
   requirements.check_fits(needed, name, "play.max_turns or play.max_new_tokens")
 
 
@@ -180,12 +152,6 @@ def activations(
   Without rematerialization, the inputs of all products and norms are kept. With
   rematerialization, only the inputs of each block or layer are kept, and those
   of the products and norms of one layer at a time.
-
-  Args:
-    spec: Architecture of the model.
-    rows: Number of sequences at a time.
-    length: Number of tokens per sequence.
-    remat: Rematerialization as in `config.ModelConfig`.
   """
   # Several copies of the residual stream are kept around each block.
   copies = {"none": 0, "block": 8, "decoder": 1}[remat]
@@ -209,11 +175,7 @@ def sampling(
 ) -> int:
   """Returns the bytes of the cache and the activations of sampling.
 
-  Args:
-    spec: Architecture of the model.
-    rows: Number of sequences at a time.
-    slots: Number of cache slots per sequence.
-    chunk: Number of tokens per sequence in one call of the model; None for all.
+  One call of the model gets `chunk` tokens per sequence; None for all tokens.
   """
   size = jnp.dtype(spec.dtype).itemsize
   cached = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * size

@@ -103,7 +103,6 @@ def make(config: config_lib.MeshConfig) -> Mesh | None:
 
 
 def _check_processes(config: config_lib.MeshConfig) -> None:
-  """Raises a UserError if a run would not use a device of each process."""
   processes, devices = jax.process_count(), jax.device_count()
   if processes > 1 and config.layout == "split":
     raise errors.UserError(
@@ -154,7 +153,7 @@ def use(mesh: Mesh | None) -> Iterator[None]:
 
 
 def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
-  """Raises a UserError if rows or heads cannot be split over a config's mesh."""
+  """Raises a UserError if a config's mesh cannot split the rows or heads."""
   shape = sizes(config.mesh)
   fsdp, tp = shape[FSDP], shape[TP]
   training = config.training
@@ -194,11 +193,6 @@ def partition(
 
   A dimension whose size the axis does not divide is replicated, such as
   key-value heads that are fewer than the devices.
-
-  Args:
-    spec: Partition spec of Tunix; None for a replicated array.
-    shape: Shape of the array.
-    mesh: Mesh with the axes.
   """
   axes = [*(spec or ())][: len(shape)]
   axes += [None] * (len(shape) - len(axes))
@@ -271,12 +265,9 @@ def mark(node: Any, mesh: Mesh) -> None:
 def feed(tree: Any, mesh: Mesh | None) -> Any:
   """Splits the rows of a batch over the devices of several processes.
 
-  With a single process, Tunix splits the rows and this function does nothing.
-
-  Args:
-    tree: Arrays [B, ...] on the host, equal on all processes; scalars are
-      replicated.
-    mesh: Mesh of the run; None for one device.
+  The arrays [B, ...] are on the host and equal on all processes; scalars are
+  replicated. With a single process, Tunix splits the rows, and this function
+  does nothing.
   """
   if mesh is None or jax.process_count() == 1:
     return tree
@@ -306,12 +297,9 @@ def fetch(tree: Any) -> Any:
 
 
 def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:
-  """Splits arrays inside a compiled program where the axes divide their sizes.
+  """Splits the first dimensions of arrays inside a compiled program.
 
-  Args:
-    tree: Tree of arrays.
-    mesh: Mesh to split over; None leaves the arrays unchanged.
-    *axes: Mesh axes of the arrays' first dimensions.
+  A dimension whose size its axis does not divide is replicated.
   """
   if mesh is None:
     return tree
@@ -327,8 +315,8 @@ def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   """Splits an activation over the mesh of `use`, if any.
 
   Tunix's own function does nothing on CPUs, so that the compiler splits
-  activations differently than on accelerators. On accelerators it ignores sizes:
-  heads that `tp` does not divide raise an error or, in compiled programs, are
+  activations differently than on accelerators. On accelerators it ignores
+  sizes: heads that `tp` does not divide raise an error or, in compiled programs, are
   padded, and then whole caches are summed for each token.
   """
   mesh = _CONTEXT.env.physical_mesh

@@ -92,7 +92,7 @@ class ModelPolicy:
 
 
 class _TokenSampler(sampler_lib.Sampler):
-  """Tunix's sampler for prompts of token ids, which text cannot always spell."""
+  """Tunix's sampler for prompts of token ids, which need not be valid text."""
 
   def tokenize(self, input_string: Any) -> np.ndarray:
     return np.asarray(input_string, np.int32)
@@ -134,15 +134,7 @@ class Generator:
     seed: int = 0,
     batch: int = 0,
   ) -> list[str]:
-    """Returns the completion of each prompt, up to the end of the turn.
-
-    Args:
-      prompts: Token ids of each prompt, starting with the bos token.
-      temperature: Sampling temperature; 0 for greedy decoding.
-      top_p: Nucleus sampling threshold; ignored by greedy decoding.
-      seed: Random seed for sampling.
-      batch: Index of this batch among all batches of the seed.
-    """
+    """Returns the completions of batch number `batch`; see `generate`."""
     tokenizer = self._tokenizer
     # Tunix declares an int but accepts a key.
     key = cast(Any, streams.key(seed, streams.Stream.COMPLETIONS, batch))

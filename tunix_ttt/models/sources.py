@@ -1,4 +1,4 @@
-"""Finds, loads and adapts the models that training and evaluation start from."""
+"""Finds, loads and adapts models for training and evaluation."""
 
 from collections.abc import Callable
 import dataclasses
@@ -281,13 +281,9 @@ def adapt(
   base: str,
   seed: int,
 ) -> checkpoints.Model:
-  """Adds the adapters of a config.
+  """Adds new adapters to a model that `base` names.
 
-  Args:
-    model: Model to start from.
-    config: Settings of the adapters; None for no adapters.
-    base: Name of the model in the config.
-    seed: Random seed of the adapters and of a tiny base.
+  The seed also made the base if it is a tiny model.
 
   Raises:
     errors.UserError: if the model has adapters of other settings.

@@ -116,12 +116,7 @@ class Section:
 
     transformers 5 writes `rope_parameters`, for Gemma 3 one object per layer
     type. transformers 4 wrote `rope_theta`, `rope_local_base_freq` and, for
-    global layers, `rope_scaling`.
-
-    Args:
-      layer_type: Layer type as transformers names it.
-      theta: Default rotary base.
-      may_scale: Whether Tunix's model supports linear scaling.
+    global layers, `rope_scaling`. The argument `theta` is the default base.
     """
     is_full = layer_type == "full_attention"
     if self.values.get("rope_parameters") is not None:

@@ -195,11 +195,10 @@ class Family:
       ours, theirs = f"layers.{number}.", f"{prefix}layers.{number}."
       # All families have the same feed-forward layer.
       wide = (spec.hidden_dim, spec.embed_dim)
-      for name in ("gate_proj", "up_proj", "down_proj"):
-        result[f"{ours}mlp.{name}.kernel"] = matrix(
-          f"{theirs}mlp.{name}.weight",
-          wide[::-1] if name == "down_proj" else wide,
-        )
+      shapes = {"gate_proj": wide, "up_proj": wide, "down_proj": wide[::-1]}
+      for name, shape in shapes.items():
+        kernel = matrix(f"{theirs}mlp.{name}.weight", shape)
+        result[f"{ours}mlp.{name}.kernel"] = kernel
       result |= self.layer_sources(spec, ours, theirs)
     return result
 

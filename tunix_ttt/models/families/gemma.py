@@ -1,6 +1,7 @@
 """The Gemma and Gemma 2 families, and what Gemma 3 shares with them."""
 
 from collections.abc import Mapping
+import functools
 from typing import Any, cast
 
 from flax import nnx
@@ -53,12 +54,9 @@ class _WindowedAttention(tunix_gemma.Attention):
 
 
 def last_tokens(attention_mask: jax.Array, window: int | None) -> jax.Array:
-  """Returns a mask of the last `window` tokens of an attention mask.
+  """Limits an attention mask, bool [B, L, S], to the last `window` tokens.
 
-  Args:
-    attention_mask: Mask, bool [B, L, S].
-    window: Number of tokens that a token attends to, itself included; None for
-      no limit.
+  A token counts itself; None is no limit.
   """
   if window is None:
     return attention_mask
@@ -173,11 +171,7 @@ def attention_sources(
 ) -> dict[str, family.Source]:
   """Returns the sources of a layer's projections and norms.
 
-  Args:
-    spec: Architecture of the model.
-    ours: Prefix of the layer's parameters.
-    theirs: Prefix of the layer's tensors.
-    norms: Names of the norms in transformers, by the name in Tunix.
+  `norms` has the names of the norms in transformers, by their names in Tunix.
   """
   query, *others = [f"{theirs}self_attn.{name}_proj.weight" for name in "qkv"]
 
@@ -240,9 +234,9 @@ GEMMA = family.Family(
   },
   read_fields=_read_fields,
   write_fields=_write_fields,
-  layer_sources=lambda *args: attention_sources(*args, _NORMS),
+  layer_sources=functools.partial(attention_sources, norms=_NORMS),
   final_norm="final_norm.scale",
-  tunix_fields=lambda config: _tunix_fields(config, is_second=False),
+  tunix_fields=functools.partial(_tunix_fields, is_second=False),
   output_modules=OUTPUT_MODULES,
   head_modules=HEAD_MODULES,
   size_defaults={"head_dim": 256},
@@ -265,9 +259,9 @@ GEMMA2 = family.Family(
   allowed=ALLOWED,
   read_fields=_read_fields2,
   write_fields=write_window_fields,
-  layer_sources=lambda *args: attention_sources(*args, _NORMS2),
+  layer_sources=functools.partial(attention_sources, norms=_NORMS2),
   final_norm="final_norm.scale",
-  tunix_fields=lambda config: _tunix_fields(config, is_second=True),
+  tunix_fields=functools.partial(_tunix_fields, is_second=True),
   output_modules=OUTPUT_MODULES,
   head_modules=HEAD_MODULES,
   norm_streams=10,

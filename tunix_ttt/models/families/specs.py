@@ -98,21 +98,12 @@ class ModelSpec(family_lib.Architecture):
   def tensor_sources(
     self, prefix: str = "model."
   ) -> dict[str, family_lib.Source]:
-    """Returns the transformers tensors of each parameter, by dotted path.
-
-    Args:
-      prefix: Prefix of all tensor names but the head's.
-    """
+    """Returns the transformers tensors of each parameter, by dotted path."""
     return self.traits.tensor_sources(self, prefix)
 
 
 def published(name: str, dtype: str) -> ModelSpec | None:
-  """Returns the architecture that Tunix knows for a hub id, None for others.
-
-  Args:
-    name: Hub id, such as `Qwen/Qwen2.5-0.5B-Instruct`.
-    dtype: Type of parameters and computation.
-  """
+  """Returns Tunix's own architecture for a hub id; None for an unknown id."""
   try:
     config: Any = automodel.call_model_config(
       naming.get_model_name_from_model_id(name)
@@ -167,12 +158,7 @@ def check_shape(shape: dict[str, Any]) -> None:
 
 
 def set_remat(module: nnx.Module, kind: str) -> None:
-  """Sets the rematerialization of a model in place.
-
-  Args:
-    module: Tunix model.
-    kind: `none`, `block` or `decoder`.
-  """
+  """Sets the rematerialization in place: `none`, `block` or `decoder`."""
   for _, part in nnx.iter_modules(module):
     owner: Any = part
     # Gemma's attention has its own setting.
@@ -187,15 +173,7 @@ def set_remat(module: nnx.Module, kind: str) -> None:
 
 
 def logits(module: nnx.Module, hidden: jax.Array) -> jax.Array:
-  """Applies a model's output head to its last hidden states.
-
-  Args:
-    module: Tunix model.
-    hidden: Hidden states [..., D] after the final norm.
-
-  Returns:
-    Logits, float32 [..., V].
-  """
+  """Returns the logits, float32 [..., V], of final hidden states [..., D]."""
   model: Any = module
   head = model.lm_head if hasattr(model, "lm_head") else model.embedder.decode
   logits = head(hidden).astype(jnp.float32)
@@ -204,13 +182,7 @@ def logits(module: nnx.Module, hidden: jax.Array) -> jax.Array:
 
 
 def parameters(module: nnx.Module, kind: Any = nnx.Param) -> dict[str, Any]:
-  """Returns a model's parameters by dotted path, in path order.
-
-  Args:
-    module: Model, with values or (from `nnx.eval_shape`) without.
-    kind: Variable type: `nnx.Param` for all parameters, `nnx.LoRAParam` for
-      the adapters only.
-  """
+  """Returns a model's values or shapes by dotted path, in path order."""
   flat = nnx.to_flat_state(nnx.state(module, kind))
   return {".".join(map(str, path)): leaf.get_value() for path, leaf in flat}
 
@@ -218,12 +190,7 @@ def parameters(module: nnx.Module, kind: Any = nnx.Param) -> dict[str, Any]:
 def with_parameters(
   module: nnx.Module, values: dict[str, jax.Array]
 ) -> nnx.Module:
-  """Returns a copy of a model with other parameters.
-
-  Args:
-    module: Model, with values or (from `nnx.eval_shape`) without.
-    values: Value of each parameter, as in `parameters`.
-  """
+  """Returns a copy of a model, which may have shapes only, with new values."""
   graphdef, state = nnx.split(module)
   flat = [
     (path, leaf.replace(values[".".join(map(str, path))]))

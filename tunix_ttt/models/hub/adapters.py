@@ -98,12 +98,7 @@ def is_adapter(directory: pathlib.Path) -> bool:
 def matrices(
   values: Mapping[str, Any], sources: Mapping[str, family_lib.Source]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Returns A [r, in] and B [out, r] of each adapted tensor.
-
-  Args:
-    values: Parameters of a model, by path.
-    sources: Sources of the parameters.
-  """
+  """Returns A [r, in] and B [out, r] of each adapted tensor, by its name."""
   result = {}
   for path, source in sources.items():
     if f"{path}_lora_a" not in values:
@@ -122,10 +117,7 @@ def tensors(
 ) -> dict[str, np.ndarray]:
   """Returns an adapter's tensors by their names in PEFT.
 
-  Args:
-    values: Parameters of the model, by path.
-    spec: Architecture of the model.
-    prefix: Prefix of the decoder's module names.
+  All names have the prefix of the decoder's modules.
   """
   result = {}
   for name, pair in matrices(values, spec.tensor_sources(prefix)).items():
@@ -140,14 +132,7 @@ def settings(
   base: str,
   revision: str | None,
 ) -> dict[str, Any]:
-  """Returns the contents of `adapter_config.json`.
-
-  Args:
-    lora: Settings of the adapter.
-    tensors: Tensors of the adapter, by their names in PEFT.
-    base: Hub id or path of the base model.
-    revision: Revision of the hub id.
-  """
+  """Returns the contents of `adapter_config.json`."""
   targets: Any = sorted({name.split(".")[-3] for name in tensors})
   if not any(name.startswith(_key("model.layers.", "")) for name in tensors):
     # The vision tower has modules of the same names.
@@ -226,11 +211,7 @@ def describe(directory: pathlib.Path) -> Description:
 
 
 def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
-  """Reads an adapter.
-
-  Args:
-    directory: Directory that PEFT saved.
-    spec: Architecture of the base.
+  """Reads an adapter of a base with the architecture `spec`.
 
   Raises:
     errors.UserError: if Qwix does not support the adapter, or it does not fit
@@ -288,13 +269,9 @@ def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
 
 
 def fill(module: nnx.Module, adapter: Adapter) -> nnx.Module:
-  """Returns a model whose adapters have the values of an `Adapter`.
+  """Fills a model's new adapters, which have the settings `adapter.lora`.
 
   Unused ranks keep their A and a B of zero.
-
-  Args:
-    module: Model with new adapters of the settings `adapter.lora`.
-    adapter: Values of the adapters.
   """
   values = specs.parameters(module)
   for path, (shared, pairs) in adapter.parts.items():

@@ -33,12 +33,7 @@ class Location:
 def find(
   name: str, revision: str | None = None, *, weights: bool = True
 ) -> Location:
-  """Returns the location of a model, downloading its files if necessary.
-
-  Args:
-    name: Directory or hub id.
-    revision: Branch, tag or commit of the hub's repository.
-    weights: Whether to download the weights, too.
+  """Returns the location of a directory or hub id, downloading its files.
 
   Raises:
     errors.UserError: if there is no such model, or it cannot be reached.
@@ -91,17 +86,9 @@ def check_new_name(name: str) -> None:
 
 
 def publish(directory: pathlib.Path, name: str, *, private: bool) -> str:
-  """Uploads a directory to a new repository.
+  """Uploads a directory to a new repository and returns its URL.
 
   The token is the environment's `HF_TOKEN` or the one of `hf auth login`.
-
-  Args:
-    directory: Directory to upload.
-    name: Name of the repository, which must not exist.
-    private: Whether to make the repository private.
-
-  Returns:
-    The URL of the repository.
 
   Raises:
     errors.UserError: if the hub refuses it or cannot be reached.

@@ -16,6 +16,16 @@ from tunix_ttt.models.families import specs
 CONFIG = "config.json"
 Dtype = Literal["float32", "bfloat16"]
 
+# Fields of `ModelSpec` by their keys in `config.json`.
+_SIZES = {
+  "hidden_size": "embed_dim",
+  "num_attention_heads": "num_heads",
+  "num_key_value_heads": "num_kv_heads",
+  "head_dim": "head_dim",
+  "vocab_size": "vocab_size",
+  "num_hidden_layers": "num_layers",
+  "intermediate_size": "hidden_dim",
+}
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _FAMILY_OF_CLASS = {
   name: family
@@ -25,11 +35,7 @@ _FAMILY_OF_CLASS = {
 
 
 def read_spec(path: pathlib.Path, dtype: Dtype = "float32") -> specs.ModelSpec:
-  """Returns the architecture that a model's `config.json` describes.
-
-  Args:
-    path: Path of the file or of its directory.
-    dtype: Type of parameters and computation, whatever the file's is.
+  """Reads the architecture in a `config.json` or its directory.
 
   Raises:
     errors.UserError: if there is no such file, or Tunix has no such model.
@@ -57,10 +63,7 @@ def of_model(
 ) -> dict[str, Any]:
   """Returns the `config.json` of a text model.
 
-  Args:
-    spec: Architecture of the model.
-    base: Contents of the `config.json` of the model that this one was made
-      from; all keys that still hold are kept.
+  It keeps all keys of the base's `config.json` that still hold.
   """
   values = {} if base is None else _text_only(spec, base)
   # The base may have another shape, or be the file of another model.
@@ -114,29 +117,23 @@ def _parse(
 def _read_sizes(
   config: config_section.Section, family: family_lib.Family
 ) -> dict[str, Any]:
-  default = family.size_defaults.get
   width = config.size("hidden_size")
-  heads = config.size("num_attention_heads", default("num_attention_heads"))
-  kv_heads = config.size(
-    "num_key_value_heads", default("num_key_value_heads", heads)
+  heads = config.size(
+    "num_attention_heads", family.size_defaults.get("num_attention_heads")
   )
-  head_dim = config.size("head_dim", default("head_dim", width // heads))
-  if heads % kv_heads:
+  defaults = {"num_key_value_heads": heads, "head_dim": width // heads}
+  defaults |= family.size_defaults
+  sizes = {
+    field: config.size(key, defaults.get(key)) for key, field in _SIZES.items()
+  }
+  if heads % sizes["num_kv_heads"]:
     config.refuse(
       "num_key_value_heads",
       f"expected a divisor of num_attention_heads, {heads}",
     )
-  if head_dim % 2:
+  if sizes["head_dim"] % 2:
     config.refuse("head_dim", "expected an even number")
-  return {
-    "vocab_size": config.size("vocab_size", default("vocab_size")),
-    "num_layers": config.size("num_hidden_layers"),
-    "embed_dim": width,
-    "hidden_dim": config.size("intermediate_size"),
-    "num_heads": heads,
-    "num_kv_heads": kv_heads,
-    "head_dim": head_dim,
-  }
+  return sizes
 
 
 def _text_only(spec: specs.ModelSpec, base: dict[str, Any]) -> dict[str, Any]:
@@ -162,15 +159,7 @@ def _model_class(spec: specs.ModelSpec) -> dict[str, Any]:
 
 
 def _write_sizes(spec: specs.ModelSpec) -> dict[str, Any]:
-  return {
-    "vocab_size": spec.vocab_size,
-    "hidden_size": spec.embed_dim,
-    "intermediate_size": spec.hidden_dim,
-    "num_hidden_layers": spec.num_layers,
-    "num_attention_heads": spec.num_heads,
-    "num_key_value_heads": spec.num_kv_heads,
-    "head_dim": spec.head_dim,
-  }
+  return {key: getattr(spec, field) for key, field in _SIZES.items()}
 
 
 def _from_spec(spec: specs.ModelSpec) -> dict[str, Any]:

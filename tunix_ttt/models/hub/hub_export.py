@@ -90,11 +90,6 @@ def write(
 ) -> None:
   """Writes an export to a new directory, atomically.
 
-  Args:
-    export: Export to write.
-    output: Directory, which must not exist.
-    other_files: Contents of other files, by name.
-
   Raises:
     errors.UserError: if the directory exists.
   """
@@ -122,8 +117,8 @@ def _adapter(model: checkpoints.Model) -> Export:
   if directory is None or base.path is None:
     name = "a model from scratch" if base.path is None else base.path
     raise errors.UserError(
-      f"the adapter's base, {name}, is not a Hugging Face model, which PEFT needs;"
-      " say --merge to write one model"
+      f"the adapter's base, {name}, is not a Hugging Face model, which PEFT"
+      " needs; say --merge to write one model"
     )
   hub_class, _ = hf_config.read(directory, model.spec.dtype)
   tensors = adapters.tensors(

@@ -81,9 +81,16 @@ def load(
   sources = spec.tensor_sources(hub_class.tensors)
   headers = _check_headers(directory, hub_class, spec, sources)
   faults: list[errors.UserError] = []
+
+  def build(_: Any, rngs: nnx.Rngs) -> nnx.Module:
+    module = spec.traits.build(spec, rngs)
+    if mesh is not None:
+      meshes.mark(module, mesh)
+    return module
+
   module = safetensors_loader.load_and_create_model(
     str(directory.absolute()),
-    lambda _, rngs: _build(spec, rngs, mesh),
+    build,
     config=None,
     # `_Parameters` finds tensors by their original names.
     key_mapping=lambda _: {"(.+)": (r"\1", None)},
@@ -95,15 +102,6 @@ def load(
   if faults:
     raise faults[0]
   return module, spec
-
-
-def _build(
-  spec: specs.ModelSpec, rngs: nnx.Rngs, mesh: jax.sharding.Mesh | None
-) -> nnx.Module:
-  module = spec.traits.build(spec, rngs)
-  if mesh is not None:
-    meshes.mark(module, mesh)
-  return module
 
 
 def is_model(directory: pathlib.Path) -> bool:
@@ -163,15 +161,10 @@ def check(
   shapes: Mapping[str, Sequence[int]],
   where: pathlib.Path,
 ) -> None:
-  """Compares the tensors of weight files with the tensors of a model.
-
-  Args:
-    headers: Headers of the tensors in the files.
-    shapes: Shapes of the model's tensors, by name.
-    where: Model directory.
+  """Compares the tensors of files with the shapes of a model's tensors.
 
   Raises:
-    errors.UserError: at the first tensor that is missing, unknown, or of another
+    errors.UserError: at the first tensor that is missing or unknown, or has another
       shape or an unsupported dtype.
   """
   dtypes: dict[pathlib.Path, str] = {}
@@ -375,9 +368,7 @@ def _are_equal(a: Header, a_name: str, b: Header, b_name: str) -> bool:
     safetensors.safe_open(a.path, "numpy") as a_file,
     safetensors.safe_open(b.path, "numpy") as b_file,
   ):
-    a_slice, b_slice = a_file.get_slice(a_name), b_file.get_slice(b_name)
-    parts = [
-      slice(start, min(start + _ROWS, a.shape[0]))
-      for start in range(0, a.shape[0], _ROWS)
-    ]
-    return all(a_slice[x].tobytes() == b_slice[x].tobytes() for x in parts)
+    x, y = a_file.get_slice(a_name), b_file.get_slice(b_name)
+    ends = range(_ROWS, a.shape[0] + _ROWS, _ROWS)
+    parts = [slice(end - _ROWS, min(end, a.shape[0])) for end in ends]
+    return all(x[part].tobytes() == y[part].tobytes() for part in parts)
