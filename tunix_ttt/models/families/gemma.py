@@ -12,6 +12,14 @@ from tunix.models.gemma import model as tunix_gemma
 from tunix_ttt.models.families import config_section
 from tunix_ttt.models.families import family
 
+TINY = {
+  "num_layers": 3,
+  "embed_dim": 64,
+  "hidden_dim": 192,
+  "num_heads": 4,
+  "num_kv_heads": 1,
+  "head_dim": 24,
+}
 ALLOWED = {
   "hidden_activation": ("gelu_pytorch_tanh",),
   "attention_bias": (False, None),
@@ -215,14 +223,7 @@ def _tunix_fields(config: Any, *, is_second: bool) -> dict[str, Any] | None:
 GEMMA = family.Family(
   name="gemma",
   build=_build,
-  tiny={
-    "num_layers": 3,
-    "embed_dim": 64,
-    "hidden_dim": 192,
-    "num_heads": 4,
-    "num_kv_heads": 1,
-    "head_dim": 24,
-  },
+  tiny=TINY,
   model_type="gemma",
   hub_classes={"GemmaForCausalLM": family.HubClass()},
   max_positions=8_192,
@@ -244,15 +245,7 @@ GEMMA = family.Family(
 GEMMA2 = family.Family(
   name="gemma2",
   build=_build,
-  tiny={
-    "num_layers": 4,
-    "embed_dim": 64,
-    "hidden_dim": 192,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 24,
-    "sliding_window": 512,
-  },
+  tiny={**TINY, "num_layers": 4, "num_kv_heads": 2, "sliding_window": 512},
   model_type="gemma2",
   hub_classes={"Gemma2ForCausalLM": family.HubClass()},
   max_positions=8_192,

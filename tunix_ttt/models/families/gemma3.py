@@ -118,15 +118,7 @@ GEMMA3 = family.Family(
   name="gemma3",
   build=_build,
   # Six layers: each global layer follows five local ones.
-  tiny={
-    "num_layers": 6,
-    "embed_dim": 64,
-    "hidden_dim": 192,
-    "num_heads": 4,
-    "num_kv_heads": 1,
-    "head_dim": 24,
-    "sliding_window": 512,
-  },
+  tiny={**gemma.TINY, "num_layers": 6, "sliding_window": 512},
   model_type="gemma3_text",
   hub_classes={
     "Gemma3ForCausalLM": family.HubClass(),
