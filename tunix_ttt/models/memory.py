@@ -155,9 +155,9 @@ def activations(
   """
   # Several copies of the residual stream are kept around each block.
   copies = {"none": 0, "block": 8, "decoder": 1}[remat]
-  kept = copies * spec.embed_dim * jnp.dtype(spec.dtype).itemsize
+  inputs = copies * spec.embed_dim * jnp.dtype(spec.dtype).itemsize
   layers = spec.num_layers if remat == "none" else 1
-  token = layers * _token(spec, length) + spec.num_layers * kept
+  token = layers * _token(spec, length) + spec.num_layers * inputs
   return rows * length * token
 
 
@@ -203,7 +203,7 @@ def _training(
 ) -> Estimate:
   mesh = meshes.outline(meshes.sizes(config.mesh))
   size = jnp.dtype(model.spec.dtype).itemsize
-  count = meshes.held(trained(model), mesh)
+  count = meshes.numbers_per_device(trained(model), mesh)
   split = math.prod(mesh.shape.values())
   # The optimizer keeps a float32 copy of bfloat16 parameters.
   copies = _MOMENTS[config.training.optimizer] + (model.spec.dtype != "float32")
@@ -222,7 +222,9 @@ def _weights(
   model: sources.Outline | checkpoints.Model, mesh: jax.sharding.AbstractMesh
 ) -> int:
   size = jnp.dtype(model.spec.dtype).itemsize
-  return size * meshes.held(nnx.state(model.module, nnx.Param), mesh)
+  return size * meshes.numbers_per_device(
+    nnx.state(model.module, nnx.Param), mesh
+  )
 
 
 def trained(model: sources.Outline | checkpoints.Model) -> Any:

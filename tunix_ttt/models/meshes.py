@@ -56,7 +56,7 @@ def sampler_sizes(config: config_lib.MeshConfig) -> dict[str, int]:
   return {**trainer, FSDP: config.rollout_fsdp or trainer[FSDP]}
 
 
-def described(config: config_lib.MeshConfig) -> dict[str, int]:
+def manifest_sizes(config: config_lib.MeshConfig) -> dict[str, int]:
   """Returns the sizes of a mesh for a manifest."""
   result = sizes(config)
   if config.layout == "split":
@@ -214,7 +214,7 @@ def shardings(state: Any, mesh: Mesh | jax.sharding.AbstractMesh) -> Any:
   return jax.tree.map(place, state, partition_specs)
 
 
-def held(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
+def numbers_per_device(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
   """Returns how many numbers of a state each device holds."""
   shapes = jax.tree.map(
     lambda value, sharding: math.prod(sharding.shard_shape(value.shape)),
@@ -316,8 +316,8 @@ def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
   Tunix's own function does nothing on CPUs, so that the compiler splits
   activations differently than on accelerators. On accelerators it ignores
-  sizes: heads that `tp` does not divide raise an error or, in compiled programs, are
-  padded, and then whole caches are summed for each token.
+  sizes: heads that `tp` does not divide raise an error or, in compiled
+  programs, are padded, and then whole caches are summed for each token.
   """
   mesh = _CONTEXT.env.physical_mesh
   return constrain(x, None if mesh.empty else mesh, *axes)

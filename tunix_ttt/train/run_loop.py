@@ -221,7 +221,7 @@ def manifest(
     versions=run_directory.versions(),
     platform=platform.platform(),
     devices=[device.device_kind for device in jax.devices()],
-    mesh=meshes.described(config.mesh),
+    mesh=meshes.manifest_sizes(config.mesh),
     git_sha=sha,
     git_dirty=dirty,
     artifacts_path=str(output),

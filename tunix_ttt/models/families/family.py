@@ -192,14 +192,17 @@ class Family:
     if not spec.tied_embedding:
       result["lm_head.w"] = matrix(HEAD, embedding)
     for number in range(spec.num_layers):
-      ours, theirs = f"layers.{number}.", f"{prefix}layers.{number}."
+      tunix_prefix, hub_prefix = (
+        f"layers.{number}.",
+        f"{prefix}layers.{number}.",
+      )
       # All families have the same feed-forward layer.
       wide = (spec.hidden_dim, spec.embed_dim)
       shapes = {"gate_proj": wide, "up_proj": wide, "down_proj": wide[::-1]}
       for name, shape in shapes.items():
-        kernel = matrix(f"{theirs}mlp.{name}.weight", shape)
-        result[f"{ours}mlp.{name}.kernel"] = kernel
-      result |= self.layer_sources(spec, ours, theirs)
+        kernel = matrix(f"{hub_prefix}mlp.{name}.weight", shape)
+        result[f"{tunix_prefix}mlp.{name}.kernel"] = kernel
+      result |= self.layer_sources(spec, tunix_prefix, hub_prefix)
     return result
 
 

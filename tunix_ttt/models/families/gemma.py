@@ -1,4 +1,4 @@
-"""The Gemma and Gemma 2 families, and what Gemma 3 shares with them."""
+"""The Gemma and Gemma 2 families, with parts that Gemma 3 shares."""
 
 from collections.abc import Mapping
 import functools
@@ -162,7 +162,7 @@ def _write_fields(spec: family.Architecture) -> dict[str, Any]:
 
 def write_window_fields(spec: family.Architecture) -> dict[str, Any]:
   """Returns the `config.json` keys that Gemma 2 and 3 share."""
-  names = {ours: theirs for theirs, ours in config_section.LAYER_TYPES.items()}
+  names = {ours: hub for hub, ours in config_section.LAYER_TYPES.items()}
   scalar = cast(float, spec.query_pre_attn_scalar)
   return {
     "hidden_activation": "gelu_pytorch_tanh",
@@ -175,13 +175,18 @@ def write_window_fields(spec: family.Architecture) -> dict[str, Any]:
 
 
 def attention_sources(
-  spec: family.Architecture, ours: str, theirs: str, norms: Mapping[str, str]
+  spec: family.Architecture,
+  tunix_prefix: str,
+  hub_prefix: str,
+  norms: Mapping[str, str],
 ) -> dict[str, family.Source]:
   """Returns the sources of a layer's projections and norms.
 
   `norms` has the names of the norms in transformers, by their names in Tunix.
   """
-  query, *others = [f"{theirs}self_attn.{name}_proj.weight" for name in "qkv"]
+  query, *others = [
+    f"{hub_prefix}self_attn.{name}_proj.weight" for name in "qkv"
+  ]
 
   def heads(names: list[str], count: int) -> family.Source:
     # [N * H, D] each, to [N, D, H] or a stack of those.
@@ -193,18 +198,20 @@ def attention_sources(
     )
 
   result = {
-    f"{ours}attn.attn_vec_einsum.w": family.attention_output(
-      spec, f"{theirs}self_attn.o_proj.weight"
+    f"{tunix_prefix}attn.attn_vec_einsum.w": family.attention_output(
+      spec, f"{hub_prefix}self_attn.o_proj.weight"
     )
   }
   if spec.num_heads == spec.num_kv_heads:
-    result[f"{ours}attn.qkv_einsum.w"] = heads([query, *others], spec.num_heads)
+    result[f"{tunix_prefix}attn.qkv_einsum.w"] = heads(
+      [query, *others], spec.num_heads
+    )
   else:
-    result[f"{ours}attn.q_einsum.w"] = heads([query], spec.num_heads)
-    result[f"{ours}attn.kv_einsum.w"] = heads(others, spec.num_kv_heads)
-  for our_name, their_name in norms.items():
-    result[f"{ours}{our_name}.scale"] = family.vector(
-      f"{theirs}{their_name}.weight", (spec.embed_dim,)
+    result[f"{tunix_prefix}attn.q_einsum.w"] = heads([query], spec.num_heads)
+    result[f"{tunix_prefix}attn.kv_einsum.w"] = heads(others, spec.num_kv_heads)
+  for tunix_name, hub_name in norms.items():
+    result[f"{tunix_prefix}{tunix_name}.scale"] = family.vector(
+      f"{hub_prefix}{hub_name}.weight", (spec.embed_dim,)
     )
   return result
 

@@ -91,15 +91,15 @@ def _write_fields(spec: family.Architecture) -> dict[str, Any]:
 
 
 def _layer_sources(
-  spec: family.Architecture, ours: str, theirs: str
+  spec: family.Architecture, tunix_prefix: str, hub_prefix: str
 ) -> dict[str, family.Source]:
-  result = gemma.attention_sources(spec, ours, theirs, _NORMS)
-  for our_name, their_name in (
+  result = gemma.attention_sources(spec, tunix_prefix, hub_prefix, _NORMS)
+  for tunix_name, hub_name in (
     ("_query_norm", "q_norm"),
     ("_key_norm", "k_norm"),
   ):
-    result[f"{ours}attn.{our_name}.scale"] = family.vector(
-      f"{theirs}self_attn.{their_name}.weight", (spec.head_dim,)
+    result[f"{tunix_prefix}attn.{tunix_name}.scale"] = family.vector(
+      f"{hub_prefix}self_attn.{hub_name}.weight", (spec.head_dim,)
     )
   return result
 

@@ -104,35 +104,39 @@ def _tunix_fields(config: Any, *, kind: type) -> dict[str, Any] | None:
 
 
 def _layer_sources(
-  spec: family.Architecture, ours: str, theirs: str, *, has_biases: bool
+  spec: family.Architecture,
+  tunix_prefix: str,
+  hub_prefix: str,
+  *,
+  has_biases: bool,
 ) -> dict[str, family.Source]:
   """Returns a layer's sources; Qwen 3 has norms in place of the biases."""
-  attention = f"{theirs}self_attn."
+  attention = f"{hub_prefix}self_attn."
   result = {
-    f"{ours}attn.o_proj.w": family.attention_output(
+    f"{tunix_prefix}attn.o_proj.w": family.attention_output(
       spec, f"{attention}o_proj.weight"
     )
   }
   for name in "qkv":
     heads = spec.num_heads if name == "q" else spec.num_kv_heads
     width = heads * spec.head_dim
-    result[f"{ours}attn.{name}_proj.w"] = family.Source(
+    result[f"{tunix_prefix}attn.{name}_proj.w"] = family.Source(
       names=(f"{attention}{name}_proj.weight",),
       shapes=((width, spec.embed_dim),),
       split=(heads, spec.head_dim, spec.embed_dim),
       order=(2, 0, 1),
     )
     if has_biases:
-      result[f"{ours}attn.{name}_bias"] = family.vector(
+      result[f"{tunix_prefix}attn.{name}_bias"] = family.vector(
         f"{attention}{name}_proj.bias", (width,)
       )
     elif name != "v":
-      result[f"{ours}attn.{name}_norm.w"] = family.vector(
+      result[f"{tunix_prefix}attn.{name}_norm.w"] = family.vector(
         f"{attention}{name}_norm.weight", (spec.head_dim,)
       )
   for name in ("input_layernorm", "post_attention_layernorm"):
-    result[f"{ours}{name}.w"] = family.vector(
-      f"{theirs}{name}.weight", (spec.embed_dim,)
+    result[f"{tunix_prefix}{name}.w"] = family.vector(
+      f"{hub_prefix}{name}.weight", (spec.embed_dim,)
     )
   return result
 

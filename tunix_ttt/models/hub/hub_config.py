@@ -1,9 +1,8 @@
-"""Reads and writes the `config.json` and `generation_config.json` of a model.
+"""Reads and writes the `config.json` of a model.
 
 No weights are read: an architecture is checked before its weights.
 """
 
-from collections.abc import Sequence
 import pathlib
 from typing import Any, Literal
 
@@ -72,19 +71,6 @@ def of_model(
   # Both transformers 4 and 5 read this key.
   values["torch_dtype"] = spec.dtype
   return dict(sorted(values.items()))
-
-
-def of_generation(
-  end_ids: Sequence[int],
-  bos_id: int | None,
-  pad_id: int,
-  base: dict[str, Any] | None,
-) -> dict[str, Any]:
-  """Returns a `generation_config.json` with the ids that end a turn."""
-  ids = {"bos_token_id": bos_id, "pad_token_id": pad_id}
-  ids = {name: value for name, value in ids.items() if value is not None}
-  result = ids | (base or {}) | {"eos_token_id": list(end_ids)}
-  return dict(sorted(result.items()))
 
 
 def describes(values: dict[str, Any], spec: specs.ModelSpec) -> bool:

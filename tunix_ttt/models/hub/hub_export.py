@@ -219,16 +219,13 @@ def _tokenizer_files(model: checkpoints.Model) -> dict[str, bytes]:
 
 
 def _generation(model: checkpoints.Model) -> bytes:
+  """Returns a `generation_config.json` with the ids that end a turn."""
   tokenizer = model.tokenizer
+  ids = {"bos_token_id": tokenizer.bos_id(), "pad_token_id": tokenizer.pad_id()}
+  config: dict[str, Any] = {k: v for k, v in ids.items() if v is not None}
+  config |= _of_base(model, GENERATION) or {}
   ends = dict.fromkeys((*tokenizer.end_ids, tokenizer.eos_id()))
-  return _json(
-    hf_config.of_generation(
-      [*ends],
-      tokenizer.bos_id(),
-      tokenizer.pad_id(),
-      _of_base(model, GENERATION),
-    )
-  )
+  return _json(dict(sorted((config | {"eos_token_id": [*ends]}).items())))
 
 
 def _of_base(model: checkpoints.Model, name: str) -> dict[str, Any] | None:

@@ -164,8 +164,8 @@ def check(
   """Compares the tensors of files with the shapes of a model's tensors.
 
   Raises:
-    errors.UserError: at the first tensor that is missing or unknown, or has another
-      shape or an unsupported dtype.
+    errors.UserError: at the first tensor that is missing or unknown, or has
+      another shape or an unsupported dtype.
   """
   dtypes: dict[pathlib.Path, str] = {}
   for name in sorted(shapes.keys() | headers.keys()):
