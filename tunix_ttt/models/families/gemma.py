@@ -100,8 +100,9 @@ def layer_types(spec: family.Architecture) -> tuple[family.LayerType, ...]:
   return spec.layer_types or ("global",) * spec.num_layers
 
 
-def _build(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
-  is_second = spec.family == GEMMA2.name
+def _build(
+  spec: family.Architecture, rngs: nnx.Rngs, *, is_second: bool
+) -> nnx.Module:
   attention_types = {
     "local": tunix_gemma.AttentionType.LOCAL_SLIDING,
     "global": tunix_gemma.AttentionType.GLOBAL,
@@ -229,7 +230,7 @@ def _tunix_fields(config: Any, *, is_second: bool) -> dict[str, Any] | None:
 
 GEMMA = family.Family(
   name="gemma",
-  build=_build,
+  build=functools.partial(_build, is_second=False),
   tiny=TINY,
   model_type="gemma",
   hub_classes={"GemmaForCausalLM": family.HubClass()},
@@ -251,7 +252,7 @@ GEMMA = family.Family(
 )
 GEMMA2 = family.Family(
   name="gemma2",
-  build=_build,
+  build=functools.partial(_build, is_second=True),
   tiny={**TINY, "num_layers": 4, "num_kv_heads": 2, "sliding_window": 512},
   model_type="gemma2",
   hub_classes={"Gemma2ForCausalLM": family.HubClass()},
