@@ -139,7 +139,7 @@ def test_resuming_supervised_runs(tmp_path):
   with pytest.raises(ttt.UserError, match="rewards are for GRPO"):
     ttt.resume(run, rewards={"r": lambda games: games.moves})
   assert re.fullmatch(
-    r"<Model qwen2.5: 25,760 parameters, 1 layers, digest \w{12}>",
+    r"<Model qwen2.5: 25,760 parameters, 1 layer, digest \w{12}>",
     repr(ttt.load_model(str(run))),
   )
 

@@ -20,7 +20,6 @@ from tunix_ttt import requirements
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
-from tunix_ttt.models.families import builders
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
@@ -183,7 +182,7 @@ def adapt(
   mesh = meshes.make(config.mesh)
   model = sources.adapt(base, config.lora, config.model.name, config.seed)
   meshes.place(model.module, mesh)
-  builders.set_remat(model.module, config.model.remat)
+  specs.set_remat(model.module, config.model.remat)
 
   def count(kind: Any) -> int:
     values = specs.parameters(model.module, kind).values()
@@ -225,7 +224,7 @@ def manifest(
     versions=run_directory.versions(),
     platform=platform.platform(),
     devices=[device.device_kind for device in jax.devices()],
-    mesh=meshes.described(config.mesh),
+    mesh=meshes.manifest_sizes(config.mesh),
     git_sha=sha,
     git_dirty=dirty,
     artifacts_path=str(output),
