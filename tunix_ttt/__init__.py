@@ -10,8 +10,9 @@
 Settings    `load_config` reads `SFTConfig`, `DPOConfig` and `GRPOConfig`.
 Training    `train_sft`, `train_dpo`, `train_grpo` and `resume`. GRPO accepts
             custom `Reward` functions.
-Runs        `RunManifest`, `read_metrics` and `write_report`. The module
-            `plots` draws training curves.
+Runs        `Run` opens a run directory: its config, model, metrics, games and
+            report. `RunManifest`, `read_metrics` and `write_report` read and
+            write its files. The module `plots` draws training curves.
 Models      `load_model` returns a `Model`; `export_model` writes it for PEFT
             or transformers.
 Games       `play_games` samples games and `play_all_lines` plays every line.
@@ -114,8 +115,6 @@ _SOURCES = {
 
 # Hidden from type checkers, which then report unknown names.
 if not TYPE_CHECKING:
-  __all__ = list(_SOURCES)
-
   def __getattr__(name: str) -> Any:
     """Imports a name on its first use."""
     if name not in _SOURCES:
