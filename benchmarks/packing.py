@@ -21,9 +21,9 @@ import numpy as np
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
+from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.data import generate
-from tunix_ttt.train import batches
 from tunix_ttt.train import dpo
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import sft
@@ -62,13 +62,11 @@ class Steps:
     pad_id = model.tokenizer.pad_id()
     make: Any = trainer.SFTTrainer
     dataset: Any = plan.dataset
+    train, _ = batches.make(config, dataset, pad_id)
     if isinstance(config, config_lib.DPOConfig):
       make = trainer.DPOTrainer
-      train, _ = batches.make_pairs(config, dataset, pad_id)
       known = np.zeros((2, len(dataset.train)), np.float32)
       train = reference_log_probs.attach(train, known)
-    else:
-      train, _ = batches.make(config, dataset, pad_id)
     self._batches = list(itertools.islice(train, num_steps))
     self.shape = self._batches[0]["input_tokens"].shape
     self.num_tokens = int(sum(b["input_mask"].sum() for b in self._batches))

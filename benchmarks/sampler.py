@@ -25,7 +25,7 @@ from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import generation
+from tunix_ttt.models import model_policy
 from tunix_ttt.text import segments
 from tunix_ttt.train import base_model
 
@@ -48,7 +48,7 @@ class HostDriven:
     self._model, self._play = model, config.play
     self._step = jax.jit(jax.vmap(ENV.step))
     self.num_tokens = 0
-    self._generate = generation.Generator(
+    self._generate = model_policy.Generator(
       model.module,
       model.spec,
       model.tokenizer,

@@ -36,7 +36,6 @@ from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models import token_log_probs
-from tunix_ttt.models.families import known
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import build
 from tunix_ttt.rollout import sequences
@@ -233,7 +232,7 @@ def published(name: str, num_layers: int) -> list[dict[str, Any]]:
   Raises:
     errors.UserError: if Tunix does not know the model.
   """
-  spec = known.spec(name, "float32")
+  spec = specs.published(name, "float32")
   if spec is None:
     raise errors.UserError(f"--model: {name} is not known to Tunix")
   spec = dataclasses.replace(spec, num_layers=num_layers, layer_types=None)

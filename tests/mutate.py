@@ -90,15 +90,15 @@ MUTATIONS = (
   Mutation(
     "a held-out text is trained on, too",
     "tunix_ttt/data/datasets.py",
-    "keys = held_out.by_text(samples)",
+    "keys = keys_by_text(samples)",
     "keys = [*range(len(samples))]",
     "tests/test_held_out.py::test_a_text_is_on_one_side",
   ),
   Mutation(
     "a packed token is its row's, not its sequence's",
-    "tunix_ttt/data/packing.py",
-    "segment_ids[i, part] = n + 1",
-    "segment_ids[i, part] = i + 1",
+    "tunix_ttt/data/batches.py",
+    "segment_ids[i, span] = n + 1",
+    "segment_ids[i, span] = i + 1",
     "tests/test_packing.py::test_a_batch_is_its_sequences",
   ),
   Mutation(
@@ -215,7 +215,7 @@ MUTATIONS = (
   ),
   Mutation(
     "exported heads are transposed the wrong way",
-    "tunix_ttt/models/hub/names.py",
+    "tunix_ttt/models/families/family.py",
     "back = np.argsort(self.order)",
     "back = self.order",
     "tests/test_hugging_face.py::test_names_lead_from_tensors_to_parameters_and_back",

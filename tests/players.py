@@ -52,7 +52,7 @@ def write(
   rows = []
   for match in played:
     every = list(trajectory.describe(match.games, str))
-    for game in (every[number] for number in rates.games_once(match.games)):
+    for game in (every[number] for number in rates.distinct_games(match.games)):
       said = [{**turn, "response": say(turn["move"])} for turn in game["turns"]]
       rows.append({**game, "turns": said})
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))

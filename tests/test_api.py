@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tunix_ttt as ttt
 from tunix_ttt import config as config_lib
 from tunix_ttt.rollout import trajectory
 
-NAMES = vars(ttt)["__all__"]
+NAMES = list(vars(ttt)["_SOURCES"])
 
 
 def test_type_checkers_see_the_same_names():
@@ -50,7 +51,7 @@ def test_importing_is_light():
     "assert not {'jax', 'tunix', 'numpy', 'pydantic'} & sys.modules.keys()\n"
     "ttt.load_config, ttt.GRPOConfig, ttt.load_evalset, ttt.read_metrics\n"
     "assert not {'jax', 'tunix'} & sys.modules.keys()\n"
-    "for name in ttt.__all__: getattr(ttt, name)\n"
+    "for name in ttt._SOURCES: getattr(ttt, name)\n"
     "from jax._src import xla_bridge\n"
     "assert not xla_bridge._backends\n"
   )
@@ -139,7 +140,7 @@ def test_resuming_supervised_runs(tmp_path):
   with pytest.raises(ttt.UserError, match="rewards are for GRPO"):
     ttt.resume(run, rewards={"r": lambda games: games.moves})
   assert re.fullmatch(
-    r"<Model qwen2.5: 25,760 parameters, 1 layers, digest \w{12}>",
+    r"<Model qwen2.5: 25,760 parameters, 1 layer, digest \w{12}>",
     repr(ttt.load_model(str(run))),
   )
 
@@ -161,3 +162,8 @@ def test_settings_that_are_none(tmp_path):
   ):
     ttt.load_config(ttt.SFTConfig, str(manifest))
   assert not output.exists()
+
+
+def test_help_fits_on_two_screens():
+  text = pydoc.render_doc(ttt, renderer=pydoc.plaintext)
+  assert "train_grpo" in text and len(text.splitlines()) < 100

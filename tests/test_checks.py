@@ -1,4 +1,4 @@
-"""What a check says of rows in the shape of other people's files."""
+"""Checks of rows in the shape of third-party files."""
 
 import json
 
@@ -16,8 +16,8 @@ from tunix_ttt.games.tictactoe import text_formats
 
 def token_board_row(text, player="<|player|>X\n"):
   board = board_text.from_text(text)
-  shown = text_formats.TokenBoardFormat().observation(board, None)
-  return shown[: shown.index("<|player|>")] + player
+  observation = text_formats.TokenBoardFormat().observation(board, None)
+  return observation[: observation.index("<|player|>")] + player
 
 
 def answer(cell: int, thought: str | None = "Because.") -> str:
@@ -40,11 +40,11 @@ def check(tmp_path, rows, **settings):
 
 
 def counts(shares):
-  return {name: found["count"] for name, found in shares.items()}
+  return {name: entry["count"] for name, entry in shares.items()}
 
 
 def test_text_rows_of_token_boards(tmp_path):
-  shown = token_board_row(WINNING)
+  board = token_board_row(WINNING)
   turn = token_board_row(WINNING, "<|turn|>player\n<|symbol|>O\n")
   broken = answer(2).replace(
     "</player_think>", "</player_think></player_think>"
@@ -52,14 +52,14 @@ def test_text_rows_of_token_boards(tmp_path):
   report = check(
     tmp_path,
     [
-      {"text": shown + answer(2)},
-      {"text": shown + answer(8)},
-      {"text": shown + answer(0)},
-      {"text": shown + broken},
-      {"text": shown + "I resign."},
+      {"text": board + answer(2)},
+      {"text": board + answer(8)},
+      {"text": board + answer(0)},
+      {"text": board + broken},
+      {"text": board + "I resign."},
       {"text": turn + answer(2, None)},
       {"text": token_board_row("XXXOO....") + answer(8)},
-      {"text": shown + answer(2)},
+      {"text": board + answer(2)},
     ],
   )
   assert counts(report["moves"]) == {
@@ -79,8 +79,8 @@ def test_text_rows_of_token_boards(tmp_path):
 
 
 def test_pairs(tmp_path):
-  shown = token_board_row(WINNING)
-  pair = {"prompt": shown, "chosen": answer(2)}
+  board = token_board_row(WINNING)
+  pair = {"prompt": board, "chosen": answer(2)}
   # X . . / . . . / . . . and O to move: the centre alone keeps the draw.
   early = token_board_row("X........", "<|player|>O\n")
   report = check(
@@ -115,8 +115,8 @@ def test_a_prompt_that_ends_inside_a_tag(tmp_path):
   }
   report = check(tmp_path, [row] * 30)
   assert counts(report["moves"]) == {"optimal": 30}
-  found = report["format_errors"]["the prompt ends inside a tag"]
-  assert found == {"count": 30, "lines": list(range(1, 21))}
+  entry = report["format_errors"]["the prompt ends inside a tag"]
+  assert entry == {"count": 30, "lines": list(range(1, 21))}
   line = next(t for t in checks.table(report).splitlines() if "tag" in t)
   assert line.endswith(
     "30 times: the prompt ends inside a tag (line 1, 2, 3, 4, 5, …)"
@@ -131,8 +131,8 @@ def messages(*turns):
 
 
 def test_conversations_are_judged_turn_by_turn(tmp_path):
-  said = "<think>a</think>\n<move>A3</move>"
-  turns = messages(grid(WINNING), said, grid(WINNING), "<move>C3</move>")
+  answer_text = "<think>a</think>\n<move>A3</move>"
+  turns = messages(grid(WINNING), answer_text, grid(WINNING), "<move>C3</move>")
   report = check(
     tmp_path,
     [
@@ -194,10 +194,10 @@ def test_leakage(tmp_path):
     {"prompt": "3+3?", "completion": "6"},
     {"prompt": messages("4+4?")},
   ]
-  asked = ["2+2?", "3+3? ", "4+4?", "9+9?"]
+  questions = ["2+2?", "3+3? ", "4+4?", "9+9?"]
   for symmetric, expected in ((False, 5), (True, 6)):
     leakage = checks.Leakage(
-      [board_text.from_text(WINNING), 0], asked, symmetric=symmetric
+      [board_text.from_text(WINNING), 0], questions, symmetric=symmetric
     )
     report = check(tmp_path, rows, leakage=leakage)["leakage"]
     assert report == {
@@ -237,9 +237,9 @@ def test_decisions_of_a_text_with_two_boards():
     + answer(2)
   )
   first, second = checks.decisions(row_formats.PlainText("", text))
-  assert (first.shown.board, first.move().cell) == (0, 4)
+  assert (first.board, first.move().cell) == (0, 4)
   assert second.move() == board_text.Move(2, True)
-  # What is in the prompt is not trained on.
+  # The prompt is not trained on.
   cut = text.index("<player_think>", 300)
   sample = row_formats.PlainText(text[:cut], text[cut:])
   assert [d.move().cell for d in checks.decisions(sample)] == [2]

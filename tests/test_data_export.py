@@ -1,4 +1,4 @@
-"""Rows of one format written as another: the same is trained, or refused."""
+"""Conversion between row formats: the same supervision, or an error."""
 
 import itertools
 
@@ -6,7 +6,6 @@ import pytest
 
 from tunix_ttt import testing
 from tunix_ttt.data import row_formats
-from tunix_ttt.data import rows
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "2+2?"}
@@ -39,15 +38,15 @@ POSSIBLE = {
 
 
 @pytest.mark.parametrize(
-  "name, data_format", itertools.product(SAMPLES, rows.FORMATS)
+  "name, data_format", itertools.product(SAMPLES, row_formats.FORMATS)
 )
 def test_what_can_be_written(name, data_format):
   sample = SAMPLES[name]
   if name not in POSSIBLE[data_format]:
     with pytest.raises(ValueError):
-      list(rows.rows(sample, data_format))
+      list(row_formats.write_rows(sample, data_format))
     return
-  written = list(rows.rows(sample, data_format))
+  written = list(row_formats.write_rows(sample, data_format))
   (back,) = row_formats.parse_row(written[-1], data_format)
   if not isinstance(sample, row_formats.Conversation):
     assert back == sample
@@ -62,10 +61,10 @@ def test_what_can_be_written(name, data_format):
 
 
 def test_every_answer_of_a_conversation_becomes_a_row():
-  first, second = rows.rows(CHAT, "prompt_completion")
+  first, second = row_formats.write_rows(CHAT, "prompt_completion")
   assert first == {"prompt": [SYSTEM, USER], "completion": [ANSWER]}
   assert second["prompt"] == [SYSTEM, USER, ANSWER, USER]
-  assert list(rows.rows(LAST, "prompt_completion")) == [second]
+  assert list(row_formats.write_rows(LAST, "prompt_completion")) == [second]
 
 
 def test_control_tokens_in_text():
@@ -73,15 +72,15 @@ def test_control_tokens_in_text():
     [{"role": "user", "content": "<end_of_turn>"}, ANSWER]
   )
   with pytest.raises(ValueError, match="Gemma's control tokens"):
-    list(rows.rows(sample, "tunix_sft"))
+    list(row_formats.write_rows(sample, "tunix_sft"))
 
 
 def test_reasons():
-  for sample, data_format, found in (
-    (COMPLETION, "text", "all of a text is trained on"),
-    (LAST, "messages", "read and not trained on"),
-    (PAIR, "tunix_sft", "it is a preference pair"),
-    (TEXT, "episodes", "are read, not written"),
+  for sample, data_format, message in (
+    (COMPLETION, "text", "the format text needs plain text without a prompt"),
+    (LAST, "messages", "some answers are not trained on"),
+    (PAIR, "tunix_sft", "a preference pair has two answers"),
+    (TEXT, "episodes", "can be read but not written"),
   ):
-    with pytest.raises(ValueError, match=found):
-      list(rows.rows(sample, data_format))
+    with pytest.raises(ValueError, match=message):
+      list(row_formats.write_rows(sample, data_format))

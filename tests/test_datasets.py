@@ -9,6 +9,7 @@ import pytest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import testing
+from tunix_ttt.data import batches as batches_lib
 from tunix_ttt.data import datasets
 from tunix_ttt.data import row_formats
 from tunix_ttt.text import chat
@@ -57,7 +58,7 @@ def test_max_samples_reads_no_further(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "content, found",
+  "content, message",
   [
     (b"", "this data file has no rows"),
     (b"\n \n", "this data file has no rows"),
@@ -68,10 +69,10 @@ def test_max_samples_reads_no_further(tmp_path):
     (b'{"text": "a"}\n{"text": "\xff"}\n', ":2: this data file is not UTF-8"),
   ],
 )
-def test_bad_files(tmp_path, content, found):
+def test_bad_files(tmp_path, content, message):
   path = tmp_path / "rows.jsonl"
   path.write_bytes(content)
-  with pytest.raises(errors.UserError, match=found):
+  with pytest.raises(errors.UserError, match=message):
     load(str(path))
 
 
@@ -119,7 +120,9 @@ def test_pairs_are_loaded_apart(tmp_path):
   texts = write(tmp_path / "texts.jsonl", [{"text": "a"}])
   with pytest.raises(errors.UserError, match=":1: this is not a preference"):
     datasets.load_pairs(config_lib.DataConfig(path=texts))
-  with pytest.raises(errors.UserError, match="data.path: preference pairs"):
+  with pytest.raises(
+    errors.UserError, match="data.path: DPO needs a file of preference"
+  ):
     datasets.load_pairs(config_lib.DataConfig())
 
 
@@ -149,19 +152,22 @@ def test_held_out_rows_are_not_trained_on():
 def batches(dataset, **settings):
   defaults = {"batch_size": 4, "gradient_accumulation_steps": 1, "seed": 0}
   settings = {**defaults, **settings}
-  parts = datasets.train_parts(dataset, **settings)
+  parts = batches_lib.train_parts(dataset, **settings)
   size = settings["batch_size"] // settings["gradient_accumulation_steps"]
   return filled(parts, dataset, size)
 
 
 def filled(parts, dataset, size):
-  return datasets.batches(
-    parts, batch_size=size, length=dataset.length, pad_id=0
-  )
+  layout = batches_lib.Layout(rows=size, length=dataset.length)
+  for part in parts:
+    yield batches_lib.make_batch(
+      part.sequences, layout=layout, pad_id=0, denominator=part.denominator
+    )
 
 
 def eval_batches(dataset):
-  return list(filled(datasets.eval_parts(dataset, 2), dataset, 2))
+  parts = batches_lib.ordered_parts(dataset.eval, 2)
+  return list(filled(parts, dataset, 2))
 
 
 @pytest.fixture
@@ -206,11 +212,11 @@ def test_accumulation_splits_a_batch_and_shares_its_denominator(dataset):
 
 
 def test_eval_batches_cover_the_held_out_rows_once(dataset):
-  found = eval_batches(dataset)
-  assert [b["input_mask"].sum() for b in found] == [3 + 4, 5]
-  assert all(b["input_tokens"].shape == (2, 8) for b in found)
+  held_out = eval_batches(dataset)
+  assert [b["input_mask"].sum() for b in held_out] == [3 + 4, 5]
+  assert all(b["input_tokens"].shape == (2, 8) for b in held_out)
   tokens = sum(sum(row.loss_mask) for row in dataset.eval)
-  assert all(b["denominator"] == tokens / 2 for b in found)
+  assert all(b["denominator"] == tokens / 2 for b in held_out)
   empty = datasets.Dataset(
     train=dataset.train, eval=[], dropped_too_long=0, length=8
   )

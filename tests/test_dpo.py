@@ -112,7 +112,7 @@ def test_wrong_input(run, pairs, tmp_path, monkeypatch):
   for flags, found in (
     (["--data", "sft.jsonl"], "sft.jsonl:1"),
     (["--data", "none.jsonl"], "none.jsonl"),
-    (["--set", "data.path=null"], "preference pairs are read from a file"),
+    (["--set", "data.path=null"], "DPO needs a file of preference pairs"),
     (["--set", "dpo.beta=0"], "dpo.beta"),
     (["--model", "nowhere"], "nowhere: no such model"),
   ):

@@ -8,7 +8,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
-from tunix_ttt.report import results
+from tunix_ttt.evaluate import game_files
 
 
 def test_long_lines_are_cut_in_the_middle_and_many_are_counted():
@@ -96,7 +96,7 @@ def test_evaluations_that_lack_a_rate_are_not_shown():
   rates = ("win", "draw", "loss", "illegal", "parse_error", "truncated")
   row = {f"X/random/{name}_rate": 0.5 for name in rates}
   whole = {**row, "X/optimal_move_rate": 1.0}
-  assert [*results.of_metrics(whole)] == ["X"]
-  assert not results.of_metrics(row)
+  assert [*game_files.sides_of_metrics(whole)] == ["X"]
+  assert not game_files.sides_of_metrics(row)
   del whole["X/random/win_rate"]
-  assert not results.of_metrics(whole)
+  assert not game_files.sides_of_metrics(whole)

@@ -126,7 +126,7 @@ def test_mistakes(run, scratch):
     export("--push-to-hub", "../x"), "../x: not a name for a repository"
   )
   for flags, found in (
-    (("--private",), "--private says something of --push-to-hub"),
+    (("--private",), "--private needs --push-to-hub"),
     (("--max-shard-size", "4XB"), "expected a size such as 4GB"),
   ):
     code, _, err = export(*flags)

@@ -1,4 +1,4 @@
-"""Every row format, and what is said of rows that fit none."""
+"""Row formats: parsing, and error messages of invalid rows."""
 
 import pytest
 
@@ -61,7 +61,9 @@ def test_preference_pairs():
     row_formats.Conversation([USER, WRONG], 1),
   )
   assert list(pair.texts()) == ["user\n2+2?", "4", "user\n2+2?", "5"]
-  with pytest.raises(ValueError, match="a preference pair, which is for DPO"):
+  with pytest.raises(
+    ValueError, match="this is a preference pair; use it for DPO"
+  ):
     row_formats.parse_trained(PAIR)
   with pytest.raises(ValueError, match="this is not a preference pair"):
     row_formats.parse_preference({"text": "a"})
@@ -71,8 +73,7 @@ def test_the_answers_of_a_pair_are_encoded_apart():
   (pair,) = row_formats.parse_row(PAIR)
   assert isinstance(pair, row_formats.Preference)
   tokenizer = testing.CharacterTokenizer()
-  chosen = pair.encode_chosen(tokenizer)
-  rejected = pair.encode_rejected(tokenizer)
+  chosen, rejected = (answer.encode(tokenizer) for answer in pair.answers())
   # Only the answer, a character and the end of the turn, tells them apart.
   assert chosen.ids[:-2] == rejected.ids[:-2]
   assert chosen.ids[-2:-1] == tokenizer.encode("4")
@@ -115,7 +116,7 @@ def test_each_step_of_an_episode_trains_its_own_answer():
 
 
 @pytest.mark.parametrize(
-  "row, data_format, found",
+  "row, data_format, message",
   [
     ({}, "auto", "found the fields none"),
     ({"a": 1}, "auto", "found the fields a, expected one of: messages;"),
@@ -131,7 +132,7 @@ def test_each_step_of_an_episode_trains_its_own_answer():
       "'prompt' and 'rejected': message 1 has the role 'user'",
     ),
     ({"prompt": ""}, "auto", "'prompt' is empty"),
-    ({"prompt": [USER, ANSWER]}, "auto", "of 'prompt' is not the user's"),
+    ({"prompt": [USER, ANSWER]}, "auto", "of 'prompt' is not a user message"),
     ({"steps": []}, "auto", "must be a list and not empty"),
     ({"steps": [{"info": {}}]}, "auto", "step 0 has no info with"),
     ({"steps": [3]}, "auto", "step 0 has no info with"),
@@ -142,7 +143,7 @@ def test_each_step_of_an_episode_trains_its_own_answer():
         ]
       },
       "auto",
-      "step 0: the last message is the user's",
+      "step 0: the last message is a user message",
     ),
     ({"text": "a"}, "messages", "the field 'messages' is missing; found text"),
     ({"prompt": "a"}, "prompt_completion", "the field 'completion' is missing"),
@@ -162,6 +163,6 @@ def test_each_step_of_an_episode_trains_its_own_answer():
     ({"prompts": 3}, "auto", "'prompts' must be text"),
   ],
 )
-def test_bad_rows(row, data_format, found):
-  with pytest.raises(ValueError, match=found):
+def test_bad_rows(row, data_format, message):
+  with pytest.raises(ValueError, match=message):
     row_formats.parse_row(row, data_format)

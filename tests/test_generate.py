@@ -1,4 +1,4 @@
-"""Generated files: the same for a seed, filtered, whole, and accounted for."""
+"""Generated files: deterministic, filtered, complete and counted."""
 
 from collections import Counter
 import hashlib
@@ -104,15 +104,17 @@ def test_weights():
 def test_a_file_and_its_manifest(tmp_path):
   path = tmp_path / "sub" / "rows.jsonl"
   kind = generate.Games(keep="won")
-  made = generate.write(path, "games", kind, 20, 3)
-  assert made == manifests.Generated.read(manifests.beside(path))
+  manifest = generate.write(path, "games", kind, 20, 3)
+  assert manifest == manifests.Generated.read(manifests.beside(path))
   data = path.read_bytes()
-  assert made.digest == hashlib.sha256(data).hexdigest()
+  assert manifest.digest == hashlib.sha256(data).hexdigest()
   rows, counts = rows_of(kind, 20, 3)
   assert [json.loads(line) for line in data.splitlines()] == rows
-  assert made.rows == len(rows) and made.counts == dict(counts)
-  assert made.settings == {"count": 20, **kind.settings()} and made.seed == 3
-  assert made.settings["keep"] == "won"
+  assert manifest.rows == len(rows) and manifest.counts == dict(counts)
+  assert (
+    manifest.settings == {"count": 20, **kind.settings()} and manifest.seed == 3
+  )
+  assert manifest.settings["keep"] == "won"
   with pytest.raises(errors.UserError, match="already exists"):
     generate.write(path, "games", kind, 20, 3)
 

@@ -1,4 +1,4 @@
-"""Held-out rows have no like among the rows that are trained on."""
+"""Held-out rows share no text or position with the training rows."""
 
 import collections
 from typing import Any
@@ -9,9 +9,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.data import datasets
-from tunix_ttt.data import held_out
 from tunix_ttt.data import positions
-from tunix_ttt.data import preferences
 from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import rules
 
@@ -30,26 +28,28 @@ def data(**settings):
 
 
 def split(source, seed=0, **settings):
-  """Returns the texts to train on and those held out, repeated ones too."""
+  """Returns the training and the held-out texts with duplicates."""
   config = data(**settings)
-  found = datasets.tokenize(source, CHARACTERS, config, seed)
+  dataset = datasets.tokenize(source, CHARACTERS, config, seed)
   texts = ([CHARACTERS.decode(row.ids) for row in rows] for rows in
-           (found.train, found.eval))  # fmt: skip
+           (dataset.train, dataset.eval))  # fmt: skip
   return tuple(map(list, texts))
 
 
 def forms(texts):
   canonical = rules.canonical()
-  return {int(canonical[positions._position(text).board]) for text in texts}
+  return {
+    int(canonical[positions._find_position(text).board]) for text in texts
+  }
 
 
 def test_a_text_is_on_one_side():
   source = games()
   train, held = split(source)
-  every = collections.Counter(train + held)
-  assert max(every.values()) > 5 and len(every) < len(source.samples)
+  counts = collections.Counter(train + held)
+  assert max(counts.values()) > 5 and len(counts) < len(source.samples)
   assert not set(train) & set(held)
-  # As many rows as are asked for, but for groups that do not fit.
+  # Only groups that do not fit are missing.
   room = -(-len(source.samples) * 15 // 100)
   assert 0.9 * room < len(held) <= room
   assert len(train) + len(held) == len(source.samples)
@@ -72,24 +72,24 @@ def test_of_a_truncated_conversation_the_last_board_counts():
     row_formats.Conversation(game.messages[:n], n - 1)
     for n in range(3, len(game.messages) + 1, 2)
   ]
-  keys = held_out.by_position([*before, last], "x")
+  keys = datasets.keys_by_position([*before, last], "x")
   assert len(set(keys)) == len(before) + 1
 
 
 @pytest.mark.parametrize(
-  ("sample", "found"),
+  ("sample", "message"),
   [
     (row_formats.PlainText("", "no board"), "row 2 of x.jsonl answers none"),
     (None, "row 2 of x.jsonl answers [345]"),
   ],
 )
-def test_positions_that_are_not_known(sample, found):
+def test_positions_that_are_not_known(sample, message):
   board = games().samples[0]
   game = max(games(context="full").samples, key=lambda s: len(s.messages))
   source = datasets.Source(
     key="x", path="x.jsonl", digest="", samples=[board, sample or game]
   )
-  with pytest.raises(errors.UserError, match=found):
+  with pytest.raises(errors.UserError, match=message):
     split(source, held_out_by="position")
 
 
@@ -99,14 +99,14 @@ def test_a_prompt_of_pairs_is_on_one_side():
     for n in range(45)
   ]
   source = datasets.Pairs(key="k", path="p", digest="d", samples=samples)
-  found = preferences.tokenize(source, CHARACTERS, data(), 0)
+  dataset = datasets.tokenize_pairs(source, CHARACTERS, data(), 0)
 
-  def asked(pairs):
+  def prompts_of(pairs):
     return {CHARACTERS.decode(chosen.ids)[:5] for chosen, _ in pairs}
 
-  # A prompt has 6 or 7 pairs; 7 of the 45 are asked for.
-  assert len(found.eval) in (6, 7) and len(asked(found.eval)) == 1
-  assert not asked(found.train) & asked(found.eval)
+  # A prompt has 6 or 7 pairs; up to 7 of the 45 pairs are held out.
+  assert len(dataset.eval) in (6, 7) and len(prompts_of(dataset.eval)) == 1
+  assert not prompts_of(dataset.train) & prompts_of(dataset.eval)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_prompt_of_pairs_is_on_one_side():
 )
 def test_groups_are_whole_and_a_row_is_left(keys, share, count):
   for seed in range(5):
-    drawn = held_out.draw(keys, share, seed)
+    drawn = datasets.draw_held_out(keys, share, seed)
     assert len(drawn) == count
     rest = {key for n, key in enumerate(keys) if n not in drawn}
     assert not rest & {keys[n] for n in drawn}

@@ -79,7 +79,7 @@ def test_prompts_come_again_once_all_have_come(tmp_path):
   )
   model = base_model.base_model(plain)
   asked = [
-    positions.Shown(board_text.from_text(text), cell)
+    positions.Position(board_text.from_text(text), cell)
     for text, cell in (("." * 9, None), ("X........", 0), ("XO.......", 1))
   ]
   pool = opponent_pool.OpponentPool(config, tmp_path)

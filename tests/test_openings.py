@@ -24,8 +24,8 @@ def model():
 
 
 def test_greedily_each_opening_has_one_answer(model, monkeypatch):
-  monkeypatch.setattr(matches, "TEMPERATURE", 0.0)
-  found = matches.sample(model, CONFIG, 0, NUM_GAMES)
+  monkeypatch.setattr(matches, "OPENINGS_TEMPERATURE", 0.0)
+  found = matches.sample_openings(model, CONFIG, 0, NUM_GAMES)
   partner = partner_lib.Partner(model, CONFIG, num_games=9)
   (first, *_) = partner.answer(rules.X, [[]] * 9)
   assert found.x == [NUM_GAMES * (cell == first.cell) for cell in range(10)]
@@ -39,7 +39,9 @@ def test_greedily_each_opening_has_one_answer(model, monkeypatch):
 
 
 def test_samples_are_of_the_seed(model):
-  found = [matches.sample(model, CONFIG, n, NUM_GAMES) for n in (0, 0, 1)]
+  found = [
+    matches.sample_openings(model, CONFIG, n, NUM_GAMES) for n in (0, 0, 1)
+  ]
   assert found[0] == found[1] != found[2]
   for each in found:
     assert sum(each.x) == NUM_GAMES == sum(map(sum, each.o.values()))

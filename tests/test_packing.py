@@ -17,13 +17,11 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.algorithms import dpo_loss
 from tunix_ttt.algorithms import losses
-from tunix_ttt.data import datasets
-from tunix_ttt.data import packing
+from tunix_ttt.data import batches
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora
 from tunix_ttt.models.families import specs
 from tunix_ttt.text import chat
-from tunix_ttt.train import batches
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import sft
 
@@ -44,33 +42,34 @@ def sequences(lengths=LENGTHS):
 
 
 def packed(rows):
-  found = packing.find_layout([rows])
+  layout = batches.find_layout([rows])
   # One row more than is needed.
-  layout = dataclasses.replace(found, rows=found.rows + 1)
+  layout = dataclasses.replace(layout, rows=layout.rows + 1)
   supervised = sum(sum(row.loss_mask[1:]) for row in rows)
-  return packing.make_batch(
-    rows, layout=layout, pad_id=PAD, denominator=supervised
+  return batches.make_batch(
+    rows, layout=layout, pad_id=PAD, denominator=supervised, is_packed=True
   )
 
 
 def padded(rows):
   supervised = sum(sum(row.loss_mask[1:]) for row in rows)
-  return datasets.make_batch(
-    rows, batch_size=len(rows), length=12, pad_id=PAD, denominator=supervised
+  layout = batches.Layout(rows=len(rows), length=12)
+  return batches.make_batch(
+    rows, layout=layout, pad_id=PAD, denominator=supervised
   )
 
 
 def test_the_longest_go_first_and_each_where_it_leaves_the_least_room():
   # 9 and 1 fill a row, so do 6 and 4, and 5, 3 and 2.
-  assert packing.pack(LENGTHS, 10) == [[1, 5], [4, 6], [2, 0, 3]]
-  assert packing.pack([10, 10], 10) == [[0], [1]]
-  assert packing.pack([], 10) == []
+  assert batches.bin_pack(LENGTHS, 10) == [[1, 5], [4, 6], [2, 0, 3]]
+  assert batches.bin_pack([10, 10], 10) == [[0], [1]]
+  assert batches.bin_pack([], 10) == []
 
 
 def test_rows_hold_every_sequence_once_and_no_more_than_fits():
   rng = np.random.default_rng(0)
   lengths = rng.integers(1, 50, 300).tolist()
-  rows = packing.pack(lengths, 60)
+  rows = batches.bin_pack(lengths, 60)
   assert sorted(itertools.chain(*rows)) == list(range(300))
   assert all(0 < sum(lengths[n] for n in row) <= 60 for row in rows)
   # No two rows could have been one.
@@ -80,16 +79,16 @@ def test_rows_hold_every_sequence_once_and_no_more_than_fits():
 
 def test_a_layout_fits_every_batch():
   short, long = sequences([4, 4, 4, 4]), sequences([8, 8, 8, 2])
-  assert packing.find_layout([short]) == packing.Layout(rows=4, length=4)
-  found = packing.find_layout([short, long])
-  assert found == packing.Layout(rows=4, length=8)
+  assert batches.find_layout([short]) == batches.Layout(rows=4, length=4)
+  layout = batches.find_layout([short, long])
+  assert layout == batches.Layout(rows=4, length=8)
 
 
 def test_longer_rows_where_they_save_much():
   # One sequence of 2 in a row of 3, but three in one of 6.
   rows = sequences([3] + 29 * [2])
-  found = packing.find_layout([rows])
-  assert found == packing.Layout(rows=11, length=6)
+  layout = batches.find_layout([rows])
+  assert layout == batches.Layout(rows=11, length=6)
 
 
 def test_a_batch_is_its_sequences():
@@ -98,10 +97,10 @@ def test_a_batch_is_its_sequences():
   ids, tokens = batch["segment_ids"], batch["input_tokens"]
   assert ids.shape[1] == 9 and not ids[-1].any()
   for n, row in enumerate(rows):
-    there = ids == n + 1
-    assert tokens[there].tolist() == row.ids
-    # The first token follows on nothing.
-    assert batch["loss_mask"][there].tolist() == [False, *row.loss_mask[1:]]
+    mask = ids == n + 1
+    assert tokens[mask].tolist() == row.ids
+    # The first token has no token before it to be predicted from.
+    assert batch["loss_mask"][mask].tolist() == [False, *row.loss_mask[1:]]
   assert (batch["input_mask"] == (ids > 0)).all()
   assert (tokens[ids == 0] == PAD).all()
   assert not batch["loss_mask"][ids == 0].any()
@@ -124,7 +123,7 @@ def test_positions_start_anew_and_attention_stays_within():
 
 
 def model(family: Any):
-  """A model; Gemma's local layers see fewer tokens than there are."""
+  """A model; Gemma's sliding window is shorter than the sequences."""
   changes: dict[str, Any] = {}
   if family in ("gemma2", "gemma3"):
     changes = {"sliding_window": 3, "layer_types": ("local", "global")}
@@ -191,11 +190,11 @@ def pair_batches():
   rng = np.random.default_rng(1)
   rows = []
   for prompt, *answers in [(4, 3, 5), (2, 6, 1), (5, 2, 2)]:
-    asked = rng.integers(1, VOCAB, prompt).tolist()
+    prompt_ids = rng.integers(1, VOCAB, prompt).tolist()
     for length in answers:
       answer = rng.integers(1, VOCAB, length).tolist()
       mask = [False] * prompt + [True] * length
-      rows.append(chat.Tokens([*asked, *answer], mask))
+      rows.append(chat.Tokens([*prompt_ids, *answer], mask))
   numbers = {"pairs": np.arange(3), "denominator": np.float32(3)}
   return {**packed(rows), **numbers}, {**padded(rows), **numbers}
 
@@ -240,7 +239,7 @@ def test_pairs_have_the_unpacked_log_probabilities_and_gradient(
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-# Whole games differ in length.
+# Conversations differ in length.
 CONFIG = dataclasses.replace(
   test_sft.CONFIG,
   data=dataclasses.replace(
@@ -292,11 +291,11 @@ def test_a_run_sees_the_same_sequences_in_batches_of_one_shape():
 
 def test_a_run_learns_what_it_would_have_without_packing(finished, tmp_path):
   unpacked = recipes.train_sft(UNPACKED, tmp_path / "unpacked")
-  found, expected = test_sft.rows(finished), test_sft.rows(unpacked)
-  for ours, theirs in zip(found, expected, strict=True):
-    assert ours.keys() == theirs.keys()
-    for name in ours.keys() - {"split"}:
-      assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+  packed_rows, unpacked_rows = test_sft.rows(finished), test_sft.rows(unpacked)
+  for row, expected in zip(packed_rows, unpacked_rows, strict=True):
+    assert row.keys() == expected.keys()
+    for name in row.keys() - {"split"}:
+      assert row[name] == pytest.approx(expected[name], rel=1e-4), name
   a, b = (
     specs.parameters(checkpoints.load(run).module)
     for run in (finished, unpacked)

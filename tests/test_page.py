@@ -107,7 +107,7 @@ def test_the_change_table_has_lost_lines_before_and_after(
 def test_the_table_answers_every_line(
   material: run_page.Material, mark: game_files.Mark
 ):
-  table = run_page.make(material.games)
+  table = highlights.policy_table(material.games)
   ends = list(lines_of(table, mark))
   result = players.exact(material.after, mark)
   assert len(ends) == result.lines

@@ -129,7 +129,7 @@ def test_taking_back_and_mistakes():
 
 
 @pytest.mark.parametrize(
-  "cell, reason", [(-1, "names no cell"), (0, "is of a taken cell")]
+  "cell, reason", [(-1, "names no cell"), (0, "names a taken cell")]
 )
 def test_what_is_no_move_loses(cell, reason):
   ending, told = play(Scripted(cell), rules.X, "A1")

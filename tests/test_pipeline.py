@@ -50,7 +50,7 @@ def test_stages_follow_each_other(run, tmp_path, monkeypatch):
   assert code == 0, err
   assert (output / "pipeline_manifest.json").read_text() == text
   code, _, err = run(*command, "--set", "pairs.count=21")
-  assert code == 2 and "of a pipeline with another config" in err
+  assert code == 2 and "belongs to a pipeline with another config" in err
 
 
 def test_a_wrong_stage_is_told_before_anything_is_made(run, tmp_path):

@@ -20,8 +20,8 @@ KINDS = {"worse": 1.0, "illegal": 1.0, "format": 1.0}
 def take(count, kind="grid", style="template", weights=None, seed=0):
   text_format = text_formats.named(kind, thoughts=style != "none")
   rng = np.random.default_rng(seed)
-  found = positions.pairs(rng, text_format, style, weights or KINDS)
-  return list(itertools.islice(found, count))
+  pairs = positions.pairs(rng, text_format, style, weights or KINDS)
+  return list(itertools.islice(pairs, count))
 
 
 def texts(row):
@@ -39,19 +39,20 @@ def test_pairs_are_what_they_say(kind, style):
   values = solver.solve().move_values
   for row in take(600, kind, style):
     prompt, chosen, rejected = texts(row)
-    (shown,) = board_text.find(prompt)
-    assert board_text.to_text(shown.board) == row["board"]
+    (match,) = board_text.find(prompt)
+    board = match.board
+    assert board_text.to_text(board) == row["board"]
     good, bad = (board_text.read_answer(t, kind) for t in (chosen, rejected))
-    assert good.is_strict and good.cell in solver.optimal_cells(shown.board)
+    assert good.is_strict and good.cell in solver.optimal_cells(board)
     assert bad.is_strict is (row["rejected_is"] != "format")
     if row["rejected_is"] == "worse":
-      better = values[shown.board, good.cell]
-      assert solver.LOSS <= values[shown.board, bad.cell] < better
+      better = values[board, good.cell]
+      assert solver.LOSS <= values[board, bad.cell] < better
     if row["rejected_is"] == "illegal":
-      assert rules.cells()[shown.board, bad.cell] != rules.EMPTY
+      assert rules.cells()[board, bad.cell] != rules.EMPTY
     if style != "none":
-      said = [_THOUGHT.search(text) for text in (chosen, rejected)]
-      thoughts = [match[1] for match in said if match]
+      matches = [_THOUGHT.search(text) for text in (chosen, rejected)]
+      thoughts = [match[1] for match in matches if match]
       assert len(set(thoughts)) == len(thoughts) >= 1
 
 
@@ -74,9 +75,9 @@ def test_weights_are_shares():
 
 def test_boards_come_again_once_all_have_come():
   choice = rules.positions()[:50]
-  shown = positions.endless(np.random.default_rng(0), choice)
+  drawn = positions.endless(np.random.default_rng(0), choice)
   for _ in range(2):
-    epoch = [next(shown).board for _ in range(50)]
+    epoch = [next(drawn).board for _ in range(50)]
     assert sorted(epoch) == choice.tolist()
 
 
@@ -97,14 +98,14 @@ def test_labels():
 
 def test_rows_that_differ_run_out():
   rows = itertools.cycle([{"a": 1}, {"a": 2}])
-  assert list(positions.different(rows, 5)) == [{"a": 1}, {"a": 2}]
+  assert list(positions.distinct(rows, 5)) == [{"a": 1}, {"a": 2}]
   rows = itertools.cycle([{"a": 1}, {"a": 2}])
-  assert list(positions.different(rows, 1)) == [{"a": 1}]
+  assert list(positions.distinct(rows, 1)) == [{"a": 1}]
 
 
 def test_prompts_have_the_optimal_moves():
   row = positions.prompt_row(
-    positions.Shown(0, None), text_formats.GridFormat()
+    positions.Position(0, None), text_formats.GridFormat()
   )
   assert row["board"] == "." * 9
   assert row["optimal"] == list(prompts.COORDINATES)

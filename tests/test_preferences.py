@@ -1,4 +1,4 @@
-"""Preference pairs as batches, and what the reference thinks of them."""
+"""Batches of preference pairs, and their reference log-probabilities."""
 
 import itertools
 
@@ -10,11 +10,10 @@ import pytest
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
-from tunix_ttt.data import preferences
 from tunix_ttt.data import row_formats
 from tunix_ttt.models.families import specs
-from tunix_ttt.train import batches
 from tunix_ttt.train import reference_log_probs
 
 
@@ -29,22 +28,22 @@ def pairs(count=10):
 
 def dataset(tokenizer, **settings):
   config = config_lib.DataConfig(eval_fraction=0.2, **settings)
-  return preferences.tokenize(pairs(), tokenizer, config, 0)
+  return datasets.tokenize_pairs(pairs(), tokenizer, config, 0)
 
 
 def test_a_batch_has_both_answers_of_each_pair(tokenizer):
-  found = dataset(tokenizer)
-  assert (len(found.train), len(found.eval)) == (8, 2)
-  assert found.dropped_too_long == 0
-  first, second, last = preferences.parts(found.train, 3)
+  data = dataset(tokenizer)
+  assert (len(data.train), len(data.eval)) == (8, 2)
+  assert data.dropped_too_long == 0
+  first, second, last = batches.ordered_parts(data.train, 3)
   assert first.numbers.tolist() == [0, 1, 2]
   assert second.numbers.tolist() == [3, 4, 5]
   assert last.numbers.tolist() == [6, 7, -1]
   for part in (first, second, last):
-    assert part.sequences.denominator == 8 / 3
-  rows = last.sequences.rows
-  assert rows == [*found.train[6], *found.train[7]]
-  for chosen, rejected in found.train:
+    assert part.denominator == 8 / 3
+  rows = last.sequences
+  assert rows == [*data.train[6], *data.train[7]]
+  for chosen, rejected in data.train:
     start = chosen.loss_mask.index(True)
     assert start == rejected.loss_mask.index(True) > 0
     assert chosen.ids[:start] == rejected.ids[:start]
@@ -65,8 +64,8 @@ def test_pairs_that_are_too_long(tokenizer):
 
 
 def test_every_epoch_has_all_pairs(tokenizer):
-  found = dataset(tokenizer)
-  parts = preferences.train_parts(found, batch_size=4, seed=1)
+  data = dataset(tokenizer)
+  parts = batches.train_parts(data, batch_size=4, seed=1)
   rows = [part.numbers.tolist() for part in itertools.islice(parts, 4)]
   assert sorted(rows[0] + rows[1]) == sorted(rows[2] + rows[3]) == [*range(8)]
   assert rows[0] + rows[1] != rows[2] + rows[3]
@@ -74,19 +73,19 @@ def test_every_epoch_has_all_pairs(tokenizer):
 
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_the_reference_has_a_number_for_each_answer(tokenizer, is_packed):
-  found = dataset(tokenizer)
+  data = dataset(tokenizer)
   spec = conftest.small_spec("qwen2.5", tokenizer.vocab_size)
   module = specs.initialize(spec, 0)
   config = config_lib.DPOConfig(
     data=config_lib.DataConfig(path="p", packing=is_packed),
     training=config_lib.TrainingConfig(batch_size=3),
   )
-  every = batches.all_pairs(config, found, found.train, 0)
-  known = reference_log_probs.log_probs(module, every, 8)
-  assert known.shape == (2, 8)
-  # What comes after a sequence is not read, so it needs no mask of its own.
-  rows = list(itertools.chain.from_iterable(found.train))
-  shape = len(rows), found.length
+  every = batches.in_order(config, data, data.train, 0)
+  reference = reference_log_probs.log_probs(module, every, 8)
+  assert reference.shape == (2, 8)
+  # Attention is causal, so the padding after a sequence needs no mask.
+  rows = list(itertools.chain.from_iterable(data.train))
+  shape = len(rows), data.length
   ids, supervised = np.zeros(shape, int), np.zeros(shape, bool)
   for i, row in enumerate(rows):
     ids[i, : len(row.ids)] = row.ids
@@ -101,7 +100,7 @@ def test_the_reference_has_a_number_for_each_answer(tokenizer, is_packed):
     jax.nn.log_softmax(logits[:, :-1]), jnp.asarray(ids)[:, 1:, None], axis=-1
   )[..., 0]
   sums = (np.asarray(of_tokens) * supervised[:, 1:]).sum(axis=1)
-  np.testing.assert_allclose(known, sums.reshape(-1, 2).T, rtol=1e-4)
+  np.testing.assert_allclose(reference, sums.reshape(-1, 2).T, rtol=1e-4)
   batch = {"pairs": np.asarray([6, 1])}
-  (attached,) = reference_log_probs.attach([batch], known)
-  np.testing.assert_array_equal(attached["reference"], known[:, [6, 1]].T)
+  (attached,) = reference_log_probs.attach([batch], reference)
+  np.testing.assert_array_equal(attached["reference"], reference[:, [6, 1]].T)

@@ -228,5 +228,5 @@ def test_several_processes_need_the_name_of_a_run(run):
 
 def test_a_split_layout_is_of_one_process(monkeypatch):
   monkeypatch.setattr(meshes.jax, "process_count", lambda: 2)
-  with pytest.raises(errors.UserError, match="split is for a single process"):
+  with pytest.raises(errors.UserError, match="split needs a single process"):
     meshes.make(test_meshes.SPLIT)

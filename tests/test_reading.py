@@ -65,22 +65,22 @@ def test_tables_that_are_none(tmp_path):
 
 
 def test_hub_ids(monkeypatch):
-  asked = []
+  calls = []
 
   def load_dataset(name, **settings):
-    asked.append((name, settings))
+    calls.append((name, settings))
     return hub_datasets.Dataset.from_list(ROWS)
 
   monkeypatch.setattr(hub_datasets, "load_dataset", load_dataset)
   rows = reading.find("owner/name", "test")
   assert [line.row for line in rows.lines()] == ROWS
-  assert asked == [("owner/name", {"split": "test"})]
+  assert calls == [("owner/name", {"split": "test"})]
   assert rows.key == "owner/name[test]"
   assert rows.digest() == rows.digest()
 
 
 @pytest.mark.parametrize(
-  "raised, found",
+  "raised, message",
   [
     (ConnectionError("x"), "owner/name: .*hub cannot be reached"),
     (
@@ -90,12 +90,12 @@ def test_hub_ids(monkeypatch):
     (ValueError("Unknown split 'x'.\nmore"), "as rows: Unknown split 'x'.$"),
   ],
 )
-def test_hub_ids_that_cannot_be_read(monkeypatch, raised, found):
+def test_hub_ids_that_cannot_be_read(monkeypatch, raised, message):
   def load_dataset(name, **settings):
     raise raised
 
   monkeypatch.setattr(hub_datasets, "load_dataset", load_dataset)
-  with pytest.raises(errors.UserError, match=found):
+  with pytest.raises(errors.UserError, match=message):
     rows_of("owner/name")
 
 

@@ -1,4 +1,4 @@
-"""A model's own games: its own words, filtered, the same for a seed."""
+"""Rows of a model's games: verbatim, filtered and deterministic."""
 
 from collections import Counter
 import dataclasses
@@ -46,11 +46,11 @@ def sample(model, count=64, seed=0, play=None, **settings):
 
 
 @pytest.fixture(scope="module")
-def every(model):
+def all_games(model):
   return sample(model, keep="all")
 
 
-def test_games_are_dropped_and_counted(model, every):
+def test_games_are_dropped_and_counted(model, all_games):
   rows, counts = sample(model)
   assert counts.total() == 64
   assert set(counts) == {
@@ -63,37 +63,37 @@ def test_games_are_dropped_and_counted(model, every):
     "dropped unfinished",
   }
   assert counts["dropped illegal"] > 0
-  kept, counted = every
+  kept, counted = all_games
   assert rows == [row for row in kept if row["outcome"] == "win"] != []
   assert counted["kept loss"] == counts["dropped loss"] > 0
   assert {row["agent"] for row in kept} == {"X", "O"}
 
 
-def test_rows_are_boards_with_legal_moves(every):
-  for row in every[0]:
-    (found,) = row_formats.parse_row(row)
-    assert isinstance(found, row_formats.Conversation)
-    shown, answer = (m["content"] for m in found.messages[1:])
-    (board,) = board_text.find(shown)
+def test_rows_are_boards_with_legal_moves(all_games):
+  for row in all_games[0]:
+    (sample_row,) = row_formats.parse_row(row)
+    assert isinstance(sample_row, row_formats.Conversation)
+    observation, answer = (m["content"] for m in sample_row.messages[1:])
+    (board,) = board_text.find(observation)
     assert board.player is not None
     assert prompts.MARK_NAMES[board.player] == row["agent"]
     parsed = prompts.parse_answer(answer)
     assert parsed and rules.cells()[board.board, parsed.cell] == rules.EMPTY
 
 
-def test_sides_and_seeds(model, every):
+def test_sides_and_seeds(model, all_games):
   rows, counts = sample(model, 40, seed=1, keep="all", sides="x")
   assert {row["agent"] for row in rows} == {"X"}
   # The last batch is not played to its end.
   assert counts.total() == 40
-  assert rows[:5] != [row for row in every[0] if row["agent"] == "X"][:5]
+  assert rows[:5] != [row for row in all_games[0] if row["agent"] == "X"][:5]
 
 
 def test_past_thoughts_are_replaced_or_not(model, monkeypatch):
   # Both play the same games: one program, which takes seconds to compile.
-  make, made = matches.Player, {}
+  make, players = matches.Player, {}
   monkeypatch.setattr(
-    matches, "Player", lambda *args: made.setdefault("it", make(*args))
+    matches, "Player", lambda *args: players.setdefault("player", make(*args))
   )
   context = {"context": "full", "max_turns": 3}
   turns, _ = sample(model, keep="all", play=context)
@@ -112,7 +112,7 @@ def test_past_thoughts_are_replaced_or_not(model, monkeypatch):
     for turn in row["prompt"]
     if turn["role"] == "assistant"
   ]
-  assert past and all("<think>[TRUNCATED]</think>" in said for said in past)
+  assert past and all("<think>[TRUNCATED]</think>" in text for text in past)
 
 
 def test_token_boards(model):
@@ -155,9 +155,13 @@ def test_pairs_are_of_a_models_mistakes(model):
     assert chosen and rejected
     optimal = solver.optimal_cells(board.board)
     assert chosen.cell in optimal
-    said = {thoughts.explain_move(board.board, cell) for cell in optimal}
-    # They differ unless there is nothing else to say.
-    assert chosen.thought != rejected.thought or said == {chosen.thought}
+    optimal_thoughts = {
+      thoughts.explain_move(board.board, cell) for cell in optimal
+    }
+    # Thoughts differ unless every optimal move has the same thought.
+    assert chosen.thought != rejected.thought or optimal_thoughts == {
+      chosen.thought
+    }
     kind = row["rejected_is"]
     assert rejected.cell in positions.rejected_cells(board.board, kind)
   assert sum(n for k, n in counts.items() if k.startswith("turns")) >= 40
@@ -175,7 +179,7 @@ def test_kinds_of_mistakes(model):
 
 
 def test_what_mistakes_cannot_be_of(model):
-  with pytest.raises(errors.UserError, match="pairs are of single boards"):
+  with pytest.raises(errors.UserError, match="pairs need single boards"):
     mistakes(model, play={"context": "full"})
-  with pytest.raises(errors.UserError, match="as often as it does"):
+  with pytest.raises(errors.UserError, match="mistakes cannot be weighted"):
     mistakes(model, rejected={"worse": 2.0, "illegal": 1.0})

@@ -10,33 +10,33 @@ from tunix_ttt.games.tictactoe import text_formats
 GRID, TOKENS = text_formats.GridFormat(), text_formats.TokenBoardFormat()
 
 
-def found(row):
+def find(row):
   (start,) = positions.parse(row, "auto")
-  return start.shown
+  return start.position
 
 
 @pytest.mark.parametrize("text_format", [GRID, TOKENS])
 def test_our_own_prompts_are_read_back(text_format):
   for board in rules.positions()[::37].tolist():
-    last = found(
+    last = find(
       {"prompt": text_format.prompt(text_format.observation(board, None))}
     ).last_move
-    shown = positions.Shown(board, last)
-    assert found(positions.prompt_row(shown, text_format)) == shown
+    position = positions.Position(board, last)
+    assert find(positions.prompt_row(position, text_format)) == position
 
 
 def test_the_last_move_is_the_one_that_is_said():
   board = board_text.from_text("OXO...X..")
   for cell in (0, 2):
-    shown = positions.Shown(board, cell)
-    assert found(positions.prompt_row(shown, GRID)) == shown
+    position = positions.Position(board, cell)
+    assert find(positions.prompt_row(position, GRID)) == position
 
 
 def test_answers_do_not_matter():
   text = TOKENS.observation(0, None)
-  assert found({"prompt": text, "completion": "no"}) == (0, None)
+  assert find({"prompt": text, "completion": "no"}) == (0, None)
   pair = {"prompt": text, "chosen": "a", "rejected": "b"}
-  assert found(pair) == (0, None)
+  assert find(pair) == (0, None)
 
 
 def test_the_board_asked_last():
@@ -48,32 +48,32 @@ def test_the_board_asked_last():
     {"role": "assistant", "content": "<move>A1</move>"},
     {"role": "user", "content": then},
   ]
-  assert board_text.to_text(found({"prompt": messages}).board) == "XO......."
+  assert board_text.to_text(find({"prompt": messages}).board) == "XO......."
 
 
 @pytest.mark.parametrize(
   "prompt, message",
   [
-    ("What is 2 + 2?", "no board in the prompt"),
+    ("What is 2 + 2?", "the prompt has no board"),
     (
       TOKENS.observation(board_text.from_text("XXXOO...."), None),
-      "won or full",
+      "it is won, full or unreachable",
     ),
     (TOKENS.observation(board_text.from_text("XXX......"), None), "XXX......"),
     (
       TOKENS.observation(board_text.from_text("XO......."), None).replace(
         "<|player|>X", "<|player|>O"
       ),
-      "it is the turn of X, and the prompt says O",
+      "has X to move, but the prompt says O",
     ),
     (
       GRID.observation(board_text.from_text("XO......."), 1).replace(
         "A2.", "B2."
       ),
-      "the opponent has not taken B2",
+      "the last move B2 is not the opponent's",
     ),
   ],
 )
 def test_rows_that_ask_for_no_move(prompt, message):
   with pytest.raises(ValueError, match=message):
-    found({"prompt": prompt})
+    find({"prompt": prompt})

@@ -1,4 +1,4 @@
-"""Built datasets: what is taken, what is recorded, and that nothing changes."""
+"""Built datasets: selection, manifests and immutability."""
 
 import json
 
@@ -138,10 +138,12 @@ def test_names(tmp_path, name):
 def test_a_version_is_trained_on(tmp_path, source):
   manifest = build(tmp_path, [source])
   place = tmp_path / "datasets" / "letters" / "v1"
-  found = datasets.load(config_lib.DataConfig(path=str(place)), 0)
-  assert (found.name, found.version) == ("letters", "v1")
-  assert found.digest == manifest.digest and found.path == str(place)
-  assert found.key == "letters-v1" and len(found.samples) == 10
+  source_rows = datasets.load(config_lib.DataConfig(path=str(place)), 0)
+  assert (source_rows.name, source_rows.version) == ("letters", "v1")
+  assert source_rows.digest == manifest.digest and source_rows.path == str(
+    place
+  )
+  assert source_rows.key == "letters-v1" and len(source_rows.samples) == 10
 
 
 def test_export(tmp_path, source):
@@ -157,7 +159,8 @@ def test_export(tmp_path, source):
     versions.export(place, output, "text")
   other = tmp_path / "other.jsonl"
   with pytest.raises(
-    errors.UserError, match=":1: it is plain text.* as messages, nor can 9"
+    errors.UserError,
+    match=":1: plain text has no turns; 10 rows cannot be written as messages",
   ):
     versions.export(place, other, "messages")
   assert not other.exists()

@@ -5,7 +5,7 @@ import pathlib
 
 from tunix_ttt import cli
 from tunix_ttt import files
-from tunix_ttt.data import rows
+from tunix_ttt.data import row_formats
 from tunix_ttt.data import versions
 
 
@@ -15,50 +15,57 @@ def _parse() -> argparse.Namespace:
     "python training/build_dataset.py --name games --version v1 --from"
     " games.jsonl --filter outcome=win --limit 5000",
   )
-  parser.add_argument("--name", required=True, help="of the dataset")
-  parser.add_argument(
-    "--version", required=True, help="of the dataset, which never changes"
-  )
-  parser.add_argument(
+  add = parser.add_argument
+  add("--name", required=True, help="name of the dataset")
+  add("--version", required=True, help="version of the dataset")
+  add(
     "--from",
     dest="sources",
     nargs="+",
     metavar="FILE",
-    help="files, built datasets or hub ids; without, the version is exported",
+    help="files, built datasets or hub ids; omit to export an existing version",
   )
-  parser.add_argument("--split", default="train", help="of hub ids")
-  parser.add_argument(
+  add("--split", default="train", help="split of hub datasets")
+  add(
     "--filter",
     type=_assignment,
     nargs="+",
     action="extend",
     default=[],
     metavar="KEY=VALUE",
-    help="take rows with this field alone; a.b is b within a",
+    help="take only rows with this field; a.b is the field b within a",
   )
-  parser.add_argument("--limit", type=cli.positive, help="rows at the most")
-  parser.add_argument(
+  add("--limit", type=cli.positive, help="maximum number of rows")
+  add(
     "--strategy",
     choices=["latest", "random"],
     default="latest",
-    help="which rows, where there are more",
+    help="rows to take if there are more than --limit",
   )
-  parser.add_argument("--seed", type=cli.seed, default=0, help="of random")
-  parser.add_argument(
-    "--root", type=pathlib.Path, default="datasets", help="of all datasets"
+  add(
+    "--seed",
+    type=cli.seed,
+    default=0,
+    help="random seed of the strategy random",
+  )
+  add(
+    "--root",
+    type=pathlib.Path,
+    default="datasets",
+    help="directory of all datasets",
   )
   cli.add_skip_bad_rows(parser)
-  parser.add_argument(
-    "--export", type=pathlib.Path, metavar="FILE", help="JSONL to write"
-  )
-  parser.add_argument(
-    "--format", choices=[*rows.FORMATS], help="of the exported rows"
+  add("--export", type=pathlib.Path, metavar="FILE", help="JSONL to write")
+  add(
+    "--format",
+    choices=[*row_formats.FORMATS],
+    help="format of the exported rows",
   )
   flags = parser.parse_args()
   if (flags.export is None) != (flags.format is None):
     parser.error("--export and --format go together")
   if flags.sources is None and flags.export is None:
-    parser.error("give --from to build a version, or --export one that exists")
+    parser.error("give --from to build a version, or --export to export one")
   return flags
 
 
@@ -70,7 +77,7 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def main() -> None:
-  """Parses the flags, builds and exports."""
+  """Parses the flags, then builds and exports."""
   flags = _parse()
   place = versions.directory(flags.root, flags.name, flags.version)
   if flags.export is not None:
@@ -82,7 +89,7 @@ def main() -> None:
       strategy=flags.strategy,
       seed=flags.seed,
     )
-    built = versions.build(
+    manifest = versions.build(
       flags.root,
       flags.name,
       flags.version,
@@ -92,12 +99,12 @@ def main() -> None:
       skip_bad_rows=flags.skip_bad_rows,
     )
     counts = ", ".join(
-      f"{k.replace('_', ' ')} {n:,}" for k, n in built.counts.items()
+      f"{k.replace('_', ' ')} {n:,}" for k, n in manifest.counts.items()
     )
-    print(f"{place}: {built.rows:,} rows ({counts})")
+    print(f"{place}: {manifest.rows:,} rows ({counts})")
   if flags.export is not None:
-    rows = versions.export(place, flags.export, flags.format)
-    print(f"{flags.export}: {rows:,} rows")
+    num_rows = versions.export(place, flags.export, flags.format)
+    print(f"{flags.export}: {num_rows:,} rows")
 
 
 if __name__ == "__main__":

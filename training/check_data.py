@@ -1,4 +1,4 @@
-"""Says what is in a data file, and how good its moves are."""
+"""Describes a data file and grades its moves by the solver."""
 
 import argparse
 from collections.abc import Iterator
@@ -23,28 +23,30 @@ def _parse() -> argparse.Namespace:
     " evalsets/tictactoe_v1.jsonl --symmetry",
   )
   parser.add_argument("file", help="file, built dataset or hub id")
-  parser.add_argument("--split", default="train", help="of a hub id")
+  parser.add_argument("--split", default="train", help="split of a hub dataset")
   parser.add_argument(
     "--format",
     choices=["auto", *row_formats.FORMATS],
     default="auto",
-    help="of the rows; auto tells them apart row by row",
+    help="format of the rows; auto detects it row by row",
   )
   cli.add_skip_bad_rows(parser)
   cli.add_config(parser, required=False)
   parser.add_argument(
-    "--tokenizer", metavar="MODEL", help="count this model's tokens"
+    "--tokenizer", metavar="MODEL", help="count the tokens of this model"
   )
-  parser.add_argument("--evalset", type=pathlib.Path, help="look for leakage")
+  parser.add_argument(
+    "--evalset", type=pathlib.Path, help="evalset to look for in the rows"
+  )
   parser.add_argument(
     "--symmetry",
     action="store_true",
-    help="a rotated or reflected board of the evalset is leakage, too",
+    help="count rotated and reflected boards of the evalset, too",
   )
-  parser.add_argument("--json", type=pathlib.Path, help="report to write")
+  parser.add_argument("--json", type=pathlib.Path, help="JSON report to write")
   flags = parser.parse_args()
   if flags.config is not None and flags.tokenizer is not None:
-    parser.error("--config names a tokenizer itself; leave --tokenizer")
+    parser.error("--config names a tokenizer already; leave --tokenizer out")
   return flags
 
 
@@ -64,20 +66,21 @@ def _tokenizer(
 
   from tunix_ttt.train import base_model
 
-  def samples() -> Iterator[row_formats.Sample]:
+  def parse(row: row_formats.Row) -> list[row_formats.Sample]:
+    return row_formats.parse_row(row, flags.format)
+
+  def all_samples() -> Iterator[row_formats.Sample]:
     faults, count = reading.Faults(rows.path), 0
-    for _, _, found in reading.read(
-      rows, lambda row: row_formats.parse_row(row, flags.format), faults
-    ):
-      yield from found
-      count += len(found)
+    for _, _, samples in reading.read(rows, parse, faults):
+      yield from samples
+      count += len(samples)
     faults.check(count, skip_bad_rows=flags.skip_bad_rows)
 
-  return base_model.tokenizer(config, samples())
+  return base_model.tokenizer(config, all_samples())
 
 
 def main() -> None:
-  """Parses the flags, checks and reports."""
+  """Parses the flags, checks the file and prints the report."""
   flags = _parse()
   if flags.json is not None:
     files.check_output(flags.json)

@@ -1,4 +1,4 @@
-"""Compares runs: the settings that differ, how they end, and their curves."""
+"""Compares runs: differing settings, final results and training curves."""
 
 import argparse
 import pathlib
@@ -22,42 +22,42 @@ def _parse() -> argparse.Namespace:
     help="run directories, two or more",
   )
   parser.add_argument(
-    "--output", type=pathlib.Path, help="page to write, with curves"
+    "--output", type=pathlib.Path, help="HTML page to write, with curves"
   )
   parser.add_argument(
     "--plots",
     type=pathlib.Path,
-    help="directory to make, for the curves as SVG and PNG",
+    help="directory to create for the curves, as SVG and PNG",
   )
   flags = parser.parse_args()
   if len(flags.runs) < 2:
     parser.error("give two runs or more to compare")
   if flags.plots is not None and flags.output is None:
-    parser.error("--plots goes with --output")
+    parser.error("--plots needs --output")
   return flags
 
 
 def main() -> None:
-  """Parses the flags, compares, prints and writes."""
+  """Prints the comparison and writes its page."""
   flags = _parse()
   for path in (flags.output, flags.plots):
     if path is not None:
       files.check_output(path)
   if flags.output is not None and flags.output.suffix != ".html":
     raise errors.UserError(
-      f"--output {flags.output}: a page is written; give a name in .html"
+      f"--output {flags.output}: the output is a page; give a name in .html"
     )
-  found = comparison.read(flags.runs)
-  names = [run.name for run in found]
-  print(comparison.table(comparison.outcomes(found), names))
+  runs = comparison.read(flags.runs)
+  names = [run.name for run in runs]
+  print(comparison.table(comparison.outcomes(runs), names))
   print("rates are win / draw / loss / no move\n")
-  changed = comparison.differences(found)
-  if changed:
-    print(comparison.table(changed, names))
+  differences = comparison.differences(runs)
+  if differences:
+    print(comparison.table(differences, names))
   else:
     print("no setting differs")
   if flags.output is not None:
-    comparison.write(found, flags.output, flags.plots)
+    comparison.write(runs, flags.output, flags.plots)
     print(f"page: {flags.output}")
 
 

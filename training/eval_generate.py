@@ -1,4 +1,4 @@
-"""Lets a model answer an evalset, and scores the answers."""
+"""Generates and scores a model's answers to an evalset."""
 
 import argparse
 import pathlib
@@ -24,18 +24,20 @@ def _parse() -> argparse.Namespace:
     "--output", type=pathlib.Path, required=True, help="JSONL to write"
   )
   parser.add_argument(
-    "--seed", type=cli.seed, help="of the samples, in place of the config's"
+    "--seed",
+    type=cli.seed,
+    help="random seed for sampling, in place of the config's",
   )
   parser.add_argument(
     "--max-examples",
     type=cli.positive,
-    help="answer only this many, from the start of the evalset",
+    help="maximum number of items, from the start of the evalset",
   )
   return parser.parse_args()
 
 
 def main() -> None:
-  """Parses the flags, answers and writes."""
+  """Generates, writes and counts the answers."""
   flags = _parse()
   config = cli.config_of_model(flags, flags.set)
   items = evalsets.load(flags.eval_set)[: flags.max_examples]

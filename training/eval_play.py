@@ -1,4 +1,4 @@
-"""Lets a model play whole games, and says exactly how good it is."""
+"""Plays whole games with a model and reports exact or sampled rates."""
 
 import argparse
 import pathlib
@@ -20,24 +20,24 @@ def _parse() -> argparse.Namespace:
   kind.add_argument(
     "--exhaustive",
     action="store_true",
-    help="play every line there is, greedily, for exact results",
+    help="play every line greedily, for exact results",
   )
-  parser.add_argument("--opponent", help="in place of play.opponent")
+  parser.add_argument("--opponent", help="opponent, in place of play.opponent")
   cli.add_play(parser)
   parser.add_argument(
     "--output",
     type=pathlib.Path,
     required=True,
-    help="JSONL of games to write; a summary is written beside it",
+    help="JSONL of games to write; the summary is written beside it",
   )
-  arguments = parser.parse_args()
-  if arguments.exhaustive and arguments.opponent:
-    parser.error("--exhaustive plays against every opponent; leave --opponent")
-  return arguments
+  flags = parser.parse_args()
+  if flags.exhaustive and flags.opponent:
+    parser.error("--exhaustive covers every opponent; leave out --opponent")
+  return flags
 
 
 def main() -> None:
-  """Parses the flags, plays and writes."""
+  """Plays games, and writes and prints their results."""
   flags = _parse()
   settings = cli.overrides(
     flags.set,
@@ -48,7 +48,7 @@ def main() -> None:
   )
   config = cli.config_of_model(flags, settings)
   cli.require_tunix()
-
+  # Imported lazily: pulls in Tunix.
   from tunix_ttt.evaluate import game_files
   from tunix_ttt.evaluate import matches
   from tunix_ttt.train import base_model
@@ -56,13 +56,13 @@ def main() -> None:
   game_files.check_absent(flags.output)
   model = base_model.load(flags.model, config)
   seed = config.seed if flags.seed is None else flags.seed
-  first = None
+  openings = None
   if flags.exhaustive:
     played = list(matches.play_all_lines(model, config))
-    first = matches.sample(model, config, seed)
+    openings = matches.sample_openings(model, config, seed)
   else:
     played = list(matches.play_games(model, config, seed))
-  matches.write(flags.output, played, model, flags.model, config, first)
+  matches.write(flags.output, played, model, flags.model, config, openings)
   print(matches.table(played))
   summary = game_files.summary_path(flags.output)
   print(f"games: {flags.output}; summary: {summary}")

@@ -1,7 +1,7 @@
-"""Reports on a run, or on two models' answers: as a page, and in Markdown.
+"""Writes the report of a run, or of two models' answers.
 
-`--output report.md` writes the answers before and after in Markdown, and
-everything there is as one page, report.html, which needs no network.
+`--output report.md` compares answers before and after training in Markdown, and
+writes the whole report as report.html, a page that needs no network.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def _parse() -> argparse.Namespace:
   parser.add_argument(
     "--plots",
     type=pathlib.Path,
-    help="directory to make, for the figures as SVG and PNG",
+    help="directory to create for the figures, as SVG and PNG",
   )
   parser.add_argument(
     "--output",
@@ -56,19 +56,19 @@ def _parse() -> argparse.Namespace:
     parser.error("--before and --after go together")
   if flags.run is None and flags.before is None and flags.games_after is None:
     parser.error(
-      "nothing to report on; give --run, --before and --after, or --games-after"
+      "nothing to report; give --run, --before and --after, or --games-after"
     )
   return flags
 
 
 def main() -> None:
-  """Parses the flags, compares and writes."""
+  """Writes the report and prints a table of changes."""
   flags = _parse()
   output = flags.output.with_suffix(".html")
   is_markdown = flags.output != output
   if is_markdown and flags.before is None:
     raise errors.UserError(
-      f"--output {flags.output}: Markdown is of answers before and after; give"
+      f"--output {flags.output}: Markdown needs answers before and after; give"
       f" --before and --after, or --output {output}"
     )
   for path in (flags.output, output, flags.plots):
@@ -84,7 +84,6 @@ def main() -> None:
   run_page.write(material, output, flags.plots)
   if is_markdown:
     delta_report.write(material.pairs, flags.output)
-  if is_markdown:
     print(f"report: {flags.output}")
   print(f"page: {output}")
   if table := run_page.change_table(material):

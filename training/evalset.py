@@ -1,4 +1,4 @@
-"""Checks evalsets, and makes the one of tic-tac-toe positions."""
+"""Checks evalsets, or writes the evalset of tic-tac-toe positions."""
 
 import argparse
 import collections
@@ -20,19 +20,23 @@ def _parse() -> argparse.Namespace:
     "files", type=pathlib.Path, nargs="+", help="JSONL of questions"
   )
   make = commands.add_parser(
-    "make-tictactoe", help="write every position, one of each symmetric form"
+    "make-tictactoe",
+    help="write one position for each class of symmetric positions",
   )
   make.add_argument(
     "--output", type=pathlib.Path, required=True, help="JSONL to write"
   )
   make.add_argument(
-    "--seed", type=cli.seed, default=0, help="which of the symmetric forms"
+    "--seed",
+    type=cli.seed,
+    default=0,
+    help="random seed that chooses the positions",
   )
   return parser.parse_args()
 
 
 def main() -> None:
-  """Parses the flags and checks or writes."""
+  """Checks or writes evalsets."""
   flags = _parse()
   if flags.command == "make-tictactoe":
     files.check_output(flags.output)

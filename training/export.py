@@ -1,4 +1,4 @@
-"""Writes a trained model as PEFT or transformers read it, and may publish it."""
+"""Exports a trained model for PEFT or transformers, and can publish it."""
 
 import argparse
 import pathlib
@@ -18,48 +18,49 @@ def _parse() -> argparse.Namespace:
     help="a checkpoint such as RUN/checkpoint-final, or any model directory",
   )
   parser.add_argument(
-    "--output", type=pathlib.Path, required=True, help="directory to make"
+    "--output", type=pathlib.Path, required=True, help="directory to create"
   )
   cli.add_base(parser)
   parser.add_argument(
     "--merge",
     action="store_true",
-    help="write adapters and their base as one; else they are alone, for PEFT",
+    help="merge an adapter into its base model, instead of an adapter for PEFT",
   )
   parser.add_argument(
     "--evaluation",
     type=pathlib.Path,
-    help="summary of games for the card, in place of those beside the run",
+    help="summary of games for the model card, in place of the run's summaries",
   )
   parser.add_argument(
     "--max-shard-size",
     type=cli.byte_size,
     default="4GB",
-    help="of a weight file of a whole model",
+    help="maximum size of a weight file of a whole model",
   )
   parser.add_argument(
     "--push-to-hub",
     metavar="REPO",
-    help="repository to make of it on the Hugging Face hub, by HF_TOKEN or the"
-    " hub's login; nothing is sent without this",
+    help="repository to create on the Hugging Face hub, with HF_TOKEN or the"
+    " hub's login; without this flag nothing is uploaded",
   )
-  private = "hide that repository from others"
-  parser.add_argument("--private", action="store_true", help=private)
   parser.add_argument(
-    "--dry-run", action="store_true", help="say what would be written, no more"
+    "--private", action="store_true", help="make the repository private"
+  )
+  parser.add_argument(
+    "--dry-run", action="store_true", help="list the files without writing them"
   )
   flags = parser.parse_args()
   if flags.private and not flags.push_to_hub:
-    parser.error("--private says something of --push-to-hub; give it as well")
+    parser.error("--private needs --push-to-hub")
   return flags
 
 
 def main() -> None:
-  """Parses the flags, writes and publishes."""
+  """Exports the model and publishes it if asked."""
   flags = _parse()
   files.check_output(flags.output)
   cli.require_tunix()
-
+  # Imported lazily: pulls in Tunix.
   from tunix_ttt import recipes
   from tunix_ttt.models.hub import client
   from tunix_ttt.models.hub import hub_export as export_lib

@@ -12,20 +12,11 @@ from tunix_ttt.data import generate
 from tunix_ttt.data import manifests
 from tunix_ttt.games.tictactoe import thoughts
 
-# The flags of what a model plays; `--kind dpo` with a model is of its mistakes.
-_PLAY = {
-  "config",
-  "set",
-  "model",
-  "base",
-  "format",
-  "temperature",
-  "opponent",
-  "sides",
-}
-_OF_A_MODEL = {
-  "rejection": _PLAY | {"context", "keep", "no_transform"},
-  "dpo": _PLAY | {"rejected", "thoughts"},
+# Flags of the kinds that a model plays.
+_PLAY_FLAGS = {"config", "set", "model", "base", "format", "temperature"}
+_MODEL_FLAGS = {
+  "rejection": {"opponent", "sides", "context", "keep", "no_transform"},
+  "dpo": {"opponent", "sides", "rejected", "thoughts"},
 }
 
 
@@ -35,104 +26,105 @@ def _parse() -> argparse.Namespace:
     "python training/generate_data.py --kind games --count 10000 --mistakes"
     " 0.3 --keep won --output games.jsonl",
   )
-  # Of a kind's own flags, those that are not given are not there.
-  own: Any = {"default": argparse.SUPPRESS}
   add = parser.add_argument
   add(
     "--kind",
     choices=[*generate.KINDS, "rejection"],
     required=True,
-    help="of rows: games of the solver, positions labelled by it, pairs (dpo) of"
-    " it or of a model's mistakes, prompts, or a model's own games (rejection)",
+    help="games of the solver, positions labelled by it, preference pairs (dpo)"
+    " by the solver or of a model's mistakes, prompts, or games of a model"
+    " (rejection)",
   )
   add(
     "--count",
     type=cli.positive,
     required=True,
-    help="of games, positions, pairs or prompts",
+    help="number of games, positions, pairs or prompts",
   )
-  add("--seed", type=cli.seed, default=0, help="of all randomness")
+  add("--seed", type=cli.seed, default=0, help="random seed")
   add("--output", type=pathlib.Path, required=True, help="JSONL to write")
-  add(
+  cli.add_config(parser, required=False)
+  cli.add_base(parser)
+
+  def add_optional(name: str, **settings: Any) -> None:
+    # Flags that are not set are absent, so that a kind's own defaults hold.
+    add(name, default=argparse.SUPPRESS, **settings)
+
+  add_optional(
     "--format",
     choices=["grid", "token_board"],
-    help="of boards and answers, grid if not given",
-    **own,
+    help="text format of boards and answers (default: grid)",
   )
-  add(
+  add_optional(
     "--thoughts",
     choices=[*thoughts.STYLES],
-    help="how moves are explained; template if not given, of positions tactics",
-    **own,
+    help="style of explanations (default: template, of positions tactics)",
   )
-  add(
+  add_optional(
     "--context",
     choices=["board", "full", "truncated"],
-    help="a row of each turn (board, truncated) or conversations (full)",
-    **own,
+    help="a row per turn (board, truncated) or per conversation (full)",
   )
-  add(
+  add_optional(
     "--keep",
     choices=[*generate.KEPT],
-    help="which games, by their end; all if not given, of a model won",
-    **own,
+    help="outcomes to keep (default: all, of a model won)",
   )
-  add(
+  add_optional(
     "--mistakes",
     type=cli.fraction,
-    help="share of the agent's moves that are random, 0 if not given",
-    **own,
+    help="share of random moves of the solver (default: 0)",
   )
-  add(
+  add_optional(
     "--random-starts",
     type=cli.fraction,
-    help="share of games that begin on a random position, 0 if not given",
-    **own,
+    help="share of games that start on a random position (default: 0)",
   )
-  add(
+  add_optional(
     "--labels",
     choices=["all", "one"],
-    help="rows of a position: of all optimal moves, or one if not given",
-    **own,
+    help="a row per optimal move, or one row per position (default: one)",
   )
-  add(
+  add_optional(
     "--rejected",
     type=_weights,
     help="kinds of rejected answers, such as worse=2,illegal=1,format=1",
-    **own,
   )
-  cli.add_config(parser, required=False)
-  cli.add_base(parser)
-  add("--model", help="who plays, a checkpoint or base", **own)
-  add("--temperature", type=float, help="of the model, 0.8 if not given", **own)
-  add("--sides", choices=["x", "o", "mixed"], help="of the model", **own)
-  add("--opponent", help="in place of play.opponent", **own)
-  add(
+  add_optional("--model", help="model that plays: a checkpoint or base")
+  add_optional(
+    "--temperature",
+    type=float,
+    help="sampling temperature of the model (default: 0.8)",
+  )
+  add_optional(
+    "--sides", choices=["x", "o", "mixed"], help="marks that the model plays"
+  )
+  add_optional("--opponent", help="opponent instead of play.opponent")
+  add_optional(
     "--no-transform",
     action="store_true",
     help="keep past thoughts in conversations of a model",
-    **own,
   )
   flags = parser.parse_args()
-  if _is_of_a_model(flags):
+  if _needs_model(flags):
     if flags.config is None:
       model = " with --model" if flags.kind == "dpo" else ""
       parser.error(f"--kind {flags.kind}{model} needs --config")
-    known = {*_OF_A_MODEL[flags.kind]}
+    allowed = _PLAY_FLAGS | _MODEL_FLAGS[flags.kind]
   else:
-    known = _settings(generate.KINDS[flags.kind])
-  known |= {"kind", "count", "seed", "output"}
+    allowed = _fields(generate.KINDS[flags.kind])
+  allowed = {*allowed, "kind", "count", "seed", "output"}
   for name, value in vars(flags).items():
-    if name not in known and value not in (None, []):
+    if name not in allowed and value not in (None, []):
       parser.error(f"--{name.replace('_', '-')} is not for --kind {flags.kind}")
   return flags
 
 
-def _settings(kind: Any) -> set[str]:
+def _fields(kind: Any) -> set[str]:
   return {field.name for field in dataclasses.fields(kind)}
 
 
-def _is_of_a_model(flags: argparse.Namespace) -> bool:
+def _needs_model(flags: argparse.Namespace) -> bool:
   return flags.kind == "rejection" or (flags.kind == "dpo" and "model" in flags)
 
 
@@ -143,30 +135,30 @@ def _weights(text: str) -> dict[str, float]:
     raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _of_a_model(given: dict[str, Any]) -> generate.Kind:
-  settings = cli.overrides(
-    given["set"],
-    play__context=given.get("context"),
-    play__format=given.get("format"),
-    play__opponent=given.get("opponent"),
-    play__temperature=given.get("temperature", 0.8),
-    model__base=given["base"],
+def _model_kind(flags: dict[str, Any]) -> generate.Kind:
+  overrides = cli.overrides(
+    flags["set"],
+    play__context=flags.get("context"),
+    play__format=flags.get("format"),
+    play__opponent=flags.get("opponent"),
+    play__temperature=flags.get("temperature", 0.8),
+    model__base=flags["base"],
   )
-  config = config_lib.load_any(given["config"], settings)
+  config = config_lib.load_any(flags["config"], overrides)
   cli.require_tunix()
 
   from tunix_ttt.data import rejection
   from tunix_ttt.train import base_model
 
-  if "no_transform" in given:
-    given["transform"] = False
+  if "no_transform" in flags:
+    flags["transform"] = False
   kind: Any = rejection.Rejection
-  if given["kind"] == "dpo":
+  if flags["kind"] == "dpo":
     kind = rejection.Mistakes
-  names = _settings(kind) - {"name", "model", "config"}
-  name = given.get("model", "base")
+  names = _fields(kind) - {"name", "model", "config"}
+  name = flags.get("model", "base")
   return kind(
-    **{k: v for k, v in given.items() if k in names},
+    **{k: v for k, v in flags.items() if k in names},
     name=name,
     model=base_model.load(name, config),
     config=config,
@@ -174,20 +166,21 @@ def _of_a_model(given: dict[str, Any]) -> generate.Kind:
 
 
 def main() -> None:
-  """Parses the flags, makes the rows and writes them."""
+  """Parses the flags, generates the rows and writes them."""
   flags = _parse()
   files.check_output(flags.output)
   files.check_output(manifests.beside(flags.output))
-  given = vars(flags)
-  if _is_of_a_model(flags):
-    kind = _of_a_model(given)
+  if _needs_model(flags):
+    kind = _model_kind(vars(flags))
   else:
     make: Any = generate.KINDS[flags.kind]
-    names = _settings(make)
-    kind = make(**{k: v for k, v in given.items() if k in names})
-  made = generate.write(flags.output, flags.kind, kind, flags.count, flags.seed)
-  counts = ", ".join(f"{name} {n:,}" for name, n in made.counts.items())
-  print(f"{flags.output}: {made.rows:,} rows{counts and f' ({counts})'}")
+    names = _fields(make)
+    kind = make(**{k: v for k, v in vars(flags).items() if k in names})
+  manifest = generate.write(
+    flags.output, flags.kind, kind, flags.count, flags.seed
+  )
+  counts = ", ".join(f"{name} {n:,}" for name, n in manifest.counts.items())
+  print(f"{flags.output}: {manifest.rows:,} rows{counts and f' ({counts})'}")
 
 
 if __name__ == "__main__":

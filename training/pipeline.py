@@ -1,4 +1,4 @@
-"""Runs SFT, pairs, DPO and GRPO in a row; goes on where it was interrupted."""
+"""Runs SFT, DPO and GRPO in sequence, and resumes an interrupted pipeline."""
 
 import argparse
 import pathlib
@@ -19,19 +19,18 @@ def _parse() -> argparse.Namespace:
     "--output",
     type=pathlib.Path,
     required=True,
-    help="directory to make, or of the same pipeline to go on with",
+    help="directory to create, or a directory of the same pipeline to resume",
   )
   return parser.parse_args()
 
 
 def main() -> None:
-  """Parses the flags and runs the stages."""
+  """Runs the stages that are not finished."""
   flags = _parse()
   interrupts.resume_command = lambda run: cli.same_command()
-  kind = config_lib.PipelineConfig
-  config = config_lib.load(kind, flags.config, flags.set)
+  config = config_lib.load(config_lib.PipelineConfig, flags.config, flags.set)
   cli.require_tunix()
-
+  # Imported lazily: pulls in Tunix.
   from tunix_ttt import pipeline
 
   pipeline.run(config, flags.output)

@@ -1,4 +1,4 @@
-"""Plays against a model in the terminal, or has it play against itself."""
+"""Plays against a model in the terminal, or a model against itself."""
 
 import argparse
 
@@ -18,14 +18,14 @@ def _parse() -> argparse.Namespace:
     "--self-play",
     type=cli.positive,
     metavar="N",
-    help="have the model play this many games against itself",
+    help="number of games that the model plays against itself",
   )
   cli.add_play(parser)
   return parser.parse_args()
 
 
 def main() -> None:
-  """Parses the flags and plays."""
+  """Plays a game, or plays and counts games against itself."""
   flags = _parse()
   settings = cli.overrides(
     flags.set,
@@ -34,7 +34,7 @@ def main() -> None:
   )
   config = cli.config_of_model(flags, settings)
   cli.require_tunix()
-
+  # Imported lazily: pulls in Tunix.
   from tunix_ttt.evaluate import partner as partner_lib
   from tunix_ttt.games.tictactoe import rules
   from tunix_ttt.train import base_model

@@ -1,7 +1,5 @@
 """Post-training of language models on tic-tac-toe with JAX and Tunix.
 
-The names here are all that scripts and notebooks need; by convention
-
     import tunix_ttt as ttt
 
     config = ttt.load_config(ttt.SFTConfig, "configs/sft_tiny.yaml")
@@ -9,22 +7,25 @@ The names here are all that scripts and notebooks need; by convention
     model = ttt.load_model(run)
     print(ttt.results_table(list(ttt.play_all_lines(model, config))))
 
-The game: `TicTacToe`, `State` and `Outcome`; `rules` and `opponents` are
-modules; `solve` and `optimal_cells` know the best moves; `render_board` draws.
-Settings: `SFTConfig`, `DPOConfig` and `GRPOConfig`, made by `load_config`.
-Training: `train_sft`, `train_dpo` and `train_grpo`, which takes a `Reward` of
-your own; `resume`; a run's `RunManifest` and `read_metrics`, of which the module `plots` draws
-curves; `write_report` makes its page, with a board to play on.
-Models: `load_model` returns a `Model`, `export_model` writes it for others.
-Games of a model: `play_games` samples them and `play_all_lines` plays every
-line, both as a `Match` for each mark; its `Trajectory` has an `Ending` for each
-game, `describe_games` puts games in words, `results_table` their results; `play`
-is a game against a `Partner`.
-Questions: `load_evalset` and `answer_evalset`.
-A mistake in what is given is a `UserError`.
+Settings    `load_config` reads `SFTConfig`, `DPOConfig` and `GRPOConfig`.
+Training    `train_sft`, `train_dpo`, `train_grpo` and `resume`. GRPO accepts
+            custom `Reward` functions.
+Runs        `Run` opens a run directory: its config, model, metrics, games and
+            report. `RunManifest`, `read_metrics` and `write_report` read and
+            write its files. The module `plots` draws training curves.
+Models      `load_model` returns a `Model`; `export_model` writes it for PEFT
+            or transformers.
+Games       `play_games` samples games and `play_all_lines` plays every line.
+            Both yield a `Match` for each mark, whose `Trajectory` has an
+            `Ending` for each game. `describe_games` and `results_table`
+            format them. `play` plays against a `Partner` in the terminal.
+Evalsets    `load_evalset` reads questions; `answer_evalset` answers them.
+Game        `TicTacToe`, `State` and `Outcome`; the modules `rules` and
+            `opponents`; `solve`, `optimal_cells` and `render_board`.
+Errors      `UserError` reports a mistake in settings, data or paths.
 
-Names are imported when they are first used: importing the package is quick,
-starts no JAX backend and needs no Tunix.
+Names are imported on first use: `import tunix_ttt` is fast, starts no JAX
+backend and does not need Tunix.
 """
 
 import importlib
@@ -64,14 +65,14 @@ if TYPE_CHECKING:
   from tunix_ttt.rollout.trajectory import Ending
   from tunix_ttt.rollout.trajectory import Trajectory
   from tunix_ttt.rollout.trajectory import describe as describe_games
+  from tunix_ttt.run import Run
   from tunix_ttt.runs.run_directory import read_metrics
   from tunix_ttt.runs.run_manifest import RunManifest
   from tunix_ttt.train.base_model import load as load_model
 
 __version__ = "0.1.0"
 
-# Where each name is from, as above, and what it is called there; "" for the
-# module itself.
+# Module and attribute of each name, as imported above; "" is the module itself.
 _SOURCES = {
   "DPOConfig": ("config", "DPOConfig"),
   "Ending": ("rollout.trajectory", "Ending"),
@@ -81,6 +82,7 @@ _SOURCES = {
   "Outcome": ("games.tictactoe.env", "Outcome"),
   "Partner": ("evaluate.partner", "Partner"),
   "Reward": ("algorithms.rewards", "Reward"),
+  "Run": ("run", "Run"),
   "RunManifest": ("runs.run_manifest", "RunManifest"),
   "SFTConfig": ("config", "SFTConfig"),
   "State": ("games.tictactoe.env", "State"),
@@ -111,9 +113,8 @@ _SOURCES = {
   "write_report": ("recipes", "report"),
 }
 
-# Type checkers read the imports above and report what is not among them.
+# Hidden from type checkers, which then report unknown names.
 if not TYPE_CHECKING:
-  __all__ = list(_SOURCES)
 
   def __getattr__(name: str) -> Any:
     """Imports a name on its first use."""
@@ -133,5 +134,5 @@ if not TYPE_CHECKING:
     return value
 
   def __dir__() -> list[str]:
-    """Lists the names of this module and those that it imports on use."""
+    """Lists the module's names, including names not imported yet."""
     return sorted(globals().keys() | _SOURCES.keys())

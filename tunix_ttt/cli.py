@@ -8,6 +8,7 @@ import importlib
 import json
 import pathlib
 import platform
+import re
 import shlex
 import sys
 from typing import Any, NoReturn, TypeVar
@@ -26,6 +27,8 @@ from tunix_ttt.runs import run_manifest
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 _EXAMPLE = "example:\n  "
+# Words that start the script, where the command `ttt` does; see `console`.
+launcher: list[str] = []
 
 
 def run(main: Callable[[], None]) -> None:
@@ -115,7 +118,12 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
   """Returns a parser whose help ends with an example."""
-  return _Parser(description=description, epilog=f"{_EXAMPLE}{example}")
+  program = " ".join(launcher) or None
+  if program:
+    example = re.sub(r"^python \S+", program, example)
+  return _Parser(
+    prog=program, description=description, epilog=f"{_EXAMPLE}{example}"
+  )
 
 
 def add_config(
@@ -297,13 +305,21 @@ def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
 
 def same_command(*more: str) -> str:
   """Returns the command that started this script, with more flags."""
-  return shlex.join([_python(), *sys.argv, *more])
+  start = launcher or [_python(), sys.argv[0]]
+  return shlex.join([*start, *sys.argv[1:], *more])
 
 
 def command(script: str, *flags: str) -> str:
   """Returns the command that starts another script of the same directory."""
   path = pathlib.Path(sys.argv[0]).with_name(script)
-  return shlex.join([_python(), str(path), *flags])
+  start = [_python(), str(path)]
+  if launcher:
+    # Imported lazily: the console imports this module.
+    from tunix_ttt import console
+
+    names = {script: name for name, (script, _) in console.COMMANDS.items()}
+    start = ["ttt", names[path.stem]]
+  return shlex.join([*start, *flags])
 
 
 def _python() -> str:

@@ -66,6 +66,24 @@ def _not_utf8(byte: int, what: str) -> str:
   return f"this {what} is not UTF-8 text (byte 0x{byte:02x}); save it as UTF-8"
 
 
+def or_packaged(path: pathlib.Path, folder: str) -> pathlib.Path:
+  """Returns a path, or the packaged file of its name if the path is missing.
+
+  Args:
+    path: Path from the user; only a bare name or a path in `folder` may stand
+      for a packaged file.
+    folder: Folder of packaged files: `configs` or `evalsets`.
+  """
+  if path.exists() or str(path.parent) not in (".", folder):
+    return path
+  package = pathlib.Path(__file__).parent
+  for root in (package, package.parent):
+    for name in (path.name, f"{path.name}.yaml", f"{path.name}.jsonl"):
+      if (root / folder / name).is_file():
+        return root / folder / name
+  return path
+
+
 def digest(path: pathlib.Path, what: str) -> str:
   """Returns the SHA-256 of a file's bytes.
 

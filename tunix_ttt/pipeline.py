@@ -1,7 +1,7 @@
-"""Several runs in a row, each from the model of the one before.
+"""Runs SFT, DPO and GRPO in sequence, each from the previous stage's model.
 
-pipeline_manifest.json   the stages, what they made, and how well it plays
-pairs.jsonl              preference pairs
+pipeline_manifest.json   config, finished stages and their results
+pairs.jsonl              preference pairs for DPO
 sft/  dpo/  grpo/        run directories
 """
 
@@ -26,16 +26,15 @@ from tunix_ttt.train import dry_run
 
 MANIFEST = "pipeline_manifest.json"
 PAIRS = "pairs.jsonl"
-_WHAT = "pipeline manifest"
 
 
 class StageRecord(run_manifest.Record):
   """The record of a finished stage.
 
   Attributes:
-    path: Path of the file or run in the pipeline's directory.
+    path: Path of the file or run, relative to the pipeline's directory.
     digest: SHA-256 of the file, or of the run's manifest.
-    exact_play: how well a run's model plays, by side, over every line of play.
+    exact_play: Exact results of a run's model by its mark; None for pairs.
   """
 
   path: str
@@ -44,11 +43,11 @@ class StageRecord(run_manifest.Record):
 
 
 class PipelineManifest(run_manifest.Record):
-  """The manifest of a pipeline: its stages and their results so far.
+  """The manifest of a pipeline.
 
   Attributes:
-    config: the settings.
-    stages: by name, in order.
+    config: Config of the pipeline.
+    stages: Records of the finished stages by name, in order.
   """
 
   config: dict[str, Any]
@@ -60,43 +59,37 @@ def stages(
 ) -> dict[run_manifest.Recipe, config_lib.SFTConfig]:
   """Returns the config of each run, in order.
 
-  Args:
-    config: the settings.
-    output: the pipeline's directory.
-
   Raises:
-    errors.UserError: if a stage's config is wrong.
+    errors.UserError: If a stage's config is wrong.
   """
-  found: dict[run_manifest.Recipe, config_lib.SFTConfig] = {}
+  configs: dict[run_manifest.Recipe, config_lib.SFTConfig] = {}
   for name, recipe in recipes.RECIPES.items():
     stage: config_lib.StageConfig | None = getattr(config, name)
     if stage is None:
       continue
     settings = [f"seed={config.seed}", *stage.set]
-    if found:
-      before = output / [*found][-1] / run_directory.FINAL_CHECKPOINT
-      settings.append(f"model.name={before}")
+    if configs:
+      previous = output / [*configs][-1] / run_directory.FINAL_CHECKPOINT
+      settings.append(f"model.name={previous}")
     if name == "dpo":
       settings.append(f"data.path={output / PAIRS}")
     path = pathlib.Path(stage.config)
-    found[name] = loaded = config_lib.load(recipe.config, path, settings)
+    configs[name] = loaded = config_lib.load(recipe.config, path, settings)
     if isinstance(loaded, config_lib.GRPOConfig):
       rewards.custom_rewards(None, loaded.rewards)
-  return found
+  return configs
 
 
 def run(
   config: config_lib.PipelineConfig, output: pathlib.Path
 ) -> PipelineManifest:
-  """Runs the stages that are not finished, and returns the manifest.
+  """Runs the unfinished stages of a pipeline and returns its manifest.
 
-  Args:
-    config: the settings.
-    output: a directory to make, or that of the same pipeline to go on with.
+  The output is a directory to create, or a directory of the same pipeline.
 
   Raises:
-    errors.UserError: if anything in the config or its files is wrong, or the
-      directory is another pipeline's.
+    errors.UserError: If the config or a file it names is wrong, or the
+      directory belongs to another pipeline.
   """
   configs = stages(config, output)
   path = output / MANIFEST
@@ -109,15 +102,15 @@ def run(
     _write(manifest, path)
   for name, record in _run_stages(config, configs, output):
     print(f"{name}: {output / record.path}", flush=True)
-    known = manifest.stages.get(name)
-    if known is None or known.digest != record.digest:
+    previous = manifest.stages.get(name)
+    if previous is None or previous.digest != record.digest:
       if name in configs:
         played = recipes.play_finished(output / record.path, configs[name])
         exact = {m: dataclasses.asdict(r) for m, r in played.results.items()}
         record = record.model_copy(update={"exact_play": exact})
         recipes.report(output / record.path, configs[name])
-      done = {**manifest.stages, name: record}
-      manifest = manifest.model_copy(update={"stages": done})
+      finished = {**manifest.stages, name: record}
+      manifest = manifest.model_copy(update={"stages": finished})
       _write(manifest, path)
   return manifest
 
@@ -127,7 +120,7 @@ def _run_stages(
   configs: dict[run_manifest.Recipe, config_lib.SFTConfig],
   output: pathlib.Path,
 ) -> Iterator[tuple[str, StageRecord]]:
-  """Yields what each stage made, when it is done."""
+  """Runs or resumes each stage and yields its name and record."""
   for name, settings in configs.items():
     if name == "dpo":
       pairs = output / PAIRS
@@ -135,12 +128,12 @@ def _run_stages(
         kind = _pairs(config.pairs, settings)
         generate.write(pairs, "dpo", kind, config.pairs.count, config.seed)
       yield "pairs", _record(pairs, pairs, output)
-    made = output / name
-    if made.exists():
-      recipes.resume(made, settings)
+    directory = output / name
+    if directory.exists():
+      recipes.resume(directory, settings)
     else:
-      recipes.start(name, settings, made)
-    yield name, _record(made, made / run_directory.MANIFEST, output)
+      recipes.start(name, settings, directory)
+    yield name, _record(directory, directory / run_directory.MANIFEST, output)
 
 
 def _pairs(
@@ -149,34 +142,36 @@ def _pairs(
   rejected: dict[str, float] = {**config.rejected}
   if config.source == "solver":
     return generate.Pairs(rejected=rejected)
-  sampled = dataclasses.replace(dpo_config.play, temperature=config.temperature)
-  playing = dataclasses.replace(dpo_config, play=sampled)
+  play = dataclasses.replace(dpo_config.play, temperature=config.temperature)
+  dpo_config = dataclasses.replace(dpo_config, play=play)
   name = dpo_config.model.name
   return rejection.Mistakes(
     name=name,
-    model=base_model.load(name, playing),
-    config=playing,
+    model=base_model.load(name, dpo_config),
+    config=dpo_config,
     rejected=rejected,
   )
 
 
 def _record(
-  made: pathlib.Path, described: pathlib.Path, output: pathlib.Path
+  path: pathlib.Path, hashed_file: pathlib.Path, output: pathlib.Path
 ) -> StageRecord:
   return StageRecord(
-    path=str(made.relative_to(output)),
-    digest=files.digest(described, "file of this pipeline"),
+    path=str(path.relative_to(output)),
+    digest=files.digest(hashed_file, "file of this pipeline"),
   )
 
 
 def _read(path: pathlib.Path, config: dict[str, Any]) -> PipelineManifest:
-  found = run_manifest.read_record(PipelineManifest, path, _WHAT)
-  if found.config != config:
+  manifest = run_manifest.read_record(
+    PipelineManifest, path, "pipeline manifest"
+  )
+  if manifest.config != config:
     raise errors.UserError(
-      f"{path}: the directory is of a pipeline with another config; choose"
+      f"{path}: the directory belongs to a pipeline with another config; choose"
       " another --output"
     )
-  return found
+  return manifest
 
 
 def _write(manifest: PipelineManifest, path: pathlib.Path) -> None:

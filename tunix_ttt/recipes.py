@@ -1,4 +1,4 @@
-"""Whole runs, each one call: what training scripts and notebooks are made of."""
+"""Trains, resumes, evaluates, reports and exports runs, each in one call."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, TypeVar
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.algorithms import rewards as rewards_lib
@@ -30,17 +31,22 @@ from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
 
+# A function, or `package.module:function`.
+Function = Callable[..., Any] | str
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
+# A YAML file or a dictionary from which `load_config` builds a config.
+Settings = pathlib.Path | str | Mapping[str, Any]
+MAX_SHARD_SIZE = 4 * 10**9
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """A way to train: its settings, how a run is prepared, and how it runs.
+  """A trainer.
 
   Attributes:
-    config: Class of the settings.
-    plan: Checks the settings and makes the model; writes nothing.
-    run: Trains from the latest checkpoint to the end.
+    config: Class of the trainer's config.
+    plan: Checks a config and builds the model; writes nothing.
+    run: Trains from the latest checkpoint to the last step.
   """
 
   config: type[config_lib.SFTConfig]
@@ -53,41 +59,36 @@ RECIPES: dict[run_manifest.Recipe, Recipe] = {
   "dpo": Recipe(config_lib.DPOConfig, dpo.plan, dpo.run),
   "grpo": Recipe(config_lib.GRPOConfig, grpo_plan.plan, grpo.run),
 }
-# Where no config is given, what `load_config` makes one of.
-Settings = pathlib.Path | str | Mapping[str, Any]
 
 
 def train_sft(
   config: config_lib.SFTConfig | Settings,
   output: pathlib.Path | str | None = None,
 ) -> pathlib.Path:
-  """Fine-tunes a model on games or on a file of rows.
+  """Fine-tunes a model on generated games or on a file of rows.
 
   Args:
-    config: the settings, or a YAML file or dictionary of them.
-    output: the run directory, which must not exist; None makes one under
-      `artifacts/training_runs`.
+    config: Config, or a YAML file or dictionary of its keys.
+    output: New run directory; None creates one in `artifacts/training_runs`.
 
   Returns:
-    The run directory; the model is in its `checkpoint-final`.
+    The run directory. Its `checkpoint-final` holds the trained model.
 
   Raises:
-    errors.UserError: if the input is wrong, before anything is written.
+    errors.UserError: If the input is wrong; nothing is written then.
   """
-  return start("sft", _config(config_lib.SFTConfig, config), output)
+  return start("sft", _load(config_lib.SFTConfig, config), output)
 
 
 def train_dpo(
   config: config_lib.DPOConfig | Settings,
   output: pathlib.Path | str | None = None,
 ) -> pathlib.Path:
-  """Trains a model on pairs of answers, of which one is preferred.
+  """Trains a model on preference pairs, the file `data.path` of the config.
 
-  Args:
-    config: see `train_sft`; `data.path` names the pairs.
-    output: see `train_sft`, also for what is returned and raised.
+  The arguments, the result and the errors are as in `train_sft`.
   """
-  return start("dpo", _config(config_lib.DPOConfig, config), output)
+  return start("dpo", _load(config_lib.DPOConfig, config), output)
 
 
 def train_grpo(
@@ -95,19 +96,38 @@ def train_grpo(
   output: pathlib.Path | str | None = None,
   *,
   rewards: rewards_lib.Rewards | None = None,
+  advantage: Function | None = None,
+  opponent: Function | None = None,
+  text: Function | None = None,
 ) -> pathlib.Path:
-  """Improves a model by playing whole games.
+  """Trains a model by reinforcement learning on whole games.
 
-  Args:
-    config: see `train_sft`.
-    output: see `train_sft`, also for what is returned and raised.
-    rewards: functions of games that are added to the config's rewards, by the
-      name that they have in metrics (`reward/name`). A function is given B
-      games as a `Trajectory` of NumPy arrays, and returns float [B, T], what
-      each turn earned, or [B], what each game is worth. `(function, weight)`
-      stands for one times a weight. Their sources are in the run's manifest.
+  `rewards` maps names to custom reward functions, which are added to the
+  config's rewards and logged as `reward/name`. A function takes a `Trajectory`
+  of B games as NumPy arrays and returns float [B, T], a reward for each turn,
+  or float [B], a reward for each game. A pair `(function, weight)` scales a
+  reward.
+
+  `advantage` (an `algorithms.advantages.Estimator`), `opponent` (a
+  `games.tictactoe.opponents.Opponent`) and `text` (makes a `TextFormat`: system
+  prompt, observations, answers) are functions at the top level of a module or
+  notebook, or `package.module:function`. They replace
+  `grpo.advantage_estimator`, `opponents` and `play.format` of the config.
+
+  The run's manifest names all functions and digests of their source. The other
+  arguments, the result and the errors are as in `train_sft`.
   """
-  return start("grpo", _config(config_lib.GRPOConfig, config), output, rewards)
+  config = _load(config_lib.GRPOConfig, config)
+  for section, field, function in (
+    ("grpo", "advantage_estimator", advantage),
+    ("opponents", "custom", opponent),
+    ("play", "format", text),
+  ):
+    if function is not None:
+      name = custom.reference(function, f"{section}.{field}")
+      changed = dataclasses.replace(getattr(config, section), **{field: name})
+      config = dataclasses.replace(config, **{section: changed})
+  return start("grpo", config, output, rewards)
 
 
 def start(
@@ -116,33 +136,21 @@ def start(
   output: pathlib.Path | str | None = None,
   rewards: rewards_lib.Rewards | None = None,
 ) -> pathlib.Path:
-  """Trains by a recipe of `RECIPES`; see `train_sft` and `train_grpo`."""
+  """Trains with a recipe of `RECIPES` and returns the run directory.
+
+  Raises:
+    errors.UserError: If the input is wrong; nothing is written then.
+  """
   recipe = RECIPES[name]
   options, records = _options(config, rewards)
   return run_loop.start(
     name,
     config,
-    _path(output),
+    None if output is None else pathlib.Path(output),
     lambda: recipe.plan(config, **options),
     recipe.run,
     records,
   )
-
-
-def _options(
-  config: config_lib.SFTConfig, rewards: rewards_lib.Rewards | None
-) -> tuple[dict[str, Any], resume_checks.Rewards]:
-  """Returns options of a recipe's plan, and the manifest's records of them.
-
-  Raises:
-    errors.UserError: if a reward is wrong, or the recipe takes none.
-  """
-  if isinstance(config, config_lib.GRPOConfig):
-    custom = rewards_lib.custom_rewards(rewards, config.rewards)
-    return {"rewards": custom}, rewards_lib.records(custom)
-  if rewards:
-    raise errors.UserError("rewards are for GRPO, which this run is not")
-  return {}, {}
 
 
 def resume(
@@ -153,25 +161,27 @@ def resume(
   base: pathlib.Path | str | None = None,
   rewards: rewards_lib.Rewards | None = None,
 ) -> pathlib.Path:
-  """Goes on with an interrupted run, as if it had not been interrupted.
+  """Resumes an interrupted run; the result equals an uninterrupted run's.
 
   Args:
-    run: its directory.
-    config: the settings it was started with; None takes them from its
-      manifest. Those of logging, of devices, of how many checkpoints and games
-      are kept, and of where data and model are now may differ.
-    step: which of its checkpoints to go on from; None for the latest, or the
-      beginning where there is none yet. Later checkpoints are set aside.
-    base: directory of the model that the run started from, where it is no
-      longer the recorded one; its digest is checked.
-    rewards: the functions that a GRPO run was started with.
+    run: Run directory.
+    config: Config of the run; None reads it from the manifest. Settings of
+      logging, of devices, of the number of checkpoints and games to keep, and
+      of the paths of data and model may differ from the manifest's.
+    step: Step of the checkpoint to resume from; None resumes from the latest
+      checkpoint, or from the beginning if there is none. Later checkpoints are
+      set aside.
+    base: New directory of the initial model, if it was moved; its digest is
+      checked.
+    rewards: Custom reward functions that the GRPO run was started with.
 
   Returns:
     The run directory.
 
   Raises:
-    errors.UserError: if there is no such run or checkpoint, or the config, the
-      rewards, the data, the base or the code's results are not the run's.
+    errors.UserError: If the run or the checkpoint does not exist, or the
+      config, the rewards, the data, the base or the code's results do not match
+      the run.
   """
   run = pathlib.Path(run)
   progress.hush()
@@ -199,53 +209,30 @@ def answer_evalset(
   items: Sequence[evalsets.Item],
   seed: int | None = None,
 ) -> Iterator[answers.Answer]:
-  """Yields a model's answer to each item; see `answers.generate`.
+  """Yields a model's scored answer to each item of an evalset.
 
-  Args:
-    name: `base` for the model that the config starts from, or a model or run
-      directory.
-    config: Settings.
-    items: Questions.
-    seed: Random seed for sampling; None for the config's.
+  The name is a model or run directory, or `base` for the config's initial
+  model. The `eval` settings configure sampling; the seed defaults to the
+  config's.
 
   Raises:
-    errors.UserError: if there is no such model, it is another than the
-      config's, or answers need far more memory than there is.
+    errors.UserError: If the model does not exist or does not match the config,
+      or the answers do not fit in memory.
   """
   model = base_model.load(name, config)
   yield from answers.generate(model, str(name), config, items, seed)
 
 
-def _path(output: pathlib.Path | str | None) -> pathlib.Path | None:
-  return None if output is None else pathlib.Path(output)
-
-
-def _config(kind: type[ConfigT], config: ConfigT | Settings) -> ConfigT:
-  """Returns the config that a run was asked for with, checked."""
-  progress.hush()
-  if isinstance(config, pathlib.Path | str | Mapping):
-    return config_lib.load(kind, config)
-  if not isinstance(config, kind):
-    raise errors.UserError(
-      f"config: expected a {kind.__name__}, a YAML file or a dictionary of its"
-      f" keys, found a {type(config).__name__}"
-    )
-  return config
-
-
 def play_finished(
   run: pathlib.Path, config: config_lib.SFTConfig
 ) -> game_files.Summary:
-  """Plays a run's model on every line, greedily, unless that has been done.
+  """Plays every line with a finished run's greedy policy; returns a summary.
 
-  Games, summary and a sample of its openings are in the run's directory then.
-
-  Args:
-    run: the run's directory.
-    config: its settings; the temperature of play is of no account.
+  Writes the games and the summary, which includes sampled openings, to the run
+  directory, and adds them to its manifest. Existing games are not replayed.
 
   Raises:
-    errors.UserError: if the model cannot play as the config says.
+    errors.UserError: If the model cannot play with this config.
   """
   games, summary = run / run_directory.GAMES, run / run_directory.GAMES_SUMMARY
   played_before = games.exists() and summary.exists()
@@ -253,15 +240,15 @@ def play_finished(
     greedy = dataclasses.replace(config.play, temperature=0.0)
     config = dataclasses.replace(config, play=greedy)
     name = str(run / run_directory.FINAL_CHECKPOINT)
-    # What trained it may hold a second copy of the model, in a cycle.
+    # A reference cycle of the trainer may keep a second copy of the model.
     gc.collect()
     model = base_model.load(name, config)
     played = list(matches.play_all_lines(model, config))
-    first = matches.sample(model, config, config.seed)
-    # One of them alone is left where writing them was interrupted.
+    openings = matches.sample_openings(model, config, config.seed)
+    # An interrupted write leaves one file without the other.
     games.unlink(missing_ok=True)
     summary.unlink(missing_ok=True)
-    matches.write(games, played, model, name, config, first)
+    matches.write(games, played, model, name, config, openings)
     print(matches.table(played), flush=True)
   names = (run_directory.GAMES, run_directory.GAMES_SUMMARY)
   manifest = run_manifest.RunManifest.read(run)
@@ -273,40 +260,29 @@ def play_finished(
 def report(
   run: pathlib.Path | str, config: config_lib.SFTConfig
 ) -> pathlib.Path | None:
-  """Writes a finished run's page and figures, unless they are there.
+  """Writes a finished run's HTML page and plots, unless they exist.
 
-  Several processes play no games: theirs are for `eval_play.py`.
-
-  Args:
-    run: the run's directory.
-    config: its settings.
-
-  Returns:
-    The page; None where `logging.report` is false, and in all processes but the
-    first.
+  A run of several processes plays no games; `eval_play.py` plays them later.
+  Returns the path of the page; None if `logging.report` is false or this
+  process is not the first.
   """
   run = pathlib.Path(run)
-  output = run / run_directory.PAGE
+  output, plots = run / run_directory.PAGE, run / run_directory.PLOTS
   if not (config.logging.report and processes.is_first()):
     return None
   if not output.exists():
     try:
       if processes.several():
-        raise errors.UserError("one process plays them; see eval_play.py")
+        raise errors.UserError(
+          "several processes cannot play; run eval_play.py in one process"
+        )
       play_finished(run, config)
     except errors.UserError as error:
       progress.say(f"note: the report has no games: {error}")
-    plots = (
-      None
-      if (run / run_directory.PLOTS).exists()
-      else run / run_directory.PLOTS
-    )
     with progress.stage("writing the report"):
-      run_page.write(run_page.collect(run), output, plots)
+      material = run_page.collect(run)
+      run_page.write(material, output, None if plots.exists() else plots)
   return output
-
-
-MAX_SHARD_SIZE = 4 * 10**9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -314,19 +290,19 @@ class Export:
   """The contents of an exported directory.
 
   Attributes:
-    model: weights, settings and tokenizer.
-    model_card: the model card.
+    model: Weights, config and tokenizer.
+    model_card: Model card in UTF-8.
   """
 
   model: export_lib.Export
   model_card: bytes
 
   def sizes(self) -> dict[str, int]:
-    """Returns the bytes of each file; of weights, without their headers."""
+    """Returns the bytes of each file, without the headers of weight files."""
     return self.model.sizes() | {model_card.README: len(self.model_card)}
 
   def write(self, output: pathlib.Path) -> None:
-    """Writes the directory, which must not exist, whole or not at all."""
+    """Writes the directory, which must not exist, atomically."""
     export_lib.write(self.model, output, {model_card.README: self.model_card})
 
 
@@ -339,28 +315,30 @@ def prepare(
   max_shard_size: int = MAX_SHARD_SIZE,
   evaluation: pathlib.Path | None = None,
 ) -> Export:
-  """Reads a model and what is known of it; writes nothing.
+  """Reads a model and builds its model card; writes nothing.
 
   Args:
-    name: a checkpoint, any model directory, or a hub id.
-    title: what it is to be called: a repository or a directory.
-    base: directory of an adapter's base, where it is no longer the recorded
-      one.
-    merge: write adapters and their base as one; else they are alone, for PEFT.
-    max_shard_size: bytes of a weight file of a whole model at the most.
-    evaluation: a summary of games for the card, in place of those beside the
-      run.
+    name: Checkpoint, other model directory, or hub id.
+    title: Name on the model card: a repository or a directory.
+    base: New directory of an adapter's base model, if it was moved.
+    merge: Whether to merge an adapter into its base model; PEFT loads an
+      unmerged adapter.
+    max_shard_size: Maximum bytes in a weight file of a whole model.
+    evaluation: Summary of games for the model card; None uses the summaries in
+      the run directory.
+
+  Returns:
+    The files to write.
 
   Raises:
-    errors.UserError: if there is no such model, or it cannot be written so.
+    errors.UserError: If the model does not exist or cannot be exported.
   """
   run = model_card.find_run(name)
-  given = None if evaluation is None else game_files.read_summary(evaluation)
+  summary = evaluation and game_files.read_summary(evaluation)
   model = sources.open_model(name, config_lib.ModelConfig(base=base))
-  if given is None:
-    summaries = model_card.find_summaries(model.revision, run)
-  else:
-    summaries = [given]
+  summaries = (
+    [summary] if summary else model_card.find_summaries(model.revision, run)
+  )
   export = export_lib.prepare(model, merge=merge, max_shard_size=max_shard_size)
   text = model_card.render(export, title, run, summaries)
   return Export(model=export, model_card=text.encode())
@@ -373,20 +351,20 @@ def export_model(
   base: str | pathlib.Path | None = None,
   merge: bool = False,
 ) -> pathlib.Path:
-  """Writes a trained model as PEFT or transformers read it.
+  """Writes a trained model for PEFT or transformers.
 
   Args:
-    name: a run, a checkpoint, or any model directory.
-    output: directory to make.
-    base: see `prepare`.
-    merge: write adapters and their base as one model; else they are alone, for
-      PEFT. A model that was trained whole is always written whole.
+    name: Run, checkpoint, or other model directory.
+    output: Directory to create.
+    base: New directory of an adapter's base model, if it was moved.
+    merge: Whether to merge an adapter into its base model; PEFT loads an
+      unmerged adapter.
 
   Returns:
-    The directory.
+    The created directory.
 
   Raises:
-    errors.UserError: if there is no such model, it cannot be written so, or the
+    errors.UserError: If the model does not exist or cannot be exported, or the
       directory exists.
   """
   output = pathlib.Path(output)
@@ -395,3 +373,28 @@ def export_model(
   export = prepare(str(name), output.absolute().name, base=base, merge=merge)
   export.write(output)
   return output
+
+
+def _load(kind: type[ConfigT], config: ConfigT | Settings) -> ConfigT:
+  """Loads a config from a file or a dictionary, or checks its type."""
+  progress.hush()
+  if isinstance(config, pathlib.Path | str | Mapping):
+    return config_lib.load(kind, config)
+  if not isinstance(config, kind):
+    raise errors.UserError(
+      f"config: expected a {kind.__name__}, a YAML file or a dictionary of its"
+      f" keys, found a {type(config).__name__}"
+    )
+  return config
+
+
+def _options(
+  config: config_lib.SFTConfig, rewards: rewards_lib.Rewards | None
+) -> tuple[dict[str, Any], resume_checks.Rewards]:
+  """Returns keyword arguments of a recipe's plan, and their manifest records."""
+  if isinstance(config, config_lib.GRPOConfig):
+    custom = rewards_lib.custom_rewards(rewards, config.rewards)
+    return {"rewards": custom}, rewards_lib.records(custom)
+  if rewards:
+    raise errors.UserError("rewards are for GRPO; leave them out")
+  return {}, {}

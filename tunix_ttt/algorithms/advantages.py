@@ -11,6 +11,7 @@ import numpy as np
 from tunix.rl import function_registry
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom
 from tunix_ttt.games.tictactoe import rules
 
 # Values that are no further apart count as equal.
@@ -51,6 +52,17 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
+def estimator(name: str) -> Estimator:
+  """Returns the estimator of a name, or of `package.module:function`.
+
+  Raises:
+    errors.UserError: if there is no such function.
+  """
+  if name in ESTIMATORS:
+    return ESTIMATORS[name]
+  return custom.resolve(name, "grpo.advantage_estimator")
+
+
 def advantages(
   rewards: np.ndarray,
   played: np.ndarray,
@@ -71,20 +83,25 @@ def advantages(
   Returns:
     float32 [B, T] and bool [B, T].
   """
-  size, estimator = config.num_generations, config.advantage_estimator
+  size, name = config.num_generations, config.advantage_estimator
   if config.advantage_level == "turn":
     values, is_trained = turn_advantages(
       returns(rewards, config.discount),
       played,
       boards,
       size,
-      ESTIMATORS[estimator],
+      estimator(name),
       config.turn_baseline,
     )
   else:
     totals = rewards.sum(axis=1, keepdims=True)
-    estimate = function_registry.get_advantage_estimator(estimator)
-    games = np.asarray(estimate(totals[:, 0], size))[:, None]
+    if name in ESTIMATORS:
+      estimate = function_registry.get_advantage_estimator(name)
+      games = np.asarray(estimate(totals[:, 0], size))[:, None]
+    else:
+      grouped = totals.reshape(-1, 1, size, 1)
+      peers = _statistics(grouped, np.ones(grouped.shape, bool))
+      games = estimator(name)(grouped[:, 0], peers).reshape(-1, 1)
     values = np.where(played, games, 0).astype(np.float32)
     is_trained = differs_in_group(totals, size) & played
   return np.maximum(values, 0) if config.positive_only else values, is_trained
@@ -128,7 +145,7 @@ def turn_advantages(
   played: np.ndarray,
   boards: np.ndarray,
   num_generations: int,
-  estimator: Estimator,
+  estimate: Estimator,
   baseline: str = "board",
 ) -> tuple[np.ndarray, np.ndarray]:
   """Compares each turn with turns like it.
@@ -148,7 +165,7 @@ def turn_advantages(
     played: bool [B, T], the turns that were played.
     boards: int [B, T], the boards that moves were made on.
     num_generations: Number of games in a group.
-    estimator: Function of the values and the statistics of their sets.
+    estimate: Function of the values and the statistics of their sets.
     baseline: `board` or `turn`.
 
   Returns:
@@ -176,7 +193,7 @@ def turn_advantages(
     )
   )
   has_set = mask & (compared.num_values > 1)
-  estimates = np.where(has_set, estimator(grouped, compared), 0)
+  estimates = np.where(has_set, estimate(grouped, compared), 0)
   differs = mask & (compared.spread > _TOLERANCE)
   return (
     estimates.reshape(values.shape).astype(np.float32),

@@ -19,7 +19,7 @@ def log_probs(model: nnx.Module, batch: Any) -> jax.Array:
 
   Args:
     model: one of Tunix's.
-    batch: B pairs, as `batches.make_pairs` returns them.
+    batch: B pairs, as `batches.make` returns them.
 
   Returns:
     float32 [2, B]: of the chosen and the rejected; 0 where there is no pair.
@@ -43,7 +43,7 @@ def loss(
 
   Args:
     model: the policy.
-    train_example: B pairs, as `batches.make_pairs` returns them; with their
+    train_example: B pairs, as `batches.make` returns them; with their
       `reference` float32 [B, 2], if there is one.
     algorithm: `dpo` or `orpo`.
     label_smoothing: probability that a pair is the wrong way round.

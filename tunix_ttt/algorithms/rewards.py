@@ -7,7 +7,6 @@ config weights.
 
 from collections.abc import Callable, Mapping
 import functools
-import hashlib
 import inspect
 import math
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom as custom_lib
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -31,8 +31,12 @@ _WORST_REGRET = 2
 
 # (B games of at most T turns, on the host) -> float [B, T], credited to turns,
 # or [B], credited to the last turn of each game. Values of turns that were not
-# played are ignored.
-Reward = Callable[[Trajectory], Any]
+# played are ignored. A function with a parameter `texts` also gets what the
+# model wrote: a string for each of T turns of each game, "" for those that were
+# not played.
+Reward = Callable[..., Any]
+# (token ids) -> text
+Decode = Callable[[list[int]], str]
 # Rewards by name, alone or with a weight, which is 1 by default.
 Rewards = Mapping[str, Reward | tuple[Reward, float]]
 
@@ -68,7 +72,16 @@ def custom_rewards(
   Raises:
     errors.UserError: if a name or weight is wrong, or all weights are 0.
   """
-  checked = {name: _custom(name, v) for name, v in (rewards or {}).items()}
+  functions: dict[str, Any] = {
+    name: custom_lib.resolve(function, f"rewards.custom.{name}")
+    for name, function in config.custom.items()
+  }
+  for name in functions.keys() & (rewards or {}).keys():
+    raise errors.UserError(
+      f"reward {name!r} already exists in the config; rename your function"
+    )
+  functions |= rewards or {}
+  checked = {name: _custom(name, value) for name, value in functions.items()}
   for name in checked.keys() & config.weights.keys():
     raise errors.UserError(
       f"reward {name!r} already exists in the config; rename your function"
@@ -107,17 +120,27 @@ def _record(function: Reward, weight: float) -> run_manifest.RewardRecord:
   named: Any = function
   if not hasattr(function, "__qualname__"):
     named = type(function)
-  try:
-    source = hashlib.sha256(inspect.getsource(named).encode()).hexdigest()
-  except (OSError, TypeError):
-    source = None
   return run_manifest.RewardRecord(
-    function=named.__qualname__, weight=weight, source=source
+    function=named.__qualname__,
+    weight=weight,
+    source=custom_lib.digest(function),
   )
 
 
+def answer_texts(games: Trajectory, decode: Decode) -> list[list[str]]:
+  """Decodes the answer of each turn of each game; "" where none was played."""
+  masks, tokens = np.asarray(games.action_mask), np.asarray(games.actions)
+  return [
+    [
+      decode(answer[mask].tolist()) if mask.any() else ""
+      for answer, mask in zip(of_game, in_game, strict=True)
+    ]
+    for of_game, in_game in zip(tokens, masks, strict=True)
+  ]
+
+
 def evaluate_custom(
-  name: str, function: Reward, games: Trajectory
+  name: str, function: Reward, games: Trajectory, decode: Decode = str
 ) -> np.ndarray:
   """Evaluates a custom reward on games: float32 [B, T].
 
@@ -125,11 +148,12 @@ def evaluate_custom(
     name: Name of the reward.
     function: Function of games.
     games: B games of at most T turns, on the host.
+    decode: Function from token ids to text.
 
   Raises:
     errors.UserError: if the result has another shape or is not finite.
   """
-  values = _checked_shape(name, function, games)
+  values = _checked_shape(name, function, games, decode)
   if not np.isfinite(values).all():
     game, turn = np.argwhere(~np.isfinite(values))[0].tolist()
     raise errors.UserError(
@@ -140,12 +164,15 @@ def evaluate_custom(
 
 
 def _checked_shape(
-  name: str, function: Reward, games: Trajectory
+  name: str, function: Reward, games: Trajectory, decode: Decode
 ) -> np.ndarray:
   """Returns a reward of the right shape, 0 where no turn was played."""
   played = np.asarray(games.turn_mask)
   # A mistake inside the function is best shown by its own traceback.
-  result = function(games)
+  if _takes_texts(function):
+    result = function(games, texts=answer_texts(games, decode))
+  else:
+    result = function(games)
   try:
     values = np.asarray(result)
   except ValueError:
@@ -167,6 +194,14 @@ def _checked_shape(
   return np.where(played, values, np.float32(0))
 
 
+def _takes_texts(function: Reward) -> bool:
+  try:
+    return "texts" in inspect.signature(function).parameters
+  except ValueError:
+    # Some compiled functions have no signature.
+    return False
+
+
 def check_custom(
   custom: CustomRewards, num_turns: int, max_new_tokens: int
 ) -> None:
@@ -182,7 +217,7 @@ def check_custom(
   """
   games = trajectory_lib.dummy_trajectory(num_turns, max_new_tokens)
   for name, (function, _) in custom.items():
-    _checked_shape(name, function, games)
+    _checked_shape(name, function, games, lambda ids: "")
 
 
 def at_last_turn(games: Trajectory, values: np.ndarray) -> np.ndarray:
@@ -208,6 +243,7 @@ def components(
   config: config_lib.RewardsConfig,
   max_new_tokens: int,
   custom: CustomRewards = NO_CUSTOM_REWARDS,
+  decode: Decode = str,
 ) -> dict[str, np.ndarray]:
   """Returns each reward that has a weight, times its weight.
 
@@ -216,6 +252,7 @@ def components(
     config: Values and weights.
     max_new_tokens: Maximum number of tokens in an answer.
     custom: Custom rewards.
+    decode: Function from token ids to text, for custom rewards on texts.
 
   Returns:
     float32 [B, T] by name; 0 where no turn was played.
@@ -240,7 +277,8 @@ def components(
     if weight
   }
   for name, (function, weight) in custom.items():
-    rewards[name] = np.float32(weight) * evaluate_custom(name, function, games)
+    values = evaluate_custom(name, function, games, decode)
+    rewards[name] = np.float32(weight) * values
   return rewards
 
 

@@ -88,6 +88,9 @@ class OpponentsConfig:
   Shares go from the first number at the first step to the second at the last.
 
   Attributes:
+    custom: Opponent of all games in place of the shares: a function, as
+      `package.module:function`, of the opponent's seed and the board; see
+      `games.tictactoe.opponents.Opponent`. None for the shares.
     random: plays any legal move.
     optimal: plays any optimal move.
     past_selves: plays the greedy moves of an earlier state of the model; the
@@ -96,6 +99,7 @@ class OpponentsConfig:
     add_every_n_steps: steps between them.
   """
 
+  custom: sections.Reference | None = None
   random: Course = (1.0, 1.0)
   optimal: Course = (0.0, 0.0)
   past_selves: Course = (0.0, 0.0)
@@ -175,6 +179,8 @@ class RewardsConfig:
     format_weight: Reward of each answer that can be parsed.
     length_weight: Penalty for the share of `play.max_new_tokens` that each
       answer takes.
+    custom: Custom rewards of weight 1 by name, each a function as
+      `package.module:function`; see `algorithms.rewards.Reward`.
   """
 
   outcome: OutcomeConfig = OutcomeConfig()
@@ -183,6 +189,9 @@ class RewardsConfig:
   regret_weight: Finite = 0.0
   format_weight: Finite = 0.0
   length_weight: Finite = 0.0
+  custom: dict[sections.Text, sections.Reference] = pydantic.Field(
+    default_factory=dict
+  )
 
   @property
   def weights(self) -> dict[str, float]:
@@ -207,8 +216,9 @@ class AlgorithmConfig:
     loss_algo: `grpo`, with a ratio for each token, or `gspo-token`, with one
       for each sequence (Zheng et al., 2025).
     advantage_estimator: `grpo` (Shao et al., 2024), `drgrpo` without the
-      division by the standard deviation (Liu et al., 2025), or `rloo` (Ahmadian
-      et al., 2024).
+      division by the standard deviation (Liu et al., 2025), `rloo` (Ahmadian
+      et al., 2024), or a function, as `package.module:function`; see
+      `algorithms.advantages.Estimator`.
     advantage_level: `episode` gives every token its game's advantage; `turn`
       gives it the advantage of what was earned from its turn on.
     turn_baseline: which turns a turn is compared with, at the level of turns:
@@ -247,7 +257,9 @@ class AlgorithmConfig:
   num_generations: Annotated[int, sections.Strict, pydantic.Field(ge=2)] = 8
   num_iterations: sections.Positive = 1
   loss_algo: Literal["grpo", "gspo-token"] = "grpo"
-  advantage_estimator: Literal["grpo", "drgrpo", "rloo"] = "grpo"
+  advantage_estimator: (
+    Literal["grpo", "drgrpo", "rloo"] | sections.Reference
+  ) = "grpo"
   advantage_level: Literal["episode", "turn"] = "episode"
   turn_baseline: Literal["board", "turn"] = "board"
   discount: sections.Fraction = 1.0

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from tunix_ttt import errors
+from tunix_ttt import files
 from tunix_ttt.config import dpo_config
 from tunix_ttt.config import grpo_config
 from tunix_ttt.config import sections
@@ -54,8 +55,8 @@ def load_any(
 
 
 def _read(settings: Settings, overrides: Sequence[str]) -> yaml_source.Source:
-  if isinstance(settings, str):
-    settings = pathlib.Path(settings)
+  if isinstance(settings, str | pathlib.Path):
+    settings = files.or_packaged(pathlib.Path(settings), "configs")
   source = yaml_source.Source(settings)
   if {"run_id", "recipe", "config"} <= source.values.keys():
     raise errors.UserError(

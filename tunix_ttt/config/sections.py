@@ -19,6 +19,8 @@ from tunix_ttt import streams
 Strict = pydantic.Strict()
 Text = Annotated[str, Strict]
 Flag = Annotated[bool, Strict]
+# A function, as `package.module:function`.
+Reference = Annotated[str, Strict, pydantic.Field(pattern=r"^[\w.]+:\w+$")]
 Count = Annotated[int, Strict, pydantic.Field(ge=0)]
 Seed = Annotated[int, Strict, pydantic.Field(ge=0, le=streams.MAX_SEED)]
 Positive = Annotated[int, Strict, pydantic.Field(ge=1)]
@@ -224,8 +226,9 @@ class TrainingConfig:
     batch_size: Number of rows in a training step.
     gradient_accumulation_steps: Number of micro-batches per batch, a divisor of
       `batch_size`. The update does not depend on it.
-    optimizer: Optimizer: `adamw`, or `muon` for whole models (not adapters),
-      which needs fewer steps from scratch.
+    optimizer: Optimizer: `adamw`; `muon` for whole models (not adapters), which
+      needs fewer steps from scratch; or a function `package.module:function`
+      that takes this section and returns an Optax optimizer.
     learning_rate: Peak learning rate.
     warmup_steps: Number of steps of linear warmup to the peak, which starts at
       the peak divided by the number of warmup updates; 0 disables warmup.
@@ -242,7 +245,7 @@ class TrainingConfig:
   max_steps: Positive = 300
   batch_size: Positive = 64
   gradient_accumulation_steps: Positive = 1
-  optimizer: Literal["adamw", "muon"] = "adamw"
+  optimizer: Literal["adamw", "muon"] | Reference = "adamw"
   learning_rate: AboveZero = 1e-3
   warmup_steps: Count = 0
   final_learning_rate: Fraction = 0.1
@@ -323,7 +326,8 @@ class PlayConfig:
   """Play of whole games.
 
   Attributes:
-    format: Format of boards and answers. `data.games.thoughts` decides whether
+    format: Format of boards and answers: `grid`, `token_board`, or a custom
+      text format `package.module:name`. `data.games.thoughts` decides whether
       answers begin with a thought.
     context: Prompt of each turn: `board` is the current board, `full` the whole
       conversation, `truncated` the conversation with past thoughts replaced.
@@ -345,7 +349,7 @@ class PlayConfig:
     constrained: Whether to sample only tokens that can complete an answer.
   """
 
-  format: Literal["grid", "token_board"] = "grid"
+  format: Literal["grid", "token_board"] | Reference = "grid"
   context: Literal["board", "full", "truncated"] = "board"
   opponent: Text = "random"
   num_games: Positive = 256

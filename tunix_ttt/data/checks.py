@@ -1,7 +1,7 @@
-"""Describes a data file and judges its moves by the solver."""
+"""Describes a data file and grades its moves by the solver."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 import hashlib
 import re
 from typing import Any, NamedTuple
@@ -10,65 +10,70 @@ import numpy as np
 
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
-from tunix_ttt.games.tictactoe import board_text as boards_lib
+from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
-# Of how many lines with the same fault the numbers are kept, and shown.
-_LISTED, _SHOWN = 20, 5
+# Line numbers that a report lists per remark, and that the table prints.
+_LISTED, _PRINTED = 20, 5
 _QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 _OPEN_TAG = re.compile(r"<[|/\w]*$")
-# A move, in the syntax of either board, that a prompt begins.
+# The beginning of a move, in the syntax of either board, at a prompt's end.
 _OPEN_MOVE = re.compile(
   r"<move>\w*$|(?:<\|move\|>|<move>\w*)?<[|/\w-]*$|<\|move\|>$"
 )
 
 
 class Decision(NamedTuple):
-  """A board, and the answer that a row has to it."""
+  """A board and its supervised answer.
 
-  shown: boards_lib.Found
+  Attributes:
+    board: Index of the board.
+    kind: Text format of the board, `grid` or `token_board`.
+    player: Player to move according to the text, None if it names no player.
+    answer: Text of the answer.
+  """
+
+  board: int
+  kind: str
+  player: int | None
   answer: str
 
-  def move(self) -> boards_lib.Move:
+  def move(self) -> board_text.Move:
     """Returns the move of the answer."""
-    return boards_lib.read_answer(self.answer, self.shown.kind)
+    return board_text.read_answer(self.answer, self.kind)
 
 
 def decisions(sample: row_formats.Trained) -> Iterator[Decision]:
-  """Yields the boards that a sample's trained text answers."""
+  """Yields the boards that a sample's supervised text answers."""
   if isinstance(sample, row_formats.Conversation):
     for i, turn in enumerate(sample.messages):
       if turn["role"] == "assistant" and i >= sample.supervised_from:
-        shown = boards_lib.find(sample.messages[i - 1]["content"])
-        if shown:
-          yield Decision(shown[-1], turn["content"])
+        boards = board_text.find(sample.messages[i - 1]["content"])
+        if boards:
+          last = boards[-1]
+          yield Decision(last.board, last.kind, last.player, turn["content"])
     return
-  text, trained_from = sample.prompt + sample.completion, len(sample.prompt)
-  # A completion that ends a move is no answer without its beginning.
-  if (begun := _OPEN_MOVE.search(sample.prompt)) is not None:
-    trained_from = begun.start()
-  shown = boards_lib.find(text)
-  for i, board in enumerate(shown):
-    end = shown[i + 1].start if i + 1 < len(shown) else len(text)
-    if end > trained_from:
-      yield Decision(board, text[max(board.end, trained_from) : end])
-
-
-def boards_of(sample: row_formats.Sample) -> set[int]:
-  """Returns all boards that a sample shows."""
-  return {
-    found.board for text in sample.texts() for found in boards_lib.find(text)
-  }
+  text, supervised_from = sample.prompt + sample.completion, len(sample.prompt)
+  # A completion can end a move that the prompt begins.
+  if (open_move := _OPEN_MOVE.search(sample.prompt)) is not None:
+    supervised_from = open_move.start()
+  boards = board_text.find(text)
+  ends = [*(board.start for board in boards[1:]), len(text)]
+  for board, end in zip(boards, ends, strict=False):
+    if end > supervised_from:
+      answer = text[max(board.end, supervised_from) : end]
+      yield Decision(board.board, board.kind, board.player, answer)
 
 
 def grade(board: int, cell: int | None) -> str:
-  """Says what a move is worth.
+  """Grades a move by the solver.
 
-  That is `optimal`, `worse`, `illegal` (the cell is taken), `unreadable` (there
-  is no move), or `impossible`: no game passes the board, or it is over.
+  Returns:
+    `optimal`, `worse`, `illegal` for a taken cell, `unreadable` for no move, or
+    `impossible` for a board that is over or unreachable.
   """
   if not solver.solve().optimal[board]:
     return "impossible"
@@ -79,76 +84,71 @@ def grade(board: int, cell: int | None) -> str:
   return "optimal" if cell in solver.optimal_cells(board) else "worse"
 
 
-class Remarks:
-  """Remarks on rows: how often each was made, and on which lines first."""
-
-  def __init__(self):
-    self._lines: dict[str, list[int]] = {}
-    self._counts: Counter[str] = Counter()
-
-  def add(self, number: int, remark: str) -> None:
-    """Adds a remark on the row of a line."""
-    self._counts[remark] += 1
-    lines = self._lines.setdefault(remark, [])
-    if len(lines) < _LISTED:
-      lines.append(number)
-
-  def report(self) -> dict[str, Any]:
-    """Returns the count of each remark, and the first lines."""
-    return {
-      remark: {"count": count, "lines": self._lines[remark]}
-      for remark, count in self._counts.items()
-    }
-
-
 class Labels:
-  """Quality of the moves that rows teach, and of those that pairs reject."""
+  """Counts the grades of supervised moves and of rejected moves."""
 
   def __init__(self):
-    self._trained: Counter[str] = Counter()
+    self._supervised: Counter[str] = Counter()
     self._rejected: Counter[str] = Counter()
     self._pairs: Counter[str] = Counter()
-    self._remarks = Remarks()
+    self._remarks: dict[str, dict[str, Any]] = {}
 
   def add(self, number: int, sample: row_formats.Sample) -> None:
-    """Judges a row."""
+    """Grades the moves of a row."""
     if isinstance(sample, row_formats.Prompt):
       return
     if isinstance(sample, row_formats.Preference):
       chosen, rejected = (
-        next(reversed([*decisions(each)]), None) for each in sample.answers()
+        next(reversed([*decisions(answer)]), None)
+        for answer in sample.answers()
       )
       if chosen and rejected:
-        self._judge(number, chosen, self._trained)
-        self._compare(chosen.shown.board, chosen.move(), rejected.move())
+        self._grade(number, chosen)
+        self._compare(chosen.board, chosen.move(), rejected.move())
       return
-    if isinstance(sample, row_formats.PlainText) and _OPEN_TAG.search(
-      sample.prompt
-    ):
-      self._remarks.add(number, "the prompt ends inside a tag")
+    is_text = isinstance(sample, row_formats.PlainText)
+    if is_text and _OPEN_TAG.search(sample.prompt):
+      self._remark(number, "the prompt ends inside a tag")
     for decision in decisions(sample):
-      self._judge(number, decision, self._trained)
+      self._grade(number, decision)
 
-  def _judge(
-    self, number: int, decision: Decision, counts: Counter[str]
-  ) -> None:
-    board, player = decision.shown.board, decision.shown.player
+  def report(self) -> dict[str, Any]:
+    """Returns counts and shares."""
+    return {
+      "moves": _shares(self._supervised),
+      "rejected_moves": _shares(self._rejected),
+      "pairs": {
+        "judged": self._rejected.total(),
+        **_shares(self._pairs, self._rejected.total()),
+      },
+      "format_errors": self._remarks,
+    }
+
+  def _remark(self, number: int, remark: str) -> None:
+    """Counts a remark and lists the first line numbers that it is about."""
+    entry = self._remarks.setdefault(remark, {"count": 0, "lines": []})
+    entry["count"] += 1
+    if len(entry["lines"]) < _LISTED:
+      entry["lines"].append(number)
+
+  def _grade(self, number: int, decision: Decision) -> None:
     move = decision.move()
-    counts[grade(board, move.cell)] += 1
+    self._supervised[grade(decision.board, move.cell)] += 1
     if move.cell is None:
-      self._remarks.add(number, "the answer has no move")
+      self._remark(number, "the answer has no move")
     elif not move.is_strict:
-      self._remarks.add(number, "the answer is not of the format")
-    if player not in (None, rules.side_to_move()[board]):
-      self._remarks.add(number, "it is the other player's turn on the board")
+      self._remark(number, "the answer is not of the format")
+    if decision.player not in (None, rules.side_to_move()[decision.board]):
+      self._remark(number, "it is the other player's turn on the board")
 
   def _compare(
-    self, board: int, chosen: boards_lib.Move, rejected: boards_lib.Move
+    self, board: int, chosen: board_text.Move, rejected: board_text.Move
   ) -> None:
     if not rejected.is_strict:
       self._rejected["not_of_the_format"] += 1
       return
     self._rejected[grade(board, rejected.cell)] += 1
+    # Reported even if it stays 0.
     self._pairs["rejected_as_good"] += 0
     if chosen.cell is None or rejected.cell is None:
       return
@@ -157,18 +157,6 @@ class Labels:
       self._pairs["same_move"] += 1
     elif values[rejected.cell] >= values[chosen.cell] >= solver.LOSS:
       self._pairs["rejected_as_good"] += 1
-
-  def report(self) -> dict[str, Any]:
-    """Returns counts, and shares of all that was judged."""
-    return {
-      "moves": _shares(self._trained),
-      "rejected_moves": _shares(self._rejected),
-      "pairs": {
-        "judged": self._rejected.total(),
-        **_shares(self._pairs, self._rejected.total()),
-      },
-      "format_errors": self._remarks.report(),
-    }
 
 
 def _shares(counts: Counter[str], total: int | None = None) -> dict[str, Any]:
@@ -179,46 +167,8 @@ def _shares(counts: Counter[str], total: int | None = None) -> dict[str, Any]:
   }
 
 
-class Lengths:
-  """Lengths of rows in tokens."""
-
-  def __init__(self, tokenizer: chat.ChatTokenizer, limit: int | None):
-    """Takes the tokenizer, and `data.max_seq_length` if there is one."""
-    self._tokenizer = tokenizer
-    self._limit = limit
-    self._lengths: list[int] = []
-
-  def add(self, sample: row_formats.Sample) -> None:
-    """Measures a row; of a pair, the longer answer's."""
-    if isinstance(sample, row_formats.Preference):
-      answers = sample.answers()
-    elif isinstance(sample, row_formats.Prompt):
-      prompt = sample.prompt
-      is_text = isinstance(prompt, str)
-      answers = (
-        row_formats.PlainText(prompt, "")
-        if is_text
-        else row_formats.Conversation(prompt),
-      )
-    else:
-      answers = (sample,)
-    encoded = (answer.encode(self._tokenizer) for answer in answers)
-    self._lengths.append(max(len(tokens.ids) for tokens in encoded))
-
-  def report(self) -> dict[str, Any]:
-    """Returns quantiles, and how many rows are over the limit."""
-    found = np.quantile(
-      self._lengths, [*_QUANTILES.values()], method="inverted_cdf"
-    )
-    report = dict(zip(_QUANTILES, found.tolist(), strict=True))
-    if self._limit is not None:
-      over = sum(length > self._limit for length in self._lengths)
-      report |= {"max_seq_length": self._limit, "over": over}
-    return report
-
-
 class Leakage:
-  """Which questions of an evalset rows have seen."""
+  """Counts the questions of an evalset that appear in rows."""
 
   def __init__(
     self,
@@ -227,9 +177,12 @@ class Leakage:
     *,
     symmetric: bool,
   ):
-    """Takes the evalset's boards and the texts of its other questions.
+    """Sets the questions to look for.
 
-    With `symmetric`, a rotation or reflection of a board counts as the board.
+    Args:
+      boards: Boards of the evalset.
+      prompts: Text of the questions that have no board.
+      symmetric: Whether rotated and reflected boards count, too.
     """
     self._form = rules.canonical() if symmetric else np.arange(rules.NUM_BOARDS)
     self._boards = {int(self._form[board]) for board in boards}
@@ -238,19 +191,22 @@ class Leakage:
     self._rows = 0
     self._symmetric = symmetric
 
-  def add(self, samples: Iterable[row_formats.Sample]) -> None:
-    """Looks through a row."""
-    found: set[int | str] = set()
+  def add(self, samples: list[row_formats.Sample]) -> None:
+    """Searches a row."""
+    seen: set[int | str] = set()
     for sample in samples:
-      shown = {int(self._form[board]) for board in boards_of(sample)}
-      found |= shown & self._boards
+      seen |= self._boards & {
+        int(self._form[match.board])
+        for text in sample.texts()
+        for match in board_text.find(text)
+      }
       if self._prompts:
-        found |= _asked(sample) & self._prompts
-    self._seen |= found
-    self._rows += bool(found)
+        seen |= self._prompts & _questions(sample)
+    self._seen |= seen
+    self._rows += bool(seen)
 
   def report(self) -> dict[str, Any]:
-    """Returns how many rows show a question, and how many are shown."""
+    """Returns the numbers of affected rows and of questions seen."""
     return {
       "rows": self._rows,
       "questions": len(self._boards) + len(self._prompts),
@@ -259,37 +215,39 @@ class Leakage:
     }
 
 
-def _asked(sample: row_formats.Sample) -> set[str]:
-  """Returns what is asked in a sample."""
+def _questions(sample: row_formats.Sample) -> set[str]:
+  """Returns the user messages of a sample, or its text prompt."""
   if isinstance(sample, row_formats.Conversation):
     turns = sample.messages
-  elif isinstance(sample, row_formats.PlainText) or isinstance(
-    sample.prompt, str
-  ):
-    return {str(sample.prompt).strip()}
+  elif isinstance(sample.prompt, str):
+    return {sample.prompt.strip()}
   else:
     turns = sample.prompt
   return {t["content"].strip() for t in turns if t["role"] == "user"}
 
 
-class Duplicates:
-  """Rows whose content is that of an earlier one."""
+def _length(sample: row_formats.Sample, tokenizer: chat.ChatTokenizer) -> int:
+  """Returns the number of tokens; the longer answer of a pair counts."""
+  answers: tuple[row_formats.Trained, ...]
+  if isinstance(sample, row_formats.Preference):
+    answers = sample.answers()
+  elif not isinstance(sample, row_formats.Prompt):
+    answers = (sample,)
+  elif isinstance(sample.prompt, str):
+    answers = (row_formats.PlainText(sample.prompt, ""),)
+  else:
+    answers = (row_formats.Conversation(sample.prompt),)
+  return max(len(answer.encode(tokenizer).ids) for answer in answers)
 
-  def __init__(self):
-    self._first: dict[bytes, int] = {}
-    self._count = 0
 
-  def add(self, number: int, samples: list[row_formats.Sample]) -> None:
-    """Looks a row up."""
-    content = repr(samples).encode()
-    key = hashlib.blake2b(content, digest_size=16).digest()
-    first = self._first.setdefault(key, number)
-    if first != number:
-      self._count += 1
-
-  def report(self) -> int:
-    """Returns how many there are."""
-    return self._count
+def _summarize(lengths: list[int], limit: int | None) -> dict[str, int]:
+  """Returns quantiles of lengths and the number of rows over the limit."""
+  values = np.quantile(lengths, [*_QUANTILES.values()], method="inverted_cdf")
+  report = dict(zip(_QUANTILES, values.tolist(), strict=True))
+  if limit is not None:
+    over = sum(length > limit for length in lengths)
+    report |= {"max_seq_length": limit, "over": over}
+  return report
 
 
 @progress.stage("checking the rows")
@@ -302,36 +260,36 @@ def check(
   max_seq_length: int | None = None,
   leakage: Leakage | None = None,
 ) -> dict[str, Any]:
-  """Reads a file from start to end and says what is in it.
+  """Reads a data file and reports its formats, moves, lengths and leakage.
 
   Args:
-    rows: where from.
-    data_format: see `formats.parse_row`.
-    skip_bad_rows: go on without rows that cannot be read.
-    tokenizer: for lengths; without one they are not measured.
-    max_seq_length: the limit on them.
-    leakage: for what an evalset asks.
+    rows: Source of the rows.
+    data_format: Key of `row_formats.FORMATS`, or `auto` to detect the format.
+    skip_bad_rows: Whether to skip rows that cannot be parsed.
+    tokenizer: Tokenizer to measure lengths with, None to measure none.
+    max_seq_length: Length limit in tokens.
+    leakage: Questions of an evalset to look for.
 
   Raises:
-    errors.UserError: with a line for each bad row, or if there are no rows.
+    errors.UserError: If a row is bad and not skipped, or no row is left.
   """
   kinds: Counter[str] = Counter()
-  duplicates, labels = Duplicates(), Labels()
-  lengths = Lengths(tokenizer, max_seq_length) if tokenizer else None
+  labels, lengths = Labels(), list[int]()
+  contents: set[bytes] = set()
   faults = reading.Faults(rows.path)
 
   def parse(row: row_formats.Row) -> list[row_formats.Sample]:
     return row_formats.parse_row(row, data_format)
 
   for number, row, samples in reading.read(rows, parse, faults):
-    kinds[
-      row_formats.name_of(row) if data_format == "auto" else data_format
-    ] += 1
-    duplicates.add(number, samples)
+    is_auto = data_format == "auto"
+    kinds[row_formats.name_of(row) if is_auto else data_format] += 1
+    content = repr(samples).encode()
+    contents.add(hashlib.blake2b(content, digest_size=16).digest())
     for sample in samples:
       labels.add(number, sample)
-      if lengths:
-        lengths.add(sample)
+      if tokenizer:
+        lengths.append(_length(sample, tokenizer))
     if leakage:
       leakage.add(samples)
   faults.check(kinds.total(), skip_bad_rows=skip_bad_rows)
@@ -341,15 +299,15 @@ def check(
     "rows": kinds.total(),
     "formats": dict(kinds),
     "bad_rows": faults.record().model_dump(),
-    "duplicates": duplicates.report(),
+    "duplicates": kinds.total() - len(contents),
     **labels.report(),
-    "tokens": lengths and lengths.report(),
+    "tokens": _summarize(lengths, max_seq_length) if tokenizer else None,
     "leakage": leakage and leakage.report(),
   }
 
 
 def table(report: dict[str, Any]) -> str:
-  """Returns a report as lines of text."""
+  """Formats a report as lines of text."""
   kinds = ", ".join(f"{n:,} {name}" for name, n in report["formats"].items())
   lines = [
     f"rows        {report['rows']:,}: {kinds}",
@@ -357,41 +315,37 @@ def table(report: dict[str, Any]) -> str:
   ]
   bad = report["bad_rows"]
   if bad["rows"]:
-    lines += [f"bad rows    {bad['rows']:,}, skipped", *_indented(bad["first"])]
+    lines.append(f"bad rows    {bad['rows']:,}, skipped")
+    lines += [f"            {line}" for line in bad["first"]]
   if report["moves"]:
-    lines.append(f"moves       {_named(report['moves'])}")
+    lines.append(f"moves       {_format_shares(report['moves'])}")
   if report["rejected_moves"]:
-    lines.append(f"rejected    {_named(report['rejected_moves'])}")
+    lines.append(f"rejected    {_format_shares(report['rejected_moves'])}")
     pairs = dict(report["pairs"])
-    judged = pairs.pop("judged")
-    lines.append(f"pairs       {judged:,} judged{_named(pairs, '; ')}")
-  for remark, found in report["format_errors"].items():
-    numbers = [str(number) for number in found["lines"][:_SHOWN]]
-    more = ", …" * (found["count"] > len(numbers))
+    judged = f"{pairs.pop('judged'):,} judged"
+    line = "; ".join([judged, _format_shares(pairs)] if pairs else [judged])
+    lines.append(f"pairs       {line}")
+  for remark, entry in report["format_errors"].items():
+    numbers = [str(number) for number in entry["lines"][:_PRINTED]]
+    more = ", …" * (entry["count"] > len(numbers))
     lines.append(
-      f"format      {found['count']:,} times: {remark} (line"
+      f"format      {entry['count']:,} times: {remark} (line"
       f" {', '.join(numbers)}{more})"
     )
   if tokens := report["tokens"]:
-    lines.append(
-      "tokens      " + ", ".join(f"{k} {v:,}" for k, v in tokens.items())
-    )
+    lengths = ", ".join(f"{name} {n:,}" for name, n in tokens.items())
+    lines.append(f"tokens      {lengths}")
   if leaks := report["leakage"]:
-    also = ", or one symmetric to it" if leaks["symmetric"] else ""
+    also = ", or a symmetric board," if leaks["symmetric"] else ""
     lines.append(
       f"leakage     {leaks['questions_seen']:,} of {leaks['questions']:,}"
-      f" questions of the evalset are in {leaks['rows']:,} rows{also}"
+      f" questions of the evalset{also} appear in {leaks['rows']:,} rows"
     )
   return "\n".join(lines)
 
 
-def _indented(lines: Iterable[str]) -> list[str]:
-  return [f"            {line}" for line in lines]
-
-
-def _named(shares: dict[str, Any], before: str = "") -> str:
-  parts = [
-    f"{name.replace('_', ' ')} {found['count']:,} ({found['share']:.1%})"
-    for name, found in shares.items()
-  ]
-  return before * bool(parts) + ", ".join(parts)
+def _format_shares(shares: dict[str, Any]) -> str:
+  return ", ".join(
+    f"{name.replace('_', ' ')} {entry['count']:,} ({entry['share']:.1%})"
+    for name, entry in shares.items()
+  )

@@ -1,6 +1,6 @@
-"""From a data config to batches of token ids."""
+"""Loads the rows of a run, tokenizes them and splits off held-out rows."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
@@ -12,11 +12,12 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
-from tunix_ttt.data import held_out
+from tunix_ttt.data import checks
 from tunix_ttt.data import manifests
-from tunix_ttt.data import positions
+from tunix_ttt.data import positions as positions_lib
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
+from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
@@ -28,16 +29,16 @@ RowT = TypeVar("RowT")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-  """The source of a run's rows.
+  """The rows of a run and their source.
 
   Attributes:
-    key: a short name.
-    path: the file, directory or hub id; None for generated games.
+    key: Short name of the source.
+    path: File, directory or hub id; None for generated games.
     digest: SHA-256 of the file's bytes, or of the rows.
+    samples: Parsed rows, in order.
     name: Name of a built dataset.
     version: Version of a built dataset.
-    skipped: bad rows that were left out.
-    samples: the rows, in order.
+    skipped: Bad rows that were skipped.
   """
 
   key: str
@@ -51,14 +52,14 @@ class Origin:
   )
 
   def texts(self, limit: int) -> Iterator[str]:
-    """Yields the text of the first `limit` rows, to learn a tokenizer from."""
+    """Yields the texts of the first `limit` rows, to train a tokenizer on."""
     for sample in self.samples[:limit]:
       yield from sample.texts()
 
   def record(
     self, *, train_rows: int, eval_rows: int = 0, dropped_too_long: int = 0
   ) -> run_manifest.DatasetRecord:
-    """Returns what a run's manifest says of it."""
+    """Returns the record for a run's manifest."""
     return run_manifest.DatasetRecord(
       key=self.key,
       path=self.path,
@@ -76,35 +77,59 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source(Origin):
-  """The rows of a run, before they are tokens."""
+  """The rows of an SFT run before tokenization."""
 
   samples: Sequence[row_formats.Trained]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs(Origin):
-  """The preference pairs of a run, before they are tokens."""
+  """The preference pairs of a DPO run before tokenization."""
 
   samples: Sequence[row_formats.Preference]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompts(Origin):
-  """The positions that a run asks for moves on.
+  """The prompts of a GRPO run.
 
   Attributes:
-    shown: the position of each sample.
+    positions: Position of each sample.
   """
 
-  shown: Sequence[positions.Shown]
+  positions: Sequence[positions_lib.Position]
+
+
+class TokenPair(NamedTuple):
+  """A tokenized preference pair; each sequence is the prompt and an answer."""
+
+  chosen: chat.Tokens
+  rejected: chat.Tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset(Generic[RowT]):
+  """Tokenized rows, ready for training.
+
+  Attributes:
+    train: Rows to train on.
+    eval: Held-out rows.
+    dropped_too_long: Number of rows over the length limit.
+    length: Number of tokens in the longest sequence.
+  """
+
+  train: list[RowT]
+  eval: list[RowT]
+  dropped_too_long: int
+  length: int
 
 
 @progress.stage("reading the data")
 def load(config: config_lib.DataConfig, seed: int) -> Source:
-  """Reads the rows that `data.path` names, or generates the games.
+  """Reads the rows of `data.path`, or generates games.
 
   Raises:
-    errors.UserError: naming file and line of what is wrong.
+    errors.UserError: If the data cannot be read.
   """
   if config.path is None:
     return _generate(config, seed)
@@ -114,15 +139,15 @@ def load(config: config_lib.DataConfig, seed: int) -> Source:
 
 @progress.stage("reading the data")
 def load_pairs(config: config_lib.DataConfig) -> Pairs:
-  """Reads the preference pairs that `data.path` names.
+  """Reads the preference pairs of `data.path`.
 
   Raises:
-    errors.UserError: naming file and line of what is wrong.
+    errors.UserError: If there is no path or the data cannot be read.
   """
   if config.path is None:
     raise errors.UserError(
-      "data.path: preference pairs are read from a file, and none is given;"
-      " training/generate_data.py --kind dpo makes one"
+      "data.path: DPO needs a file of preference pairs; make one with"
+      " training/generate_data.py --kind dpo"
     )
   samples, origin = _read(config, row_formats.parse_preference)
   return Pairs(samples=samples, **origin)
@@ -130,30 +155,142 @@ def load_pairs(config: config_lib.DataConfig) -> Pairs:
 
 @progress.stage("reading the data")
 def load_prompts(config: config_lib.DataConfig) -> Prompts:
-  """Reads the prompts that `data.path` names; see `starts.parse`.
+  """Reads the prompts of `data.path` and finds their positions.
 
   Raises:
-    errors.UserError: naming file and line of what is wrong.
+    errors.UserError: If the data cannot be read.
   """
-  found, origin = _read(config, positions.parse)
+  starts, origin = _read(config, positions_lib.parse)
   return Prompts(
-    samples=[start.sample for start in found],
-    shown=[start.shown for start in found],
+    samples=[start.sample for start in starts],
+    positions=[start.position for start in starts],
     **origin,
   )
+
+
+@progress.stage("tokenizing the data")
+def tokenize(
+  source: Source,
+  tokenizer: chat.ChatTokenizer,
+  config: config_lib.DataConfig,
+  seed: int,
+) -> Dataset[chat.Tokens]:
+  """Tokenizes rows, drops those over the length limit and splits the rest.
+
+  Raises:
+    errors.UserError: If no row is left.
+  """
+  rows = [sample.encode(tokenizer) for sample in source.samples]
+  return _split(source, rows, lambda row: len(row.ids), config, seed)
+
+
+@progress.stage("tokenizing the data")
+def tokenize_pairs(
+  source: Pairs,
+  tokenizer: chat.ChatTokenizer,
+  config: config_lib.DataConfig,
+  seed: int,
+) -> Dataset[TokenPair]:
+  """Tokenizes pairs, drops those over the length limit and splits the rest.
+
+  Raises:
+    errors.UserError: If no pair is left.
+  """
+  pairs = [
+    TokenPair(*(answer.encode(tokenizer) for answer in sample.answers()))
+    for sample in source.samples
+  ]
+  return _split(
+    source, pairs, lambda pair: max(len(row.ids) for row in pair), config, seed
+  )
+
+
+def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+  """Returns the order of the rows in an epoch: int [num_rows]."""
+  rng = streams.generator(seed, streams.Stream.ROW_ORDER, epoch)
+  return rng.permutation(num_rows)
+
+
+def keys_by_text(samples: Iterable[row_formats.Sample]) -> list[Hashable]:
+  """Returns a key per sample: its text, or the prompt of a preference pair."""
+
+  def key(sample: row_formats.Sample) -> bytes:
+    is_pair = isinstance(sample, row_formats.Preference)
+    text = repr(sample.prompt if is_pair else sample)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+  return list(map(key, samples))
+
+
+def keys_by_position(
+  samples: Iterable[row_formats.Sample], source: str
+) -> list[Hashable]:
+  """Returns a key per sample: its supervised board up to symmetry.
+
+  Args:
+    samples: Rows with one supervised answer each.
+    source: Name of the data, for error messages.
+
+  Raises:
+    errors.UserError: If a row answers no board, or several.
+  """
+  forms, keys = rules.canonical(), []
+  for number, sample in enumerate(samples, start=1):
+    if isinstance(sample, row_formats.Preference):
+      answer, _ = sample.answers()
+    else:
+      assert not isinstance(sample, row_formats.Prompt)
+      answer = sample
+    boards = [each.board for each in checks.decisions(answer)]
+    if len(boards) != 1:
+      raise errors.UserError(
+        f"data.held_out_by: position needs one answered board per row, but row"
+        f" {number:,} of {source} answers {len(boards) or 'none'}; use the"
+        " context board, or held_out_by: text"
+      )
+    keys.append(int(forms[boards[0]]))
+  return keys
+
+
+def draw_held_out(
+  keys: Sequence[Hashable], share: float, seed: int
+) -> set[int]:
+  """Draws rows to hold out; rows with equal keys stay together.
+
+  Groups are drawn in random order, skipping each that would exceed the share.
+  At least one row is left to train on.
+
+  Args:
+    keys: Key of each row.
+    share: Maximum share of all rows to hold out.
+    seed: Random seed for the order of the groups.
+
+  Returns:
+    The indices of the held-out rows.
+  """
+  room = min(int(np.ceil(len(keys) * share)), len(keys) - 1)
+  groups: dict[Hashable, list[int]] = {}
+  for row, key in enumerate(keys):
+    groups.setdefault(key, []).append(row)
+  members, held_out = [*groups.values()], set[int]()
+  rng = streams.generator(seed, streams.Stream.HELD_OUT_ROWS)
+  for number in rng.permutation(len(members)):
+    if len(held_out) + len(members[number]) <= room:
+      held_out.update(members[number])
+  return held_out
 
 
 def _read(
   config: config_lib.DataConfig,
   parse: Callable[[row_formats.Row, str], list[SampleT]],
 ) -> tuple[list[SampleT], dict[str, Any]]:
-  """Returns the samples, and the fields of their origin."""
+  """Returns the samples and the other fields of their `Origin`."""
   assert config.path is not None
   rows = reading.find(config.path, config.split)
   faults = reading.Faults(rows.path)
   good = reading.read(rows, lambda row: parse(row, config.format), faults)
-  each = itertools.chain.from_iterable(samples for _, _, samples in good)
-  samples = list(itertools.islice(each, config.max_samples))
+  parsed = itertools.chain.from_iterable(samples for _, _, samples in good)
+  samples = list(itertools.islice(parsed, config.max_samples))
   faults.check(len(samples), skip_bad_rows=config.skip_bad_rows)
   return samples, {
     "key": rows.key,
@@ -166,20 +303,21 @@ def _read(
 
 
 def _generate(config: config_lib.DataConfig, seed: int) -> Source:
-  # Here, because a data file needs no JAX.
+  # Imported lazily: reading a data file needs no JAX.
   from tunix_ttt.data import solver_games
 
   settings = config.games
-  played = solver_games.expert_games(
+  games = solver_games.expert_games(
     seed, settings.num_games, settings.random_starts, settings.mistakes
   )
   if settings.keep == "won":
-    played = solver_games.keep_won(played)
+    games = solver_games.keep_won(games)
   if settings.context == "board":
-    share = settings.any_move_positions
-    played = solver_games.keep_decisions(played, share, seed)
+    games = solver_games.keep_decisions(
+      games, settings.any_move_positions, seed
+    )
   conversations = solver_games.conversations(
-    played,
+    games,
     context=settings.context,
     thoughts=settings.thoughts == "template",
   )
@@ -193,179 +331,30 @@ def _generate(config: config_lib.DataConfig, seed: int) -> Source:
   )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Dataset(Generic[RowT]):
-  """Tokenised rows, ready for training.
-
-  Attributes:
-    train: rows to train on.
-    eval: rows held out.
-    dropped_too_long: rows over the length limit.
-    length: tokens of the longest sequence.
-  """
-
-  train: list[RowT]
-  eval: list[RowT]
-  dropped_too_long: int
-  length: int
-
-
-@progress.stage("tokenizing the data")
-def tokenize(
-  source: Source,
-  tokenizer: chat.ChatTokenizer,
-  config: config_lib.DataConfig,
-  seed: int,
-) -> Dataset[chat.Tokens]:
-  """Encodes every row, drops those that are too long and holds some out.
-
-  Raises:
-    errors.UserError: if no row is left.
-  """
-  rows = [sample.encode(tokenizer) for sample in source.samples]
-  return prepare(source, rows, lambda row: len(row.ids), config, seed)
-
-
-def prepare(
+def _split(
   source: Origin,
   rows: Sequence[RowT],
   length: Callable[[RowT], int],
   config: config_lib.DataConfig,
   seed: int,
 ) -> Dataset[RowT]:
-  """Drops rows that are too long and holds some out; see `held_out`.
-
-  Args:
-    source: the samples, one for each row.
-    rows: the rows, encoded.
-    length: returns the tokens of a row's longest sequence.
-    config: the length limit, and how many rows are held out by what.
-    seed: the seed of the draw.
-
-  Raises:
-    errors.UserError: if no row is left, or the positions of rows are asked for
-      and not known.
-  """
-  limit = config.max_seq_length
+  """Drops rows over the length limit and holds some of the others out."""
+  limit, name = config.max_seq_length, source.path or source.key
   kept = [i for i, row in enumerate(rows) if length(row) <= limit]
   if not kept:
     raise errors.UserError(
-      f"{source.path or source.key}: every row is longer than"
-      f" data.max_seq_length = {limit} tokens (the shortest has"
-      f" {min(map(length, rows))}); raise the limit"
+      f"{name}: every row is longer than data.max_seq_length = {limit} tokens"
+      f" (the shortest has {min(map(length, rows))}); raise the limit"
     )
   samples = [source.samples[i] for i in kept]
   if config.held_out_by == "position":
-    keys = held_out.by_position(samples, source.path or source.key)
+    keys = keys_by_position(samples, name)
   else:
-    keys = held_out.by_text(samples)
-  drawn = held_out.draw(keys, config.eval_fraction, seed)
+    keys = keys_by_text(samples)
+  held_out = draw_held_out(keys, config.eval_fraction, seed)
   return Dataset(
-    train=[rows[i] for n, i in enumerate(kept) if n not in drawn],
-    eval=[rows[kept[n]] for n in sorted(drawn)],
+    train=[rows[i] for n, i in enumerate(kept) if n not in held_out],
+    eval=[rows[kept[n]] for n in sorted(held_out)],
     dropped_too_long=len(rows) - len(kept),
     length=max(length(rows[i]) for i in kept),
   )
-
-
-def endless_order(num_rows: int, seed: int) -> Iterator[int]:
-  """Yields numbers of rows, epoch after epoch, each in an order of its own."""
-  for epoch in itertools.count():
-    yield from epoch_order(num_rows, seed, epoch).tolist()
-
-
-def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-  """Returns the order of an epoch's rows: int [num_rows]."""
-  rng = streams.generator(seed, streams.Stream.ROW_ORDER, epoch)
-  return rng.permutation(num_rows)
-
-
-class Part(NamedTuple):
-  """The rows of a micro-batch.
-
-  Attributes:
-    rows: what it has.
-    denominator: what its summed loss is divided by.
-  """
-
-  rows: Sequence[chat.Tokens]
-  denominator: float
-
-
-def train_parts(
-  dataset: Dataset[chat.Tokens],
-  *,
-  batch_size: int,
-  gradient_accumulation_steps: int,
-  seed: int,
-) -> Iterator[Part]:
-  """Yields micro-batches without end, in an order that the seed decides.
-
-  Every epoch has its own order and batches run across epochs, so that each has
-  the full size. The micro-batches of one optimizer step share a denominator,
-  with which the mean of their losses is the mean over the step's supervised
-  tokens, however unevenly these are spread.
-  """
-  order = endless_order(len(dataset.train), seed)
-  micro = batch_size // gradient_accumulation_steps
-  while True:
-    rows = [dataset.train[i] for i in itertools.islice(order, batch_size)]
-    tokens = sum(sum(row.loss_mask[1:]) for row in rows)
-    for start in range(0, batch_size, micro):
-      yield Part(
-        rows[start : start + micro], tokens / gradient_accumulation_steps
-      )
-
-
-def eval_parts(dataset: Dataset[chat.Tokens], batch_size: int) -> list[Part]:
-  """Returns the held-out rows; the mean of the losses is that over all tokens."""
-  starts = range(0, len(dataset.eval), batch_size)
-  tokens = sum(sum(row.loss_mask[1:]) for row in dataset.eval)
-  return [
-    Part(dataset.eval[start : start + batch_size], tokens / len(starts))
-    for start in starts
-  ]
-
-
-def batches(
-  parts: Iterable[Part], *, batch_size: int, length: int, pad_id: int
-) -> Iterator[Batch]:
-  """Yields micro-batches as `make_batch` returns them."""
-  for part in parts:
-    yield make_batch(
-      part.rows,
-      batch_size=batch_size,
-      length=length,
-      pad_id=pad_id,
-      denominator=part.denominator,
-    )
-
-
-def make_batch(
-  rows: Sequence[chat.Tokens],
-  *,
-  batch_size: int,
-  length: int,
-  pad_id: int,
-  denominator: float,
-) -> Batch:
-  """Pads rows into arrays; missing rows are padding.
-
-  Returns:
-    `input_tokens` int32 [B, L]; `input_mask` bool [B, L], True at tokens;
-    `loss_mask` bool [B, L], True at tokens to be predicted; `denominator`
-    float32 [], what the summed loss is divided by.
-  """
-  tokens = np.full((batch_size, length), pad_id, np.int32)
-  input_mask = np.zeros((batch_size, length), bool)
-  loss_mask = np.zeros((batch_size, length), bool)
-  for i, row in enumerate(rows):
-    tokens[i, : len(row.ids)] = row.ids
-    input_mask[i, : len(row.ids)] = True
-    loss_mask[i, : len(row.ids)] = row.loss_mask
-  return {
-    "input_tokens": tokens,
-    "input_mask": input_mask,
-    "loss_mask": loss_mask,
-    "denominator": np.asarray(denominator, np.float32),
-  }

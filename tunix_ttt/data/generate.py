@@ -1,8 +1,8 @@
-"""Files of generated rows: what kinds there are, and how one is written.
+"""Generates files of rows: games, positions, preference pairs and prompts.
 
-Each kind is its settings and a method `rows`, which yields row after row and
-counts what it does; nothing is kept in memory but a batch of games. The same
-settings and seed give the same rows, and a smaller count the first of them.
+Each kind of rows is a dataclass of settings with a method `rows`, which yields
+the rows one by one. The same settings and seed give the same rows; a smaller
+count gives a prefix of the rows.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ Format = Literal["grid", "token_board"]
 Context = Literal["board", "full", "truncated"]
 Keep = Literal["won", "drawn", "not-lost", "all"]
 
-# The endings of games that each choice keeps; the others are dropped.
+# The outcomes of games that each choice keeps; other games are dropped.
 KEPT: Mapping[str, tuple[str, ...]] = {
   "won": ("win",),
   "drawn": ("draw",),
@@ -44,7 +44,7 @@ class Kind(Protocol):
   """A generator of rows."""
 
   def settings(self) -> dict[str, Any]:
-    """Returns what a manifest says of it."""
+    """Returns the settings for a manifest."""
     ...
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
@@ -53,18 +53,18 @@ class Kind(Protocol):
     Args:
       count: Number of games, positions, pairs or prompts.
       seed: Random seed.
-      counts: where what was made and dropped is counted.
+      counts: Counter to update with generated and dropped items.
     """
     ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _InText:
-  """Settings common to all kinds.
+class _TextKind:
+  """Settings of every kind.
 
   Attributes:
-    format: Text format.
-    thoughts: how moves are explained, a key of `thoughts.STYLES`.
+    format: Text format of boards and answers.
+    thoughts: Style of explanations, a key of `thoughts.STYLES`.
   """
 
   format: Format = "grid"
@@ -72,7 +72,7 @@ class _InText:
 
   @property
   def text_format(self) -> text_formats.TextFormat:
-    """The format."""
+    """The text format."""
     return text_formats.named(self.format, thoughts=self.thoughts != "none")
 
   def settings(self) -> dict[str, Any]:
@@ -81,14 +81,14 @@ class _InText:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Games(_InText):
-  """Games of the solver, or of a worse player, against a random opponent.
+class Games(_TextKind):
+  """Games of the solver against a random opponent.
 
   Attributes:
-    context: see `rows.of_game`.
-    mistakes: probability that a move is any legal one instead.
-    keep: which games, by how they ended.
-    random_starts: share of games that start on a random position.
+    context: Context of a row; `rows.of_game` lists the choices.
+    mistakes: Probability that a move is a random legal one.
+    keep: Outcomes to keep, a key of `KEPT`.
+    random_starts: Share of games that start on a random position.
   """
 
   context: Context = "board"
@@ -100,53 +100,53 @@ class Games(_InText):
     rows_lib.check_context(self.context, self.format)
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
-    """Yields the rows of `count` games; see `Kind`."""
-    # Here, because the other kinds need no JAX.
-    from tunix_ttt.data import solver_games as games_lib
+    """Yields the rows of `count` games."""
+    # Imported lazily: the other kinds need no JAX.
+    from tunix_ttt.data import solver_games
     from tunix_ttt.games.tictactoe import env as env_lib
 
     text_format = self.text_format
-    announce(counts, KEPT["all"], self.keep)
+    initialize_counts(counts, KEPT["all"], self.keep)
     with progress.bar(total=count, unit="game") as bar:
       for first in range(0, count, _BATCH):
-        games = games_lib.expert_games(
+        games = solver_games.expert_games(
           seed, _BATCH, self.random_starts, self.mistakes, first
         )
         for number in range(min(_BATCH, count - first)):
-          ending = env_lib.Outcome(int(games.outcome[number])).name.lower()
+          outcome = env_lib.Outcome(int(games.outcome[number])).name.lower()
           bar.update()
-          if not tally(counts, ending, self.keep):
+          if not tally(counts, outcome, self.keep):
             continue
-          turns = games_lib.turns(games, number, self.thoughts)
+          turns = solver_games.turns(games, number, self.thoughts)
           agent = prompts.MARK_NAMES[int(games.agent[number])]
           for row in rows_lib.of_game(turns, text_format, self.context):
-            yield {**row, "agent": agent, "outcome": ending}
+            yield {**row, "agent": agent, "outcome": outcome}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Positions(_InText):
-  """Different positions, labelled by the solver.
+class Positions(_TextKind):
+  """Distinct positions, labelled by the solver.
 
   Attributes:
-    labels: a row for each optimal move, or one row with the preferred one.
+    labels: `all` for a row per optimal move, `one` for the preferred move.
   """
 
   thoughts: str = "tactics"
   labels: Literal["all", "one"] = "one"
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
-    """Yields the rows of `count` positions; see `Kind`."""
-    every = rules.positions()
-    if count > len(every):
+    """Yields the rows of `count` positions."""
+    boards = rules.positions()
+    if count > len(boards):
       raise errors.UserError(
-        f"--count: {count} is too many; there are {len(every)} positions"
+        f"--count: {count} is too many; there are {len(boards)} positions"
       )
     explain = thoughts_lib.STYLES[self.thoughts]
     text_format = self.text_format
     rng = streams.generator(seed, streams.Stream.POSITION_ROWS)
-    shown = positions.endless(rng, every)
+    drawn = positions.endless(rng, boards)
     for _ in progress.bar(range(count), total=count, unit="position"):
-      board, last_move = next(shown)
+      board, last_move = next(drawn)
       counts["positions"] += 1
       for cell in positions.labels(board, every=self.labels == "all"):
         turn = rows_lib.Turn(board, last_move, cell, explain(board, cell))
@@ -154,11 +154,11 @@ class Positions(_InText):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pairs(_InText):
-  """Preference pairs, for DPO.
+class Pairs(_TextKind):
+  """Preference pairs for DPO.
 
   Attributes:
-    rejected: how often each of `positions.REJECTED` is drawn.
+    rejected: Relative frequency of each kind in `positions.REJECTED`.
   """
 
   rejected: Mapping[str, float] = dataclasses.field(
@@ -166,26 +166,26 @@ class Pairs(_InText):
   )
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
-    """Yields `count` different pairs, or all that are found; see `Kind`."""
+    """Yields `count` distinct pairs, or all that exist."""
     text_format = self.text_format
     rng = streams.generator(seed, streams.Stream.PAIR_ROWS)
-    found = positions.pairs(rng, text_format, self.thoughts, self.rejected)
-    for row in different(found, count, "pair", counts):
+    pairs = positions.pairs(rng, text_format, self.thoughts, self.rejected)
+    for row in distinct(pairs, count, "pair", counts):
       counts[row["rejected_is"]] += 1
       yield row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prompts(_InText):
+class Prompts(_TextKind):
   """Prompts with the optimal moves, for GRPO."""
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
-    """Yields `count` different prompts, or all there are; see `Kind`."""
+    """Yields `count` distinct prompts, or all that exist."""
     text_format = self.text_format
     rng = streams.generator(seed, streams.Stream.PROMPT_ROWS)
-    shown = positions.endless(rng, rules.positions())
-    found = (positions.prompt_row(each, text_format) for each in shown)
-    yield from different(found, count, "prompt", counts)
+    drawn = positions.endless(rng, rules.positions())
+    rows = (positions.prompt_row(each, text_format) for each in drawn)
+    yield from distinct(rows, count, "prompt", counts)
 
 
 KINDS: Mapping[str, type[Kind]] = {
@@ -196,37 +196,30 @@ KINDS: Mapping[str, type[Kind]] = {
 }
 
 
-def announce(counts: Counter[str], endings: Iterable[str], keep: Keep) -> None:
-  """Counts no game of any ending, so that all are named."""
+def initialize_counts(
+  counts: Counter[str], endings: Iterable[str], keep: Keep
+) -> None:
+  """Sets the count of each ending to 0, so that a manifest lists all."""
   for ending in endings:
-    counts[_name(ending, keep)] = 0
+    counts[_count_name(ending, keep)] = 0
 
 
 def tally(counts: Counter[str], ending: str, keep: Keep) -> bool:
-  """Counts a game, and returns whether it is kept."""
-  counts[_name(ending, keep)] += 1
+  """Counts a game and returns whether it is kept."""
+  counts[_count_name(ending, keep)] += 1
   return ending in KEPT[keep]
 
 
-def _name(ending: str, keep: Keep) -> str:
+def _count_name(ending: str, keep: Keep) -> str:
   return f"{'kept' if ending in KEPT[keep] else 'dropped'} {ending}"
 
 
-def different(
+def distinct(
   rows: Iterator[Row | None], count: int, unit: str, counts: Counter[str]
 ) -> Iterator[Row]:
-  """Yields different rows, and counts those that were not found.
-
-  Args:
-    rows: see `positions.different`.
-    count: how many to find.
-    unit: what they are, for the progress bar.
-    counts: where they are counted.
-  """
-  missing = count
-  for row in progress.bar(
-    positions.different(rows, count), total=count, unit=unit
-  ):
+  """Yields `count` distinct rows with a progress bar; counts missing ones."""
+  missing, new_rows = count, positions.distinct(rows, count)
+  for row in progress.bar(new_rows, total=count, unit=unit):
     missing -= 1
     yield row
   if missing:
@@ -234,18 +227,18 @@ def different(
 
 
 def parse_weights(text: str) -> dict[str, float]:
-  """Reads `worse`, or `worse=0.7,illegal=0.3`.
+  """Parses kinds of `positions.REJECTED`, as in `worse=0.7,illegal=0.3`.
 
   Raises:
-    ValueError: if it is neither.
+    ValueError: If a kind is unknown or repeated, or a weight is not above 0.
   """
   weights = {}
   for part in text.split(","):
     name, _, weight = part.partition("=")
     if name not in positions.REJECTED or name in weights:
       raise ValueError(
-        f"{name!r} is not one of {', '.join(positions.REJECTED)}, or is there"
-        " twice"
+        f"{name!r} is not one of {', '.join(positions.REJECTED)}, or is"
+        " repeated"
       )
     weights[name] = float(weight or 1)
     if not 0 < weights[name] < float("inf"):
@@ -260,22 +253,22 @@ def write(
   count: int,
   seed: int,
 ) -> manifests.Generated:
-  """Writes rows, and the manifest beside them; both are there at the end, or none.
+  """Writes rows and the manifest beside them; both files appear, or neither.
 
   Args:
-    output: the file, which must not exist, nor its manifest.
-    generator: the name of the kind.
-    kind: makes the rows.
-    count: see `Kind.rows`.
-    seed: see `Kind.rows`.
+    output: Data file to create.
+    generator: Name of the kind, for the manifest.
+    kind: Generator of the rows.
+    count: Number of games, positions, pairs or prompts.
+    seed: Random seed.
 
   Raises:
-    errors.UserError: if a file exists, or no row was made.
+    errors.UserError: If a file exists already, or no row is kept.
   """
   counts: Counter[str] = Counter()
-  digest, written = hashlib.sha256(), 0
+  digest, num_rows = hashlib.sha256(), 0
   with (
-    files.new_file(manifests.beside(output)) as beside,
+    files.new_file(manifests.beside(output)) as manifest_file,
     files.new_file(output) as file,
     progress.stage("making rows", has_bar=True),
   ):
@@ -283,21 +276,21 @@ def write(
       line = files.to_json(row).encode() + b"\n"
       digest.update(line)
       file.write(line)
-      written += 1
-    if not written:
-      found = ", ".join(f"{name} {n}" for name, n in counts.items())
+      num_rows += 1
+    if not num_rows:
+      summary = ", ".join(f"{name} {n}" for name, n in counts.items())
       raise errors.UserError(
-        f"{output}: not written, because no row was kept ({found or 'nothing'});"
-        " ask for more, or keep others"
+        f"{output}: not written, because no row was kept"
+        f" ({summary or 'nothing'}); raise the count, or keep other games"
       )
     manifest = manifests.Generated(
       created_at=run_directory.now(),
       digest=digest.hexdigest(),
-      rows=written,
+      rows=num_rows,
       generator=generator,
       settings={"count": count, **kind.settings()},
       seed=seed,
       counts=dict(counts),
     )
-    beside.write(manifest.to_bytes())
+    manifest_file.write(manifest.to_bytes())
   return manifest

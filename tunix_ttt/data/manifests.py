@@ -1,4 +1,4 @@
-"""Manifests of data files: how they were made, and from what."""
+"""Defines the manifests that record how data files were made."""
 
 from collections.abc import Mapping
 import pathlib
@@ -10,16 +10,16 @@ from tunix_ttt.runs import run_manifest
 
 DATA = "data.jsonl"
 MANIFEST = "manifest.json"
-# Of how many bad rows it is said what is wrong; the others are counted.
+# Number of bad rows that are described; further ones are only counted.
 FAULTS_KEPT = 20
 
 
 class Skipped(run_manifest.Record):
-  """Bad rows that were left out.
+  """Bad rows that were skipped.
 
   Attributes:
-    rows: how many.
-    first: place and reason of the first of them.
+    rows: Number of bad rows.
+    first: Location and fault of each of the first `FAULTS_KEPT` bad rows.
   """
 
   rows: int = 0
@@ -27,12 +27,12 @@ class Skipped(run_manifest.Record):
 
 
 class _Manifest(run_manifest.Record):
-  """Fields common to all manifests.
+  """Fields of every manifest.
 
   Attributes:
-    created_at: UTC, ISO 8601.
+    created_at: Creation time in UTC, ISO 8601.
     digest: SHA-256 of the data file's bytes.
-    rows: lines of the data file.
+    rows: Number of rows in the data file.
   """
 
   schema_version: Literal[1] = 1
@@ -45,23 +45,23 @@ class _Manifest(run_manifest.Record):
     """Reads and validates a manifest.
 
     Raises:
-      errors.UserError: if there is none or it does not fit the schema.
+      errors.UserError: If the file is missing or does not match the schema.
     """
     return run_manifest.read_record(cls, path, "dataset manifest")
 
   def to_bytes(self) -> bytes:
-    """Returns the manifest's file."""
+    """Returns the contents of the manifest's file."""
     return self.model_dump_json(indent=2).encode() + b"\n"
 
 
 class Generated(_Manifest):
-  """The manifest of a file of generated rows, written beside it.
+  """The manifest of a file of generated rows, written beside the file.
 
   Attributes:
-    generator: what kind of rows.
-    settings: all that was asked for.
+    generator: Kind of the rows.
+    settings: Settings of the generator.
     seed: Random seed.
-    counts: Counts of rows that were played or drawn, and of dropped rows.
+    counts: Counts of generated and dropped games, positions, pairs or prompts.
   """
 
   generator: str
@@ -74,13 +74,13 @@ class Parent(run_manifest.Record):
   """A source of a built dataset.
 
   Attributes:
-    path: a file, a directory or a hub id.
+    path: File, directory or hub id.
     digest: SHA-256 of the file's bytes, or of the rows.
-    rows: good rows that it has.
-    skipped: its bad rows.
-    name: Name of a parent that was built itself.
-    version: Version of such a parent.
-    generator: How a parent was generated: kind, settings, seed, counts.
+    rows: Number of good rows.
+    skipped: Bad rows.
+    name: Dataset name of a built parent.
+    version: Dataset version of a built parent.
+    generator: Kind, settings, seed and counts of a generated parent.
   """
 
   path: str
@@ -97,14 +97,14 @@ class Version(_Manifest):
 
   Attributes:
     name: Name of the dataset.
-    version: Version of this directory.
-    parents: the sources, in order.
-    filters: fields of rows and the text that each must have.
-    limit: rows at the most, None for all.
-    strategy: which rows are taken where there are more.
+    version: Version of the dataset.
+    parents: Sources, in order.
+    filters: Required text of row fields.
+    limit: Maximum number of rows, None for all.
+    strategy: Rows to take if there are more than `limit`.
     seed: Random seed of the strategy `random`.
-    counts: good rows read, filtered out and beyond the limit.
-    formats: rows by format.
+    counts: Numbers of good rows read, filtered out and over the limit.
+    formats: Number of rows per format.
   """
 
   name: str
@@ -119,5 +119,5 @@ class Version(_Manifest):
 
 
 def beside(path: pathlib.Path) -> pathlib.Path:
-  """Returns where the manifest of a generated file is."""
+  """Returns the path of a generated file's manifest."""
   return path.with_name(path.name + ".manifest.json")

@@ -1,4 +1,4 @@
-"""Positions of the game drawn at random, and what the solver says of them."""
+"""Draws positions, labels them by the solver and finds them in prompts."""
 
 from collections.abc import Iterator, Mapping
 import functools
@@ -19,69 +19,119 @@ from tunix_ttt.games.tictactoe import thoughts as thoughts_lib
 Row = dict[str, Any]
 
 REJECTED = ("worse", "illegal", "format")
-# Where so many rows in a row are known already, there are hardly any others.
+# Number of repeated rows in a row after which the search for new ones ends.
 _PATIENCE = 50_000
 _TAG = re.compile(r"<[^>]*>")
+_LAST_MOVE = re.compile(re.escape(prompts.LAST_MOVE) + r"([A-C][1-3])")
 
 
-class Shown(NamedTuple):
-  """A position as a player meets it: the board and the opponent's last move."""
+class Position(NamedTuple):
+  """A board and the cell that the opponent took last, None for none."""
 
   board: int
   last_move: int | None
 
 
+class Start(NamedTuple):
+  """A sample and the position of its prompt."""
+
+  sample: row_formats.Sample
+  position: Position
+
+
+def parse(row: Row, data_format: str) -> list[Start]:
+  """Finds the positions on which a row asks for a move.
+
+  The position is the last board of the prompt; answers are ignored.
+
+  Args:
+    row: Fields of the row.
+    data_format: Key of `row_formats.FORMATS`, or `auto` to detect the format.
+
+  Raises:
+    ValueError: If the prompt has no board, or no move is possible on it.
+  """
+  samples = row_formats.parse_row(row, data_format)
+  return [Start(each, _find_position(_last_prompt(each))) for each in samples]
+
+
+def endless(rng: np.random.Generator, boards: np.ndarray) -> Iterator[Position]:
+  """Yields positions without end, each board once per epoch."""
+  while True:
+    for board in rng.permutation(boards).tolist():
+      yield Position(board, draw_last_move(rng, board))
+
+
 def draw_last_move(rng: np.random.Generator, board: int) -> int | None:
-  """Draws one of the opponent's cells, None where it has none."""
-  marks = rules.cells()[board]
-  theirs = (marks != rules.EMPTY) & (marks != rules.side_to_move()[board])
-  cells = np.flatnonzero(theirs)
+  """Draws one of the opponent's cells, None if it has none."""
+  cells = np.flatnonzero(_opponent_cells(board))
   return int(rng.choice(cells)) if len(cells) else None
 
 
-def endless(rng: np.random.Generator, choice: np.ndarray) -> Iterator[Shown]:
-  """Yields these boards without end, each once before any comes again."""
-  while True:
-    for board in rng.permutation(choice).tolist():
-      yield Shown(board, draw_last_move(rng, board))
-
-
-def different(rows: Iterator[Row | None], count: int) -> Iterator[Row]:
-  """Yields the first rows that differ, fewer where no more are found.
-
-  Args:
-    rows: without end; None where there is no row.
-    count: how many to find.
-  """
+def distinct(rows: Iterator[Row | None], count: int) -> Iterator[Row]:
+  """Yields `count` distinct rows, or fewer if no new row comes for long."""
   seen: set[bytes] = set()
-  repeated = 0
-  while len(seen) < count and repeated < _PATIENCE:
+  num_repeated = 0
+  while len(seen) < count and num_repeated < _PATIENCE:
     row = next(rows)
-    repeated += 1
+    num_repeated += 1
     if row is None:
       continue
-    known = len(seen)
-    seen.add(hashlib.blake2b(repr(row).encode(), digest_size=16).digest())
-    if len(seen) > known:
-      repeated = 0
+    digest = hashlib.blake2b(repr(row).encode(), digest_size=16).digest()
+    if digest not in seen:
+      seen.add(digest)
+      num_repeated = 0
       yield row
 
 
 def labels(board: int, *, every: bool) -> tuple[int, ...]:
-  """Returns the solver's preferred move, or every optimal one."""
+  """Returns the solver's preferred move, or every optimal move."""
   if every:
     return solver.optimal_cells(board)
   return (int(solver.solve().preferred[board]),)
 
 
-def prompt_row(shown: Shown, text_format: text_formats.TextFormat) -> Row:
-  """Returns a prompt with its board and the optimal moves, for GRPO."""
-  text = text_format.observation(*shown)
-  optimal = solver.optimal_cells(shown.board)
+def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
+  """Returns the moves to reject; none for the kind `format`.
+
+  Args:
+    board: Board before the move.
+    kind: `worse` for moves of lower value than the optimal ones, `illegal` for
+      taken cells, or `format`, which rejects the text of an optimal move.
+  """
+  legal = int(rules.legal_masks()[board])
+  masks = {
+    "worse": legal & ~int(solver.solve().optimal[board]),
+    "illegal": rules.ALL_CELLS & ~legal,
+    "format": 0,
+  }
+  return rules.mask_to_cells(masks[kind])
+
+
+def prompt_row(position: Position, text_format: text_formats.TextFormat) -> Row:
+  """Returns a prompt for GRPO with its board and the optimal moves."""
+  optimal = solver.optimal_cells(position.board)
   return {
-    "prompt": text_format.prompt(text),
-    "board": board_text.to_text(shown.board),
+    "prompt": text_format.prompt(text_format.observation(*position)),
+    "board": board_text.to_text(position.board),
     "optimal": [prompts.coordinate(cell) for cell in optimal],
+  }
+
+
+def pair_row(
+  position: Position,
+  text_format: text_formats.TextFormat,
+  chosen: str,
+  rejected: str,
+  kind: str,
+) -> Row:
+  """Returns a preference pair of answers; `kind` is one of `REJECTED`."""
+  return {
+    "prompt": text_format.prompt(text_format.observation(*position)),
+    "chosen": text_format.completion(chosen),
+    "rejected": text_format.completion(rejected),
+    "board": board_text.to_text(position.board),
+    "rejected_is": kind,
   }
 
 
@@ -94,163 +144,96 @@ def pairs(
   """Yields preference pairs without end.
 
   Args:
-    rng: draws everything.
-    text_format: what the text looks like.
-    style: how moves are explained, a key of `thoughts.STYLES`.
-    weights: how often each of `REJECTED` is drawn.
+    rng: Random generator.
+    text_format: Text format of boards and answers.
+    style: Style of explanations, a key of `thoughts.STYLES`.
+    weights: Relative frequency of each kind in `REJECTED`.
   """
-  drawn = {kind: endless(rng, _boards(kind)) for kind in weights}
-  share = np.array([*weights.values()], float)
+  positions = {kind: endless(rng, _boards(kind)) for kind in weights}
+  shares = np.array([*weights.values()], float)
   while True:
-    kind = str(rng.choice([*weights], p=share / share.sum()))
-    shown = next(drawn[kind])
-    chosen = int(rng.choice(solver.optimal_cells(shown.board)))
-    thought = thoughts_lib.STYLES[style](shown.board, chosen)
-    answer = text_format.render_answer(chosen, thought)
-    cells = rejected_cells(shown.board, kind) or (chosen,)
+    kind = str(rng.choice([*weights], p=shares / shares.sum()))
+    position = next(positions[kind])
+    board = position.board
+    chosen_cell = int(rng.choice(solver.optimal_cells(board)))
+    thought = thoughts_lib.STYLES[style](board, chosen_cell)
+    chosen = text_format.render_answer(chosen_cell, thought)
+    cells = rejected_cells(board, kind) or (chosen_cell,)
     cell = int(rng.choice(cells))
-    other = _other_thought(shown.board, cell, style, answer)
-    rejected = text_format.render_answer(cell, other)
+    rejected = text_format.render_answer(
+      cell, _other_thought(board, cell, style, chosen)
+    )
     if kind == "format":
-      spoilt = _spoil(rejected)
-      rejected = spoilt[int(rng.integers(len(spoilt)))]
-    yield pair_row(shown, text_format, answer, rejected, kind)
-
-
-def pair_row(
-  shown: Shown,
-  text_format: text_formats.TextFormat,
-  chosen: str,
-  rejected: str,
-  kind: str,
-) -> Row:
-  """Returns a preference pair of answers; `kind` is one of `REJECTED`."""
-  return {
-    "prompt": text_format.prompt(text_format.observation(*shown)),
-    "chosen": text_format.completion(chosen),
-    "rejected": text_format.completion(rejected),
-    "board": board_text.to_text(shown.board),
-    "rejected_is": kind,
-  }
+      malformed = _malformed(rejected)
+      rejected = malformed[int(rng.integers(len(malformed)))]
+    yield pair_row(position, text_format, chosen, rejected, kind)
 
 
 def _boards(kind: str) -> np.ndarray:
-  """Returns the boards on which there is a rejected answer of a kind."""
-  positions = rules.positions()
-  legal = rules.legal_masks()[positions]
+  """Returns the boards that have a rejected answer of a kind."""
+  boards = rules.positions()
+  legal = rules.legal_masks()[boards]
   if kind == "worse":
-    return positions[solver.solve().optimal[positions] != legal]
+    return boards[solver.solve().optimal[boards] != legal]
   if kind == "illegal":
-    return positions[legal != rules.ALL_CELLS]
-  return positions
-
-
-def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
-  """Returns the moves to reject: strictly worse ones, or cells that are taken.
-
-  None are for the kind `format`, which rejects no move but how it is written.
-  """
-  legal = int(rules.legal_masks()[board])
-  masks = {
-    "worse": legal & ~int(solver.solve().optimal[board]),
-    "illegal": rules.ALL_CELLS & ~legal,
-    "format": 0,
-  }
-  return rules.mask_to_cells(masks[kind])
+    return boards[legal != rules.ALL_CELLS]
+  return boards
 
 
 def _other_thought(
   board: int, cell: int, style: str, answer: str
 ) -> str | None:
-  """Returns a thought on a move that another answer does not have.
-
-  Args:
-    board: on which the move is.
-    cell: the move, legal or not.
-    style: a key of `thoughts.STYLES`, kept to if possible.
-    answer: the other.
-  """
+  """Returns a thought for a move that `answer` lacks, in `style` if possible."""
   if style == "none":
     return None
-  explained = [thoughts_lib.name_tactic(board, cell)]
+  options = [thoughts_lib.name_tactic(board, cell)]
   if rules.legal_masks()[board] >> cell & 1:
-    explained.insert(0, thoughts_lib.STYLES[style](board, cell) or "")
-  explained.append(f"I play {prompts.coordinate(cell)}.")
-  return next(thought for thought in explained if thought not in answer)
+    options.insert(0, thoughts_lib.STYLES[style](board, cell) or "")
+  options.append(f"I play {prompts.coordinate(cell)}.")
+  return next(thought for thought in options if thought not in answer)
 
 
-def _spoil(answer: str) -> list[str]:
-  """Returns ways to write an answer that are not of the format."""
-  last = answer.rindex("<")
+def _malformed(answer: str) -> list[str]:
+  """Returns variants of an answer that violate its format."""
+  last_tag = answer.rindex("<")
   return [
-    answer[:last],
+    answer[:last_tag],
     f"{answer}\nThat is my move.",
     answer + answer[answer.rfind("\n") + 1 :],
-    _TAG.sub("", answer).strip() or answer[:last],
+    _TAG.sub("", answer).strip() or answer[:last_tag],
   ]
 
 
-_LAST_MOVE = re.compile(re.escape(prompts.LAST_MOVE) + r"([A-C][1-3])")
-
-
-class Start(NamedTuple):
-  """A row's position.
-
-  Attributes:
-    sample: the row.
-    shown: the position.
-  """
-
-  sample: row_formats.Sample
-  shown: Shown
-
-
-def parse(row: dict[str, Any], data_format: str) -> list[Start]:
-  """Finds the positions on which a row asks for a move.
-
-  That is the last board of the prompt; what is answered does not matter.
-
-  Args:
-    row: the row's fields.
-    data_format: see `formats.parse_row`.
-
-  Raises:
-    ValueError: if there is no prompt or no board, or no move can be made on it.
-  """
-  samples = row_formats.parse_row(row, data_format)
-  return [Start(sample, _position(_asked(sample))) for sample in samples]
-
-
-def _asked(sample: row_formats.Sample) -> str:
-  """Returns the last thing that is said before the answer."""
+def _last_prompt(sample: row_formats.Sample) -> str:
+  """Returns the text prompt, or the last user message."""
   if isinstance(sample, row_formats.Conversation):
     prompt = sample.messages
   else:
     prompt = sample.prompt
   if isinstance(prompt, str):
     return prompt
-  asked = [turn["content"] for turn in prompt if turn["role"] == "user"]
-  return asked[-1] if asked else ""
+  contents = [turn["content"] for turn in prompt if turn["role"] == "user"]
+  return contents[-1] if contents else ""
 
 
-def _position(text: str) -> Shown:
-  found = board_text.find(text)
-  if not found:
-    raise ValueError("there is no board in the prompt")
-  board, player = found[-1].board, found[-1].player
-  shown = board_text.to_text(board)
+def _find_position(text: str) -> Position:
+  boards = board_text.find(text)
+  if not boards:
+    raise ValueError("the prompt has no board")
+  board, player = boards[-1].board, boards[-1].player
+  marks = board_text.to_text(board)
   if board not in _playable():
     raise ValueError(
-      f"no move can be made on the board {shown}: it is won or full, or no game"
-      " comes to it"
+      f"no move is possible on the board {marks}: it is won, full or"
+      " unreachable"
     )
   mover = int(rules.side_to_move()[board])
   if player not in (None, mover):
     raise ValueError(
-      f"on the board {shown} it is the turn of {prompts.MARK_NAMES[mover]}, and"
-      f" the prompt says {prompts.MARK_NAMES[player]}"
+      f"the board {marks} has {prompts.MARK_NAMES[mover]} to move, but the"
+      f" prompt says {prompts.MARK_NAMES[player]}"
     )
-  return Shown(board, _last_move(text[: found[-1].start], board))
+  return Position(board, _find_last_move(text[: boards[-1].start], board))
 
 
 @functools.cache
@@ -258,17 +241,22 @@ def _playable() -> frozenset[int]:
   return frozenset(rules.positions().tolist())
 
 
-def _last_move(text: str, board: int) -> int | None:
-  """Returns the opponent's last move: as it is said, or its first cell."""
+def _opponent_cells(board: int) -> np.ndarray:
+  """Returns which cells the player not to move has taken: bool [9]."""
   marks = rules.cells()[board]
-  theirs = (marks != rules.EMPTY) & (marks != rules.side_to_move()[board])
-  said = _LAST_MOVE.findall(text)
-  if not said:
-    return int(theirs.argmax()) if theirs.any() else None
-  cell = prompts.cell_from_coordinate(said[-1])
-  if not theirs[cell]:
+  return (marks != rules.EMPTY) & (marks != rules.side_to_move()[board])
+
+
+def _find_last_move(text: str, board: int) -> int | None:
+  """Returns the last move that a text names, else the opponent's first cell."""
+  is_opponent = _opponent_cells(board)
+  names = _LAST_MOVE.findall(text)
+  if not names:
+    return int(is_opponent.argmax()) if is_opponent.any() else None
+  cell = prompts.cell_from_coordinate(names[-1])
+  if not is_opponent[cell]:
     raise ValueError(
-      f"the opponent has not taken {said[-1]} on the board"
+      f"the last move {names[-1]} is not the opponent's on the board"
       f" {board_text.to_text(board)}"
     )
   return cell

@@ -1,4 +1,4 @@
-"""Rows from wherever they are: files, built datasets, the Hugging Face hub."""
+"""Reads rows from files, built datasets and the Hugging Face hub."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -22,13 +22,13 @@ _TABLES = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-  """The source of rows.
+  """A source of rows.
 
   Attributes:
-    path: as it was named: a file, a directory or a hub id.
-    key: a short name.
-    lines: reads them from the start.
-    file: whose bytes say what they are; None for those of the hub.
+    path: Path or hub id from the user.
+    key: Short name of the source.
+    lines: Function that reads all rows from the start.
+    file: Data file to hash, None for a dataset on the hub.
     name: Name of a built dataset.
     version: Version of a built dataset.
   """
@@ -44,20 +44,20 @@ class Rows:
     """Returns the SHA-256 of the file's bytes, or of the rows as JSON."""
     if self.file is not None:
       return files.digest(self.file, "data file")
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for line in self.lines():
-      found.update(files.to_json(line.row).encode() + b"\n")
-    return found.hexdigest()
+      digest.update(files.to_json(line.row).encode() + b"\n")
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass
 class Faults:
-  """Bad rows: how many, and what is wrong with the first of them.
+  """Counts bad rows and describes the first of them.
 
   Attributes:
-    path: where they are.
-    count: how many there are.
-    first: a line for each of the first few.
+    path: Source of the rows.
+    count: Number of bad rows.
+    first: Location and fault of each of the first few bad rows.
   """
 
   path: str
@@ -71,29 +71,29 @@ class Faults:
       self.first.append(f"{self.path}:{number}: {fault}")
 
   def record(self) -> manifests.Skipped:
-    """Returns what a manifest keeps of them."""
+    """Returns the record for a manifest."""
     return manifests.Skipped(rows=self.count, first=self.first)
 
-  def check(self, found: int, *, skip_bad_rows: bool) -> None:
-    """Decides whether to go on.
+  def check(self, num_good: int, *, skip_bad_rows: bool) -> None:
+    """Checks that the good rows can be used.
 
     Args:
-      found: how many good rows there are.
-      skip_bad_rows: whether to go on without the bad ones.
+      num_good: Number of good rows.
+      skip_bad_rows: Whether bad rows are skipped.
 
     Raises:
-      errors.UserError: with a line for each bad row, or if no row is left.
+      errors.UserError: If a row is bad and not skipped, or no row is left.
     """
     if not self.count:
-      if not found:
+      if not num_good:
         raise errors.UserError(f"{self.path}: this data file has no rows")
       return
     lines = list(self.first)
     if more := self.count - len(self.first):
       lines.append(f"and {more:,} more bad rows")
     if not skip_bad_rows:
-      lines[-1] += " (mend what is bad, or go on without it by --skip-bad-rows)"
-    elif not found:
+      lines[-1] += " (fix the bad rows, or skip them by --skip-bad-rows)"
+    elif not num_good:
       lines.append(f"{self.path}: no good row is left")
     else:
       return
@@ -101,38 +101,43 @@ class Faults:
 
 
 def find(path: str, split: str = "train") -> Rows:
-  """Finds rows; nothing is read yet but the manifest of a built dataset.
+  """Finds a source of rows; reads only the manifest of a built dataset.
 
   Args:
-    path: a file (JSONL, Parquet, CSV or Arrow), the directory of a built
-      dataset, or the id of a dataset on the Hugging Face hub.
+    path: JSONL, Parquet, CSV or Arrow file, directory of a built dataset, or id
+      of a dataset on the Hugging Face hub.
     split: Split of a dataset on the hub.
 
   Raises:
-    errors.UserError: if a built dataset is not what its manifest says.
+    errors.UserError: If a built dataset does not match its manifest.
   """
   place = pathlib.Path(path)
   suffix = place.suffix.lower()
-  # Unlike pathlib's, they are false for a name that is too long.
+  # os.path returns False for a name that is too long; pathlib raises.
   if os.path.isdir(place):
     return _built(place)
   if suffix in _TABLES:
     return _table(place, _TABLES[suffix])
   is_file = os.path.exists(place) or suffix in _JSONL
   if not is_file and files.is_hub_id(path):
-    return _hub(path, split)
+    return Rows(
+      path=path,
+      key=f"{path}[{split}]",
+      lines=lambda: _load_dataset(path, path, split=split),
+      file=None,
+    )
   return _jsonl(place)
 
 
 def read(
   rows: Rows, parse: Callable[[Row], T], faults: Faults
 ) -> Iterator[tuple[int, Row, T]]:
-  """Yields each good row, its number first and what `parse` makes of it last.
+  """Yields the line number, the fields and the parsed value of each good row.
 
   Args:
-    rows: where from.
-    parse: raises a ValueError for a bad row.
-    faults: where bad rows are added; see `Faults.check`.
+    rows: Source of the rows.
+    parse: Function that raises a ValueError for a bad row.
+    faults: Collector of bad rows.
   """
   for line in rows.lines():
     if line.row is None:
@@ -146,84 +151,78 @@ def read(
     yield line.number, line.row, parsed
 
 
-def _jsonl(path: pathlib.Path, **built: str) -> Rows:
+def _jsonl(path: pathlib.Path, **version: str) -> Rows:
   return Rows(
     path=str(path),
     key=path.stem,
     lines=lambda: files.scan_jsonl(path, "data file"),
     file=path,
-    **built,
+    **version,
   )
 
 
 def _built(directory: pathlib.Path) -> Rows:
   manifest = manifests.Version.read(directory / manifests.MANIFEST)
-  found = _jsonl(
+  rows = _jsonl(
     directory / manifests.DATA, name=manifest.name, version=manifest.version
   )
-  if found.digest() != manifest.digest:
+  if rows.digest() != manifest.digest:
     raise errors.UserError(
-      f"{found.path}: changed since it was built, by the digest in"
+      f"{rows.path}: changed since it was built, by the digest in"
       f" {manifests.MANIFEST}; build another version"
     )
   key = f"{manifest.name}-{manifest.version}"
-  return dataclasses.replace(found, path=str(directory), key=key)
+  return dataclasses.replace(rows, path=str(directory), key=key)
 
 
 def _table(path: pathlib.Path, kind: str) -> Rows:
   def lines() -> Iterator[files.Line]:
     if not os.path.exists(path):
       raise errors.UserError(f"{path}: no such data file")
-    yield from _of_datasets(
+    yield from _load_dataset(
       str(path), kind, data_files=str(path), split="train", streaming=True
     )
 
   return Rows(path=str(path), key=path.stem, lines=lines, file=path)
 
 
-def _hub(name: str, split: str) -> Rows:
-  return Rows(
-    path=name,
-    key=f"{name}[{split}]",
-    lines=lambda: _of_datasets(name, name, split=split),
-    file=None,
-  )
-
-
-def _of_datasets(what: str, name: str, **settings: Any) -> Iterator[files.Line]:
-  """Yields the rows of what `datasets.load_dataset` loads."""
-  # Here, because it takes seconds, and JSONL does not need it.
+def _load_dataset(
+  source: str, name: str, **settings: Any
+) -> Iterator[files.Line]:
+  """Yields the rows of `datasets.load_dataset`."""
+  # Imported lazily: takes seconds, and JSONL does not need it.
   try:
     import datasets
     from datasets import exceptions
   except ImportError:
     raise errors.UserError(
-      f"{what}: the package datasets is not installed; run: pip install datasets"
+      f"{source}: the package datasets is not installed; run: pip install"
+      " datasets"
     ) from None
-  # Its log repeats what it raises.
+  # The package logs the errors that it raises.
   logging.getLogger("datasets").setLevel(logging.CRITICAL)
   try:
     for number, row in enumerate(datasets.load_dataset(name, **settings), 1):
-      yield files.Line(number, _plain(dict(row)))
+      yield files.Line(number, _to_plain(dict(row)))
   except exceptions.DatasetNotFoundError:
     reason = (
-      "there is no such file, and no such dataset on the Hugging Face hub, or"
-      " it is private and HF_TOKEN is not set"
+      "no such file, and no such dataset on the Hugging Face hub, or it is"
+      " private and HF_TOKEN is not set"
     )
   except ConnectionError:
     reason = (
-      "there is no such file; a dataset of that name is not in the local cache,"
-      " and the Hugging Face hub cannot be reached"
+      "no such file, and no such dataset in the local cache; the Hugging Face"
+      " hub cannot be reached"
     )
   except (exceptions.DatasetsError, OSError, ValueError) as error:
     reason = f"cannot be read as rows: {str(error).splitlines()[0]}"
   else:
     return
-  raise errors.UserError(f"{what}: {reason}")
+  raise errors.UserError(f"{source}: {reason}")
 
 
-def _plain(row: Row) -> Row:
-  """Returns a row as JSON has it, without the columns that it has not."""
-  # What is missing in a CSV file is NaN, which does not equal itself.
-  kept = {k: v for k, v in row.items() if v is not None and v == v}
-  return json.loads(json.dumps(kept, default=str))
+def _to_plain(row: Row) -> Row:
+  """Returns a row of JSON values without missing columns."""
+  # NaN, the missing value of a CSV file, does not equal itself.
+  present = {k: v for k, v in row.items() if v is not None and v == v}
+  return json.loads(json.dumps(present, default=str))

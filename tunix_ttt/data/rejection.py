@@ -1,4 +1,4 @@
-"""Rows from a model's own games: the good ones, or pairs of its mistakes."""
+"""Makes rows of a model's own games: filtered games, or pairs of its mistakes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -40,14 +40,14 @@ _ENDINGS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _OwnGames:
+class _ModelGames:
   """Games of a model.
 
   Attributes:
-    name: the model's.
-    model: who plays.
-    config: how; an unreadable answer always ends a game.
-    sides: the model's marks.
+    name: Name of the model.
+    model: Model that plays.
+    config: Settings of play; an unreadable answer always ends a game.
+    sides: Marks that the model plays.
   """
 
   name: str
@@ -56,33 +56,33 @@ class _OwnGames:
   sides: Literal["x", "o", "mixed"] = "mixed"
 
   def settings(self) -> dict[str, Any]:
-    """Returns the model's name and revision, and all settings."""
-    own = {field.name for field in dataclasses.fields(self)}
-    own -= {"name", "model", "config"}
+    """Returns the name and revision of the model, and all settings."""
+    names = {field.name for field in dataclasses.fields(self)}
+    names -= {"name", "model", "config"}
     return {
       "model": self.name,
       "revision": self.model.revision,
-      **{name: getattr(self, name) for name in sorted(own)},
+      **{name: getattr(self, name) for name in sorted(names)},
       "config": config_lib.to_dict(self.config),
     }
 
   def text_format(self, *, thoughts: bool) -> text_formats.TextFormat:
-    """Returns the format that the model plays in."""
+    """Returns the text format that the model plays in."""
     return text_formats.named(self.config.play.format, thoughts=thoughts)
 
   def play(self, seed: int) -> Iterator[tuple[trajectory_lib.Trajectory, int]]:
-    """Yields games without end, each as some games and its number among them.
+    """Yields games without end, each as a batch of games and its index there.
 
     Raises:
-      errors.UserError: if there is no such opponent, or the limits leave no
-        room for an answer.
+      errors.UserError: If the opponent is unknown, or the length limits leave
+        no room for an answer.
     """
     play = dataclasses.replace(self.config.play, on_parse_error="end")
     config = dataclasses.replace(self.config, play=play)
     env = matches.environment(play)
     player = matches.Player(self.model, config, env)
     init = jax.jit(jax.vmap(env.init))
-    # Of even size, so that sides alternate from batch to batch, too.
+    # An even size, so that sides also alternate across batches.
     size = play.batch_size + play.batch_size % 2
     marks = env_lib.starting_marks(self.sides, size)
     for first in itertools.count(step=size):
@@ -98,16 +98,35 @@ class _OwnGames:
       for number in range(size):
         yield games, number
 
+  def turns(
+    self, games: trajectory_lib.Trajectory, number: int
+  ) -> list[rows_lib.Turn]:
+    """Returns the turns of a game with the model's verbatim answers."""
+    turns = []
+    for t in np.flatnonzero(games.turn_mask[number]):
+      mask = games.action_mask[number, t]
+      tokens = np.asarray(games.actions[number, t])[mask]
+      last_move = int(games.last_moves[number, t])
+      turns.append(
+        rows_lib.Turn(
+          board=int(games.boards[number, t]),
+          last_move=None if last_move < 0 else last_move,
+          cell=int(games.moves[number, t]),
+          answer=self.model.tokenizer.decode(tokens.tolist()),
+        )
+      )
+    return turns
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rejection(_OwnGames):
-  """Games of a model, as they are.
+class Rejection(_ModelGames):
+  """Games of a model, filtered by their ending.
 
   Attributes:
-    keep: which games, by how they ended; those that ended with an illegal move,
-      an unreadable answer or a cut are dropped in any case.
-    transform: in conversations, whether past thoughts are replaced, with a row
-      for each turn; else a row is a whole game, thoughts as they are.
+    keep: Outcomes to keep, a key of `generate.KEPT`; games that end in an
+      illegal move, an unreadable answer or a cut are always dropped.
+    transform: Whether a conversation becomes a row per turn with past thoughts
+      replaced, instead of one row per game.
   """
 
   keep: generate.Keep = "won"
@@ -118,32 +137,32 @@ class Rejection(_OwnGames):
     rows_lib.check_context(play.context, play.format)
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
-    """Yields the rows of `count` games; see `generate.Kind` and `play`."""
+    """Yields the rows of `count` games."""
     thoughts = self.config.data.games.thoughts == "template"
     text_format = self.text_format(thoughts=thoughts)
     context = self.config.play.context
     if context != "board":
       context = "truncated" if self.transform else "full"
-    generate.announce(counts, _ENDINGS.values(), self.keep)
-    played = itertools.islice(self.play(seed), count)
-    for games, number in progress.bar(played, total=count, unit="game"):
+    generate.initialize_counts(counts, _ENDINGS.values(), self.keep)
+    games_played = itertools.islice(self.play(seed), count)
+    for games, number in progress.bar(games_played, total=count, unit="game"):
       ending = _ENDINGS[trajectory_lib.Ending(int(games.ending[number]))]
       if not generate.tally(counts, ending, self.keep):
         continue
-      turns = _turns(games, number, self.model)
+      turns = self.turns(games, number)
       agent = prompts.MARK_NAMES[int(games.agent[number])]
       for row in rows_lib.of_game(turns, text_format, context):
         yield {**row, "agent": agent, "outcome": ending}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mistakes(_OwnGames):
-  """Preference pairs of a model's mistakes, in its own words, and better answers.
+class Mistakes(_ModelGames):
+  """Preference pairs: a model's mistakes, verbatim, and better answers.
 
   Attributes:
-    rejected: which mistakes, of `positions.REJECTED`: moves that are worse by
-      the solver or not legal, answers that cannot be read.
-    thoughts: how chosen moves are explained, a key of `thoughts.STYLES`.
+    rejected: Kinds of mistakes to use, of `positions.REJECTED`, with equal
+      weights.
+    thoughts: Style of the chosen answers' thoughts, a key of `thoughts.STYLES`.
   """
 
   rejected: Mapping[str, float] = dataclasses.field(
@@ -154,27 +173,27 @@ class Mistakes(_OwnGames):
   def __post_init__(self):
     if self.config.play.context != "board":
       raise errors.UserError(
-        f"play.context: pairs are of single boards, and this is"
+        "play.context: pairs need single boards, found"
         f" {self.config.play.context}; set it to board"
       )
     if len({*self.rejected.values()}) > 1:
       raise errors.UserError(
-        "rejected: a model makes its mistakes as often as it does; name kinds"
-        " without weights, such as worse,illegal"
+        "rejected: a model's mistakes cannot be weighted; name kinds without"
+        " weights, such as worse,illegal"
       )
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
-    """Yields `count` different pairs, or all that are found; see `play`."""
-    found = self._pairs(seed, counts)
-    yield from generate.different(found, count, "pair", counts)
+    """Yields `count` distinct pairs, or all that are found."""
+    pairs = self._pairs(seed, counts)
+    yield from generate.distinct(pairs, count, "pair", counts)
 
   def _pairs(self, seed: int, counts: Counter[str]) -> Iterator[Row | None]:
-    """Yields for each turn a pair, or None where there is none."""
+    """Yields a pair for each turn, None for a turn without a mistake."""
     rng = streams.generator(seed, streams.Stream.BETTER_MOVES)
     text_format = self.text_format(thoughts=self.thoughts != "none")
     for games, number in self.play(seed):
       counts["games"] += 1
-      for turn in _turns(games, number, self.model):
+      for turn in self.turns(games, number):
         kind = _mistake(turn)
         counts[f"turns: {kind or 'optimal'}"] += 1
         if kind not in self.rejected:
@@ -184,48 +203,31 @@ class Mistakes(_OwnGames):
         chosen = text_format.render_answer(
           *self._better(turn.board, turn.answer, rng)
         )
-        shown = positions.Shown(turn.board, turn.last_move)
-        yield positions.pair_row(shown, text_format, chosen, turn.answer, kind)
+        position = positions.Position(turn.board, turn.last_move)
+        yield positions.pair_row(
+          position, text_format, chosen, turn.answer, kind
+        )
 
   def _better(
     self, board: int, answer: str, rng: np.random.Generator
   ) -> tuple[int, str | None]:
-    """Draws an optimal move; its thought is not the answer's, if possible.
+    """Draws an optimal move, with a thought that `answer` lacks if possible.
 
-    Where every thought of the style is, the moves alone tell the answers apart:
-    words of another style would be unlike all that the model says.
+    Otherwise the answers differ in their moves alone: a thought of another style
+    would be unlike everything that the model writes.
     """
     explain = thoughts_lib.STYLES[self.thoughts]
     cells = rng.permutation(solver.optimal_cells(board)).tolist()
-    found = [(cell, explain(board, cell)) for cell in cells]
-    differing = (each for each in found if (each[1] or "") not in answer)
-    return next(differing, found[0])
+    options = [(cell, explain(board, cell)) for cell in cells]
+    distinct = (each for each in options if (each[1] or "") not in answer)
+    return next(distinct, options[0])
 
 
 def _mistake(turn: rows_lib.Turn) -> str | None:
-  """Returns which of `positions.REJECTED` a turn is; None for an optimal one."""
+  """Returns the kind of a mistake in `positions.REJECTED`, None if optimal."""
   if turn.cell < 0:
     return "format"
   if turn.cell in solver.optimal_cells(turn.board):
     return None
   is_legal = rules.legal_masks()[turn.board] >> turn.cell & 1
   return "worse" if is_legal else "illegal"
-
-
-def _turns(
-  games: trajectory_lib.Trajectory, number: int, model: checkpoints.Model
-) -> list[rows_lib.Turn]:
-  """Returns a game's turns, in the model's own words."""
-  turns = []
-  for t in np.flatnonzero(games.turn_mask[number]):
-    said = np.asarray(games.actions[number, t])[games.action_mask[number, t]]
-    last_move = int(games.last_moves[number, t])
-    turns.append(
-      rows_lib.Turn(
-        board=int(games.boards[number, t]),
-        last_move=None if last_move < 0 else last_move,
-        cell=int(games.moves[number, t]),
-        answer=model.tokenizer.decode(said.tolist()),
-      )
-    )
-  return turns

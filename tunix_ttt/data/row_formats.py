@@ -1,7 +1,7 @@
-"""The row formats that training data comes in.
+"""Parses and writes the row formats of training data.
 
-Conversational rows go through the chat template; plain ones are text as it
-stands. What is supervised is decided in `text.chat`.
+Conversations go through the chat template; plain text is encoded without one.
+`text.chat` decides which tokens are supervised.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,15 @@ from typing import Any, NamedTuple
 from tunix_ttt.text import chat
 from tunix_ttt.text import tokenizers
 
+Row = dict[str, Any]
+
+_GEMMA_ROLES = {"user": "user", "assistant": "model"}
+_GEMMA_TURN = re.compile(
+  f"{tokenizers.START_OF_TURN}(user|model)\n(.*?)"
+  f"(?:{tokenizers.END_OF_TURN}\\s*|$)",
+  re.DOTALL,
+)
+
 
 class Conversation(NamedTuple):
   """A chat; assistant messages from index `supervised_from` on are trained."""
@@ -19,7 +28,7 @@ class Conversation(NamedTuple):
   supervised_from: int = 0
 
   def texts(self) -> Iterator[str]:
-    """Yields what the tokenizer of a tiny model will be asked to encode."""
+    """Yields the text of each turn, to train a tokenizer on."""
     system = ""
     for turn in self.messages:
       if turn["role"] == "system":
@@ -38,13 +47,13 @@ class Conversation(NamedTuple):
 
 
 class PlainText(NamedTuple):
-  """Text without a template, of which the completion is trained."""
+  """Text without a chat template; only the completion is trained."""
 
   prompt: str
   completion: str
 
   def texts(self) -> Iterator[str]:
-    """Yields what the tokenizer will be asked to encode."""
+    """Yields the text of the sample, to train a tokenizer on."""
     yield self.prompt
     yield self.completion
 
@@ -53,12 +62,12 @@ class PlainText(NamedTuple):
     return chat.encode_text(self.prompt, self.completion, tokenizer)
 
 
-# What can be trained on as it is.
+# Samples with one answer, which SFT trains on.
 Trained = Conversation | PlainText
 
 
 class Preference(NamedTuple):
-  """Two answers to a prompt, one of them better; text, or lists of messages."""
+  """A prompt with a chosen and a rejected answer; text or lists of messages."""
 
   prompt: chat.Text
   chosen: chat.Text
@@ -66,32 +75,24 @@ class Preference(NamedTuple):
 
   def answers(self) -> tuple[Trained, Trained]:
     """Returns the prompt with the chosen and with the rejected answer."""
-    chosen, rejected = (
-      _answered(self.prompt, answer) for answer in (self.chosen, self.rejected)
+    return (
+      _answered(self.prompt, self.chosen),
+      _answered(self.prompt, self.rejected),
     )
-    return chosen, rejected
 
   def texts(self) -> Iterator[str]:
-    """Yields what the tokenizer will be asked to encode."""
+    """Yields the text of both answers, to train a tokenizer on."""
     for answer in self.answers():
       yield from answer.texts()
 
-  def encode_chosen(self, tokenizer: chat.ChatTokenizer) -> chat.Tokens:
-    """Returns the tokens with the chosen answer, which the mask marks."""
-    return _answered(self.prompt, self.chosen).encode(tokenizer)
-
-  def encode_rejected(self, tokenizer: chat.ChatTokenizer) -> chat.Tokens:
-    """Returns the tokens with the rejected answer, which the mask marks."""
-    return _answered(self.prompt, self.rejected).encode(tokenizer)
-
 
 class Prompt(NamedTuple):
-  """A prompt: text, or messages that end with the user's."""
+  """A prompt: text, or messages that end with a user message."""
 
   prompt: chat.Text
 
   def texts(self) -> Iterator[str]:
-    """Yields what the tokenizer will be asked to encode."""
+    """Yields the text of the prompt, to train a tokenizer on."""
     if isinstance(self.prompt, str):
       yield self.prompt
     else:
@@ -99,61 +100,66 @@ class Prompt(NamedTuple):
 
 
 Sample = Trained | Preference | Prompt
-Row = dict[str, Any]
 
-_TURN = re.compile(
-  f"{tokenizers.START_OF_TURN}(user|model)\n(.*?)"
-  f"(?:{tokenizers.END_OF_TURN}\\s*|$)",
-  re.DOTALL,
-)
+
+class Format(NamedTuple):
+  """A row format.
+
+  Attributes:
+    fields: Fields that identify a row of the format.
+    parse: Function from a row to its samples.
+    write: Function from a sample to its rows.
+  """
+
+  fields: tuple[str, ...]
+  parse: Callable[[Row], list[Sample]]
+  write: Callable[[Sample], list[Row]]
 
 
 def name_of(row: Row) -> str:
-  """Returns the format that a row's fields are of.
+  """Returns the name of a row's format.
 
   Raises:
-    ValueError: if they are of none.
+    ValueError: If the fields of the row match no format.
   """
-  for name, (fields, _) in FORMATS.items():
-    if all(field in row for field in fields):
+  for name, row_format in FORMATS.items():
+    if all(field in row for field in row_format.fields):
       return name
-  known = "; ".join(" + ".join(f) for f, _ in FORMATS.values())
+  expected = "; ".join(" + ".join(each.fields) for each in FORMATS.values())
   raise ValueError(
-    f"found the fields {', '.join(row) or 'none'}, expected one of: {known}"
+    f"found the fields {', '.join(row) or 'none'}, expected one of: {expected}"
   )
 
 
 def parse_row(row: Row, data_format: str = "auto") -> list[Sample]:
-  """Reads one row; an episode has a sample for each step, others have one.
+  """Parses a row; an episode has one sample per step, other formats have one.
 
   Args:
-    row: the row's fields; those a format does not name are ignored.
-    data_format: a key of `FORMATS`, or `auto` to tell by the fields.
+    row: Fields of the row; fields outside the format are ignored.
+    data_format: Key of `FORMATS`, or `auto` to detect the format.
 
   Raises:
-    ValueError: saying what is missing or wrong.
+    ValueError: If a field is missing or invalid.
   """
   name = name_of(row) if data_format == "auto" else data_format
-  fields, parse = FORMATS[name]
-  for field in fields:
+  for field in FORMATS[name].fields:
     if field not in row:
       raise ValueError(
         f"the field {field!r} is missing; found {', '.join(row) or 'none'}"
       )
-  found = parse(row)
-  return found if isinstance(found, list) else [found]
+  return FORMATS[name].parse(row)
 
 
 def parse_trained(row: Row, data_format: str = "auto") -> list[Trained]:
-  """Reads one row of those that can be trained on as they are; see `parse_row`.
+  """Parses a row for SFT with `parse_row`.
 
   Raises:
-    ValueError: if it is a preference pair or a prompt alone.
+    ValueError: If the row is invalid, a preference pair or a bare prompt.
   """
   samples: list[Trained] = []
   for sample in parse_row(row, data_format):
     if isinstance(sample, Preference):
-      raise ValueError("this is a preference pair, which is for DPO")
+      raise ValueError("this is a preference pair; use it for DPO")
     if isinstance(sample, Prompt):
       raise ValueError("this is a prompt without an answer to train on")
     samples.append(sample)
@@ -161,10 +167,10 @@ def parse_trained(row: Row, data_format: str = "auto") -> list[Trained]:
 
 
 def parse_preference(row: Row, data_format: str = "auto") -> list[Preference]:
-  """Reads one row that is a preference pair; see `parse_row`.
+  """Parses a preference pair with `parse_row`.
 
   Raises:
-    ValueError: if it is anything else.
+    ValueError: If the row is invalid or has another format.
   """
   samples = parse_row(row, data_format)
   pairs = [sample for sample in samples if isinstance(sample, Preference)]
@@ -175,8 +181,23 @@ def parse_preference(row: Row, data_format: str = "auto") -> list[Preference]:
   return pairs
 
 
-def _parse_messages(row: Row) -> Sample:
-  return _conversation(chat.check_messages(row["messages"]))
+def write_rows(sample: Sample, data_format: str) -> list[Row]:
+  """Writes a sample as rows of a format, a key of `FORMATS`.
+
+  Raises:
+    ValueError: If the format cannot hold the sample.
+  """
+  return FORMATS[data_format].write(sample)
+
+
+def _conversation(
+  messages: list[chat.Message], supervised_from: int = 0
+) -> Conversation:
+  if messages[-1]["role"] != "assistant":
+    raise ValueError(
+      "the last message is a user message, so there is no answer to train on"
+    )
+  return Conversation(messages, supervised_from)
 
 
 def _answered(prompt: chat.Text, answer: chat.Text) -> Trained:
@@ -188,14 +209,37 @@ def _answered(prompt: chat.Text, answer: chat.Text) -> Trained:
   raise ValueError("must both be text or both lists of messages")
 
 
-def _parse_prompt_completion(row: Row) -> Sample:
-  try:
-    return _answered(row["prompt"], row["completion"])
-  except ValueError as error:
-    raise ValueError(f"'prompt' and 'completion': {error}") from None
+def _as_conversation(sample: Sample) -> Conversation:
+  if isinstance(sample, Conversation):
+    return sample
+  reasons = {
+    PlainText: "plain text has no turns",
+    Preference: "a preference pair has two answers",
+    Prompt: "a prompt has no answer",
+  }
+  raise ValueError(reasons[type(sample)])
 
 
-def _parse_preference(row: Row) -> Sample:
+def _supervised_messages(sample: Sample) -> list[chat.Message]:
+  """Returns the messages of a conversation if all its answers are supervised."""
+  conversation = _as_conversation(sample)
+  unsupervised = conversation.messages[: conversation.supervised_from]
+  if any(turn["role"] == "assistant" for turn in unsupervised):
+    raise ValueError(
+      "some answers are not trained on; use the format prompt_completion"
+    )
+  return conversation.messages
+
+
+def _parse_messages(row: Row) -> list[Sample]:
+  return [_conversation(chat.check_messages(row["messages"]))]
+
+
+def _write_messages(sample: Sample) -> list[Row]:
+  return [{"messages": _supervised_messages(sample)}]
+
+
+def _parse_preference(row: Row) -> list[Sample]:
   pair = Preference(row["prompt"], row["chosen"], row["rejected"])
   if pair.chosen == pair.rejected:
     raise ValueError("'chosen' and 'rejected' are the same")
@@ -204,19 +248,73 @@ def _parse_preference(row: Row) -> Sample:
       _answered(pair.prompt, row[name])
     except ValueError as error:
       raise ValueError(f"'prompt' and {name!r}: {error}") from None
-  return pair
+  return [pair]
 
 
-def _parse_prompt(row: Row) -> Sample:
-  prompt = row["prompt"]
-  if isinstance(prompt, str):
-    if not prompt:
-      raise ValueError("'prompt' is empty")
-  elif not isinstance(prompt, list):
-    raise ValueError("'prompt' must be text or a list of messages")
-  elif chat.check_messages(prompt)[-1]["role"] != "user":
-    raise ValueError("the last message of 'prompt' is not the user's")
-  return Prompt(prompt)
+def _write_preference(sample: Sample) -> list[Row]:
+  if not isinstance(sample, Preference):
+    raise ValueError("a preference pair needs two answers")
+  return [sample._asdict()]
+
+
+def _parse_prompt_completion(row: Row) -> list[Sample]:
+  try:
+    return [_answered(row["prompt"], row["completion"])]
+  except ValueError as error:
+    raise ValueError(f"'prompt' and 'completion': {error}") from None
+
+
+def _write_prompt_completion(sample: Sample) -> list[Row]:
+  if isinstance(sample, PlainText):
+    return [sample._asdict()]
+  messages, supervised_from = _as_conversation(sample)
+  return [
+    {"prompt": messages[:i], "completion": [turn]}
+    for i, turn in enumerate(messages)
+    if turn["role"] == "assistant" and i >= supervised_from
+  ]
+
+
+def _parse_tunix_sft(row: Row) -> list[Sample]:
+  text = row["prompts"]
+  if not isinstance(text, str):
+    raise ValueError("'prompts' must be text")
+  turns = list(_GEMMA_TURN.finditer(text))
+  if not turns or "".join(t[0] for t in turns) != text.removeprefix("<bos>"):
+    raise ValueError(
+      "'prompts' must be Gemma turns: <start_of_turn>user, a line break, text,"
+      " <end_of_turn>"
+    )
+  roles = {gemma: role for role, gemma in _GEMMA_ROLES.items()}
+  messages = [chat.message(roles[turn[1]], turn[2]) for turn in turns]
+  # An empty model turn at the end is a generation prompt, not an answer.
+  if messages[-1]["role"] == "assistant" and not messages[-1]["content"]:
+    messages.pop()
+  if messages and messages[-1]["role"] == "user":
+    answer = row.get("final_answer")
+    if not isinstance(answer, str):
+      raise ValueError(
+        "'prompts' has no model turn at its end and 'final_answer' is not text"
+      )
+    messages.append(chat.message("assistant", answer))
+  return [_conversation(chat.check_messages(messages))]
+
+
+def _write_tunix_sft(sample: Sample) -> list[Row]:
+  text, system = "", ""
+  for turn in _supervised_messages(sample):
+    content = turn["content"]
+    if tokenizers.START_OF_TURN in content or tokenizers.END_OF_TURN in content:
+      raise ValueError("a message has Gemma's control tokens in its text")
+    if turn["role"] == "system":
+      system = f"{content}\n\n"
+      continue
+    text += (
+      f"{tokenizers.START_OF_TURN}{_GEMMA_ROLES[turn['role']]}\n"
+      f"{system}{content}{tokenizers.END_OF_TURN}\n"
+    )
+    system = ""
+  return [{"prompts": text}]
 
 
 def _parse_episode(row: Row) -> list[Sample]:
@@ -239,56 +337,52 @@ def _parse_episode(row: Row) -> list[Sample]:
   return samples
 
 
-def _parse_text(row: Row) -> Sample:
+def _write_episode(sample: Sample) -> list[Row]:
+  del sample
+  raise ValueError("episodes can be read but not written")
+
+
+def _parse_text(row: Row) -> list[Sample]:
   if not isinstance(row["text"], str) or not row["text"]:
     raise ValueError("'text' must be text and not empty")
-  return PlainText("", row["text"])
+  return [PlainText("", row["text"])]
 
 
-def _parse_tunix_sft(row: Row) -> Sample:
-  text = row["prompts"]
-  if not isinstance(text, str):
-    raise ValueError("'prompts' must be text")
-  turns = list(_TURN.finditer(text))
-  if not turns or "".join(t[0] for t in turns) != text.removeprefix("<bos>"):
-    raise ValueError(
-      "'prompts' must be Gemma turns: <start_of_turn>user, a line break, text,"
-      " <end_of_turn>"
-    )
-  roles = {"user": "user", "model": "assistant"}
-  messages = [chat.message(roles[turn[1]], turn[2]) for turn in turns]
-  # A prompt that stops where the model is to speak is answered by the row.
-  if messages[-1]["role"] == "assistant" and not messages[-1]["content"]:
-    messages.pop()
-  if messages and messages[-1]["role"] == "user":
-    answer = row.get("final_answer")
-    if not isinstance(answer, str):
-      raise ValueError(
-        "'prompts' has no model turn at its end and 'final_answer' is not text"
-      )
-    messages.append(chat.message("assistant", answer))
-  return _conversation(chat.check_messages(messages))
+def _write_text(sample: Sample) -> list[Row]:
+  if not isinstance(sample, PlainText) or sample.prompt:
+    raise ValueError("the format text needs plain text without a prompt")
+  return [{"text": sample.completion}]
 
 
-def _conversation(
-  messages: list[chat.Message], supervised_from: int = 0
-) -> Conversation:
-  if messages[-1]["role"] != "assistant":
-    raise ValueError(
-      "the last message is the user's, so there is no answer to train on"
-    )
-  return Conversation(messages, supervised_from)
+def _parse_prompt(row: Row) -> list[Sample]:
+  prompt = row["prompt"]
+  if isinstance(prompt, str):
+    if not prompt:
+      raise ValueError("'prompt' is empty")
+  elif not isinstance(prompt, list):
+    raise ValueError("'prompt' must be text or a list of messages")
+  elif chat.check_messages(prompt)[-1]["role"] != "user":
+    raise ValueError("the last message of 'prompt' is not a user message")
+  return [Prompt(prompt)]
 
 
-# Format: the fields that tell it, and its parser. The first match wins.
-FORMATS: dict[
-  str, tuple[tuple[str, ...], Callable[[Row], Sample | list[Sample]]]
-] = {
-  "messages": (("messages",), _parse_messages),
-  "preference": (("prompt", "chosen", "rejected"), _parse_preference),
-  "prompt_completion": (("prompt", "completion"), _parse_prompt_completion),
-  "tunix_sft": (("prompts",), _parse_tunix_sft),
-  "episodes": (("steps",), _parse_episode),
-  "text": (("text",), _parse_text),
-  "prompt": (("prompt",), _parse_prompt),
+def _write_prompt(sample: Sample) -> list[Row]:
+  if not isinstance(sample, Prompt):
+    raise ValueError("the format prompt has no field for an answer")
+  return [sample._asdict()]
+
+
+# `name_of` returns the first format whose fields a row has.
+FORMATS: dict[str, Format] = {
+  "messages": Format(("messages",), _parse_messages, _write_messages),
+  "preference": Format(
+    ("prompt", "chosen", "rejected"), _parse_preference, _write_preference
+  ),
+  "prompt_completion": Format(
+    ("prompt", "completion"), _parse_prompt_completion, _write_prompt_completion
+  ),
+  "tunix_sft": Format(("prompts",), _parse_tunix_sft, _write_tunix_sft),
+  "episodes": Format(("steps",), _parse_episode, _write_episode),
+  "text": Format(("text",), _parse_text, _write_text),
+  "prompt": Format(("prompt",), _parse_prompt, _write_prompt),
 }

@@ -1,4 +1,4 @@
-"""Games of the solver, or of a worse player, against a random opponent."""
+"""Plays games of the solver against a random opponent."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,15 +24,15 @@ _STREAMS = streams.Stream
 
 
 class Games(NamedTuple):
-  """A batch of games as the agent met them; N games, T turns at the most.
+  """A batch of N games of up to T turns, from the agent's point of view.
 
   Attributes:
-    agent: int8 [N], the agent's mark.
-    boards: int32 [N, T], the board before each of the agent's moves.
-    last_moves: int8 [N, T], the cell the opponent had taken last, -1 for none.
-    actions: int8 [N, T], the cell the agent took.
-    played: bool [N, T], False past the end of a game.
-    outcome: int8 [N], an `env.Outcome`.
+    agent: Mark of the agent, int8 [N].
+    boards: Board before each move of the agent, int32 [N, T].
+    last_moves: Last cell that the opponent took, int8 [N, T]; -1 for none.
+    actions: Cell that the agent took, int8 [N, T].
+    played: True at the turns of a game, bool [N, T].
+    outcome: `env.Outcome` of the game, int8 [N].
   """
 
   agent: np.ndarray
@@ -52,27 +52,26 @@ def expert_games(
 ) -> Games:
   """Plays the solver's preferred moves against a uniformly random opponent.
 
-  The agent is X in every other game. A game may begin on a random position
-  instead of the empty board, so that the expert is also seen where it would
-  never have led itself.
+  The agent is X in every other game. Random starts show the solver on positions
+  that its own moves never reach.
 
   Args:
-    seed: Random seed of the games; each depends on it and its number alone.
-    num_games: how many games.
-    random_starts: probability that a game starts on a reachable position, each
-      as likely as any other, instead of the empty board.
-    mistakes: probability that a move is any legal one instead.
+    seed: Random seed; a game depends on the seed and its number only.
+    num_games: Number of games.
+    random_starts: Probability that a game starts on a uniformly random reachable
+      position instead of the empty board.
+    mistakes: Probability that a move is a random legal one.
     first: Number of the first game.
   """
-  # Mostly the texts that are made of them.
+  # The rendered texts need most of the memory.
   requirements.check_fits(
     8000 * num_games, f"{num_games:,} games", "data.games.num_games"
   )
   numbers = np.arange(first, first + num_games)
   agent = np.where(numbers % 2, rules.O, rules.X).astype(np.int8)
   streams.check_seed(seed)
-  played = _play(np.uint32(seed), numbers, agent, random_starts, mistakes)
-  return Games(agent, *(np.asarray(a) for a in played))
+  arrays = _play(np.uint32(seed), numbers, agent, random_starts, mistakes)
+  return Games(agent, *(np.asarray(array) for array in arrays))
 
 
 @jax.jit
@@ -86,31 +85,31 @@ def _play(
   env = env_lib.TicTacToe(opponent=opponents.uniform_random)
 
   def game(number: jax.Array, agent: jax.Array):
-    luck = jax.random.bits(streams.key(seed, _STREAMS.EXPERT_OPPONENTS, number))
+    opponent_key = streams.key(seed, _STREAMS.EXPERT_OPPONENTS, number)
+    opponent_seed = jax.random.bits(opponent_key)
     start_key = streams.key(seed, _STREAMS.EXPERT_STARTS, number)
     board, last_move = _start(start_key, agent, random_starts)
-    state = env.init(luck, agent, board, last_move)
+    state = env.init(opponent_seed, agent, board, last_move)
 
     def turn(state: env_lib.State, turn_number: jax.Array):
-      slip_key, move_key = jax.random.split(
+      mistake_key, move_key = jax.random.split(
         streams.key(seed, _STREAMS.EXPERT_MISTAKES, number, turn_number)
       )
-      slips = jax.random.uniform(slip_key) < mistakes
       action = jnp.where(
-        slips,
+        jax.random.uniform(mistake_key) < mistakes,
         opponents.choose(move_key, opponents.legal_mask(state.board)),
-        opponents.preferred(luck, state.board),
+        opponents.preferred(opponent_seed, state.board),
       )
-      seen = (
+      record = (
         state.board,
         state.last_move,
         action.astype(jnp.int8),
         state.outcome == env_lib.Outcome.ONGOING,
       )
-      return env.step(state, action), seen
+      return env.step(state, action), record
 
-    state, seen = jax.lax.scan(turn, state, jnp.arange(MAX_TURNS))
-    return *seen, state.outcome
+    state, records = jax.lax.scan(turn, state, jnp.arange(MAX_TURNS))
+    return *records, state.outcome
 
   return jax.vmap(game)(numbers, agent)
 
@@ -118,7 +117,7 @@ def _play(
 def _start(
   key: jax.Array, agent: jax.Array, random_starts: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws a board on which `agent` is to move, and the move before it."""
+  """Draws a board with `agent` to move, and the opponent's last move."""
   random_key, board_key, last_key = jax.random.split(key, 3)
   is_random = jax.random.uniform(random_key) < random_starts
   board, last_move = opponents.random_position(board_key, last_key, agent)
@@ -130,40 +129,35 @@ def _start(
 
 def keep_won(games: Games) -> Games:
   """Returns the games that the agent won."""
-  won = np.flatnonzero(games.outcome == env_lib.Outcome.WIN)
-  return Games(*(values[won] for values in games))
+  is_won = games.outcome == env_lib.Outcome.WIN
+  return Games(*(array[is_won] for array in games))
 
 
 def keep_decisions(games: Games, share: float, seed: int) -> Games:
-  """Drops most positions on which any legal move is as good as any other.
+  """Drops most positions on which every legal move is optimal.
 
-  They teach a player nothing but the format. Dropping them leaves holes in
-  games, so this is for positions that stand alone.
+  Such positions teach nothing but the format. Games lose turns, so this is for
+  the context `board` only.
 
   Args:
-    games: what was played.
-    share: how many such positions to keep, drawn at random.
+    games: Games to filter.
+    share: Share of such positions to keep.
     seed: Random seed of the draw.
   """
-  any_move = solver.solve().optimal == rules.legal_masks()
+  is_any_optimal = solver.solve().optimal == rules.legal_masks()
   rng = streams.generator(seed, _STREAMS.KEPT_POSITIONS)
-  drawn = rng.random(games.boards.shape) < share
-  return games._replace(played=games.played & (drawn | ~any_move[games.boards]))
+  is_drawn = rng.random(games.boards.shape) < share
+  is_kept = is_drawn | ~is_any_optimal[games.boards]
+  return games._replace(played=games.played & is_kept)
 
 
 def turns(games: Games, number: int, style: str) -> list[rows.Turn]:
-  """Returns the turns of a game.
-
-  Args:
-    games: what was played.
-    number: Number of the game.
-    style: how moves are explained, a key of `thoughts.STYLES`.
-  """
-  explain, found = thoughts_lib.STYLES[style], []
+  """Returns the turns of a game, explained in a style of `thoughts.STYLES`."""
+  explain, result = thoughts_lib.STYLES[style], []
   for t in np.flatnonzero(games.played[number]):
     board, cell = int(games.boards[number, t]), int(games.actions[number, t])
     last_move = int(games.last_moves[number, t])
-    found.append(
+    result.append(
       rows.Turn(
         board=board,
         last_move=None if last_move < 0 else last_move,
@@ -171,23 +165,22 @@ def turns(games: Games, number: int, style: str) -> list[rows.Turn]:
         thought=explain(board, cell),
       )
     )
-  return found
+  return result
 
 
 def conversations(
   games: Games, *, context: str, thoughts: bool
 ) -> Iterator[list[chat.Message]]:
-  """Yields the games as conversations, in order.
+  """Yields games as conversations, in order.
 
   Args:
-    games: what was played.
-    context: `board` for one conversation of each position, `full` for one of
-      each game.
-    thoughts: whether an answer explains its move first.
+    games: Games to format.
+    context: `board` for a conversation per position, `full` for one per game.
+    thoughts: Whether an answer explains its move first.
   """
   text_format = text_formats.GridFormat(thoughts=thoughts)
   style = "template" if thoughts else "none"
   for number in range(len(games.agent)):
-    played = turns(games, number, style)
-    for row in rows.of_game(played, text_format, context):
+    game = turns(games, number, style)
+    for row in rows.of_game(game, text_format, context):
       yield row["messages"]

@@ -1,8 +1,8 @@
-"""Built datasets: named, versioned, and never changed.
+"""Builds and exports named, versioned datasets, which never change.
 
-`ROOT/NAME/VERSION/` holds `data.jsonl` and `manifest.json`, which says from
-what it was built and how. Rows are kept as they are, with whatever fields they
-have beside those of their format.
+`ROOT/NAME/VERSION/` holds `data.jsonl` and `manifest.json`, which records the
+sources and the selection. Rows keep all their fields, also those outside their
+format.
 """
 
 from collections import Counter
@@ -21,7 +21,6 @@ from tunix_ttt import streams
 from tunix_ttt.data import manifests
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
-from tunix_ttt.data import rows as rows_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 
@@ -30,13 +29,13 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice:
-  """Which rows are taken.
+  """The selection of rows.
 
   Attributes:
-    filters: fields and the text that each must have; `a.b` is b within a.
-    limit: rows at the most, None for all.
-    strategy: where there are more, the `latest` by `created_at`, or by their
-      place where a row has none, or `random` ones; they keep their order.
+    filters: Required text of row fields; `a.b` is the field b within a.
+    limit: Maximum number of rows, None for all.
+    strategy: Rows to take if there are more: `random` ones, or the `latest` by
+      `created_at`, or by their order if a row has no date. Rows keep their order.
     seed: Random seed of the strategy `random`.
   """
 
@@ -46,17 +45,13 @@ class Choice:
   seed: int = 0
 
   def passes(self, row: row_formats.Row) -> bool:
-    """Returns whether a row has what the filters ask for."""
+    """Returns whether a row passes the filters."""
     return all(
       _text_of(row, key) == value for key, value in self.filters.items()
     )
 
   def take(self, created_at: Sequence[str | None]) -> np.ndarray:
-    """Returns which rows to take: bool [N].
-
-    Args:
-      created_at: when each of N rows was made, None where it does not say.
-    """
+    """Returns which of N rows to take, bool [N], by their creation times."""
     total = len(created_at)
     if self.limit is None or total <= self.limit:
       return np.ones(total, bool)
@@ -67,31 +62,22 @@ class Choice:
       order = np.arange(total)
     else:
       order = np.argsort(np.array(created_at), kind="stable")
-    taken = np.zeros(total, bool)
-    taken[order[-self.limit :]] = True
-    return taken
-
-
-def _text_of(row: Any, key: str) -> str | None:
-  """Returns a row's field as text, as JSON writes it where it is not text."""
-  for part in key.split("."):
-    if not isinstance(row, dict) or part not in row:
-      return None
-    row = row[part]
-  return row if isinstance(row, str) else files.to_json(row)
+    is_taken = np.zeros(total, bool)
+    is_taken[order[-self.limit :]] = True
+    return is_taken
 
 
 def directory(root: pathlib.Path, name: str, version: str) -> pathlib.Path:
-  """Returns where a version of a dataset is.
+  """Returns the directory of a dataset's version.
 
   Raises:
-    errors.UserError: if these are no names.
+    errors.UserError: If the name or the version has other characters.
   """
   for flag, text in (("--name", name), ("--version", version)):
     if not _NAME.fullmatch(text):
       raise errors.UserError(
-        f"{flag}: {text!r} may have letters, digits, '.', '_' and '-' alone, and"
-        " begins with a letter or digit"
+        f"{flag}: {text!r} must start with a letter or digit and consist of"
+        " letters, digits, '.', '_' and '-'"
       )
   return root / name / version
 
@@ -112,33 +98,33 @@ def build(
   Args:
     root: Directory of all datasets.
     name: Name of the dataset.
-    version: a new one.
-    sources: as `reading.find` takes them.
-    choice: which of their rows.
+    version: New version of the dataset.
+    sources: Files, directories or hub ids, as for `reading.find`.
+    choice: Selection of rows.
     split: Split of sources on the hub.
-    skip_bad_rows: go on without rows that cannot be read.
+    skip_bad_rows: Whether to skip rows that cannot be parsed.
 
   Raises:
-    errors.UserError: if the version exists, a source cannot be read, or no row
-      is taken.
+    errors.UserError: If the version exists, a source cannot be read, or no row
+      passes the filters.
   """
   place = directory(root, name, version)
   files.check_output(place)
-  found = [reading.find(source, split) for source in sources]
+  all_rows = [reading.find(source, split) for source in sources]
   created_at: list[str | None] = []
   parents, num_rows = [], 0
-  for rows in found:
+  for rows in all_rows:
     faults = reading.Faults(rows.path)
-    good = 0
+    num_good = 0
     for _, row, _ in reading.read(rows, row_formats.parse_row, faults):
-      good += 1
+      num_good += 1
       if choice.passes(row):
         created_at.append(_text_of(row, "created_at"))
-    faults.check(good, skip_bad_rows=skip_bad_rows)
-    parents.append(_parent(rows, good, faults.record()))
-    num_rows += good
-  taken = choice.take(created_at)
-  if not taken.any():
+    faults.check(num_good, skip_bad_rows=skip_bad_rows)
+    parents.append(_parent(rows, num_good, faults.record()))
+    num_rows += num_good
+  is_taken = choice.take(created_at)
+  if not is_taken.any():
     raise errors.UserError(
       f"{place}: not built, because none of {num_rows:,} rows passes the filters"
       f" {dict(choice.filters)}"
@@ -147,7 +133,7 @@ def build(
   digest = hashlib.sha256()
   with files.new_directory(place) as new:
     with files.new_file(new / manifests.DATA) as data:
-      for row in _taken(found, choice, taken):
+      for row in _taken_rows(all_rows, choice, is_taken):
         kinds[row_formats.name_of(row)] += 1
         line = files.to_json(row).encode() + b"\n"
         digest.update(line)
@@ -157,7 +143,7 @@ def build(
       version=version,
       created_at=run_directory.now(),
       digest=digest.hexdigest(),
-      rows=int(taken.sum()),
+      rows=int(is_taken.sum()),
       parents=parents,
       filters=dict(choice.filters),
       limit=choice.limit,
@@ -165,8 +151,8 @@ def build(
       seed=choice.seed,
       counts={
         "read": num_rows,
-        "filtered_out": num_rows - len(taken),
-        "over_limit": int((~taken).sum()),
+        "filtered_out": num_rows - len(is_taken),
+        "over_limit": int((~is_taken).sum()),
       },
       formats=dict(kinds),
     )
@@ -174,20 +160,70 @@ def build(
   return manifest
 
 
+@progress.stage("exporting the rows")
+def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
+  """Writes a built dataset as JSONL of one format.
+
+  Args:
+    place: Directory of the version.
+    output: JSONL file to create.
+    data_format: Key of `row_formats.FORMATS`.
+
+  Returns:
+    The number of rows written.
+
+  Raises:
+    errors.UserError: If the file exists, or the format cannot hold a row.
+  """
+  rows = reading.find(str(place))
+  faults = reading.Faults(rows.path)
+
+  def convert(row: row_formats.Row) -> list[row_formats.Row]:
+    fields = row_formats.FORMATS[row_formats.name_of(row)].fields
+    other = {k: v for k, v in row.items() if k not in fields}
+    return [
+      {**other, **converted}
+      for sample in row_formats.parse_row(row)
+      for converted in row_formats.write_rows(sample, data_format)
+    ]
+
+  num_rows = 0
+  with files.new_file(output) as file:
+    for _, _, converted_rows in reading.read(rows, convert, faults):
+      for row in converted_rows:
+        file.write(files.to_json(row).encode() + b"\n")
+        num_rows += 1
+    if faults.count:
+      raise errors.UserError(
+        f"{faults.first[0]}; {faults.count:,} rows cannot be written as"
+        f" {data_format}; choose another format"
+      )
+  return num_rows
+
+
+def _text_of(row: Any, key: str) -> str | None:
+  """Returns a field as text, in JSON if it is not text; None if missing."""
+  for part in key.split("."):
+    if not isinstance(row, dict) or part not in row:
+      return None
+    row = row[part]
+  return row if isinstance(row, str) else files.to_json(row)
+
+
 def _parent(
-  rows: reading.Rows, good: int, skipped: manifests.Skipped
+  rows: reading.Rows, num_good: int, skipped: manifests.Skipped
 ) -> manifests.Parent:
   generator, digest = None, rows.digest()
   if rows.file is not None and manifests.beside(rows.file).exists():
-    made = manifests.Generated.read(manifests.beside(rows.file))
-    if made.digest == digest:
-      generator = made.model_dump(
+    manifest = manifests.Generated.read(manifests.beside(rows.file))
+    if manifest.digest == digest:
+      generator = manifest.model_dump(
         include={"generator", "settings", "seed", "counts"}
       )
   return manifests.Parent(
     path=rows.path,
     digest=digest,
-    rows=good,
+    rows=num_good,
     skipped=skipped,
     name=rows.name,
     version=rows.version,
@@ -195,56 +231,16 @@ def _parent(
   )
 
 
-def _taken(
-  found: Sequence[reading.Rows], choice: Choice, taken: np.ndarray
+def _taken_rows(
+  sources: Sequence[reading.Rows], choice: Choice, is_taken: np.ndarray
 ) -> Iterator[row_formats.Row]:
+  """Yields the rows of all sources that pass the filters and are taken."""
   number = 0
-  for rows in found:
-    # What is bad was told on the first reading.
+  for rows in sources:
+    # The first reading reported the bad rows.
     bad = reading.Faults(rows.path)
     for _, row, _ in reading.read(rows, row_formats.parse_row, bad):
       if choice.passes(row):
-        if taken[number]:
+        if is_taken[number]:
           yield row
         number += 1
-
-
-@progress.stage("exporting the rows")
-def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
-  """Writes a built dataset as JSONL of a format.
-
-  Args:
-    place: the version's directory.
-    output: the file, which must not exist.
-    data_format: a key of `export.FORMATS`.
-
-  Returns:
-    How many rows were written.
-
-  Raises:
-    errors.UserError: naming the rows that cannot be written so.
-  """
-  rows = reading.find(str(place))
-  faults = reading.Faults(rows.path)
-
-  def convert(row: row_formats.Row) -> list[row_formats.Row]:
-    fields, _ = row_formats.FORMATS[row_formats.name_of(row)]
-    other = {k: v for k, v in row.items() if k not in fields}
-    return [
-      {**other, **written}
-      for sample in row_formats.parse_row(row)
-      for written in rows_lib.rows(sample, data_format)
-    ]
-
-  count = 0
-  with files.new_file(output) as file:
-    for _, _, converted in reading.read(rows, convert, faults):
-      for row in converted:
-        file.write(files.to_json(row).encode() + b"\n")
-        count += 1
-    if faults.count:
-      raise errors.UserError(
-        f"{faults.first[0]}; so it cannot be written as {data_format}, nor can"
-        f" {faults.count - 1:,} other rows"
-      )
-  return count

@@ -1,1 +1,1 @@
-"""Evaluation: evalsets, answers, statistics, report."""
+"""Evaluation of policies by games and by evalsets."""

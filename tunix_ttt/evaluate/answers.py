@@ -1,4 +1,4 @@
-"""Answers to an evalset: producing, writing and reading them."""
+"""Generates, writes and reads a model's answers to an evalset."""
 
 from collections.abc import Iterator, Sequence
 import pathlib
@@ -21,16 +21,16 @@ class Answer(pydantic.BaseModel):
   """A model's response to one item, scored.
 
   Attributes:
-    id: the item's.
-    section: the item's.
-    match: what counted as right.
-    prompt: what the user said.
-    expected_answer: the right answer, or all the right moves.
-    response: what the model said.
-    verdict: see `evalsets.verdict`.
-    score: 1 if right, else 0.
-    chance: the score that a random legal move expects, if the item says.
-    model: what answered.
+    id: Id of the item.
+    section: Section of the item.
+    match: Matching rule of the item.
+    prompt: User message of the item.
+    expected_answer: The right answer, or all right moves.
+    response: The model's answer.
+    verdict: Verdict of `evalsets.verdict`.
+    score: 1 for a right answer, else 0.
+    chance: Expected score of a random legal move; None if the item has none.
+    model: Name of the model.
     seed: Random seed for sampling.
   """
 
@@ -43,7 +43,7 @@ class Answer(pydantic.BaseModel):
   expected_answer: str | list[str]
   response: str
   verdict: str
-  # Of a literal 1, True would be one.
+  # Not Literal[0, 1], which accepts True.
   score: Annotated[int, pydantic.Field(ge=0, le=1)]
   chance: float | None
   model: str
@@ -57,43 +57,41 @@ def generate(
   items: Sequence[evalsets.Item],
   seed: int | None = None,
 ) -> Iterator[Answer]:
-  """Yields a model's answer to each item.
+  """Yields a model's answer to each item, sampled as in the `eval` settings.
 
-  Args:
-    model: Model that answers.
-    name: Name of the model in the answers.
-    config: Settings, of which `eval` says how to sample.
-    items: Questions.
-    seed: Random seed for sampling, used if the temperature is above 0; None
-      for the config's.
+  The seed defaults to the config's and is unused at temperature 0. Answers
+  record `name` as their model.
 
   Raises:
-    errors.UserError: if the answers need far more memory than there is.
+    errors.UserError: If the answers do not fit in memory.
   """
   # Imported lazily: reading answers needs neither JAX nor Tunix.
   from tunix_ttt import requirements
-  from tunix_ttt.models import generation
   from tunix_ttt.models import memory
+  from tunix_ttt.models import model_policy
 
   seed = config.seed if seed is None else seed
-  encoded = [
-    chat.encode_chat(_messages(item), model.tokenizer).ids for item in items
-  ]
-  size, longest = config.eval.batch_size, max(map(len, encoded), default=0)
-  length = longest + config.eval.max_new_tokens
+  encoded = []
+  for item in items:
+    messages = [chat.message("user", item.prompt)]
+    if item.system is not None:
+      messages.insert(0, chat.message("system", item.system))
+    encoded.append(chat.encode_chat(messages, model.tokenizer).ids)
+  size, max_new_tokens = config.eval.batch_size, config.eval.max_new_tokens
+  longest = max(map(len, encoded), default=0)
   requirements.check_fits(
-    memory.sampling(model.spec, size, length, longest),
+    memory.sampling(model.spec, size, longest + max_new_tokens, longest),
     f"answering {size:,} questions of up to {longest:,} tokens with up to"
-    f" {config.eval.max_new_tokens:,} each",
+    f" {max_new_tokens:,} each",
     "eval.batch_size or eval.max_new_tokens, or shorten the questions",
   )
-  responses = generation.generate(
+  responses = model_policy.generate(
     model.module,
     model.spec,
     model.tokenizer,
     encoded,
-    max_new_tokens=config.eval.max_new_tokens,
-    batch_size=config.eval.batch_size,
+    max_new_tokens=max_new_tokens,
+    batch_size=size,
     temperature=config.eval.temperature,
     top_p=config.eval.top_p,
     seed=seed,
@@ -103,30 +101,20 @@ def generate(
     for item, response in zip(items, bar, strict=True):
       verdict = evalsets.verdict(item, response)
       yield Answer(
-        id=item.id,
-        section=item.section,
-        match=item.match,
-        prompt=item.prompt,
-        expected_answer=item.expected_answer,
+        **item.model_dump(exclude={"system", "board"}),
         response=response,
         verdict=verdict,
-        score=1 if verdict == "right" else 0,
-        chance=item.chance,
+        score=int(verdict == "right"),
         model=name,
         seed=seed,
       )
 
 
-def _messages(item: evalsets.Item) -> list[chat.Message]:
-  system = [] if item.system is None else [chat.message("system", item.system)]
-  return [*system, chat.message("user", item.prompt)]
-
-
 def write(answers: Sequence[Answer], path: pathlib.Path) -> None:
-  """Writes answers as JSONL; the file must not exist.
+  """Writes answers as JSONL.
 
   Raises:
-    errors.UserError: if it does.
+    errors.UserError: If the file exists.
   """
   files.check_absent(path)
   rows = (files.to_json(answer.model_dump()) + "\n" for answer in answers)
@@ -137,8 +125,7 @@ def read(path: pathlib.Path) -> dict[str, Answer]:
   """Reads answers by item id.
 
   Raises:
-    errors.UserError: naming the line that is no answer, or answers an item
-      that has an answer already.
+    errors.UserError: If a line is not an answer, or repeats an item.
   """
   answers: dict[str, Answer] = {}
   for number, row in files.read_jsonl(path, "answer file"):

@@ -1,14 +1,14 @@
-"""Evalsets: questions with known answers, and how answers are scored.
+"""Reads evalsets and scores answers to their items.
 
-An evalset is JSONL, an item a line. `match` says what counts as right:
+An evalset is a JSONL file with one item a line. An item's `match` is one of:
 
-- `exact`: the answer is `expected_answer` to the letter;
-- `normalized`: the same after case, white space and outer punctuation are
-  evened out (the default);
+- `exact`: the answer equals `expected_answer`;
+- `normalized` (the default): the answer equals `expected_answer` up to case,
+  white space and outer punctuation;
 - `optimal_move`: the answer is in the game's format and its move is one of the
   coordinates in `expected_answer`.
 
-A thought in `<think>` tags at the start is no part of an answer.
+A leading thought in `<think>` tags is not part of the answer.
 """
 
 from collections.abc import Iterator
@@ -29,6 +29,7 @@ from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+# (maximum number of marks, section name).
 _PHASES = ((2, "opening"), (5, "middle"), (8, "end"))
 
 
@@ -36,14 +37,14 @@ class Item(pydantic.BaseModel):
   """One question.
 
   Attributes:
-    id: unique in its evalset.
-    prompt: what the user says.
-    system: instructions before it.
-    expected_answer: the right answer, or all the right moves.
-    match: what counts as right.
-    section: the group it is reported in.
-    board: the position, for `optimal_move`: nine of `.XO`, row by row.
-    chance: the score that a random legal move expects, for `optimal_move`.
+    id: Unique id in the evalset.
+    prompt: User message.
+    system: System message, if any.
+    expected_answer: The right answer, or all right moves.
+    match: Matching rule of the answer.
+    section: Group of items in reports.
+    board: Board of an `optimal_move` item: nine of `.XO`, row by row.
+    chance: Expected score of a random legal move on an `optimal_move` item.
   """
 
   model_config = pydantic.ConfigDict(frozen=True, strict=True)
@@ -87,9 +88,9 @@ def load(path: pathlib.Path | str) -> list[Item]:
   """Reads and checks an evalset.
 
   Raises:
-    errors.UserError: naming file, line and field of the first mistake.
+    errors.UserError: If an item is wrong, with its file, line and field.
   """
-  path = pathlib.Path(path)
+  path = files.or_packaged(pathlib.Path(path), "evalsets")
   items: dict[str, Item] = {}
   for number, row in files.read_jsonl(path, "evalset"):
     try:
@@ -108,10 +109,11 @@ def load(path: pathlib.Path | str) -> list[Item]:
 
 
 def verdict(item: Item, response: str) -> str:
-  """Returns `right`, or in what way the response is wrong.
+  """Judges a response to an item.
 
-  That is `wrong` for text, and for a move `unreadable` (not in the answer
-  format), `illegal` or `not optimal`.
+  Returns:
+    `right` or `wrong`; for a move `right`, `unreadable` (not in the answer
+    format), `illegal` or `not optimal`.
   """
   if item.match == "optimal_move":
     return _move_verdict(item, response)
@@ -142,10 +144,10 @@ def _normalize(text: str) -> str:
 
 
 def tictactoe_rows(seed: int = 0) -> Iterator[dict[str, Any]]:
-  """Yields the rows of `tictactoe_v1`: every position there is, once.
+  """Yields the rows of `tictactoe_v1`: one for each class of positions.
 
-  Positions that are rotations or reflections of each other count as one, of
-  which one is drawn, with the opponent's last move.
+  A class holds the rotations and reflections of a position. One of them is
+  drawn at random, and so is the opponent's last move.
   """
   rng = np.random.default_rng(seed)
   positions = rules.positions()
@@ -154,12 +156,12 @@ def tictactoe_rows(seed: int = 0) -> Iterator[dict[str, Any]]:
     board = int(rng.choice(positions[classes == form]))
     mark = int(rules.side_to_move()[board])
     marks = rules.cells()[board]
-    theirs = np.flatnonzero((marks != rules.EMPTY) & (marks != mark))
-    last_move = int(rng.choice(theirs)) if len(theirs) else None
+    opponent = np.flatnonzero((marks != rules.EMPTY) & (marks != mark))
+    last_move = int(rng.choice(opponent)) if len(opponent) else None
     optimal = solver.optimal_cells(board)
     legal = int(rules.mask_sizes()[rules.legal_masks()[board]])
     taken = int(rules.num_marks()[board])
-    phase = next(name for most, name in _PHASES if taken <= most)
+    phase = next(name for limit, name in _PHASES if taken <= limit)
     yield {
       "id": f"ttt-{n:03}",
       "section": f"{prompts.MARK_NAMES[mark]} {phase}",

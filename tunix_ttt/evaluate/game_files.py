@@ -1,14 +1,15 @@
-"""Games and their summaries as files, as `eval_play.py` and runs write them."""
+"""Reads files of games, and results from summaries and metrics."""
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.evaluate import rates as play_lib
+from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
@@ -48,6 +49,7 @@ def _ending(name: Any) -> str:
   return name
 
 
+# Counts of the nine cells, and last of answers that name no free cell.
 Counts = Annotated[
   list[pydantic.NonNegativeInt],
   pydantic.Field(
@@ -63,14 +65,14 @@ class _Row(pydantic.BaseModel):
 
 
 class Turn(_Row):
-  """An answer of the model.
+  """A turn of the model.
 
   Attributes:
-    board: what it was asked about.
-    opponent_move: the cell taken last, None at the start.
-    response: what it said.
-    move: the cell it named, None where its answer cannot be read.
-    optimal: whether that was an optimal move.
+    board: Board before the model's move.
+    opponent_move: Cell of the opponent's last move; None if there is none.
+    response: Text of the model's answer.
+    move: Cell that the answer names; None if the answer is unreadable.
+    optimal: Whether the move is optimal.
   """
 
   board: Board
@@ -81,7 +83,7 @@ class Turn(_Row):
 
   @property
   def is_legal(self) -> bool:
-    """Whether the move is one that the board allows."""
+    """Whether the move takes a free cell."""
     legal = int(rules.legal_masks()[self.board])
     return self.move is not None and bool(legal >> self.move & 1)
 
@@ -90,10 +92,10 @@ class Game(_Row):
   """A game of a model, as `rollout.trajectory.describe` writes it.
 
   Attributes:
-    agent: the model's mark.
-    ending: for the model, the name of an `Ending` in small letters.
-    board: at the end.
-    turns: the model's.
+    agent: Mark of the model.
+    ending: Lower-case name of the game's `Ending`.
+    board: Board at the end.
+    turns: Turns of the model.
   """
 
   agent: Mark
@@ -103,37 +105,38 @@ class Game(_Row):
 
   @property
   def is_lost(self) -> bool:
-    """Whether the model neither won nor drew."""
+    """Whether the game is neither a win nor a draw of the model."""
     return self.ending not in ("win", "draw")
 
   def moves(self) -> tuple[int, ...]:
-    """Returns all moves that were made, X's first; illegal ones are none.
+    """Returns the legal moves of both players as cells, X's first.
 
     Raises:
-      ValueError: if a board does not follow from the one before.
+      ValueError: If a board does not follow from the previous one.
     """
-    made: list[int] = []
-    board = rules.EMPTY_BOARD
-    for asked in (*(turn.board for turn in self.turns), self.board):
-      made += _added(board, asked)
-      board = asked
-    for number, cell in enumerate(made):
+    moves: list[int] = []
+    previous = rules.EMPTY_BOARD
+    for board in (*(turn.board for turn in self.turns), self.board):
+      moves += _moves_between(previous, board)
+      previous = board
+    for number, cell in enumerate(moves):
       mark = rules.cells()[self.board][cell]
       if mark != (rules.O if number % 2 else rules.X):
-        raise ValueError("the boards are not those of one game")
-    return tuple(made)
+        raise ValueError("the boards belong to different games")
+    return tuple(moves)
 
 
-def _added(before: int, after: int) -> list[int]:
-  """Returns the moves between two boards of a game, in their order."""
-  ours, theirs = rules.cells()[before], rules.cells()[after]
-  if ((ours != theirs) & (ours != rules.EMPTY)).any():
+def _moves_between(before: int, after: int) -> list[int]:
+  """Returns the moves between two boards of a game, in order."""
+  marks_before, marks_after = rules.cells()[before], rules.cells()[after]
+  changed = marks_before != marks_after
+  if (changed & (marks_before != rules.EMPTY)).any():
     raise ValueError("a mark of one board is not on the next")
-  new = [int(cell) for cell in (ours != theirs).nonzero()[0]]
-  if len(new) > 2:
+  cells = [int(cell) for cell in changed.nonzero()[0]]
+  if len(cells) > 2:
     raise ValueError("more than two moves lie between two boards")
   first = rules.side_to_move()[before]
-  return sorted(new, key=lambda cell: theirs[cell] != first)
+  return sorted(cells, key=lambda cell: marks_after[cell] != first)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,8 +145,8 @@ class Openings:
 
   Attributes:
     temperature: Sampling temperature.
-    x: as X, the answers that name each cell, and last those that name none.
-    o: as O, the same by the cell that X has taken; taken cells count as none.
+    x: Counts of the first moves as X.
+    o: Counts of the first moves as O, by the cell that X has taken.
   """
 
   temperature: float
@@ -155,27 +158,27 @@ class Summary(pydantic.BaseModel):
   """The summary written beside a file of games.
 
   Attributes:
-    model: who played, as it was called there.
-    revision: its `checkpoints.Model.revision`; None in summaries without one.
-    play: the settings of play.
-    results: by the model's mark.
-    openings: its first moves, where they were sampled.
+    model: Name of the model.
+    revision: `checkpoints.Model.revision` of the model; None in older files.
+    play: The `play` section of the config.
+    results: Results by the model's mark.
+    openings: The model's first moves; None if they were not sampled.
   """
 
   model: str
   revision: str | None = None
   play: dict[str, Any]
-  results: dict[Mark, play_lib.Exact | play_lib.Sampled]
+  results: dict[Mark, rates_lib.Exact | rates_lib.Sampled]
   openings: Openings | None = None
 
 
 def summary_path(games: pathlib.Path) -> pathlib.Path:
-  """Returns where the summary of a file of games is."""
+  """Returns the path of the summary of a file of games."""
   return games.with_suffix(".summary.json")
 
 
 def check_absent(output: pathlib.Path) -> None:
-  """Raises a UserError if there are such games or such a summary."""
+  """Raises a UserError if the games or their summary exist."""
   files.check_output(output)
   files.check_output(summary_path(output))
 
@@ -184,16 +187,16 @@ def read_summary(path: pathlib.Path) -> Summary:
   """Reads a summary of games.
 
   Raises:
-    errors.UserError: if it is none.
+    errors.UserError: If the file is not a summary.
   """
   return run_manifest.read_record(Summary, path, "summary of games")
 
 
 def read_games(path: pathlib.Path) -> list[Game]:
-  """Reads games.
+  """Reads a JSONL file of games.
 
   Raises:
-    errors.UserError: naming the line that is no game.
+    errors.UserError: If a line is not a game.
   """
   games = []
   for number, row in files.read_jsonl(path, "file of games"):
@@ -202,14 +205,111 @@ def read_games(path: pathlib.Path) -> list[Game]:
       game.moves()
     except pydantic.ValidationError as error:
       first = error.errors()[0]
-      where = ".".join(map(str, first["loc"]))
-      found = f"{where}: {first['msg']}"
+      fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except ValueError as error:
-      found = str(error)
+      fault = str(error)
     else:
       games.append(game)
       continue
     raise errors.UserError(
-      f"{path}:{number}: {found}; is this a file that eval_play.py wrote?"
+      f"{path}:{number}: {fault}; is this a file that eval_play.py wrote?"
     )
   return games
+
+
+class Side(NamedTuple):
+  """Results of a model's games with one mark.
+
+  Attributes:
+    against: Rates of endings (`rates.RATES`) by the opponent's name.
+    optimal_move_rate: Share of optimal moves among the model's decisions.
+    lines: Number of distinct games on all lines; None if unknown.
+    lines_lost: Number of distinct games on all lines that are neither a win nor
+      a draw; None for sampled games.
+    intervals: 95% confidence intervals of the rates of sampled games.
+  """
+
+  against: Mapping[str, Mapping[str, float]]
+  optimal_move_rate: float
+  lines: int | None = None
+  lines_lost: int | None = None
+  intervals: Mapping[str, tuple[float, float]] | None = None
+
+  @property
+  def lost_text(self) -> str:
+    """The lost lines as in "8 of 90"; empty for sampled games."""
+    if self.lines_lost is None:
+      return ""
+    return str(self.lines_lost) + (f" of {self.lines}" if self.lines else "")
+
+
+def no_move_rate(rates: Mapping[str, float]) -> float:
+  """Returns the share of games that end with an answer that is no move."""
+  return sum(
+    rates[name]
+    for name in ("illegal_rate", "parse_error_rate", "truncated_rate")
+  )
+
+
+def is_exact(summary: Summary | None) -> bool:
+  """Returns whether a summary covers every line of both marks."""
+  return (
+    summary is not None
+    and set(summary.results) == set(MARKS)
+    and all(isinstance(r, rates_lib.Exact) for r in summary.results.values())
+  )
+
+
+def sides_of_summary(summary: Summary) -> dict[str, Side]:
+  """Returns the results in a summary by the model's mark."""
+  sides = {}
+  for mark, result in summary.results.items():
+    share = result.optimal_move_rate
+    if isinstance(result, rates_lib.Exact):
+      against = {"random": result.random, "optimal": result.optimal}
+      sides[mark] = Side(against, share, result.lines, result.lines_lost)
+    else:
+      opponent = str(summary.play.get("opponent", "its opponent"))
+      against = {opponent: result.rates}
+      sides[mark] = Side(against, share, intervals=result.intervals)
+  return sides
+
+
+def sides_of_evaluation(
+  metrics: Sequence[Mapping[str, Any]], index: int
+) -> dict[str, Side]:
+  """Returns the results of one evaluation in `metrics.jsonl` by mark.
+
+  The index is 0 for the evaluation before the first step, -1 for the last one.
+  """
+  rows = [row for row in metrics if row["split"] == "eval"]
+  if not rows or (index == 0 and rows[0]["step"] != 0):
+    return {}
+  return sides_of_metrics(rows[index])
+
+
+def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
+  """Returns the results in a row of `metrics.jsonl` by the model's mark.
+
+  A mark without all of its metrics, as in an edited file, has no results.
+  """
+  sides = {}
+  for mark in MARKS:
+    against: dict[str, dict[str, float]] = {}
+    for key, value in row.items():
+      opponent, _, rate = key.removeprefix(f"{mark}/").rpartition("/")
+      if key.startswith(f"{mark}/") and rate in rates_lib.RATES:
+        # Older runs have no `unfinished_rate`.
+        rates = against.setdefault(opponent, {"unfinished_rate": 0.0})
+        rates[rate] = value
+    complete = {
+      opponent: rates
+      for opponent, rates in against.items()
+      if len(rates) == len(rates_lib.RATES)
+    }
+    share = row.get(f"{mark}/optimal_move_rate")
+    lost = row.get(f"{mark}/lines_lost")
+    if complete and share is not None:
+      lost = None if lost is None else int(lost)
+      sides[mark] = Side(complete, share, lines_lost=lost)
+  return sides

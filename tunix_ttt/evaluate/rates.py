@@ -1,9 +1,9 @@
 """Exact and sampled win, draw and loss rates of a policy.
 
-Under greedy decoding a policy answers the same board and history always alike,
-so all that can happen is 384 lines of replies to X and 945 to O. Playing them
-all gives its exact rates against a random and against a perfect opponent, and
-its worst result against any opponent whatever.
+A greedy policy always gives the same answer to the same board and history, so
+the opponent's moves alone determine a game: 384 lines of replies if the policy
+is X, 945 if it is O. Playing every line gives the policy's exact rates against
+a random and an optimal opponent, and its worst result against any opponent.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,11 @@ from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.rollout import trajectory
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
-# (keys [B], states of B games) -> their trajectory.
+# (keys [B], initial states of B games) -> trajectories of B games.
 Play = Callable[[jax.Array, env_lib.State], Trajectory]
 
 RATES = trajectory_lib.RATES
@@ -36,12 +35,14 @@ class Exact:
   """A greedy policy's results with one mark, over every line.
 
   Attributes:
-    lines: different games.
-    lines_lost: how many of them neither won nor drew.
-    worst: the worst ending, a key of `RATES` without `_rate`.
-    random: the rates against an opponent that plays at random.
-    optimal: the rates against one that plays at random among optimal moves.
-    optimal_move_rate: the share of optimal moves among the decisions met
+    lines: Number of distinct games.
+    lines_lost: Number of distinct games that ended in a loss, an illegal move,
+      a parse error or a truncation, or did not end.
+    worst: Worst ending, a key of `RATES` without `_rate`.
+    random: Rates of endings against a uniformly random opponent.
+    optimal: Rates of endings against an opponent that plays uniformly at random
+      among optimal moves.
+    optimal_move_rate: Share of optimal moves among the policy's decisions
       against the random opponent.
   """
 
@@ -58,10 +59,10 @@ class Sampled:
   """Results of sampled games with one mark.
 
   Attributes:
-    games: how many.
+    games: Number of games.
     rates: Rate of each ending.
-    intervals: the rates' 95% confidence intervals (Wilson, 1927).
-    optimal_move_rate: the share of optimal moves among all decisions.
+    intervals: 95% confidence intervals of the rates (Wilson, 1927).
+    optimal_move_rate: Share of optimal moves among the policy's decisions.
   """
 
   games: int
@@ -73,15 +74,10 @@ class Sampled:
 def play_every_line(
   play: Play, agent: int, batch_size: int = 512
 ) -> Trajectory:
-  """Plays a greedy policy on every line against `agent`.
+  """Plays a greedy policy on every line; returns one game a line, on the host.
 
-  Args:
-    play: in an environment whose opponent is `opponents.uniform_random`.
-    agent: the policy's mark.
-    batch_size: games at a time; the last batch is filled up with others.
-
-  Returns:
-    One game a line, on the host.
+  `play` must have the opponent `opponents.uniform_random`. Repeated games fill
+  the last batch.
   """
   luck, init = opponents.every_luck(agent), env_lib.TicTacToe().init
   total, batches = len(luck), []
@@ -89,23 +85,22 @@ def play_every_line(
     numbers = jnp.arange(first, first + batch_size) % total
     marks = jnp.full(batch_size, agent, jnp.int8)
     states = jax.vmap(init)(jnp.asarray(luck)[numbers], marks)
-    # Greedy decoding draws nothing, but every row has a key.
+    # Greedy decoding ignores the keys, but `play` requires them.
     keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
     batches.append(jax.device_get(play(keys, states)))
   return jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *batches)
 
 
 def exact(games: Trajectory) -> Exact:
-  """Judges what `play_every_line` returned."""
-  once = games_once(games)
+  """Computes exact results from the games of `play_every_line`."""
+  distinct = distinct_games(games)
   order = list(RATES.values())
-  endings = [Ending(int(e)) for e in np.asarray(games.ending)[once]]
+  endings = [Ending(int(e)) for e in np.asarray(games.ending)[distinct]]
   worst = max(endings, key=order.index)
-  good = (Ending.WIN, Ending.DRAW)
   uniform = np.ones(len(games.ending))
   return Exact(
-    lines=len(once),
-    lines_lost=sum(ending not in good for ending in endings),
+    lines=len(distinct),
+    lines_lost=sum(e not in (Ending.WIN, Ending.DRAW) for e in endings),
     worst=worst.name.lower(),
     random=_rates(games, uniform),
     optimal=_rates(games, _optimal_over_random(games)),
@@ -114,7 +109,7 @@ def exact(games: Trajectory) -> Exact:
 
 
 def sampled(games: Trajectory) -> Sampled:
-  """Judges sampled games."""
+  """Computes rates and confidence intervals from sampled games."""
   total = len(games.ending)
   rates = _rates(games, np.ones(total))
   return Sampled(
@@ -128,14 +123,14 @@ def sampled(games: Trajectory) -> Sampled:
   )
 
 
-def games_once(games: Trajectory) -> np.ndarray:
-  """Returns the index of each different game: lines that end early are alike."""
-  seen: dict[Any, int] = {}
+def distinct_games(games: Trajectory) -> np.ndarray:
+  """Returns the index of each distinct game; lines that end early coincide."""
+  first: dict[Any, int] = {}
   for n in range(len(games.ending)):
     played = np.asarray(games.turn_mask[n])
     boards = np.asarray(games.boards[n])[played].tolist()
-    seen.setdefault((*boards, int(games.board[n])), n)
-  return np.array(list(seen.values()))
+    first.setdefault((*boards, int(games.board[n])), n)
+  return np.array(list(first.values()))
 
 
 def _rates(games: Trajectory, weights: np.ndarray) -> dict[str, float]:
@@ -148,15 +143,16 @@ def _rates(games: Trajectory, weights: np.ndarray) -> dict[str, float]:
 
 
 def _optimal_move_rate(games: Trajectory) -> float:
-  asked = np.asarray(games.turn_mask).sum()
-  return float(trajectory.optimal_moves(games).sum() / asked) if asked else 0.0
+  optimal = trajectory_lib.optimal_moves(games).sum()
+  turns = np.asarray(games.turn_mask).sum()
+  return float(optimal / turns) if turns else 0.0
 
 
 def _optimal_over_random(games: Trajectory) -> np.ndarray:
-  """Returns how much likelier than the random one the optimal opponent is.
+  """Returns importance weights of the optimal over the random opponent.
 
-  Every line is equally likely under the random opponent, so weighting lines by
-  this gives exact expectations under the optimal one: float [B].
+  Every line has the same probability under the random opponent, so these
+  weights, float [B], give exact expectations under the optimal opponent.
   """
   ratio = np.ones(len(games.ending))
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
@@ -167,9 +163,9 @@ def _optimal_over_random(games: Trajectory) -> np.ndarray:
       ratio[n] *= _reply_ratio(rules.EMPTY_BOARD, int(boards[n, 0]))
     for t in np.flatnonzero(played[n] & (moves[n] >= 0)):
       before = rules.successors()[boards[n, t], moves[n, t]]
-      more = t + 1 < played.shape[1] and played[n, t + 1]
-      after = boards[n, t + 1] if more else games.board[n]
-      # An illegal move, or the game's last one, has no reply.
+      has_next = t + 1 < played.shape[1] and played[n, t + 1]
+      after = boards[n, t + 1] if has_next else games.board[n]
+      # An illegal move and the last move of a game have no reply.
       if before < 0 or before == after:
         continue
       ratio[n] *= _reply_ratio(int(before), int(after))

@@ -1,4 +1,4 @@
-"""Statistics of right and wrong answers to the same items, before and after."""
+"""Statistics of proportions and of paired right and wrong answers."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -15,17 +15,17 @@ class Paired:
   """A comparison of paired right (1) and wrong (0) answers.
 
   Attributes:
-    count: items.
-    before: mean score before.
-    before_std: sample standard deviation before, 0 for a single item.
-    after: mean score after.
-    after_std: sample standard deviation after.
+    count: Number of items.
+    before: Mean score before.
+    before_std: Sample standard deviation before; 0 for a single item.
+    after: Mean score after.
+    after_std: Sample standard deviation after; 0 for a single item.
     change: `after - before`.
-    low: lower end of the change's 95% confidence interval.
-    high: its upper end.
-    p_value: p-value of no change, by the exact McNemar test.
-    gained: items wrong before and right after.
-    lost: items right before and wrong after.
+    low: Lower end of the change's 95% confidence interval.
+    high: Upper end of the change's 95% confidence interval.
+    p_value: P-value of the exact McNemar test for no change.
+    gained: Number of items wrong before and right after.
+    lost: Number of items right before and wrong after.
   """
 
   count: int
@@ -42,10 +42,10 @@ class Paired:
 
 
 def compare(before: Sequence[int], after: Sequence[int]) -> Paired:
-  """Compares scores of the same items, in the same order.
+  """Compares scores of the same items in the same order.
 
   Raises:
-    ValueError: if there are none, or not equally many.
+    ValueError: If there are no scores, or their numbers differ.
   """
   if len(before) != len(after) or not before:
     raise ValueError(f"{len(before)} scores before, {len(after)} after")
@@ -73,10 +73,7 @@ def _std(values: np.ndarray) -> float:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-  """Returns the two-sided exact p-value that a flip is as likely either way.
-
-  McNemar (1947), with the binomial distribution of the discordant pairs.
-  """
+  """Returns the two-sided p-value of the exact McNemar test (1947)."""
   if gained + lost == 0:
     return 1.0
   return float(stats.binomtest(gained, gained + lost).pvalue)
@@ -95,14 +92,14 @@ def change_interval(
   """Returns the 95% interval of the change of a paired proportion.
 
   Newcombe (1998), "Improved confidence intervals for the difference between
-  binomial proportions based on paired data", method 10: Wilson intervals of
-  both proportions, joined with their correlation (continuity-corrected).
+  binomial proportions based on paired data", method 10: combines the Wilson
+  intervals of both proportions with their continuity-corrected correlation.
 
   Args:
-    both: items right before and after.
-    gained: items right only after.
-    lost: items right only before.
-    neither: items right neither time.
+    both: Number of items right before and after.
+    gained: Number of items right only after.
+    lost: Number of items right only before.
+    neither: Number of items wrong before and after.
   """
   n = both + gained + lost + neither
   after, before = (both + gained) / n, (both + lost) / n

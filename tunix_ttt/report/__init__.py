@@ -1,1 +1,1 @@
-"""HTML pages, plots, model cards and delta reports of finished runs."""
+"""HTML pages, plots, model cards and before-after reports of finished runs."""

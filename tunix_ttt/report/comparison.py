@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs, how they end, and their curves."""
+"""Compares runs: differing settings, outcomes and training curves."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -11,7 +11,6 @@ from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.report import html
 from tunix_ttt.report import plots
-from tunix_ttt.report import results
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
@@ -23,66 +22,57 @@ class Run:
   """The settings, metrics and results of one run in a comparison.
 
   Attributes:
-    name: it is called by.
-    manifest: what made it.
-    metrics: the rows of its `metrics.jsonl`.
-    sides: how it plays at the end, by its mark; empty where it is not known.
-    is_exact: whether that is of every line.
+    name: Unique name in the comparison.
+    manifest: Manifest of the run.
+    metrics: Rows of the run's `metrics.jsonl`.
+    sides: Final results by the model's mark; empty if unknown.
   """
 
   name: str
   manifest: run_manifest.RunManifest
   metrics: Sequence[dict[str, Any]]
-  sides: dict[str, results.Side]
-  is_exact: bool
+  sides: dict[str, game_files.Side]
+
+  @property
+  def is_exact(self) -> bool:
+    """Whether the results cover every line."""
+    return all(side.lines_lost is not None for side in self.sides.values())
 
 
 def read(directories: Sequence[pathlib.Path]) -> list[Run]:
-  """Reads runs.
-
-  Args:
-    directories: the runs'; names that are not different are made so.
+  """Reads runs; a run is named by its path if its directory name is not unique.
 
   Raises:
-    errors.UserError: if one is none, or given twice.
+    errors.UserError: If a directory is not a run, or is given twice.
   """
   resolved = [path.resolve() for path in directories]
   for path in resolved:
     if resolved.count(path) > 1:
       raise errors.UserError(f"{path}: given twice; give different runs")
   names = [path.name for path in resolved]
-  return [
-    _read(path, path.name if names.count(path.name) == 1 else str(given))
-    for path, given in zip(resolved, directories, strict=True)
-  ]
+  runs = []
+  for path, directory in zip(resolved, directories, strict=True):
+    name = path.name if names.count(path.name) == 1 else str(directory)
+    manifest = run_manifest.RunManifest.read(path)
+    manifest.check_files(path)
+    metrics = run_directory.read_metrics(path)
+    if (path / run_directory.GAMES_SUMMARY).exists():
+      summary = game_files.read_summary(path / run_directory.GAMES_SUMMARY)
+      sides = game_files.sides_of_summary(summary)
+    else:
+      sides = game_files.sides_of_evaluation(metrics, -1)
+    runs.append(Run(name=name, manifest=manifest, metrics=metrics, sides=sides))
+  return runs
 
 
-def _read(run: pathlib.Path, name: str) -> Run:
-  manifest = run_manifest.RunManifest.read(run)
-  manifest.check_files(run)
-  metrics = run_directory.read_metrics(run)
-  if (run / run_directory.GAMES_SUMMARY).exists():
-    summary = game_files.read_summary(run / run_directory.GAMES_SUMMARY)
-    sides = results.of_summary(summary)
-  else:
-    sides = results.at(metrics, -1)
-  return Run(
-    name=name,
-    manifest=manifest,
-    metrics=metrics,
-    sides=sides,
-    is_exact=all(side.lines_lost is not None for side in sides.values()),
-  )
+def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+  """Returns the settings that differ, with a value for each run.
 
-
-def differences(found: Sequence[Run]) -> dict[str, list[str]]:
-  """Returns the settings that differ, a value for each run.
-
-  Settings that a recipe does not have are none, `-`, and no difference.
+  A setting that a recipe does not have is `-`, which is not a difference.
   """
   flat = [
     {"recipe": run.manifest.recipe, **config_lib.flatten(run.manifest.config)}
-    for run in found
+    for run in runs
   ]
   keys = dict.fromkeys(key for settings in flat for key in settings)
   rows = {
@@ -92,23 +82,21 @@ def differences(found: Sequence[Run]) -> dict[str, list[str]]:
   return {k: row for k, row in rows.items() if len(set(row) - {_NONE}) > 1}
 
 
-def outcomes(found: Sequence[Run]) -> dict[str, list[str]]:
-  """Returns how the runs end, a value for each, `-` where it is not known."""
+def outcomes(runs: Sequence[Run]) -> dict[str, list[str]]:
+  """Returns final results, with a value for each run; `-` if unknown."""
   rows: dict[str, list[str]] = {}
 
   def put(label: str, index: int, value: str) -> None:
-    rows.setdefault(label, [_NONE] * len(found))[index] = value
+    rows.setdefault(label, [_NONE] * len(runs))[index] = value
 
-  for index, run in enumerate(found):
+  for index, run in enumerate(runs):
     for mark, side in run.sides.items():
       if side.lines_lost is not None:
         put(f"lines lost as {mark}", index, str(side.lines_lost))
       for opponent, rates in side.against.items():
-        text = " / ".join(
-          f"{100 * rates[name]:.2f}"
-          for name in ("win_rate", "draw_rate", "loss_rate")
-        )
-        text += f" / {100 * results.no_move(rates):.2f}"
+        shares = [rates[f"{name}_rate"] for name in ("win", "draw", "loss")]
+        shares.append(game_files.no_move_rate(rates))
+        text = " / ".join(f"{100 * share:.2f}" for share in shares)
         put(f"as {mark} against {opponent}, %", index, text)
       share = f"{100 * side.optimal_move_rate:.2f}"
       put(f"optimal moves as {mark}, %", index, share)
@@ -123,45 +111,37 @@ def outcomes(found: Sequence[Run]) -> dict[str, list[str]]:
   return rows
 
 
-def curves(found: Sequence[Run]) -> list[plots.Panel]:
-  """Returns what the runs' curves have in common, a line for each run."""
-  by_run = {
-    run.name: {panel.name: panel for panel in plots.panels(run.metrics)}
-    for run in found
-  }
-  found_panels: dict[str, list[plots.Panel]] = {}
-  for panel in (panel for own in by_run.values() for panel in own.values()):
-    found_panels.setdefault(panel.name, []).append(panel)
+def curves(runs: Sequence[Run]) -> list[plots.Panel]:
+  """Returns the curves that several runs have, with a line for each run."""
+  by_name: dict[str, dict[str, plots.Panel]] = {}
+  for run in runs:
+    for panel in plots.panels(run.metrics):
+      by_name.setdefault(panel.name, {})[run.name] = panel
   panels = []
-  for name, alike in found_panels.items():
-    labels = dict.fromkeys(label for panel in alike for label in panel.lines)
+  for name, by_run in by_name.items():
+    first = next(iter(by_run.values()))
+    labels = dict.fromkeys(k for panel in by_run.values() for k in panel.lines)
     for label in labels:
       lines = {
-        run: own[name].lines[label]
-        for run, own in by_run.items()
-        if name in own and label in own[name].lines
+        run: panel.lines[label]
+        for run, panel in by_run.items()
+        if label in panel.lines
       }
       if len(lines) > 1:
+        suffix = f": {label}" if len(labels) > 1 else ""
         panels.append(
           plots.Panel(
             name=f"{name}_{label}".replace(" ", "_"),
-            title=f"{alike[0].title}: {label}"
-            if len(labels) > 1
-            else alike[0].title,
+            title=f"{first.title}{suffix}",
             lines=lines,
-            share=alike[0].share,
+            share=first.share,
           )
         )
   return panels
 
 
 def table(rows: dict[str, list[str]], names: Sequence[str]) -> str:
-  """Returns rows as aligned lines of text.
-
-  Args:
-    rows: a value for each run, by their label.
-    names: Names of the runs.
-  """
+  """Formats labeled rows of a value for each run as aligned lines of text."""
   lines = [["", *names], *([label, *values] for label, values in rows.items())]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(
@@ -173,33 +153,24 @@ def table(rows: dict[str, list[str]], names: Sequence[str]) -> str:
   )
 
 
-def _render(found: Sequence[Run], figures: Sequence[plots.Figure]) -> str:
-  return html.render(
-    "comparison.html",
-    title=f"{len(found)} runs",
-    runs=found,
-    differences=differences(found),
-    outcomes=outcomes(found),
-    is_exact=all(run.is_exact for run in found),
-    figures=[html.inline(figure) for figure in figures],
-  )
-
-
 def write(
-  found: Sequence[Run],
+  runs: Sequence[Run],
   output: pathlib.Path,
   plots_to: pathlib.Path | None = None,
 ) -> None:
-  """Writes a page of the runs, and its figures as files.
-
-  Args:
-    found: the runs.
-    output: the page, which must not exist.
-    plots_to: a directory for the figures, which must not exist either.
+  """Writes a page, and its figures if `plots_to` names a new directory.
 
   Raises:
-    errors.UserError: if something stands in the way.
+    errors.UserError: If the file or the directory exists.
   """
-  figures = {panel.name: plots.curves(panel) for panel in curves(found)}
-  text = _render(found, list(figures.values()))
+  figures = {panel.name: plots.curves(panel) for panel in curves(runs)}
+  text = html.render(
+    "comparison.html",
+    title=f"{len(runs)} runs",
+    runs=runs,
+    differences=differences(runs),
+    outcomes=outcomes(runs),
+    is_exact=all(run.is_exact for run in runs),
+    figures=html.inline(figures.values()),
+  )
   html.write(output, text, figures, plots_to)

@@ -1,4 +1,4 @@
-"""The delta report: what training changed, in Markdown."""
+"""Compares answers before and after training, and reports in Markdown."""
 
 from collections.abc import Iterable, Sequence
 import html
@@ -10,8 +10,6 @@ from tunix_ttt import files
 from tunix_ttt.evaluate import answers as answers_lib
 from tunix_ttt.evaluate import statistics
 
-Answers = dict[str, answers_lib.Answer]
-
 _HEADER = (
   "| section | items | before | after | change | 95% CI of the change | p |"
   " wrong → right | right → wrong |\n"
@@ -22,59 +20,64 @@ _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "&<>\"'\\`*_{}[]|#~"}
 
 
 class Pair(NamedTuple):
-  """The answers to one item."""
+  """The answers to one item before and after training."""
 
   before: answers_lib.Answer
   after: answers_lib.Answer
 
   @property
   def flip(self) -> int:
-    """1 if training made the answer right, -1 if wrong, else 0."""
+    """The change of the score: 1, 0 or -1."""
     return self.after.score - self.before.score
 
 
-def pair(before: Answers, after: Answers, names: tuple[str, str]) -> list[Pair]:
-  """Pairs answers by item.
-
-  Args:
-    before: answers by item id.
-    after: answers by item id.
-    names: the files they come from, for messages.
+def read(before: pathlib.Path, after: pathlib.Path) -> list[Pair]:
+  """Reads two files of answers and pairs the answers by item.
 
   Raises:
-    errors.UserError: if an item is in one of them only, or differs.
+    errors.UserError: If a file is wrong, or their items differ.
   """
-  for ours, theirs, there, missing in (
-    (before, after, *names),
-    (after, before, *reversed(names)),
+  old, new = answers_lib.read(before), answers_lib.read(after)
+  for answers, others, path, other_path in (
+    (old, new, before, after),
+    (new, old, after, before),
   ):
-    lone = sorted(ours.keys() - theirs.keys())
-    if lone:
+    missing = sorted(answers.keys() - others.keys())
+    if missing:
       raise errors.UserError(
-        f"{missing}: has no answer to {', '.join(lone[:3])}"
-        f"{f' and {len(lone) - 3} more' if len(lone) > 3 else ''}, which"
-        f" {there} answers; generate both from the same evalset"
+        f"{other_path}: has no answer to {', '.join(missing[:3])}"
+        f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}, which"
+        f" {path} answers; generate both from the same evalset"
       )
-  pairs = [Pair(answer, after[key]) for key, answer in before.items()]
+  pairs = [Pair(answer, new[key]) for key, answer in old.items()]
   for b, a in pairs:
     for field in ("prompt", "expected_answer", "match", "section"):
       if getattr(b, field) != getattr(a, field):
         raise errors.UserError(
-          f"{names[1]}: the item {a.id!r} has another {field} than in"
-          f" {names[0]}; generate both from the same evalset"
+          f"{after}: the item {a.id!r} has another {field} than in"
+          f" {before}; generate both from the same evalset"
         )
   return pairs
 
 
-def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
-  """Returns the report.
+def write(pairs: Sequence[Pair], output: pathlib.Path) -> None:
+  """Writes the report.
 
-  Args:
-    pairs: the answers before and after, paired.
-    num_examples: how many flips of each kind to show, and as many items whose
-      score stayed.
+  Raises:
+    errors.UserError: If the file exists.
   """
-  overall = compare(pairs)
+  files.check_absent(output)
+  files.write_text(output, render(pairs))
+
+
+def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
+  """Returns the report, with up to `num_examples` for each score change."""
+  overall, random_score = compare(pairs), chance(pairs)
+  random_text = (
+    ""
+    if random_score is None
+    else f" A random legal move would score {random_score:.3f}."
+  )
   rows = [_row(name, paired) for name, paired in sections(pairs).items()]
   parts = [
     "# Evaluation: before and after",
@@ -82,7 +85,7 @@ def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
     f"After: {code(pairs[0].after.model)}",
     f"**{overall.before:.3f} → {overall.after:.3f}** of {overall.count} items"
     f" right ({overall.change:+.3f}, 95% CI {overall.low:+.3f} to"
-    f" {overall.high:+.3f}).{_chance(pairs)}",
+    f" {overall.high:+.3f}).{random_text}",
     "\n".join((_HEADER, _row("**all**", overall), *rows)),
     "Before and after are means ± sample standard deviations of the items'"
     " scores, 1 for right and 0 for wrong. p: exact McNemar test. Interval:"
@@ -97,15 +100,15 @@ def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
 
 
 def sections(pairs: Sequence[Pair]) -> dict[str, statistics.Paired]:
-  """Compares each section of an evalset."""
+  """Compares the scores in each section of an evalset."""
   by_section: dict[str, list[Pair]] = {}
   for paired in pairs:
     by_section.setdefault(paired.before.section, []).append(paired)
-  return {name: compare(found) for name, found in by_section.items()}
+  return {name: compare(group) for name, group in by_section.items()}
 
 
 def compare(pairs: Iterable[Pair]) -> statistics.Paired:
-  """Compares the scores of some items."""
+  """Compares scores before and after training."""
   scores = [(p.before.score, p.after.score) for p in pairs]
   return statistics.compare([b for b, _ in scores], [a for _, a in scores])
 
@@ -126,17 +129,9 @@ def _row(name: str, s: statistics.Paired) -> str:
 
 
 def chance(pairs: Sequence[Pair]) -> float | None:
-  """Returns the score that random legal moves expect, if all items say."""
-  chances = [p.before.chance for p in pairs]
-  known = [chance for chance in chances if chance is not None]
-  return sum(known) / len(known) if len(known) == len(pairs) else None
-
-
-def _chance(pairs: Sequence[Pair]) -> str:
-  known = chance(pairs)
-  return (
-    "" if known is None else f" A random legal move would score {known:.3f}."
-  )
+  """Returns the expected score of random legal moves; None for other items."""
+  chances = [p.before.chance for p in pairs if p.before.chance is not None]
+  return sum(chances) / len(chances) if len(chances) == len(pairs) else None
 
 
 def _verdicts(pairs: Sequence[Pair]) -> str:
@@ -154,11 +149,14 @@ def _examples(
 ) -> list[str]:
   chosen = [p for p in pairs if p.flip == flip]
   blocks = [f"## {title}: {len(chosen)}"]
-  # From all over the evalset, not its first section alone.
+  # Evenly spaced, to cover every section.
   for b, a in chosen[:: -(-len(chosen) // limit) or 1]:
+    expected = b.expected_answer
+    if not isinstance(expected, str):
+      expected = ", ".join(expected)
     blocks.append(
       f"### {escape(b.id)}\n\n<pre>{_pre(b.prompt)}</pre>\n\n"
-      f"Expected: {code(_expected(b))}\n\n"
+      f"Expected: {code(expected)}\n\n"
       "<table><tr><th>before</th><th>after</th></tr>"
       f"<tr><td><pre>{_pre(b.response)}</pre></td>"
       f"<td><pre>{_pre(a.response)}</pre></td></tr>"
@@ -183,13 +181,8 @@ def _items(pairs: Sequence[Pair]) -> str:
   return "\n".join([*lines, "", "</details>"])
 
 
-def _expected(answer: answers_lib.Answer) -> str:
-  expected = answer.expected_answer
-  return expected if isinstance(expected, str) else ", ".join(expected)
-
-
 def _pre(text: str) -> str:
-  """Escapes text for a raw HTML block, which a blank line would end."""
+  """Escapes text for a raw HTML block, which ends at a blank line."""
   return html.escape(text).replace("\n", "&#10;")
 
 
@@ -199,28 +192,5 @@ def escape(text: str) -> str:
 
 
 def code(text: str) -> str:
-  """Shows text as code, in a Markdown line or table cell."""
+  """Formats text as code for a Markdown line or table cell."""
   return f"<code>{escape(text)}</code>"
-
-
-def read(before: pathlib.Path, after: pathlib.Path) -> list[Pair]:
-  """Reads two files of answers to the same items.
-
-  Raises:
-    errors.UserError: if a file is wrong, or they do not match.
-  """
-  return pair(
-    answers_lib.read(before),
-    answers_lib.read(after),
-    (str(before), str(after)),
-  )
-
-
-def write(pairs: Sequence[Pair], output: pathlib.Path) -> None:
-  """Writes the report.
-
-  Raises:
-    errors.UserError: if `output` exists.
-  """
-  files.check_absent(output)
-  files.write_text(output, render(pairs))

@@ -1,7 +1,7 @@
-"""Pages that need nothing beside them: templates, style and script in one."""
+"""Renders self-contained HTML pages from templates, with style and script."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import hashlib
 import importlib.resources
 import pathlib
@@ -17,12 +17,9 @@ _ASSETS = importlib.resources.files("tunix_ttt.report") / "assets"
 
 
 def render(template: str, script: str | None = None, **values: Any) -> str:
-  """Returns a page; all values are escaped.
+  """Renders a template of `assets`; all values are escaped.
 
-  Args:
-    template: its file's name.
-    script: the name of the one script that the page may run.
-    **values: what the template tells of.
+  The page may run no script but `script`, a file of `assets`.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("tunix_ttt.report", "assets"),
@@ -31,12 +28,14 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  code = None if script is None else _asset(script)
+  code, source = None, None
+  if script is not None:
+    code = _asset(script)
+    digest = hashlib.sha256(code.encode()).digest()
+    # A source expression of the page's Content-Security-Policy.
+    source = f"sha256-{base64.b64encode(digest).decode()}"
   return environment.get_template(template).render(
-    style=_asset("page.css"),
-    script=code,
-    script_digest=None if code is None else _digest(code),
-    **values,
+    style=_asset("page.css"), script=code, script_digest=source, **values
   )
 
 
@@ -46,16 +45,10 @@ def write(
   figures: Mapping[str, plots.Figure],
   plots_to: pathlib.Path | None,
 ) -> None:
-  """Writes a page, and its figures as files.
-
-  Args:
-    output: where the page goes, which must not exist.
-    page: what `render` returned.
-    figures: those on it, by the names of their files.
-    plots_to: a directory for the figures, which must not exist either.
+  """Writes a page, and its figures if `plots_to` names a new directory.
 
   Raises:
-    errors.UserError: if something stands in the way.
+    errors.UserError: If the file or the directory exists.
   """
   files.check_absent(output)
   if plots_to is not None:
@@ -63,17 +56,11 @@ def write(
   files.write_text(output, page)
 
 
-def inline(figure: plots.Figure) -> markupsafe.Markup:
-  """Returns a figure as a part of a page."""
-  # Matplotlib escapes the texts in it.
-  return markupsafe.Markup(plots.inline_svg(figure))
+def inline(figures: Iterable[plots.Figure]) -> list[markupsafe.Markup]:
+  """Returns figures as SVG markup for a template."""
+  # Matplotlib escapes the text.
+  return [markupsafe.Markup(plots.inline_svg(figure)) for figure in figures]
 
 
 def _asset(name: str) -> markupsafe.Markup:
   return markupsafe.Markup((_ASSETS / name).read_text(encoding="utf-8"))
-
-
-def _digest(script: str) -> str:
-  """Returns what allows a page this script, and no other."""
-  digest = hashlib.sha256(script.encode()).digest()
-  return f"sha256-{base64.b64encode(digest).decode()}"

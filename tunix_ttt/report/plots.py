@@ -1,11 +1,10 @@
-"""Figures of runs and models: for pages, papers and notebooks.
+"""Draws training curves and opening heat maps as Matplotlib figures.
 
-A figure is matplotlib's and belongs to nobody's state: it is shown in a
-notebook when a cell ends with it, saved by `save`, and put into a page by
-`inline_svg`.
+Figures are independent of pyplot. A notebook cell that ends with a figure
+displays it, `save` writes files, and `inline_svg` embeds it in a page.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import html
 import io
@@ -23,21 +22,21 @@ from tunix_ttt import files
 from tunix_ttt.games.tictactoe import prompts
 
 Figure = figure_lib.Figure
-# (steps, values) of a line.
+# (steps, values) of a curve.
 Line = tuple[np.ndarray, np.ndarray]
 FORMATS = ("svg", "png")
 
 _INK, _GRID = "#24292f", "#d0d7de"
-# Okabe and Ito, 2008: told apart by the colour-blind.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Palette for color-blind readers (Okabe and Ito, 2008).
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _VARIABLES = {_INK: "--ink", _GRID: "--grid"} | {
-  colour: f"--line-{number}" for number, colour in enumerate(_COLOURS)
+  color: f"--line-{number}" for number, color in enumerate(_COLORS)
 }
 _STYLE: Any = {
   "axes.edgecolor": _GRID,
   "axes.grid": True,
   "axes.labelcolor": _INK,
-  "axes.prop_cycle": cycler.cycler(color=_COLOURS),
+  "axes.prop_cycle": cycler.cycler(color=_COLORS),
   "axes.spines.right": False,
   "axes.spines.top": False,
   "axes.titlecolor": _INK,
@@ -53,24 +52,24 @@ _STYLE: Any = {
   "svg.fonttype": "none",
   "svg.hashsalt": "tunix_ttt",
   "text.color": _INK,
-  # Names may hold dollar signs.
+  # Labels may contain dollar signs.
   "text.parse_math": False,
   "xtick.color": _INK,
   "ytick.color": _INK,
 }
-# Means are drawn over raw values of runs that are longer.
-_FEW_STEPS = 60
+# Curves with more values are drawn with a moving average.
+_MAX_RAW_VALUES = 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Panel:
-  """Curves that are drawn together.
+  """Curves of one figure.
 
   Attributes:
     name: File name of the figure, without suffix.
-    title: what is shown.
-    lines: by their labels.
-    share: whether the values are shares, from 0 to 1.
+    title: Title of the figure.
+    lines: Curves by label.
+    share: Whether the values are shares from 0 to 1.
   """
 
   name: str
@@ -80,114 +79,97 @@ class Panel:
 
 
 def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
-  """Returns the training curves of a run; those that it has no values for not.
-
-  Args:
-    rows: Rows of the run's `metrics.jsonl`.
-  """
+  """Returns the training curves in rows of `metrics.jsonl`."""
+  figures: list[Panel] = []
 
   def line(key: str, split: str = "train") -> Line | None:
-    of = [row for row in rows if row["split"] == split and key in row]
-    if not of:
+    points = [
+      (row["step"], row[key])
+      for row in rows
+      if row["split"] == split and key in row
+    ]
+    if not points:
       return None
-    steps, values = zip(*((row["step"], row[key]) for row in of), strict=True)
+    steps, values = zip(*points, strict=True)
     return np.asarray(steps), np.asarray(values, float)
 
-  def panel(
-    name: str, title: str, keys: Mapping[str, Line | None], share: bool = False
-  ) -> list[Panel]:
-    lines = {label: found for label, found in keys.items() if found is not None}
-    return [Panel(name=name, title=title, lines=lines, share=share)] * bool(
-      lines
+  def add(
+    name: str, title: str, lines: Mapping[str, Line | None], share: bool = False
+  ) -> None:
+    curves = {label: x for label, x in lines.items() if x is not None}
+    if curves:
+      figures.append(Panel(name=name, title=title, lines=curves, share=share))
+
+  for name, title, key in (
+    ("loss", "Loss", "loss"),
+    ("token_accuracy", "Token accuracy", "token_accuracy"),
+    ("preference_accuracy", "Preference accuracy", "rewards/accuracy"),
+  ):
+    curves = {"training": line(key), "evaluation": line(key, "eval")}
+    add(name, title, curves, share=name != "loss")
+  add(
+    "preference_rewards",
+    "Rewards of answers",
+    {n: line(f"rewards/{n}") for n in ("chosen", "rejected", "margin")},
+  )
+  keys = sorted({k for row in rows for k in row if k.startswith("reward/")})
+  rewards = {key.removeprefix("reward/"): line(key) for key in keys}
+  if len(rewards) == 1:
+    add(
+      "rewards",
+      f"Mean reward of a game: {keys[0].removeprefix('reward/')}",
+      rewards,
     )
-
-  def train_and_eval(key: str) -> dict[str, Line | None]:
-    return {"training": line(key), "evaluation": line(key, "eval")}
-
-  parts = sorted({k for row in rows for k in row if k.startswith("reward/")})
-  names = [part.removeprefix("reward/") for part in parts]
-  rewards = dict(zip(names, map(line, parts), strict=True))
-  rewarded = f"Mean reward of a game: {names[0]}" if len(parts) == 1 else ""
-  if not rewarded:
-    rewarded = "Mean reward of a game, by its parts"
+  else:
     rewards = {"all": line("reward"), **rewards}
-  found = [
-    *panel("loss", "Loss", train_and_eval("loss")),
-    *panel(
-      "token_accuracy", "Token accuracy", train_and_eval("token_accuracy"), True
-    ),
-    *panel(
-      "preference_accuracy",
-      "Pairs in which the chosen answer is preferred",
-      train_and_eval("rewards/accuracy"),
-      True,
-    ),
-    *panel(
-      "preference_rewards",
-      "Rewards of answers",
-      {n: line(f"rewards/{n}") for n in ("chosen", "rejected", "margin")},
-    ),
-    *panel("rewards", rewarded, rewards),
-  ]
+    add("rewards", "Mean reward of a game, by its parts", rewards)
   for mark in prompts.MARK_NAMES.values():
-    for opponent in _opponents(rows, mark):
-      key = f"{mark}/{opponent}"
-      found += panel(
+    pattern = re.compile(rf"{mark}/(.+)/win_rate")
+    matches = [pattern.match(key) for row in rows for key in row]
+    for opponent in dict.fromkeys(match[1] for match in matches if match):
+      article = "an" if opponent[:1] in "aeiou" else "a"
+      add(
         f"play_{mark}_{opponent}",
-        f"As {mark} against {_named(opponent)}",
+        f"As {mark} against {article} {opponent} player",
         {
-          name: line(f"{key}/{name}_rate", "eval")
+          name: line(f"{mark}/{opponent}/{name}_rate", "eval")
           for name in ("win", "draw", "loss", "illegal")
         },
-        True,
+        share=True,
       )
-  return [
-    *found,
-    *panel(
-      "lines_lost",
-      "Lines lost, of all that there are",
-      {f"as {m}": line(f"{m}/lines_lost", "eval") for m in "XO"},
-    ),
-    *panel(
-      "endings",
-      "How games of training end",
-      {
-        name.replace("_", " "): line(f"{name}_rate")
-        for name in ("win", "draw", "loss", "illegal", "parse_error")
-      },
-      True,
-    ),
-    *panel(
-      "optimal_moves",
-      "Optimal moves in games of training",
-      {"optimal moves": line("optimal_move_rate")},
-      True,
-    ),
-    *panel("kl", "KL divergence to the reference", {"KL": line("kl")}),
-    *panel("entropy", "Entropy of the tokens", {"entropy": line("entropy")}),
-    *panel(
-      "lengths",
-      "Lengths",
-      {
-        "tokens a turn": line("tokens_per_turn"),
-        "turns a game": line("turns"),
-      },
-    ),
-    *panel("grad_norm", "Norm of the gradient", {"norm": line("grad_norm")}),
-    *panel("learning_rate", "Learning rate", {"rate": line("learning_rate")}),
-  ]
-
-
-def _opponents(rows: Iterable[Mapping[str, Any]], mark: str) -> list[str]:
-  """Returns whom a model is evaluated against with a mark."""
-  pattern = re.compile(rf"{mark}/(.+)/win_rate")
-  names = {m[1]: None for row in rows for k in row if (m := pattern.match(k))}
-  return list(names)
-
-
-def _named(opponent: str) -> str:
-  article = "an" if opponent[:1] in "aeiou" else "a"
-  return f"{article} {opponent} player"
+  add(
+    "lines_lost",
+    "Lost lines, of all lines",
+    {f"as {m}": line(f"{m}/lines_lost", "eval") for m in "XO"},
+  )
+  add(
+    "endings",
+    "Endings of training games",
+    {
+      name.replace("_", " "): line(f"{name}_rate")
+      for name in ("win", "draw", "loss", "illegal", "parse_error")
+    },
+    share=True,
+  )
+  add(
+    "optimal_moves",
+    "Optimal moves in training games",
+    {"optimal moves": line("optimal_move_rate")},
+    share=True,
+  )
+  add("kl", "KL divergence to the reference", {"KL": line("kl")})
+  add("entropy", "Token entropy", {"entropy": line("entropy")})
+  add(
+    "lengths",
+    "Lengths",
+    {
+      "tokens per turn": line("tokens_per_turn"),
+      "turns per game": line("turns"),
+    },
+  )
+  add("grad_norm", "Gradient norm", {"norm": line("grad_norm")})
+  add("learning_rate", "Learning rate", {"rate": line("learning_rate")})
+  return figures
 
 
 def curves(panel: Panel) -> Figure:
@@ -196,18 +178,17 @@ def curves(panel: Panel) -> Figure:
     figure, axes = _axes(5.2, 2.9)
     axes.set_title(panel.title)
     for number, (label, (steps, values)) in enumerate(panel.lines.items()):
-      colour = _COLOURS[number % len(_COLOURS)]
-      # A dash besides the colour, where two lines lie on one another.
+      color = _COLORS[number % len(_COLORS)]
+      # Dashes keep coinciding curves visible.
       style = "-" if number % 2 == 0 else (0, (5, 2))
-      window = _window(len(steps))
-      if window > 1:
-        axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
-        values = _means(values, window)
+      if len(steps) > _MAX_RAW_VALUES:
+        axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.3)
+        values = _moving_average(values, 2 * (len(steps) // 40) + 1)
       marker = "o" if len(steps) <= 12 else None
       axes.plot(
         steps,
         values,
-        color=colour,
+        color=color,
         linestyle=style,
         marker=marker,
         markersize=3,
@@ -216,7 +197,7 @@ def curves(panel: Panel) -> Figure:
     axes.set_xlabel("step")
     if panel.share:
       axes.set_ylim(-0.03, 1.03)
-      axes.yaxis.set_major_formatter(_percent)
+      axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     if len(panel.lines) > 1:
       axes.legend(
         loc="lower center",
@@ -235,30 +216,18 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
   return figure, axes
 
 
-def _percent(value: float, position: int) -> str:
-  del position
-  return f"{value:.0%}"
-
-
-def _window(count: int) -> int:
-  """Returns how many values are averaged where so many are drawn."""
-  return 1 if count <= _FEW_STEPS else 2 * (count // 40) + 1
-
-
-def _means(values: np.ndarray, window: int) -> np.ndarray:
-  """Returns the mean of the values around each, fewer at the ends."""
+def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
+  """Returns the mean of the values in a centered window, cut off at the ends."""
   weights = np.ones(window)
   counts = np.convolve(np.ones(len(values)), weights, "same")
   return np.convolve(values, weights, "same") / counts
 
 
 def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
-  """Draws how often each cell is taken.
+  """Draws the share of first moves that take each cell.
 
-  Args:
-    counts: Counts of the nine cells, then of answers that name no cell.
-    title: Title of the figure.
-    taken: the cell that X has taken, if any.
+  `counts` has the nine cells and last the answers without a free cell. `taken`
+  names the cell that X has taken, if any.
   """
   shares = np.asarray(counts, float) / max(sum(counts), 1)
   with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
@@ -271,12 +240,13 @@ def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
           (column, row),
           1,
           1,
-          facecolor=_COLOURS[0],
+          facecolor=_COLORS[0],
           alpha=0.6 * float(shares[cell]),
           linewidth=0,
         )
       )
-      text = "X" if name == taken else f"{name}\n{_shown(shares[cell])}"
+      percent = f"{shares[cell]:.1%}" if shares[cell] else "0"
+      text = "X" if name == taken else f"{name}\n{percent}"
       axes.text(
         column + 0.5,
         row + 0.5,
@@ -298,26 +268,20 @@ def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
     return figure
 
 
-def _shown(share: float) -> str:
-  return f"{share:.1%}" if share else "0"
-
-
 def inline_svg(figure: Figure) -> str:
-  """Returns a figure as SVG for a page, which gives it its colours.
+  """Returns a figure as SVG with the colors of a page.
 
-  The page defines `--ink`, `--grid` and `--line-0` to `--line-5`.
-
-  Args:
-    figure: what `curves` or `heat_map` drew.
+  The page's style sheet must define the variables `--ink`, `--grid` and
+  `--line-0` to `--line-5`.
   """
   text = _rendered(figure, "svg", facecolor="none").decode()
   text = text[text.index("<svg") :]
-  # What is said of the file that it is not.
+  # The metadata describes a stand-alone file.
   text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
   text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
   text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-  for colour, variable in _VARIABLES.items():
-    text = text.replace(colour, f"var({variable})")
+  for color, variable in _VARIABLES.items():
+    text = text.replace(color, f"var({variable})")
   label = html.escape(figure.axes[0].get_title(loc="left"))
   return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
@@ -327,17 +291,12 @@ def save(
 ) -> None:
   """Writes figures as `name.svg` and `name.png` into a new directory.
 
-  Args:
-    figures: by name.
-    directory: which must not exist.
-    dpi: Resolution of the PNG files.
-
   Raises:
-    errors.UserError: if the directory exists.
+    errors.UserError: If the directory exists.
   """
   with files.new_directory(directory) as new:
     for name, figure in figures.items():
-      # Names may be of other people's metrics, and must not lead elsewhere.
+      # Names of custom metrics must not escape the directory.
       name = re.sub(r"[^\w.+-]", "_", name)
       for kind in FORMATS:
         data = _rendered(figure, kind, dpi=dpi)
@@ -346,7 +305,7 @@ def save(
 
 def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
   buffer = io.BytesIO()
-  # No date: the same figure is the same bytes.
+  # Without a date, equal figures are equal bytes.
   date = {"Date": None} if kind == "svg" else None
   with matplotlib.rc_context(_STYLE):
     figure.savefig(buffer, format=kind, metadata=date, **options)

@@ -158,6 +158,8 @@ class RunManifest(Record):
     dataset_key: Short name of the data.
     model: Base model.
     rewards: Custom rewards by name.
+    functions: SHA-256 of the source of each other function that the config
+      names, by its key; None for a function without source.
     versions: Versions of Python and of the main packages.
     platform: Operating system and architecture of the machine.
     devices: Kind of each device.
@@ -185,6 +187,7 @@ class RunManifest(Record):
   dataset_key: str
   model: ModelRecord
   rewards: dict[str, RewardRecord] = {}
+  functions: dict[str, str | None] = {}
   versions: dict[str, str]
   platform: str
   devices: list[str]

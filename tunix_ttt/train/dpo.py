@@ -6,11 +6,10 @@ import pathlib
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
-from tunix_ttt.data import preferences
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import base_model
-from tunix_ttt.train import batches
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import supervised_run
@@ -18,7 +17,7 @@ from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
 Plan = supervised_run.Plan[
-  config_lib.DPOConfig, datasets.Pairs, preferences.Dataset
+  config_lib.DPOConfig, datasets.Pairs, datasets.Dataset[datasets.TokenPair]
 ]
 
 
@@ -37,7 +36,7 @@ def plan(
   tracking.check(config.logging)
   source = datasets.load_pairs(config.data)
   base = base_model.base_model(config, source, tokenizer)
-  dataset = preferences.tokenize(
+  dataset = datasets.tokenize_pairs(
     source, base.tokenizer, config.data, config.seed
   )
   model, record = run_loop.adapt(base, config)
@@ -54,11 +53,11 @@ def run(
   """Trains from the latest checkpoint to the end and saves the model."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
   pad_id = model.tokenizer.pad_id()
-  train, held_out = batches.make_pairs(config, dataset, pad_id)
+  train, held_out = batches.make(config, dataset, pad_id)
   if config.dpo.algorithm == "dpo":
     # Of the model as it starts: the trainer restores a checkpoint into it.
-    def known(pairs: list[preferences.Pair]) -> np.ndarray:
-      every = batches.all_pairs(config, dataset, pairs, pad_id)
+    def known(pairs: list[datasets.TokenPair]) -> np.ndarray:
+      every = batches.in_order(config, dataset, pairs, pad_id)
       return reference_log_probs.log_probs(model.module, every, len(pairs))
 
     train = reference_log_probs.attach(train, known(dataset.train))

@@ -7,8 +7,8 @@ import jax
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import rewards
+from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
-from tunix_ttt.data import preferences
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
@@ -18,7 +18,6 @@ from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import build as rollout_setup
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.train import base_model
-from tunix_ttt.train import batches
 from tunix_ttt.train import sft
 from tunix_ttt.train import tracking
 
@@ -162,11 +161,10 @@ def _rows(
   settings = model.tokenizer, config.data, config.seed
   if isinstance(source, datasets.Pairs):
     assert isinstance(config, config_lib.DPOConfig)
-    found = preferences.tokenize(source, *settings)
-    layout = batches.pair_layout(config, found)
+    found = datasets.tokenize_pairs(source, *settings)
   else:
     found = datasets.tokenize(source, *settings)
-    layout = batches.layout(config, found)
+  layout = batches.layout(config, found)
   step_rows = layout.rows * training.gradient_accumulation_steps
   length, form = layout.length, f"padded to {layout.length}"
   if config.data.packing:

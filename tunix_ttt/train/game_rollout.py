@@ -41,7 +41,7 @@ class GameRollout:
     model: checkpoints.Model,
     config: config_lib.GRPOConfig,
     pool: opponent_pool.OpponentPool,
-    prompts: Sequence[positions.Shown] = (),
+    prompts: Sequence[positions.Position] = (),
   ):
     """Compiles nothing yet.
 

@@ -71,7 +71,7 @@ class GRPORun:
     self.first_step = self.trainer.first_step
     self.pool = opponent_pool.OpponentPool(config, path)
     self.rollout = game_rollout.GameRollout(
-      model, config, self.pool, plan.source.shown if plan.source else ()
+      model, config, self.pool, plan.source.positions if plan.source else ()
     )
     self.rollout.sync()
     self._policy: reference_log_probs.Scorer | None = None
@@ -116,7 +116,11 @@ class GRPORun:
     games, sequences = self.rollout.play(step)
     seconds_sampling = time.perf_counter() - started
     rewards = rewards_lib.components(
-      games, config.rewards, config.play.max_new_tokens, self.plan.rewards
+      games,
+      config.rewards,
+      config.play.max_new_tokens,
+      self.plan.rewards,
+      self.plan.model.tokenizer.decode,
     )
     total = sum(rewards.values(), np.zeros(games.turn_mask.shape, np.float32))
     advantages, is_trained = advantages_lib.advantages(

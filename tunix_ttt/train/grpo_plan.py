@@ -9,7 +9,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.data import datasets
-from tunix_ttt.evaluate import evaluator
+from tunix_ttt.evaluate import matches
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.rollout import build
@@ -86,7 +86,7 @@ def plan(
       "nothing would be trained: no parameter is trainable"
     )
   # The tables are checked here, where a mistake costs nothing.
-  evaluate = evaluator.Evaluator(model, config)
+  evaluate = matches.Evaluator(model, config)
   tables = build.make_tables(config, model.tokenizer)
   prompt_tokens = int(tables.observations.begin.lengths.max())
   memory.check(model, config, *memory.shape_of_games(config, prompt_tokens))

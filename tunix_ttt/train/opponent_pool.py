@@ -24,7 +24,14 @@ class OpponentPool:
   """
 
   def __init__(self, config: config_lib.GRPOConfig, run: pathlib.Path):
-    """Takes the settings and the run directory; the pool is empty."""
+    """Takes the settings and the run directory; the pool is empty.
+
+    Raises:
+      errors.UserError: if a custom opponent cannot be found or compiled.
+    """
+    self._custom = None
+    if config.opponents.custom is not None:
+      self._custom = opponents.from_name(config.opponents.custom)
     self._shares, self._max_steps = config.opponents, config.training.max_steps
     self._directory = run / run_directory.OPPONENTS
     self._tables: list[np.ndarray] = []
@@ -59,6 +66,8 @@ class OpponentPool:
 
   def opponent(self, step: int) -> Any:
     """Returns the opponent of a step's games, counted from 0."""
+    if self._custom is not None:
+      return jax.tree_util.Partial(self._custom)
     done = step / max(self._max_steps - 1, 1)
 
     def share(course: tuple[float, float]) -> float:

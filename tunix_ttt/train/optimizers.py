@@ -9,6 +9,7 @@ import optax
 from optax import contrib
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom
 from tunix_ttt.models.families import specs
 
 
@@ -48,8 +49,17 @@ def make(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
   return in_float32(
     optax.chain(
       optax.clip_by_global_norm(config.max_grad_norm),
-      _muon(config) if config.optimizer == "muon" else _adamw(config),
+      _inner(config),
     )
+  )
+
+
+def _inner(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
+  """Returns the optimizer of a name, or of `package.module:function`."""
+  named = {"adamw": _adamw, "muon": _muon}
+  make = named.get(config.optimizer)
+  return (make or custom.resolve(config.optimizer, "training.optimizer"))(
+    config
   )
 
 
@@ -125,19 +135,11 @@ def _muon(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
 
 
 def _matrix_axes(params: Any) -> Any:
-  """Says which axes of each parameter are a matrix's; None for Adam."""
+  """Returns the matrix axes of each parameter; None for Adam."""
 
   def axes(path: Any, value: Any) -> contrib.MuonDimensionNumbers | None:
     name = jax.tree_util.keystr(path)
-    if value.ndim < 2 or "embedding" in name or "lm_head" in name:
-      return None
-    if any(module in name for module in specs.OUTPUT_MODULES):
-      # Heads and their features go in, [N, H, D] or [F, D].
-      inputs = tuple(range(value.ndim - 1))
-      return contrib.MuonDimensionNumbers(inputs, value.ndim - 1)
-    if "_einsum" in name:
-      # Gemma: [N, D, H] or [2, K, D, H], a matrix for each head.
-      return contrib.MuonDimensionNumbers(value.ndim - 2, value.ndim - 1)
-    return contrib.MuonDimensionNumbers(0, tuple(range(1, value.ndim)))
+    matrix = specs.matrix_axes(name, value.ndim)
+    return None if matrix is None else contrib.MuonDimensionNumbers(*matrix)
 
   return jax.tree_util.tree_map_with_path(axes, params)

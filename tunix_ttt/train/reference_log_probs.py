@@ -99,7 +99,7 @@ def log_probs(
 
   Args:
     module: one of Tunix's.
-    batches: as `batches.all_pairs` yields them.
+    batches: as `batches.in_order` yields them.
     num_pairs: that there are in all, N.
 
   Returns:

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, TypeVar
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
@@ -162,6 +163,21 @@ def check_same_rewards(
     f"{run}: the source or the weight of these rewards has changed since this"
     f" run was started: {', '.join(changed)}"
   )
+
+
+def check_same_functions(
+  config: config_lib.SFTConfig,
+  manifest: run_manifest.RunManifest,
+  run: pathlib.Path,
+) -> None:
+  """Raises a UserError if a function that the config names has changed."""
+  ours = custom.digests(config_lib.flatten(config_lib.to_dict(config)))
+  changed = [k for k in ours if ours[k] != manifest.functions.get(k)]
+  if changed:
+    raise errors.UserError(
+      f"{run}: the source of these functions has changed since this run was"
+      f" started: {', '.join(changed)}"
+    )
 
 
 def check_same_data(

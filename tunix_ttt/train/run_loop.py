@@ -13,13 +13,13 @@ from typing import Any, Protocol, TypeVar
 import jax
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
-from tunix_ttt.models.families import builders
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import disk_faults
 from tunix_ttt.runs import integrity
@@ -154,6 +154,7 @@ def resume(
   with _working_on(run):
     resume_checks.check_same_config(config, found, run)
     resume_checks.check_same_rewards(rewards, found, run)
+    resume_checks.check_same_functions(config, found, run)
     run_checkpoints.remove_temporaries(run)
     if found.status == "finished" and step is None:
       fault = integrity.damage(run / run_directory.FINAL_CHECKPOINT)
@@ -183,7 +184,7 @@ def adapt(
   mesh = meshes.make(config.mesh)
   model = sources.adapt(base, config.lora, config.model.name, config.seed)
   meshes.place(model.module, mesh)
-  builders.set_remat(model.module, config.model.remat)
+  specs.set_remat(model.module, config.model.remat)
 
   def count(kind: Any) -> int:
     values = specs.parameters(model.module, kind).values()
@@ -221,10 +222,11 @@ def manifest(
     dataset_key="games" if dataset is None else dataset.key,
     model=model,
     rewards=dict(rewards),
+    functions=custom.digests(config_lib.flatten(config_lib.to_dict(config))),
     versions=run_manifest.versions(),
     platform=platform.platform(),
     devices=[device.device_kind for device in jax.devices()],
-    mesh=meshes.described(config.mesh),
+    mesh=meshes.manifest_sizes(config.mesh),
     git_sha=sha,
     git_dirty=dirty,
     artifacts_path=str(output),

@@ -4,17 +4,18 @@ import pathlib
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.runs import run_manifest
+from tunix_ttt.text import chat
 from tunix_ttt.train import base_model
-from tunix_ttt.train import batches
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import supervised_run
 from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
 Plan = supervised_run.Plan[
-  config_lib.SFTConfig, datasets.Source, batches.Supervised
+  config_lib.SFTConfig, datasets.Source, datasets.Dataset[chat.Tokens]
 ]
 
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt import custom
+from tunix_ttt import errors
 from tunix_ttt import streams
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -211,8 +213,9 @@ def from_name(name: str) -> Opponent:
   """Returns the opponent that a config or flag names.
 
   Args:
-    name: `random`, `optimal`, `epsilon-optimal:EPSILON` or
-      `scripted:CELL,CELL,…`, cells as numbers from 0 to 8.
+    name: `random`, `optimal`, `epsilon-optimal:EPSILON`,
+      `scripted:CELL,CELL,…`, cells as numbers from 0 to 8, or
+      `package.module:function`.
 
   Raises:
     ValueError: if there is no such opponent.
@@ -228,7 +231,38 @@ def from_name(name: str) -> Opponent:
       return scripted([int(cell) for cell in setting.split(",")])
   except ValueError as error:
     raise ValueError(f"opponent {name!r}: {error}") from None
+  if custom.is_reference(name):
+    return check_traceable(custom.resolve(name, "opponent"), name)
   raise ValueError(
     f"there is no opponent {name!r}; there are random, optimal,"
-    " epsilon-optimal:0.3 and scripted:4,0"
+    " epsilon-optimal:0.3, scripted:4,0 and package.module:function"
   )
+
+
+def check_traceable(opponent: Opponent, name: str) -> Opponent:
+  """Returns an opponent, after checking that JAX can compile it.
+
+  Args:
+    opponent: Function of an opponent's seed and a board.
+    name: Name of the opponent in messages.
+
+  Raises:
+    errors.UserError: if it cannot be traced, or returns no integer.
+  """
+  seed = jax.ShapeDtypeStruct((), jnp.uint32)
+  board = jax.ShapeDtypeStruct((), jnp.int32)
+  try:
+    cell = jax.eval_shape(opponent, seed, board)
+  except Exception as error:
+    reason = str(error).partition("\n")[0]
+    raise errors.UserError(
+      f"opponent {name}: JAX cannot trace this function"
+      f" ({type(error).__name__}: {reason}); write it with jax.numpy, without if"
+      " and for on its arguments"
+    ) from error
+  if getattr(cell, "shape", None) != () or cell.dtype.kind not in "iu":
+    raise errors.UserError(
+      f"opponent {name}: must return one integer, a cell from 0 to 8, found"
+      f" {cell}"
+    )
+  return opponent

@@ -8,6 +8,7 @@ and tokens never reach across its edges: what was sampled is what is kept.
 import dataclasses
 from typing import Protocol
 
+from tunix_ttt import custom
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.text import chat
@@ -207,5 +208,15 @@ _FORMATS = {"grid": GridFormat, "token_board": TokenBoardFormat}
 
 
 def named(name: str, *, thoughts: bool) -> TextFormat:
-  """Returns the format `grid` or `token_board`."""
-  return _FORMATS[name](thoughts=thoughts)
+  """Returns the format `grid` or `token_board`, or a custom one.
+
+  Args:
+    name: Name of the format, or `package.module:function` for a function (or
+      class) that takes `thoughts` and returns a `TextFormat`.
+    thoughts: Whether answers have a thought.
+
+  Raises:
+    errors.UserError: if there is no such function.
+  """
+  make = _FORMATS.get(name) or custom.resolve(name, "play.format")
+  return make(thoughts=thoughts)

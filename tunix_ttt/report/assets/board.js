@@ -1,6 +1,6 @@
 "use strict";
-// A game against the table of a greedy model's answers. The moves are the whole
-// state: everything on the page is drawn from them.
+// Plays a game against a table of a greedy model's answers. The moves are the
+// only state; everything on the page is drawn from them.
 (() => {
   const root = document.getElementById("game");
   if (root === null) return;
@@ -17,7 +17,7 @@
   const log = document.getElementById("log");
   const undo = document.getElementById("undo");
   let person = "X";
-  let moves = []; // The person's, as cells.
+  let moves = []; // Cells of the person's moves.
 
   // Plays the person's moves against the model's answers to them.
   function replay() {
@@ -37,26 +37,26 @@
       return ended !== null;
     };
     const answer = (key) => {
-      const found = table.answers[model][key];
-      if (found === undefined) {
-        ended = "The report has no answer of the model to this.";
+      const entry = table.answers[model][key];
+      if (entry === undefined) {
+        ended = "The report has no answer of the model here.";
         return;
       }
-      const [says, cell, optimal, then] = found;
+      const [response, cell, optimal, optimalAfter] = entry;
       const legal = cell >= 0 && board[cell] === "";
       events.push({
-        by: "model", says: table.says[says], cell, legal,
+        by: "model", response: table.says[response], cell, legal,
         good: legal && Boolean(optimal >> cell & 1), optimal,
       });
       if (!legal) {
         ended = cell < 0
-          ? "The model's answer cannot be read: you win."
+          ? "The model's answer is unreadable: you win."
           : `The model names ${name(cell)}, which is taken: you win.`;
         return;
       }
       board[cell] = model;
       last = cell;
-      best = then;
+      best = optimalAfter;
       over();
     };
 
@@ -84,9 +84,9 @@
     head.append(verdict);
     item.append(head);
     if (event.by === "model") {
-      const said = document.createElement("pre");
-      said.textContent = event.says;
-      item.append(said);
+      const response = document.createElement("pre");
+      response.textContent = event.response;
+      item.append(response);
     }
     return item;
   }

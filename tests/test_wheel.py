@@ -1,0 +1,86 @@
+"""The command `ttt`, from an installed wheel in an empty directory."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+from tests import conftest
+from tunix_ttt import console
+
+BUILT = ("configs", "evalsets", "training", "tunix_ttt")
+RUN = "import sys; from tunix_ttt import console; console.main()"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+  """A directory with the wheel's files."""
+  source = tmp_path_factory.mktemp("source")
+  for name in BUILT:
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(conftest.ROOT / name, source / name, ignore=ignored)
+  for name in ("pyproject.toml", "README.md", "LICENSE"):
+    shutil.copy(conftest.ROOT / name, source)
+  build = (
+    "import sys; from setuptools import build_meta as b; b.build_wheel('wheel')"
+  )
+  subprocess.run(
+    [sys.executable, "-c", build], cwd=source, check=True, capture_output=True
+  )
+  (wheel,) = (source / "wheel").glob("*.whl")
+  target = tmp_path_factory.mktemp("installed")
+  zipfile.ZipFile(wheel).extractall(target)
+  return target
+
+
+@pytest.fixture
+def ttt(installed, tmp_path):
+  """Runs `ttt` in an empty directory."""
+
+  def run(*arguments):
+    result = subprocess.run(
+      [sys.executable, "-c", RUN, *arguments],
+      cwd=tmp_path,
+      env=os.environ | {"PYTHONPATH": str(installed)},
+      capture_output=True,
+      text=True,
+    )
+    return result.returncode, result.stdout, result.stderr
+
+  return run
+
+
+def test_it_has_all_packages():
+  project = tomllib.loads((conftest.ROOT / "pyproject.toml").read_text())
+  listed = set(project["tool"]["setuptools"]["packages"])
+  packages = {
+    ".".join(path.parent.relative_to(conftest.ROOT).parts)
+    for path in (conftest.ROOT / "tunix_ttt").rglob("__init__.py")
+  }
+  moved = set(project["tool"]["setuptools"]["package-dir"])
+  assert listed == packages | moved
+
+
+def test_commands_are_the_scripts(ttt):
+  code, out, _ = ttt("--help")
+  assert code == 0 and "usage: ttt COMMAND" in out
+  scripts = {p.stem for p in (conftest.ROOT / "training").glob("*.py")}
+  named = {script for script, _ in console.COMMANDS.values() if script}
+  assert named | set(console._TRAINERS.values()) == scripts
+
+
+def test_a_config_of_the_package_is_trained(ttt):
+  code, out, err = ttt("train", "--config", "sft_tiny.yaml", "--dry-run")
+  assert code == 0, err
+  assert out.startswith("model    tiny-qwen2.5")
+  result = ttt("train", "--config", "grpo_tiny", "--resume", "latest")
+  conftest.refused(result, "--resume needs --output")
+
+
+def test_mistakes(ttt):
+  conftest.refused(ttt("trane"), "there is no command 'trane'; commands are")
+  conftest.refused(ttt("train", "--config", "none.yaml"), "none.yaml: no such")

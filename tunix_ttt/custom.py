@@ -1,0 +1,124 @@
+"""Functions of users, named in a config as `package.module:function`.
+
+Whoever starts a run with such a config has the module imported, so read a
+config of others before you run it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import hashlib
+import importlib
+import inspect
+import os
+import re
+import sys
+from typing import Any
+
+from tunix_ttt import errors
+
+# Keys of a config that may name a function.
+FUNCTION_KEYS = (
+  "grpo.advantage_estimator",
+  "opponents.custom",
+  "play.format",
+  "play.opponent",
+  "training.optimizer",
+)
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_reference(name: str) -> bool:
+  """Returns whether a name has the form `package.module:function`."""
+  return _REFERENCE.fullmatch(name) is not None
+
+
+def resolve(name: str, key: str) -> Callable[..., Any]:
+  """Imports a function; modules in the working directory are found, too.
+
+  Args:
+    name: Reference to the function, `package.module:function`.
+    key: Config key that messages name.
+
+  Raises:
+    errors.UserError: if there is no such module or function.
+  """
+  if not is_reference(name):
+    raise errors.UserError(
+      f"{key}: expected package.module:function, found {name!r}"
+    )
+  module_name, _, attribute = name.partition(":")
+  try:
+    with _working_directory_on_path():
+      module = importlib.import_module(module_name)
+  except ImportError as error:
+    raise errors.UserError(f"{key}: {name}: {error}") from None
+  function = getattr(module, attribute, None)
+  if not callable(function):
+    raise errors.UserError(
+      f"{key}: the module {module_name} has no function {attribute}"
+    )
+  return function
+
+
+@contextlib.contextmanager
+def _working_directory_on_path() -> Iterator[None]:
+  directory = os.getcwd()
+  if {directory, ""} & {*sys.path}:
+    yield
+    return
+  # At the end, so that nothing installed is shadowed.
+  sys.path.append(directory)
+  try:
+    yield
+  finally:
+    sys.path.remove(directory)
+
+
+def reference(function: Callable[..., Any] | str, key: str) -> str:
+  """Returns the reference to a function, by which `resolve` finds it again.
+
+  Args:
+    function: Function, or a reference already.
+    key: Config key that messages name.
+
+  Raises:
+    errors.UserError: if the function is not at the top level of a module.
+  """
+  if isinstance(function, str):
+    return function
+  module = getattr(function, "__module__", None)
+  name = f"{module}:{getattr(function, '__qualname__', '')}"
+  found = None
+  if is_reference(name):
+    found = getattr(sys.modules.get(str(module)), name.partition(":")[2], None)
+  if found is not function:
+    raise errors.UserError(
+      f"{key}: {function!r} cannot be found by name; define it with def at the"
+      " top level of a module or notebook"
+    )
+  return name
+
+
+def digests(values: Mapping[str, Any]) -> dict[str, str | None]:
+  """Returns the digests of functions that a flat config names, by key.
+
+  Args:
+    values: Values of a config by dotted key.
+
+  Raises:
+    errors.UserError: if there is no such function.
+  """
+  return {
+    key: digest(resolve(values[key], key))
+    for key in FUNCTION_KEYS
+    if is_reference(str(values.get(key)))
+  }
+
+
+def digest(function: Any) -> str | None:
+  """Returns the SHA-256 of a function's source; None if it has no source."""
+  named = function if hasattr(function, "__qualname__") else type(function)
+  try:
+    return hashlib.sha256(inspect.getsource(named).encode()).hexdigest()
+  except (OSError, TypeError):
+    return None
