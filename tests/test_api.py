@@ -79,8 +79,8 @@ def test_where_tunix_is_missing_that_is_said():
 
 
 # A player of its own, from the board alone.
-def lazy(luck, board):
-  return ttt.opponents.preferred(luck, board)
+def lazy(opponent_seed, board):
+  return ttt.opponents.preferred(opponent_seed, board)
 
 
 def test_a_run_from_python(tmp_path, monkeypatch, capsys):

@@ -13,8 +13,8 @@ from tunix_ttt.games.tictactoe import solver
 
 def moves(opponent, boards, seed=0):
   boards = jnp.asarray(boards, jnp.int32)
-  luck = jax.random.bits(jax.random.key(seed), (len(boards),))
-  return np.asarray(jax.jit(jax.vmap(opponent))(luck, boards))
+  opponent_seed = jax.random.bits(jax.random.key(seed), (len(boards),))
+  return np.asarray(jax.jit(jax.vmap(opponent))(opponent_seed, boards))
 
 
 def allowed(mask, cells):
@@ -73,9 +73,9 @@ def mixed(shares, tables, boards):
     jnp.asarray(shares, jnp.float32),
     jnp.asarray(tables, jnp.int8),
   )
-  luck = jax.random.bits(jax.random.key(0), (len(boards),))
+  opponent_seed = jax.random.bits(jax.random.key(0), (len(boards),))
   play = jax.jit(jax.vmap(opponent))
-  return np.asarray(play(luck, jnp.asarray(boards, jnp.int32)))
+  return np.asarray(play(opponent_seed, jnp.asarray(boards, jnp.int32)))
 
 
 def test_a_mixture_plays_as_often_as_each_share_says():

@@ -72,11 +72,11 @@ def starts(num_games=GAMES, seed=0):
 
   A program has every turn, and most of a test's time is their compilation.
   """
-  luck = jax.random.bits(jax.random.key(seed), (num_games,))
+  opponent_seed = jax.random.bits(jax.random.key(seed), (num_games,))
   marks = env_lib.starting_marks("mixed", num_games)
   boards = np.flatnonzero(rules.reachable() & (rules.num_marks() == 3))
   boards = np.random.default_rng(seed).choice(boards, num_games)
-  return jax.vmap(ENV.init)(luck, marks, jnp.asarray(boards))
+  return jax.vmap(ENV.init)(opponent_seed, marks, jnp.asarray(boards))
 
 
 def token_keys(num_games=GAMES, seed=1):
@@ -311,7 +311,7 @@ def test_a_game_does_not_depend_on_those_beside_it(model, tables):
   assert len(set(several.turn_mask.sum(axis=1).tolist())) > 1
 
 
-def test_a_group_shares_its_start_and_the_opponents_luck(model, tables):
+def test_a_group_shares_its_start_and_the_opponent_seed(model, tables):
   groups, size = 4, 6
   sampling = sampling_lib.Sampling(temperature=1.5, constrained=True)
   play, _ = make(

@@ -54,8 +54,10 @@ def logits(tables, tokenizer):
 
 def play(tables, logits, batch_size, **settings):
   keys = jax.random.split(jax.random.key(1), batch_size)
-  luck = jax.random.bits(jax.random.key(0), (batch_size,))
-  states = jax.vmap(ENV.init)(luck, env_lib.starting_marks("mixed", batch_size))
+  opponent_seed = jax.random.bits(jax.random.key(0), (batch_size,))
+  states = jax.vmap(ENV.init)(
+    opponent_seed, env_lib.starting_marks("mixed", batch_size)
+  )
   config = sampler_lib.RolloutConfig(max_new_tokens=8, **settings)
   sampler = sampler_lib.Sampler(TablePolicy(), ENV, tables, config)
   return jax.device_get(sampler(logits, keys, states))

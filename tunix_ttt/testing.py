@@ -17,7 +17,7 @@ from tunix_ttt.text import chat
 class Environment(Protocol):
   """An environment in the shape of `games.tictactoe.env.TicTacToe`."""
 
-  def init(self, luck: jax.Array, agent: Any = ...) -> env_lib.State:
+  def init(self, opponent_seed: jax.Array, agent: Any = ...) -> env_lib.State:
     """Starts a game."""
     ...
 
@@ -39,7 +39,7 @@ def check_environment(
   - a move that is not legal ends the game as `ILLEGAL`, the board unchanged;
   - a game that is over ignores further moves and allows none;
   - every game ends within five moves of the agent;
-  - the same luck and moves give the same game, whatever the batch and whether
+  - the same opponent_seed and moves give the same game, whatever the batch and whether
     compiled or not.
 
   Args:
@@ -51,11 +51,11 @@ def check_environment(
     AssertionError: naming the broken promise.
   """
   stream = streams.Stream.CONFORMANCE
-  luck = jax.random.bits(streams.key(seed, stream), (num_games,))
+  opponent_seed = jax.random.bits(streams.key(seed, stream), (num_games,))
   marks = env_lib.starting_marks("mixed", num_games)
   init, step = jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step))
   rng = streams.generator(seed, stream)
-  states = init(luck, marks)
+  states = init(opponent_seed, marks)
   history, actions = [states], []
   for _ in range((rules.NUM_CELLS + 1) // 2):
     legal = np.asarray(jax.vmap(env_lib.legal_actions)(states))
@@ -77,7 +77,7 @@ def check_environment(
     bool((states.outcome != env_lib.Outcome.ONGOING).all()),
     "every game ends within five moves of the agent",
   )
-  _check_alone(env, luck, marks, actions, history)
+  _check_alone(env, opponent_seed, marks, actions, history)
 
 
 def _check(holds: bool, promise: str) -> None:
@@ -137,14 +137,14 @@ def _check_illegal(
 
 def _check_alone(
   env: Environment,
-  luck: jax.Array,
+  opponent_seed: jax.Array,
   marks: jax.Array,
   actions: list[np.ndarray],
   history: list[env_lib.State],
 ) -> None:
   """Plays two of the games again, alone and uncompiled."""
   for n in range(2):
-    state = env.init(luck[n], marks[n])
+    state = env.init(opponent_seed[n], marks[n])
     for t, expected in enumerate(history):
       _check(
         bool(state.board == expected.board[n])

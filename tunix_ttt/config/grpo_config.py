@@ -49,7 +49,7 @@ class EpisodesConfig:
       `data.path`, each row once before any comes again.
     agent: who the model is: `x`, `o`, or `mixed`, half of the groups each; on
       prompts whose turn it is.
-    luck: Randomness of the opponent: shared by the games of a `group`, which
+    opponent_seed: Randomness of the opponent: shared by the games of a `group`, which
       then differ by the model's moves alone, or drawn for each `game`.
     starts: share of the groups whose games start on a random position and are
       played to the end. Each reachable position on which the model is to move
@@ -58,7 +58,7 @@ class EpisodesConfig:
 
   source: Literal["games", "positions", "prompts"] = "games"
   agent: Literal["x", "o", "mixed"] = "mixed"
-  luck: Literal["group", "game"] = "group"
+  opponent_seed: Literal["group", "game"] = "group"
   starts: sections.Fraction = 0.0
 
   @property

@@ -86,10 +86,12 @@ def _play(
   env = env_lib.TicTacToe(opponent=opponents.uniform_random)
 
   def game(number: jax.Array, agent: jax.Array):
-    luck = jax.random.bits(streams.key(seed, _STREAMS.EXPERT_OPPONENTS, number))
+    opponent_seed = jax.random.bits(
+      streams.key(seed, _STREAMS.EXPERT_OPPONENTS, number)
+    )
     start_key = streams.key(seed, _STREAMS.EXPERT_STARTS, number)
     board, last_move = _start(start_key, agent, random_starts)
-    state = env.init(luck, agent, board, last_move)
+    state = env.init(opponent_seed, agent, board, last_move)
 
     def turn(state: env_lib.State, turn_number: jax.Array):
       slip_key, move_key = jax.random.split(
@@ -99,7 +101,7 @@ def _play(
       action = jnp.where(
         slips,
         opponents.choose(move_key, opponents.legal_mask(state.board)),
-        opponents.preferred(luck, state.board),
+        opponents.preferred(opponent_seed, state.board),
       )
       seen = (
         state.board,

@@ -118,7 +118,7 @@ def exact_matches(
     leave: whether the progress bars stay when they are full.
   """
   for agent in (rules.X, rules.O):
-    total = len(opponents.every_luck(agent))
+    total = len(opponents.enumerate_opponent_seeds(agent))
     with _bar(agent, total, leave) as bar, _stage(agent, leave):
       games = play_lib.play_every_line(_watched(play, bar), agent, batch_size)
     yield Match(agent, games, play_lib.exact(games))
@@ -353,7 +353,7 @@ def sample(
           seed, streams.Stream.OPENING_TOKENS, agent, last=numbers
         )
         marks = jnp.full(size, agent, jnp.int8)
-        games = player(keys, init(_luck(numbers), marks))
+        games = player(keys, init(_opponent_seeds(numbers), marks))
         kept = slice(num_games - first)
         before = np.asarray(games.last_moves)[kept, 0]
         moves = np.asarray(games.moves)[kept, 0]
@@ -369,8 +369,8 @@ def sample(
   )
 
 
-def _luck(numbers: jax.Array) -> jax.Array:
-  """Returns lucks of which nine in a row open with the nine cells."""
+def _opponent_seeds(numbers: jax.Array) -> jax.Array:
+  """Returns opponent seeds; nine in a row open with the nine cells."""
   openings = np.arange(rules.NUM_CELLS, dtype=np.uint64)
   middles = (2 * openings + 1) * 2**31 // rules.NUM_CELLS
   return jnp.asarray(middles.astype(np.uint32))[numbers % rules.NUM_CELLS]

@@ -83,12 +83,15 @@ def play_every_line(
   Returns:
     One game a line, on the host.
   """
-  luck, init = opponents.every_luck(agent), env_lib.TicTacToe().init
-  total, batches = len(luck), []
+  opponent_seed, init = (
+    opponents.enumerate_opponent_seeds(agent),
+    env_lib.TicTacToe().init,
+  )
+  total, batches = len(opponent_seed), []
   for first in range(0, total, batch_size):
     numbers = jnp.arange(first, first + batch_size) % total
     marks = jnp.full(batch_size, agent, jnp.int8)
-    states = jax.vmap(init)(jnp.asarray(luck)[numbers], marks)
+    states = jax.vmap(init)(jnp.asarray(opponent_seed)[numbers], marks)
     # Greedy decoding draws nothing, but every row has a key.
     keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
     batches.append(jax.device_get(play(keys, states)))

@@ -215,13 +215,15 @@ class Sampler:
       def turn(
         keys: jax.Array, games: _Games, active: jax.Array
       ) -> tuple[_Games, _Record]:
-        return play(self._empty(width), keys, games, active, begins=True)[1:]
+        return play(
+          self._empty(width), keys, games, active, is_first_turn=True
+        )[1:]
 
-      games, records = schedule.alone(
+      games, records = schedule.independent_turns(
         turn, keys, games, self._config.max_turns, width
       )
     else:
-      games, records = schedule.together(
+      games, records = schedule.conversation_turns(
         play, self._empty(batch_size), keys, games, self._config.max_turns
       )
     moves = records.pop("moves")
@@ -258,10 +260,12 @@ class Sampler:
     games: _Games,
     active: jax.Array,
     *,
-    begins: bool,
+    is_first_turn: bool,
   ) -> tuple[_Memory, _Games, _Record]:
     """Plays a turn of the active games [B]; the others stay as they are."""
-    tokens, mask, retried = self._chunk(tables, memory, games, begins=begins)
+    tokens, mask, retried = self._chunk(
+      tables, memory, games, is_first_turn=is_first_turn
+    )
     limit = self._config.max_game_tokens
     if limit is not None:
       fits = memory.positions + mask.sum(axis=1) < limit
@@ -299,14 +303,14 @@ class Sampler:
     memory: _Memory,
     games: _Games,
     *,
-    begins: bool,
+    is_first_turn: bool,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the next tokens to feed [B, L], their mask and who is retried."""
     config, known = self._config, tables.observations
     row = known.rows[games.state.board, games.state.last_move + 1]
     tokens, mask = tables_lib.look_up(known.begin, row)
     nobody = jnp.zeros(row.shape, bool)
-    if begins:
+    if is_first_turn:
       return tokens, mask, nobody
     retried = games.last_answer == _UNREADABLE
     tokens, mask = tables_lib.look_up(known.follow, row)

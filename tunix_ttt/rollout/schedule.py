@@ -21,11 +21,11 @@ class Games(Protocol):
 AnyGames = TypeVar("AnyGames", bound=Games)
 
 
-def _is_on(games: Games) -> jax.Array:
+def _is_ongoing(games: Games) -> jax.Array:
   return games.ending == trajectory_lib.Ending.ONGOING
 
 
-def together(
+def conversation_turns(
   play: Callable[..., tuple[Any, AnyGames, Record]],
   memory: Any,
   keys: jax.Array,
@@ -35,7 +35,7 @@ def together(
   """Plays conversations, in which each turn builds on those before.
 
   Args:
-    play: `play(memory, keys, games, active, begins=…)` plays a turn of the
+    play: `play(memory, keys, games, active, is_first_turn=…)` plays a turn of the
       active games, bool [B].
     memory: what is remembered at the beginning; its shapes grow by the turn.
     keys: [B], of each game.
@@ -52,7 +52,7 @@ def together(
     def turn(
       memory: Any, keys: jax.Array, games: Any, first=number == 0
     ) -> Any:
-      return play(memory, keys, games, _is_on(games), begins=first)
+      return play(memory, keys, games, _is_ongoing(games), is_first_turn=first)
 
     shapes = jax.eval_shape(turn, memory, turn_keys, games)
 
@@ -62,13 +62,13 @@ def together(
       return memory, games, record
 
     memory, games, record = jax.lax.cond(
-      _is_on(games).any(), turn, skip, memory, turn_keys, games
+      _is_ongoing(games).any(), turn, skip, memory, turn_keys, games
     )
     turns.append(record)
   return games, jax.tree.map(lambda *rows: jnp.stack(rows, axis=1), *turns)
 
 
-def alone(
+def independent_turns(
   play: Callable[[jax.Array, AnyGames, jax.Array], tuple[AnyGames, Record]],
   keys: jax.Array,
   games: AnyGames,
@@ -91,7 +91,7 @@ def alone(
   batch_size = len(keys)
 
   def waiting(games: Games, numbers: jax.Array) -> jax.Array:
-    return _is_on(games) & (numbers < max_turns)
+    return _is_ongoing(games) & (numbers < max_turns)
 
   def step(carry: Any) -> Any:
     games, numbers, records = carry
@@ -109,7 +109,9 @@ def alone(
     )
     return games, numbers.at[rows].add(active), records
 
-  some = jax.tree.map(lambda leaf: leaf[:width], (keys, games, _is_on(games)))
+  some = jax.tree.map(
+    lambda leaf: leaf[:width], (keys, games, _is_ongoing(games))
+  )
   records = jax.tree.map(
     lambda leaf: _zeros(leaf, (batch_size, max_turns, *leaf.shape[1:])),
     jax.eval_shape(play, *some)[1],

@@ -35,7 +35,7 @@ class State:
     agent: int8, the agent's mark, X or O.
     last_move: int8, the cell the opponent took last, -1 before it has moved.
     outcome: int8, an `Outcome`.
-    luck: uint32, the opponent's. Its move on a board depends on this and that
+    opponent_seed: uint32, the opponent's. Its move on a board depends on this and that
       board only, so games that share it meet the same opponent whatever else
       differs between them.
   """
@@ -44,7 +44,7 @@ class State:
   agent: jax.Array
   last_move: jax.Array
   outcome: jax.Array
-  luck: jax.Array
+  opponent_seed: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class TicTacToe:
 
   def init(
     self,
-    luck: jax.Array | int,
+    opponent_seed: jax.Array | int,
     agent: jax.Array | int = rules.X,
     board: jax.Array | int = rules.EMPTY_BOARD,
     last_move: jax.Array | int = -1,
@@ -67,7 +67,7 @@ class TicTacToe:
     """Starts a game in which it is the agent's turn.
 
     Args:
-      luck: the opponent's, such as `jax.random.bits(key)`, or the number of a
+      opponent_seed: the opponent's, such as `jax.random.bits(key)`, or the number of a
         line (see `opponents.uniform_random`).
       agent: the agent's mark.
       board: a reachable board to start from. Where the other side is to move
@@ -82,7 +82,7 @@ class TicTacToe:
       agent=agent,
       last_move=jnp.asarray(last_move, jnp.int8),
       outcome=outcome,
-      luck=jnp.asarray(luck, jnp.uint32),
+      opponent_seed=jnp.asarray(opponent_seed, jnp.uint32),
     )
     waits = jnp.asarray(rules.side_to_move())[board] != agent
     return self._reply(state, waits & (outcome == Outcome.ONGOING))
@@ -93,24 +93,26 @@ class TicTacToe:
     A cell that is taken or does not exist ends the game as `ILLEGAL` with the
     board as it was. A finished game ignores further steps.
     """
-    is_on = state.outcome == Outcome.ONGOING
+    is_ongoing = state.outcome == Outcome.ONGOING
     action = jnp.asarray(action, jnp.int32)
     in_range = (action >= 0) & (action < rules.NUM_CELLS)
     cell = jnp.where(in_range, action, 0)
     is_free = (opponents.legal_mask(state.board) >> cell & 1).astype(bool)
-    is_played = is_on & in_range & is_free
+    is_played = is_ongoing & in_range & is_free
     moved = _placed(state, cell, state.agent, is_played)
     goes_on = _outcome(moved.board, state.agent) == Outcome.ONGOING
     replied = self._reply(moved, is_played & goes_on)
     outcome = jnp.where(is_played, replied.outcome, Outcome.ILLEGAL)
     return dataclasses.replace(
       replied,
-      outcome=jnp.where(is_on, outcome, state.outcome).astype(jnp.int8),
+      outcome=jnp.where(is_ongoing, outcome, state.outcome).astype(jnp.int8),
     )
 
   def _reply(self, state: State, waits: jax.Array) -> State:
     """Plays the opponent's move where it `waits`, and judges the board."""
-    cell = jnp.asarray(self.opponent(state.luck, state.board), jnp.int32)
+    cell = jnp.asarray(
+      self.opponent(state.opponent_seed, state.board), jnp.int32
+    )
     mark = (rules.X + rules.O - state.agent).astype(jnp.int8)
     placed = _placed(state, cell, mark, waits)
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Opponents: functions from a game's luck and a board to a legal cell.
+"""Opponents: functions from a game's opponent_seed and a board to a legal cell.
 
 Luck is one number, drawn uniformly from all of uint32 and kept for the whole
 game, so games that share it meet the same opponent whatever else differs
@@ -18,9 +18,9 @@ from tunix_ttt import streams
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 
-# The digits of a luck that names cells: 1 to 9, and 0 for none.
-_TELLING = 10
-# (uint32 luck [], int32 board []) -> int32 cell [], for the side to move.
+# The digits of a opponent_seed that names cells: 1 to 9, and 0 for none.
+_SCRIPT_BASE = 10
+# (uint32 opponent_seed [], int32 board []) -> int32 cell [], for the side to move.
 Opponent = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -29,7 +29,7 @@ def legal_mask(board: jax.Array) -> jax.Array:
   return jnp.asarray(rules.status())[board].astype(jnp.int32) & rules.ALL_CELLS
 
 
-def uniform_random(luck: jax.Array, board: jax.Array) -> jax.Array:
+def uniform_random(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
   """Plays every legal move with equal probability (to 1 in 100,000).
 
   Luck is read as a fraction of 2^32 in mixed radix: its digits are the choices,
@@ -38,13 +38,13 @@ def uniform_random(luck: jax.Array, board: jax.Array) -> jax.Array:
   mask = legal_mask(board)
   size = jax.lax.population_count(mask).astype(jnp.uint32)
   # What is left of the fraction after the turns before; uint32 wraps around.
-  rest = luck.astype(jnp.uint32) * jnp.asarray(_num_choices())[size]
+  rest = opponent_seed.astype(jnp.uint32) * jnp.asarray(_num_choices())[size]
   # Nine cells fit into the four bits that are dropped.
   return _nth_cell(mask, ((rest >> 4) * size >> 28).astype(jnp.int32))
 
 
-def every_luck(mark: int) -> np.ndarray:
-  """Returns a luck for every line that a game of the agent of `mark` can take.
+def enumerate_opponent_seeds(mark: int) -> np.ndarray:
+  """Returns a opponent_seed for every line that a game of the agent of `mark` can take.
 
   A line is what `uniform_random` replies at each of its turns. From the empty
   board there are 8 * 6 * 4 * 2 against X and 9 * 7 * 5 * 3 * 1 against O, each
@@ -64,19 +64,21 @@ def _num_choices() -> np.ndarray:
   return choices
 
 
-def optimal(luck: jax.Array, board: jax.Array) -> jax.Array:
+def optimal(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
   """Plays every minimax-optimal move with equal probability."""
-  return choose(_key(luck, board), jnp.asarray(solver.solve().optimal)[board])
+  return choose(
+    _key(opponent_seed, board), jnp.asarray(solver.solve().optimal)[board]
+  )
 
 
-def preferred(luck: jax.Array, board: jax.Array) -> jax.Array:
-  """Plays the solver's one preferred move; luck does not matter."""
-  del luck
+def preferred(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+  """Plays the solver's one preferred move; opponent_seed does not matter."""
+  del opponent_seed
   return jnp.asarray(solver.solve().preferred)[board].astype(jnp.int32)
 
 
-def _key(luck: jax.Array, board: jax.Array) -> jax.Array:
-  return streams.key(luck, streams.Stream.OPPONENT_MOVES, board)
+def _key(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+  return streams.key(opponent_seed, streams.Stream.OPPONENT_MOVES, board)
 
 
 def choose(key: jax.Array, mask: jax.Array) -> jax.Array:
@@ -100,8 +102,8 @@ def epsilon_optimal(epsilon: float) -> Opponent:
   if not 0.0 <= epsilon <= 1.0:
     raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
 
-  def play(luck: jax.Array, board: jax.Array) -> jax.Array:
-    slip_key, move_key = jax.random.split(_key(luck, board))
+  def play(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+    slip_key, move_key = jax.random.split(_key(opponent_seed, board))
     mask = jnp.where(
       jax.random.uniform(slip_key) < epsilon,
       legal_mask(board),
@@ -123,27 +125,29 @@ def scripted(line: Sequence[int]) -> Opponent:
   """
   if not line:
     raise ValueError("a scripted line holds cells 0 to 8, got none")
-  luck = jnp.uint32(telling(line))
-  return lambda _, board: told(luck, board)
+  opponent_seed = jnp.uint32(encode_script(line))
+  return lambda _, board: scripted_from_seed(opponent_seed, board)
 
 
-def told(luck: jax.Array, board: jax.Array) -> jax.Array:
-  """Plays the cells that the game's luck names; see `telling`.
+def scripted_from_seed(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+  """Plays the cells that the game's opponent_seed names; see `encode_script`.
 
   Where the next one is taken or there is none, it plays the first legal cell.
   """
   # The side to move has made half of the moves so far, rounded down.
   turn = jnp.asarray(rules.num_marks())[board].astype(jnp.int32) // 2
   legal = legal_mask(board)
-  digits = luck.astype(jnp.uint32) // (_TELLING ** turn.astype(jnp.uint32))
-  cell = (digits % _TELLING).astype(jnp.int32) - 1
+  digits = opponent_seed.astype(jnp.uint32) // (
+    _SCRIPT_BASE ** turn.astype(jnp.uint32)
+  )
+  cell = (digits % _SCRIPT_BASE).astype(jnp.int32) - 1
   first = jnp.asarray(rules.nth_cell())[legal, 0].astype(jnp.int32)
   usable = (cell >= 0) & (legal >> jnp.maximum(cell, 0) & 1).astype(bool)
   return jnp.where(usable, cell, first)
 
 
-def telling(line: Sequence[int]) -> int:
-  """Returns the luck that has `told` play the cells of a line, five at the most.
+def encode_script(line: Sequence[int]) -> int:
+  """Returns the opponent_seed that has `scripted_from_seed` play the cells of a line, five at the most.
 
   Raises:
     ValueError: if it holds anything but cells 0 to 8, or more of them.
@@ -152,11 +156,14 @@ def telling(line: Sequence[int]) -> int:
     raise ValueError(
       f"a scripted line holds cells 0 to 8, five at the most, got {list(line)}"
     )
-  return sum((cell + 1) * _TELLING**turn for turn, cell in enumerate(line))
+  return sum((cell + 1) * _SCRIPT_BASE**turn for turn, cell in enumerate(line))
 
 
 def mixture(
-  shares: jax.Array, tables: jax.Array, luck: jax.Array, board: jax.Array
+  shares: jax.Array,
+  tables: jax.Array,
+  opponent_seed: jax.Array,
+  board: jax.Array,
 ) -> jax.Array:
   """Plays a whole game as one of several opponents.
 
@@ -168,15 +175,15 @@ def mixture(
       other opponents plays, up to a factor.
     tables: int8 [K, 3^9], the cell that each of the others takes on a board; a
       random one where that is not legal.
-    luck: the game's.
+    opponent_seed: the game's.
     board: where it stands.
   """
-  key = streams.key(luck, streams.Stream.OPPONENT_KINDS)
+  key = streams.key(opponent_seed, streams.Stream.OPPONENT_KINDS)
   drawn = jax.random.uniform(key)
   reached = jnp.cumsum(shares) > drawn * shares.sum()
   kind = jnp.argmax(reached)
-  at_random = uniform_random(luck, board)
-  moves = jnp.stack([at_random, optimal(luck, board)])
+  at_random = uniform_random(opponent_seed, board)
+  moves = jnp.stack([at_random, optimal(opponent_seed, board)])
   others = tables[:, board].astype(jnp.int32)
   is_legal = (legal_mask(board) >> jnp.maximum(others, 0) & 1).astype(bool)
   others = jnp.where(is_legal & (others >= 0), others, at_random)
