@@ -29,7 +29,7 @@ _OPEN_MOVE = re.compile(
 class Decision(NamedTuple):
   """A board, and the answer that a row has to it."""
 
-  shown: boards_lib.Found
+  shown: boards_lib.Position
   answer: str
 
   def move(self) -> boards_lib.Move:
