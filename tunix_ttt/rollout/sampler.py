@@ -16,6 +16,7 @@ from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.rollout import decoding
 from tunix_ttt.rollout import kv_cache
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
@@ -79,32 +80,6 @@ class _Games:
   last_answer: jax.Array
 
 
-@struct.dataclass
-class _Answers:
-  """State of B answers during decoding.
-
-  Attributes:
-    count: Number of decoding steps so far, int32 [].
-    generating: Rows whose answer is unfinished, bool [B].
-    state: State of the grammar's automaton, uint8 [B].
-    actions: Sampled tokens, int32 [B, A].
-    action_mask: Mask of the sampled tokens, bool [B, A].
-    log_probs: Log-probabilities of the sampled tokens, float32 [B, A].
-    sampled_mass: Probabilities of all tokens that could be sampled, float32
-      [B, A]; None if all tokens could be.
-    is_cut: Rows that reached a token limit, bool [B].
-  """
-
-  count: jax.Array
-  generating: jax.Array
-  state: jax.Array
-  actions: jax.Array
-  action_mask: jax.Array
-  log_probs: jax.Array
-  sampled_mass: jax.Array | None
-  is_cut: jax.Array
-
-
 class Sampler:
   """Plays batches of games; compiles once per batch size.
 
@@ -145,7 +120,7 @@ class Sampler:
       params: Parameters of the policy.
       keys: Random key of each game's tokens, [B]; not used elsewhere.
       states: Initial states of B games.
-      opponent: Opponent that replaces the environment's. Arrays of a
+      opponent: Opponent that replaces `env.opponent`. Arrays of a
         `jax.tree_util.Partial` may change between calls.
     """
     return self._play(params, self._tables, keys, states, opponent)
@@ -257,7 +232,18 @@ class Sampler:
       self._policy, params, memory, tokens, mask & active[:, None]
     )
     memory_after_prompt = memory
-    memory, answers = self._answer(params, tables, keys, memory, logits, active)
+    memory, answers = decoding.decode(
+      self._policy,
+      params,
+      tables,
+      keys,
+      memory,
+      logits,
+      active,
+      sampling=self._config.sampling,
+      max_new_tokens=self._config.max_new_tokens,
+      max_game_tokens=self._config.max_game_tokens,
+    )
     games_after = self._move(tables, env, games, active, answers)
     if self._config.context == "truncated":
       # Drop the sampled tokens; the next chunk starts with their replacement.
@@ -321,99 +307,13 @@ class Sampler:
       retried,
     )
 
-  def _answer(
-    self,
-    params: Any,
-    tables: tables_lib.Tables,
-    keys: jax.Array,
-    memory: kv_cache.Memory,
-    logits: jax.Array,
-    active: jax.Array,
-  ) -> tuple[kv_cache.Memory, _Answers]:
-    """Decodes until every row has an answer or reaches a token limit."""
-    batch_size, width = active.shape[0], self._config.max_new_tokens
-    answers = _Answers(
-      count=jnp.int32(0),
-      generating=active,
-      state=jnp.full(batch_size, grammar_lib.START, jnp.uint8),
-      actions=jnp.zeros((batch_size, width), jnp.int32),
-      action_mask=jnp.zeros((batch_size, width), bool),
-      log_probs=jnp.zeros((batch_size, width), jnp.float32),
-      sampled_mass=jnp.zeros((batch_size, width), jnp.float32)
-      if self._config.sampling.is_cut
-      else None,
-      is_cut=jnp.zeros(batch_size, bool),
-    )
-
-    def step(
-      carry: tuple[kv_cache.Memory, _Answers],
-    ) -> tuple[kv_cache.Memory, _Answers]:
-      memory, answers = carry
-      tokens, mask = memory.pending[:, None], memory.is_pending[:, None]
-      memory, logits = kv_cache.feed(self._policy, params, memory, tokens, mask)
-      return self._sample(tables, keys, memory, answers, logits)
-
-    return jax.lax.while_loop(
-      lambda carry: carry[1].generating.any(),
-      step,
-      self._sample(tables, keys, memory, answers, logits),
-    )
-
-  def _sample(
-    self,
-    tables: tables_lib.Tables,
-    keys: jax.Array,
-    memory: kv_cache.Memory,
-    answers: _Answers,
-    logits: jax.Array,
-  ) -> tuple[kv_cache.Memory, _Answers]:
-    """Samples one token of every unfinished answer."""
-    config, count, is_active = self._config, answers.count, answers.generating
-    allowed = None
-    if config.sampling.constrained:
-      after = tables.next_state[answers.state]
-      fits = tables.tokens_left[after] < config.max_new_tokens - count
-      allowed = (after != grammar_lib.DEAD) & fits
-    token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
-    tokens, log_probs, mass = sampling_lib.sample(
-      token_keys, logits, config.sampling, allowed
-    )
-    state = jnp.where(
-      is_active, tables.next_state[answers.state, tokens], answers.state
-    )
-    is_done = (state == grammar_lib.DEAD) | (tables.moves[state] >= 0)
-    is_cut = count + 1 == config.max_new_tokens
-    if config.max_game_tokens is not None:
-      is_cut |= memory.positions + 1 >= config.max_game_tokens
-
-    def put(column: Any, rows: jax.Array) -> jax.Array:
-      return rows.at[:, count].set(jnp.where(is_active, column, rows[:, count]))
-
-    masses = answers.sampled_mass
-    answers = _Answers(
-      count=count + 1,
-      generating=is_active & ~is_done & ~is_cut,
-      state=state,
-      actions=put(tokens, answers.actions),
-      action_mask=put(is_active, answers.action_mask),
-      log_probs=put(log_probs, answers.log_probs),
-      sampled_mass=None if masses is None else put(mass, masses),
-      is_cut=answers.is_cut | (is_active & ~is_done & is_cut),
-    )
-    memory = dataclasses.replace(
-      memory,
-      pending=jnp.where(is_active, tokens, memory.pending),
-      is_pending=is_active,
-    )
-    return memory, answers
-
   def _move(
     self,
     tables: tables_lib.Tables,
     env: env_lib.TicTacToe,
     games: _Games,
     active: jax.Array,
-    answers: _Answers,
+    answers: decoding.Answers,
   ) -> _Games:
     """Plays the moves of the answers and the opponent's replies."""
     cell = tables.moves[answers.state].astype(jnp.int32)
