@@ -78,7 +78,7 @@ def test_plain_text():
     ([chat.message("assistant", "x")], "message 0 has the role 'assistant'"),
     (
       [chat.message("system", "x"), *turns("a"), *turns("b")],
-      "message 2 has the role 'user' where 'assistant' is due",
+      "message 2 has the role 'user', expected 'assistant'",
     ),
   ],
 )
