@@ -1,5 +1,6 @@
 """Decodes a batch of answers token by token and follows the answer grammar."""
 
+import dataclasses
 from typing import Any
 
 from flax import struct
@@ -115,7 +116,7 @@ def decode(
       is_cut=answers.is_cut | (is_active & ~is_done & is_cut),
     )
     pending = jnp.where(is_active, tokens, memory.pending)
-    memory = memory.replace(pending=pending, is_pending=is_active)
+    memory = dataclasses.replace(memory, pending=pending, is_pending=is_active)
     return memory, answers
 
   def step(carry: tuple[kv_cache.Memory, Answers]) -> Any:
