@@ -41,11 +41,6 @@ def check_environment(
   - every game ends within five moves of the agent;
   - equal seeds and moves give equal games, for any batch size, compiled or not.
 
-  Args:
-    env: Environment to check.
-    num_games: Number of random games.
-    seed: Random seed of the games.
-
   Raises:
     AssertionError: with the property that does not hold.
   """
@@ -87,15 +82,12 @@ def _check(holds: bool, rule: str) -> None:
 def _check_moved(
   before: env_lib.State, after: env_lib.State, action: np.ndarray, ongoing: Any
 ) -> None:
+  layouts = [
+    jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    for state in (before, after)
+  ]
   _check(
-    jax.tree.structure(before) == jax.tree.structure(after)
-    and all(
-      a.shape == b.shape and a.dtype == b.dtype
-      for a, b in zip(
-        jax.tree.leaves(before), jax.tree.leaves(after), strict=True
-      )
-    ),
-    "states keep their structure, shapes and dtypes",
+    layouts[0] == layouts[1], "states keep their structure, shapes and dtypes"
   )
   old, new = (rules.cells()[np.asarray(s.board)] for s in (before, after))
   agent = np.asarray(before.agent)
@@ -192,10 +184,7 @@ def scripted_play(
 ) -> Callable[[jax.Array, env_lib.State], trajectory_lib.Trajectory]:
   """Returns a rollout function that plays moves from a table, without a model.
 
-  Args:
-    env: Environment to play in.
-    table: Cell to play on each board, int [3^9].
-    num_turns: Number of turns.
+  `table` has the cell to play on each board, int [3^9].
   """
   cells = jnp.asarray(table, jnp.int8)
 

@@ -34,12 +34,7 @@ def make_sampler(
 ) -> sampler_lib.Sampler:
   """Returns a sampler of whole games.
 
-  Args:
-    policy: Policy that plays.
-    env: Environment with the opponent.
-    tables: Lookup tables of `make_tables`.
-    play: Settings of games and of token sampling.
-    rollout: Settings of token sampling that replace those in `play`.
+  `rollout`, if not None, replaces the settings of token sampling in `play`.
 
   Raises:
     errors.UserError: if the token limits are too small for an answer.

@@ -55,18 +55,9 @@ def decode(
 ) -> tuple[kv_cache.Memory, Answers]:
   """Decodes until every active row has an answer or reaches a token limit.
 
-  Args:
-    policy: Policy that samples the answers.
-    params: Parameters of the policy.
-    tables: Tables with the answer grammar.
-    keys: Random key of each row's answer, [B]; consumed.
-    memory: Memory with `max_new_tokens` unused slots.
-    logits: Logits of the first token, [B, V].
-    active: Mask of the rows that answer, bool [B].
-    sampling: Settings of token sampling.
-    max_new_tokens: Maximum number of tokens per answer.
-    max_game_tokens: Maximum number of tokens per conversation; None for no
-      limit.
+  `keys` [B] has each row's random key, `logits` [B, V] the logits of the first
+  token and `active` bool [B] the rows that answer. The memory needs
+  `max_new_tokens` unused slots.
   """
   shape = active.shape[0], max_new_tokens
   answers = Answers(

@@ -64,14 +64,7 @@ def feed(
   tokens: jax.Array,
   mask: jax.Array,
 ) -> tuple[Memory, jax.Array]:
-  """Feeds tokens to the policy.
-
-  Args:
-    policy: Policy that reads the tokens.
-    params: Parameters of the policy.
-    memory: Memory with at least L unused slots.
-    tokens: Token ids, int32 [B, L].
-    mask: Mask of the tokens that exist, bool [B, L].
+  """Feeds the tokens in `mask` to the policy; both are [B, L].
 
   Returns:
     The memory and the logits after each row's last token, [B, V].

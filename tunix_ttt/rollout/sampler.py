@@ -165,20 +165,14 @@ class Sampler:
       if jax.default_backend() == "cpu":
         fastest = max(32, batch_size // 4)
       width = min(batch_size, self._config.rows_at_once or fastest)
-
-      def turn(
-        keys: jax.Array, games: _Games, active: jax.Array
-      ) -> tuple[_Games, _Record]:
-        return play(
-          kv_cache.empty(self._policy, width),
-          keys,
-          games,
-          active,
-          is_first_turn=True,
-        )[1:]
-
       games, records = schedule.independent_turns(
-        turn, keys, games, self._config.max_turns, width
+        lambda *rows: play(
+          kv_cache.empty(self._policy, width), *rows, is_first_turn=True
+        )[1:],
+        keys,
+        games,
+        self._config.max_turns,
+        width,
       )
     else:
       games, records = schedule.conversation_turns(

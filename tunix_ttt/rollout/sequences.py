@@ -44,13 +44,7 @@ def sequences(
   tables: tables_lib.Tables,
   context: Literal["full", "truncated", "board"],
 ) -> Sequences:
-  """Returns the token sequences of games.
-
-  Args:
-    games: Games of a sampler.
-    tables: Lookup tables of the sampler.
-    context: Context of the sampler.
-  """
+  """Returns the token sequences of a sampler's games in its context."""
   num_turns = games.turn_mask.shape[1]
   first = [_chunk(games, tables, turn) for turn in range(num_turns)]
   last_tokens = _last_tokens(games, is_kept=context == "full")

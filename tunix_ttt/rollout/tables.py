@@ -58,10 +58,8 @@ def retry_chunk(
   The first token ends the model's turn. It is masked if the answer already ends
   with such a token.
 
-  Args:
-    tables: Lookup tables.
-    row: Row of each observation, int32 [B].
-    last_token: Last token of each answer in the context, int32 [B].
+  `row` and `last_token` are int32 [B]: the observation and the last token of
+  each answer in the context.
   """
   tokens, mask = look_up(tables.observations.retry, row)
   is_ended = jnp.isin(last_token, tables.end_ids)

@@ -82,11 +82,7 @@ def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
   """Returns two games for validating functions of trajectories.
 
   The first plays the center; the answer of the second is unreadable. Both have
-  one turn of one token.
-
-  Args:
-    num_turns: Maximum number of turns, T. If 1, the games are single moves.
-    max_new_tokens: Maximum number of tokens per answer, A.
+  one of `num_turns` turns and one of `max_new_tokens` tokens.
   """
   turns, tokens = (2, num_turns), (2, num_turns, max_new_tokens)
   turn_mask, moves = np.zeros(turns, bool), np.full(turns, -1, np.int8)

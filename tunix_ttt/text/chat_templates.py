@@ -20,12 +20,9 @@ _SYSTEM, _USER, _ANSWER, _NEXT, _THOUGHT = (
 def derive(
   tokenizer: Any, source: str, enable_thinking: bool
 ) -> tuple[chat.Template, str]:
-  """Derives a template by rendering placeholder messages.
+  """Derives the template of a transformers tokenizer.
 
-  Args:
-    tokenizer: Tokenizer of transformers.
-    source: Name of the tokenizer for error messages.
-    enable_thinking: Value of the template's switch for thinking, if it has one.
+  `source` names the tokenizer in error messages.
 
   Returns:
     The template, and a note on how conversations differ from the Jinja

@@ -38,9 +38,8 @@ def to_hugging_face(
 ) -> dict[str, bytes]:
   """Returns the contents of the tokenizer files by name.
 
-  Args:
-    tokenizer: BPE tokenizer with byte fallback and without normalization, as
-      `tokenizers.train_tokenizer` returns it.
+  The tokenizer is BPE with byte fallback and without normalization, as
+  `tokenizers.train_tokenizer` returns it.
   """
   contents = tokenizer.files()
   converted = _convert(contents[tokenizers_lib.FILE])

@@ -62,13 +62,6 @@ class HuggingFaceTokenizer:
   ):
     """Wraps a tokenizer of transformers; use `load` to read one.
 
-    Args:
-      contents: Contents of the tokenizer files by name.
-      tokenizer: Tokenizer of transformers.
-      vocab_size: Rows of the model's embedding.
-      source: Name of the tokenizer for error messages.
-      enable_thinking: Value of the chat template's switch for thinking.
-
     Raises:
       errors.UserError: if the tokenizer does not fit the model or its chat
         template cannot be used.
@@ -233,9 +226,7 @@ def load_saved(
 ) -> tokenizers_lib.Tokenizer:
   """Reads a saved tokenizer, SentencePiece or Hugging Face.
 
-  Args:
-    directory: Directory with the files that `Tokenizer.files` returned.
-    vocab_size: Rows of the model's embedding.
+  `vocab_size` is the number of rows of the model's embedding.
 
   Raises:
     errors.UserError: if the directory has no usable tokenizer.
@@ -310,10 +301,8 @@ def token_bytes(
 ) -> list[bytes | None]:
   """Returns the bytes of each token of a `tokenizer.json`.
 
-  Args:
-    tokenizer: Tokenizer, byte-level BPE (such as Qwen's) or BPE with byte
-      fallback (such as Gemma's).
-    control_ids: Ids of tokens without text, such as padding.
+  Byte-level BPE (such as Qwen's) and BPE with byte fallback (such as Gemma's)
+  are supported.
 
   Returns:
     A list by token id; None for control tokens and unused ids.

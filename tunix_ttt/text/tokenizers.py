@@ -112,10 +112,6 @@ class SentencePieceTokenizer:
   def __init__(self, model: bytes, source: str = "the tokenizer"):
     """Loads a serialized SentencePiece model.
 
-    Args:
-      model: Serialized model.
-      source: Name of the tokenizer for error messages.
-
     Raises:
       errors.UserError: if the model is invalid or lacks a control token.
     """

@@ -162,9 +162,7 @@ def _position(
 def read_answer(text: str, kind: str) -> Move:
   """Parses the last move of an answer and checks the answer's format.
 
-  Args:
-    text: Text of the answer.
-    kind: Kind of the board in the prompt.
+  `kind` is the kind of the board in the prompt.
   """
   for thoughts in (True, False):
     transitions, cells = _grammar(kind, thoughts)

@@ -45,14 +45,8 @@ def enumerate_opponent_seeds(mark: int) -> np.ndarray:
   """Returns one seed for each line of play of `uniform_random`.
 
   A line is the opponent's choice at each of its turns. All lines are equally
-  likely. From the empty board there are 8 * 6 * 4 * 2 = 384 lines against X and
-  9 * 7 * 5 * 3 * 1 = 945 against O.
-
-  Args:
-    mark: Mark of the agent.
-
-  Returns:
-    The seeds, uint32 [384] or [945].
+  likely. Against an agent of `mark` X there are 8 * 6 * 4 * 2 lines from the empty
+  board, against O 9 * 7 * 5 * 3 * 1: uint32 [384] or [945].
   """
   total = math.prod(range(rules.NUM_CELLS - (mark == rules.X), 0, -2))
   # The middle of each line's interval is far from its rounding errors.
@@ -198,13 +192,8 @@ def random_position(
 ) -> tuple[jax.Array, jax.Array]:
   """Draws a reachable board on which `agent` moves, and the move before.
 
-  Args:
-    board_key: Random key of the board.
-    last_key: Random key of the move before.
-    agent: Mark of the agent.
-
-  Returns:
-    The board and the opponent's last move, -1 for none: int32 [] each.
+  Each of the two keys is consumed. The result is the board and the opponent's
+  last move, -1 for none: int32 [] each.
   """
   boards = [rules.positions(mark) for mark in (rules.X, rules.O)]
   size = jnp.array([len(b) for b in boards])[agent - rules.X]

@@ -40,12 +40,7 @@ _ANSWER = re.compile(
 
 
 class Answer(NamedTuple):
-  """A parsed answer.
-
-  Attributes:
-    thought: Text of the thought; None if the answer has none.
-    cell: Cell of the move.
-  """
+  """A parsed answer: its thought, if any, and the cell of its move."""
 
   thought: str | None
   cell: int
@@ -91,12 +86,9 @@ def render_grid(board: int) -> str:
 def render_observation(
   board: int, agent: int, last_move: int | None = None
 ) -> str:
-  """Renders the opponent's last move, the grid, the free cells and the mark.
+  """Renders the last move, the grid, the free cells and the agent's mark.
 
-  Args:
-    board: Index of the board.
-    agent: Mark of the player to move, `rules.X` or `rules.O`.
-    last_move: Cell of the opponent's last move; None before its first move.
+  `last_move` is the opponent's last move; None before its first move.
   """
   free = rules.mask_to_cells(int(rules.legal_masks()[board]))
   return "".join(

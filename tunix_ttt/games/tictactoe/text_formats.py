@@ -18,7 +18,7 @@ _RETRY = "That is not an answer of the required format.\n"
 
 
 class TextFormat(Protocol):
-  """The interface between a rollout and a text format."""
+  """Interface between a rollout and a text format."""
 
   def grammar(self) -> grammar.Automaton:
     """Returns the grammar of answers."""
@@ -57,8 +57,7 @@ class TextFormat(Protocol):
   ) -> list[int]:
     """Returns the chunk with the next observation, after an answer.
 
-    With `retry` the chunk first ends the unreadable answer and reports the
-    error.
+    With `retry` the chunk first ends and rejects the unreadable answer.
     """
     ...
 
@@ -69,11 +68,14 @@ class TextFormat(Protocol):
 
     If `cell` is None, the answer is unreadable: `thought` without an end token.
     """
-    ...
+    if cell is None:
+      return tokenizer.encode(thought)
+    text = self.render_answer(cell, thought)
+    return [*tokenizer.encode(text), self.end_ids(tokenizer)[0]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GridFormat:
+class GridFormat(TextFormat):
   """Grids as chat messages.
 
   Attributes:
@@ -121,18 +123,9 @@ class GridFormat:
     end = tokenizer.template.end_of_turn_id
     return [end, *chat.encode_follow(_RETRY + text, tokenizer)]
 
-  def answer(
-    self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
-  ) -> list[int]:
-    """Returns an answer and the end-of-turn id."""
-    if cell is None:
-      return tokenizer.encode(thought)
-    text = self.render_answer(cell, thought)
-    return [*tokenizer.encode(text), tokenizer.template.end_of_turn_id]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenBoardFormat:
+class TokenBoardFormat(TextFormat):
   """ThinkTacToe's boards of special tokens, as plain text.
 
   Attributes:
@@ -193,15 +186,6 @@ class TokenBoardFormat:
     """Returns the observation on a new line; `retry` adds the end of the text."""
     end = [tokenizer.eos_id()] if retry else []
     return end + tokenizer.encode("\n" + text)
-
-  def answer(
-    self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
-  ) -> list[int]:
-    """Returns an answer and the end-of-text id."""
-    if cell is None:
-      return tokenizer.encode(thought)
-    text = self.render_answer(cell, thought)
-    return [*tokenizer.encode(text), tokenizer.eos_id()]
 
 
 _FORMATS = {"grid": GridFormat, "token_board": TokenBoardFormat}
