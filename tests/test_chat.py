@@ -1,4 +1,4 @@
-"""Which tokens a conversation has, and which of them are supervised."""
+"""Tests the tokens of conversations and the mask of supervised tokens."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def turns(*contents):
 
 
 def spelled(tokens):
-  """Writes tokens as text, control ids as ^ { }, supervised ones upper-case."""
+  """Decodes tokens; control ids become ^ { }, supervised text upper case."""
   names = {2: "^", 4: "{", 5: "}", 1: "$"}
   text = ""
   for token, supervised in zip(*tokens, strict=True):

@@ -1,4 +1,4 @@
-"""Configs: every shipped one loads; every mistake is told where it is."""
+"""Tests that shipped configs load and that errors name file, line and key."""
 
 import pathlib
 import shlex
@@ -31,7 +31,7 @@ def test_shipped_configs_load_and_say_how_to_run_them(path):
   kind = KINDS[path.name.partition("_")[0]]
   assert type(config_lib.load(kind, path)) is kind
   if kind is not config_lib.PipelineConfig:
-    # Scripts that judge models take the config of any run, told by its keys.
+    # Evaluation scripts detect the kind of a config by its keys.
     assert type(config_lib.load_any(path)) is kind
   command = path.read_text().splitlines()[0]
   assert command.startswith("# python training/")
@@ -141,7 +141,7 @@ def test_a_renamed_key_names_the_new_one(tmp_path):
   with pytest.raises(errors.UserError) as caught:
     config_lib.load(config_lib.GRPOConfig, {}, ["episodes.luck=game"])
   assert str(caught.value) == f"--set episodes.luck=game: {renamed}"
-  # The manifest of an older run has it, too.
+  # Manifests of older runs contain the key, too.
   values = config_lib.to_dict(config_lib.GRPOConfig())
   values["episodes"]["luck"] = values["episodes"].pop("opponent_seed")
   with pytest.raises(ValueError, match=f"^{renamed}$"):

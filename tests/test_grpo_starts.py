@@ -112,7 +112,9 @@ def test_games_of_the_other_groups_are_as_without(model):
 @pytest.mark.parametrize("source", ["positions", "prompts"])
 def test_only_games_have_starts(source):
   settings = {"episodes": {"source": source, "starts": 0.5}}
-  with pytest.raises(errors.UserError, match="episodes: starts: 0.5: single"):
+  with pytest.raises(
+    errors.UserError, match=f"episodes: starts: 0.5: {source}"
+  ):
     config_lib.load(config_lib.GRPOConfig, settings)
 
 

@@ -15,9 +15,6 @@ from tokenizers import normalizers
 
 from tunix_ttt.text import tokenizers as tokenizers_lib
 
-# Space in SentencePiece's pieces.
-_SPACE = "\u2581"
-
 # `chat.gemma_template` in Jinja: a system message precedes the first user
 # message, and whitespace is kept.
 _TEMPLATE = (
@@ -80,9 +77,13 @@ def _convert(serialized: bytes) -> tokenizers.Tokenizer:
       unk_token=model.trainer_spec.unk_piece,
     )
   )
-  converted.normalizer = normalizers.Replace(" ", _SPACE)
+  converted.normalizer = normalizers.Replace(" ", tokenizers_lib.SPACE)
   converted.decoder = decoders.Sequence(
-    [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    [
+      decoders.Replace(tokenizers_lib.SPACE, " "),
+      decoders.ByteFallback(),
+      decoders.Fuse(),
+    ]
   )
   special = (kinds.CONTROL, kinds.UNKNOWN)
   converted.add_special_tokens([x.piece for x in pieces if x.type in special])

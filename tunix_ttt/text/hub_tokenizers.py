@@ -35,8 +35,6 @@ _FILES = (
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TEMPLATE = "chat_template.jinja"
 _SETTINGS = "chat_settings.json"
-# Space in SentencePiece's pieces.
-_SPACE = "\u2581"
 
 
 class HuggingFaceTokenizer:
@@ -350,7 +348,7 @@ def _component_types(component: dict[str, Any] | None) -> list[str]:
 def _spell_with_byte_fallback(piece: str) -> bytes:
   if re.fullmatch("<0x[0-9A-F]{2}>", piece):
     return bytes([int(piece[1:-1], 16)])
-  return piece.replace(_SPACE, " ").encode()
+  return piece.replace(tokenizers_lib.SPACE, " ").encode()
 
 
 def _byte_level_alphabet() -> dict[int, str]:

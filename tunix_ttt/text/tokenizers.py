@@ -21,7 +21,7 @@ from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
 # Space in SentencePiece's pieces.
-_SPACE = "\u2581"
+SPACE = "\u2581"
 
 FILE = "tokenizer.model"
 START_OF_TURN = "<start_of_turn>"
@@ -177,7 +177,7 @@ class SentencePieceTokenizer:
       piece = processor.IdToPiece(token)
       if processor.IsByte(token):
         return bytes([int(piece[1:-1], 16)])
-      return piece.replace(_SPACE, " ").encode()
+      return piece.replace(SPACE, " ").encode()
 
     return [spell(token) for token in range(self.vocab_size)]
 
@@ -236,7 +236,7 @@ def train_tokenizer(
       remove_extra_whitespaces=False,
       control_symbols=[START_OF_TURN, END_OF_TURN],
       # SentencePiece matches symbols after replacing spaces.
-      user_defined_symbols=[s.replace(" ", _SPACE) for s in SYMBOLS],
+      user_defined_symbols=[s.replace(" ", SPACE) for s in SYMBOLS],
       pad_id=0,
       eos_id=1,
       bos_id=2,
