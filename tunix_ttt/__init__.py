@@ -115,6 +115,7 @@ _SOURCES = {
 
 # Hidden from type checkers, which then report unknown names.
 if not TYPE_CHECKING:
+
   def __getattr__(name: str) -> Any:
     """Imports a name on its first use."""
     if name not in _SOURCES:
