@@ -35,9 +35,9 @@ MAX_TURNS = 5
 
 def start(batch_size: int) -> env_lib.State:
   """Returns games that are about to begin, X and O in turn."""
-  luck = jax.random.bits(jax.random.key(0), (batch_size,))
+  opponent_seed = jax.random.bits(jax.random.key(0), (batch_size,))
   marks = env_lib.starting_marks("mixed", batch_size)
-  return jax.vmap(ENV.init)(luck, marks)
+  return jax.vmap(ENV.init)(opponent_seed, marks)
 
 
 class HostDriven:

@@ -169,9 +169,9 @@ class Work:
       policy, Lenient(), tables, config.play, config.rollout
     )
     count = point.games
-    luck = jax.random.bits(jax.random.key(0), (count,))
+    opponent_seed = jax.random.bits(jax.random.key(0), (count,))
     marks = env_lib.starting_marks("mixed", count)
-    states = jax.vmap(Lenient().init)(luck, marks)
+    states = jax.vmap(Lenient().init)(opponent_seed, marks)
     keys = jax.random.split(jax.random.key(1), count)
     play = jax.jit(lambda params: sampler(params, keys, states))
     program: Any = play.lower(policy.params).compile()

@@ -80,8 +80,8 @@ def test_where_tunix_is_missing_that_is_said():
 
 
 # A player of its own, from the board alone.
-def lazy(luck, board):
-  return ttt.opponents.preferred(luck, board)
+def lazy(opponent_seed, board):
+  return ttt.opponents.preferred(opponent_seed, board)
 
 
 def test_a_run_from_python(tmp_path, monkeypatch, capsys):
@@ -165,5 +165,5 @@ def test_settings_that_are_none(tmp_path):
 
 
 def test_help_fits_on_two_screens():
-  text = pydoc.render_doc(ttt, renderer=pydoc.plaintext)
+  text = pydoc.render_doc(ttt)
   assert "train_grpo" in text and len(text.splitlines()) < 100

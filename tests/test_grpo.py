@@ -302,16 +302,16 @@ def test_batches_without_a_signal_are_told(tmp_path):
     ({"grpo": {"num_generations": 1}}, "greater than or equal to 2"),
     (
       {"exhaustive_eval": True, "play": {"temperature": 0.5}},
-      "every line is played greedily",
+      "exact evaluation plays greedily",
     ),
     (
       {"opponents": {"random": [0, 1]}},
       "the shares of all opponents are 0",
     ),
-    ({"episodes": {"source": "prompts"}}, "data.path names none"),
+    ({"episodes": {"source": "prompts"}}, "prompts need a file; set data.path"),
     (
       {"episodes": {"source": "prompts", "agent": "x"}},
-      "on prompts the model is whose turn it is",
+      "the prompts determine the model's mark",
     ),
     ({"rollout": {"temperature": 0}}, "greater than 0"),
     ({"grpo": {"advantage_estimator": "gae"}}, "'grpo', 'drgrpo' or 'rloo'"),

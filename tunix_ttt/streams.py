@@ -52,12 +52,12 @@ class Stream(enum.StrEnum):
   VALIDATION_TOKENS = "tokens of matches during training"  # mark, game
   REJECTION_OPPONENTS = "opponents of games for rejection sampling"  # game
   REJECTION_TOKENS = "tokens of games for rejection sampling"  # game
-  # GRPO; the member is 0 if a group shares its opponent seeds.
+  # GRPO; the member is 0 where a group shares its opponent seed.
   GROUP_STARTS = "where a group's games start"  # group
   GROUP_LAST_MOVES = "the move before a group's start"  # group
   GAME_OPPONENTS = "opponents of games trained on"  # group, member
   GAME_TOKENS = "tokens of games trained on"  # group, member
-  # Opponents; the seed is the game's opponent seed.
+  # Opponents, seeded by a game's `opponent_seed`.
   OPPONENT_KINDS = "which opponent of a mixture plays"
   OPPONENT_MOVES = "moves of an opponent"  # board
   # Greedy samplers take a key and do not use it.

@@ -24,6 +24,8 @@ RECIPES: dict[str, type[sections.SFTConfig]] = {
   "grpo": grpo_config.GRPOConfig,
   "dpo": dpo_config.DPOConfig,
 }
+# Keys of earlier versions and the keys that replace them.
+RENAMED_KEYS = {"episodes.luck": "episodes.opponent_seed"}
 
 
 def load(
@@ -84,8 +86,11 @@ def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
   """Returns the config of `to_dict`'s result.
 
   Raises:
-    pydantic.ValidationError: if the values do not fit the class.
+      ValueError: if a key was renamed or Pydantic finds a mistake.
   """
+  for key in flatten(values):
+    if key in RENAMED_KEYS:
+      raise ValueError(f"{key}: {_renamed(key)}")
   return pydantic.TypeAdapter(kind).validate_python(values)
 
 
@@ -110,7 +115,9 @@ def _explain(kind: type, source: yaml_source.Source, details: list[Any]) -> str:
   faults: dict[tuple[str, ...], list[str]] = {}
   for error in details:
     key = _key(kind, error)
-    if error["type"] == "unexpected_keyword_argument":
+    if ".".join(key) in RENAMED_KEYS:
+      fault = _renamed(".".join(key))
+    elif error["type"] == "unexpected_keyword_argument":
       known = list(_fields(_section_at(kind, key[:-1])))
       fault = f"unknown key; {_suggest(key[-1][:200], known)}"
     elif error["type"] == "value_error":
@@ -151,6 +158,10 @@ def _section_at(kind: type, key: Sequence[str]) -> type | None:
   for name in key:
     section = sections.section_type(_fields(section).get(name))
   return section
+
+
+def _renamed(key: str) -> str:
+  return f"this key was renamed; use {RENAMED_KEYS[key]}"
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:

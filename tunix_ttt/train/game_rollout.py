@@ -182,8 +182,8 @@ class GameRollout:
     def start_game(
       group: jax.Array, member: jax.Array, has_random_start: Any, prompt: Any
     ) -> Any:
-      opponent_member = member if episodes.luck == "game" else 0
-      luck = jax.random.bits(
+      opponent_member = member if episodes.opponent_seed == "game" else 0
+      opponent_seed = jax.random.bits(
         streams.key(seed, _STREAMS.GAME_OPPONENTS, group, opponent_member)
       )
       if prompt is not None:
@@ -198,7 +198,7 @@ class GameRollout:
         )
         board = jnp.where(has_random_start, board, rules.EMPTY_BOARD)
         last = jnp.where(has_random_start, last, -1)
-      state = env.init(luck, agent, board, last)
+      state = env.init(opponent_seed, agent, board, last)
       return streams.key(seed, _STREAMS.GAME_TOKENS, group, member), state
 
     return jax.vmap(start_game)(groups, members, has_random_start, prompts)
