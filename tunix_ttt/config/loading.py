@@ -86,7 +86,7 @@ def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
   """Returns the config of `to_dict`'s result.
 
   Raises:
-      ValueError: if a key was renamed or Pydantic finds a mistake.
+    ValueError: if a key was renamed or Pydantic finds a mistake.
   """
   for key in flatten(values):
     if key in RENAMED_KEYS:
