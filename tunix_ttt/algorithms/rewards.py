@@ -5,6 +5,7 @@ games or single turns. Custom rewards are Python functions beside those that a
 config weights.
 """
 
+import collections
 from collections.abc import Callable, Mapping
 import functools
 import inspect
@@ -76,16 +77,14 @@ def custom_rewards(
     name: custom_lib.resolve(function, f"rewards.custom.{name}")
     for name, function in config.custom.items()
   }
-  for name in functions.keys() & (rewards or {}).keys():
-    raise errors.UserError(
-      f"reward {name!r} already exists in the config; rename your function"
-    )
+  names = collections.Counter([*config.weights, *functions, *(rewards or {})])
+  for name, count in names.items():
+    if count > 1:
+      raise errors.UserError(
+        f"reward {name!r} already exists in the config; rename your function"
+      )
   functions |= rewards or {}
   checked = {name: _custom(name, value) for name, value in functions.items()}
-  for name in checked.keys() & config.weights.keys():
-    raise errors.UserError(
-      f"reward {name!r} already exists in the config; rename your function"
-    )
   if not checked and not any(config.weights.values()):
     raise errors.UserError(
       "rewards: the weights of all rewards are 0; set at least one"
@@ -117,11 +116,8 @@ def records(custom: CustomRewards) -> dict[str, run_manifest.RewardRecord]:
 
 
 def _record(function: Reward, weight: float) -> run_manifest.RewardRecord:
-  named: Any = function
-  if not hasattr(function, "__qualname__"):
-    named = type(function)
   return run_manifest.RewardRecord(
-    function=named.__qualname__,
+    function=custom_lib.definition(function).__qualname__,
     weight=weight,
     source=custom_lib.digest(function),
   )
@@ -280,6 +276,11 @@ def components(
     values = evaluate_custom(name, function, games, decode)
     rewards[name] = np.float32(weight) * values
   return rewards
+
+
+def total(games: Trajectory, rewards: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Returns the sum of the rewards of `components`: float32 [B, T]."""
+  return sum(rewards.values(), np.zeros(games.turn_mask.shape, np.float32))
 
 
 def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:

@@ -174,7 +174,7 @@ def game_metrics(
     rewards: float32 [B, T] by name.
   """
   played = np.asarray(games.turn_mask)
-  total = sum(rewards.values(), np.zeros(played.shape, np.float32)).sum(axis=1)
+  total = rewards_lib.total(games, rewards).sum(axis=1)
   tokens = np.asarray(games.action_mask).sum(axis=2)
   is_optimal = rewards_lib.regret(games) == 0
   cut = {}

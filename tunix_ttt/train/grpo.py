@@ -122,9 +122,8 @@ class GRPORun:
       self.plan.rewards,
       self.plan.model.tokenizer.decode,
     )
-    total = sum(rewards.values(), np.zeros(games.turn_mask.shape, np.float32))
     advantages, is_trained = advantages_lib.advantages(
-      total,
+      rewards_lib.total(games, rewards),
       np.asarray(games.turn_mask),
       np.asarray(games.boards),
       config.grpo,

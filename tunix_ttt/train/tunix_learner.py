@@ -6,7 +6,6 @@ and advantages of a batch are this library's.
 """
 
 from collections.abc import Iterator
-import functools
 import pathlib
 from typing import Any
 
@@ -123,7 +122,7 @@ class GameLearner(grpo_learner.GRPOLearner):
       games, config.rewards, config.play.max_new_tokens
     )
     advantages, is_trained = advantages_lib.advantages(
-      functools.reduce(np.add, rewards.values()),
+      rewards_lib.total(games, rewards),
       np.asarray(games.turn_mask),
       np.asarray(games.boards),
       config.grpo,
