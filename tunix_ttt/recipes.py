@@ -187,8 +187,7 @@ def resume(
   progress.hush()
   if config is None:
     manifest = run_manifest.RunManifest.read(run)
-    kind = RECIPES[manifest.recipe].config
-    config = resume_checks.config_of(kind, manifest, run)
+    config = resume_checks.config_of(manifest, run)
   if base is not None:
     config = resume_checks.with_model(config, base=str(base))
   recipe = next(r for r in RECIPES.values() if r.config is type(config))

@@ -39,8 +39,7 @@ class Run:
   @functools.cached_property
   def config(self) -> config_lib.SFTConfig:
     """Settings that the run was started with."""
-    kind = recipes.RECIPES[self.manifest.recipe].config
-    return resume_checks.config_of(kind, self.manifest, self.path)
+    return resume_checks.config_of(self.manifest, self.path)
 
   def model(
     self, name: str = run_directory.FINAL_CHECKPOINT

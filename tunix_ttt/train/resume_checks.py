@@ -36,12 +36,12 @@ Rewards = Mapping[str, run_manifest.RewardRecord]
 
 
 def config_of(
-  kind: type[ConfigT], manifest: run_manifest.RunManifest, run: pathlib.Path
-) -> ConfigT:
-  """Returns the settings that a run was started with.
+  manifest: run_manifest.RunManifest, run: pathlib.Path
+) -> config_lib.SFTConfig:
+  """Returns the config that a run was started with.
 
   Raises:
-    errors.UserError: if they are not of this kind.
+    errors.UserError: if it is not a config of the run's recipe.
   """
   path = run / run_directory.MANIFEST
   if manifest.recipe != "sft" and manifest.recipe not in manifest.config:
@@ -50,6 +50,7 @@ def config_of(
       " such section"
     )
   try:
+    kind = config_lib.RECIPES[manifest.recipe]
     return config_lib.from_dict(kind, manifest.config)
   except ValueError as error:
     raise errors.UserError(f"{path}: config: {error}") from None
@@ -131,7 +132,7 @@ def check_same_config(
     raise errors.UserError(
       f"{path}: this is a run of {manifest.recipe}, which another script trains"
     )
-  theirs = config_of(type(config), manifest, run)
+  theirs = config_of(manifest, run)
   changed = [
     key
     for key in config_lib.differences(config, theirs)
