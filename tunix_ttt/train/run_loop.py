@@ -45,7 +45,7 @@ class Prepared(Protocol):
 
   @property
   def record(self) -> run_manifest.ModelRecord:
-    """Of the model, for the manifest."""
+    """The model's record for the manifest."""
     ...
 
   def dataset_record(self) -> run_manifest.DatasetRecord | None:
