@@ -15,7 +15,6 @@ from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.models import sources
-from tunix_ttt.models.families import known
 from tunix_ttt.models.families import specs
 from tunix_ttt.train import dry_run
 
@@ -50,7 +49,7 @@ def outline(name: str) -> sources.Outline:
   Raises:
     errors.UserError: if Tunix does not know it.
   """
-  spec = known.spec(name, "bfloat16")
+  spec = specs.published(name, "bfloat16")
   if spec is None:
     raise errors.UserError(f"--models: {name} is not known to Tunix")
   module = nnx.eval_shape(spec.build)

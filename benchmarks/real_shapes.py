@@ -23,8 +23,6 @@ from tunix_ttt import errors
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import lora
 from tunix_ttt.models import model_policy as policy_lib
-from tunix_ttt.models.families import builders
-from tunix_ttt.models.families import known
 from tunix_ttt.models.families import specs
 
 
@@ -153,7 +151,7 @@ def training(
   module: nnx.Module, flags: argparse.Namespace, limits: dict[str, float]
 ) -> Measured:
   """Measures supervised steps of an adapter."""
-  builders.set_remat(module, flags.remat)
+  specs.set_remat(module, flags.remat)
   graph, values, frozen = nnx.split(module, nnx.LoRAParam, ...)
   optimizer = optax.adamw(1e-4)
   moments = optimizer.init(values)
@@ -220,7 +218,7 @@ def main() -> None:
   parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
   flags = parser.parse_args()
   cli.require_tunix()
-  spec = known.spec(flags.model, "bfloat16")
+  spec = specs.published(flags.model, "bfloat16")
   if spec is None:
     raise errors.UserError(f"--model: {flags.model} is not known to Tunix")
   if flags.num_layers is not None:

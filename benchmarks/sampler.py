@@ -25,7 +25,7 @@ from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import generation
+from tunix_ttt.models import model_policy
 from tunix_ttt.text import segments
 from tunix_ttt.train import base_model
 
@@ -35,9 +35,9 @@ MAX_TURNS = 5
 
 def start(batch_size: int) -> env_lib.State:
   """Returns games that are about to begin, X and O in turn."""
-  luck = jax.random.bits(jax.random.key(0), (batch_size,))
+  opponent_seed = jax.random.bits(jax.random.key(0), (batch_size,))
   marks = env_lib.starting_marks("mixed", batch_size)
-  return jax.vmap(ENV.init)(luck, marks)
+  return jax.vmap(ENV.init)(opponent_seed, marks)
 
 
 class HostDriven:
@@ -48,7 +48,7 @@ class HostDriven:
     self._model, self._play = model, config.play
     self._step = jax.jit(jax.vmap(ENV.step))
     self.num_tokens = 0
-    self._generate = generation.Generator(
+    self._generate = model_policy.Generator(
       model.module,
       model.spec,
       model.tokenizer,

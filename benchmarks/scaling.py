@@ -36,7 +36,6 @@ from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models import token_log_probs
-from tunix_ttt.models.families import known
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import build
 from tunix_ttt.rollout import sequences
@@ -170,9 +169,9 @@ class Work:
       policy, Lenient(), tables, config.play, config.rollout
     )
     count = point.games
-    luck = jax.random.bits(jax.random.key(0), (count,))
+    opponent_seed = jax.random.bits(jax.random.key(0), (count,))
     marks = env_lib.starting_marks("mixed", count)
-    states = jax.vmap(Lenient().init)(luck, marks)
+    states = jax.vmap(Lenient().init)(opponent_seed, marks)
     keys = jax.random.split(jax.random.key(1), count)
     play = jax.jit(lambda params: sampler(params, keys, states))
     program: Any = play.lower(policy.params).compile()
@@ -233,7 +232,7 @@ def published(name: str, num_layers: int) -> list[dict[str, Any]]:
   Raises:
     errors.UserError: if Tunix does not know the model.
   """
-  spec = known.spec(name, "float32")
+  spec = specs.published(name, "float32")
   if spec is None:
     raise errors.UserError(f"--model: {name} is not known to Tunix")
   spec = dataclasses.replace(spec, num_layers=num_layers, layer_types=None)

@@ -73,7 +73,7 @@ def _exports(name: str) -> str:
   """Returns a table of what a module exports, of ```{exports} tunix_ttt."""
   module = importlib.import_module(name)
   lines = ["| name | what it is |", "|---|---|"]
-  for export in sorted(getattr(module, "__all__", ())):
+  for export in sorted(vars(module)["_SOURCES"]):
     value = getattr(module, export)
     kinds = (inspect.ismodule, inspect.isclass, inspect.isroutine)
     if not any(is_kind(value) for is_kind in kinds):

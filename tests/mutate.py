@@ -215,7 +215,7 @@ MUTATIONS = (
   ),
   Mutation(
     "exported heads are transposed the wrong way",
-    "tunix_ttt/models/hub/names.py",
+    "tunix_ttt/models/families/family.py",
     "back = np.argsort(self.order)",
     "back = self.order",
     "tests/test_hugging_face.py::test_names_lead_from_tensors_to_parameters_and_back",

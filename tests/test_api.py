@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tunix_ttt as ttt
 from tunix_ttt import config as config_lib
 from tunix_ttt.rollout import trajectory
 
-NAMES = vars(ttt)["__all__"]
+NAMES = list(vars(ttt)["_SOURCES"])
 
 
 def test_type_checkers_see_the_same_names():
@@ -50,7 +51,7 @@ def test_importing_is_light():
     "assert not {'jax', 'tunix', 'numpy', 'pydantic'} & sys.modules.keys()\n"
     "ttt.load_config, ttt.GRPOConfig, ttt.load_evalset, ttt.read_metrics\n"
     "assert not {'jax', 'tunix'} & sys.modules.keys()\n"
-    "for name in ttt.__all__: getattr(ttt, name)\n"
+    "for name in ttt._SOURCES: getattr(ttt, name)\n"
     "from jax._src import xla_bridge\n"
     "assert not xla_bridge._backends\n"
   )
@@ -79,8 +80,8 @@ def test_where_tunix_is_missing_that_is_said():
 
 
 # A player of its own, from the board alone.
-def lazy(luck, board):
-  return ttt.opponents.preferred(luck, board)
+def lazy(opponent_seed, board):
+  return ttt.opponents.preferred(opponent_seed, board)
 
 
 def test_a_run_from_python(tmp_path, monkeypatch, capsys):
@@ -139,7 +140,7 @@ def test_resuming_supervised_runs(tmp_path):
   with pytest.raises(ttt.UserError, match="rewards are for GRPO"):
     ttt.resume(run, rewards={"r": lambda games: games.moves})
   assert re.fullmatch(
-    r"<Model qwen2.5: 25,760 parameters, 1 layers, digest \w{12}>",
+    r"<Model qwen2.5: 25,760 parameters, 1 layer, digest \w{12}>",
     repr(ttt.load_model(str(run))),
   )
 
@@ -157,7 +158,12 @@ def test_settings_that_are_none(tmp_path):
   manifest = tmp_path / "run_manifest.json"
   manifest.write_text('{"run_id": "run", "recipe": "sft", "config": {}}')
   with pytest.raises(
-    ttt.UserError, match="the manifest of a run, not a config"
+    ttt.UserError, match="this is a run manifest, not a config"
   ):
     ttt.load_config(ttt.SFTConfig, str(manifest))
   assert not output.exists()
+
+
+def test_help_fits_on_two_screens():
+  text = pydoc.render_doc(ttt)
+  assert "train_grpo" in text and len(text.splitlines()) < 100

@@ -96,6 +96,7 @@ def test_importing_starts_no_backend_and_needs_no_tunix():
     "tunix_ttt.report.delta_report",
     "tunix_ttt.evaluate.answers",
     "tunix_ttt.runs.run_directory",
+    "tunix_ttt.runs.run_manifest",
   ]
   code = f"import {', '.join(light)}, sys; assert 'tunix' not in sys.modules; assert 'jax' not in sys.modules"
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,4 +1,4 @@
-"""Boards and moves are found in text, ours and others', and nothing else is."""
+"""Tests finding boards and moves in text of several notations."""
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_boards_of_other_people(text):
 def test_a_grid_whose_columns_are_letters_is_turned():
   text = "[A1]| X  |[C1]\n[A2]|[B2]|[C2]\n[A3]|[B3]| O\nYou are X."
   (found,) = board_text.find(text)
-  # The X is on the cell named B1, in the second row of our grids.
+  # The X is on the cell B1, which is in the second row of a standard grid.
   assert board_text.to_text(found.board) == "...X....O"
   assert found.player == X
 

@@ -1,4 +1,4 @@
-"""Which tokens a conversation has, and which of them are supervised."""
+"""Tests the tokens of conversations and the mask of supervised tokens."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def turns(*contents):
 
 
 def spelled(tokens):
-  """Writes tokens as text, control ids as ^ { }, supervised ones upper-case."""
+  """Decodes tokens; control ids become ^ { }, supervised text upper case."""
   names = {2: "^", 4: "{", 5: "}", 1: "$"}
   text = ""
   for token, supervised in zip(*tokens, strict=True):
@@ -78,7 +78,7 @@ def test_plain_text():
     ([chat.message("assistant", "x")], "message 0 has the role 'assistant'"),
     (
       [chat.message("system", "x"), *turns("a"), *turns("b")],
-      "message 2 has the role 'user' where 'assistant' is due",
+      "message 2 has the role 'user', expected 'assistant'",
     ),
   ],
 )

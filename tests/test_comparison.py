@@ -13,6 +13,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.report import comparison
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 SCRIPT = conftest.ROOT / "training" / "compare.py"
 
@@ -21,7 +22,7 @@ def make_run(path: pathlib.Path, config, losses, **final) -> pathlib.Path:
   """Writes what is compared of a run."""
   recipe = "grpo" if isinstance(config, config_lib.GRPOConfig) else "sft"
   path.mkdir(parents=True)
-  run_directory.RunManifest(
+  run_manifest.RunManifest(
     run_id=path.name,
     created_at=run_directory.now(),
     recipe=recipe,
@@ -30,7 +31,7 @@ def make_run(path: pathlib.Path, config, losses, **final) -> pathlib.Path:
     config=config_lib.to_dict(config),
     dataset=None,
     dataset_key="games",
-    model=run_directory.ModelRecord(
+    model=run_manifest.ModelRecord(
       name="m",
       revision="r",
       tokenizer="t",

@@ -1,4 +1,4 @@
-"""Configs: every shipped one loads; every mistake is told where it is."""
+"""Tests that shipped configs load and that errors name file, line and key."""
 
 import pathlib
 import shlex
@@ -8,6 +8,7 @@ import yaml
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt.config import loading
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KINDS: dict[str, type] = {
@@ -30,7 +31,7 @@ def test_shipped_configs_load_and_say_how_to_run_them(path):
   kind = KINDS[path.name.partition("_")[0]]
   assert type(config_lib.load(kind, path)) is kind
   if kind is not config_lib.PipelineConfig:
-    # Scripts that judge models take the config of any run, told by its keys.
+    # Evaluation scripts detect the kind of a config by its keys.
     assert type(config_lib.load_any(path)) is kind
   command = path.read_text().splitlines()[0]
   assert command.startswith("# python training/")
@@ -128,6 +129,29 @@ def test_every_mistake_is_told_at_once(tmp_path):
   with pytest.raises(errors.UserError) as error:
     load(tmp_path, "seed: -1\ntraining:\n  max_steps: 0\n")
   assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_renamed_key_names_the_new_one(tmp_path):
+  path = tmp_path / "c.yaml"
+  path.write_text("seed: 1\nepisodes:\n  luck: game\n")
+  renamed = "episodes.luck: this key was renamed; use episodes.opponent_seed"
+  with pytest.raises(errors.UserError) as caught:
+    config_lib.load(config_lib.GRPOConfig, path)
+  assert str(caught.value) == f"{path}:3: {renamed}"
+  with pytest.raises(errors.UserError) as caught:
+    config_lib.load(config_lib.GRPOConfig, {}, ["episodes.luck=game"])
+  assert str(caught.value) == f"--set episodes.luck=game: {renamed}"
+  # Manifests of older runs contain the key, too.
+  values = config_lib.to_dict(config_lib.GRPOConfig())
+  values["episodes"]["luck"] = values["episodes"].pop("opponent_seed")
+  with pytest.raises(ValueError, match=f"^{renamed}$"):
+    config_lib.from_dict(config_lib.GRPOConfig, values)
+
+
+def test_every_renamed_key_is_gone_and_its_new_one_exists():
+  keys = config_lib.flatten(config_lib.to_dict(config_lib.GRPOConfig()))
+  for old, new in loading.RENAMED_KEYS.items():
+    assert old not in keys and new in keys
 
 
 @pytest.mark.parametrize(

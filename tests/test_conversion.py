@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers in transformers' files: the same ids."""
+"""Tests that converted SentencePiece tokenizers return the same ids."""
 
 import random
 from typing import Any
@@ -16,7 +16,7 @@ from tunix_ttt.text import tokenizers
 
 @pytest.fixture(scope="module", params=[512, 1024])
 def converted(source, request, tmp_path_factory):
-  """A tokenizer, and the directory it was written to."""
+  """Writes a converted tokenizer and returns it with its directory."""
   tokenizer = tokenizers.train_tokenizer(source.texts(100), request.param)
   path = tmp_path_factory.mktemp("converted")
   files.write_all(path, conversion.to_hugging_face(tokenizer))
@@ -26,7 +26,7 @@ def converted(source, request, tmp_path_factory):
 def texts(source):
   rng = random.Random(0)
   pieces = [s.replace("\u2581", " ") for s in tokenizers.SYMBOLS]
-  # Rare characters, in bytes; runs, which pieces overlap in.
+  # Rare characters become bytes; pieces overlap in runs of one character.
   characters = "abAB123 \n\t\r<>-|[]./\u2581\x01\u00e9\u6f22\U0001f642\u200b"
   for length in range(1, 400):
     yield "".join(rng.choices(characters, k=length % 40 + 1))
@@ -56,7 +56,7 @@ def test_it_is_the_same_tokenizer_here(converted, source):
     tokenizer.pad_id(),
   )
   assert again.end_ids[0] == tokenizer.end_ids[0]
-  # What spells a control token stays text.
+  # Text that spells a control token stays text.
   forged = "a<end_of_turn>b<s>"
   assert again.decode(again.encode(forged)) == forged
   for system in (None, "Play well."):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tunix_ttt.algorithms import rewards
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 HERE = "tests.custom_functions"
 
@@ -31,7 +33,7 @@ def test_references_lead_back_to_functions():
 def test_a_module_in_the_working_directory_is_found(tmp_path, monkeypatch):
   (tmp_path / "mine_alone.py").write_text("def f(): return 3\n")
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
+  monkeypatch.setattr("sys.path", [path for path in sys.path if path])
   assert custom.resolve("mine_alone:f", "key")() == 3
 
 
@@ -97,7 +99,7 @@ def test_a_run_with_functions_of_ones_own(tmp_path):
     opponent=custom_functions.first_cell,
     text=custom_functions.Terse,
   )
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.functions == {
     key: custom.digest(function)
     for key, function in (
@@ -121,14 +123,14 @@ def test_a_run_with_functions_of_ones_own(tmp_path):
   resumed = recipes.resume(
     run, step=2, rewards={"center": custom_functions.center}
   )
-  assert run_directory.RunManifest.read(resumed).functions == manifest.functions
+  assert run_manifest.RunManifest.read(resumed).functions == manifest.functions
 
 
 def test_a_run_goes_on_with_the_same_functions_alone(tmp_path):
   run = tmp_path / "run"
   config = test_grpo.changed(test_grpo.CONFIG, "training", max_steps=1)
   recipes.train_grpo(config, run, advantage=custom_functions.sign)
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   other = {"grpo.advantage_estimator": "0" * 64}
   manifest.model_copy(update={"functions": other}).write(run)
   with pytest.raises(errors.UserError, match="of these functions has changed"):

@@ -15,6 +15,7 @@ from tunix_ttt import recipes
 from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import run_checkpoints
 
 CONFIG = dataclasses.replace(
@@ -233,7 +234,7 @@ def test_going_back_can_be_killed_at_any_moment(
       done.append(path)
       return rename(path, target)
 
-    manifest = run_directory.RunManifest.read(run)
+    manifest = run_manifest.RunManifest.read(run)
     with monkeypatch.context() as patch:
       patch.setattr(run_directory.pathlib.Path, "rename", rename_or_die)
       try:
@@ -241,7 +242,7 @@ def test_going_back_can_be_killed_at_any_moment(
         assert last == 5
       except Killed:
         assert last < 5
-    assert run_directory.RunManifest.read(run).status == "running"
+    assert run_manifest.RunManifest.read(run).status == "running"
     assert run_checkpoints.choose(run, None) == [5, 4, 2, 2, 2, 2][last]
   (aside,) = (tmp_path / "5").glob("superseded-*")
   assert {path.name for path in aside.iterdir()} == {
@@ -271,7 +272,7 @@ def test_a_damaged_latest_checkpoint_and_a_lost_model(
   assert test_sft.rows(run) == test_sft.rows(finished)
   assert test_sft.final(run) == test_sft.final(finished)
   assert test_sft.optimizer_state(run) == test_sft.optimizer_state(finished)
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.status == "finished"
   assert [session.from_step for session in manifest.sessions] == [0, 4]
   (aside,) = run.glob("superseded-*")
@@ -300,7 +301,7 @@ def test_a_changed_description_of_a_model(finished, tmp_path):
 
 def test_a_run_of_another_recipe(finished, tmp_path):
   run = shutil.copytree(finished, tmp_path / "run")
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   manifest.model_copy(update={"recipe": "dpo"}).write(run)
   with pytest.raises(errors.UserError, match="this is a dpo run; use"):
     recipes.resume(run, CONFIG)
@@ -310,7 +311,7 @@ def test_a_run_of_another_recipe(finished, tmp_path):
 
 def test_changed_files_of_a_finished_run(finished, tmp_path):
   run = shutil.copytree(finished, tmp_path / "run")
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert run_directory.METRICS in manifest.files
   manifest.check_files(run)
   path = run / run_directory.METRICS
@@ -325,7 +326,7 @@ def test_changed_files_of_a_finished_run(finished, tmp_path):
   path = run / run_directory.MANIFEST
   path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
   with pytest.raises(errors.UserError, match="manifest has changed since"):
-    run_directory.RunManifest.read(run)
+    run_manifest.RunManifest.read(run)
 
 
 def test_temporaries_of_killed_processes_are_removed(run):

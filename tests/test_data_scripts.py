@@ -9,7 +9,7 @@ import yaml
 from tests import conftest
 from tests.conftest import listing
 from tests.conftest import refused
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 GENERATE, CHECK, BUILD, TRAIN = (
   conftest.ROOT / "training" / f"{name}.py"
@@ -79,12 +79,12 @@ def test_from_games_to_a_run(run):
     TRAIN, *train, "games.jsonl", "--skip-bad-rows", "--output", "a"
   )
   assert code == 0, err
-  record = run_directory.RunManifest.read(pathlib.Path("a")).dataset
+  record = run_manifest.RunManifest.read(pathlib.Path("a")).dataset
   assert record is not None and record.bad_rows == 1
   assert "found the fields nothing" in record.first_bad_rows[0]
   code, _, err = run(TRAIN, *train, "datasets/won/v1", "--output", "b")
   assert code == 0, err
-  record = run_directory.RunManifest.read(pathlib.Path("b")).dataset
+  record = run_manifest.RunManifest.read(pathlib.Path("b")).dataset
   assert record is not None
   assert (record.name, record.version) == ("won", "v1")
   manifest = json.loads(

@@ -16,6 +16,7 @@ from tunix_ttt.data import generate
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import recorder
 
@@ -74,7 +75,7 @@ def test_a_run_learns_to_prefer(pairs, tmp_path, algorithm):
     assert train[0]["rewards/margin"] == pytest.approx(0, abs=1e-5)
   assert train[-1]["loss"] < train[0]["loss"]
   assert train[-1]["rewards/margin"] > train[0]["rewards/margin"]
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert (manifest.recipe, manifest.status) == ("dpo", "finished")
   assert manifest.dataset is not None and manifest.dataset.rows == 80
   assert [*run.glob("dpo_training_logs_*.txt")]
@@ -99,7 +100,7 @@ def test_an_adapters_reference_is_the_model_without_it(pairs, tmp_path):
   config = make(pairs, lora={"rank": 2, "alpha": 4.0})
   run = recipes.train_dpo(config, tmp_path / "run")
   assert rows(run)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.model.trainable_parameters < manifest.model.parameters / 4
 
 

@@ -1,4 +1,4 @@
-"""The environment: conformance, and games whose every move is known."""
+"""Tests of the environment: conformance and scripted games."""
 
 import dataclasses
 

@@ -80,7 +80,7 @@ def test_whole_pairs_of_surrogates_are_text(tmp_path):
 
 
 def test_work_that_no_device_holds(monkeypatch):
-  monkeypatch.setattr(requirements, "of_device", lambda: 2**30)
+  monkeypatch.setattr(requirements, "device_memory", lambda: 2**30)
   requirements.check_fits(2**31, "play", "x")
   with pytest.raises(errors.UserError) as caught:
     requirements.check_fits(5 * 2**30, "play", "play.batch_size")

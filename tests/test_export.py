@@ -27,8 +27,7 @@ from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import client
-from tunix_ttt.models.hub import config_json
-from tunix_ttt.models.hub import headers
+from tunix_ttt.models.hub import hub_config
 from tunix_ttt.models.hub import hub_export
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.report import model_card
@@ -123,28 +122,30 @@ def test_a_whole_model_keeps_its_values_and_its_config(case, tmp_path):
 def test_a_spec_alone_makes_a_config(case):
   _, spec = hub_loading.load(hf.FIXTURES / case)
   for base in (None, {"model_type": "other"}):
-    config = config_json.of_model(spec, base)
-    assert config_json._describes(config, spec)
+    config = hub_config.of_model(spec, base)
+    assert hub_config.describes(config, spec)
   types = spec.layer_types
   other = dataclasses.replace(
     spec, num_layers=2 * spec.num_layers, layer_types=types and types * 2
   )
   base = json.loads((hf.FIXTURES / case / "config.json").read_text())
-  assert config_json._describes(config_json.of_model(other, base), other)
+  assert hub_config.describes(hub_config.of_model(other, base), other)
 
 
 def test_nobodys_paths_or_code_are_in_a_config():
   _, spec = hub_loading.load(hf.FIXTURES / "gemma2")
   base = json.loads((hf.FIXTURES / "gemma2" / "config.json").read_text())
   base |= {"_name_or_path": "/home/x", "auto_map": {"AutoConfig": "evil.C"}}
-  config = config_json.of_model(spec, base)
+  config = hub_config.of_model(spec, base)
   assert not config.keys() & {"_name_or_path", "auto_map"}
 
 
 def test_bfloat16_is_merged_in_float32(tmp_path):
   model = with_adapter("gemma2", "bfloat16")
   written(model, tmp_path / "merged", merge=True)
-  tensors = safetensors.numpy.load_file(tmp_path / "merged" / headers.SINGLE)
+  tensors = safetensors.numpy.load_file(
+    tmp_path / "merged" / hub_loading.SINGLE
+  )
   values = specs.parameters(model.module)
   path = "layers.0.mlp.up_proj.kernel"
   kernel, a, b = (

@@ -10,6 +10,7 @@ import pytest
 from tests import conftest
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt.runs import disk_faults
 
 
 def names(path):
@@ -80,6 +81,7 @@ def test_what_fails_leaves_no_directories(tmp_path):
 KILLED = """
 import os, pathlib, sys
 from tunix_ttt import files
+from tunix_ttt.runs import disk_faults
 path = pathlib.Path(sys.argv[1])
 with files.new_file(path / "a.txt"), files.new_directory(path / "b") as new:
   (new / "c").write_text("half")
@@ -148,4 +150,4 @@ def test_an_output_that_can_be_made(tmp_path):
   ],
 )  # fmt: skip
 def test_faults_of_disks(error, fault):
-  assert files.fault_of_disk(error) == fault
+  assert disk_faults.describe(error) == fault

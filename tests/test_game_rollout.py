@@ -53,18 +53,18 @@ def test_rows_in_which_nothing_is_trained_are_left_out(num_used, parts, shape):
   assert not flat["mask"][num_used:].any()
 
 
-@pytest.mark.parametrize("luck", ["group", "game"])
-def test_what_the_games_of_a_group_share(luck, tmp_path):
+@pytest.mark.parametrize("opponent_seed", ["group", "game"])
+def test_what_the_games_of_a_group_share(opponent_seed, tmp_path):
   config = dataclasses.replace(
     config_lib.GRPOConfig(model=conftest.SMALL_MODEL),
-    episodes=config_lib.EpisodesConfig(luck=luck),
+    episodes=config_lib.EpisodesConfig(opponent_seed=opponent_seed),
   )
   model = base_model.base_model(config)
   pool = opponent_pool.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool)
   keys, states = rollout.start(np.repeat(np.arange(4), 8), pool.opponent(0))
-  drawn = np.asarray(states.luck).reshape(4, 8)
-  assert len(np.unique(drawn)) == (32 if luck == "game" else 4)
+  drawn = np.asarray(states.opponent_seed).reshape(4, 8)
+  assert len(np.unique(drawn)) == (32 if opponent_seed == "game" else 4)
   agents = np.asarray(states.agent).reshape(4, 8)
   assert (agents == agents[:, :1]).all() and len(np.unique(agents)) == 2
   assert len(np.unique(jax.random.key_data(keys), axis=0)) == 32

@@ -1,4 +1,4 @@
-"""Generated games: legal, optimal, of both sides, and told truly."""
+"""Tests that generated games are legal, optimal and described truthfully."""
 
 import itertools
 

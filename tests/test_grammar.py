@@ -1,4 +1,4 @@
-"""The answer grammars, against regular expressions and however text is split."""
+"""Tests answer grammars against regular expressions, for any tokenization."""
 
 import itertools
 import re
@@ -90,7 +90,7 @@ def test_every_answer_is_read(thoughts):
 
 
 def byte_level_tokenizer() -> hf_tokenizers.Tokenizer:
-  """Trains what Qwen's tokenizer is, small."""
+  """Trains a small byte-level BPE tokenizer, the kind that Qwen has."""
   tokenizer = hf_tokenizers.Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = decoders.ByteLevel()
@@ -110,7 +110,7 @@ def byte_level_tokenizer() -> hf_tokenizers.Tokenizer:
 
 
 def byte_fallback_tokenizer() -> hf_tokenizers.Tokenizer:
-  """Makes what Gemma's tokenizer is, without merges but for one."""
+  """Returns a byte-fallback BPE tokenizer, the kind that Gemma has."""
   pieces = ["<pad>", "<end_of_turn>", *(f"<0x{b:02X}>" for b in range(256))]
   pieces += ["\u2581", "I", "\u2581I", *"</>thinkmove"]
   vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
@@ -126,7 +126,7 @@ def byte_fallback_tokenizer() -> hf_tokenizers.Tokenizer:
 
 @pytest.fixture(scope="module", params=["sentencepiece", "qwen", "gemma"])
 def spelled(request, tokenizer):
-  """A tokenizer's `encode`, its tokens' bytes, the end of a turn and padding."""
+  """Returns `encode`, the bytes of all tokens and the end and padding ids."""
   if request.param == "sentencepiece":
     control = (tokenizer.end_of_turn_id, tokenizer.pad_id())
     return tokenizer.encode, tokenizer.token_bytes(), control

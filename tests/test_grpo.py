@@ -20,6 +20,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import recorder
 
@@ -80,7 +81,7 @@ def run(grpo_run):
 
 
 def test_a_run_leaves_what_it_should(run):
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.recipe == "grpo" and manifest.status == "finished"
   assert manifest.dataset is None and manifest.dataset_key == "games"
   found = rows(run)
@@ -135,7 +136,7 @@ def test_going_on_from_a_checkpoint(run, tmp_path):
     run / run_directory.ROLLOUTS
   ).read_text()
   assert [
-    s.from_step for s in run_directory.RunManifest.read(other).sessions
+    s.from_step for s in run_manifest.RunManifest.read(other).sessions
   ] == [0, 2]
 
 
@@ -241,7 +242,7 @@ def test_every_prompt_is_asked_before_any_comes_again(tmp_path):
   config = dataclasses.replace(config, rollouts_per_log=16)
   config = changed(config, "logging", log_every_n_steps=1)
   run = train(config, tmp_path / "run")
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.dataset is not None and manifest.dataset.rows == 6
   assert manifest.dataset.digest == made.digest
   games = [
@@ -301,22 +302,22 @@ def test_batches_without_a_signal_are_told(tmp_path):
     ({"grpo": {"num_generations": 1}}, "greater than or equal to 2"),
     (
       {"exhaustive_eval": True, "play": {"temperature": 0.5}},
-      "every line is played greedily",
+      "exact evaluation plays greedily",
     ),
     (
       {"opponents": {"random": [0, 1]}},
       "the shares of all opponents are 0",
     ),
-    ({"episodes": {"source": "prompts"}}, "data.path names none"),
+    ({"episodes": {"source": "prompts"}}, "prompts need a file; set data.path"),
     (
       {"episodes": {"source": "prompts", "agent": "x"}},
-      "on prompts the model is whose turn it is",
+      "the prompts determine the model's mark",
     ),
     ({"rollout": {"temperature": 0}}, "greater than 0"),
     ({"grpo": {"advantage_estimator": "gae"}}, "'grpo', 'drgrpo' or 'rloo'"),
     (
       {"play": {"max_new_tokens": 64, "max_game_tokens": 48}},
-      "max_new_tokens 64 leaves nothing of the max_game_tokens 48",
+      "max_new_tokens 64 leaves no room for the board in max_game_tokens 48",
     ),
   ],
 )

@@ -44,11 +44,11 @@ def starts_at_random(states):
   return rules.num_marks()[states.board[:, 0]] > 1
 
 
-@pytest.mark.parametrize("luck", ["group", "game"])
+@pytest.mark.parametrize("opponent_seed", ["group", "game"])
 def test_the_games_of_a_group_share_a_position_with_the_agent_to_move(
-  model, luck
+  model, opponent_seed
 ):
-  _, states = begin(model, 0, 700, starts=1.0, luck=luck)
+  _, states = begin(model, 0, 700, starts=1.0, opponent_seed=opponent_seed)
   board, last = states.board[:, :1], states.last_move[:, :1]
   assert (states.board == board).all() and (states.last_move == last).all()
   assert (
@@ -99,7 +99,7 @@ def test_games_of_the_other_groups_are_as_without(model):
     states,
     without,
   )
-  assert (states.luck == without.luck).all()
+  assert (states.opponent_seed == without.opponent_seed).all()
   # A group's start depends on its number alone, so any step can be resumed.
   later_keys, later = begin(model, 7, 13, starts=0.5)
   jax.tree.map(
@@ -112,7 +112,9 @@ def test_games_of_the_other_groups_are_as_without(model):
 @pytest.mark.parametrize("source", ["positions", "prompts"])
 def test_only_games_have_starts(source):
   settings = {"episodes": {"source": source, "starts": 0.5}}
-  with pytest.raises(errors.UserError, match="episodes: starts: 0.5: single"):
+  with pytest.raises(
+    errors.UserError, match=f"episodes: starts: 0.5: {source}"
+  ):
     config_lib.load(config_lib.GRPOConfig, settings)
 
 

@@ -12,7 +12,7 @@ RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://x"))
 
 
 def test_a_directory_is_itself(tmp_path):
-  assert client.find(str(tmp_path)) == client.Found(tmp_path)
+  assert client.find(str(tmp_path)) == client.Location(tmp_path)
 
 
 def test_neither_directory_nor_id(tmp_path, monkeypatch):
@@ -28,7 +28,10 @@ def test_neither_directory_nor_id(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("error", "message"),
   [
-    (hub_errors.GatedRepoError("x", response=RESPONSE), "terms to be accepted"),
+    (
+      hub_errors.GatedRepoError("x", response=RESPONSE),
+      "terms must be accepted",
+    ),
     (
       hub_errors.RepositoryNotFoundError("x", response=RESPONSE),
       "it does not exist, or is private",

@@ -20,7 +20,6 @@ from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import hub_config as config_lib
 from tunix_ttt.models.hub import hub_loading
-from tunix_ttt.models.hub import names
 
 FIXTURES = make_hugging_face.FIXTURES
 CASES = sorted(make_hugging_face.CASES)
@@ -117,7 +116,7 @@ def test_every_field_of_a_spec_matters(case, change):
 def test_names_lead_from_tensors_to_parameters_and_back(case):
   module, spec = hub_loading.load(FIXTURES / case)
   parameters = specs.parameters(module)
-  table = names.table(spec)
+  table = spec.tensor_sources()
   assert table.keys() == parameters.keys()
   for path, source in table.items():
     tensors = source.to_tensors(np.asarray(parameters[path]))

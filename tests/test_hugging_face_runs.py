@@ -19,7 +19,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 MODELS = conftest.ROOT / "tests" / "fixtures" / "models"
 VOCAB_SIZE = 400
@@ -84,7 +84,7 @@ def test_the_whole_path(run, model):
   )
   assert code == 0, err
   assert re.search(r"^model model: [\d,]+ parameters, [\d,]+ trained \(", out)
-  manifest = run_directory.RunManifest.read(pathlib.Path("sft"))
+  manifest = run_manifest.RunManifest.read(pathlib.Path("sft"))
   assert manifest.model.trainable_parameters < manifest.model.parameters / 5
   tuned = "sft/checkpoint-final"
   code, out, err = run(

@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates of Hugging Face directories."""
+"""Tests loading Hugging Face tokenizers and their chat templates."""
 
 import pathlib
 from typing import Any
@@ -102,7 +102,7 @@ def test_thinking(tmp_path):
   assert plain.template.answer[-1] == "assistant\n<think>\n\n</think>\n\n"
   assert "another header" in plain.note
   assert plain.digest != thinking.digest
-  # Its own tags are single tokens, which answers are spelled with.
+  # Answers contain the tags that are single tokens in this tokenizer.
   answer = plain.encode(prompts.render_answer(4, "x"))
   assert answer[0] == plain._tokenizer.token_to_id("<think>")
 

@@ -34,7 +34,7 @@ def ended(process: subprocess.Popen, code: int) -> tuple[str, str]:
   _, err = process.communicate(timeout=300)
   assert process.returncode == code, err
   last = err.splitlines()[-1]
-  return last, last.partition(". To go on: ")[2]
+  return last, last.partition(". To resume: ")[2]
 
 
 def again(command: str) -> subprocess.Popen:
@@ -66,7 +66,7 @@ def test_before_the_first_step(tmp_path):
   conftest.wait_for(process, run.is_dir)
   process.send_signal(INT)
   line, command = ended(process, 130)
-  assert line.startswith("interrupted; nothing was trained yet. To go on: ")
+  assert line.startswith("interrupted; nothing was trained yet. To resume: ")
   assert f" --output {run} " in command and command.endswith("--resume latest")
 
 
@@ -85,7 +85,7 @@ def test_a_run_ends_as_if_it_had_not_been_interrupted(tmp_path):
   line, command = ended(process, 143)
   assert saved(run) >= 4
   assert f" --output {run} " in command and command.endswith("--resume latest")
-  assert f"at step {saved(run)}, which is saved. To go on: " in line
+  assert f"at step {saved(run)}, which is saved. To resume: " in line
   process = again(command)
   out, err = process.communicate(timeout=300)
   assert process.returncode == 0, err
@@ -115,7 +115,7 @@ def test_in_a_library(step, sft_run, tmp_path, monkeypatch):
   at = saved(run)
   assert step <= at <= step + 1
   assert str(found.value) == (
-    f"interrupted at step {at}, which is saved. To go on: resume(config,"
+    f"interrupted at step {at}, which is saved. To resume: resume(config,"
     f" {str(run)!r})"
   )
   assert handlers == [signal.getsignal(n) for n in interrupts.SIGNALS]
@@ -225,7 +225,7 @@ from tunix_ttt.runs import interrupts
 
 def main():
   run = pathlib.Path(sys.argv[1])
-  interrupts.how_to_go_on = lambda run: cli.same_command("--resume latest")
+  interrupts.resume_command = lambda run: cli.same_command("--resume latest")
   with interrupts.working_on(run), interrupts.between_steps() as stop:
     stop.is_asked()
     print("begun", flush=True)
@@ -253,7 +253,9 @@ def test_the_second_ends_at_once(number, tmp_path):
   assert process.poll() is None
   process.send_signal(number)
   line, _ = ended(process, 128 + number)
-  assert re.match(r"interrupted; step 7 is saved. To go on: \S*python -c", line)
+  assert re.match(
+    r"interrupted; step 7 is saved. To resume: \S*python -c", line
+  )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import lora
 from tunix_ttt.models import memory
-from tunix_ttt.models.families import builders
 from tunix_ttt.models.families import specs
 
 
@@ -26,7 +25,7 @@ def compiled_bytes(spec, rows, length, remat, adapted) -> int:
     )
 
   module = nnx.eval_shape(build)
-  builders.set_remat(module, remat)
+  specs.set_remat(module, remat)
   kind = nnx.LoRAParam if adapted else nnx.Param
   graph, trained, frozen = nnx.split(module, kind, ...)
 

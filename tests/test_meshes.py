@@ -28,6 +28,7 @@ from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import base_model
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import game_rollout
@@ -198,7 +199,7 @@ def test_supervised_losses_are_one_devices(on_one, mesh, tmp_path, capsys):
   run = recipes.train_sft(config, tmp_path / "run")
   rows_alike(test_sft.rows(run), test_sft.rows(on_one), 1e-4)
   assert_alike(run, on_one)
-  assert run_directory.RunManifest.read(run).mesh == meshes.described(mesh)
+  assert run_manifest.RunManifest.read(run).mesh == meshes.manifest_sizes(mesh)
   note = "note: 1 of 2 devices is used; the layout split is for GRPO"
   assert (note in capsys.readouterr().out) == (mesh is SPLIT)
 

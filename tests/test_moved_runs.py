@@ -17,7 +17,7 @@ from tunix_ttt import recipes
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import resume_checks
 
 TRAINING = conftest.ROOT / "training"
@@ -131,7 +131,7 @@ def test_a_moved_run_goes_on_as_if_it_had_not_been(
   ttt.resume(moved, step=3)
   assert test_sft.rows(moved) == test_sft.rows(tree / "runs" / name)
   assert test_sft.final(moved) == test_sft.final(tree / "runs" / name)
-  manifest = run_directory.RunManifest.read(moved)
+  manifest = run_manifest.RunManifest.read(moved)
   assert [session.from_step for session in manifest.sessions] == [0, 3]
   assert_equal(ttt.load_model(moved), ttt.load_model(tree / "runs" / name))
 
@@ -140,7 +140,7 @@ def test_the_model_that_a_run_started_from(tree, tmp_path, monkeypatch, run):
   monkeypatch.chdir(tmp_path)
   shutil.copytree(tree / "runs/whole", "mine")
   mine = pathlib.Path("mine")
-  manifest = run_directory.RunManifest.read("mine")
+  manifest = run_manifest.RunManifest.read("mine")
   found = resume_checks.relocate(CONFIG, manifest, tree / "runs/whole")
   assert found.model.name == str(tree / "cold")
   assert found.data.path == str(tree / "rows.jsonl")

@@ -1,4 +1,4 @@
-"""Observation tables: the same ids as whole conversations have, turn by turn."""
+"""Tests that observation tables yield the ids of whole conversations."""
 
 import itertools
 

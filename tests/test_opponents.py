@@ -1,4 +1,4 @@
-"""Opponents: what each may play, and how often."""
+"""Tests the moves of each opponent and their frequencies."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from tunix_ttt.games.tictactoe import solver
 
 def moves(opponent, boards, seed=0):
   boards = jnp.asarray(boards, jnp.int32)
-  luck = jax.random.bits(jax.random.key(seed), (len(boards),))
-  return np.asarray(jax.jit(jax.vmap(opponent))(luck, boards))
+  opponent_seed = jax.random.bits(jax.random.key(seed), (len(boards),))
+  return np.asarray(jax.jit(jax.vmap(opponent))(opponent_seed, boards))
 
 
 def allowed(mask, cells):
@@ -47,7 +47,7 @@ def test_random_moves_are_uniform():
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
 def test_epsilon_is_how_often_the_move_is_random(epsilon):
-  # After a corner opening one move of eight keeps the draw.
+  # After a corner opening only one of eight moves keeps the draw.
   board = rules.board_from_cells([1, 0, 0, 0, 0, 0, 0, 0, 0])
   n = 8000
   cells = moves(opponents.epsilon_optimal(epsilon), [board] * n)
@@ -57,10 +57,10 @@ def test_epsilon_is_how_often_the_move_is_random(epsilon):
 
 def test_scripted_plays_its_line_and_then_the_first_free_cell():
   opponent = opponents.scripted([4, 0])
-  # X to move and O to move, both for their first time.
+  # First move of X and first move of O.
   assert moves(opponent, [rules.EMPTY_BOARD])[0] == 4
   assert moves(opponent, [rules.board_from_cells([1] + [0] * 8)])[0] == 4
-  # Cell 0 is taken; the line has run out.
+  # Cell 0 is taken and the line has ended.
   taken = rules.board_from_cells([1, 0, 0, 0, 2, 0, 0, 0, 1])
   assert moves(opponent, [taken])[0] == 1
   over = rules.board_from_cells([1, 1, 0, 0, 2, 0, 0, 0, 2])
@@ -73,13 +73,13 @@ def mixed(shares, tables, boards):
     jnp.asarray(shares, jnp.float32),
     jnp.asarray(tables, jnp.int8),
   )
-  luck = jax.random.bits(jax.random.key(0), (len(boards),))
+  opponent_seed = jax.random.bits(jax.random.key(0), (len(boards),))
   play = jax.jit(jax.vmap(opponent))
-  return np.asarray(play(luck, jnp.asarray(boards, jnp.int32)))
+  return np.asarray(play(opponent_seed, jnp.asarray(boards, jnp.int32)))
 
 
 def test_a_mixture_plays_as_often_as_each_share_says():
-  # After a corner opening the optimal move is 4; the table's is 7.
+  # After a corner opening the optimal move is 4; the table plays 7.
   board = rules.board_from_cells([1, 0, 0, 0, 0, 0, 0, 0, 0])
   table = np.full((1, rules.NUM_BOARDS), -1)
   table[0, board] = 7

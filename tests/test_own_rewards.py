@@ -18,7 +18,7 @@ from tunix_ttt import recipes
 from tunix_ttt.algorithms import rewards
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 NONE = config_lib.RewardsConfig(outcome=config_lib.OutcomeConfig(weight=0.0))
 # Nothing but what is given.
@@ -129,7 +129,7 @@ def test_records_name_the_source():
   given = rewards.custom_rewards(mine, NONE)
   a, b, c = rewards.records(given).values()
   digest = hashlib.sha256(inspect.getsource(centre).encode()).hexdigest()
-  assert a == run_directory.RewardRecord(
+  assert a == run_manifest.RewardRecord(
     function="centre", weight=1.0, source=digest
   )
   assert (b.function, b.weight) == ("partial", 2.0)
@@ -140,7 +140,7 @@ def test_a_run_with_a_reward_of_its_own(tmp_path):
   given = {"centre": centre, "short": (short, 0.1)}
   run = test_grpo.train(CONFIG, tmp_path / "run", given)
   records = rewards.records(rewards.custom_rewards(given, NONE))
-  assert run_directory.RunManifest.read(run).rewards == records
+  assert run_manifest.RunManifest.read(run).rewards == records
   found = test_grpo.rows(run)
   for row in found:
     if row["split"] == "train":

@@ -57,13 +57,18 @@ def test_a_model_against_itself(model):
 
 
 def test_opponents_that_are_told():
-  assert opponents.telling([4, 0]) == 5 + 10
-  luck = jnp.uint32(opponents.telling([4]))
+  assert opponents.encode_script([4, 0]) == 5 + 10
+  opponent_seed = jnp.uint32(opponents.encode_script([4]))
   taken = jnp.int32(rules.place(rules.EMPTY_BOARD, 4, rules.X))
-  assert int(opponents.told(luck, taken)) == 0
-  assert int(opponents.told(luck, jnp.int32(rules.EMPTY_BOARD))) == 4
+  assert int(opponents.scripted_from_seed(opponent_seed, taken)) == 0
+  assert (
+    int(
+      opponents.scripted_from_seed(opponent_seed, jnp.int32(rules.EMPTY_BOARD))
+    )
+    == 4
+  )
   with pytest.raises(ValueError, match="five at the most"):
-    opponents.telling([0] * 6)
+    opponents.encode_script([0] * 6)
 
 
 class Scripted:

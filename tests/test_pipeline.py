@@ -8,6 +8,7 @@ import yaml
 
 from tests import conftest
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 SCRIPT = conftest.ROOT / "training" / "pipeline.py"
 SHORT = ["training.max_steps=1", "training.batch_size=8"]
@@ -37,7 +38,7 @@ def test_stages_follow_each_other(run, tmp_path, monkeypatch):
   manifest = json.loads((output / "pipeline_manifest.json").read_text())
   assert [*manifest["stages"]] == ["sft", "pairs", "dpo", "grpo"]
   for name, before in (("dpo", "sft"), ("grpo", "dpo")):
-    made = run_directory.RunManifest.read(output / name)
+    made = run_manifest.RunManifest.read(output / name)
     assert made.status == "finished"
     assert made.model.name == str(
       output / before / run_directory.FINAL_CHECKPOINT

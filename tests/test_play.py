@@ -56,11 +56,11 @@ def enumerate_game(table, agent, board=0, probability=1.0, best=False):
 @pytest.mark.parametrize("agent", MARKS)
 def test_lines_are_every_reply_once(agent):
   # A player that always has a free cell left never cuts a line short.
-  luck = jnp.asarray(opponents.every_luck(agent))
-  total = len(luck)
+  opponent_seed = jnp.asarray(opponents.enumerate_opponent_seeds(agent))
+  total = len(opponent_seed)
   assert total == {rules.X: 384, rules.O: 945}[agent]
   env = env_lib.TicTacToe()
-  states = jax.vmap(env.init)(luck, jnp.full(total, agent, jnp.int8))
+  states = jax.vmap(env.init)(opponent_seed, jnp.full(total, agent, jnp.int8))
   first = np.asarray(states.last_move)
   if agent == rules.O:
     assert np.bincount(first).tolist() == [105] * 9
@@ -127,8 +127,8 @@ def test_a_player_that_takes_taken_cells():
 def test_sampled_games():
   env = env_lib.TicTacToe()
   keys = jax.random.split(jax.random.key(0), 2000)
-  luck = jax.random.bits(jax.random.key(1), (2000,))
-  states = jax.vmap(env.init)(luck, env_lib.starting_marks("x", 2000))
+  opponent_seed = jax.random.bits(jax.random.key(1), (2000,))
+  states = jax.vmap(env.init)(opponent_seed, env_lib.starting_marks("x", 2000))
   games = jax.device_get(testing.scripted_play(env, FIRST_LEGAL)(keys, states))
   found = rates.sampled(games)
   exact = judged("first", rules.X).random

@@ -20,10 +20,11 @@ from tunix_ttt import recipes
 from tunix_ttt.models import meshes
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 # Longer than it takes until a process is missed, by the setting below.
 SECONDS = 60
-LOST = "none can go on alone; start all of them again, with --resume latest"
+LOST = "cannot be reached; start all processes again, with --resume latest"
 
 
 def start(script, config, run, *flags) -> list[subprocess.Popen]:
@@ -74,7 +75,7 @@ def kill(processes, run, step, number):
   assert other.returncode not in (0, -signal.SIGKILL)
   assert "error: a process of this run has ended" in err
   assert LOST in err.splitlines()[-1]
-  assert run_directory.RunManifest.read(run).status == "running"
+  assert run_manifest.RunManifest.read(run).status == "running"
 
 
 def test_a_supervised_run_is_one_processes(tmp_path):
@@ -86,7 +87,7 @@ def test_a_supervised_run_is_one_processes(tmp_path):
   assert "model" not in second[0]
   test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
   test_meshes.assert_alike(run, whole)
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.status == "finished"
   assert manifest.devices == ["cpu", "cpu"]
 
@@ -111,7 +112,7 @@ def test_a_supervised_run(tmp_path):
   assert "model" not in second[0]
   test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
   test_meshes.assert_alike(run, whole)
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.status == "finished" and len(manifest.sessions) == 2
   assert manifest.devices == ["cpu", "cpu"]
   # One process goes on from what two have saved.
@@ -227,5 +228,5 @@ def test_several_processes_need_the_name_of_a_run(run):
 
 def test_a_split_layout_is_of_one_process(monkeypatch):
   monkeypatch.setattr(meshes.jax, "process_count", lambda: 2)
-  with pytest.raises(errors.UserError, match="split is for a single process"):
+  with pytest.raises(errors.UserError, match="split needs a single process"):
     meshes.make(test_meshes.SPLIT)

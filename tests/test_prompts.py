@@ -1,4 +1,4 @@
-"""Observations and answers: exact text, and a strict parser."""
+"""Tests the exact text of observations and answers and the strict parser."""
 
 import pytest
 

@@ -144,8 +144,10 @@ def test_regret_is_what_a_move_gives_away():
 def test_components_are_weighted_and_only_where_turns_were_played():
   env = env_lib.TicTacToe()
   keys = jax.random.split(jax.random.key(0), 64)
-  luck = jax.random.bits(jax.random.key(1), (64,))
-  states = jax.vmap(env.init)(luck, env_lib.starting_marks("mixed", 64))
+  opponent_seed = jax.random.bits(jax.random.key(1), (64,))
+  states = jax.vmap(env.init)(
+    opponent_seed, env_lib.starting_marks("mixed", 64)
+  )
   games = jax.device_get(testing.scripted_play(env, FIRST_LEGAL)(keys, states))
   config = config_lib.RewardsConfig(
     outcome=config_lib.OutcomeConfig(weight=2.0),

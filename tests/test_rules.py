@@ -1,4 +1,4 @@
-"""The tables of rules against their definitions."""
+"""Tests the tables of the rules against their definitions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The compiled sampler against a loop that reads the whole text every time."""
+"""Tests the compiled sampler against an uncached token-by-token loop."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ from tunix_ttt.text import grammar
 
 Ending = trajectory_lib.Ending
 ENV = env_lib.TicTacToe()
-# What the reference pads its texts to, so that it has one shape.
+# Padded length of the reference, which so compiles once.
 LENGTH = 320
 GAMES = 3
 
@@ -70,13 +70,13 @@ TURNS = 3
 def starts(num_games=GAMES, seed=0):
   """Returns games with three or four cells taken.
 
-  A program has every turn, and most of a test's time is their compilation.
+  Short games have few turns to compile, which dominates the time of a test.
   """
-  luck = jax.random.bits(jax.random.key(seed), (num_games,))
+  opponent_seed = jax.random.bits(jax.random.key(seed), (num_games,))
   marks = env_lib.starting_marks("mixed", num_games)
   boards = np.flatnonzero(rules.reachable() & (rules.num_marks() == 3))
   boards = np.random.default_rng(seed).choice(boards, num_games)
-  return jax.vmap(ENV.init)(luck, marks, jnp.asarray(boards))
+  return jax.vmap(ENV.init)(opponent_seed, marks, jnp.asarray(boards))
 
 
 def token_keys(num_games=GAMES, seed=1):
@@ -96,7 +96,7 @@ def chunk(chunks, row):
 
 
 class Reference:
-  """One game, token by token and without a cache."""
+  """Plays one game token by token without a cache."""
 
   def __init__(self, model, tables, config):
     module: Any = model[1]
@@ -241,12 +241,12 @@ def check_reference(any_model, tables, context, temperature):
     "sampling": sampling,
   }
   play, sampler = make(any_model, tables, **settings)
-  # So many that the cell of a greedy model is free in some.
+  # Enough games for the greedy cell to be free in some of them.
   count = 8
   keys, states = token_keys(count), starts(count)
   played = jax.device_get(play(keys, states))
   check_equal(played, references(any_model, tables, settings, keys, states))
-  # Constrained answers are complete, so games are played to their end.
+  # Constrained answers are complete, so every game reaches its end.
   assert played.turn_mask.sum() > count
   assert (played.ending != Ending.PARSE_ERROR).all()
   assert (played.ending != Ending.LENGTH).all()
@@ -257,7 +257,7 @@ def check_reference(any_model, tables, context, temperature):
   "context", conftest.slow_but(["full"], ["full", "truncated"])
 )
 def test_unreadable_answers_are_answered(model, tables, context):
-  # A model that has learned nothing says nothing that can be read.
+  # The answers of an untrained model are unreadable.
   settings = {
     "context": context,
     "max_new_tokens": 30,
@@ -275,7 +275,7 @@ def test_an_unreadable_answer_ends_the_game(model, tables):
   played = jax.device_get(play(token_keys(), starts()))
   assert (played.ending == Ending.PARSE_ERROR).any()
   assert played.turn_mask.sum(axis=1).max() == 1
-  # The token that spoiled it is the last one.
+  # The last token is the one that makes the answer unreadable.
   at = grammar.START
   for token in played.actions[0, 0][played.action_mask[0, 0]][:-1]:
     at = tables.next_state[at, token]
@@ -311,7 +311,7 @@ def test_a_game_does_not_depend_on_those_beside_it(model, tables):
   assert len(set(several.turn_mask.sum(axis=1).tolist())) > 1
 
 
-def test_a_group_shares_its_start_and_the_opponents_luck(model, tables):
+def test_a_group_shares_its_start_and_the_opponent_seed(model, tables):
   groups, size = 4, 6
   sampling = sampling_lib.Sampling(temperature=1.5, constrained=True)
   play, _ = make(
@@ -328,13 +328,13 @@ def test_a_group_shares_its_start_and_the_opponents_luck(model, tables):
       asked = group, games.boards[n, t], games.moves[n, t]
       replies.setdefault(asked, set()).add(games.last_moves[n, after])
   assert all(len(found) == 1 for found in replies.values())
-  # The games are not one another's copies: own tokens, and other moves.
+  # The games of a group differ in their tokens and moves.
   assert len({game.tobytes() for game in games.actions}) > groups * size // 2
   assert len(replies) > groups
 
 
 def test_limits_of_a_turn_and_of_a_game(model, tables):
-  # Without the constraint a thought may go on; with it, it is cut to fit.
+  # The constraint ends a thought early enough for the move.
   longest = int(tables.observations.begin.lengths.max())
   sampling = sampling_lib.Sampling(temperature=0.0, constrained=True)
   play, _ = make(

@@ -1,4 +1,4 @@
-"""Tokens are drawn from where they should be, as often as they should be."""
+"""Tests the support and the frequencies of sampled tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def draw(allowed=None, **settings):
 
 def test_tokens_are_as_frequent_as_they_are_likely():
   found, tokens, log_probs = draw()
-  # Five standard deviations of the least certain one.
+  # Five times the largest standard deviation.
   np.testing.assert_allclose(found, PROBS, atol=5 * (0.25 / 4000) ** 0.5)
   np.testing.assert_allclose(log_probs, np.log(PROBS)[tokens], rtol=1e-5)
 
@@ -42,7 +42,7 @@ def test_tokens_are_as_frequent_as_they_are_likely():
 def test_what_is_cut_off(settings, kept):
   found, tokens, log_probs = draw(**settings)
   assert np.flatnonzero(found).tolist() == kept
-  # What was cut off is still part of the probabilities that are reported.
+  # The reported probabilities include the excluded tokens.
   np.testing.assert_allclose(log_probs, np.log(PROBS)[tokens], rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The games of a batch do not depend on how many are played at once."""
+"""Tests that games do not depend on the number of active games."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ ENV = env_lib.TicTacToe()
 
 
 class TablePolicy:
-  """Logits after a token are a row of a table; every row is computed alone."""
+  """A policy whose logits are a table row of the last token."""
 
   def init_cache(self, batch_size, num_slots):
     return jnp.zeros((batch_size, num_slots))
@@ -40,7 +40,7 @@ def tables(tokenizer):
 
 @pytest.fixture(scope="module")
 def logits(tables, tokenizer):
-  """Makes most answers readable, of all moves, and some not."""
+  """Returns logits that make most answers readable, with all moves."""
   size = tokenizer.vocab_size
   logits = np.random.default_rng(0).normal(size=(size, size))
   begin, text_format = tables.observations.begin, text_formats.GridFormat()
@@ -54,8 +54,10 @@ def logits(tables, tokenizer):
 
 def play(tables, logits, batch_size, **settings):
   keys = jax.random.split(jax.random.key(1), batch_size)
-  luck = jax.random.bits(jax.random.key(0), (batch_size,))
-  states = jax.vmap(ENV.init)(luck, env_lib.starting_marks("mixed", batch_size))
+  opponent_seed = jax.random.bits(jax.random.key(0), (batch_size,))
+  states = jax.vmap(ENV.init)(
+    opponent_seed, env_lib.starting_marks("mixed", batch_size)
+  )
   config = sampler_lib.RolloutConfig(max_new_tokens=8, **settings)
   sampler = sampler_lib.Sampler(TablePolicy(), ENV, tables, config)
   return jax.device_get(sampler(logits, keys, states))
@@ -91,7 +93,7 @@ def test_games_do_not_depend_on_those_beside_them(
     max_turns=max_turns,
     on_parse_error=on_parse_error,
   )
-  # Some run out of turns: these must not be played on.
+  # Some games run out of turns and must not continue.
   assert np.isin(games.ending, (Ending.LENGTH, Ending.UNFINISHED)).any()
   moved = games.moves[:, 0] >= 0
   expected = moved & (max_turns == 1) & (games.ending > Ending.PARSE_ERROR)

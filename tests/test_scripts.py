@@ -13,7 +13,7 @@ from tests.conftest import refused
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.games.tictactoe import prompts
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 TRAIN, TRAIN_GRPO, GENERATE, REPORT, EVALSET, PLAY = (
   conftest.ROOT / "training" / f"{name}.py"
@@ -111,7 +111,7 @@ def test_a_run_without_output_makes_its_own_directory(run):
   assert code == 0
   (path,) = pathlib.Path("artifacts/training_runs").iterdir()
   assert f"trained model: {path}/checkpoint-final" in out
-  assert run_directory.RunManifest.read(path).seed == 5
+  assert run_manifest.RunManifest.read(path).seed == 5
 
 
 def test_dry_run_writes_nothing(run):

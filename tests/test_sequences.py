@@ -1,4 +1,4 @@
-"""Training sequences are what was read and said, with its log-probabilities."""
+"""Tests that training sequences match the tokens that a model processed."""
 
 from typing import Any, cast
 
@@ -64,12 +64,12 @@ def test_a_trainers_log_probabilities_are_the_samplers(
   games = play(test_sampler.token_keys(), test_sampler.starts())
   batch = sequences_lib.sequences(games, tables, context)
   check_log_probs(model, batch, temperature)
-  # Every token that was sampled is there, once, in order.
+  # Every sampled token occurs once, in order.
   np.testing.assert_array_equal(
     np.asarray(batch.tokens)[np.asarray(batch.action_mask)],
     np.asarray(games.actions)[np.asarray(games.action_mask)],
   )
-  # Without gaps, and nothing where there is no token.
+  # The sequences have no gaps, and padding is zero.
   mask = np.asarray(batch.mask)
   assert (mask[:, :-1] >= mask[:, 1:]).all()
   assert not np.asarray(batch.tokens)[~mask].any()
@@ -77,7 +77,7 @@ def test_a_trainers_log_probabilities_are_the_samplers(
 
 
 def check_log_probs(model, batch, temperature):
-  """Compares with a trainer's, from the whole sequence at once."""
+  """Compares log-probabilities with those of a full forward pass."""
   inputs = losses.model_inputs(
     {
       "input_tokens": batch.tokens,
@@ -102,7 +102,7 @@ def check_log_probs(model, batch, temperature):
 
 
 def likely(model, tables, tokens):
-  """Returns the model with tokens that it often samples first."""
+  """Returns the model with a bias toward these tokens."""
   spec: specs.ModelSpec = model[0]
   bent = model[1]
   row = tables.observations.rows[0, 0]
@@ -146,7 +146,7 @@ def test_control_tokens_in_the_middle_of_an_answer(
   games = play(test_sampler.token_keys(32), states)
   said = np.asarray(games.actions)[np.asarray(games.action_mask)]
   assert {*control.tolist()} <= {*said.tolist()}
-  # They are tokens like any other: sampled, kept, and what ends the answer.
+  # Control tokens are sampled and kept like any token, and end the answer.
   lengths = np.asarray(games.action_mask).sum(axis=-1)
   for n, t in zip(*np.nonzero(games.turn_mask), strict=True):
     ids = np.asarray(games.actions[n, t])[: lengths[n, t]]
@@ -157,7 +157,7 @@ def test_control_tokens_in_the_middle_of_an_answer(
   check_log_probs(bent, batch, 1.0)
   found = np.asarray(batch.tokens)[np.asarray(batch.action_mask)]
   np.testing.assert_array_equal(found, said)
-  # A turn ends once, whoever ends it.
+  # Each turn has one end token.
   ends = np.asarray(batch.tokens) == tokenizer.end_of_turn_id
   assert not (ends[:, :-1] & ends[:, 1:]).any()
 

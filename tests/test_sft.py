@@ -18,6 +18,7 @@ from tunix_ttt import recipes
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import recorder
 from tunix_ttt.train import sft
 
@@ -109,7 +110,7 @@ def test_every_step_is_recorded_once_and_in_order(finished):
 
 def test_the_manifest_says_what_made_the_run(finished):
   config, run = finished
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.status == "finished" and manifest.finished_at
   assert manifest.seed == config.seed
   assert manifest.config == config_lib.to_dict(config)
@@ -181,7 +182,7 @@ def test_resuming_from_an_earlier_step_ends_the_same(finished, tmp_path):
   assert optimizer_state(copy) == optimizer_state(run)
   aside = next(copy.glob("superseded-*"))
   assert {p.name for p in aside.iterdir()} == {"6", "8", "checkpoint-final"}
-  sessions = run_directory.RunManifest.read(copy).sessions
+  sessions = run_manifest.RunManifest.read(copy).sessions
   assert [s.from_step for s in sessions] == [0, 3]
 
 
@@ -248,7 +249,7 @@ def test_lora_on_a_model_that_was_trained_first(sft_run, tmp_path):
   first = rows(run)[0]
   assert first["loss"] == pytest.approx(rows(base)[-1]["loss"], rel=1e-5)
   assert rows(run)[-1]["loss"] < first["loss"]
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   assert manifest.model.revision == final(base)
 
 
@@ -280,5 +281,5 @@ def test_killed_runs_end_as_if_they_had_not_been(lora, tmp_path):
   assert rows(run) == rows(whole)
   assert final(run) == final(whole)
   assert optimizer_state(run) == optimizer_state(whole)
-  sessions = [s.from_step for s in run_directory.RunManifest.read(run).sessions]
+  sessions = [s.from_step for s in run_manifest.RunManifest.read(run).sessions]
   assert sessions[0] == sessions[1] == 0 and 80 <= sessions[2] < steps

@@ -1,4 +1,4 @@
-"""The solution against a plain-Python minimax, on every reachable board."""
+"""Tests the solver against plain-Python minimax on every reachable board."""
 
 import functools
 
@@ -27,7 +27,7 @@ def play(board: str, cell: int, mark: str) -> str:
 
 @functools.cache
 def minimax(board: str, to_move: str, me: str) -> int:
-  """The value for `me`; the cache knows whose value it holds."""
+  """Returns the value for the side `me`."""
   winner = winner_of(board)
   if winner is not None:
     return 0 if winner == "draw" else 1 if winner == me else -1
@@ -97,7 +97,7 @@ def test_what_everyone_knows():
   # Perfect play from the empty board is a draw, and every opening keeps it.
   assert solver.solve().value[rules.EMPTY_BOARD] == solver.DRAW
   assert len(solver.optimal_cells(rules.EMPTY_BOARD)) == 9
-  # A corner opening is answered by the centre alone.
+  # The center is the only optimal reply to a corner opening.
   corner = rules.board_from_cells([1, 0, 0, 0, 0, 0, 0, 0, 0])
   assert solver.optimal_cells(corner) == (4,)
 

@@ -14,7 +14,7 @@ from tests import conftest
 from tunix_ttt import errors
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import lora
-from tunix_ttt.models.families import corrections
+from tunix_ttt.models.families import gemma
 from tunix_ttt.models.families import specs
 
 NAMES = sorted(specs.TINY_MODELS)
@@ -165,7 +165,7 @@ def test_windows_are_those_of_tunix(family, monkeypatch):
   shape = {**specs.TINY_MODELS[f"tiny-{family}"], "sliding_window": 5}
   spec = specs.ModelSpec(**shape, vocab_size=64)
   ours = specs.initialize(spec, 0)
-  monkeypatch.setattr(corrections, "replace", lambda module: None)
+  monkeypatch.setattr(gemma, "use_windows", lambda module, windowed: None)
   tunix = specs.initialize(spec, 0)
   inputs = (
     jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 16))),

@@ -16,7 +16,7 @@ from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt import streams
 from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.models import generation
+from tunix_ttt.models import model_policy
 from tunix_ttt.testing import CharacterTokenizer
 
 Stream = streams.Stream
@@ -134,12 +134,12 @@ def test_batches_of_completions_have_keys_of_their_own(monkeypatch):
       keys.append(jax.random.key_data(settings["seed"]).tolist())
       return argparse.Namespace(text=[""] * len(prompts))
 
-  monkeypatch.setattr(generation, "_TokenSampler", Sampler)
+  monkeypatch.setattr(model_policy, "_TokenSampler", Sampler)
   spec: Any = argparse.Namespace(num_layers=1, num_kv_heads=1, head_dim=2)
   nothing: Any = None
   tokenizer: Any = CharacterTokenizer()
   for seed in (0, 1, 2, 4):
-    answers = generation.generate(
+    answers = model_policy.generate(
       nothing, spec, tokenizer, [[2]] * 5,
       max_new_tokens=1, batch_size=2, seed=seed,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Template thoughts are true of the board they are about."""
+"""Tests that template thoughts are true statements about their boards."""
 
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
@@ -9,7 +9,7 @@ LINES = rules.LINES
 
 
 def completes(board: int, cell: int, mark: int) -> bool:
-  """Whether `mark` on `cell` makes a line, from the marks alone."""
+  """Returns whether `mark` on `cell` completes a line."""
   marks = rules.cells()[board].copy()
   marks[cell] = mark
   return any(all(marks[c] == mark for c in line) for line in LINES)
@@ -41,7 +41,7 @@ def test_every_thought_of_every_legal_move_is_true():
 
 
 def threats(board, cell, mark):
-  """How many cells complete a line of `mark` once it has `cell`."""
+  """Returns the number of winning cells of `mark` after it takes `cell`."""
   marks = rules.cells()[board].copy()
   marks[cell] = mark
   after = rules.board_from_cells(marks)

@@ -1,4 +1,4 @@
-"""The tokenizer: lossless, cheap on boards, and closed to forged turns."""
+"""Tests that the tokenizer is lossless, compact and safe from forged turns."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +47,7 @@ def test_a_board_costs_few_tokens(tokenizer):
     for b in rules.positions()
   ]
   assert max(costs) <= 20
-  # The second format: 9 cells of two tokens and what is between them.
+  # The second format has two tokens per cell and separators.
   board = "\n".join(
     " ".join(f"<|{r}-{c}|><|blank|>" for c in range(3)) for r in range(3)
   )

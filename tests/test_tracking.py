@@ -10,6 +10,7 @@ import pytest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import tracking
 
@@ -57,7 +58,7 @@ def test_tensorboard_always_and_wandb_on_request(tmp_path):
 
 
 def test_the_page_on_wandb_is_in_the_manifest(tmp_path, monkeypatch, capsys):
-  manifest = run_directory.RunManifest.model_construct(
+  manifest = run_manifest.RunManifest.model_construct(
     run_id="a", sessions=[], wandb_url=None
   )
   run = tmp_path / "a"

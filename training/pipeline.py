@@ -27,7 +27,7 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Runs the stages that are not finished."""
   flags = _parse()
-  interrupts.how_to_go_on = lambda run: cli.same_command()
+  interrupts.resume_command = lambda run: cli.same_command()
   config = config_lib.load(config_lib.PipelineConfig, flags.config, flags.set)
   cli.require_tunix()
   # Imported lazily: pulls in Tunix.

@@ -10,8 +10,9 @@
 Settings    `load_config` reads `SFTConfig`, `DPOConfig` and `GRPOConfig`.
 Training    `train_sft`, `train_dpo`, `train_grpo` and `resume`. GRPO accepts
             custom `Reward` functions.
-Runs        `RunManifest`, `read_metrics` and `write_report`. The module
-            `plots` draws training curves.
+Runs        `Run` opens a run directory: its config, model, metrics, games and
+            report. `RunManifest`, `read_metrics` and `write_report` read and
+            write its files. The module `plots` draws training curves.
 Models      `load_model` returns a `Model`; `export_model` writes it for PEFT
             or transformers.
 Games       `play_games` samples games and `play_all_lines` plays every line.
@@ -65,8 +66,8 @@ if TYPE_CHECKING:
   from tunix_ttt.rollout.trajectory import Trajectory
   from tunix_ttt.rollout.trajectory import describe as describe_games
   from tunix_ttt.run import Run
-  from tunix_ttt.runs.run_directory import RunManifest
   from tunix_ttt.runs.run_directory import read_metrics
+  from tunix_ttt.runs.run_manifest import RunManifest
   from tunix_ttt.train.base_model import load as load_model
 
 __version__ = "0.1.0"
@@ -82,7 +83,7 @@ _SOURCES = {
   "Partner": ("evaluate.partner", "Partner"),
   "Reward": ("algorithms.rewards", "Reward"),
   "Run": ("run", "Run"),
-  "RunManifest": ("runs.run_directory", "RunManifest"),
+  "RunManifest": ("runs.run_manifest", "RunManifest"),
   "SFTConfig": ("config", "SFTConfig"),
   "State": ("games.tictactoe.env", "State"),
   "TicTacToe": ("games.tictactoe.env", "TicTacToe"),
@@ -114,7 +115,6 @@ _SOURCES = {
 
 # Hidden from type checkers, which then report unknown names.
 if not TYPE_CHECKING:
-  __all__ = list(_SOURCES)
 
   def __getattr__(name: str) -> Any:
     """Imports a name on its first use."""

@@ -18,10 +18,12 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
 from tunix_ttt import streams
+from tunix_ttt.runs import disk_faults
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 _EXAMPLE = "example:\n  "
@@ -35,14 +37,14 @@ def run(main: Callable[[], None]) -> None:
   A mistake in the input is 2, Ctrl-C 130 and SIGTERM 143.
   """
   try:
-    with interrupts.in_script(), files.silence_after_disk_fault():
+    with interrupts.in_script(), disk_faults.silence_consequences():
       main()
   except errors.UserError as error:
     _exit(2, f"error: {error}")
   except interrupts.Interrupted as interrupted:
     message, code = str(interrupted), interrupted.exit_code
   except Exception as error:
-    if fault := files.fault_of_disk(error):
+    if fault := disk_faults.describe(error):
       _exit(2, f"error: {fault}")
     if not processes.joined():
       raise
@@ -189,7 +191,7 @@ def config_of_model(
   settings = overrides(settings, model__base=flags.base)
   if flags.config is not None:
     return config_lib.load_any(flags.config, settings)
-  config = run_directory.config_of_model(flags.model, settings)
+  config = run_manifest.config_of_model(flags.model, settings)
   if config is None:
     raise errors.UserError(
       f"--model {flags.model}: belongs to no run, whose settings say how it"
@@ -282,7 +284,7 @@ def parse_run(arguments: argparse.ArgumentParser) -> argparse.Namespace:
   flags = arguments.parse_args()
   if flags.resume is not None and flags.output is None:
     arguments.error("--resume needs --output, the run directory to go on with")
-  interrupts.how_to_go_on = functools.partial(_resumed, flags)
+  interrupts.resume_command = functools.partial(_resumed, flags)
   return flags
 
 
@@ -347,7 +349,7 @@ def described(flags: argparse.Namespace, config: Any) -> bool:
   from tunix_ttt.train import resume_checks
 
   if flags.resume is not None and flags.output is not None:
-    run = run_directory.RunManifest.read(flags.output)
+    run = run_manifest.RunManifest.read(flags.output)
     config = resume_checks.relocate(config, run, flags.output)
   print(dry_run.describe(config))
   return True

@@ -1,5 +1,6 @@
 """The command `ttt`: each script of `training/` by a short name."""
 
+import argparse
 import pathlib
 import runpy
 import sys
@@ -50,11 +51,14 @@ def script_of(name: str) -> str:
     )
   if name != "train":
     return COMMANDS[name][0]
-  for flag, value in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
-    path = value if flag == "--config" else flag.removeprefix("--config=")
-    if flag == "--config" or flag.startswith("--config="):
-      return _TRAINERS[type(config_lib.load_any(pathlib.Path(path)))]
-  return _TRAINERS[config_lib.SFTConfig]
+  flags = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+  flags.add_argument("--config", type=pathlib.Path, nargs="?")
+  path = flags.parse_known_args()[0].config
+  # Without a config, the script says that it needs one, or shows its help.
+  kind = (
+    config_lib.SFTConfig if path is None else type(config_lib.load_any(path))
+  )
+  return _TRAINERS[kind]
 
 
 def usage() -> str:

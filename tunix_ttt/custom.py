@@ -115,10 +115,15 @@ def digests(values: Mapping[str, Any]) -> dict[str, str | None]:
   }
 
 
+def definition(function: Any) -> Any:
+  """Returns a function, or the class of a callable object."""
+  return function if hasattr(function, "__qualname__") else type(function)
+
+
 def digest(function: Any) -> str | None:
   """Returns the SHA-256 of a function's source; None if it has no source."""
-  named = function if hasattr(function, "__qualname__") else type(function)
   try:
-    return hashlib.sha256(inspect.getsource(named).encode()).hexdigest()
+    source = inspect.getsource(definition(function))
+    return hashlib.sha256(source.encode()).hexdigest()
   except (OSError, TypeError):
     return None

@@ -1,13 +1,11 @@
-"""Reading other people's files strictly, and writing our own whole."""
+"""Reads users' files strictly and writes files atomically."""
 
 import codecs
 from collections.abc import Iterator, Mapping
 import contextlib
-import errno
 import hashlib
 import io
 import json
-import logging
 import math
 import os
 import pathlib
@@ -15,8 +13,6 @@ import platform
 import re
 import secrets
 import shutil
-import sys
-import threading
 from typing import Any, BinaryIO, NamedTuple
 
 from tunix_ttt import errors
@@ -34,11 +30,11 @@ def read_text(path: pathlib.Path, what: str) -> str:
   """Reads UTF-8 text, with or without a byte order mark; CRLF becomes LF.
 
   Args:
-    path: the file.
-    what: what it is to the user ("config", "data file"), for the message.
+    path: Path of the file.
+    what: Noun for the file in error messages ("config", "data file").
 
   Raises:
-    errors.UserError: if there is no such file or it is not UTF-8.
+    errors.UserError: if the file is missing or not UTF-8.
   """
   with _opened(path, what) as file:
     data = file.read()
@@ -70,11 +66,29 @@ def _not_utf8(byte: int, what: str) -> str:
   return f"this {what} is not UTF-8 text (byte 0x{byte:02x}); save it as UTF-8"
 
 
+def or_packaged(path: pathlib.Path, folder: str) -> pathlib.Path:
+  """Returns a path, or the packaged file of its name if the path is missing.
+
+  Args:
+    path: Path from the user; only a bare name or a path in `folder` may stand
+      for a packaged file.
+    folder: Folder of packaged files: `configs` or `evalsets`.
+  """
+  if path.exists() or str(path.parent) not in (".", folder):
+    return path
+  package = pathlib.Path(__file__).parent
+  for root in (package, package.parent):
+    for name in (path.name, f"{path.name}.yaml", f"{path.name}.jsonl"):
+      if (root / folder / name).is_file():
+        return root / folder / name
+  return path
+
+
 def digest(path: pathlib.Path, what: str) -> str:
   """Returns the SHA-256 of a file's bytes.
 
   Raises:
-    errors.UserError: if it cannot be read.
+    errors.UserError: if the file cannot be read.
   """
   with _opened(path, what) as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
@@ -84,9 +98,9 @@ class Line(NamedTuple):
   """A line of JSONL that is not blank.
 
   Attributes:
-    number: from 1.
-    row: the object; None where there is none.
-    fault: what is wrong with the line, where `row` is None.
+    number: Line number, from 1.
+    row: JSON object; None if the line has a fault.
+    fault: Description of the fault; empty if `row` is set.
   """
 
   number: int
@@ -95,7 +109,7 @@ class Line(NamedTuple):
 
 
 def scan_jsonl(path: pathlib.Path, what: str) -> Iterator[Line]:
-  """Yields the lines of a JSONL file, good and bad; see `read_text`.
+  """Yields the lines of a JSONL file, including lines with faults.
 
   Raises:
     errors.UserError: if the file cannot be read.
@@ -116,9 +130,12 @@ def _parse_line(number: int, data: bytes, what: str) -> Line:
     detail = getattr(error, "msg", str(error))
     return Line(number, None, f"not valid JSON: {detail}")
   if not isinstance(row, dict):
-    found = type(row).__name__
-    return Line(number, None, f"expected a JSON object, found {found}")
+    return Line(number, None, _not_an_object(row))
   return Line(number, row)
+
+
+def _not_an_object(value: Any) -> str:
+  return f"expected a JSON object, found {type(value).__name__}"
 
 
 def read_jsonl(
@@ -127,24 +144,24 @@ def read_jsonl(
   """Yields (line number, object) for each line that is not blank.
 
   Raises:
-    errors.UserError: if the file cannot be read or holds no object, or at the
-      first line that is not a JSON object.
+    errors.UserError: if the file cannot be read or has no rows, or at the first
+      line that is not a JSON object.
   """
-  found = False
+  is_empty = True
   for line in scan_jsonl(path, what):
     if line.row is None:
       raise errors.UserError(f"{path}:{line.number}: {line.fault}")
-    found = True
+    is_empty = False
     yield line.number, line.row
-  if not found:
+  if is_empty:
     raise errors.UserError(f"{path}: this {what} has no rows")
 
 
 def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
-  """Reads a file that is one JSON object.
+  """Reads a file that holds one JSON object.
 
   Raises:
-    errors.UserError: if it cannot be read or is something else.
+    errors.UserError: if the file cannot be read or holds something else.
   """
   try:
     value = _from_json(read_text(path, what))
@@ -155,16 +172,14 @@ def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
       f"{path}:{line}: this {what} is not valid JSON: {detail}"
     ) from None
   if not isinstance(value, dict):
-    raise errors.UserError(
-      f"{path}: expected a JSON object, found {type(value).__name__}"
-    )
+    raise errors.UserError(f"{path}: {_not_an_object(value)}")
   return value
 
 
 def _from_json(text: str) -> Any:
-  """Reads JSON, without numbers beyond floats and halves of characters."""
+  """Parses JSON; rejects infinite numbers and halves of surrogate pairs."""
   value = json.loads(text, parse_constant=_reject_constant, parse_float=_finite)
-  # Escapes may spell what no text in UTF-8 has.
+  # Escapes may spell characters that UTF-8 cannot encode.
   if "\\ud" in text.lower():
     half = _SURROGATE.search(json.dumps(value, ensure_ascii=False))
     if half is not None:
@@ -183,74 +198,97 @@ def _finite(text: str) -> float:
 
 
 def to_json(value: Any) -> str:
-  """Returns compact JSON on one line, text in UTF-8."""
+  """Returns compact JSON on one line, without escapes of Unicode text."""
   return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file whole or not at all: beside its place, then renamed."""
+  """Writes a UTF-8 file atomically."""
   write_bytes(path, text.encode())
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file whole or not at all: beside its place, then renamed."""
-  with _put(path) as file:
+  """Writes a file atomically: to a temporary beside it, then renamed."""
+  with _replacing(path) as file:
     file.write(data)
+
+
+def write_all(directory: pathlib.Path, contents: Mapping[str, bytes]) -> None:
+  """Writes files atomically, by their paths relative to a directory."""
+  for name, data in contents.items():
+    write_bytes(directory / name, data)
 
 
 @contextlib.contextmanager
 def new_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Gives a file to write, which becomes `path` when the block ends.
+  """Yields a file that becomes `path` when the block ends.
 
-  Where the block raises, nothing is left behind.
+  If the block raises, nothing is left behind.
 
   Raises:
     errors.UserError: if `path` exists or cannot be written.
   """
   check_absent(path)
-  with _put(path) as file:
+  with _replacing(path) as file:
     yield file
     check_absent(path)
 
 
 @contextlib.contextmanager
-def _put(path: pathlib.Path) -> Iterator[BinaryIO]:
-  with _beside(path) as beside:
-    with beside.open("wb") as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    beside.replace(path)
+def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a directory that becomes `path` when the block ends.
+
+  If the block raises, nothing is left behind.
+
+  Raises:
+    errors.UserError: if `path` exists or cannot be written.
+  """
+  check_absent(path)
+  with _temporary(path) as temporary:
+    temporary.mkdir()
+    yield temporary
+    check_absent(path)
+    temporary.rename(path)
 
 
 @contextlib.contextmanager
-def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives the path of a temporary, which is removed when the block ends.
+def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+  with _temporary(path) as temporary:
+    with temporary.open("wb") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
 
-  The directories above it are made, and removed if the block raises.
+
+@contextlib.contextmanager
+def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a temporary path beside `path`, which is removed at the end.
+
+  Parent directories are created, and removed again if the block raises.
   """
-  made = [parent for parent in path.parents if not os.path.lexists(parent)]
-  beside = path.with_name(f"{_temporary(path)}{secrets.token_hex(2)}")
+  created = [parent for parent in path.parents if not os.path.lexists(parent)]
+  temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(2)}")
   try:
-    # Where a file or a loop of links is in the way, the writer's error says so.
+    # If a file or a loop of links is in the way, the write below reports it.
     with contextlib.suppress(FileExistsError):
       path.parent.mkdir(parents=True, exist_ok=True)
     _remove_dead(path)
-    yield beside
+    yield temporary
   except BaseException as error:
-    remove(beside)
-    for parent in made:
+    remove(temporary)
+    for parent in created:
       with contextlib.suppress(OSError):
         parent.rmdir()
     if isinstance(error, OSError):
-      raise cannot_write(path, error) from None
+      raise _cannot_write(path, error) from None
     raise
-  remove(beside)
+  remove(temporary)
 
 
-def _temporary(path: pathlib.Path, pid: int | str | None = None) -> str:
-  """Returns how the names of a process's temporaries for `path` begin."""
-  # Process ids mean something on one machine, within one container.
+def _prefix(path: pathlib.Path, pid: int | str | None = None) -> str:
+  """Returns the prefix of the names of a process's temporaries for `path`."""
+  # Process ids are unique only on one machine and within one container.
   place = platform.node()
   with contextlib.suppress(OSError):
     place += os.readlink("/proc/self/ns/pid")
@@ -259,13 +297,13 @@ def _temporary(path: pathlib.Path, pid: int | str | None = None) -> str:
 
 
 def _remove_dead(path: pathlib.Path) -> None:
-  """Removes what killed processes of this machine left beside `path`."""
-  before, _, after = _temporary(path, "PID").rpartition("PID")
+  """Removes temporaries of `path` that killed processes left on this machine."""
+  before, _, after = _prefix(path, "PID").rpartition("PID")
   pattern = re.compile(rf"{re.escape(before)}(\d+){after}[0-9a-f]+")
   with contextlib.suppress(OSError):
     for other in path.parent.iterdir():
-      found = pattern.fullmatch(other.name)
-      if found and not _is_alive(int(found[1])):
+      match = pattern.fullmatch(other.name)
+      if match and not _is_alive(int(match[1])):
         remove(other)
 
 
@@ -282,7 +320,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def remove(path: pathlib.Path) -> None:
-  """Removes a file or a directory, if it is there and can be removed."""
+  """Removes a file or directory; ignores errors and missing paths."""
   if os.path.isdir(path) and not os.path.islink(path):
     shutil.rmtree(path, ignore_errors=True)
   else:
@@ -290,31 +328,8 @@ def remove(path: pathlib.Path) -> None:
       path.unlink()
 
 
-def write_all(directory: pathlib.Path, contents: Mapping[str, bytes]) -> None:
-  """Writes files by their paths under a directory."""
-  for name, data in contents.items():
-    write_bytes(directory / name, data)
-
-
-@contextlib.contextmanager
-def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a directory to fill, which becomes `path` when the block ends.
-
-  Where the block raises, nothing is left behind.
-
-  Raises:
-    errors.UserError: if `path` exists or cannot be written.
-  """
-  check_absent(path)
-  with _beside(path) as beside:
-    beside.mkdir()
-    yield beside
-    check_absent(path)
-    beside.rename(path)
-
-
 def check_absent(path: pathlib.Path) -> None:
-  """Raises a UserError if something stands at `path`."""
+  """Raises a UserError if `path` exists, even as a dangling link."""
   if os.path.lexists(path):
     raise errors.UserError(
       f"{path}: already exists and is never written over; choose another path"
@@ -324,130 +339,19 @@ def check_absent(path: pathlib.Path) -> None:
 def check_output(path: pathlib.Path) -> None:
   """Raises a UserError if `path` exists or cannot be written.
 
-  A file is written beside it and removed: work that ends in writing `path`
-  should not be found to be lost only then.
+  Scripts call this before long work. A temporary file is written and removed.
   """
   check_absent(path)
-  with contextlib.suppress(_Written), _put(path) as file:
+  with contextlib.suppress(_Written), _replacing(path) as file:
     file.write(b"0")
     file.flush()
     raise _Written
 
 
 class _Written(Exception):  # noqa: N818
-  """Ends `check_output`, so that all it has made is removed."""
+  """Ends `check_output`, so that `_temporary` removes what it created."""
 
 
-def cannot_write(
-  path: pathlib.Path | str, error: BaseException
-) -> errors.UserError:
-  """Returns what to raise where a path could not be written."""
-  reason = getattr(error, "strerror", None) or str(error)
+def _cannot_write(path: pathlib.Path, error: OSError) -> errors.UserError:
+  reason = error.strerror or str(error)
   return errors.UserError(f"{path}: cannot write this: {reason}")
-
-
-# Faults of a disk, and then of a path, and not of a program.
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-_OF_PATHS = (
-  errno.EACCES,
-  errno.EIO,
-  errno.EISDIR,
-  errno.ELOOP,
-  errno.ENAMETOOLONG,
-  errno.ENOTDIR,
-)
-
-
-def fault_of_disk(error: Exception) -> str | None:
-  """Returns which fault of a disk or a path an error reports, if any.
-
-  Args:
-    error: An error of Python, or of Orbax, which has Python's words in its own.
-  """
-  if isinstance(error, errors.UserError):
-    return None
-  if not isinstance(error, OSError):
-    reasons = map(os.strerror, _OF_DISKS)
-    return next((reason for reason in reasons if reason in str(error)), None)
-  if error.filename and error.errno in _OF_DISKS + _OF_PATHS:
-    return f"{error.filename}: {error.strerror}"
-  return error.strerror if error.errno in _OF_DISKS else None
-
-
-# Loggers of Orbax, of its event loops and of their callbacks.
-_LOGGERS = ("absl", "asyncio", "concurrent.futures")
-
-
-def or_packaged(path: pathlib.Path, folder: str) -> pathlib.Path:
-  """Returns a file, or the one of its name that comes with the package.
-
-  Args:
-    path: Path that a user named; a bare name, or one in `folder`, may be of
-      the package.
-    folder: `configs` or `evalsets`.
-  """
-  if path.exists() or str(path.parent) not in (".", folder):
-    return path
-  package = pathlib.Path(__file__).parent
-  for root in (package, package.parent):
-    for name in (path.name, f"{path.name}.yaml", f"{path.name}.jsonl"):
-      if (root / folder / name).is_file():
-        return root / folder / name
-  return path
-
-
-@contextlib.contextmanager
-def silence_after_disk_fault() -> Iterator[None]:
-  """Silences threads, event loops and exit handlers after a fault of the disk.
-
-  Orbax and TensorBoard write in threads. Each of them reports the fault that
-  the caller gets as an exception, and then that the others have ended. After a
-  fault they stay silent, since some report as the process ends.
-  """
-  is_faulty = False
-
-  def is_expected(error: Any) -> bool:
-    nonlocal is_faulty
-    if isinstance(error, Exception) and fault_of_disk(error):
-      is_faulty = True
-    # Threads of TensorStore report that Orbax closed an event loop before the
-    # caller gets the fault because of which Orbax closed it.
-    in_thread = threading.current_thread() is not threading.main_thread()
-    return is_faulty or (in_thread and str(error) == "Event loop is closed")
-
-  def of_thread(arguments: Any) -> None:
-    if not is_expected(arguments.exc_value):
-      thread_hook(arguments)
-
-  def of_collection(arguments: Any) -> None:
-    if not is_expected(arguments.exc_value):
-      unraisable_hook(arguments)
-
-  def of_callback(kind: Any, error: Any, trace: Any) -> None:
-    in_thread = threading.current_thread() is not threading.main_thread()
-    if not (in_thread and is_expected(error)):
-      print_hook(kind, error, trace)
-
-  def of_log(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    message = Exception(record.getMessage())
-    return not (is_expected(error) or is_expected(message))
-
-  thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
-  print_hook = sys.excepthook
-  threading.excepthook, sys.unraisablehook = of_thread, of_collection
-  sys.excepthook = of_callback
-  for name in _LOGGERS:
-    logging.getLogger(name).addFilter(of_log)
-  try:
-    yield
-  except Exception as error:
-    is_expected(error.__cause__ or error.__context__ or error)
-    raise
-  finally:
-    if not is_faulty:
-      threading.excepthook = thread_hook
-      sys.unraisablehook = unraisable_hook
-      sys.excepthook = print_hook
-      for name in _LOGGERS:
-        logging.getLogger(name).removeFilter(of_log)

@@ -20,6 +20,7 @@ from tunix_ttt.algorithms import rewards
 from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import base_model
 from tunix_ttt.train import dry_run
 
@@ -27,7 +28,7 @@ MANIFEST = "pipeline_manifest.json"
 PAIRS = "pairs.jsonl"
 
 
-class StageRecord(run_directory.Record):
+class StageRecord(run_manifest.Record):
   """The record of a finished stage.
 
   Attributes:
@@ -41,7 +42,7 @@ class StageRecord(run_directory.Record):
   exact_play: dict[str, Any] | None = None
 
 
-class PipelineManifest(run_directory.Record):
+class PipelineManifest(run_manifest.Record):
   """The manifest of a pipeline.
 
   Attributes:
@@ -55,13 +56,13 @@ class PipelineManifest(run_directory.Record):
 
 def stages(
   config: config_lib.PipelineConfig, output: pathlib.Path
-) -> dict[run_directory.Recipe, config_lib.SFTConfig]:
+) -> dict[run_manifest.Recipe, config_lib.SFTConfig]:
   """Returns the config of each run, in order.
 
   Raises:
     errors.UserError: If a stage's config is wrong.
   """
-  configs: dict[run_directory.Recipe, config_lib.SFTConfig] = {}
+  configs: dict[run_manifest.Recipe, config_lib.SFTConfig] = {}
   for name, recipe in recipes.RECIPES.items():
     stage: config_lib.StageConfig | None = getattr(config, name)
     if stage is None:
@@ -116,7 +117,7 @@ def run(
 
 def _run_stages(
   config: config_lib.PipelineConfig,
-  configs: dict[run_directory.Recipe, config_lib.SFTConfig],
+  configs: dict[run_manifest.Recipe, config_lib.SFTConfig],
   output: pathlib.Path,
 ) -> Iterator[tuple[str, StageRecord]]:
   """Runs or resumes each stage and yields its name and record."""
@@ -162,7 +163,7 @@ def _record(
 
 
 def _read(path: pathlib.Path, config: dict[str, Any]) -> PipelineManifest:
-  manifest = run_directory.read_record(
+  manifest = run_manifest.read_record(
     PipelineManifest, path, "pipeline manifest"
   )
   if manifest.config != config:

@@ -22,6 +22,7 @@ from tunix_ttt.report import run_page
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import base_model
 from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo
@@ -53,7 +54,7 @@ class Recipe:
   run: run_loop.Train[Any]
 
 
-RECIPES: dict[run_directory.Recipe, Recipe] = {
+RECIPES: dict[run_manifest.Recipe, Recipe] = {
   "sft": Recipe(config_lib.SFTConfig, sft.plan, sft.run),
   "dpo": Recipe(config_lib.DPOConfig, dpo.plan, dpo.run),
   "grpo": Recipe(config_lib.GRPOConfig, grpo_plan.plan, grpo.run),
@@ -130,7 +131,7 @@ def train_grpo(
 
 
 def start(
-  name: run_directory.Recipe,
+  name: run_manifest.Recipe,
   config: config_lib.SFTConfig,
   output: pathlib.Path | str | None = None,
   rewards: rewards_lib.Rewards | None = None,
@@ -185,9 +186,8 @@ def resume(
   run = pathlib.Path(run)
   progress.hush()
   if config is None:
-    manifest = run_directory.RunManifest.read(run)
-    kind = RECIPES[manifest.recipe].config
-    config = resume_checks.config_of(kind, manifest, run)
+    manifest = run_manifest.RunManifest.read(run)
+    config = resume_checks.config_of(manifest, run)
   if base is not None:
     config = resume_checks.with_model(config, base=str(base))
   recipe = next(r for r in RECIPES.values() if r.config is type(config))
@@ -250,7 +250,7 @@ def play_finished(
     matches.write(games, played, model, name, config, openings)
     print(matches.table(played), flush=True)
   names = (run_directory.GAMES, run_directory.GAMES_SUMMARY)
-  manifest = run_directory.RunManifest.read(run)
+  manifest = run_manifest.RunManifest.read(run)
   if not played_before or not manifest.files.keys() >= {*names}:
     manifest.with_files(run, *names).write(run)
   return game_files.read_summary(summary)

@@ -1,4 +1,4 @@
-"""Checks that installed packages are of versions that this package allows."""
+"""Checks installed package versions and device memory before work starts."""
 
 from collections.abc import Iterator
 import importlib.metadata
@@ -9,6 +9,8 @@ from packaging import requirements
 from tunix_ttt import errors
 
 _PACKAGE = "tunix_ttt"
+# Memory estimates use shapes only and may be too high by this factor.
+_LEEWAY = 2
 
 
 def check() -> None:
@@ -18,15 +20,15 @@ def check() -> None:
     errors.UserError: if a required package is missing or out of bounds.
   """
   unmet = {
-    f"{requirement.name}{requirement.specifier}": found
-    for requirement, found in _installed()
-    if found is None or not requirement.specifier.contains(found, True)
+    f"{requirement.name}{requirement.specifier}": version
+    for requirement, version in _installed()
+    if version is None or not requirement.specifier.contains(version, True)
   }
   if not unmet:
     return
   problems = ", ".join(
-    f"{needed} ({f'found {found}' if found else 'not installed'})"
-    for needed, found in unmet.items()
+    f"{needed} ({f'found {version}' if version else 'not installed'})"
+    for needed, version in unmet.items()
   )
   install = " ".join(f"'{needed}'" for needed in unmet)
   raise errors.UserError(
@@ -35,7 +37,7 @@ def check() -> None:
 
 
 def _installed() -> Iterator[tuple[requirements.Requirement, str | None]]:
-  """Yields what this package requires, with the version that is installed."""
+  """Yields this package's requirements with their installed versions."""
   try:
     texts = importlib.metadata.requires(_PACKAGE) or []
   except importlib.metadata.PackageNotFoundError:
@@ -43,7 +45,7 @@ def _installed() -> Iterator[tuple[requirements.Requirement, str | None]]:
     return
   for text in texts:
     requirement = requirements.Requirement(text)
-    # Requirements of extras are not required.
+    # Skip the requirements of extras and of other platforms.
     if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
       continue
     try:
@@ -52,35 +54,31 @@ def _installed() -> Iterator[tuple[requirements.Requirement, str | None]]:
       yield requirement, None
 
 
-# Estimates are of shapes alone, and may be so many times too high.
-_LEEWAY = 2
-
-
-def of_device() -> int:
-  """Returns the bytes of memory that a device has."""
-  # Imported lazily: starts a backend.
-  import jax
-
-  stats = jax.local_devices()[0].memory_stats() or {}
-  # Without memory of its own, as a CPU, it has the machine's.
-  host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  return stats.get("bytes_limit", host)
-
-
 def check_fits(needed: int, what: str, advice: str) -> None:
-  """Raises a UserError if something needs far more memory than a device has.
+  """Raises a UserError if work needs far more memory than a device has.
 
   Args:
     needed: Estimated bytes on each device.
-    what: The thing that needs them, for the message.
-    advice: The settings to lower.
+    what: Name of the work, for the message.
+    advice: Settings to lower, for the message.
   """
-  available = of_device()
+  available = device_memory()
   if needed > _LEEWAY * available:
     raise errors.UserError(
       f"{what} needs about {_size(needed)} of memory on each device, which has"
       f" {_size(available)}; lower {advice}"
     )
+
+
+def device_memory() -> int:
+  """Returns the bytes of memory of a device."""
+  # Imported lazily: starts a backend.
+  import jax
+
+  stats = jax.local_devices()[0].memory_stats() or {}
+  # A CPU reports no memory of its own and uses the machine's.
+  host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return stats.get("bytes_limit", host)
 
 
 def _size(count: int) -> str:

@@ -10,6 +10,7 @@ from tunix_ttt import recipes
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import base_model
 from tunix_ttt.train import resume_checks
 
@@ -29,7 +30,7 @@ class Run:
       errors.UserError: if there is no readable manifest.
     """
     self.path = pathlib.Path(path)
-    self.manifest = run_directory.RunManifest.read(self.path)
+    self.manifest = run_manifest.RunManifest.read(self.path)
 
   def __repr__(self) -> str:
     manifest = self.manifest
@@ -38,8 +39,7 @@ class Run:
   @functools.cached_property
   def config(self) -> config_lib.SFTConfig:
     """Settings that the run was started with."""
-    kind = recipes.RECIPES[self.manifest.recipe].config
-    return resume_checks.config_of(kind, self.manifest, self.path)
+    return resume_checks.config_of(self.manifest, self.path)
 
   def model(
     self, name: str = run_directory.FINAL_CHECKPOINT

@@ -1,7 +1,7 @@
-"""Turns seeds into JAX keys and NumPy generators, one stream for each purpose.
+"""Derives JAX keys and NumPy generators from seeds, one stream per purpose.
 
-Nothing else in this library makes keys or generators from seeds. Two purposes
-therefore never draw the same random numbers, whatever their seeds are.
+No other module makes keys or generators from seeds. Two purposes therefore
+never share random numbers, whatever their seeds are.
 """
 
 import enum
@@ -15,16 +15,15 @@ if TYPE_CHECKING:
   import jax
   import numpy as np
 
-# JAX keeps 32 bits of a seed.
+# JAX uses 32 bits of a seed.
 MAX_SEED = 2**32 - 1
 
 
 class Stream(enum.StrEnum):
-  """A purpose that random numbers are drawn for.
+  """A purpose of random numbers.
 
-  A stream is numbered by a hash of its value, so changing the value changes
-  what is drawn. It is always used with the same counters, which the comments
-  below name.
+  The number of a stream is a hash of its value, so a new value changes the
+  random numbers. The comments name the counters that a stream is used with.
   """
 
   # Models.
@@ -43,7 +42,7 @@ class Stream(enum.StrEnum):
   BUILT_ROWS = "rows that a built dataset takes"
   HELD_OUT_ROWS = "rows held out for evaluation"
   ROW_ORDER = "order of an epoch's rows"  # epoch
-  # Models that answer and play.
+  # Completions and play.
   COMPLETIONS = "completions of prompts"  # batch
   PARTNER_TOKENS = "tokens of a partner"  # mark, game
   OPENING_TOKENS = "tokens of opening moves"  # mark, game
@@ -53,15 +52,15 @@ class Stream(enum.StrEnum):
   VALIDATION_TOKENS = "tokens of matches during training"  # mark, game
   REJECTION_OPPONENTS = "opponents of games for rejection sampling"  # game
   REJECTION_TOKENS = "tokens of games for rejection sampling"  # game
-  # GRPO; the member is 0 where a group shares its opponent's luck.
+  # GRPO; the member is 0 where a group shares its opponent seed.
   GROUP_STARTS = "where a group's games start"  # group
   GROUP_LAST_MOVES = "the move before a group's start"  # group
   GAME_OPPONENTS = "opponents of games trained on"  # group, member
   GAME_TOKENS = "tokens of games trained on"  # group, member
-  # Opponents, whose seed is a game's luck.
+  # Opponents, seeded by a game's `opponent_seed`.
   OPPONENT_KINDS = "which opponent of a mixture plays"
   OPPONENT_MOVES = "moves of an opponent"  # board
-  # Keys that are passed to greedy samplers, which draw nothing.
+  # Greedy samplers take a key and do not use it.
   GREEDY = "nothing"  # game
   CONFORMANCE = "games that check an environment"
 
@@ -71,20 +70,10 @@ class Stream(enum.StrEnum):
     return int.from_bytes(hashlib.sha256(self.encode()).digest()[:4])
 
 
-def check_seed(seed: int, name: str = "seed") -> int:
-  """Returns a seed that JAX and NumPy can tell from every other seed.
-
-  Args:
-    seed: Number to check.
-    name: Name of the setting or flag, for the message.
-
-  Raises:
-    errors.UserError: if the seed is below 0 or above 2^32 - 1.
-  """
+def check_seed(seed: int) -> int:
+  """Returns the seed; raises a UserError if it is not within 32 bits."""
   if not 0 <= seed <= MAX_SEED:
-    raise errors.UserError(
-      f"{name}: must be from 0 to {MAX_SEED}, found {seed}"
-    )
+    raise errors.UserError(f"seed: must be from 0 to {MAX_SEED}, found {seed}")
   return seed
 
 
@@ -94,14 +83,14 @@ def key(
   """Returns the JAX key of a stream.
 
   Args:
-    seed: Seed of the run, or uint32 [] where it is traced.
-    stream: Purpose of the draw.
+    seed: Random seed, an int or a traced uint32 [].
+    stream: Purpose of the random numbers.
     *counters: Numbers within the stream, such as a game's; each below 2^32.
 
   Raises:
-    errors.UserError: see `check_seed`.
+    errors.UserError: if the seed is below 0 or above 2^32 - 1.
   """
-  # Imported lazily: reading data needs no JAX.
+  # Imported lazily: readers of data do not need JAX.
   import jax
 
   if isinstance(seed, numbers.Integral):
@@ -121,13 +110,13 @@ def keys(
   """Returns the keys of a stream for several values of its last counter.
 
   Args:
-    seed: See `key`.
-    stream: See `key`.
-    *counters: Counters of the stream but for the last one.
+    seed: Random seed, an int or a traced uint32 [].
+    stream: Purpose of the random numbers.
+    *counters: Counters of the stream except the last one.
     last: Values of the last counter, int [B].
 
   Returns:
-    Keys [B]; each equals `key(seed, stream, *counters, n)` of its number n.
+    Keys [B]: `key(seed, stream, *counters, n)` for each n in `last`.
   """
   import jax
 
@@ -138,8 +127,8 @@ def keys(
 def generator(
   seed: int, stream: Stream, *counters: int
 ) -> "np.random.Generator":
-  """Returns the NumPy generator of a stream; see `key`."""
-  # Imported lazily: the scripts check their flags without it.
+  """Returns the NumPy generator of a stream."""
+  # Imported lazily: scripts check their flags without NumPy.
   import numpy as np
 
   spawn_key = (stream.number, *counters)

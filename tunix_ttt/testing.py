@@ -1,4 +1,4 @@
-"""For tests, ours and users': conformance, a toy tokenizer, scripted players."""
+"""Test helpers: environment checks, a toy tokenizer and a scripted player."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -15,54 +15,48 @@ from tunix_ttt.text import chat
 
 
 class Environment(Protocol):
-  """An environment in the shape of `games.tictactoe.env.TicTacToe`."""
+  """An environment with the interface of `games.tictactoe.env.TicTacToe`."""
 
-  def init(self, luck: jax.Array, agent: Any = ...) -> env_lib.State:
+  def init(self, opponent_seed: jax.Array, agent: Any = ...) -> env_lib.State:
     """Starts a game."""
     ...
 
   def step(self, state: env_lib.State, action: Any) -> env_lib.State:
-    """Plays a move and the reply to it."""
+    """Plays a move and the opponent's reply."""
     ...
 
 
 def check_environment(
   env: Environment, *, num_games: int = 64, seed: int = 0
 ) -> None:
-  """Checks that an environment keeps the promises the samplers rely on.
+  """Checks the properties of an environment that samplers rely on.
 
-  Random games are played as X and as O, legally and not:
+  Plays random games as X and as O, with legal and illegal moves:
 
-  - states keep their structure, shapes and types from `init` through `step`;
-  - `init` leaves the move to the agent, or the game over;
+  - states keep their structure, shapes and dtypes from `init` through `step`;
+  - `init` returns a state on which the agent moves or the game is over;
   - a legal move takes its cell, and the opponent takes at most one more;
-  - a move that is not legal ends the game as `ILLEGAL`, the board unchanged;
-  - a game that is over ignores further moves and allows none;
+  - an illegal move ends the game as `ILLEGAL` and leaves the board unchanged;
+  - a finished game ignores further moves and has no legal moves;
   - every game ends within five moves of the agent;
-  - the same luck and moves give the same game, whatever the batch and whether
-    compiled or not.
-
-  Args:
-    env: the environment.
-    num_games: how many random games to play.
-    seed: Random seed of the games.
+  - equal seeds and moves give equal games, for any batch size, compiled or not.
 
   Raises:
-    AssertionError: naming the broken promise.
+    AssertionError: with the property that does not hold.
   """
   stream = streams.Stream.CONFORMANCE
-  luck = jax.random.bits(streams.key(seed, stream), (num_games,))
+  opponent_seeds = jax.random.bits(streams.key(seed, stream), (num_games,))
   marks = env_lib.starting_marks("mixed", num_games)
   init, step = jax.jit(jax.vmap(env.init)), jax.jit(jax.vmap(env.step))
   rng = streams.generator(seed, stream)
-  states = init(luck, marks)
+  states = init(opponent_seeds, marks)
   history, actions = [states], []
   for _ in range((rules.NUM_CELLS + 1) // 2):
     legal = np.asarray(jax.vmap(env_lib.legal_actions)(states))
     ongoing = np.asarray(states.outcome) == env_lib.Outcome.ONGOING
     _check(
       np.array_equal(legal.any(axis=1), ongoing),
-      "moves are legal exactly while a game is on",
+      "moves are legal exactly while a game is ongoing",
     )
     _check_illegal(step, states, legal, ongoing)
     action = np.array(
@@ -77,26 +71,23 @@ def check_environment(
     bool((states.outcome != env_lib.Outcome.ONGOING).all()),
     "every game ends within five moves of the agent",
   )
-  _check_alone(env, luck, marks, actions, history)
+  _check_single_games(env, opponent_seeds, marks, actions, history)
 
 
-def _check(holds: bool, promise: str) -> None:
+def _check(holds: bool, rule: str) -> None:
   if not holds:
-    raise AssertionError(f"the environment breaks a promise: {promise}")
+    raise AssertionError(f"the environment breaks a rule: {rule}")
 
 
 def _check_moved(
   before: env_lib.State, after: env_lib.State, action: np.ndarray, ongoing: Any
 ) -> None:
+  layouts = [
+    jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    for state in (before, after)
+  ]
   _check(
-    jax.tree.structure(before) == jax.tree.structure(after)
-    and all(
-      a.shape == b.shape and a.dtype == b.dtype
-      for a, b in zip(
-        jax.tree.leaves(before), jax.tree.leaves(after), strict=True
-      )
-    ),
-    "states keep their structure, shapes and types",
+    layouts[0] == layouts[1], "states keep their structure, shapes and dtypes"
   )
   old, new = (rules.cells()[np.asarray(s.board)] for s in (before, after))
   agent = np.asarray(before.agent)
@@ -108,12 +99,12 @@ def _check_moved(
   changed = (old != new).sum(axis=1)
   _check(
     bool(((changed >= 1) & (changed <= 2))[ongoing].all()),
-    "a move changes one cell, and the reply at most one more",
+    "a move changes one cell and the reply at most one more",
   )
   _check(
     bool((changed == 0)[~ongoing].all())
     and bool((before.outcome == after.outcome)[~ongoing].all()),
-    "a game that is over ignores further moves",
+    "a finished game ignores further moves",
   )
 
 
@@ -131,20 +122,20 @@ def _check_illegal(
     _check(
       bool((after.outcome == env_lib.Outcome.ILLEGAL)[rows].all())
       and bool((after.board == states.board)[rows].all()),
-      f"a move to a cell {name} ends the game as ILLEGAL, the board unchanged",
+      f"a move to a cell {name} ends the game as ILLEGAL, same board",
     )
 
 
-def _check_alone(
+def _check_single_games(
   env: Environment,
-  luck: jax.Array,
+  opponent_seeds: jax.Array,
   marks: jax.Array,
   actions: list[np.ndarray],
   history: list[env_lib.State],
 ) -> None:
-  """Plays two of the games again, alone and uncompiled."""
+  """Replays two games without batching and without compilation."""
   for n in range(2):
-    state = env.init(luck[n], marks[n])
+    state = env.init(opponent_seeds[n], marks[n])
     for t, expected in enumerate(history):
       _check(
         bool(state.board == expected.board[n])
@@ -156,7 +147,7 @@ def _check_alone(
 
 
 class CharacterTokenizer:
-  """A toy tokenizer: one id a character, control ids 0 to 5."""
+  """A toy tokenizer with an id per character and control ids 0 to 5."""
 
   start_of_turn_id, end_of_turn_id = 4, 5
   end_ids = (end_of_turn_id,)
@@ -164,39 +155,36 @@ class CharacterTokenizer:
   vocab_size = 6 + 128
 
   def encode(self, text: str) -> list[int]:
-    """Returns the code of each character plus 6; ASCII only."""
+    """Returns the ASCII code of each character plus 6."""
     return [6 + code for code in text.encode("ascii")]
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of ids; control ids vanish."""
+    """Returns the text of ids without control ids."""
     return bytes(int(i) - 6 for i in ids if i > 5).decode("ascii")
 
   def token_bytes(self) -> list[bytes | None]:
-    """Returns what each id stands for; None for control ids."""
+    """Returns the bytes of each id; None for control ids."""
     return [None] * 6 + [bytes([code]) for code in range(128)]
 
   def pad_id(self) -> int:
-    """Returns 0."""
+    """Returns the padding id."""
     return 0
 
   def eos_id(self) -> int:
-    """Returns 1."""
+    """Returns the end-of-text id."""
     return 1
 
   def bos_id(self) -> int:
-    """Returns 2."""
+    """Returns the beginning-of-text id."""
     return 2
 
 
 def scripted_play(
   env: env_lib.TicTacToe, table: np.ndarray, num_turns: int = 5
 ) -> Callable[[jax.Array, env_lib.State], trajectory_lib.Trajectory]:
-  """Returns a player without a model: a rollout that reads moves off a table.
+  """Returns a rollout function that plays moves from a table, without a model.
 
-  Args:
-    env: the environment.
-    table: int [3^9], the cell it takes on each board.
-    num_turns: how many turns it plays.
+  `table` has the cell to play on each board, int [3^9].
   """
   cells = jnp.asarray(table, jnp.int8)
 
@@ -205,31 +193,29 @@ def scripted_play(
     del keys
 
     def turn(state: env_lib.State, _: None) -> tuple[env_lib.State, Any]:
-      on = state.outcome == env_lib.Outcome.ONGOING
+      active = state.outcome == env_lib.Outcome.ONGOING
       move = cells[state.board]
-      record = (
-        state.board,
-        state.last_move,
-        on,
-        jnp.where(on, move, jnp.int8(-1)),
-      )
+      moves = jnp.where(active, move, jnp.int8(-1))
+      record = state.board, state.last_move, active, moves
       return jax.vmap(env.step)(state, move), record
 
     end, records = jax.lax.scan(turn, states, None, num_turns)
-    boards, last_moves, on, moves = (jnp.swapaxes(r, 0, 1) for r in records)
-    nothing = jnp.zeros((*on.shape, 0))
+    boards, last_moves, turn_mask, moves = (
+      jnp.swapaxes(leaf, 0, 1) for leaf in records
+    )
+    no_tokens = jnp.zeros((*turn_mask.shape, 0))
     return trajectory_lib.Trajectory(
       agent=states.agent,
       ending=end.outcome,
       board=end.board,
       boards=boards,
       last_moves=last_moves,
-      retried=jnp.zeros_like(on),
-      turn_mask=on,
+      retried=jnp.zeros_like(turn_mask),
+      turn_mask=turn_mask,
       moves=moves,
-      actions=nothing.astype(jnp.int32),
-      action_mask=nothing.astype(bool),
-      log_probs=nothing,
+      actions=no_tokens.astype(jnp.int32),
+      action_mask=no_tokens.astype(bool),
+      log_probs=no_tokens,
     )
 
   return play

@@ -18,6 +18,7 @@ from tests.faults import kill
 from tests.faults import subjects
 from tests.faults import zygote
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 # A process that has lost another one ends within this many seconds.
 _LOST = 90.0
@@ -195,7 +196,7 @@ class Damages:
     """
     self._original, self._directory, self._work = run, directory, work
     self._case = work / "case"
-    self._manifest = run_directory.RunManifest.read(run)
+    self._manifest = run_manifest.RunManifest.read(run)
     self._config = yaml.safe_dump(self._manifest.config)
     self._disks = damage.own_mounts()
     steps = run_directory.checkpoint_steps(run)

@@ -10,6 +10,7 @@ import yaml
 
 from tunix_ttt.data import generate
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 RUN = "run"
 MADE = "made"
@@ -196,7 +197,7 @@ class Action:
 def actions(
   case: pathlib.Path,
   original: pathlib.Path,
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   steps: list[int],
 ) -> list[Action]:
   """Lists the commands to attack a run with.

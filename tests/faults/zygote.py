@@ -24,7 +24,6 @@ TIMEOUT = 600.0
 _IMPORTED = (
   "tunix_ttt.recipes",
   "tunix_ttt.report.comparison",
-  "tunix_ttt.recipes",
   "tunix_ttt.evaluate.matches",
   "tunix_ttt.pipeline",
 )

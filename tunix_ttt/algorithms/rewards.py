@@ -4,6 +4,7 @@ Each reward is credited to a turn, for training on whole games or single turns.
 Custom rewards are Python functions that supplement the config's rewards.
 """
 
+import collections
 from collections.abc import Callable, Mapping
 import functools
 import inspect
@@ -19,7 +20,7 @@ from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
@@ -62,17 +63,14 @@ def custom_rewards(
     name: custom_lib.resolve(function, f"rewards.custom.{name}")
     for name, function in config.custom.items()
   }
-  rewards = rewards or {}
-  checked = {
-    name: _custom(name, value)
-    for name, value in {**functions, **rewards}.items()
-  }
-  for name in checked.keys() & config.weights.keys() | (
-    functions.keys() & rewards.keys()
-  ):
-    raise errors.UserError(
-      f"reward {name!r} already exists in the config; rename your function"
-    )
+  names = collections.Counter([*config.weights, *functions, *(rewards or {})])
+  for name, count in names.items():
+    if count > 1:
+      raise errors.UserError(
+        f"reward {name!r} already exists in the config; rename your function"
+      )
+  functions |= rewards or {}
+  checked = {name: _custom(name, value) for name, value in functions.items()}
   if not checked and not any(config.weights.values()):
     raise errors.UserError(
       "rewards: the weights of all rewards are 0; set at least one"
@@ -98,16 +96,17 @@ def _custom(name: str, value: Any) -> CustomReward:
   return CustomReward(function, float(weight))
 
 
-def records(custom: CustomRewards) -> dict[str, run_directory.RewardRecord]:
+def records(custom: CustomRewards) -> dict[str, run_manifest.RewardRecord]:
   """Returns the manifest's records of custom rewards, with source digests."""
-  return {
-    name: run_directory.RewardRecord(
-      function=getattr(function, "__qualname__", type(function).__qualname__),
-      weight=weight,
-      source=custom_lib.digest(function),
-    )
-    for name, (function, weight) in custom.items()
-  }
+  return {name: _record(*value) for name, value in custom.items()}
+
+
+def _record(function: Reward, weight: float) -> run_manifest.RewardRecord:
+  return run_manifest.RewardRecord(
+    function=custom_lib.definition(function).__qualname__,
+    weight=weight,
+    source=custom_lib.digest(function),
+  )
 
 
 def answer_texts(games: Trajectory, decode: Decode) -> list[list[str]]:
@@ -249,6 +248,11 @@ def components(
     values = evaluate_custom(name, function, games, decode)
     rewards[name] = np.float32(weight) * values
   return rewards
+
+
+def total(games: Trajectory, rewards: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Returns the sum of the rewards of `components`: float32 [B, T]."""
+  return sum(rewards.values(), np.zeros(games.turn_mask.shape, np.float32))
 
 
 def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:

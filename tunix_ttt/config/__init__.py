@@ -1,7 +1,6 @@
-"""Typed configs: YAML in, validated frozen dataclasses out.
+"""Typed configs: frozen dataclasses, read from YAML or made in Python.
 
-A config can be made in Python as well as read from YAML; it is checked the same
-way.
+Both ways validate every value.
 """
 
 from tunix_ttt.config.dpo_config import DPOConfig as DPOConfig

@@ -1,4 +1,4 @@
-"""The settings of a DPO run, over those it shares with other runs."""
+"""Settings of DPO runs."""
 
 from typing import Annotated, Literal
 
@@ -9,15 +9,17 @@ from tunix_ttt.config import sections
 
 @sections.settings
 class PreferenceConfig:
-  """The algorithm, by Tunix's names.
+  """Preference loss, under Tunix's names.
 
   Attributes:
-    algorithm: `dpo` (Rafailov et al., 2023), against the model that training
-      starts from, or `orpo` (Hong et al., 2024), which has no reference.
-    beta: KL penalty of DPO; larger keeps the policy near the reference.
-    lambda_orpo: Weight of ORPO's odds-ratio term beside the likelihood of
+    algorithm: Loss: `dpo` (Rafailov et al., 2023), whose reference is the model
+      that training starts from, or `orpo` (Hong et al., 2024), which has no
+      reference.
+    beta: KL penalty coefficient of DPO; larger keeps the policy closer to the
+      reference.
+    lambda_orpo: Weight of ORPO's odds-ratio term, beside the likelihood of
       chosen answers.
-    label_smoothing: the share of pairs taken to be the wrong way round.
+    label_smoothing: Assumed share of pairs with swapped labels.
   """
 
   algorithm: Literal["dpo", "orpo"] = "dpo"
@@ -30,13 +32,13 @@ class PreferenceConfig:
 
 @sections.settings
 class DPOConfig(sections.SFTConfig):
-  """A run on preference pairs, which `data.path` names.
+  """A DPO or ORPO run on the preference pairs at `data.path`.
 
   `training.batch_size` counts pairs.
 
   Attributes:
-    training: how to optimise.
-    dpo: the algorithm.
+    training: Optimizer and schedule.
+    dpo: Preference loss.
   """
 
   training: sections.TrainingConfig = sections.TrainingConfig(

@@ -1,4 +1,4 @@
-"""The settings of a GRPO run, over those it shares with other runs."""
+"""Settings of GRPO runs."""
 
 from typing import Annotated, Literal, Self
 
@@ -6,30 +6,28 @@ import pydantic
 
 from tunix_ttt.config import sections
 
-# A share at the first step and at the last, linear in between.
+# Shares at the first and the last step, linear in between.
 Course = tuple[sections.NonNegative, sections.NonNegative]
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
 
 @sections.settings
 class RolloutConfig:
-  """Sampling of training games; `play` says how they are presented.
+  """Sampling of training games.
+
+  `top_k`, `top_p` and `constrained` bias training: log-probabilities, and so
+  importance ratios, are computed before they exclude tokens. The metric
+  `sampled_mass` is the probability of the remaining tokens; 1 means no bias.
 
   Attributes:
-    temperature: above 0.
-    top_k: draw from this many most likely tokens; None for all. This, `top_p`
-      and `constrained` bias training: log-probabilities are those before the
-      cut, so importance ratios are those of a distribution that tokens were not
-      drawn from. The metric `sampled_mass` says how much probability the cut
-      keeps; at 1 there is no bias.
-    top_p: nucleus; see `top_k` for its bias.
-    constrained: only tokens that can complete an answer are drawn; see `top_k`
-      for its bias. The model is never told that it made others likely.
-    max_staleness: how many updates the weights that games are played with may
-      be behind those that are trained on them. At 0 each batch of games waits
-      for the update before it; at 1 the sampler of the layout `split` is one
-      batch ahead of the trainer. The games after a checkpoint wait for it, so
-      that a run can go on from there.
+    temperature: Sampling temperature, above 0.
+    top_k: Number of most likely tokens to sample from; None for all.
+    top_p: Total probability of the most likely tokens to sample from.
+    constrained: Whether to sample only tokens that can complete an answer.
+    max_staleness: Maximum number of updates by which the sampler's weights may
+      lag behind the trainer's. At 0 each batch of games waits for the previous
+      update. At 1 the sampler of the layout `split` works one batch ahead. Games
+      after a checkpoint always wait for it.
   """
 
   temperature: sections.AboveZero = 1.0
@@ -44,21 +42,21 @@ class EpisodesConfig:
   """Start positions and lengths of games.
 
   Attributes:
-    source: `games` from the empty board to the end; `positions`: a single move
-      on a random position; or `prompts`: a single move on the board of a row of
-      `data.path`, each row once before any comes again.
-    agent: who the model is: `x`, `o`, or `mixed`, half of the groups each; on
-      prompts whose turn it is.
-    luck: Randomness of the opponent: shared by the games of a `group`, which
-      then differ by the model's moves alone, or drawn for each `game`.
-    starts: share of the groups whose games start on a random position and are
-      played to the end. Each reachable position on which the model is to move
-      is equally likely, and the games of a group share one. Only for `games`.
+    source: `games` are played from the empty board to the end, `positions` are
+      single moves on random positions, and `prompts` are single moves on the
+      boards of `data.path`, each row once per epoch.
+    agent: Mark of the model: `x`, `o`, or `mixed` for both in equal shares of
+      the groups. Prompts determine the mark themselves.
+    opponent_seed: Whether the games of a `group` share the opponent's random
+      seed or each `game` has its own.
+    starts: Share of the groups whose games start on a random position and run
+      to the end. All reachable positions on which the model moves are equally
+      likely, and the games of a group share one. Requires `source: games`.
   """
 
   source: Literal["games", "positions", "prompts"] = "games"
   agent: Literal["x", "o", "mixed"] = "mixed"
-  luck: Literal["group", "game"] = "group"
+  opponent_seed: Literal["group", "game"] = "group"
   starts: sections.Fraction = 0.0
 
   @property
@@ -70,13 +68,13 @@ class EpisodesConfig:
   def _check(self) -> Self:
     if self.source == "prompts" and self.agent != "mixed":
       raise ValueError(
-        f"agent: {self.agent}: on prompts the model is whose turn it is; leave"
-        " it out"
+        f"agent: {self.agent}: the prompts determine the model's mark; remove"
+        " this key"
       )
     if self.starts and self.source != "games":
       raise ValueError(
-        f"starts: {self.starts}: single moves on {self.source} have starts of"
-        " their own; set source to games or leave starts out"
+        f"starts: {self.starts}: {self.source} determine the start of single"
+        " moves; set source to games or remove starts"
       )
     return self
 
@@ -85,18 +83,18 @@ class EpisodesConfig:
 class OpponentsConfig:
   """Opponents, as shares of the games.
 
-  Shares go from the first number at the first step to the second at the last.
+  Each share is a pair: its value at the first and at the last step.
 
   Attributes:
-    custom: Opponent of all games in place of the shares: a function, as
-      `package.module:function`, of the opponent's seed and the board; see
-      `games.tictactoe.opponents.Opponent`. None for the shares.
-    random: plays any legal move.
-    optimal: plays any optimal move.
-    past_selves: plays the greedy moves of an earlier state of the model; the
-      random opponent stands in until there is one.
-    pool_size: how many earlier states are kept, the latest ones.
-    add_every_n_steps: steps between them.
+    custom: Opponent of all games in place of the shares: a function of the
+      opponent's seed and the board, as `package.module:function`; see
+      `games.tictactoe.opponents.Opponent`.
+    random: Share of the opponent that plays uniformly random legal moves.
+    optimal: Share of the opponent that plays random optimal moves.
+    past_selves: Share of opponents that play the greedy moves of earlier
+      weights; the random opponent replaces them until the pool has one.
+    pool_size: Maximum number of earlier weights; new ones replace the oldest.
+    add_every_n_steps: Number of steps between additions to the pool.
   """
 
   custom: sections.Reference | None = None
@@ -111,24 +109,24 @@ class OpponentsConfig:
     for end in (0, 1):
       shares = (self.random[end], self.optimal[end], self.past_selves[end])
       if sum(shares) <= 0:
-        raise ValueError("the shares of all opponents are 0")
+        raise ValueError("the shares of all opponents are 0; set one above 0")
     return self
 
 
 @sections.settings
 class OutcomeConfig:
-  """The reward of each ending of a game.
+  """Rewards of the endings of a game.
 
   Attributes:
     weight: Weight of this reward in the sum.
-    win: three in a row.
-    forced_draw: a draw in which the model never had a won position.
-    draw: any other draw.
-    loss: the opponent's three in a row.
-    illegal: a cell that is taken.
-    parse_error: an answer that cannot be read.
-    length: cut by a limit of tokens or turns.
-    unfinished: a single move that did not end the game.
+    win: Reward of a win.
+    forced_draw: Reward of a draw in which the model never had a won position.
+    draw: Reward of any other draw.
+    loss: Reward of a loss.
+    illegal: Reward of a move to a taken cell.
+    parse_error: Reward of an unreadable answer.
+    length: Reward of a game that reached a limit of tokens or turns.
+    unfinished: Reward of a single move that did not end the game.
   """
 
   weight: Finite = 1.0
@@ -148,12 +146,12 @@ class MoveQualityConfig:
 
   Attributes:
     weight: Weight of this reward in the sum.
-    win: completes a line.
-    block: takes the cell that would complete the opponent's.
-    center: the middle.
-    corner: a corner.
-    edge: any other cell.
-    invalid: no legal move.
+    win: Reward of completing a line.
+    block: Reward of taking the cell that would complete the opponent's line.
+    center: Reward of the center.
+    corner: Reward of a corner.
+    edge: Reward of an edge.
+    invalid: Reward of an illegal move or an unreadable answer.
   """
 
   weight: Finite = 0.0
@@ -167,19 +165,19 @@ class MoveQualityConfig:
 
 @sections.settings
 class RewardsConfig:
-  """Rewards, each times its weight, summed.
+  """Rewards, summed with their weights.
 
   Attributes:
     outcome: Reward of the whole game.
     move_quality: Heuristic reward of each move.
-    optimal_move_weight: Reward of each optimal move.
-    regret_weight: Penalty for each unit of regret, by the solver: 1 from a won
-      to a drawn or from a drawn to a lost position, 2 from won to lost, and 2
-      without a legal move.
-    format_weight: Reward of each answer that can be parsed.
-    length_weight: Penalty for the share of `play.max_new_tokens` that each
-      answer takes.
-    custom: Custom rewards of weight 1 by name, each a function as
+    optimal_move_weight: Weight of the reward of 1 for each optimal move.
+    regret_weight: Weight of the penalty for each move's regret. By the solver,
+      regret is 1 from a won to a drawn or a drawn to a lost position, 2 from a
+      won to a lost position, and 2 without a legal move.
+    format_weight: Weight of the reward of 1 for each readable answer.
+    length_weight: Weight of the penalty for each answer's length, as a fraction
+      of `play.max_new_tokens`.
+    custom: Custom rewards of weight 1 by name, each a function of games, as
       `package.module:function`; see `algorithms.rewards.Reward`.
   """
 
@@ -195,7 +193,7 @@ class RewardsConfig:
 
   @property
   def weights(self) -> dict[str, float]:
-    """The weight of each reward, by its name in `rewards.components`."""
+    """Weight of each reward by its name in `rewards.components`."""
     return {
       "outcome": self.outcome.weight,
       "move_quality": self.move_quality.weight,
@@ -208,50 +206,50 @@ class RewardsConfig:
 
 @sections.settings
 class AlgorithmConfig:
-  """The algorithm, by Tunix's names.
+  """Settings of the algorithm, with Tunix's names.
 
   Attributes:
-    num_generations: games of a group, which share their start.
-    num_iterations: optimizer steps on each batch of games.
-    loss_algo: `grpo`, with a ratio for each token, or `gspo-token`, with one
-      for each sequence (Zheng et al., 2025).
-    advantage_estimator: `grpo` (Shao et al., 2024), `drgrpo` without the
-      division by the standard deviation (Liu et al., 2025), `rloo` (Ahmadian
-      et al., 2024), or a function, as `package.module:function`; see
+    num_generations: Number of games per group. The games of a group share their
+      start.
+    num_iterations: Number of optimizer steps on each batch of games.
+    loss_algo: `grpo` for a ratio per token or `gspo-token` for a ratio per
+      sequence (Zheng et al., 2025).
+    advantage_estimator: `grpo` (Shao et al., 2024), `drgrpo` without division
+      by the standard deviation (Liu et al., 2025), `rloo` (Ahmadian et al.,
+      2024), or a function, as `package.module:function`; see
       `algorithms.advantages.Estimator`.
-    advantage_level: `episode` gives every token its game's advantage; `turn`
-      gives it the advantage of what was earned from its turn on.
-    turn_baseline: which turns a turn is compared with, at the level of turns:
-      those of its group with the same number on the same `board`, and where
-      there is no other, on any; or with the same number on any board, `turn`. A
-      turn that is the only one of its number in the group is compared with
-      those of the batch. `turn` suits rewards that are fair between boards, as
-      regret is: a mistake that every game makes on a board counts, too.
-    discount: Discount factor of rewards one turn later, for advantages of
-      turns; with 0 a turn counts its own reward alone.
-    loss_agg_mode: how the losses of tokens are averaged: `token-mean` over all
-      tokens of the batch; `sequence-mean-token-mean` within each sequence, then
-      over sequences; `sequence-mean-token-scale` as that, divided by the most
-      tokens that a sequence can have in place of its own number;
+    advantage_level: `episode` gives every token the advantage of its game;
+      `turn` gives every token the advantage of the rewards from its turn on.
+    turn_baseline: Turns in the baseline of turn-level advantages. `board` uses
+      the turns of the group with the same number and board, or with the same
+      number if no other turn shares the board. `turn` uses the turns of the
+      group with the same number, and suits rewards that are comparable between
+      boards, such as regret. A turn without any such turn in its group is
+      compared with the turns of the batch.
+    discount: Discount factor of rewards per turn for turn-level advantages. At
+      0 only the reward of the turn itself counts.
+    loss_agg_mode: Average of the token losses. `token-mean` averages over all
+      tokens of the batch; `sequence-mean-token-mean` averages within each
+      sequence, then over sequences; `sequence-mean-token-scale` does the same,
+      but divides by the maximum sequence length in place of the actual one;
       `seq-mean-token-sum` and `sequence-mean-token-sum-norm` sum within each
-      sequence and average over sequences. A sequence is a whole game where
-      `play.context` is `full`, and a single turn in `truncated` and `board`,
-      also for `gspo-token`. Sequences without a trained token do not count.
-    beta: weight of the KL divergence to the reference; 0 for none.
-    reference: `start`, the model that training starts from, with the adapters
-      that it has then, or `base`, the model without adapters. They are the same
-      where adapters are new or the whole model is trained.
-    kl_loss_mode: its estimator.
-    epsilon: clips the ratio from below at 1 - epsilon.
-    epsilon_high: from above at 1 + epsilon_high; None for epsilon. DAPO (Yu et
-      al., 2025) has 0.28.
-    epsilon_c: bounds the loss of negative advantages (dual clip, Ye et al.,
-      2020); None for no bound.
-    positive_only: negative advantages count as 0.
-    sampler_is_threshold: where the sampler's weights are others than the
-      trainer's, the losses of tokens are weighted with the trainer's probability
-      over the sampler's, cut at this (truncated importance sampling, Yao et al.,
-      2025).
+      sequence and average over sequences. In the context `full` a sequence is a
+      game, in `truncated` and `board` a turn, also for `gspo-token`. Sequences
+      without a trained token do not count.
+    beta: KL penalty coefficient; 0 disables the penalty.
+    reference: Reference model of the KL penalty. `start` is the model at the
+      start of training with its adapters, `base` the model without adapters.
+      They are equal for new adapters and for training without adapters.
+    kl_loss_mode: Estimator of the KL divergence.
+    epsilon: Lower clipping range: the ratio is clipped at 1 - epsilon.
+    epsilon_high: Upper clipping range: the ratio is clipped at 1 +
+      epsilon_high. None uses epsilon; DAPO (Yu et al., 2025) uses 0.28.
+    epsilon_c: Upper bound of the ratio for negative advantages (dual clip, Ye
+      et al., 2020); None for no bound.
+    positive_only: Whether to set negative advantages to 0.
+    sampler_is_threshold: Maximum importance weight of a token (truncated
+      importance sampling, Yao et al., 2025). The weight is the trainer's
+      probability over the sampler's, and applies if their weights differ.
   """
 
   num_generations: Annotated[int, sections.Strict, pydantic.Field(ge=2)] = 8
@@ -282,23 +280,23 @@ class AlgorithmConfig:
 
 @sections.settings
 class GRPOConfig(sections.SFTConfig):
-  """A GRPO run on whole games.
+  """Settings of a GRPO run on whole games.
 
-  `training.max_steps` counts batches of games, `training.batch_size` the games
-  of a batch. `data` and `tokenizer` are for a tiny model from scratch, as in
-  the config of a supervised run; `data` also names the file of prompts.
+  `training.max_steps` counts batches of games and `training.batch_size` the
+  games of a batch. `data` and `tokenizer` configure a tiny model from scratch,
+  as in a supervised run; `data.path` also names the file of prompts.
 
   Attributes:
-    training: how to optimise.
-    rollout: how to sample.
-    episodes: where games begin.
-    opponents: who the model plays against.
-    rewards: what games and moves are worth.
-    grpo: the algorithm.
-    exhaustive_eval: evaluate on every line, exactly, instead of on
-      `play.num_games` sampled games against `play.opponent`, whose best score
-      of several evaluations is biased upward.
-    rollouts_per_log: whole games written to `rollouts.jsonl` at each logged
+    training: Settings of optimization.
+    rollout: Settings of sampling.
+    episodes: Start positions and lengths of games.
+    opponents: Shares of the opponents.
+    rewards: Weights of the rewards.
+    grpo: Settings of the algorithm.
+    exhaustive_eval: Whether to evaluate exactly on every line of play instead
+      of on `play.num_games` sampled games against `play.opponent`. The best of
+      several sampled scores is biased upward.
+    rollouts_per_log: Number of games written to `rollouts.jsonl` at each logged
       step.
   """
 
@@ -315,13 +313,13 @@ class GRPOConfig(sections.SFTConfig):
 
   @property
   def max_sequence_tokens(self) -> int:
-    """The most tokens that the model samples in a sequence of the trainer."""
+    """Maximum number of sampled tokens in a training sequence."""
     play = self.play
     if play.context != "full":
       return play.max_new_tokens
     turns = 1 if self.episodes.are_single_moves else play.max_turns
-    most = turns * play.max_new_tokens
-    return min(most, play.max_game_tokens or most)
+    limit = turns * play.max_new_tokens
+    return min(limit, play.max_game_tokens or limit)
 
   @pydantic.model_validator(mode="after")
   def _check_groups(self) -> Self:
@@ -336,12 +334,12 @@ class GRPOConfig(sections.SFTConfig):
       )
     if self.episodes.source == "prompts" and self.data.path is None:
       raise ValueError(
-        "episodes.source: prompts are read from a file, and data.path names"
-        " none; training/generate_data.py --kind prompts makes one"
+        "episodes.source: prompts need a file; set data.path to one that"
+        " training/generate_data.py --kind prompts writes"
       )
     if self.exhaustive_eval and self.play.temperature != 0:
       raise ValueError(
-        "exhaustive_eval: every line is played greedily; set play.temperature"
-        " to 0, or exhaustive_eval to false"
+        "exhaustive_eval: exact evaluation plays greedily; set play.temperature"
+        " to 0 or exhaustive_eval to false"
       )
     return self

@@ -1,10 +1,10 @@
-"""From YAML to configs and back to plain data, mistakes named by their place."""
+"""Loads configs from YAML or dictionaries and reports the place of mistakes."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import pathlib
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import pydantic
 
@@ -16,28 +16,30 @@ from tunix_ttt.config import sections
 from tunix_ttt.config import yaml_source
 
 ConfigT = TypeVar("ConfigT")
-# A YAML file, or what one would say.
+# Path of a YAML file, or its content as a dictionary.
 Settings = pathlib.Path | str | Mapping[str, Any]
-# By what trains; where keys do not tell them apart, the first.
+# Config classes by recipe. `load_any` prefers the first of equal matches.
 RECIPES: dict[str, type[sections.SFTConfig]] = {
   "sft": sections.SFTConfig,
   "grpo": grpo_config.GRPOConfig,
   "dpo": dpo_config.DPOConfig,
 }
+# Keys of earlier versions and the keys that replace them.
+RENAMED_KEYS = {"episodes.luck": "episodes.opponent_seed"}
 
 
 def load(
   kind: type[ConfigT], source: Settings, overrides: Sequence[str] = ()
 ) -> ConfigT:
-  """Returns a config, checked; what is not set has its default.
+  """Loads and validates a config; missing settings have their defaults.
 
   Args:
-    kind: the config's dataclass.
-    source: a YAML file, or its keys and values as a dictionary.
-    overrides: `a.b=value` assignments that replace what it says.
+    kind: Class of the config.
+    source: Path of a YAML file, or its content as a dictionary.
+    overrides: `a.b=value` assignments that replace settings of the source.
 
   Raises:
-    errors.UserError: a line for each mistake, with its place and what to do.
+    errors.UserError: if settings are wrong; one line for each mistake.
   """
   return _parse(kind, _read(source, overrides))
 
@@ -45,13 +47,13 @@ def load(
 def load_any(
   path: pathlib.Path, overrides: Sequence[str] = ()
 ) -> sections.SFTConfig:
-  """Reads the config of a run of any kind, told by its keys; see `load`."""
+  """Loads a config of the recipe whose class has the most of its keys."""
   source = _read(path, overrides)
 
-  def known(kind: type) -> int:
+  def num_shared_keys(kind: type) -> int:
     return len(source.values.keys() & _fields(kind).keys())
 
-  return _parse(max(RECIPES.values(), key=known), source)
+  return _parse(max(RECIPES.values(), key=num_shared_keys), source)
 
 
 def _read(settings: Settings, overrides: Sequence[str]) -> yaml_source.Source:
@@ -60,8 +62,8 @@ def _read(settings: Settings, overrides: Sequence[str]) -> yaml_source.Source:
   source = yaml_source.Source(settings)
   if {"run_id", "recipe", "config"} <= source.values.keys():
     raise errors.UserError(
-      f"{source.path}: this is the manifest of a run, not a config; its settings"
-      f" are RunManifest.read({str(source.path.parent)!r}).config"
+      f"{source.path}: this is a run manifest, not a config; its settings are"
+      f" RunManifest.read({str(source.path.parent)!r}).config"
     )
   for assignment in overrides:
     source.set(assignment)
@@ -76,26 +78,24 @@ def _parse(kind: type[ConfigT], source: yaml_source.Source) -> ConfigT:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-  """Returns a config as plain data, every default spelled out."""
+  """Returns a config as plain data, with every default."""
   return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
 def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-  """Returns the config that `to_dict` gave `values` for.
+  """Returns the config of `to_dict`'s result.
 
   Raises:
-    pydantic.ValidationError: if they are not such a config's.
+    ValueError: if a key was renamed or Pydantic finds a mistake.
   """
+  for key in flatten(values):
+    if key in RENAMED_KEYS:
+      raise ValueError(f"{key}: {_renamed(key)}")
   return pydantic.TypeAdapter(kind).validate_python(values)
 
 
 def flatten(values: Any, key: str = "") -> dict[str, Any]:
-  """Returns plain data by dotted keys.
-
-  Args:
-    values: what `to_dict` returns, or a part of it.
-    key: Key of the section.
-  """
+  """Returns nested plain data by dotted keys, below `key`."""
   if not isinstance(values, dict):
     return {key: values}
   flat = {}
@@ -104,18 +104,20 @@ def flatten(values: Any, key: str = "") -> dict[str, Any]:
   return flat
 
 
-def differences(ours: Any, theirs: Any) -> list[str]:
-  """Lists the dotted keys in which two configs of one kind differ."""
-  a, b = flatten(to_dict(ours)), flatten(to_dict(theirs))
+def differences(first: Any, second: Any) -> list[str]:
+  """Lists the dotted keys whose values differ between two configs."""
+  a, b = flatten(to_dict(first)), flatten(to_dict(second))
   return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
 
 
-def _explain(kind: type, source: yaml_source.Source, found: list[Any]) -> str:
-  """Returns a line for each key that Pydantic found fault with."""
+def _explain(kind: type, source: yaml_source.Source, details: list[Any]) -> str:
+  """Returns a line for each key that Pydantic rejects."""
   faults: dict[tuple[str, ...], list[str]] = {}
-  for error in found:
+  for error in details:
     key = _key(kind, error)
-    if error["type"] == "unexpected_keyword_argument":
+    if ".".join(key) in RENAMED_KEYS:
+      fault = _renamed(".".join(key))
+    elif error["type"] == "unexpected_keyword_argument":
       known = list(_fields(_section_at(kind, key[:-1])))
       fault = f"unknown key; {_suggest(key[-1][:200], known)}"
     elif error["type"] == "value_error":
@@ -133,7 +135,7 @@ def _explain(kind: type, source: yaml_source.Source, found: list[Any]) -> str:
 
 
 def _key(kind: type, error: Any) -> tuple[str, ...]:
-  """Returns the config key of an error, less the names of union members."""
+  """Returns the config key of an error, without the names of union members."""
   key, section = [], kind
   for part in error["loc"]:
     fields = _fields(section)
@@ -141,7 +143,7 @@ def _key(kind: type, error: Any) -> tuple[str, ...]:
       section and error["type"] == "unexpected_keyword_argument"
     ):
       key.append(part)
-      section = _section_type(fields.get(part))
+      section = sections.section_type(fields.get(part))
   return tuple(key)
 
 
@@ -151,19 +153,15 @@ def _fields(section: type | None) -> dict[str, Any]:
   return {f.name: f.type for f in dataclasses.fields(section)}
 
 
-def _section_type(annotation: Any) -> type | None:
-  """Returns the dataclass that an annotation is, or has among its members."""
-  for member in (annotation, *get_args(annotation)):
-    if dataclasses.is_dataclass(member) and isinstance(member, type):
-      return member
-  return None
-
-
 def _section_at(kind: type, key: Sequence[str]) -> type | None:
   section: type | None = kind
   for name in key:
-    section = _section_type(_fields(section).get(name))
+    section = sections.section_type(_fields(section).get(name))
   return section
+
+
+def _renamed(key: str) -> str:
+  return f"this key was renamed; use {RENAMED_KEYS[key]}"
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:

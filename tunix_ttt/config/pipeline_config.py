@@ -1,4 +1,4 @@
-"""The settings of a pipeline of runs."""
+"""Settings of pipelines of runs."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -12,14 +12,15 @@ Rejected = Literal["worse", "illegal", "format"]
 
 @sections.settings
 class PairsConfig:
-  """The preference pairs that DPO trains on.
+  """Preference pairs for the DPO stage.
 
   Attributes:
-    source: whose answers are rejected: `model`, those of the model that DPO
-      starts from, in its own words; `solver`, moves that the solver calls worse.
-    count: how many; fewer, if no more are found.
-    rejected: kinds of worse answers: `worse` by the solver, `illegal`, or badly
-      `format`ted; with `solver`, how often each is drawn.
+    source: Source of rejected answers: `model` samples the model that DPO starts
+      from; `solver` writes moves that the solver rates worse.
+    count: Number of pairs; fewer if the source yields no more.
+    rejected: Weights of the kinds of rejected answers: `worse` moves by the
+      solver, `illegal` moves, and answers in a wrong `format`. With
+      the source `model`, all weights must be equal.
     temperature: Sampling temperature of the model's games.
   """
 
@@ -38,8 +39,8 @@ class StageConfig:
   """A run of a pipeline.
 
   Attributes:
-    config: its own YAML file, by its path from where the command is run.
-    set: assignments that replace settings of it, as `--set` has them.
+    config: Path of the run's YAML file, relative to the working directory.
+    set: Assignments that replace settings of the file, as for `--set`.
   """
 
   config: sections.Text
@@ -48,14 +49,14 @@ class StageConfig:
 
 @sections.settings
 class PipelineConfig:
-  """Stages, each of which starts from the model of the one before.
+  """Training stages; each one starts from the previous stage's model.
 
   Attributes:
     seed: Random seed of all stages.
-    pairs: made before `dpo`, for it.
-    sft: makes the first model.
-    dpo: left out where None.
-    grpo: left out where None.
+    pairs: Preference pairs for the DPO stage.
+    sft: SFT stage.
+    dpo: DPO stage; None skips it.
+    grpo: GRPO stage; None skips it.
   """
 
   seed: sections.Seed = 0

@@ -1,7 +1,7 @@
-"""Every setting of a run as a page of tables, from the settings' classes.
+"""Renders the settings of a config class as a Markdown reference page.
 
-Types and defaults are those of the fields, meanings those of the docstrings'
-`Attributes`, so there is nothing to keep in step.
+Types and defaults come from the fields, meanings from the `Attributes` of the
+docstrings.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,14 @@ import re
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-_PLAIN = {str: "text", bool: "true or false", int: "whole number"}
-_PLAIN[float] = "number"
+from tunix_ttt.config import sections as config_sections
+
+_PLAIN = {
+  str: "text",
+  bool: "true or false",
+  int: "whole number",
+  float: "number",
+}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -22,10 +28,10 @@ class Setting:
   """A key of a config, in Markdown.
 
   Attributes:
-    key: dotted, as `--set` takes it.
-    type: what may be written.
-    default: as it is written in YAML.
-    meaning: from the docstring; empty if that does not say.
+    key: Dotted key, as for `--set`.
+    type: Values that the key accepts.
+    default: Default value in YAML.
+    meaning: Description from the docstring.
   """
 
   key: str
@@ -39,9 +45,9 @@ class Section:
   """The settings of one class.
 
   Attributes:
-    key: dotted, empty for the whole config.
-    about: what the class's docstring says of it.
-    settings: its keys, those of sections within it among them.
+    key: Dotted key of the section; empty for the whole config.
+    about: Description from the docstring.
+    settings: Settings of the section, including keys of inner sections.
   """
 
   key: str
@@ -49,21 +55,8 @@ class Section:
   settings: tuple[Setting, ...]
 
 
-def sections(kind: type) -> list[Section]:
-  """Lists a config and each section within it, in the order of its fields.
-
-  Args:
-    kind: a class of settings, such as `SFTConfig`.
-  """
-  return list(_sections(kind, None, ""))
-
-
 def markdown(kind: type) -> str:
-  """Returns a page's text: a table for each section.
-
-  Args:
-    kind: a class of settings, such as `SFTConfig`.
-  """
+  """Returns the reference page of a config class: a table for each section."""
   lines = []
   for section in sections(kind):
     if section.key:
@@ -78,50 +71,49 @@ def markdown(kind: type) -> str:
   return "\n".join(lines)
 
 
-def documented(kind: type) -> dict[str, str]:
-  """Returns the meaning of each attribute that the docstrings document.
+def sections(kind: type) -> list[Section]:
+  """Lists a config and its sections, in the order of the fields."""
+  return list(_sections(kind, None, ""))
 
-  Args:
-    kind: a class of settings; what it inherits is among them.
-  """
-  found: dict[str, str] = {}
+
+def documented(kind: type) -> dict[str, str]:
+  """Returns the documented attributes of a class and its base classes."""
+  meanings: dict[str, str] = {}
   for cls in reversed(kind.__mro__):
-    found |= _docstring(cls)[1]
-  return found
+    meanings |= _docstring(cls)[1]
+  return meanings
 
 
 def _sections(kind: type, values: Any, prefix: str) -> Iterator[Section]:
-  """Yields a class's section and then those within it.
+  """Yields the section of a class, then its inner sections.
 
-  Args:
-    kind: the class.
-    values: its settings where the section around it has set some; else None.
-    prefix: the section's key and a dot, or nothing.
+  `values` has the defaults that the outer section sets, or is None. `prefix` is
+  empty, or the section's key and a dot.
   """
   meanings = documented(kind)
   settings, inner = [], []
   for field in dataclasses.fields(kind):
-    section = _section(field.type)
+    key = prefix + field.name
     default = getattr(values, field.name, _default(field))
     settings.append(
       Setting(
-        key=prefix + field.name,
+        key=key,
         type=type_name(field.type),
-        default=_written(default),
+        default=_in_yaml(default),
         meaning=meanings.get(field.name, ""),
       )
     )
-    if section:
+    if section := config_sections.section_type(field.type):
       is_set = isinstance(default, section)
-      inner.append((section, default if is_set else None, settings[-1].key))
+      inner.append((section, default if is_set else None, f"{key}."))
   about = _docstring(kind)[0]
   yield Section(key=prefix[:-1], about=about, settings=tuple(settings))
-  for section, default, key in inner:
-    yield from _sections(section, default, key + ".")
+  for arguments in inner:
+    yield from _sections(*arguments)
 
 
 def type_name(annotation: Any) -> str:
-  """Says what may be written in YAML for an annotation, in Markdown."""
+  """Returns the YAML values that an annotation accepts, in Markdown."""
   *most, last = _alternatives(annotation)
   return f"{', '.join(most)} or {last}" if most else last
 
@@ -149,25 +141,14 @@ def _alternatives(annotation: Any) -> list[str]:
 
 
 def _bounds(metadata: tuple[Any, ...]) -> str:
-  # Pydantic's fields hold the bounds of annotated-types.
-  held = [
-    bound for field in metadata for bound in getattr(field, "metadata", ())
-  ]
   limits = [
     f"{sign} {getattr(bound, name)}"
-    for bound in held
+    for field in metadata
+    for bound in getattr(field, "metadata", ())
     for name, sign in _BOUNDS.items()
     if hasattr(bound, name)
   ]
   return " " + " and ".join(limits) if limits else ""
-
-
-def _section(annotation: Any) -> type | None:
-  """Returns the class of a section, which may be one of a union."""
-  for member in (annotation, *get_args(annotation)):
-    if inspect.isclass(member) and dataclasses.is_dataclass(member):
-      return member
-  return None
 
 
 def _default(field: Any) -> Any:
@@ -176,7 +157,7 @@ def _default(field: Any) -> Any:
   return field.default
 
 
-def _written(default: Any) -> str:
+def _in_yaml(default: Any) -> str:
   if default is dataclasses.MISSING:
     return "required"
   if dataclasses.is_dataclass(default):
@@ -185,17 +166,13 @@ def _written(default: Any) -> str:
 
 
 def _docstring(cls: type) -> tuple[str, dict[str, str]]:
-  """Splits a docstring into its text and its attributes' meanings."""
+  """Splits a docstring into its text and the meanings of its attributes."""
   text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
+  text = re.sub(r"\bNone\b", "`null`", text)
   about, _, attributes = text.partition("\nAttributes:\n")
-  found = {}
-  # An attribute's name is indented by two spaces, its further lines by four.
+  meanings = {}
+  # Names are indented by two spaces, continuation lines by four.
   for entry in re.split(r"\n(?=  \w)", "\n" + attributes)[1:]:
     name, _, meaning = entry.strip().partition(": ")
-    found[name] = _in_yaml(" ".join(meaning.split()))
-  return _in_yaml(about.strip()), found
-
-
-def _in_yaml(text: str) -> str:
-  """Returns text of Python in YAML's words."""
-  return re.sub(r"\bNone\b", "`null`", text)
+    meanings[name] = " ".join(meaning.split())
+  return about.strip(), meanings

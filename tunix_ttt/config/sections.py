@@ -1,9 +1,15 @@
-"""The settings of runs, section by section.
+"""Sections of a run's settings, under the names that Tunix and Optax use."""
 
-Field names are Tunix's and Optax's where they have one.
-"""
-
-from typing import Annotated, Any, Literal, Self, TypeVar, dataclass_transform
+import dataclasses
+from typing import (
+  Annotated,
+  Any,
+  Literal,
+  Self,
+  TypeVar,
+  dataclass_transform,
+  get_args,
+)
 
 import pydantic
 from pydantic import dataclasses as pydantic_dataclasses
@@ -13,7 +19,7 @@ from tunix_ttt import streams
 Strict = pydantic.Strict()
 Text = Annotated[str, Strict]
 Flag = Annotated[bool, Strict]
-# `package.module:function`
+# A function, as `package.module:function`.
 Reference = Annotated[str, Strict, pydantic.Field(pattern=r"^[\w.]+:\w+$")]
 Count = Annotated[int, Strict, pydantic.Field(ge=0)]
 Seed = Annotated[int, Strict, pydantic.Field(ge=0, le=streams.MAX_SEED)]
@@ -27,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
-  """Makes a class a frozen dataclass whose values are checked."""
+  """Turns a class into a frozen dataclass that validates its values."""
   decorate: Any = pydantic_dataclasses.dataclass(
     frozen=True,
     kw_only=True,
@@ -36,7 +42,15 @@ def settings(cls: type[T]) -> type[T]:
   return decorate(cls)
 
 
-# The sizes of a model, by Tunix's names.
+def section_type(annotation: Any) -> type | None:
+  """Returns the dataclass that a field's annotation is or contains, if any."""
+  for member in (annotation, *get_args(annotation)):
+    if dataclasses.is_dataclass(member) and isinstance(member, type):
+      return member
+  return None
+
+
+# Names of a model's sizes in Tunix.
 SIZES = (
   "num_layers",
   "embed_dim",
@@ -52,26 +66,30 @@ class ModelConfig:
   """The model to train.
 
   Attributes:
-    name: `tiny-qwen2.5` or another tiny model, made from scratch; the directory
-      of a checkpoint, of a PEFT adapter, or of a Qwen or Gemma as transformers
-      saves it; or such a model's id on the Hugging Face hub.
-    revision: branch, tag or commit of a hub id; the manifest has the commit.
-    base: directory of the base of the adapter that `name` is, where it is no
-      longer the recorded one; for a run that is resumed, of the model that it
-      started from. Its digest is checked.
-    dtype: Type of a Hugging Face model's parameters and computation; None for
+    name: Name of a tiny model that starts from random values, such as
+      `tiny-qwen2.5`; directory of a checkpoint, a PEFT adapter, or a Qwen or
+      Gemma model in transformers' format; or Hugging Face hub id of such a
+      model.
+    revision: Branch, tag or commit of a hub id; None is the hub's default
+      branch. The manifest records the commit.
+    base: Directory of the adapter's base model, or, for a resumed run, of the
+      model that the run started from. None uses the recorded path. The
+      directory's digest must match the recorded one.
+    dtype: Type of a Hugging Face model's parameters and computation; None is
       bfloat16 on an accelerator and float32 on a CPU.
-    chat_template: a Jinja file, in place of a Hugging Face model's own.
-    enable_thinking: told to a chat template that has such a switch, as Qwen 3's.
-    remat: what the backward pass computes again instead of keeping it: `none`,
+    chat_template: Path of a Jinja file that replaces a Hugging Face model's chat
+      template; None keeps the model's template.
+    enable_thinking: Value of the `enable_thinking` switch of chat templates that
+      have one, such as Qwen 3's.
+    remat: Activations that the backward pass recomputes to save memory: `none`,
       each `block` (attention or feed-forward), or each `decoder` layer.
-    num_layers: decoder layers of a tiny model; None keeps its own. So with the
-      other sizes.
-    embed_dim: width of the residual stream.
-    hidden_dim: width of the feed-forward layers.
-    num_heads: query heads.
-    num_kv_heads: key and value heads; divides `num_heads`.
-    head_dim: width of a head; even.
+    num_layers: Number of decoder layers. This and the sizes below are for tiny
+      models only; None keeps the named model's size.
+    embed_dim: Width of the residual stream.
+    hidden_dim: Width of the feed-forward layers.
+    num_heads: Number of query heads.
+    num_kv_heads: Number of key and value heads, a divisor of `num_heads`.
+    head_dim: Width of each head, an even number.
   """
 
   name: Text = "tiny-qwen2.5"
@@ -89,17 +107,17 @@ class ModelConfig:
   head_dim: Positive | None = None
 
   def shape(self) -> dict[str, int]:
-    """Returns the sizes that are set."""
+    """Returns the sizes that are not None."""
     values = {name: getattr(self, name) for name in SIZES}
     return {k: v for k, v in values.items() if v is not None}
 
 
 @settings
 class TokenizerConfig:
-  """The tokenizer of a tiny model, trained on its data before the model is.
+  """The tokenizer of a tiny model, trained on the run's data.
 
   Attributes:
-    vocab_size: pieces at the most.
+    vocab_size: Maximum number of pieces.
   """
 
   vocab_size: Annotated[int, Strict, pydantic.Field(ge=512, le=65536)] = 512
@@ -107,12 +125,12 @@ class TokenizerConfig:
 
 @settings
 class LoraConfig:
-  """Low-rank adapters (Hu et al., 2021), by Qwix; the base stays frozen.
+  """Low-rank adapters (Hu et al., 2021) on a frozen base, through Qwix.
 
   Attributes:
-    rank: inner width of an adapter.
-    alpha: an adapter's output is scaled by alpha / rank.
-    target_modules: `all-linear`, or names of the model's linear modules.
+    rank: Rank of each adapter.
+    alpha: Scaling numerator; an adapter's output is multiplied by alpha / rank.
+    target_modules: Names of the linear modules to adapt, or `all-linear`.
   """
 
   rank: Positive = 8
@@ -122,19 +140,19 @@ class LoraConfig:
 
 @settings
 class GamesConfig:
-  """Games to train on where no data file is given.
+  """Generated games of the solver, used if `data.path` is not set.
 
   Attributes:
-    num_games: games of the solver against a random opponent, half as X.
-    mistakes: probability that a move is any legal one instead of the solver's.
-    keep: `won` keeps the games that were won, as rejection sampling does.
-    random_starts: share of games that start on a random position.
-    context: `board` makes one conversation of each position; `full` makes one
-      of each game.
-    any_move_positions: share of the positions kept, in the context `board`, on
-      which any legal move is as good as any other.
-    thoughts: `template` explains each move in a sentence; `none` has moves
-      alone.
+    num_games: Number of games against a random opponent, half of them as X.
+    mistakes: Probability that the solver plays a random legal move.
+    keep: Games to keep: `all`, or only `won` games, as in rejection sampling.
+    random_starts: Share of games that start on a random position.
+    context: Text of one conversation: a `board` with its answer, or a `full`
+      game.
+    any_move_positions: Share of positions to keep, in the context `board`, among
+      the positions on which all legal moves are equally good.
+    thoughts: Text before each move: `template` explains the move in a sentence,
+      `none` leaves it out.
   """
 
   num_games: Positive = 8000
@@ -163,24 +181,28 @@ class DataConfig:
   """Training data.
 
   Attributes:
-    path: a file (JSONL, Parquet, CSV or Arrow), the directory of a dataset that
-      `build_dataset.py` built, or the id of a dataset on the Hugging Face hub;
-      None generates expert games from the seed.
+    path: File (JSONL, Parquet, CSV or Arrow), directory of a dataset from
+      `build_dataset.py`, or Hugging Face hub id of a dataset; None generates
+      expert games from the seed.
     split: Split of a dataset on the hub.
-    format: Format of its rows; `auto` decides by each row's fields.
-    skip_bad_rows: go on without rows that cannot be read, and record them,
-      rather than stop.
-    games: the games to generate.
-    max_seq_length: rows of more tokens are dropped and counted.
-    max_samples: at most this many rows, from the start of the data.
-    eval_fraction: share of the rows that is held out for the eval loss; rows
-      that are alike by `held_out_by` are held out together, or none of them.
-    held_out_by: `text` holds out whole texts and, of pairs, prompts; `position`
-      holds out boards, with their rotations and reflections, and needs rows
-      that answer one board each, as the context `board` has them.
-    packing: put several rows of a batch, which do not see each other, where
-      one would be. Losses and updates are the same up to rounding, and steps
-      faster where rows differ in length.
+    format: Format of the rows; `auto` detects the format of each row from its
+      fields.
+    skip_bad_rows: Whether to skip and record unreadable rows; otherwise the
+      first such row is an error.
+    games: Settings of the generated games.
+    max_seq_length: Maximum number of tokens in a row; longer rows are dropped
+      and counted.
+    max_samples: Maximum number of rows, taken from the start of the data; None
+      takes all rows.
+    eval_fraction: Share of the rows held out for the eval loss. Rows with the
+      same key by `held_out_by` stay on one side.
+    held_out_by: Key that separates held-out rows: `text` is the whole text, or
+      the prompt of a preference pair; `position` is the board up to rotation and
+      reflection, and needs rows that answer one board each, as in the context
+      `board`.
+    packing: Whether to pack several rows of a batch into one sequence, without
+      attention between rows. Losses and updates are the same up to rounding;
+      steps are faster if rows differ in length.
   """
 
   path: Text | None = None
@@ -197,26 +219,27 @@ class DataConfig:
 
 @settings
 class TrainingConfig:
-  """Optimisation.
+  """Optimizer and schedule.
 
   Attributes:
-    max_steps: optimizer steps.
-    batch_size: rows of an optimizer step.
-    gradient_accumulation_steps: parts that a batch is computed in; divides
+    max_steps: Number of training steps.
+    batch_size: Number of rows in a training step.
+    gradient_accumulation_steps: Number of micro-batches per batch, a divisor of
       `batch_size`. The update does not depend on it.
-    optimizer: `adamw`, `muon`, which needs fewer steps from scratch and is for
-      whole models, not for adapters, or a function of this section that
-      returns an Optax optimizer, as `package.module:function`.
-    learning_rate: peak of the schedule.
-    warmup_steps: steps of linear warmup to the peak, from the peak divided by
-      the number of updates in them; 0 for none.
-    final_learning_rate: where the cosine decay ends, as a share of the peak.
-    b1: decay of Adam's first moment.
-    b2: decay of Adam's second moment.
-    weight_decay: decoupled, of all parameters.
-    max_grad_norm: gradients are clipped to this global norm.
-    eval_every_n_steps: steps between eval losses; also one before the first
-      step and one after the last.
+    optimizer: Optimizer: `adamw`; `muon` for whole models (not adapters), which
+      needs fewer steps from scratch; or a function `package.module:function`
+      that takes this section and returns an Optax optimizer.
+    learning_rate: Peak learning rate.
+    warmup_steps: Number of steps of linear warmup to the peak, which starts at
+      the peak divided by the number of warmup updates; 0 disables warmup.
+    final_learning_rate: Learning rate at the end of the cosine decay, as a share
+      of the peak.
+    b1: Decay rate of Adam's first moment.
+    b2: Decay rate of Adam's second moment.
+    weight_decay: Decoupled weight decay of all parameters.
+    max_grad_norm: Maximum global norm of the gradient; larger ones are clipped.
+    eval_every_n_steps: Number of steps between evaluations. The model is also
+      evaluated before the first step and after the last one.
   """
 
   max_steps: Positive = 300
@@ -249,11 +272,12 @@ class TrainingConfig:
 
 @settings
 class CheckpointConfig:
-  """Checkpoints to resume from; the final one is saved in any case.
+  """Checkpoints to resume from; the final model is always saved.
 
   Attributes:
-    save_interval_steps: steps between checkpoints.
-    max_to_keep: older ones are deleted; None keeps all.
+    save_interval_steps: Number of steps between checkpoints.
+    max_to_keep: Maximum number of checkpoints; the oldest are deleted. None
+      keeps all.
   """
 
   save_interval_steps: Positive = 100
@@ -262,15 +286,15 @@ class CheckpointConfig:
 
 @settings
 class LoggingConfig:
-  """The logs and reports that a run writes besides its checkpoints.
+  """Logs and reports of a run.
 
   Attributes:
-    log_every_n_steps: steps between lines on the console and in the text log;
-      `metrics.jsonl` has every step.
-    report: whether a finished run plays every line and writes its page,
-      `report.html`, and plots.
-    wandb: also log to Weights & Biases (needs the extra `tracking`).
-    wandb_project: the project there.
+    log_every_n_steps: Number of steps between lines on the console and in the
+      text log; `metrics.jsonl` has every step.
+    report: Whether a finished run plays every line of play and writes
+      `report.html` and plots.
+    wandb: Whether to log to Weights & Biases (needs the extra `tracking`).
+    wandb_project: Weights & Biases project.
   """
 
   log_every_n_steps: Positive = 10
@@ -281,13 +305,14 @@ class LoggingConfig:
 
 @settings
 class EvalConfig:
-  """Sampling of completions of an evalset.
+  """Sampling of completions for an evalset.
 
   Attributes:
-    max_new_tokens: where a completion is cut.
-    batch_size: prompts sampled together.
-    temperature: 0 for greedy decoding.
-    top_p: nucleus, where the temperature is above 0.
+    max_new_tokens: Maximum number of tokens in a completion.
+    batch_size: Number of prompts per batch.
+    temperature: Sampling temperature; 0 is greedy decoding.
+    top_p: Probability mass of nucleus sampling, if the temperature is above 0; 1
+      samples from all tokens.
   """
 
   max_new_tokens: Positive = 64
@@ -301,24 +326,27 @@ class PlayConfig:
   """Play of whole games.
 
   Attributes:
-    format: Format of boards and answers; `data.games.thoughts` says whether
+    format: Format of boards and answers: `grid`, `token_board`, or a custom
+      text format `package.module:name`. `data.games.thoughts` decides whether
       answers begin with a thought.
-    context: what a turn is shown: `board` the present board alone, `full` the
-      whole conversation, `truncated` the same with past thoughts replaced.
-    opponent: `random`, `optimal`, `epsilon-optimal:0.3` for one that is random
-      three times in ten, or `scripted:4,0` for a line of cells.
-    num_games: games with each mark, where games are sampled.
-    batch_size: games played together.
-    max_new_tokens: where an answer is cut.
-    max_game_tokens: where a conversation is cut, observations and answers; None
-      for no limit. The model's own context, if it has one.
-    max_turns: turns of the model in a game.
-    on_parse_error: `end` ends the game at an unreadable answer, `retry` shows
-      the board again.
-    temperature: 0 for greedy decoding.
-    top_k: draw from this many most likely tokens; None for all.
-    top_p: nucleus.
-    constrained: only tokens that can complete an answer are drawn.
+    context: Prompt of each turn: `board` is the current board, `full` the whole
+      conversation, `truncated` the conversation with past thoughts replaced.
+    opponent: Opponent: `random`, `optimal`, `epsilon-optimal:0.3` (a random move
+      with probability 0.3, else an optimal one), or `scripted:4,0` (a list of
+      cells).
+    num_games: Number of sampled games with each mark.
+    batch_size: Number of games per batch.
+    max_new_tokens: Maximum number of tokens in an answer.
+    max_game_tokens: Maximum number of tokens in a conversation, boards and
+      answers together; None is no limit. A model's own context length also
+      applies.
+    max_turns: Maximum number of the model's turns in a game.
+    on_parse_error: Response to an unreadable answer: `end` ends the game,
+      `retry` shows the board again.
+    temperature: Sampling temperature; 0 is greedy decoding.
+    top_k: Number of most likely tokens to sample from; None samples from all.
+    top_p: Probability mass of nucleus sampling; 1 samples from all tokens.
+    constrained: Whether to sample only tokens that can complete an answer.
   """
 
   format: Literal["grid", "token_board"] | Reference = "grid"
@@ -340,25 +368,25 @@ class PlayConfig:
     limit = self.max_game_tokens
     if limit is not None and self.max_new_tokens >= limit:
       raise ValueError(
-        f"max_new_tokens {self.max_new_tokens} leaves nothing of the"
-        f" max_game_tokens {limit} for the board; lower the first or raise the"
-        " second"
+        f"max_new_tokens {self.max_new_tokens} leaves no room for the board in"
+        f" max_game_tokens {limit}; lower the first or raise the second"
       )
     return self
 
 
 @settings
 class MeshConfig:
-  """The devices that a run is spread over, by Tunix's axes.
+  """The device mesh of a run, with Tunix's axes.
 
   Attributes:
-    fsdp: parts that rows, weights and the optimizer's state are split into;
-      `auto` for all devices that the other settings leave.
-    tp: parts that heads, feed-forward layers and the vocabulary are split into.
-    layout: `colocated` has sampler and trainer share all devices; `split` gives
-      the sampler of a GRPO run devices of its own, after the trainer's.
-    rollout_fsdp: parts that rows and weights are split into on the sampler's
-      own devices; None for as many as the trainer's.
+    fsdp: Number of devices that rows, weights and optimizer state are sharded
+      over; `auto` takes all devices that the other axes leave.
+    tp: Number of devices that heads, feed-forward layers and the vocabulary are
+      sharded over.
+    layout: Placement of a GRPO run's sampler: `colocated` shares all devices
+      with the trainer, `split` uses separate devices after the trainer's.
+    rollout_fsdp: Number of devices that rows and weights are sharded over on the
+      sampler's separate devices; None uses the trainer's number.
   """
 
   fsdp: Positive | Literal["auto"] = 1
@@ -370,26 +398,27 @@ class MeshConfig:
   def _check(self) -> Self:
     if self.rollout_fsdp is not None and self.layout != "split":
       raise ValueError(
-        "rollout_fsdp: the sampler has devices of its own in the layout split"
-        " alone"
+        "rollout_fsdp: needs separate devices for the sampler; set layout to"
+        " split"
       )
     return self
 
 
 @settings
 class DistributedConfig:
-  """Processes that do one run together, each with its own devices.
+  """Several processes of one run, each with its own devices.
 
-  What is None is taken from the environment of the cluster, if JAX knows it
-  (Slurm, Open MPI, Kubernetes, …).
+  JAX fills in settings that are None on clusters that it detects (Slurm,
+  Open MPI, Kubernetes, …).
 
   Attributes:
-    coordinator: `host:port` of the first process.
-    num_processes: how many there are.
-    process_id: which one this is, from 0.
-    initialization_timeout_seconds: how long to wait for the others at first.
-    heartbeat_timeout_seconds: a process that is not heard of for this long is
-      lost, and the others end.
+    coordinator: Address of the first process, `host:port`.
+    num_processes: Number of processes.
+    process_id: Index of this process, from 0.
+    initialization_timeout_seconds: Seconds to wait for the other processes at
+      the start.
+    heartbeat_timeout_seconds: Seconds without a heartbeat after which a process
+      counts as lost and the others end.
   """
 
   coordinator: Text | None = None
@@ -404,19 +433,18 @@ class SFTConfig:
   """A supervised fine-tuning run.
 
   Attributes:
-    seed: Random seed of the games, the data order, the model's and the adapter's
-      values and the samples.
-    model: what to train.
-    tokenizer: the tokenizer of a tiny model.
-    lora: adapters to train instead of the whole model; None for the whole.
-    data: what to train on.
-    training: how to optimise.
-    checkpoint: what to resume from.
-    logging: what else to write.
-    eval: how to sample completions.
-    play: how to play whole games.
-    mesh: on which devices.
-    distributed: the processes that do the run; None for one.
+    seed: Random seed of games, data order, initial values and sampling.
+    model: Model to train.
+    tokenizer: Tokenizer of a tiny model.
+    lora: LoRA adapters; None trains all parameters.
+    data: Training data.
+    training: Optimizer and schedule.
+    checkpoint: Checkpoints to resume from.
+    logging: Logs and reports.
+    eval: Sampling of completions for an evalset.
+    play: Play of whole games.
+    mesh: Device mesh.
+    distributed: Processes of the run; None is a single process.
   """
 
   seed: Seed = 0

@@ -1,4 +1,4 @@
-"""Settings read with the place of every key, for messages that name it."""
+"""Reads YAML and records the line of every key, for error messages."""
 
 from collections.abc import Mapping
 import copy
@@ -11,28 +11,24 @@ import yaml
 from tunix_ttt import errors
 from tunix_ttt import files
 
-# Aliases can make a short file stand for endless settings.
+# Limits the growth of a short file through aliases.
 _MAX_KEYS = 10_000
 _DATE = "tag:yaml.org,2002:timestamp"
 
 
 class _Loader(yaml.SafeLoader):
-  """A safe loader for which 1e-3 is a number, as in YAML 1.2, and no date is."""
+  """A safe loader that reads 1e-3 as a number, as YAML 1.2, and dates as text."""
 
   def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-    # Hexadecimal digits are read in any number.
+    # Python limits the digits of decimal numbers, but not of hexadecimal ones.
     if len(node.value) > 40:
       raise yaml.constructor.ConstructorError(
-        None, None, "a number of so many digits is too large", node.start_mark
+        None, None, "this number has too many digits", node.start_mark
       )
     return super().construct_yaml_int(node)
 
   def value(self, node: yaml.Node) -> Any:
-    """Returns what a node stands for.
-
-    Raises:
-      yaml.YAMLError: if it stands for nothing.
-    """
+    """Returns the value of a node; raises a YAMLError if it has none."""
     try:
       return self.construct_object(node, deep=True)
     except (
@@ -42,7 +38,7 @@ class _Loader(yaml.SafeLoader):
       TypeError,
       ValueError,
     ):
-      # A tag may be of another type than its value.
+      # The tag may name another type than the value has.
       raise yaml.constructor.ConstructorError(
         None, None, f"not a value of {node.tag}", node.start_mark
       ) from None
@@ -61,22 +57,22 @@ _Loader.add_implicit_resolver(
 
 
 class Source:
-  """A config's values as plain data, and where each of them was written.
+  """A config's values as plain data, and the place of each key.
 
   Attributes:
-    path: the file; `settings` where there is none.
-    values: what it says.
-    places: `file:line` by key.
+    path: Path of the file; `settings` for a dictionary.
+    values: Nested keys and values.
+    places: `file:line` or `--set` assignment of each key.
   """
 
   def __init__(self, source: pathlib.Path | Mapping[str, Any]):
-    """Reads a YAML file, or takes what one would say.
+    """Reads a YAML file, or copies a dictionary.
 
     Args:
-      source: the file, or keys and values.
+      source: Path of the file, or a dictionary.
 
     Raises:
-      errors.UserError: if it cannot be read, is no YAML or no mapping.
+      errors.UserError: if the file cannot be read, or is not a YAML mapping.
     """
     self.values: dict[str, Any]
     if isinstance(source, Mapping):
@@ -86,9 +82,8 @@ class Source:
       return
     self.path = path = source
     self.places = {(): str(path)}
-    text = files.read_text(path, "config")
     try:
-      loader = _Loader(text)
+      loader = _Loader(files.read_text(path, "config"))
       node = loader.get_single_node()
       values = {} if node is None else self._read(loader, node, ())
     except (yaml.YAMLError, RecursionError) as error:
@@ -124,10 +119,10 @@ class Source:
     return values
 
   def set(self, assignment: str) -> None:
-    """Applies one `a.b=value`, the value in YAML.
+    """Applies an `a.b=value` assignment, whose value is YAML.
 
     Raises:
-      errors.UserError: if it is no such assignment.
+      errors.UserError: if the text is not such an assignment.
     """
     place = f"--set {assignment[:200]}"
     dotted, separator, text = assignment.partition("=")
@@ -152,7 +147,7 @@ class Source:
     self.places[key] = place
 
   def place(self, key: tuple[str, ...]) -> str:
-    """Returns where a key, or the nearest section around it, was written."""
+    """Returns the place of a key, or of the nearest section that contains it."""
     while key not in self.places:
       key = key[:-1]
     return self.places[key]
@@ -160,5 +155,5 @@ class Source:
 
 def _reason(error: Exception) -> str:
   if isinstance(error, RecursionError):
-    return "values are nested too deeply, or in themselves"
+    return "values are nested too deeply, or contain themselves"
   return str(getattr(error, "problem", None) or error).splitlines()[0]

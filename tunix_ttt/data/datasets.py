@@ -19,7 +19,7 @@ from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.runs import progress
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
 
 Batch = dict[str, np.ndarray]
@@ -58,9 +58,9 @@ class Origin:
 
   def record(
     self, *, train_rows: int, eval_rows: int = 0, dropped_too_long: int = 0
-  ) -> run_directory.DatasetRecord:
+  ) -> run_manifest.DatasetRecord:
     """Returns the record for a run's manifest."""
-    return run_directory.DatasetRecord(
+    return run_manifest.DatasetRecord(
       key=self.key,
       path=self.path,
       digest=self.digest,

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 DATA = "data.jsonl"
 MANIFEST = "manifest.json"
@@ -14,7 +14,7 @@ MANIFEST = "manifest.json"
 FAULTS_KEPT = 20
 
 
-class Skipped(run_directory.Record):
+class Skipped(run_manifest.Record):
   """Bad rows that were skipped.
 
   Attributes:
@@ -26,7 +26,7 @@ class Skipped(run_directory.Record):
   first: list[str] = pydantic.Field(default_factory=list)
 
 
-class _Manifest(run_directory.Record):
+class _Manifest(run_manifest.Record):
   """Fields of every manifest.
 
   Attributes:
@@ -47,7 +47,7 @@ class _Manifest(run_directory.Record):
     Raises:
       errors.UserError: If the file is missing or does not match the schema.
     """
-    return run_directory.read_record(cls, path, "dataset manifest")
+    return run_manifest.read_record(cls, path, "dataset manifest")
 
   def to_bytes(self) -> bytes:
     """Returns the contents of the manifest's file."""
@@ -70,7 +70,7 @@ class Generated(_Manifest):
   counts: dict[str, int]
 
 
-class Parent(run_directory.Record):
+class Parent(run_manifest.Record):
   """A source of a built dataset.
 
   Attributes:

@@ -67,8 +67,8 @@ def generate(
   """
   # Imported lazily: reading answers needs neither JAX nor Tunix.
   from tunix_ttt import requirements
-  from tunix_ttt.models import generation
   from tunix_ttt.models import memory
+  from tunix_ttt.models import model_policy
 
   seed = config.seed if seed is None else seed
   encoded = []
@@ -85,7 +85,7 @@ def generate(
     f" {max_new_tokens:,} each",
     "eval.batch_size or eval.max_new_tokens, or shorten the questions",
   )
-  responses = generation.generate(
+  responses = model_policy.generate(
     model.module,
     model.spec,
     model.tokenizer,

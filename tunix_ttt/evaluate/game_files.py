@@ -14,7 +14,7 @@ from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 Mark = Literal["X", "O"]
 MARKS: dict[Mark, int] = {"X": rules.X, "O": rules.O}
@@ -189,7 +189,7 @@ def read_summary(path: pathlib.Path) -> Summary:
   Raises:
     errors.UserError: If the file is not a summary.
   """
-  return run_directory.read_record(Summary, path, "summary of games")
+  return run_manifest.read_record(Summary, path, "summary of games")
 
 
 def read_games(path: pathlib.Path) -> list[Game]:

@@ -142,7 +142,7 @@ def exact_matches(
   stay on the terminal.
   """
   for agent in (rules.X, rules.O):
-    total = len(opponents.every_luck(agent))
+    total = len(opponents.enumerate_opponent_seeds(agent))
     with _progress(play, agent, total, leave) as watched:
       games = rates_lib.play_every_line(watched, agent, batch_size)
     yield Match(agent, games, rates_lib.exact(games))

@@ -78,7 +78,7 @@ class Partner:
     Raises:
       errors.UserError: If the model cannot play with this config.
     """
-    env = env_lib.TicTacToe(opponent=opponents.told)
+    env = env_lib.TicTacToe(opponent=opponents.scripted_from_seed)
     self._player = matches.Player(model, config, env)
     self._decode = model.tokenizer.decode
     self._begin = jax.jit(jax.vmap(env.init, (0, None)))
@@ -93,14 +93,16 @@ class Partner:
     or an unreadable one if there is none.
     """
     replies = [game[int(mark == rules.X) :: 2] for game in moves]
-    luck = jnp.array([opponents.telling(line) for line in replies], jnp.uint32)
+    opponent_seed = jnp.array(
+      [opponents.encode_script(line) for line in replies], jnp.uint32
+    )
     keys = streams.keys(
       self._seed,
       streams.Stream.PARTNER_TOKENS,
       mark,
       last=jnp.arange(self._num_games),
     )
-    games = self._player(keys, self._begin(luck, mark))
+    games = self._player(keys, self._begin(opponent_seed, mark))
     answers = []
     for number, game in enumerate(moves):
       before = len(game) - (len(game) % 2 != int(mark == rules.O))

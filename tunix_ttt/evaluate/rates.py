@@ -79,12 +79,13 @@ def play_every_line(
   `play` must have the opponent `opponents.uniform_random`. Repeated games fill
   the last batch.
   """
-  luck, init = opponents.every_luck(agent), env_lib.TicTacToe().init
-  total, batches = len(luck), []
+  opponent_seeds = opponents.enumerate_opponent_seeds(agent)
+  init = env_lib.TicTacToe().init
+  total, batches = len(opponent_seeds), []
   for first in range(0, total, batch_size):
     numbers = jnp.arange(first, first + batch_size) % total
     marks = jnp.full(batch_size, agent, jnp.int8)
-    states = jax.vmap(init)(jnp.asarray(luck)[numbers], marks)
+    states = jax.vmap(init)(jnp.asarray(opponent_seeds)[numbers], marks)
     # Greedy decoding ignores the keys, but `play` requires them.
     keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
     batches.append(jax.device_get(play(keys, states)))

@@ -1,14 +1,13 @@
-"""Model directories: a trained model on disk.
+"""Saves and loads model directories.
 
-A model directory holds
+A model directory, such as a run's `checkpoint-final`, holds
 
-    model.json        architecture, adapter and base, digests
+    model.json        architecture, adapter, base and digests
     tokenizer.model   SentencePiece, or tokenizer/ with Hugging Face's files
-    params/           Orbax: every parameter, or the adapter's alone
+    params/           Orbax checkpoint of all parameters or only the adapter's
     digests.json      SHA-256 of all these files
 
-It is what a run leaves as `checkpoint-final`. A whole model needs nothing else.
-An adapter names its base by digest, and by where it was when it was saved.
+An adapter records the digest of its base and the path that the base had.
 """
 
 import dataclasses
@@ -40,14 +39,14 @@ PARAMS = "params"
 
 
 class BaseRecord(pydantic.BaseModel):
-  """The frozen model under an adapter.
+  """The frozen base model of an adapter.
 
   Attributes:
-    path: its directory or hub id, None for one made from scratch.
-    relative: the directory, from the one that the adapter is in.
-    seed: Random seed of its initial values, if made from scratch.
-    revision: SHA-256 of its parameters, or of its files if they are Hugging
-      Face's.
+    path: Directory or hub id of the base; None for a tiny model.
+    relative: Path of the directory relative to the adapter's directory.
+    seed: Random seed of a tiny model's initial values.
+    revision: SHA-256 of the base's parameters, or of its files in the case of a
+      Hugging Face model.
     commit: Commit of a hub id.
   """
 
@@ -64,12 +63,12 @@ class Description(pydantic.BaseModel):
   """The contents of `model.json`.
 
   Attributes:
-    format: Format of the directory; the first has no digests of its files.
-    spec: the architecture.
-    tokenizer: its digest.
-    params: SHA-256 of the parameters that are in the directory.
-    lora: the adapter, where its parameters are all that is there.
-    base: what the adapter sits on.
+    format: Format of the directory; the first format has no digests of files.
+    spec: Architecture of the model.
+    tokenizer: Digest of the tokenizer.
+    params: SHA-256 of the parameters in the directory.
+    lora: Settings of the adapter; None for a whole model.
+    base: Base of the adapter; None for a whole model.
   """
 
   model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -91,16 +90,16 @@ class Description(pydantic.BaseModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Model:
-  """A model and all that goes with it.
+  """A model with its tokenizer and its origin.
 
   Attributes:
-    module: Tunix's model, with adapters if `lora` is set.
-    spec: its architecture.
-    tokenizer: its tokenizer.
-    lora: its adapters' settings, None without adapters.
-    base: what the adapters sit on, None without adapters.
-    revision: SHA-256 of what it was loaded from.
-    commit: Commit of the hub id that it was loaded from.
+    module: Tunix model, with adapters if `lora` is set.
+    spec: Architecture of the model.
+    tokenizer: Tokenizer of the model.
+    lora: Settings of the adapters; None without adapters.
+    base: Base of the adapters; None without adapters.
+    revision: SHA-256 of the parameters or files that the model was loaded from.
+    commit: Commit of the hub id that the model was loaded from.
   """
 
   module: nnx.Module
@@ -112,12 +111,13 @@ class Model:
   commit: str | None = None
 
   def __repr__(self) -> str:
-    """Returns a line; the module's own is one of every parameter."""
-    spec, values = self.spec, specs.parameters(self.module).values()
+    """Returns one line; a module's repr has a line for each parameter."""
+    size = sum(x.size for x in specs.parameters(self.module).values())
+    layers = self.spec.num_layers
     adapter = "" if self.lora is None else f", lora rank {self.lora.rank}"
     return (
-      f"<Model {spec.family}: {sum(v.size for v in values):,} parameters,"
-      f" {spec.num_layers} layers{adapter}, digest {self.revision[:12]}>"
+      f"<Model {self.spec.family}: {size:,} parameters, {layers}"
+      f" layer{'s' * (layers != 1)}{adapter}, digest {self.revision[:12]}>"
     )
 
   @property
@@ -137,10 +137,10 @@ def revision(params: dict[str, jax.Array]) -> str:
 
 
 def save(model: Model, directory: pathlib.Path) -> None:
-  """Writes a model directory, whole or not at all.
+  """Writes a model directory atomically.
 
   Raises:
-    errors.UserError: if it exists.
+    errors.UserError: if the directory exists.
   """
   params = specs.parameters(model.module, model.trainable)
   description = Description(
@@ -161,7 +161,7 @@ def save(model: Model, directory: pathlib.Path) -> None:
 
 
 def _relative_to(directory: pathlib.Path, base: BaseRecord) -> BaseRecord:
-  """Adds the way from an adapter's directory to its base's, if it has one."""
+  """Adds the relative path of a base that is a directory."""
   if base.path is None or base.commit is not None:
     return base
   relative = os.path.relpath(base.path, directory)
@@ -171,19 +171,19 @@ def _relative_to(directory: pathlib.Path, base: BaseRecord) -> BaseRecord:
 def load(
   directory: pathlib.Path, base: str | pathlib.Path | None = None
 ) -> Model:
-  """Reads a model directory, or the one of a run directory's final checkpoint.
+  """Loads a model directory, or the final checkpoint of a run directory.
 
   Args:
-    directory: the model directory or run directory.
-    base: an adapter's base, where it is not where the adapter says.
+    directory: Model directory or run directory.
+    base: Directory of an adapter's base; None for the path in its record.
 
   Raises:
-    errors.UserError: if it is none, is damaged, or its base is not to be found
-      or another one.
+    errors.UserError: if the directory is no model directory or is damaged, or
+      the base is missing or has another digest.
   """
   directory = final(directory)
   description = describe(directory)
-  # First: Orbax's threads print tracebacks of their own at damaged files.
+  # Checked first: Orbax's threads print tracebacks for damaged files.
   if description.has_digests and (fault := integrity.damage(directory)):
     raise errors.UserError(fault)
   vocab_size = description.spec.vocab_size
@@ -218,16 +218,16 @@ def load(
 
 
 def final(directory: pathlib.Path) -> pathlib.Path:
-  """Returns a run directory's final checkpoint; other directories as they are."""
-  last = directory / "checkpoint-final"
-  return last if last.is_dir() else directory
+  """Returns a run directory's final checkpoint, or the directory itself."""
+  checkpoint = directory / "checkpoint-final"
+  return checkpoint if checkpoint.is_dir() else directory
 
 
 def describe(directory: pathlib.Path) -> Description:
-  """Reads what a model directory says of itself, without its parameters.
+  """Reads the description in a model or run directory.
 
   Raises:
-    errors.UserError: if it is none.
+    errors.UserError: if the directory is no model directory.
   """
   directory = final(directory)
   if not directory.is_dir():
@@ -247,27 +247,23 @@ def describe(directory: pathlib.Path) -> Description:
 
 
 def refuse_base(name: str | pathlib.Path, base: Any) -> None:
-  """Raises a UserError if a base is given for a model that has none."""
+  """Raises a UserError if `base` is set for a model without a base."""
   if base is not None:
     raise errors.UserError(
-      f"--base {base}: {name} is no adapter on a base; leave --base"
-      " (model.base) out"
+      f"--base {base}: {name} is no adapter on a base; remove --base"
+      " (model.base)"
     )
 
 
 def is_model(directory: pathlib.Path) -> bool:
-  """Returns whether a directory is of a model: ours, a run's, a whole one."""
+  """Returns whether a directory holds a model that can be a base."""
   return (
     hub_loading.is_model(directory) or (final(directory) / MODEL_JSON).is_file()
   )
 
 
 def digest(directory: pathlib.Path) -> str:
-  """Returns what `Model.revision` would be, without loading the model.
-
-  Args:
-    directory: a model or run directory, or a whole model of Hugging Face's.
-  """
+  """Returns the `Model.revision` of a directory without loading the model."""
   if hub_loading.is_model(directory):
     return hub_loading.revision(directory)
   return describe(directory).params
@@ -276,28 +272,28 @@ def digest(directory: pathlib.Path) -> str:
 def _adapted(
   directory: pathlib.Path,
   description: Description,
-  given: str | pathlib.Path | None,
+  base: str | pathlib.Path | None,
 ) -> tuple[nnx.Module, BaseRecord]:
-  """Returns an adapter's model, its own values not yet read, and its base."""
+  """Returns a base with new adapters, and the base's record."""
   record = description.base
   assert record is not None and description.lora is not None
   if record.path is None:
-    refuse_base(directory, given)
+    refuse_base(directory, base)
     module = specs.initialize(description.spec, record.seed)
     if revision(specs.parameters(module)) != record.revision:
       raise errors.UserError(
         f"{directory}: its adapter was trained on another base than the one"
-        f" made now from seed {record.seed}"
+        f" that seed {record.seed} gives now"
       )
   else:
-    found = _find_base(directory, record, given)
-    if hub_loading.is_model(found):
-      module, _ = hub_loading.load(found, dtype=description.spec.dtype)
+    path = _find_base(directory, record, base)
+    if hub_loading.is_model(path):
+      module, _ = hub_loading.load(path, dtype=description.spec.dtype)
     else:
-      module = load(found).module
-    if record.commit is None or given is not None:
+      module = load(path).module
+    if record.commit is None or base is not None:
       record = record.model_copy(
-        update={"path": os.path.abspath(found), "commit": None}
+        update={"path": os.path.abspath(path), "commit": None}
       )
   settings = config_lib.to_dict(description.lora)
   return lora_lib.apply_lora(module, **settings, seed=record.seed), record
@@ -306,32 +302,31 @@ def _adapted(
 def _find_base(
   directory: pathlib.Path,
   record: BaseRecord,
-  given: str | pathlib.Path | None,
+  base: str | pathlib.Path | None,
 ) -> pathlib.Path:
-  """Returns where an adapter's base is now, its digest checked."""
+  """Returns the directory of an adapter's base after checking its digest."""
   assert record.path is not None
-  if given is not None:
-    places = [pathlib.Path(given)]
+  if base is not None:
+    places = [pathlib.Path(base)]
   elif record.commit is not None:
     places = [client.find(record.path, record.commit).directory]
   else:
     places = [pathlib.Path(record.path)]
     if record.relative is not None:
-      beside = os.path.normpath(directory.absolute() / record.relative)
-      places.append(pathlib.Path(beside))
+      moved = os.path.normpath(directory.absolute() / record.relative)
+      places.append(pathlib.Path(moved))
   places = [place for place in dict.fromkeys(places) if is_model(place)]
   for place in places:
     if digest(place) == record.revision:
       return place
-  wanted = f"where the model with the digest {record.revision} is: --base DIR"
+  advice = f"give the model with the digest {record.revision}: --base DIR"
   if places:
     raise errors.UserError(
       f"{directory}: its adapter was trained on another base than the one now"
-      f" at {places[0]}, which has the digest {digest(places[0])}; say {wanted}"
+      f" at {places[0]}, which has the digest {digest(places[0])}; {advice}"
     )
   raise errors.UserError(
-    f"{directory}: its adapter's base is not at {given or record.path}; say"
-    f" {wanted}"
+    f"{directory}: its adapter's base is not at {base or record.path}; {advice}"
   )
 
 
@@ -347,13 +342,12 @@ def _read_params(
   with ocp.StandardCheckpointer() as checkpointer:
     try:
       metadata = checkpointer.metadata(path).item_metadata
-      found = {} if metadata is None else dict(metadata)
-      _compare(path, target, found)
+      _compare(path, target, {} if metadata is None else dict(metadata))
       return checkpointer.restore(path, target)
     except errors.UserError:
       raise
     except Exception as error:
-      # Orbax and TensorStore report damage in many types of their own.
+      # Orbax and TensorStore report damage with many error types.
       reason = str(error).splitlines()[0][:200]
       raise errors.UserError(
         f"{path}: cannot read this checkpoint: {reason}"
@@ -361,19 +355,19 @@ def _read_params(
 
 
 def _compare(
-  path: pathlib.Path, target: dict[str, Any], found: dict[str, Any]
+  path: pathlib.Path, target: dict[str, Any], saved: dict[str, Any]
 ) -> None:
-  for name in sorted(target.keys() | found.keys()):
-    if name not in found:
+  for name in sorted(target.keys() | saved.keys()):
+    if name not in saved:
       raise errors.UserError(f"{path}: the parameter {name} is missing")
     if name not in target:
       raise errors.UserError(f"{path}: the parameter {name} is unknown")
-    for what, ours, theirs in (
-      ("shape", tuple(found[name].shape), tuple(target[name].shape)),
-      ("type", str(found[name].dtype), str(target[name].dtype)),
+    for kind, actual, expected in (
+      ("shape", tuple(saved[name].shape), tuple(target[name].shape)),
+      ("type", str(saved[name].dtype), str(target[name].dtype)),
     ):
-      if ours != theirs:
+      if actual != expected:
         raise errors.UserError(
-          f"{path}: the parameter {name} has {what} {ours}, the model needs"
-          f" {theirs}"
+          f"{path}: the parameter {name} has {kind} {actual}, the model needs"
+          f" {expected}"
         )

@@ -1,4 +1,4 @@
-"""Low-rank adapters on any of Tunix's models, by Qwix."""
+"""Adds low-rank adapters to Tunix's models with Qwix."""
 
 from collections.abc import Sequence
 import re
@@ -13,7 +13,7 @@ from tunix_ttt.models.families import specs
 
 
 def linear_modules(module: nnx.Module) -> list[str]:
-  """Lists the names of the linear modules inside a model's layers."""
+  """Returns the names of the linear modules in a model's layers."""
   names = {
     path.split(".")[-2]
     for path, value in specs.parameters(module).items()
@@ -30,41 +30,29 @@ def apply_lora(
   target_modules: Literal["all-linear"] | Sequence[str],
   seed: int,
 ) -> nnx.Module:
-  """Returns the model with adapters; its outputs are the same at first.
+  """Returns a model with new adapters that leave its outputs unchanged.
 
-  Adapters (Hu et al., 2021) add `alpha / rank * x A B` to a linear module's
-  output. A is drawn from the seed, B is zero. The base's arrays are shared.
-
-  Args:
-    module: the base model.
-    rank: inner width of an adapter.
-    alpha: scale of its output.
-    target_modules: names of linear modules, or `all-linear` for all of them.
-    seed: Random seed of the adapters' initial values.
+  Adapters (Hu et al., 2021) add `alpha / rank * x A B` to the output of a
+  linear module. A is random and B is zero. The base's arrays are shared.
 
   Raises:
-    errors.UserError: if a name is no linear module of this model.
+    errors.UserError: if the model has no linear module of a name.
   """
-  known = linear_modules(module)
-  names = known if target_modules == "all-linear" else list(target_modules)
-  unknown = [name for name in names if name not in known]
+  linear = linear_modules(module)
+  names = linear if target_modules == "all-linear" else list(target_modules)
+  unknown = [name for name in names if name not in linear]
   if unknown or not names:
     raise errors.UserError(
       f"lora.target_modules: {', '.join(unknown) or 'an empty list'}: this"
-      f" model's linear modules are {', '.join(known)}"
+      f" model's linear modules are {', '.join(linear)}"
     )
   provider = qwix.LoraProvider(
     module_path=rf".*/({'|'.join(map(re.escape, names))})",
     rank=rank,
     alpha=alpha,
   )
-  # Every model of Tunix's has such an example of its inputs.
+  # All of Tunix's models have such example inputs.
   example = cast(Any, module).get_model_input()
   rngs = nnx.Rngs(streams.key(seed, streams.Stream.ADAPTER_VALUES))
   adapted = qwix.apply_lora_to_model(module, provider, rngs=rngs, **example)
   return cast(nnx.Module, adapted)
-
-
-def is_adapted(module: nnx.Module) -> bool:
-  """Returns whether a model has adapters."""
-  return bool(specs.parameters(module, nnx.LoRAParam))

@@ -1,9 +1,9 @@
-"""Devices as a mesh, and where a model's arrays are on it.
+"""Makes device meshes and shards models over them.
 
-The axes are Tunix's: rows and, crosswise, weights are split over `fsdp`; heads,
-feed-forward layers and the vocabulary over `tp`. Where an array is split is
-written on it by Tunix's model classes and by Qwix. Activations are split by
-Tunix's `shard`, which a function of this module takes the place of.
+The axes are Tunix's: `fsdp` splits rows and one dimension of the weights, `tp`
+splits heads, feed-forward layers and the vocabulary. Tunix's model classes and
+Qwix annotate each array with its sharding. Within `use`, a function of this
+module replaces Tunix's `shard`, which splits activations.
 """
 
 from collections.abc import Iterator
@@ -30,50 +30,50 @@ from tunix_ttt import errors
 from tunix_ttt.models.families import specs
 
 FSDP, TP = "fsdp", "tp"
-# Modules with a function `shard`; Gemma 3 uses that of `sharding_utils`.
-_OWNERS: tuple[Any, ...] = (gemma, qwen2, qwen3, sharding_utils)
+# Modules with a function `shard`; Gemma 3 uses `sharding_utils.shard`.
+_SHARD_OWNERS: tuple[Any, ...] = (gemma, qwen2, qwen3, sharding_utils)
 
 with warnings.catch_warnings():
-  # JAX has a newer way to say it, which Tunix does not know.
+  # Tunix does not know the replacement of this deprecated name.
   warnings.simplefilter("ignore", DeprecationWarning)
   _CONTEXT = pxla.thread_resources
 
 
 def sizes(config: config_lib.MeshConfig) -> dict[str, int]:
-  """Returns how many devices the trainer has along each axis, there or not."""
+  """Returns the number of the trainer's devices along each axis."""
   fsdp = config.fsdp
   if fsdp == "auto":
     fsdp = jax.device_count() // config.tp
     if config.layout == "split":
-      theirs = config.rollout_fsdp
-      fsdp = fsdp // 2 if theirs is None else fsdp - theirs
+      sampler = config.rollout_fsdp
+      fsdp = fsdp // 2 if sampler is None else fsdp - sampler
   return {FSDP: max(fsdp, 1), TP: config.tp}
 
 
 def sampler_sizes(config: config_lib.MeshConfig) -> dict[str, int]:
-  """Returns how many devices the sampler has along each axis."""
-  shared = sizes(config)
-  return {**shared, FSDP: config.rollout_fsdp or shared[FSDP]}
+  """Returns the number of the sampler's devices along each axis."""
+  trainer = sizes(config)
+  return {**trainer, FSDP: config.rollout_fsdp or trainer[FSDP]}
 
 
-def described(config: config_lib.MeshConfig) -> dict[str, int]:
-  """Returns the sizes that a manifest has of a mesh."""
-  found = sizes(config)
+def manifest_sizes(config: config_lib.MeshConfig) -> dict[str, int]:
+  """Returns the sizes of a mesh for a manifest."""
+  result = sizes(config)
   if config.layout == "split":
-    found["rollout_fsdp"] = sampler_sizes(config)[FSDP]
-  return found
+    result["rollout_fsdp"] = sampler_sizes(config)[FSDP]
+  return result
 
 
 def count(config: config_lib.MeshConfig) -> int:
-  """Returns how many devices a run has."""
-  of_all = math.prod(sizes(config).values())
+  """Returns the number of devices of a run."""
+  total = math.prod(sizes(config).values())
   if config.layout == "split":
-    of_all += math.prod(sampler_sizes(config).values())
-  return of_all
+    total += math.prod(sampler_sizes(config).values())
+  return total
 
 
 def outline(sizes: dict[str, int]) -> jax.sharding.AbstractMesh:
-  """Returns a mesh of devices that need not be there."""
+  """Returns a mesh of devices that need not exist."""
   return jax.sharding.AbstractMesh((*sizes.values(),), (*sizes,))
 
 
@@ -81,16 +81,16 @@ def make(config: config_lib.MeshConfig) -> Mesh | None:
   """Returns the first devices as the trainer's mesh; None for a single one.
 
   Raises:
-    errors.UserError: if there are not as many as the config has.
+    errors.UserError: if there are fewer devices than the config needs.
   """
   shape, devices = sizes(config), jax.devices()
   if count(config) > len(devices):
     needed = f"fsdp {shape[FSDP]} x tp {shape[TP]}"
-    advice = "make it smaller, or say fsdp: auto"
+    advice = "make it smaller, or set fsdp: auto"
     if config.layout == "split":
-      theirs = sampler_sizes(config)[FSDP]
-      needed += f" and, for the sampler, {theirs} x {shape[TP]}"
-      advice = "make it smaller, or say layout: colocated"
+      sampler = sampler_sizes(config)[FSDP]
+      needed += f" and, for the sampler, {sampler} x {shape[TP]}"
+      advice = "make it smaller, or set layout: colocated"
     raise errors.UserError(
       f"mesh: {needed} is {count(config)} devices, and there"
       f" {'is' if len(devices) == 1 else 'are'} {len(devices)}"
@@ -103,16 +103,15 @@ def make(config: config_lib.MeshConfig) -> Mesh | None:
 
 
 def _check_processes(config: config_lib.MeshConfig) -> None:
-  """Raises a UserError if a process would have no part in a run."""
   processes, devices = jax.process_count(), jax.device_count()
   if processes > 1 and config.layout == "split":
     raise errors.UserError(
-      "mesh.layout: split is for a single process; with several, say colocated"
+      "mesh.layout: split needs a single process; set layout: colocated"
     )
   if processes > 1 and count(config) < devices:
     raise errors.UserError(
       f"mesh: {count(config)} of the {devices} devices of {processes} processes"
-      " would be used, and each must have a part; say fsdp: auto"
+      " would be used, but a run must use all; set fsdp: auto"
     )
 
 
@@ -125,12 +124,12 @@ def make_for_sampler(config: config_lib.MeshConfig) -> Mesh | None:
 
 
 def _grid(devices: list[Any], shape: dict[str, int]) -> Mesh:
-  some = np.array(devices[: math.prod(shape.values())])
-  return Mesh(some.reshape(*shape.values()), (*shape,))
+  array = np.array(devices[: math.prod(shape.values())])
+  return Mesh(array.reshape(*shape.values()), (*shape,))
 
 
 def of(node: Any) -> Mesh | None:
-  """Returns the mesh that a module's arrays are on; None for a single device."""
+  """Returns the mesh of a module's arrays; None for a single device."""
   for value in jax.tree.leaves(nnx.state(node)):
     sharding = value.sharding
     if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
@@ -140,25 +139,25 @@ def of(node: Any) -> Mesh | None:
 
 @contextlib.contextmanager
 def use(mesh: Mesh | None) -> Iterator[None]:
-  """A context in which Tunix's models split activations over a mesh."""
+  """Makes Tunix's models split activations over a mesh within a context."""
   with contextlib.ExitStack() as stack:
     if mesh is not None:
       with warnings.catch_warnings():
-        # JAX has a newer way to say it, which Tunix does not know.
+        # Tunix does not know the replacement of this deprecated context.
         warnings.simplefilter("ignore", DeprecationWarning)
         stack.enter_context(mesh)
-      for owner in _OWNERS:
+      for owner in _SHARD_OWNERS:
         stack.callback(setattr, owner, "shard", owner.shard)
         owner.shard = _shard
     yield
 
 
 def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
-  """Raises a UserError if rows or heads cannot be split over a config's mesh."""
+  """Raises a UserError if a config's mesh cannot split the rows or heads."""
   shape = sizes(config.mesh)
   fsdp, tp = shape[FSDP], shape[TP]
   training = config.training
-  theirs = sampler_sizes(config.mesh)[FSDP]
+  sampler = sampler_sizes(config.mesh)[FSDP]
   for axis, size, name, rows in (
     (
       FSDP,
@@ -167,7 +166,7 @@ def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
       training.batch_size // training.gradient_accumulation_steps,
     ),
     (FSDP, fsdp, "play.batch_size", config.play.batch_size),
-    ("rollout_fsdp", theirs, "training.batch_size", training.batch_size),
+    ("rollout_fsdp", sampler, "training.batch_size", training.batch_size),
   ):
     if rows % size:
       raise errors.UserError(
@@ -175,53 +174,48 @@ def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
       )
   heads, kv_heads = spec.num_heads, spec.num_kv_heads
   if heads % tp or (kv_heads % tp and tp % kv_heads):
-    fitting = [
+    supported = [
       n
       for n in range(1, heads + 1)
       if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)
     ]
     raise errors.UserError(
       f"mesh.tp: {tp} does not divide the model's {heads} query heads with"
-      f" {kv_heads} heads of keys and values; possible are"
-      f" {', '.join(map(str, fitting))}"
+      f" {kv_heads} key-value heads; supported are"
+      f" {', '.join(map(str, supported))}"
     )
 
 
 def partition(
   spec: Any, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractMesh
 ) -> PartitionSpec:
-  """Returns which axis each dimension is split over.
+  """Returns the mesh axis that each dimension is split over.
 
-  A dimension that an axis does not divide, as that of fewer heads of keys and
-  values than devices, stays whole: each device has all of it.
-
-  Args:
-    spec: what Tunix would have; None for nothing.
-    shape: Shape of the array.
-    mesh: with the axes.
+  A dimension whose size the axis does not divide is replicated, such as
+  key-value heads that are fewer than the devices.
   """
   axes = [*(spec or ())][: len(shape)]
   axes += [None] * (len(shape) - len(axes))
-  found = []
-  for size, axis in zip(shape, axes, strict=True):
-    known = axis if axis in mesh.shape else None
-    divides = known is not None and size % mesh.shape[known] == 0
-    found.append(known if divides else None)
-  return PartitionSpec(*found)
+  return PartitionSpec(
+    *(
+      axis if axis in mesh.shape and size % mesh.shape[axis] == 0 else None
+      for size, axis in zip(shape, axes, strict=True)
+    )
+  )
 
 
 def shardings(state: Any, mesh: Mesh | jax.sharding.AbstractMesh) -> Any:
-  """Returns where each array of a state goes, in the state's own structure."""
-  wanted = nnx.get_partition_spec(state)
+  """Returns the sharding of each array of a state, as a tree."""
+  partition_specs = nnx.get_partition_spec(state)
 
   def place(value: Any, spec: Any) -> NamedSharding:
     return NamedSharding(mesh, partition(spec, value.shape, mesh))
 
-  return jax.tree.map(place, state, wanted)
+  return jax.tree.map(place, state, partition_specs)
 
 
-def held(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
-  """Returns how many numbers of a state each device has."""
+def numbers_per_device(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
+  """Returns how many numbers of a state each device holds."""
   shapes = jax.tree.map(
     lambda value, sharding: math.prod(sharding.shard_shape(value.shape)),
     state,
@@ -231,7 +225,7 @@ def held(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
 
 
 def place(node: Any, mesh: Mesh | None) -> None:
-  """Moves the arrays of a module or an optimizer to where they belong."""
+  """Moves the arrays of a module or an optimizer onto a mesh."""
   if mesh is not None:
     mark(node, mesh)
     state = nnx.state(node)
@@ -242,40 +236,38 @@ def _put(value: jax.Array, sharding: NamedSharding) -> jax.Array:
   is_whole = value.is_fully_addressable or value.is_fully_replicated
   if jax.process_count() == 1 or not is_whole:
     return jax.device_put(value, sharding)
-  # Each process has the whole of it. JAX's own way makes an array that cannot
-  # be saved, where it is to be whole on all devices.
+  # Each process has the whole array. `device_put` would make replicated arrays
+  # that Orbax cannot save.
   whole = np.asarray(value)
   return jax.make_array_from_callback(value.shape, sharding, whole.__getitem__)
 
 
 def copy(module: nnx.Module, mesh: Mesh) -> nnx.Module:
-  """Returns the same model on other devices."""
+  """Returns a copy of a model on another mesh."""
   other = nnx.clone(module)
   place(other, mesh)
   return other
 
 
 def mark(node: Any, mesh: Mesh) -> None:
-  """Writes on a module's arrays where they belong, as far as axes divide them.
+  """Annotates a module's arrays with shardings that divide their sizes.
 
-  By that Tunix reads weights, and makes and restores its optimizer.
+  Tunix uses the annotations to load weights, and to make and restore its
+  optimizer.
   """
   for _, variable in nnx.iter_graph(node):
     if isinstance(variable, nnx.Variable):
-      wanted = variable.get_metadata().get("out_sharding")
-      found = partition(wanted, variable.get_value().shape, mesh)
-      variable.set_metadata(out_sharding=tuple(found))
+      spec = variable.get_metadata().get("out_sharding")
+      divided = partition(spec, variable.get_value().shape, mesh)
+      variable.set_metadata(out_sharding=tuple(divided))
 
 
 def feed(tree: Any, mesh: Mesh | None) -> Any:
   """Splits the rows of a batch over the devices of several processes.
 
-  Of a single process Tunix does it, and nothing is done here.
-
-  Args:
-    tree: Arrays [B, ...] on the host, the same on all processes, each of
-      which takes the rows of its own devices; a scalar goes to all.
-    mesh: None where there is one device.
+  The arrays [B, ...] are on the host and equal on all processes; scalars are
+  replicated. With a single process, Tunix splits the rows, and this function
+  does nothing.
   """
   if mesh is None or jax.process_count() == 1:
     return tree
@@ -290,7 +282,7 @@ def feed(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-  """Returns arrays on the host, whole on every process."""
+  """Returns whole arrays on the host of every process."""
 
   def one(value: Any) -> Any:
     if isinstance(value, jax.Array) and not (
@@ -305,12 +297,9 @@ def fetch(tree: Any) -> Any:
 
 
 def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:
-  """Splits arrays inside a compiled program, as far as their sizes allow.
+  """Splits the first dimensions of arrays inside a compiled program.
 
-  Args:
-    tree: A tree of arrays.
-    mesh: None leaves them as they are.
-    *axes: Mesh axes of the arrays' first dimensions.
+  A dimension whose size its axis does not divide is replicated.
   """
   if mesh is None:
     return tree
@@ -323,12 +312,12 @@ def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:
 
 
 def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-  """Splits an activation over the mesh that Tunix is in, if any.
+  """Splits an activation over the mesh of `use`, if any.
 
-  Tunix's own function does nothing on CPUs, where the compiler then splits
-  activations in other ways than on accelerators. On those it has no regard for
-  sizes: heads that `tp` does not divide are an error or, in compiled programs,
-  padded, at the price of adding up whole caches at each token.
+  Tunix's own function does nothing on CPUs, so that the compiler splits
+  activations differently than on accelerators. On accelerators it ignores
+  sizes: heads that `tp` does not divide raise an error or, in compiled
+  programs, are padded, and then whole caches are summed for each token.
   """
   mesh = _CONTEXT.env.physical_mesh
   return constrain(x, None if mesh.empty else mesh, *axes)

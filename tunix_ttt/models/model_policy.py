@@ -1,32 +1,36 @@
-"""Tunix's models as the policies of `rollout.sampler`."""
+"""Runs Tunix's models as policies of games and as generators of text."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from tunix.generate import sampler as sampler_lib
 
+from tunix_ttt import streams
 from tunix_ttt.models import meshes
-from tunix_ttt.models.families import builders
 from tunix_ttt.models.families import specs
+from tunix_ttt.text import tokenizers
 
 
 class ModelPolicy:
-  """A model with Tunix's key-value cache.
+  """A `rollout.sampler.Policy` with Tunix's key-value cache.
 
   Attributes:
-    params: its values, the first argument of a call; those of another model
-      of the same structure will do.
+    params: Parameters of the model. A call also accepts the parameters of
+      another model of the same structure.
   """
 
   def __init__(self, module: nnx.Module, spec: specs.ModelSpec):
-    """Takes the structure of a model, with its adapters if it has any."""
-    # The same arrays in a module without rematerialisation, of which there is
-    # none where nothing is differentiated, and which Flax refuses in loops.
+    """Takes a model, with or without adapters."""
+    # The same arrays without rematerialization, which sampling does not need
+    # and Flax refuses in loops.
     plain = nnx.merge(*nnx.split(module))
-    builders.set_remat(plain, "none")
+    specs.set_remat(plain, "none")
     self._mesh = meshes.of(module)
-    # Modules with adapters are not hashable, so the structure is closed over.
+    # Modules with adapters are not hashable, so calls close over the structure.
     self._graphdef, self.params = nnx.split(plain)
     self._spec = spec
 
@@ -41,11 +45,11 @@ class ModelPolicy:
     return self._split(cache)
 
   def _split(self, cache: Any) -> Any:
-    """Splits rows over `fsdp` and heads over `tp`."""
+    """Splits the rows over `fsdp` and the heads over `tp`."""
     return meshes.constrain(cache, self._mesh, meshes.FSDP, None, meshes.TP)
 
   def grow_cache(self, cache: Any, num_slots: int) -> Any:
-    """Returns the cache with empty slots at its end, `num_slots` in all."""
+    """Returns the cache padded with empty slots to `num_slots` slots."""
 
     def grow(leaf: jax.Array) -> jax.Array:
       return jnp.pad(
@@ -71,17 +75,124 @@ class ModelPolicy:
     cache = {
       name: {**layer, "end_index": ends} for name, layer in cache.items()
     }
-    # Traced in whatever thread; Tunix looks for the mesh in the present one.
+    # Tunix looks up the mesh in the thread that traces the call.
     with meshes.use(self._mesh):
       _, cache = module(
         tokens, positions, cache, attention_mask, output_hidden_states=True
       )
     sown: Any = nnx.pop(module, nnx.Intermediate)
     hidden = sown["all_hidden_states"].get_value()[-1]
-    # Of one token a row: logits of them all would be most of the memory.
+    # One token per row: the logits of all tokens would need most of the memory.
     last = jnp.take_along_axis(hidden, read[:, None, None], axis=1)
     logits = specs.logits(module, last)[:, 0]
     cache = {
       name: {"k": layer["k"], "v": layer["v"]} for name, layer in cache.items()
     }
     return logits, cache
+
+
+class _TokenSampler(sampler_lib.Sampler):
+  """Tunix's sampler for prompts of token ids, which need not be valid text."""
+
+  def tokenize(self, input_string: Any) -> np.ndarray:
+    return np.asarray(input_string, np.int32)
+
+
+class Generator:
+  """Generates text with Tunix's sampler, compiled once per batch size."""
+
+  def __init__(
+    self,
+    module: nnx.Module,
+    spec: specs.ModelSpec,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    max_prompt_length: int,
+    max_new_tokens: int,
+  ):
+    """Takes a model, its architecture, its tokenizer and the token limits."""
+    self._tokenizer = tokenizer
+    self._max_prompt_length = max_prompt_length
+    self._max_new_tokens = max_new_tokens
+    self._sampler = _TokenSampler(
+      module,
+      tokenizer,
+      sampler_lib.CacheConfig(
+        cache_size=max_prompt_length + max_new_tokens,
+        num_layers=spec.num_layers,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+      ),
+    )
+
+  def __call__(
+    self,
+    prompts: Sequence[Sequence[int]],
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch: int = 0,
+  ) -> list[str]:
+    """Returns the completions of batch number `batch`; see `generate`."""
+    tokenizer = self._tokenizer
+    # Tunix declares an int but accepts a key.
+    key = cast(Any, streams.key(seed, streams.Stream.COMPLETIONS, batch))
+    ends = {*tokenizer.end_ids, tokenizer.eos_id()}
+    output = self._sampler(
+      cast(Any, list(prompts)),
+      max_generation_steps=self._max_new_tokens,
+      max_prompt_length=self._max_prompt_length,
+      eos_tokens=[*ends],
+      # The sampler takes a sampled pad token for padding.
+      forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
+      temperature=temperature,
+      # Tunix decodes greedily if top_p is None, whatever the temperature.
+      top_p=top_p if temperature > 0 else None,
+      seed=key,
+    )
+    return output.text
+
+
+def generate(
+  module: nnx.Module,
+  spec: specs.ModelSpec,
+  tokenizer: tokenizers.Tokenizer,
+  prompts: Sequence[Sequence[int]],
+  *,
+  max_new_tokens: int,
+  batch_size: int = 64,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+  seed: int = 0,
+) -> Iterator[str]:
+  """Yields the completion of each prompt, up to the end of the turn.
+
+  Args:
+    module: Model.
+    spec: Architecture of the model.
+    tokenizer: Tokenizer of the model.
+    prompts: Token ids of each prompt, starting with the bos token.
+    max_new_tokens: Maximum tokens per completion.
+    batch_size: Number of prompts sampled together.
+    temperature: Sampling temperature; 0 for greedy decoding.
+    top_p: Nucleus sampling threshold; ignored by greedy decoding.
+    seed: Random seed for sampling.
+  """
+  if not prompts:
+    return
+  generator = Generator(
+    module,
+    spec,
+    tokenizer,
+    max_prompt_length=max(map(len, prompts)),
+    max_new_tokens=max_new_tokens,
+  )
+  for number, start in enumerate(range(0, len(prompts), batch_size)):
+    batch = list(prompts[start : start + batch_size])
+    # One shape for all batches, so that the sampler compiles once.
+    padded = batch + batch[:1] * (batch_size - len(batch))
+    completions = generator(
+      padded, temperature=temperature, top_p=top_p, seed=seed, batch=number
+    )
+    yield from completions[: len(batch)]

@@ -1,10 +1,10 @@
-"""The models that training starts from, of whatever kind they are."""
+"""Finds, loads and adapts models for training and evaluation."""
 
 from collections.abc import Callable
 import dataclasses
 import os
 import pathlib
-from typing import Any, get_args
+from typing import Any
 
 from flax import nnx
 
@@ -15,7 +15,6 @@ from tunix_ttt import requirements
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import meshes
-from tunix_ttt.models.families import known
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import client
@@ -31,14 +30,14 @@ _ONE_DEVICE = config_lib.MeshConfig()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outline:
-  """A model of shapes without values.
+  """A model without values.
 
   Attributes:
-    module: as `nnx.eval_shape` makes it.
-    spec: its architecture.
-    tokenizer: None where it could not be had.
-    lora: the adapters that the module has.
-    note: where the shapes are from, if not from the model itself.
+    module: Tunix model from `nnx.eval_shape`, with adapters if `lora` is set.
+    spec: Architecture of the model.
+    tokenizer: Tokenizer of the model; None if the hub cannot be reached.
+    lora: Settings of the adapters; None without adapters.
+    note: Origin of the shapes if it is not the model itself.
   """
 
   module: nnx.Module
@@ -57,14 +56,14 @@ def start_from(
   """Returns the model that a config starts from, without new adapters.
 
   Args:
-    config: which model.
-    make_tokenizer: called for a tiny model, which has none of its own.
+    config: Settings of the model.
+    make_tokenizer: Makes the tokenizer of a tiny model.
     seed: Random seed of a tiny model's values.
-    mesh: where the weights of one of Hugging Face are read to at once, since a
-      single device may not hold them.
+    mesh: Mesh to load the weights of a Hugging Face model on, since they may
+      not fit a single device.
 
   Raises:
-    errors.UserError: if there is no such model, or not of this shape.
+    errors.UserError: if there is no such model, or its sizes are inconsistent.
   """
   _check(config)
   if config.name in specs.TINY_MODELS:
@@ -88,53 +87,52 @@ def open_model(
   config: config_lib.ModelConfig,
   mesh: config_lib.MeshConfig = _ONE_DEVICE,
 ) -> checkpoints.Model:
-  """Returns a model that is on disk or on the hub.
+  """Loads a model from a directory or from the hub.
 
-  The base of a PEFT adapter is `config.base`, or else the one that its own
-  config names. Where that is a path that is not on this machine, it is the
-  model of `config`.
+  The base of a PEFT adapter is `config.base`, or else the base in its own
+  config. If that is a path that does not exist here, the base is the model of
+  `config`.
 
   Args:
-    name: a directory of ours, of Hugging Face or of PEFT, or a hub id.
-    config: how to read one of Hugging Face, and where an adapter's base is.
-    mesh: see `start_from`.
+    name: Model directory, Hugging Face or PEFT directory, or hub id.
+    config: Settings for reading a Hugging Face model, and an adapter's base.
+    mesh: Mesh to load the weights of a Hugging Face model on.
 
   Raises:
     errors.UserError: if there is no such model, or it cannot be read.
   """
-  found = _find(name, config)
-  if adapters.is_adapter(found.directory):
-    return _open_adapter(found, config, mesh)
-  if not hub_loading.is_model(found.directory):
-    return checkpoints.load(found.directory, config.base)
+  location = _find(name, config)
+  directory = location.directory
+  if adapters.is_adapter(directory):
+    return _open_adapter(location, config, mesh)
+  if not hub_loading.is_model(directory):
+    return checkpoints.load(directory, config.base)
   checkpoints.refuse_base(name, config.base)
-  # First what costs least, so that a mistake in it is told at once.
+  # The cheapest checks first, so that mistakes are reported at once.
   dtype = config.dtype or hub_loading.default_dtype()
-  spec = hf_config.read_spec(found.directory, dtype)
-  tokenizer = _read_tokenizer(found.directory, spec, config)
-  module, _ = hub_loading.load(
-    found.directory, dtype=dtype, mesh=meshes.make(mesh)
-  )
+  spec = hf_config.read_spec(directory, dtype)
+  tokenizer = _read_tokenizer(directory, spec, config)
+  module, _ = hub_loading.load(directory, dtype=dtype, mesh=meshes.make(mesh))
   return checkpoints.Model(
     module=module,
     spec=spec,
     tokenizer=tokenizer,
-    revision=hub_loading.revision(found.directory),
-    commit=found.commit,
+    revision=hub_loading.revision(directory),
+    commit=location.commit,
   )
 
 
 def _open_adapter(
-  found: client.Found,
+  location: client.Location,
   config: config_lib.ModelConfig,
   mesh: config_lib.MeshConfig,
 ) -> checkpoints.Model:
-  """Returns a PEFT adapter on its base."""
-  name, base = _find_base(found.directory, config)
+  """Loads a PEFT adapter on its base."""
+  name, base = _find_base(location.directory, config)
   module, spec = hub_loading.load(
     base.directory, dtype=config.dtype, mesh=meshes.make(mesh)
   )
-  adapter = adapters.read(found.directory, spec)
+  adapter = adapters.read(location.directory, spec)
   settings = config_lib.to_dict(adapter.lora)
   module = adapters.fill(
     lora_lib.apply_lora(module, **settings, seed=0), adapter
@@ -142,11 +140,13 @@ def _open_adapter(
   return checkpoints.Model(
     module=module,
     spec=spec,
-    tokenizer=_adapter_tokenizer(found.directory, base.directory, spec, config),
+    tokenizer=_adapter_tokenizer(
+      location.directory, base.directory, spec, config
+    ),
     lora=adapter.lora,
     base=_record(name, 0, hub_loading.revision(base.directory), base.commit),
     revision=checkpoints.revision(specs.parameters(module, nnx.LoRAParam)),
-    commit=found.commit,
+    commit=location.commit,
   )
 
 
@@ -155,34 +155,38 @@ def _find_base(
   config: config_lib.ModelConfig,
   *,
   weights: bool = True,
-) -> tuple[str, client.Found]:
-  """Returns the name of a PEFT adapter's base, and where it is."""
-  described = adapters.describe(directory)
-  name, revision = described.base, described.revision
-  is_here = os.path.isdir(name) or files.is_hub_id(name)
+) -> tuple[str, client.Location]:
+  """Returns the name and the location of a PEFT adapter's base."""
+  description = adapters.describe(directory)
+  name, revision = description.base, description.revision
   if config.base is not None:
     if not hub_loading.is_model(pathlib.Path(config.base)):
       raise errors.UserError(
-        f"--base {config.base}: no directory of a whole Hugging Face model"
+        f"--base {config.base}: not the directory of a Hugging Face model"
       )
     name, revision = config.base, None
-  elif not is_here and config.name not in specs.TINY_MODELS:
+  elif not _exists(name) and config.name not in specs.TINY_MODELS:
     name, revision = config.name, config.revision
   path = directory / adapters.CONFIG
-  if not os.path.isdir(name) and not files.is_hub_id(name):
+  if not _exists(name):
     raise errors.UserError(
-      f"{path}: base_model_name_or_path is {described.base}, which is not here;"
+      f"{path}: base_model_name_or_path is {description.base}, which is not here;"
       " give its directory: --base DIR"
     )
-  found = client.find(name, revision, weights=weights)
-  if adapters.is_adapter(found.directory) or not hub_loading.is_model(
-    found.directory
+  location = client.find(name, revision, weights=weights)
+  if adapters.is_adapter(location.directory) or not hub_loading.is_model(
+    location.directory
   ):
     raise errors.UserError(
-      f"{path}: base_model_name_or_path is {described.base}; the base must be a"
-      f" whole Hugging Face model, which {name} is not"
+      f"{path}: base_model_name_or_path is {description.base}; the base must be"
+      f" a whole Hugging Face model, which {name} is not"
     )
-  return name, found
+  return name, location
+
+
+def _exists(name: str) -> bool:
+  """Returns whether a name is a directory or a hub id."""
+  return os.path.isdir(name) or files.is_hub_id(name)
 
 
 def _adapter_tokenizer(
@@ -191,15 +195,15 @@ def _adapter_tokenizer(
   spec: specs.ModelSpec,
   config: config_lib.ModelConfig,
 ) -> Tokenizer:
-  """Reads the tokenizer that an adapter was saved with, or else its base's."""
-  has_own = hub_tokenizers.has_tokenizer(directory)
-  return _read_tokenizer(directory if has_own else base, spec, config)
+  """Reads the tokenizer in an adapter's directory, or else its base's."""
+  has_tokenizer = hub_tokenizers.has_tokenizer(directory)
+  return _read_tokenizer(directory if has_tokenizer else base, spec, config)
 
 
 def _record(
   name: str, seed: int, revision: str, commit: str | None
 ) -> checkpoints.BaseRecord:
-  """Returns the record of an adapter's base; directories by absolute path."""
+  """Returns the record of an adapter's base, with an absolute path."""
   path: str | None = name
   if name in specs.TINY_MODELS:
     path = None
@@ -214,13 +218,12 @@ def outline(
   config: config_lib.ModelConfig,
   make_tokenizer: Callable[[], Tokenizer],
 ) -> Outline:
-  """Returns what `start_from` would, in shapes alone: no weight is read.
+  """Does what `start_from` does without reading weights.
 
-  Of a hub id that cannot be reached and that Tunix knows, the shapes are those
-  that Tunix has for it.
+  If the hub cannot be reached, the shapes come from Tunix's own configs.
 
   Raises:
-    errors.UserError: if there is no such model, or not of this shape.
+    errors.UserError: if there is no such model, or its sizes are inconsistent.
   """
   _check(config)
   tokenizer: Tokenizer | None
@@ -232,14 +235,14 @@ def outline(
     try:
       directory = _find(config.name, config, weights=False).directory
       if adapters.is_adapter(directory):
-        # Its weights are small, and say what it adapts.
+        # An adapter's weights are small; the outline depends on their names.
         directory = _find(config.name, config).directory
     except errors.UserError:
-      published = known.spec(config.name, config.dtype or "bfloat16")
+      published = specs.published(config.name, config.dtype or "bfloat16")
       if published is None:
         raise
       spec, tokenizer = published, None
-      note = "shapes as Tunix knows them; the hub cannot be reached"
+      note = "shapes from Tunix's configs; the hub cannot be reached"
     else:
       dtype = config.dtype or hub_loading.default_dtype()
       if adapters.is_adapter(directory):
@@ -278,16 +281,12 @@ def adapt(
   base: str,
   seed: int,
 ) -> checkpoints.Model:
-  """Adds the adapters that a config asks for.
+  """Adds new adapters to a model that `base` names.
 
-  Args:
-    model: the model to start from.
-    config: the adapters; None leaves the model whole.
-    base: the model's name in the config.
-    seed: Random seed of the adapters and of a base made from scratch.
+  The seed also made the base if it is a tiny model.
 
   Raises:
-    errors.UserError: if the model has other adapters already.
+    errors.UserError: if the model has adapters of other settings.
   """
   if _has_adapters(model.lora, config, base) or config is None:
     return model
@@ -301,7 +300,7 @@ def adapt(
 def adapt_outline(
   model: Outline, config: config_lib.LoraConfig | None, base: str
 ) -> Outline:
-  """Does what `adapt` does, in shapes alone."""
+  """Does what `adapt` does for a model without values."""
   if _has_adapters(model.lora, config, base) or config is None:
     return model
   graph, state = nnx.split(model.module)
@@ -317,25 +316,24 @@ def adapt_outline(
 def check_matches(
   model: checkpoints.Model, config: config_lib.ModelConfig
 ) -> None:
-  """Raises a UserError unless `model` has the shape that a config spells out.
+  """Raises a UserError unless `model` has the sizes of a tiny model's config.
 
-  A config that names files says nothing of a shape: a trained model is used
-  where they are not.
+  Configs of other models have no sizes, and their files need not exist here.
   """
   if config.name not in specs.TINY_MODELS:
     return
   expected = {**specs.TINY_MODELS[config.name], **config.shape()}
-  found = dataclasses.asdict(model.spec)
+  actual = dataclasses.asdict(model.spec)
   for field, value in expected.items():
-    if found[field] != value:
+    if actual[field] != value:
       raise errors.UserError(
-        f"the checkpoint is of another model: its {field} is {found[field]},"
+        f"the checkpoint is of another model: its {field} is {actual[field]},"
         f" {config.name} of the config has {value}"
       )
 
 
 def _check(config: config_lib.ModelConfig) -> None:
-  """Refuses settings that say nothing about the model that is named."""
+  """Refuses settings that do not apply to the model."""
   is_tiny = config.name in specs.TINY_MODELS
   if is_tiny:
     checkpoints.refuse_base(config.name, config.base)
@@ -363,22 +361,22 @@ def _tiny_spec(
 
 def _find(
   name: str, config: config_lib.ModelConfig, *, weights: bool = True
-) -> client.Found:
+) -> client.Location:
   _check_name(name)
   revision = config.revision if name == config.name else None
   try:
     return client.find(name, revision, weights=weights)
   except errors.UserError as error:
-    if known.spec(name, "float32") is not None:
+    if specs.published(name, "float32") is not None:
       raise
-    families = ", ".join(get_args(specs.Family))
+    families = ", ".join(specs.FAMILIES)
     raise errors.UserError(
-      f"{error}; supported are models of the families {families}"
+      f"{error}; supported model families: {families}"
     ) from None
 
 
 def _check_name(name: str) -> None:
-  if not os.path.isdir(name) and not files.is_hub_id(name):
+  if not _exists(name):
     raise errors.UserError(
       f"{name}: no such model: neither a directory, nor an id of the Hugging Face"
       f" hub, nor one of {', '.join(specs.TINY_MODELS)}"
@@ -400,14 +398,14 @@ def _read_tokenizer(
 
 
 def _has_adapters(
-  found: config_lib.LoraConfig | None,
+  current: config_lib.LoraConfig | None,
   config: config_lib.LoraConfig | None,
   name: str,
 ) -> bool:
-  if found is not None and found != config:
-    settings = files.to_json(config_lib.to_dict(found))
+  if current is not None and current != config:
+    settings = files.to_json(config_lib.to_dict(current))
     raise errors.UserError(
       f"model.name: {name} holds an adapter; to train it further, write in the"
       f" config: lora: {settings}"
     )
-  return found is not None
+  return current is not None

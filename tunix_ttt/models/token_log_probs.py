@@ -1,9 +1,8 @@
-"""Log-probabilities of tokens, never with the logits of them all at once.
+"""Computes log-probabilities of tokens with chunked logits.
 
-Logits of B sequences of L tokens are B * L * V numbers, at vocabularies of
-150,000 most of the memory of a training step. Here the hidden states go through
-the head a few tokens at a time, and the backward pass computes the logits of
-those tokens again instead of keeping them.
+The logits of B sequences of L tokens are B * L * V numbers; at vocabularies of
+150,000 tokens they need most of the memory of a training step. Here the hidden
+states go through the head in chunks, whose logits the backward pass recomputes.
 """
 
 from typing import Any, NamedTuple
@@ -15,8 +14,8 @@ import jax.numpy as jnp
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
 
-# Logits held at a time, 256 MiB of them, but always those of one token of each
-# sequence. Where there are no more, nothing is computed twice.
+# Maximum number of logits per chunk (256 MiB), but at least one token of each
+# sequence. A single chunk is not recomputed.
 MAX_LOGITS = 2**26
 
 
@@ -24,9 +23,10 @@ class TokenLogProbs(NamedTuple):
   """Log-probability of each token after the first, given the tokens before it.
 
   Attributes:
-    log_probs: float32 [B, L - 1], of the tokens.
-    entropy: float32 [B, L - 1], of the distributions; without a gradient.
-    is_first_choice: bool [B, L - 1], whether no token was more likely.
+    log_probs: Log-probabilities of the tokens, float32 [B, L - 1].
+    entropy: Entropy of the distributions without a gradient, float32
+      [B, L - 1].
+    is_first_choice: Whether the token was the most likely one, bool [B, L - 1].
   """
 
   log_probs: jax.Array
@@ -42,17 +42,17 @@ def token_log_probs(
   *,
   temperature: float = 1.0,
 ) -> TokenLogProbs:
-  """Returns log-probabilities of sequences under one of Tunix's models.
+  """Returns the log-probabilities of sequences.
 
-  To be called in a compiled program: Tunix's models compute all logits
-  whatever is asked of them, and only the compiler leaves out what is not used.
+  Call it under `jax.jit`: Tunix's models always compute all logits, and the
+  compiler removes them as unused.
 
   Args:
-    module: the model, with its adapters if it has any.
-    tokens: int [B, L].
-    positions: int [B, L].
-    attention_mask: bool [B, L, L].
-    temperature: divides the logits; 0 leaves them as they are, as in Tunix.
+    module: Tunix model, with or without adapters.
+    tokens: Token ids, int [B, L].
+    positions: Positions of the tokens, int [B, L].
+    attention_mask: Attention mask, bool [B, L, L].
+    temperature: Divisor of the logits; 0 leaves them unchanged, as in Tunix.
   """
   model: Any = module
   logits, _ = model(
@@ -64,21 +64,21 @@ def token_log_probs(
 
   def of_chunk(chunk: tuple[jax.Array, jax.Array]) -> TokenLogProbs:
     hidden, targets = chunk
-    # Or else devices may gather the logits' gradients, in every chunk.
+    # Otherwise devices may gather the logits' gradients in every chunk.
     hidden = meshes.split_rows(hidden)
     logits = specs.logits(module, hidden)
     if temperature not in (0, 1):
       logits /= temperature
     log_sum = jax.nn.logsumexp(logits, axis=-1)
-    of_targets = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     log_probs = jax.lax.stop_gradient(logits - log_sum[..., None])
     return TokenLogProbs(
-      log_probs=of_targets[..., 0] - log_sum,
+      log_probs=target_logits[..., 0] - log_sum,
       entropy=-(jnp.exp(log_probs) * log_probs).sum(axis=-1),
       is_first_choice=logits.argmax(axis=-1) == targets,
     )
 
-  # Cut along the length, so that sequences on several devices stay there.
+  # Split along the length, so that sequences stay on their devices.
   length, per_token = targets.shape[1], logits.shape[0] * logits.shape[2]
   num_chunks = -(-length // max(MAX_LOGITS // per_token, 1))
   if num_chunks <= 1:
@@ -95,7 +95,7 @@ def token_log_probs(
   def join(values: jax.Array) -> jax.Array:
     return jnp.moveaxis(values, 0, 1).reshape(len(tokens), -1)[:, :length]
 
-  # Within a loop nothing is merged with the forward pass as it is.
+  # A loop body needs no protection against common subexpression elimination.
   recomputed = jax.checkpoint(of_chunk, prevent_cse=False)
-  found = jax.lax.map(recomputed, (cut(hidden), cut(targets)))
-  return jax.tree.map(join, found)
+  chunks = jax.lax.map(recomputed, (cut(hidden), cut(targets)))
+  return jax.tree.map(join, chunks)

@@ -1,7 +1,7 @@
 """Lists private names of Tunix, Qwix and Orbax that this library relies on.
 
-`missing` says which of them an installed version lacks, or has with another
-signature. Nothing here is imported by the code that uses the names.
+`missing` returns the names that the installed versions lack or have with other
+signatures. The code that uses the names does not import this module.
 """
 
 import importlib
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 
 class Private(NamedTuple):
-  """A private name, or one whose documented contract does not cover its use.
+  """A private name, or a public name that is used in an undocumented way.
 
   Attributes:
-    name: `module:object`, with a dotted object.
-    signature: Names of its parameters, separated by spaces; None where it is
-      no function.
-    used_by: Module of this library that relies on it.
+    name: Name as `module:object`; the object may be dotted.
+    signature: Names of the parameters, separated by spaces; None to skip the
+      check.
+    used_by: Module of this library that uses the name.
   """
 
   name: str
@@ -26,78 +26,86 @@ class Private(NamedTuple):
 
 _PEFT = "tunix.sft.peft_trainer:PeftTrainer"
 
-NAMES = (
-  Private(f"{_PEFT}._train_step", "self model optimizer inputs", "trainer"),
-  Private(f"{_PEFT}._eval_step", "self model inputs", "trainer"),
-  Private(f"{_PEFT}._prepare_inputs", "self input_data", "trainer"),
-  Private(f"{_PEFT}._post_process_train_step", "self aux", "trainer"),
-  Private(f"{_PEFT}._post_process_eval_step", "self aux", "trainer"),
-  Private(f"{_PEFT}._write_train_metrics", "self", "trainer"),
-  Private(
-    f"{_PEFT}._log_metrics", "self loss step additional_metrics", "trainer"
-  ),
-  Private(f"{_PEFT}._run_eval", "self eval_ds eval_step_fn", "trainer"),
-  Private(f"{_PEFT}._save_last_checkpoint", "self", "trainer"),
-  Private(f"{_PEFT}.clear_jit_cache", "self", "trainer"),
-  Private(f"{_PEFT}.create_train_step_fn", "self", "trainer"),
-  Private(f"{_PEFT}.create_eval_step_fn", "self", "trainer"),
-  Private(
-    "tunix.sft.checkpoint_manager:CheckpointManager.save",
-    "self step model optimizer save_only_lora_params force custom_metadata",
-    "trainer",
-  ),
-  Private(
-    "tunix.rl.grpo.grpo_learner:GRPOLearner._generate_and_compute_advantage",
-    "self training_input mode",
-    "tunix_learner",
-  ),
-  Private(
-    "tunix.rl.common:aggregate_loss",
-    "per_token_loss completion_mask loss_agg_mode kwargs",
-    "grpo_loss",
-  ),
-  Private(
-    "tunix.rl.common:compute_kl_divergence",
-    "per_token_logps ref_per_token_logps method clamp_value",
-    "grpo_loss",
-  ),
-  Private("tunix.rl.algo_core:masked_mean", "x mask axis", "grpo_loss"),
-  Private(
-    "tunix.generate.sampler:Sampler.tokenize", "self input_string", "generation"
-  ),
-  Private("tunix.models.gemma.model:shard", "x s", "meshes"),
-  Private("tunix.models.qwen2.model:shard", "x s", "meshes"),
-  Private("tunix.models.qwen3.model:shard", "x s", "meshes"),
-  Private("tunix.utils.sharding_utils:shard", "x s eager", "meshes"),
-  Private("tunix.models.qwen3.model:apply_rope", None, "corrections"),
-  Private("tunix.models.qwen3.model:Attention.block", None, "corrections"),
-  Private(
-    "tunix.models.gemma.model:Attention.block",
-    "self x segment_pos cache attn_mask",
-    "corrections",
-  ),
-  Private(
-    "tunix.models.gemma3.model:Attention.block",
-    "self x segment_pos cache attn_mask",
-    "corrections",
-  ),
-  Private("tunix.models.gemma.model:Einsum.__call__", "self x", "corrections"),
-  Private(
-    "tunix.models.gemma3.model:RMSNorm.__call__", "self x", "corrections"
-  ),
-  Private("tunix.models.automodel:call_model_config", None, "known"),
-  Private("tunix.models.naming:get_model_name_from_model_id", None, "known"),
-  Private("qwix:LoraProvider", None, "lora"),
-  Private("qwix:apply_lora_to_model", None, "lora"),
-  Private(
-    "orbax.checkpoint:path.atomicity.AtomicRenameTemporaryPath.finalize",
-    "self",
-    "run_checkpoints",
-  ),
-  Private("orbax.checkpoint:CheckpointManagerOptions", None, "run_checkpoints"),
+# Signatures of the names by the module that uses them.
+_USES: dict[str, dict[str, str | None]] = {
+  "trainer": {
+    f"{_PEFT}._train_step": "self model optimizer inputs",
+    f"{_PEFT}._eval_step": "self model inputs",
+    f"{_PEFT}._prepare_inputs": "self input_data",
+    f"{_PEFT}._post_process_train_step": "self aux",
+    f"{_PEFT}._post_process_eval_step": "self aux",
+    f"{_PEFT}._write_train_metrics": "self",
+    f"{_PEFT}._log_metrics": "self loss step additional_metrics",
+    f"{_PEFT}._run_eval": "self eval_ds eval_step_fn",
+    f"{_PEFT}._save_last_checkpoint": "self",
+    f"{_PEFT}.clear_jit_cache": "self",
+    f"{_PEFT}.create_train_step_fn": "self",
+    f"{_PEFT}.create_eval_step_fn": "self",
+    "tunix.sft.checkpoint_manager:CheckpointManager.save": (
+      "self step model optimizer save_only_lora_params force custom_metadata"
+    ),
+  },
+  "tunix_learner": {
+    "tunix.rl.grpo.grpo_learner:GRPOLearner._generate_and_compute_advantage": (
+      "self training_input mode"
+    ),
+  },
+  "grpo_loss": {
+    "tunix.rl.common:aggregate_loss": (
+      "per_token_loss completion_mask loss_agg_mode kwargs"
+    ),
+    "tunix.rl.common:compute_kl_divergence": (
+      "per_token_logps ref_per_token_logps method clamp_value"
+    ),
+    "tunix.rl.algo_core:masked_mean": "x mask axis",
+  },
+  "model_policy": {
+    "tunix.generate.sampler:Sampler.tokenize": "self input_string",
+  },
+  "meshes": {
+    "tunix.models.gemma.model:shard": "x s",
+    "tunix.models.qwen2.model:shard": "x s",
+    "tunix.models.qwen3.model:shard": "x s",
+    "tunix.utils.sharding_utils:shard": "x s eager",
+  },
+  "qwen": {
+    "tunix.models.qwen3.model:apply_rope": None,
+    "tunix.models.qwen3.model:Attention.block": None,
+  },
+  "gemma": {
+    "tunix.models.gemma.model:Attention.block": (
+      "self x segment_pos cache attn_mask"
+    ),
+    "tunix.models.gemma.model:Einsum.__call__": "self x",
+  },
+  "gemma3": {
+    "tunix.models.gemma3.model:Attention.block": (
+      "self x segment_pos cache attn_mask"
+    ),
+    "tunix.models.gemma3.model:RMSNorm.__call__": "self x",
+  },
+  "specs": {
+    "tunix.models.automodel:call_model_config": None,
+    "tunix.models.naming:get_model_name_from_model_id": None,
+  },
+  "lora": {
+    "qwix:LoraProvider": None,
+    "qwix:apply_lora_to_model": None,
+  },
+  "run_checkpoints": {
+    "orbax.checkpoint:path.atomicity.AtomicRenameTemporaryPath.finalize": (
+      "self"
+    ),
+    "orbax.checkpoint:CheckpointManagerOptions": None,
+  },
+}
+NAMES = tuple(
+  Private(name, signature, used_by)
+  for used_by, names in _USES.items()
+  for name, signature in names.items()
 )
 
-# (class, attributes that its constructor sets, module that relies on them)
+# (class, attributes that its constructor sets, module that uses them)
 ATTRIBUTES = (
   (
     _PEFT,
@@ -106,34 +114,33 @@ ATTRIBUTES = (
     " metrics_prefix",
     "trainer",
   ),
-  ("tunix.models.gemma3.model:Attention", "_query_norm", "corrections"),
   (
     "tunix.models.gemma3.model:Attention",
-    "attn_type rope_base_frequency rope_scale_factor",
-    "builders",
+    "_query_norm attn_type rope_base_frequency rope_scale_factor",
+    "gemma3",
   ),
 )
 
 
 def _find(name: str) -> Any:
   module, _, path = name.partition(":")
-  found: Any = importlib.import_module(module)
+  value: Any = importlib.import_module(module)
   for part in path.split("."):
-    found = getattr(found, part)
-  return found
+    value = getattr(value, part)
+  return value
 
 
 def missing() -> list[str]:
-  """Returns a line for each name that is not there as it is relied on."""
+  """Returns a line for each missing name and each changed signature."""
   lines = []
   for name, signature, used_by in NAMES:
     try:
-      found = _find(name)
+      value = _find(name)
     except (ImportError, AttributeError):
       lines.append(f"{name}: missing; {used_by} relies on it")
       continue
     if signature is not None:
-      parameters = " ".join(inspect.signature(found).parameters)
+      parameters = " ".join(inspect.signature(value).parameters)
       if parameters != signature:
         lines.append(
           f"{name}: takes ({parameters}); {used_by} relies on ({signature})"

@@ -12,6 +12,7 @@ from tunix_ttt.evaluate import game_files
 from tunix_ttt.report import html
 from tunix_ttt.report import plots
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 _NONE = "-"
 
@@ -28,7 +29,7 @@ class Run:
   """
 
   name: str
-  manifest: run_directory.RunManifest
+  manifest: run_manifest.RunManifest
   metrics: Sequence[dict[str, Any]]
   sides: dict[str, game_files.Side]
 
@@ -52,7 +53,7 @@ def read(directories: Sequence[pathlib.Path]) -> list[Run]:
   runs = []
   for path, directory in zip(resolved, directories, strict=True):
     name = path.name if names.count(path.name) == 1 else str(directory)
-    manifest = run_directory.RunManifest.read(path)
+    manifest = run_manifest.RunManifest.read(path)
     manifest.check_files(path)
     metrics = run_directory.read_metrics(path)
     if (path / run_directory.GAMES_SUMMARY).exists():

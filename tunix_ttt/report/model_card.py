@@ -18,6 +18,7 @@ from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.models.hub import hub_export as export_lib
 from tunix_ttt.report import delta_report
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import tokenizers
 
 README = "README.md"
@@ -58,7 +59,7 @@ class Run:
     directory: Run directory.
   """
 
-  manifest: run_directory.RunManifest
+  manifest: run_manifest.RunManifest
   digest: str
   directory: pathlib.Path
 
@@ -68,7 +69,7 @@ def find_run(model: str) -> Run | None:
   directory = run_directory.of_model(model)
   if directory is None:
     return None
-  manifest = run_directory.RunManifest.read(directory)
+  manifest = run_manifest.RunManifest.read(directory)
   data = (directory / run_directory.MANIFEST).read_bytes()
   digest = hashlib.sha256(data).hexdigest()
   return Run(manifest=manifest, digest=digest, directory=directory)

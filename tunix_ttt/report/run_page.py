@@ -13,6 +13,7 @@ from tunix_ttt.report import highlights
 from tunix_ttt.report import html
 from tunix_ttt.report import plots
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 # Lost lines that are visible, and those on the page including folded ones.
 _NUM_VISIBLE, _MAX_LINES = 12, 120
@@ -32,7 +33,7 @@ class Material:
     games: Games after training.
   """
 
-  manifest: run_directory.RunManifest | None = None
+  manifest: run_manifest.RunManifest | None = None
   metrics: Sequence[dict[str, Any]] = ()
   pairs: Sequence[delta_report.Pair] = ()
   before: game_files.Summary | None = None
@@ -63,7 +64,7 @@ def collect(
   if run is not None:
     if games_after is None and (run / run_directory.GAMES).exists():
       games_after = run / run_directory.GAMES
-    manifest = run_directory.RunManifest.read(run)
+    manifest = run_manifest.RunManifest.read(run)
     metrics = run_directory.read_metrics(run)
     manifest.check_files(run)
   return Material(

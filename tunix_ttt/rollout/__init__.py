@@ -1,1 +1,1 @@
-"""Whole games of a language model, sampled as one compiled program."""
+"""Sampling of whole games in one compiled program."""

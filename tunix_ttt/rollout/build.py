@@ -1,4 +1,4 @@
-"""The sampler that a config describes."""
+"""Builds a sampler from a config."""
 
 import dataclasses
 
@@ -15,10 +15,10 @@ from tunix_ttt.text import tokenizers
 def make_tables(
   config: config_lib.SFTConfig, tokenizer: tokenizers.Tokenizer
 ) -> tables_lib.Tables:
-  """Returns the tables of the config's text format.
+  """Returns the lookup tables of the config's text format.
 
   Raises:
-    errors.UserError: if the tokenizer cannot spell the answers.
+    errors.UserError: if the tokenizer cannot encode the answers.
   """
   thoughts = config.data.games.thoughts == "template"
   text_format = text_formats.named(config.play.format, thoughts=thoughts)
@@ -30,26 +30,21 @@ def make_sampler(
   env: env_lib.TicTacToe,
   tables: tables_lib.Tables,
   play: config_lib.PlayConfig,
-  draw: config_lib.RolloutConfig | None = None,
+  rollout: config_lib.RolloutConfig | None = None,
 ) -> sampler_lib.Sampler:
-  """Returns the sampler of a policy.
+  """Returns a sampler of whole games.
 
-  Args:
-    policy: who plays.
-    env: against whom.
-    tables: see `make_tables`.
-    play: what games look like, and how tokens are drawn.
-    draw: how they are drawn instead.
+  `rollout`, if not None, replaces the settings of token sampling in `play`.
 
   Raises:
-    errors.UserError: if the limits leave no room for an answer.
+    errors.UserError: if the token limits are too small for an answer.
   """
-  drawn = draw or play
+  settings = rollout or play
   sampling = sampling_lib.Sampling(
-    temperature=drawn.temperature,
-    top_k=drawn.top_k,
-    top_p=drawn.top_p,
-    constrained=drawn.constrained,
+    temperature=settings.temperature,
+    top_k=settings.top_k,
+    top_p=settings.top_p,
+    constrained=settings.constrained,
   )
   config = sampler_lib.RolloutConfig(
     context=play.context,
@@ -63,14 +58,14 @@ def make_sampler(
 
 
 def single_moves(play: config_lib.PlayConfig) -> config_lib.PlayConfig:
-  """Returns the same play, a single move of each game."""
+  """Returns the settings with one move per game."""
   return dataclasses.replace(play, max_turns=1)
 
 
 def greedy_single_moves(
   play: config_lib.PlayConfig,
 ) -> config_lib.PlayConfig:
-  """Returns a single greedy move on the board alone."""
+  """Returns the settings with one greedy move per game in context `board`."""
   return dataclasses.replace(
     play, max_turns=1, context="board", temperature=0.0, on_parse_error="end"
   )

@@ -11,12 +11,12 @@ class Sampling:
   """Settings of a sampler.
 
   Attributes:
-    temperature: logits are divided by it; 0 takes the most likely token.
-    top_k: only this many most likely tokens are drawn from; None for all.
-    top_p: only the most likely tokens that together reach this probability are
-      drawn from (Holtzman et al., 2020).
-    constrained: only tokens that can complete an answer, within the turn's
-      limit, are drawn from.
+    temperature: Divisor of the logits; 0 selects the most likely token.
+    top_k: Number of most likely tokens to sample from; None for all.
+    top_p: Smallest total probability of the most likely tokens to sample from
+      (Holtzman et al., 2020).
+    constrained: Whether to sample only tokens that can complete an answer
+      within the limit of the turn.
   """
 
   temperature: float = 1.0
@@ -25,7 +25,7 @@ class Sampling:
   constrained: bool = False
 
   def __post_init__(self):
-    """Raises a ValueError for settings that mean nothing."""
+    """Raises a ValueError for settings out of range."""
     if self.temperature < 0:
       raise ValueError(f"temperature must not be negative: {self.temperature}")
     if self.top_k is not None and self.top_k < 1:
@@ -35,10 +35,9 @@ class Sampling:
 
   @property
   def is_cut(self) -> bool:
-    """Whether some tokens cannot be drawn although they have a probability."""
-    is_drawn = self.temperature > 0
+    """Whether tokens with a positive probability may be excluded."""
     has_limits = self.top_k is not None or self.top_p < 1
-    return self.constrained or (is_drawn and has_limits)
+    return self.constrained or (self.temperature > 0 and has_limits)
 
 
 def sample(
@@ -47,20 +46,22 @@ def sample(
   settings: Sampling,
   allowed: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-  """Draws a token for each row.
+  """Samples a token for each row.
+
+  The returned probabilities are the model's at the temperature (1 if the
+  temperature is 0), before `top_k`, `top_p` and `allowed` exclude tokens. A
+  trainer computes the same values from the same weights.
 
   Args:
-    keys: [B], one a row, consumed; a row depends on its own alone.
-    logits: float [B, V].
-    settings: how to draw.
-    allowed: bool [B, V], tokens to draw from; None for all.
+    keys: Random key of each row, [B]; consumed.
+    logits: Logits of the model, float [B, V].
+    settings: Settings of the sampler.
+    allowed: Mask of the tokens to sample from, bool [B, V]; None for all.
 
   Returns:
-    int32 [B] tokens, float32 [B] log-probabilities, and float32 [B] the total
-    probability of the tokens that could be drawn, None where `settings.is_cut`
-    is False. All probabilities are the model's at the temperature (at 1 where
-    that is 0), before anything is cut off, which is what a trainer computes
-    from the same weights.
+    The tokens, int32 [B]; their log-probabilities, float32 [B]; and the total
+    probability of the tokens that could be sampled, float32 [B], or None if
+    `settings.is_cut` is False.
   """
   logits = logits.astype(jnp.float32)
   if settings.temperature > 0:
@@ -82,16 +83,18 @@ def sample(
 
 
 def _cut(logits: jax.Array, settings: Sampling) -> jax.Array:
-  """Puts the tokens that are not to be drawn at minus infinity."""
+  """Sets the logits of the tokens outside `top_k` and `top_p` to -inf."""
   size = logits.shape[-1]
   if settings.top_k is not None and settings.top_k < size:
-    least = jax.lax.top_k(logits, settings.top_k)[0][:, -1:]
-    logits = jnp.where(logits < least, -jnp.inf, logits)
+    smallest = jax.lax.top_k(logits, settings.top_k)[0][:, -1:]
+    logits = jnp.where(logits < smallest, -jnp.inf, logits)
   if settings.top_p < 1:
     descending = jnp.sort(logits, axis=-1, descending=True)
     probs = jax.nn.softmax(descending)
-    # A token stays while those before it have not reached `top_p`.
-    kept = jnp.cumsum(probs, axis=-1) - probs < settings.top_p
-    least = jnp.where(kept, descending, jnp.inf).min(axis=-1, keepdims=True)
-    logits = jnp.where(logits < least, -jnp.inf, logits)
+    # Keep a token if the total before it is below `top_p`.
+    is_kept = jnp.cumsum(probs, axis=-1) - probs < settings.top_p
+    smallest = jnp.where(is_kept, descending, jnp.inf).min(
+      axis=-1, keepdims=True
+    )
+    logits = jnp.where(logits < smallest, -jnp.inf, logits)
   return logits

@@ -1,8 +1,7 @@
-"""From trajectories to the token sequences that a trainer reads.
+"""Converts trajectories to the token sequences of a trainer.
 
-What the sampler left in slots with gaps between them is put together here
-without gaps: the same tokens in the same order, and at each sampled token the
-log-probability it was sampled with.
+Each sequence holds the tokens that the model read and sampled, in order and
+without gaps, and the log-probabilities of the sampled tokens.
 """
 
 from typing import Literal
@@ -18,17 +17,19 @@ from tunix_ttt.rollout import trajectory as trajectory_lib
 
 @struct.dataclass
 class Sequences:
-  """N sequences of at most L tokens, filled up at the end.
+  """N sequences of at most L tokens, padded at the end.
 
-  In the context `full` there is one a game, N = B; in the others one a turn,
-  N = B * T, the turns of a game in a row, those not played empty.
+  The context `full` has one sequence per game, N = B. The other contexts have
+  one per turn, N = B * T, in the order of games and then turns; turns that were
+  not played are empty.
 
   Attributes:
-    tokens: int32 [N, L].
-    mask: bool [N, L], which tokens exist.
-    action_mask: bool [N, L], which of them the model sampled.
-    log_probs: float32 [N, L], what it sampled them with, 0 elsewhere.
-    turns: int32 [N, L], of which turn a sampled token is, 0 elsewhere.
+    tokens: Token ids, int32 [N, L].
+    mask: Mask of the tokens that exist, bool [N, L].
+    action_mask: Mask of the tokens that the model sampled, bool [N, L].
+    log_probs: Log-probabilities of the sampled tokens, 0 elsewhere, float32
+      [N, L].
+    turns: Turn number of the sampled tokens, 0 elsewhere, int32 [N, L].
   """
 
   tokens: jax.Array
@@ -43,30 +44,26 @@ def sequences(
   tables: tables_lib.Tables,
   context: Literal["full", "truncated", "board"],
 ) -> Sequences:
-  """Returns what the model read and said, as it read and said it.
-
-  Args:
-    games: Games of a sampler in this context.
-    tables: Tables of the same sampler.
-    context: see `sampler.RolloutConfig`.
-  """
+  """Returns the token sequences of a sampler's games in its context."""
   num_turns = games.turn_mask.shape[1]
-  first = [_chunk(games, tables, t) for t in range(num_turns)]
-  said_last = _said_last(games, kept=context == "full")
+  first = [_chunk(games, tables, turn) for turn in range(num_turns)]
+  last_tokens = _last_tokens(games, is_kept=context == "full")
   later = [
-    _chunk(games, tables, t, said_last=said_last[:, t - 1])
-    for t in range(1, num_turns)
+    _chunk(games, tables, turn, last_token=last_tokens[:, turn - 1])
+    for turn in range(1, num_turns)
   ]
-  said = [_said(games, t) for t in range(num_turns)]
+  answers = [_answer(games, turn) for turn in range(num_turns)]
   if context == "board":
-    rows = [[a, b] for a, b in zip(first, said, strict=True)]
+    rows = [[a, b] for a, b in zip(first, answers, strict=True)]
   else:
-    kept = said if context == "full" else _stand_ins(games, tables)
-    # What is read before each turn's answer.
-    past = [[first[0]]]
-    for t, chunk in enumerate(later):
-      past.append([*past[-1], kept[t], chunk])
-    rows = [[*read, answer] for read, answer in zip(past, said, strict=True)]
+    past_answers = (
+      answers if context == "full" else _replacements(games, tables)
+    )
+    # All parts before the answer of each turn.
+    prompts = [[first[0]]]
+    for turn, chunk in enumerate(later):
+      prompts.append([*prompts[-1], past_answers[turn], chunk])
+    rows = [[*prompt, a] for prompt, a in zip(prompts, answers, strict=True)]
     rows = rows[-1:] if context == "full" else rows
   width = max(sum(part.tokens.shape[1] for part in row) for row in rows)
   compact = [_compact(row, width) for row in rows]
@@ -79,35 +76,38 @@ def _chunk(
   games: trajectory_lib.Trajectory,
   tables: tables_lib.Tables,
   turn: int,
-  said_last: jax.Array | None = None,
+  last_token: jax.Array | None = None,
 ) -> Sequences:
-  """Returns what begins a conversation, or follows on the last token said."""
-  known = tables.observations
-  row = known.rows[games.boards[:, turn], games.last_moves[:, turn] + 1]
-  played = games.turn_mask[:, turn, None]
-  if said_last is None:
-    tokens, mask = tables_lib.look_up(known.begin, row)
+  """Returns the chunk of a turn; the first of a conversation if no last token."""
+  observations = tables.observations
+  row = observations.rows[games.boards[:, turn], games.last_moves[:, turn] + 1]
+  is_played = games.turn_mask[:, turn, None]
+  if last_token is None:
+    tokens, mask = tables_lib.look_up(observations.begin, row)
   else:
-    again = games.retried[:, turn, None]
-    plain = tables_lib.look_up(known.follow, row)
-    retry = tables_lib.retry_chunk(tables, row, said_last)
+    retried = games.retried[:, turn, None]
+    follow = tables_lib.look_up(observations.follow, row)
+    retry = tables_lib.retry_chunk(tables, row, last_token)
     tokens, mask = (
-      jnp.concatenate([a, b], axis=1) for a, b in zip(plain, retry, strict=True)
+      jnp.concatenate([a, b], axis=1)
+      for a, b in zip(follow, retry, strict=True)
     )
-    is_retry = jnp.arange(tokens.shape[1]) >= plain[0].shape[1]
-    mask = mask & (is_retry == again)
-  return _read(tokens, mask & played)
+    is_retry = jnp.arange(tokens.shape[1]) >= follow[0].shape[1]
+    mask = mask & (is_retry == retried)
+  return _read(tokens, mask & is_played)
 
 
-def _said_last(games: trajectory_lib.Trajectory, *, kept: bool) -> jax.Array:
-  """Returns the last token [B, T] that is kept of each answer, -1 for none."""
-  if not kept:
+def _last_tokens(
+  games: trajectory_lib.Trajectory, *, is_kept: bool
+) -> jax.Array:
+  """Returns the last token of each answer, or -1 if not kept: int32 [B, T]."""
+  if not is_kept:
     return jnp.full(games.turn_mask.shape, -1)
   last = jnp.maximum(games.action_mask.sum(axis=-1) - 1, 0)
   return jnp.take_along_axis(games.actions, last[..., None], axis=-1)[..., 0]
 
 
-def _said(games: trajectory_lib.Trajectory, turn: int) -> Sequences:
+def _answer(games: trajectory_lib.Trajectory, turn: int) -> Sequences:
   mask = games.action_mask[:, turn]
   return Sequences(
     tokens=games.actions[:, turn],
@@ -118,17 +118,17 @@ def _said(games: trajectory_lib.Trajectory, turn: int) -> Sequences:
   )
 
 
-def _stand_ins(
+def _replacements(
   games: trajectory_lib.Trajectory, tables: tables_lib.Tables
 ) -> list[Sequences]:
-  """Returns what stands for each answer but the last, where a turn follows."""
-  kept = []
+  """Returns the truncated form of each answer that a turn follows."""
+  parts = []
   for turn in range(games.turn_mask.shape[1] - 1):
     move = games.moves[:, turn].astype(jnp.int32)
     row = jnp.where(move < 0, rules.NUM_CELLS, move)
     tokens, mask = tables_lib.look_up(tables.observations.answers, row)
-    kept.append(_read(tokens, mask & games.turn_mask[:, turn + 1, None]))
-  return kept
+    parts.append(_read(tokens, mask & games.turn_mask[:, turn + 1, None]))
+  return parts
 
 
 def _read(tokens: jax.Array, mask: jax.Array) -> Sequences:
@@ -142,11 +142,11 @@ def _read(tokens: jax.Array, mask: jax.Array) -> Sequences:
 
 
 def _compact(parts: list[Sequences], width: int) -> Sequences:
-  """Joins parts and moves the tokens that exist to the front, in order."""
+  """Concatenates parts and moves padding to the end."""
   joined = jax.tree.map(lambda *p: jnp.concatenate(p, axis=1), *parts)
-  # A sequence without an action is a turn that was not played.
-  played = joined.action_mask.any(axis=1, keepdims=True)
-  mask = joined.mask & played
+  # A turn without sampled tokens was not played.
+  is_played = joined.action_mask.any(axis=1, keepdims=True)
+  mask = joined.mask & is_played
   order = jnp.argsort(~mask, axis=1, stable=True)
 
   def arrange(leaf: jax.Array) -> jax.Array:

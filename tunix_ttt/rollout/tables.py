@@ -6,22 +6,22 @@ import jax.numpy as jnp
 
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import grammar as grammar_lib
-from tunix_ttt.text import segments as observations_lib
+from tunix_ttt.text import segments
 from tunix_ttt.text import tokenizers
 
 
 class Tables(struct.PyTreeNode):
-  """Arrays on the device, for one format and tokenizer.
+  """Device arrays of a text format and tokenizer.
 
   Attributes:
-    observations: the chunks of tokens.
-    next_state: uint8 [S, V], of the answer's automaton.
-    moves: int8 [S], see `grammar.TokenTable`.
-    tokens_left: int32 [S], see `grammar.TokenTable`.
-    end_ids: int32 [E], the tokens that end a turn.
+    observations: Token chunks of all observations.
+    next_state: State of the answer automaton after a token, uint8 [S, V].
+    moves: Cell of the answer that ends in a state, else -1, int8 [S].
+    tokens_left: Minimum number of tokens to the end of an answer, int32 [S].
+    end_ids: Ids that end a turn, int32 [E].
   """
 
-  observations: observations_lib.Observations
+  observations: segments.Observations
   next_state: jax.Array
   moves: jax.Array
   tokens_left: jax.Array
@@ -31,16 +31,16 @@ class Tables(struct.PyTreeNode):
 def build(
   text_format: text_formats.TextFormat, tokenizer: tokenizers.Tokenizer
 ) -> Tables:
-  """Tokenises all that can be shown and compiles the grammar of answers.
+  """Tokenizes all observations and compiles the answer grammar.
 
   Raises:
-    errors.UserError: if the tokenizer cannot spell the format's answers.
+    errors.UserError: if the tokenizer cannot encode the answers.
   """
   end_ids = text_format.end_ids(tokenizer)
   table = grammar_lib.compile_table(
     text_format.grammar(), tokenizer.token_bytes(), end_ids
   )
-  observations = observations_lib.build(text_format, tokenizer)
+  observations = segments.build(text_format, tokenizer)
   return Tables(
     observations=jax.tree.map(jnp.asarray, observations),
     next_state=jnp.asarray(table.next_state),
@@ -51,27 +51,25 @@ def build(
 
 
 def retry_chunk(
-  tables: Tables, row: jax.Array, said_last: jax.Array
+  tables: Tables, row: jax.Array, last_token: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the chunks [B, L] after unreadable answers and which tokens exist.
+  """Returns the chunks after unreadable answers and their mask, [B, L].
 
-  Such a chunk begins with the end of the model's turn, except where the model
-  itself said it.
+  The first token ends the model's turn. It is masked if the answer already ends
+  with such a token.
 
-  Args:
-    tables: the tables.
-    row: int32 [B], of the observations.
-    said_last: int32 [B], the last token that is kept of the answer.
+  `row` and `last_token` are int32 [B]: the observation and the last token of
+  each answer in the context.
   """
   tokens, mask = look_up(tables.observations.retry, row)
-  ended = jnp.isin(said_last, tables.end_ids)
-  return tokens, mask.at[:, 0].set(~ended)
+  is_ended = jnp.isin(last_token, tables.end_ids)
+  return tokens, mask.at[:, 0].set(~is_ended)
 
 
 def look_up(
-  chunks: observations_lib.Chunks, row: jax.Array
+  chunks: segments.Chunks, row: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns a table's tokens [B, L] and which of them exist."""
+  """Returns the tokens of chunks and their mask, [B, L]."""
   tokens = jnp.asarray(chunks.ids)[row]
   lengths = jnp.asarray(chunks.lengths)[row]
   return tokens, jnp.arange(tokens.shape[1]) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""The result of a rollout: games with their tokens, moves and endings."""
+"""Trajectories: games with their tokens, moves and endings."""
 
 from collections.abc import Callable, Iterator
 import enum
@@ -16,7 +16,7 @@ from tunix_ttt.games.tictactoe import solver
 
 
 class Ending(enum.IntEnum):
-  """Endings of a game; the first values are those of `games.tictactoe.env.Outcome`."""
+  """Ending of a game; extends `games.tictactoe.env.Outcome`."""
 
   ONGOING = env_lib.Outcome.ONGOING
   WIN = env_lib.Outcome.WIN
@@ -24,13 +24,13 @@ class Ending(enum.IntEnum):
   LOSS = env_lib.Outcome.LOSS
   ILLEGAL = env_lib.Outcome.ILLEGAL
   PARSE_ERROR = 5
-  # Cut by a limit of tokens or turns.
+  # The game reached a limit of tokens or turns.
   LENGTH = 6
-  # A single move was asked for, and made; the game could go on.
+  # The game is not over after a single move, as requested.
   UNFINISHED = 7
 
 
-# The names of the endings' rates, from the best to the worst.
+# Metric names of the endings, from best to worst.
 RATES = {
   "win_rate": Ending.WIN,
   "draw_rate": Ending.DRAW,
@@ -47,21 +47,21 @@ class Trajectory:
   """B games of at most T turns of at most A sampled tokens each.
 
   Attributes:
-    agent: int8 [B], the model's mark.
-    ending: int8 [B], an `Ending`; never `ONGOING`.
-    board: int32 [B], the board at the end.
-    boards: int32 [B, T], what the model was asked about.
-    last_moves: int8 [B, T], the cell the opponent had taken last, -1 for none.
-    retried: bool [B, T], whether the turn answers an unreadable answer.
-    turn_mask: bool [B, T], which turns were played.
-    moves: int8 [B, T], the cell that was played, -1 for an unreadable answer.
-    actions: int32 [B, T, A], the sampled tokens.
-    action_mask: bool [B, T, A], which of them exist.
-    log_probs: float32 [B, T, A], their log-probabilities (see
-      `sampling.sample`), 0 where there is none.
-    sampled_mass: float32 [B, T, A], the total probability of the tokens that
-      could be drawn in place of each, 0 where there is none; None where all
-      tokens could.
+    agent: Mark of the model, int8 [B].
+    ending: `Ending` of the game, never `ONGOING`, int8 [B].
+    board: Board at the end, int32 [B].
+    boards: Board at each turn of the model, int32 [B, T].
+    last_moves: Cell of the opponent's last move, -1 for none, int8 [B, T].
+    retried: Whether the turn follows an unreadable answer, bool [B, T].
+    turn_mask: Mask of the turns that were played, bool [B, T].
+    moves: Cell of the model's move, -1 if the answer is unreadable, int8
+      [B, T].
+    actions: Sampled tokens, int32 [B, T, A].
+    action_mask: Mask of the sampled tokens, bool [B, T, A].
+    log_probs: Log-probabilities of the sampled tokens, as `sampling.sample`
+      returns them, 0 elsewhere, float32 [B, T, A].
+    sampled_mass: Total probability of the tokens that could be sampled, 0
+      elsewhere, float32 [B, T, A]; None if all tokens could be.
   """
 
   agent: jax.Array
@@ -79,11 +79,10 @@ class Trajectory:
 
 
 def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
-  """Returns two games to try functions on: the centre, and no readable answer.
+  """Returns two games for validating functions of trajectories.
 
-  Args:
-    num_turns: T; the games have one turn. At 1 they are single moves.
-    max_new_tokens: A; the answers have one token.
+  The first plays the center; the answer of the second is unreadable. Both have
+  one of `num_turns` turns and one of `max_new_tokens` tokens.
   """
   turns, tokens = (2, num_turns), (2, num_turns, max_new_tokens)
   turn_mask, moves = np.zeros(turns, bool), np.full(turns, -1, np.int8)
@@ -91,7 +90,7 @@ def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
   action_mask = np.zeros(tokens, bool)
   action_mask[..., 0] = turn_mask
   first = Ending.UNFINISHED if num_turns == 1 else Ending.LENGTH
-  # On the host arrays are NumPy's.
+  # Typed as Any: the fields are NumPy arrays on the host.
   fields: dict[str, Any] = {
     "agent": np.full(2, rules.X, np.int8),
     "ending": np.array([first, Ending.PARSE_ERROR], np.int8),
@@ -109,17 +108,17 @@ def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
 
 
 def optimal_moves(games: Trajectory) -> np.ndarray:
-  """Returns which turns played an optimal move: bool [B, T]."""
+  """Returns the mask of turns with an optimal move: bool [B, T]."""
   masks = solver.solve().optimal[np.asarray(games.boards)].astype(np.int32)
   moves = np.asarray(games.moves).astype(np.int32)
-  good = (masks >> np.maximum(moves, 0) & 1).astype(bool)
-  return good & (moves >= 0) & np.asarray(games.turn_mask)
+  is_optimal = (masks >> np.maximum(moves, 0) & 1).astype(bool)
+  return is_optimal & (moves >= 0) & np.asarray(games.turn_mask)
 
 
 def describe(
   games: Trajectory, decode: Callable[[list[int]], str]
 ) -> Iterator[dict[str, Any]]:
-  """Yields each game in words and coordinates, for people to read."""
+  """Yields each game as a human-readable record."""
   optimal = optimal_moves(games)
   for n in range(len(games.ending)):
     yield {

@@ -1,1 +1,1 @@
-"""Run directories, processes, interrupts and progress."""
+"""Run directories, manifests, processes, interrupts and progress."""

@@ -1,4 +1,4 @@
-"""Digests of a checkpoint's files, by which damage is noticed on reading."""
+"""Writes and checks digests that reveal damage to a checkpoint's files."""
 
 from collections.abc import Collection, Mapping
 import hashlib
@@ -15,19 +15,14 @@ DIGESTS = "digests.json"
 
 
 class Prefix(NamedTuple):
-  """The first bytes of a file that grows.
-
-  Attributes:
-    size: Number of bytes.
-    sha256: SHA-256 of these bytes.
-  """
+  """Size in bytes and SHA-256 of the beginning of a file that grows."""
 
   size: int
   sha256: str
 
   @classmethod
   def of(cls, data: bytes) -> Self:
-    """Returns the record of a file that begins with `data`."""
+    """Returns the record of a file that starts with `data`."""
     return cls(len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -36,8 +31,8 @@ class Digests(pydantic.BaseModel):
 
   Attributes:
     files: SHA-256 of each file of the directory, by relative path.
-    run: The run's other files as they were when a training checkpoint was
-      saved, by path relative to the run.
+    run: State of the run's growing files when a training checkpoint was saved,
+      by path relative to the run.
   """
 
   model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -47,11 +42,7 @@ class Digests(pydantic.BaseModel):
 
   @classmethod
   def read(cls, directory: pathlib.Path) -> Self:
-    """Reads the digests of a directory.
-
-    Raises:
-      errors.UserError: if the file is missing or damaged.
-    """
+    """Reads `digests.json`; raises a UserError if it is missing or damaged."""
     path = directory / DIGESTS
     text = files.read_text(path, "file of digests")
     try:
@@ -70,20 +61,20 @@ def write(
 
   Args:
     directory: Directory to protect.
-    run: See `Digests`.
+    run: State of the run's growing files.
     skip: Names of files that may still change.
   """
-  found = {
+  by_path = {
     path.relative_to(directory).as_posix(): files.digest(path, "file")
     for path in sorted(directory.rglob("*"))
     if path.is_file() and path.name not in skip
   }
-  text = Digests(files=found, run=dict(run)).model_dump_json(indent=2)
+  text = Digests(files=by_path, run=dict(run)).model_dump_json(indent=2)
   files.write_text(directory / DIGESTS, text + "\n")
 
 
 def damage(directory: pathlib.Path) -> str | None:
-  """Returns the first difference from the digests; None if there is none."""
+  """Describes the first file that differs from its digest; None if all match."""
   try:
     digests = Digests.read(directory)
     for name, expected in digests.files.items():

@@ -1,7 +1,7 @@
-"""Several processes that do one run together, through `jax.distributed`.
+"""Coordinates the processes of one run through `jax.distributed`.
 
-Each has some of the devices and computes its part of everything; the first one
-writes manifests, metrics and reports into the directory that all of them share.
+Each process computes on its own devices; the first one writes manifests, metrics
+and reports into a directory that all of them share.
 """
 
 import atexit
@@ -20,37 +20,43 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 
-# Words of JAX's own errors when another process is lost, by who notices it.
+# Words in JAX's errors about a lost process.
 _LOST = ("Gloo", "NCCL", "coordination", "heartbeat", "Barrier", "Connection")
-_ALONE = (
-  "error: a process of this run has ended or was not to be reached, and none can"
-  " go on alone; start all of them again, with --resume latest if the run had"
-  " begun"
+_EXPLANATION = (
+  "error: a process of this run has ended or cannot be reached; start all"
+  " processes again, with --resume latest if the run had begun"
 )
-# JAX ends a process from outside Python when another one is lost, with a stack
-# trace of its own. This outlives it, and says what that means.
-_WATCH = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
-_GRACE = 3.0
+# JAX kills a process from outside Python when another one is lost. The watcher
+# outlives the process and prints the explanation below JAX's stack trace.
+_WATCHER = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+_GRACE_SECONDS = 3.0
 
 _watcher: subprocess.Popen[str] | None = None
 
 
 def start(config: config_lib.DistributedConfig | None) -> None:
-  """Joins the processes of a run; does nothing where there is only this one.
-
-  JAX must not have computed anything before.
+  """Joins the processes of a run, before JAX computes anything.
 
   Args:
-    config: where they meet; None for a single process.
+    config: Addresses of the processes; None for a single process.
 
   Raises:
-    errors.UserError: if they cannot be joined.
+    errors.UserError: if the processes cannot be joined.
   """
   if config is None:
     return
   import jax
 
-  _watch()
+  global _watcher
+  _watcher = subprocess.Popen(
+    [sys.executable, "-c", _WATCHER, _EXPLANATION],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.DEVNULL,
+    text=True,
+    # This process explains Ctrl-C itself.
+    start_new_session=True,
+  )
+  atexit.register(let_go)
   try:
     jax.distributed.initialize(
       config.coordinator,
@@ -61,34 +67,43 @@ def start(config: config_lib.DistributedConfig | None) -> None:
     )
   except (RuntimeError, ValueError, TypeError) as error:
     let_go()
-    raise errors.UserError(f"distributed: {_first_line(error)}") from None
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise errors.UserError(f"distributed: {reason}") from None
   if not is_first():
-    # All would say the same.
+    # All processes would print the same lines.
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
+def let_go() -> None:
+  """Tells the watcher that this process has explained its own end."""
+  global _watcher
+  if _watcher is not None:
+    _watcher.communicate("ended")
+    _watcher = None
+
+
 def joined() -> bool:
-  """Returns whether this process has others to wait for at its end."""
+  """Returns whether this process must wait for others at its end."""
   return _watcher is not None
 
 
 def several() -> bool:
-  """Returns whether there are other processes."""
+  """Returns whether the run has several processes."""
   import jax
 
-  # First what needs no devices, which a script that only writes leaves alone.
+  # `process_count` starts a backend, which scripts that only write avoid.
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-  """Returns whether this process is the one that writes."""
+  """Returns whether this process writes the run's files."""
   import jax
 
   return not several() or jax.process_index() == 0
 
 
 def wait(place: str) -> None:
-  """Returns when all processes have come to a place in the program."""
+  """Waits until all processes reach a place in the program."""
   if several():
     from jax.experimental import multihost_utils
 
@@ -96,7 +111,7 @@ def wait(place: str) -> None:
 
 
 def largest(value: int) -> int:
-  """Returns the largest of the processes' values; all must come here."""
+  """Returns the largest value of all processes; each must call this."""
   if not several():
     return value
   from jax.experimental import multihost_utils
@@ -106,7 +121,7 @@ def largest(value: int) -> int:
 
 
 def remove(path: pathlib.Path) -> None:
-  """Removes a directory, if it is there; returns when it is gone for all."""
+  """Removes a directory and waits until it is gone for all processes."""
   if is_first():
     shutil.rmtree(path, ignore_errors=True)
   wait(f"removed {path}")
@@ -114,7 +129,7 @@ def remove(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """As `files.new_directory`, for what all processes write together."""
+  """Like `files.new_directory`, for a directory that all processes fill."""
   if not several():
     with files.new_directory(path) as new:
       yield new
@@ -134,61 +149,28 @@ def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def explain(error: BaseException) -> str:
-  """Returns an unexpected error's traceback, explained if a process was lost.
+  """Returns an error's traceback, with an explanation if a process was lost.
 
-  Only JAX's own errors tell of a lost process. Other errors may name a
-  connection as well, such as one to a hub.
+  Only JAX's own errors report a lost process; other errors may mention a
+  connection too, for instance to a hub.
   """
-  text = "".join(traceback.format_exception(error))
-  return f"{text}\n{_ALONE}" if _is_lost_process(error) else text
-
-
-def _is_lost_process(error: BaseException | None) -> bool:
   import jax
 
-  while error is not None:
-    if isinstance(error, jax.errors.JaxRuntimeError) and any(
-      word in str(error) for word in _LOST
-    ):
-      return True
-    error = error.__cause__ or error.__context__
-  return False
+  text = "".join(traceback.format_exception(error))
+  is_lost = any(
+    isinstance(cause, jax.errors.JaxRuntimeError)
+    and any(word in str(cause) for word in _LOST)
+    for cause in errors.causes(error)
+  )
+  return f"{text}\n{_EXPLANATION}" if is_lost else text
 
 
 def leave(code: int) -> NoReturn:
-  """Ends this process, and if it is one of several, so all of them.
-
-  An ordinary exit would wait for the others, which wait for this one.
-  """
+  """Ends this process without waiting for the others, which wait for it."""
   if joined() and is_first():
-    # The others end with the first one, and may have as much to tell.
-    time.sleep(_GRACE)
+    # The others end with the first process and may have more to print.
+    time.sleep(_GRACE_SECONDS)
   let_go()
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
-
-
-def _first_line(error: BaseException) -> str:
-  return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _watch() -> None:
-  global _watcher
-  _watcher = subprocess.Popen(
-    [sys.executable, "-c", _WATCH, _ALONE],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.DEVNULL,
-    text=True,
-    # Ctrl-C is for this process, which explains its end itself.
-    start_new_session=True,
-  )
-  atexit.register(let_go)
-
-
-def let_go() -> None:
-  """Tells the watcher that the end of this process has been explained."""
-  global _watcher
-  if _watcher is not None:
-    _watcher.communicate("ended")
-    _watcher = None

@@ -1,8 +1,4 @@
-"""Shows progress on the terminal.
-
-A run's course is on stdout, what only passes time on stderr: bars on a terminal
-alone, and a line for what takes long.
-"""
+"""Prints progress: lines of a run to stdout, bars and notices to stderr."""
 
 from collections.abc import Iterable, Iterator
 import contextlib
@@ -17,12 +13,12 @@ import tqdm
 
 from tunix_ttt.runs import processes
 
-# Whether nothing of all this is shown; scripts set it by --quiet.
+# Whether to hide progress; the flag --quiet sets it.
 quiet = False
-# Whether a script or program said which messages are shown.
+# Whether `set_up` has chosen the log levels.
 _is_set_up = False
 
-# Seconds until something takes long.
+# Seconds of work until a notice is printed.
 PATIENCE = 1.0
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -32,15 +28,15 @@ _OTHERS = ("absl", "jax", "orbax", "tunix", "qwix", "flax")
 
 
 def set_up(is_quiet: bool, log_level: str | None) -> None:
-  """Says what a script shows, as its flags ask.
+  """Sets what a script prints.
 
   Args:
-    is_quiet: show results and errors only.
+    is_quiet: Whether to print results and errors only.
     log_level: Log level, one of `LEVELS`; None shows only errors of other
       libraries.
   """
   global quiet, _is_set_up
-  # Here, since it must be there before anybody asks for its logger by name.
+  # Creates the logger "absl"; must run before any `getLogger("absl")`.
   import absl.logging
 
   quiet, _is_set_up = is_quiet, True
@@ -50,16 +46,15 @@ def set_up(is_quiet: bool, log_level: str | None) -> None:
     logging.getLogger(name).setLevel((log_level or "error").upper())
   absl.logging.set_verbosity(log_level or "error")
   if quiet:
-    # Their downloads have bars of their own, which are asked for so.
+    # Hugging Face's progress bars are hidden through the environment.
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 
 def hush() -> None:
-  """Shows errors alone of what other libraries log, where nobody asked for more.
+  """Hides warnings of other libraries, which would break bars in notebooks.
 
-  In a notebook their warnings would stand in the midst of bars. A logger that
-  was set to show more than warnings is left as it is.
+  Does nothing after `set_up`, nor to loggers set to a level other than WARNING.
   """
   for name in () if _is_set_up else _OTHERS:
     logger = logging.getLogger(name)
@@ -68,12 +63,12 @@ def hush() -> None:
 
 
 def is_hidden() -> bool:
-  """Returns whether nothing is shown, here or by the first process alone."""
+  """Returns whether this process prints no progress."""
   return quiet or (processes.joined() and not processes.is_first())
 
 
 def say(text: str) -> None:
-  """Prints a line of a run's course."""
+  """Prints a line to stdout, unless progress is hidden."""
   if not is_hidden():
     print(text, flush=True)
 
@@ -87,15 +82,15 @@ def bar(
   initial: int = 0,
   leave: bool = True,
 ) -> tqdm.tqdm:
-  """Returns a progress bar, which is disabled where there is no terminal.
+  """Returns a tqdm progress bar, which is disabled without a terminal.
 
   Args:
-    items: what to go through; without, the bar is updated by its user.
-    total: how many there are.
-    unit: what one of them is.
-    desc: stands before the bar.
-    initial: how many are done already.
-    leave: whether the bar stays when it is full.
+    items: Items to iterate over; None if the caller updates the bar.
+    total: Number of items.
+    unit: Name of an item.
+    desc: Text before the bar.
+    initial: Number of items that are already done.
+    leave: Whether the full bar stays on the terminal.
   """
   return tqdm.tqdm(
     items,
@@ -106,32 +101,32 @@ def bar(
     leave=leave,
     dynamic_ncols=True,
     file=sys.stderr,
-    # None for wherever there is no terminal.
+    # With None, tqdm disables the bar without a terminal.
     disable=True if is_hidden() else None,
   )
 
 
 @contextlib.contextmanager
 def stage(what: str, *, has_bar: bool = False) -> Iterator[None]:
-  """Says on stderr what is done in the block, once it takes long.
+  """Prints a notice to stderr if the block takes longer than `PATIENCE`.
 
   Args:
-    what: such as "loading the model".
-    has_bar: whether a terminal has a bar of it, and needs no line.
+    what: Name of the work, such as "loading the model".
+    has_bar: Whether a terminal shows a bar instead.
   """
-  began = time.monotonic()
-  shown = not is_hidden() and not (has_bar and sys.stderr.isatty())
-  timer = threading.Timer(PATIENCE, _show, [f"{what} …"])
+  start = time.monotonic()
+  is_shown = not is_hidden() and not (has_bar and sys.stderr.isatty())
+  timer = threading.Timer(PATIENCE, _print_notice, [f"{what} …"])
   timer.daemon = True
-  if shown:
+  if is_shown:
     timer.start()
   try:
     yield
   finally:
     timer.cancel()
-  _logger.debug("%s: %.1f s", what, time.monotonic() - began)
+  _logger.debug("%s: %.1f s", what, time.monotonic() - start)
 
 
-def _show(text: str) -> None:
-  # Not in the midst of a bar.
+def _print_notice(text: str) -> None:
+  # tqdm prints it above the bars.
   tqdm.tqdm.write(text, file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Chat templates, tokenizers and answer grammars. Knows no model."""
+"""Chat templates, tokenizers and answer grammars."""

@@ -1,10 +1,8 @@
-"""From messages to token ids, and which of those tokens are supervised.
+"""Tokenizes conversations and marks the supervised tokens.
 
-This is the one place that decides it: a model is trained on the content of
-assistant turns and on the token that ends them, and on nothing else. Each
-assistant turn is tokenised apart from the header before it, because that is
-where generation starts from, so a completion in training has the same ids as
-the same completion in sampling.
+Only the content of assistant turns and their end token are supervised. Each
+assistant turn is tokenized separately from its header, so a completion has the
+same ids in training and in sampling.
 """
 
 from collections.abc import Sequence
@@ -12,26 +10,26 @@ import dataclasses
 from typing import NamedTuple, Protocol
 
 Message = dict[str, str]
-# A prompt or an answer: text as it stands, or messages for the template.
+# A prompt or an answer: plain text, or messages for the template.
 Text = str | list[Message]
 ROLES = ("system", "user", "assistant")
-# Pieces of text and ids of control tokens.
+# Text and ids of control tokens.
 Parts = tuple[str | int, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Template:
-  """A chat template: what stands around the contents of messages.
+  """A chat template: the parts around the contents of messages.
 
   Attributes:
-    begin: before the first user message, where there is no system message.
-    system: before the system message and between it and the first user message.
-      None where the template has no such role: the system message then goes in
-      front of the first user message, a blank line between them.
-    answer: between a user message and where the model speaks.
-    end_of_turn_id: the token that ends what the model says.
-    follow: between that token and the next user message.
-    trims: whether messages lose white space around them.
+    begin: Parts before the first user message if there is no system message.
+    system: Parts before the system message, and between it and the first user
+      message. None if the template has no system role: the system message and
+      a blank line then precede the first user message.
+    answer: Parts between a user message and the model's answer.
+    end_of_turn_id: Id of the token that ends an answer.
+    follow: Parts between an answer's end token and the next user message.
+    is_trimmed: Whether whitespace around messages is removed.
   """
 
   begin: Parts
@@ -39,11 +37,11 @@ class Template:
   answer: Parts
   end_of_turn_id: int
   follow: Parts
-  trims: bool = False
+  is_trimmed: bool = False
 
 
 def gemma_template(bos_id: int, start_id: int, end_id: int) -> Template:
-  """Returns Gemma's template, given the ids of its control tokens."""
+  """Returns Gemma's template."""
   return Template(
     begin=(bos_id, start_id, "user\n"),
     answer=(end_id, "\n", start_id, "model\n"),
@@ -53,7 +51,7 @@ def gemma_template(bos_id: int, start_id: int, end_id: int) -> Template:
 
 
 class ChatTokenizer(Protocol):
-  """The tokenizer interface that conversations need."""
+  """Interface of the tokenizer of a conversation."""
 
   @property
   def template(self) -> Template:
@@ -62,7 +60,7 @@ class ChatTokenizer(Protocol):
 
   @property
   def end_ids(self) -> Sequence[int]:
-    """The tokens that end a turn, the template's first."""
+    """Ids that end a turn, starting with the template's."""
     ...
 
   def encode(self, text: str) -> list[int]:
@@ -70,24 +68,24 @@ class ChatTokenizer(Protocol):
     ...
 
   def bos_id(self) -> int | None:
-    """Returns the id that begins a text, if there is one."""
+    """Returns the beginning-of-text id; None if there is none."""
     ...
 
   def eos_id(self) -> int:
-    """Returns the id that ends plain text."""
+    """Returns the end-of-text id."""
     ...
 
   def pad_id(self) -> int:
-    """Returns the id that fills up batches."""
+    """Returns the padding id."""
     ...
 
 
 class Tokens(NamedTuple):
-  """A tokenised sequence.
+  """A tokenized sequence.
 
   Attributes:
-    ids: the token ids.
-    loss_mask: True at the tokens that the model is trained to produce.
+    ids: Token ids.
+    loss_mask: Mask of the supervised tokens.
   """
 
   ids: list[int]
@@ -95,18 +93,18 @@ class Tokens(NamedTuple):
 
 
 def message(role: str, content: str) -> Message:
-  """Returns one message of a conversation."""
+  """Returns a message."""
   return {"role": role, "content": content}
 
 
 def check_messages(messages: object) -> list[Message]:
-  """Returns `messages` if it is a conversation the template can render.
+  """Returns `messages` if a template can render them.
 
-  That is: an optional system message first, then user and assistant messages
-  in turn, starting with the user.
+  An optional system message comes first; user and assistant messages alternate,
+  starting with the user.
 
   Raises:
-    ValueError: naming the message at fault.
+    ValueError: with the index of the invalid message.
   """
   if not isinstance(messages, list) or not messages:
     raise ValueError("expected a non-empty list of messages")
@@ -117,19 +115,19 @@ def check_messages(messages: object) -> list[Message]:
       or not isinstance(item.get("content"), str)
     ):
       raise ValueError(
-        f"message {i} is not an object with a role ({', '.join(ROLES)}) and a"
-        " content of text"
+        f"message {i} is not an object with a role ({', '.join(ROLES)}) and"
+        " text as its content"
       )
   first = int(messages[0]["role"] == "system")
   for i, item in enumerate(messages[first:]):
-    due = ROLES[1 + i % 2]
-    if item["role"] != due:
+    expected = ROLES[1 + i % 2]
+    if item["role"] != expected:
       raise ValueError(
-        f"message {i + first} has the role {item['role']!r} where {due!r} is"
-        " due"
+        f"message {i + first} has the role {item['role']!r}, expected"
+        f" {expected!r}"
       )
   if len(messages) == first:
-    raise ValueError("there is no user message")
+    raise ValueError("no user message; add one")
   return messages
 
 
@@ -139,17 +137,13 @@ def encode_chat(
   *,
   supervised_from: int = 0,
 ) -> Tokens:
-  """Tokenises a conversation with the tokenizer's template.
+  """Tokenizes a conversation with the tokenizer's template.
 
   Args:
-    messages: a conversation that `check_messages` accepts. Where the last
-      message is the user's, the header of the model's turn follows it, ready
-      for generation.
-    tokenizer: supplies the template and the ids of plain text.
-    supervised_from: assistant messages before this index are context only.
-
-  Returns:
-    The ids and which of them are supervised.
+    messages: Conversation that `check_messages` accepts. If the last message is
+      the user's, the assistant header follows it.
+    tokenizer: Tokenizer with the template.
+    supervised_from: Index of the first supervised message.
   """
   template = tokenizer.template
   ids: list[int] = []
@@ -162,7 +156,9 @@ def encode_chat(
 
   before = template.begin
   for i, turn in enumerate(messages):
-    content = turn["content"].strip() if template.trims else turn["content"]
+    content = (
+      turn["content"].strip() if template.is_trimmed else turn["content"]
+    )
     if turn["role"] == "system":
       if template.system is None:
         before = (*before, f"{content}\n\n")
@@ -173,19 +169,19 @@ def encode_chat(
       before = template.follow
     else:
       add((content, template.end_of_turn_id), i >= supervised_from)
-  # Nothing after the end of the last turn is read or trained.
+  # Omit the template's text after the last turn.
   return Tokens(ids, loss_mask)
 
 
 def encode_follow(content: str, tokenizer: ChatTokenizer) -> list[int]:
-  """Tokenises a user message, from the end of the model's turn to its next."""
+  """Tokenizes a user message between two answers, without their tokens."""
   template = tokenizer.template
   parts = (*template.follow, content, *template.answer)
   return _encode_parts(parts, tokenizer)
 
 
 def _encode_parts(parts: Parts, tokenizer: ChatTokenizer) -> list[int]:
-  """Tokenises text between control tokens as a whole."""
+  """Tokenizes adjacent text parts as one text."""
   ids, text = [], ""
   for part in parts:
     if isinstance(part, str):
@@ -197,7 +193,7 @@ def _encode_parts(parts: Parts, tokenizer: ChatTokenizer) -> list[int]:
 
 
 def begin_text(tokenizer: ChatTokenizer) -> list[int]:
-  """Returns what begins a text without a template: the bos token, if any."""
+  """Returns the ids before plain text: the beginning-of-text id, if any."""
   bos = tokenizer.bos_id()
   return [] if bos is None else [bos]
 
@@ -205,10 +201,10 @@ def begin_text(tokenizer: ChatTokenizer) -> list[int]:
 def encode_text(
   prompt: str, completion: str, tokenizer: ChatTokenizer
 ) -> Tokens:
-  """Tokenises plain text without a template; the completion is supervised.
+  """Tokenizes plain text without a template.
 
-  The two are tokenised apart, and a token that ends the text is supervised
-  too. With an empty prompt this is ordinary language modelling.
+  The prompt and the completion are tokenized separately. The completion and
+  the end-of-text id are supervised.
   """
   head = [*begin_text(tokenizer), *tokenizer.encode(prompt)]
   tail = [*tokenizer.encode(completion), tokenizer.eos_id()]

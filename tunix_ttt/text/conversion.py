@@ -1,7 +1,7 @@
-"""SentencePiece tokenizers as the files that transformers loads.
+"""Converts SentencePiece tokenizers to files that transformers loads.
 
-The ids of a text are the same, but for text that spells a control token:
-SentencePiece leaves it text, and transformers makes the token of it.
+Ids are equal except for text that spells a control token: SentencePiece encodes
+it as plain text, transformers as the control token.
 """
 
 import json
@@ -15,11 +15,8 @@ from tokenizers import normalizers
 
 from tunix_ttt.text import tokenizers as tokenizers_lib
 
-# How SentencePiece writes a space.
-_SPACE = "\u2581"
-
-# `chat.gemma_template` in Jinja: a system message goes in front of the first
-# user message, and no white space is lost.
+# `chat.gemma_template` in Jinja: a system message precedes the first user
+# message, and whitespace is kept.
 _TEMPLATE = (
   "{{- bos_token -}}{%- if messages[0]['role'] == 'system' -%}"
   "{%- set first = messages[0]['content'] + '\\n\\n' -%}"
@@ -36,28 +33,29 @@ _TEMPLATE = (
 def to_hugging_face(
   tokenizer: tokenizers_lib.SentencePieceTokenizer,
 ) -> dict[str, bytes]:
-  """Returns the files of a tokenizer, by name, its own `tokenizer.model` too.
+  """Returns the contents of the tokenizer files by name.
 
-  Args:
-    tokenizer: as `tokenizers.train_tokenizer` makes it: BPE with byte fallback,
-      its text not normalised.
+  The tokenizer is BPE with byte fallback and without normalization, as
+  `tokenizers.train_tokenizer` returns it.
   """
   contents = tokenizer.files()
-  made = _convert(contents[tokenizers_lib.FILE])
+  converted = _convert(contents[tokenizers_lib.FILE])
   names = {
     "bos_token": tokenizer.bos_id(),
     "eos_token": tokenizer.eos_id(),
     "pad_token": tokenizer.pad_id(),
   }
-  settings = {name: made.id_to_token(token) for name, token in names.items()}
-  model: Any = made.model
+  settings = {
+    name: converted.id_to_token(token) for name, token in names.items()
+  }
+  model: Any = converted.model
   settings |= {
     "unk_token": model.unk_token,
     "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,
   }
   return contents | {
-    "tokenizer.json": made.to_str(pretty=True).encode(),
+    "tokenizer.json": converted.to_str(pretty=True).encode(),
     "tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode(),
     "chat_template.jinja": _TEMPLATE.encode(),
   }
@@ -70,42 +68,46 @@ def _convert(serialized: bytes) -> tokenizers.Tokenizer:
   kinds = module.ModelProto.SentencePiece.Type
   pieces: list[Any] = list(model.pieces)
   ids = {piece.piece: number for number, piece in enumerate(pieces)}
-  normal = {x.piece: x.score for x in pieces if x.type == kinds.NORMAL}
-  made = tokenizers.Tokenizer(
+  scores = {x.piece: x.score for x in pieces if x.type == kinds.NORMAL}
+  converted = tokenizers.Tokenizer(
     models.BPE(
       ids,
-      _merges(normal, ids),
+      _merges(scores, ids),
       byte_fallback=True,
       unk_token=model.trainer_spec.unk_piece,
     )
   )
-  made.normalizer = normalizers.Replace(" ", _SPACE)
-  made.decoder = decoders.Sequence(
-    [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+  converted.normalizer = normalizers.Replace(" ", tokenizers_lib.SPACE)
+  converted.decoder = decoders.Sequence(
+    [
+      decoders.Replace(tokenizers_lib.SPACE, " "),
+      decoders.ByteFallback(),
+      decoders.Fuse(),
+    ]
   )
   special = (kinds.CONTROL, kinds.UNKNOWN)
-  made.add_special_tokens([x.piece for x in pieces if x.type in special])
-  # Symbols are found before anything is merged, in the text's normal form.
-  made.add_tokens(
+  converted.add_special_tokens([x.piece for x in pieces if x.type in special])
+  # User symbols are matched in normalized text, before merging.
+  converted.add_tokens(
     [
       tokenizers.AddedToken(x.piece, special=False, normalized=True)
       for x in pieces
       if x.type == kinds.USER_DEFINED
     ]
   )
-  return made
+  return converted
 
 
 def _merges(
   scores: dict[str, float], ids: dict[str, int]
 ) -> list[tuple[str, str]]:
-  """Lists every way to make a piece of two, the best piece's ways first.
+  """Lists all merges of two pieces into one, best piece first.
 
-  SentencePiece merges whatever two neighbours make a piece.
+  SentencePiece merges any two neighbors that form a piece.
   """
   merges = []
   for piece in sorted(scores, key=lambda piece: -scores[piece]):
     halves = [(piece[:n], piece[n:]) for n in range(1, len(piece))]
-    known = [(a, b) for a, b in halves if a in scores and b in scores]
-    merges += sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+    pairs = [(a, b) for a, b in halves if a in scores and b in scores]
+    merges += sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
   return merges

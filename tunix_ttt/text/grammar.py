@@ -1,12 +1,11 @@
-"""Answer grammars, as automata over bytes and as tables over tokens.
+"""Answer grammars as automata over bytes and as tables over tokens.
 
-An answer format is a deterministic automaton over bytes. Compiled for a
-tokenizer it is one array `[state, token]`, so that following a sampled answer
-costs one lookup a token, on the device, however the tokenizer splits a tag. The
-same array tells which tokens may come next, for constrained decoding.
+An answer format is a deterministic automaton over bytes. For a tokenizer it is
+compiled to an array `[state, token]`, so each sampled token costs one lookup on
+the device. The array also lists the valid next tokens for constrained decoding.
 
-An answer is over at the token that ends a turn, which is no text: it is the only
-way on from a whole answer, besides whitespace.
+An answer ends with an end-of-turn token, which has no text. A complete answer
+may be followed by whitespace and this token only.
 """
 
 from collections.abc import Collection, Sequence
@@ -27,9 +26,8 @@ class Automaton:
   """A deterministic automaton over bytes; states are 0 (`DEAD`) to S - 1.
 
   Attributes:
-    transitions: uint8 [S, 256], the state after a byte.
-    moves: int8 [S], the cell of the answer that ends in a state, -1 where no
-      answer ends.
+    transitions: Next state by state and byte, uint8 [S, 256].
+    moves: Cell of the answer that is complete in a state, else -1, int8 [S].
   """
 
   transitions: np.ndarray
@@ -47,13 +45,11 @@ class TokenTable:
   """An automaton compiled for a tokenizer's V tokens.
 
   Attributes:
-    next_state: uint8 [S, V], the state after a token. It is `DEAD` where no
-      sequence of tokens can complete the answer any more. States after those of
-      the automaton stand for turns that have ended with an answer.
-    moves: int8 [S], the cell of the answer that a turn ended with, -1 in states
-      where it has not ended.
-    tokens_left: int32 [S], the fewest tokens that end the turn with an answer;
-      0 where it has ended, and meaningless for `DEAD`.
+    next_state: Next state by state and token, uint8 [S, V]; `DEAD` if no tokens
+      can complete the answer. The last states stand for ended turns.
+    moves: Cell of the answer in the states of ended turns, else -1, int8 [S].
+    tokens_left: Minimum number of tokens to the end of the turn, int32 [S];
+      arbitrary for `DEAD`.
   """
 
   next_state: np.ndarray
@@ -62,7 +58,7 @@ class TokenTable:
 
 
 class _Builder:
-  """Grows an automaton state by state."""
+  """Builds an automaton state by state."""
 
   def __init__(self):
     self._rows: list[np.ndarray] = []
@@ -70,16 +66,16 @@ class _Builder:
     assert (self.state(), self.state()) == (DEAD, START)
 
   def state(self) -> int:
-    """Adds a state from which every byte is an error."""
+    """Adds a state whose bytes all lead to `DEAD`."""
     self._rows.append(np.full(256, DEAD, np.uint8))
     return len(self._rows) - 1
 
-  def skip(self, state: int, some: bytes) -> None:
-    """Lets any number of these bytes pass in a state."""
-    self._rows[state][list(some)] = state
+  def skip(self, state: int, skipped: bytes) -> None:
+    """Allows any number of the bytes `skipped` in a state."""
+    self._rows[state][list(skipped)] = state
 
   def literal(self, state: int, text: str) -> int:
-    """Reads `text` from a state on; returns the state after it."""
+    """Adds the path of `text` from a state; returns its last state."""
     for byte in text.encode():
       if self._rows[state][byte] == DEAD:
         self._rows[state][byte] = self.state()
@@ -87,22 +83,24 @@ class _Builder:
     return state
 
   def link(self, state: int, byte: str, target: int) -> None:
-    """Leads from a state to another that exists."""
+    """Adds a transition between two states."""
     self._rows[state][ord(byte)] = target
 
   def until(self, state: int, delimiter: str) -> int:
-    """Reads any bytes up to the first `delimiter`, as Knuth-Morris-Pratt."""
+    """Reads bytes up to the first `delimiter` (Knuth-Morris-Pratt)."""
     text = delimiter.encode()
     matched = [state, *(self.state() for _ in text)]
     for length in range(len(text)):
       for byte in range(256):
         read = text[:length] + bytes([byte])
-        kept = max(k for k in range(length + 2) if read.endswith(text[:k]))
-        self._rows[matched[length]][byte] = matched[kept]
+        length_after = max(
+          k for k in range(length + 2) if read.endswith(text[:k])
+        )
+        self._rows[matched[length]][byte] = matched[length_after]
     return matched[-1]
 
   def accept(self, state: int, cell: int) -> None:
-    """Makes a state the end of an answer that plays `cell`."""
+    """Marks a state as the end of an answer that plays `cell`."""
     self._moves[state] = cell
     self.skip(state, WHITESPACE)
 
@@ -122,11 +120,7 @@ def _thought(builder: _Builder, opening: str, closing: str) -> int:
 
 
 def grid_grammar(*, thoughts: bool = True) -> Automaton:
-  """Returns the grammar that `prompts.parse_answer` reads.
-
-  Args:
-    thoughts: whether a thought is asked for before the move, or forbidden.
-  """
+  """Returns the grammar of `prompts.parse_answer`."""
   builder = _Builder()
   builder.skip(START, WHITESPACE)
   state = _thought(builder, "<think>", "</think>") if thoughts else START
@@ -141,11 +135,8 @@ def grid_grammar(*, thoughts: bool = True) -> Automaton:
 def token_board_grammar(*, thoughts: bool = True) -> Automaton:
   """Returns the grammar of ThinkTacToe's answers.
 
-  Such as `<player_think> … </player_think>`, white space, then
-  `<|move|><|1-1|><|end|>`.
-
-  Args:
-    thoughts: whether a thought is asked for before the move, or forbidden.
+  An answer is `<|move|><|1-1|><|end|>`. With `thoughts` it starts with
+  `<player_think>...</player_think>` and whitespace.
   """
   builder = _Builder()
   builder.skip(START, WHITESPACE)
@@ -168,12 +159,12 @@ def compile_table(
 
   Args:
     automaton: Automaton of the text of answers.
-    token_bytes: what each of V tokens stands for in text; None for one that
-      stands for nothing, such as padding, which no answer contains.
-    end_ids: the tokens that end a turn.
+    token_bytes: Bytes of each of V tokens; None for tokens without text, which
+      no answer contains.
+    end_ids: Ids that end a turn.
 
   Raises:
-    errors.UserError: if some move cannot be spelled with these tokens.
+    errors.UserError: if the tokens cannot spell every move.
   """
   whole = np.flatnonzero(automaton.moves >= 0)
   num_texts, vocab_size = len(automaton.transitions), len(token_bytes)
@@ -199,36 +190,36 @@ def compile_table(
   moves = np.full(len(next_state), -1, np.int8)
   moves[ended] = automaton.moves[whole]
   tokens_left = _tokens_left(next_state, moves)
-  # A state that tokens cannot lead out of is as good as dead.
+  # States from which no tokens reach an end are dead.
   next_state[(tokens_left < 0)[next_state]] = DEAD
   return TokenTable(next_state=next_state, moves=moves, tokens_left=tokens_left)
 
 
 def _tokens_left(next_state: np.ndarray, moves: np.ndarray) -> np.ndarray:
-  """Returns the fewest tokens to the end of a turn, -1 where there is none.
+  """Returns the minimum number of tokens to the end of a turn, -1 for none.
 
   Raises:
-    errors.UserError: if some move cannot be reached from the start.
+    errors.UserError: if the start does not reach every move.
   """
   num_states = len(next_state)
   reaches = np.zeros((num_states, num_states), bool)
   for state, row in enumerate(next_state):
     reaches[state, row] = True
   reaches[:, DEAD] = False
-  found, frontier = {START}, {START}
+  reached, frontier = {START}, {START}
   while frontier:
     new = set(np.flatnonzero(reaches[list(frontier)].any(axis=0)).tolist())
-    frontier = new - found
-    found |= new
-  missing = set(range(rules.NUM_CELLS)) - {int(moves[s]) for s in found}
+    frontier = new - reached
+    reached |= new
+  missing = set(range(rules.NUM_CELLS)) - {int(moves[s]) for s in reached}
   if missing:
     names = ", ".join(prompts.coordinate(cell) for cell in sorted(missing))
     raise errors.UserError(
-      "the tokenizer cannot spell the answer format: there are no tokens for"
-      f" an answer that plays {names}"
+      "the tokenizer cannot spell the answer format: no tokens spell an answer"
+      f" that plays {names}"
     )
   left = np.where(moves >= 0, 0, -1).astype(np.int32)
   for steps in range(1, num_states):
-    arrives = reaches[:, left == steps - 1].any(axis=1)
-    left[arrives & (left < 0)] = steps
+    is_next = reaches[:, left == steps - 1].any(axis=1)
+    left[is_next & (left < 0)] = steps
   return left

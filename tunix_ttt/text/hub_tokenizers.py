@@ -1,12 +1,9 @@
-"""Tokenizers and chat templates of Hugging Face directories.
-
-transformers reads the files; what they say is taken apart once, so that
-conversations are put together from tokens and no text can forge a turn.
-"""
+"""Loads Hugging Face tokenizers and their chat templates."""
 
 from collections.abc import Collection, Mapping, Sequence
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import pathlib
@@ -17,10 +14,10 @@ import tokenizers
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.text import chat
+from tunix_ttt.text import chat_templates
 from tunix_ttt.text import tokenizers as tokenizers_lib
 
-# Where a model directory keeps such a tokenizer's files.
+# Folder of the tokenizer files in a model directory.
 FOLDER = "tokenizer"
 _FILES = (
   "tokenizer.json",
@@ -34,28 +31,22 @@ _FILES = (
   "generation_config.json",
   "config.json",
 )
-# One of these is what it knows its tokens from.
+# Files that define the tokens; a tokenizer has at least one.
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TEMPLATE = "chat_template.jinja"
 _SETTINGS = "chat_settings.json"
-# How SentencePiece writes a space.
-_SPACE = "\u2581"
-# Contents that no template has in it, to find where it puts them.
-_SYSTEM, _USER, _ANSWER, _NEXT, _THOUGHT = (
-  f"\ue000{n}\ue001" for n in range(5)
-)
 
 
 class HuggingFaceTokenizer:
-  """A tokenizer that transformers loads, byte-level BPE or with byte fallback.
+  """A byte-level or byte-fallback BPE tokenizer loaded by transformers.
 
   Attributes:
-    template: its chat template, taken apart.
-    end_ids: the tokens that end a turn: the template's, and those that the
-      generation config and the tokenizer name besides.
-    vocab_size: rows of the model's embedding; there may be fewer tokens.
-    digest: SHA-256 of its files.
-    note: in what conversations differ from the template's, if they do.
+    template: Chat template.
+    end_ids: Ids that end a turn, according to the chat template, the generation
+      config and the tokenizer.
+    vocab_size: Rows of the model's embedding, at least the number of tokens.
+    digest: SHA-256 of the tokenizer files.
+    note: Differences between conversations and the Jinja chat template, if any.
   """
 
   def __init__(
@@ -67,18 +58,11 @@ class HuggingFaceTokenizer:
     *,
     enable_thinking: bool,
   ):
-    """Takes a tokenizer apart; `load` reads one.
-
-    Args:
-      contents: its files, by name.
-      tokenizer: transformers' own.
-      vocab_size: rows of the model's embedding.
-      source: whose it is, for messages.
-      enable_thinking: what a template that has such a switch is told.
+    """Wraps a tokenizer of transformers; use `load` to read one.
 
     Raises:
-      errors.UserError: if it does not fit the model, or its chat template
-        cannot be used.
+      errors.UserError: if the tokenizer does not fit the model or its chat
+        template cannot be used.
     """
     self._contents = dict(contents)
     self._tokenizer: tokenizers.Tokenizer = tokenizer.backend_tokenizer
@@ -87,35 +71,35 @@ class HuggingFaceTokenizer:
     if self._num_tokens > vocab_size:
       raise errors.UserError(
         f"{source}: its tokenizer has {self._num_tokens} tokens, its model"
-        f" {vocab_size} (vocab_size in config.json); the files are of different"
-        " models"
+        f" {vocab_size} (vocab_size in config.json); use the files of one model"
       )
     self.vocab_size = vocab_size
     self._bos_id: int | None = tokenizer.bos_token_id
-    self.template, self.note = _take_apart(tokenizer, source, enable_thinking)
-    ends = [self.template.end_of_turn_id, *_generation_ends(contents, source)]
+    self.template, self.note = chat_templates.derive(
+      tokenizer, source, enable_thinking
+    )
+    template = self.template
+    ends = [template.end_of_turn_id, *_generation_ends(contents, source)]
     ends += [tokenizer.eos_token_id]
-    known = [i for i in ends if i is not None and i < self._num_tokens]
-    self.end_ids = tuple(dict.fromkeys(known))
+    ends = [i for i in ends if i is not None and i < self._num_tokens]
+    self.end_ids = tuple(dict.fromkeys(ends))
     self._eos_id: int = self.end_ids[-1]
     pad: int | None = tokenizer.pad_token_id
     self._pad_id = self._eos_id if pad is None else pad
-    template = self.template
-    parts = (*template.begin, *template.answer, *template.follow)
-    for more in template.system or ():
-      parts += more
+    texts = (template.begin, template.answer, template.follow)
+    parts = itertools.chain(*texts, *(template.system or ()))
     control = {part for part in parts if isinstance(part, int)}
     control |= {*self.end_ids, self._pad_id}
     control |= {self._bos_id, tokenizer.unk_token_id} - {None}
     self._control_ids: frozenset[int] = frozenset(control)
     names = (self._tokenizer.id_to_token(i) for i in sorted(control))
     self._control = re.compile("|".join(re.escape(name) for name in names))
-    # Much of what is encoded recurs: headers, system prompts.
+    # Headers and system prompts recur.
     self._ids = functools.lru_cache(maxsize=1024)(self._encode)
     digest = hashlib.sha256()
     for name in sorted(self._contents):
-      found = hashlib.sha256(self._contents[name]).hexdigest()
-      digest.update(f"{name} {found}\n".encode())
+      checksum = hashlib.sha256(self._contents[name]).hexdigest()
+      digest.update(f"{name} {checksum}\n".encode())
     self.digest = digest.hexdigest()
 
   def __eq__(self, other: object) -> bool:
@@ -137,24 +121,25 @@ class HuggingFaceTokenizer:
     chat_template: pathlib.Path | None = None,
     enable_thinking: bool = True,
   ) -> "HuggingFaceTokenizer":
-    """Reads the tokenizer of a model's directory, or one that was saved.
+    """Reads the tokenizer of a model directory.
 
     Args:
-      directory: the directory.
-      vocab_size: rows of the model's embedding.
-      chat_template: a Jinja file to use in place of the directory's template.
-      enable_thinking: what a template that has such a switch is told.
+      directory: Directory of the tokenizer files.
+      vocab_size: Rows of the model's embedding.
+      chat_template: Jinja file that replaces the directory's template.
+      enable_thinking: Value of the chat template's switch for thinking; a
+        saved tokenizer keeps its value.
 
     Raises:
-      errors.UserError: if there is none, or it cannot be used.
+      errors.UserError: if the directory has no usable tokenizer.
     """
-    found = [n for n in _FILES if (directory / n).is_file()]
     if not has_tokenizer(directory):
       raise errors.UserError(
         f"{directory}: has no tokenizer: neither tokenizer.json nor"
         " tokenizer.model"
       )
-    contents = {name: _read(directory / name) for name in found}
+    paths = [directory / name for name in _FILES]
+    contents = {path.name: _read(path) for path in paths if path.is_file()}
     settings = directory / _SETTINGS
     if settings.is_file():
       enable_thinking = json.loads(_read(settings))["enable_thinking"] is True
@@ -178,7 +163,7 @@ class HuggingFaceTokenizer:
     )
 
   def files(self) -> dict[str, bytes]:
-    """Returns the files that it was loaded from."""
+    """Returns the contents of the tokenizer files by path."""
     return {f"{FOLDER}/{name}": text for name, text in self._contents.items()}
 
   def encode(self, text: str) -> list[int]:
@@ -191,7 +176,7 @@ class HuggingFaceTokenizer:
     return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
   def _encode_forged(self, text: str) -> list[int]:
-    """Encodes text that spells control tokens, as text."""
+    """Encodes text with the names of control tokens, as plain text."""
     ids, end = [], 0
     for match in self._control.finditer(text):
       ids += [*self.encode(text[end : match.start()])]
@@ -201,50 +186,48 @@ class HuggingFaceTokenizer:
 
   @functools.cached_property
   def _literal(self) -> tokenizers.Tokenizer:
-    """The tokenizer, for which no text is a special token."""
+    """A copy of the tokenizer that encodes special tokens as plain text."""
     literal = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
     literal.encode_special_tokens = True
     return literal
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of ids; control tokens vanish."""
-    kept = [int(i) for i in ids if int(i) not in self._control_ids]
-    return self._tokenizer.decode(kept, skip_special_tokens=False)
+    """Returns the text of ids without control tokens."""
+    text_ids = [int(i) for i in ids if int(i) not in self._control_ids]
+    return self._tokenizer.decode(text_ids, skip_special_tokens=False)
 
   def token_bytes(self) -> list[bytes | None]:
-    """Returns what each token stands for in text; None for control tokens."""
-    known = token_bytes(self._tokenizer, self._control_ids)
-    return known + [None] * (self.vocab_size - len(known))
+    """Returns the bytes of each token; None for control tokens."""
+    spellings = token_bytes(self._tokenizer, self._control_ids)
+    return spellings + [None] * (self.vocab_size - len(spellings))
 
   def bos_id(self) -> int | None:
-    """Returns the id that begins a text, None where there is none."""
+    """Returns the beginning-of-text id; None if there is none."""
     return self._bos_id
 
   def eos_id(self) -> int:
-    """Returns the id that ends plain text."""
+    """Returns the end-of-text id."""
     return self._eos_id
 
   def pad_id(self) -> int:
-    """Returns the id that fills up batches."""
+    """Returns the padding id."""
     return self._pad_id
 
 
 def has_tokenizer(directory: pathlib.Path) -> bool:
-  """Returns whether a directory has a tokenizer's files."""
+  """Returns whether a directory has tokenizer files."""
   return any((directory / name).is_file() for name in _VOCABULARIES)
 
 
 def load_saved(
   directory: pathlib.Path, vocab_size: int
 ) -> tokenizers_lib.Tokenizer:
-  """Reads the tokenizer of a model directory, of either kind.
+  """Reads a saved tokenizer, SentencePiece or Hugging Face.
 
-  Args:
-    directory: where a tokenizer's `files` were written.
-    vocab_size: rows of the model's embedding.
+  `vocab_size` is the number of rows of the model's embedding.
 
   Raises:
-    errors.UserError: if there is none, or it cannot be used.
+    errors.UserError: if the directory has no usable tokenizer.
   """
   if (directory / FOLDER).is_dir():
     return HuggingFaceTokenizer.load(directory / FOLDER, vocab_size)
@@ -259,33 +242,27 @@ def _read(path: pathlib.Path) -> bytes:
     raise errors.UserError(f"{path}: {error.strerror}") from None
 
 
-def _tokenizer_class(directory: pathlib.Path) -> Any:
-  path = directory / "tokenizer_config.json"
-  if not path.is_file():
-    return None
-  return files.read_json(path, "tokenizer config").get("tokenizer_class")
-
-
 def _from_pretrained(directory: pathlib.Path) -> Any:
-  # What it says of PyTorch's absence, and of models, is not meant for users.
+  # Silence transformers' warnings about PyTorch and about models.
   logging.disable(logging.WARNING)
   try:
     import transformers
 
-    # For Qwen 2.5, `AutoTokenizer` takes any tokenizer for Qwen's own.
-    is_plain = _tokenizer_class(directory) == "PreTrainedTokenizerFast"
-    loader: Any = (
-      transformers.PreTrainedTokenizerFast
-      if is_plain
-      else transformers.AutoTokenizer
+    path = directory / "tokenizer_config.json"
+    settings = (
+      files.read_json(path, "tokenizer config") if path.is_file() else {}
     )
+    loader: Any = transformers.AutoTokenizer
+    # For Qwen 2.5, `AutoTokenizer` would load Qwen's own tokenizer class.
+    if settings.get("tokenizer_class") == "PreTrainedTokenizerFast":
+      loader = transformers.PreTrainedTokenizerFast
     tokenizer = loader.from_pretrained(
       str(directory), local_files_only=True, trust_remote_code=False
     )
   except errors.UserError:
     raise
   except Exception as error:
-    # transformers reports what is wrong with files in many types.
+    # transformers raises many types of exceptions for bad files.
     reason = str(error).strip().splitlines()[0][:200]
     raise errors.UserError(
       f"{directory}: cannot read its tokenizer: {reason}"
@@ -303,121 +280,30 @@ def _from_pretrained(directory: pathlib.Path) -> Any:
 
 
 def _generation_ends(contents: Mapping[str, bytes], source: str) -> list[int]:
-  """Returns the ends of a turn that the generation config names."""
+  """Returns the end-of-turn ids of the generation config."""
   if "generation_config.json" not in contents:
     return []
   try:
-    found = json.loads(contents["generation_config.json"]).get("eos_token_id")
+    ids = json.loads(contents["generation_config.json"]).get("eos_token_id")
   except (ValueError, AttributeError) as error:
     raise errors.UserError(
       f"{source}/generation_config.json: not a JSON object ({error})"
     ) from None
-  ids = found if isinstance(found, list) else [found]
-  return [i for i in ids if isinstance(i, int)]
-
-
-def _take_apart(
-  tokenizer: Any, source: str, enable_thinking: bool
-) -> tuple[chat.Template, str]:
-  """Finds out what a chat template puts around messages.
-
-  Returns:
-    The template, and in what conversations will differ from it, if they will.
-  """
-
-  def render(*messages: chat.Message) -> str:
-    return tokenizer.apply_chat_template(
-      [*messages],
-      tokenize=False,
-      add_generation_prompt=True,
-      enable_thinking=enable_thinking,
-    )
-
-  user, answer = chat.message("user", _USER), chat.message("assistant", _ANSWER)
-  try:
-    alone = render(user)
-    trims = f" {_USER}" not in render(chat.message("user", f" {_USER}"))
-    whole = render(user, answer, chat.message("user", _NEXT))
-  except Exception as error:
-    # A template is a program: it fails as it likes.
-    raise errors.UserError(
-      f"{source}: its chat template fails on a plain conversation:"
-      f" {str(error).splitlines()[0][:200]}"
-    ) from None
-  begin, _, header = alone.partition(_USER)
-  shown = re.split(f"{_USER}|{_ANSWER}|{_NEXT}", whole)
-  if len(shown) != 4 or _USER not in alone or shown[3] != header:
-    raise errors.UserError(
-      f"{source}: its chat template does not show every message once, in order"
-    )
-  special = {
-    token.content: number
-    for number, token in tokenizer.backend_tokenizer.get_added_tokens_decoder().items()
-    if token.special
-  }
-
-  def parts(text: str) -> chat.Parts:
-    longest_first = sorted(special, key=len, reverse=True)
-    pattern = "|".join(map(re.escape, longest_first)) or "(?!)"
-    pieces = re.split(f"({pattern})", text)
-    return tuple(special.get(piece, piece) for piece in pieces if piece)
-
-  ending = parts(shown[2])
-  if not ending or not isinstance(ending[0], int):
-    raise errors.UserError(
-      f"{source}: its chat template ends an answer with {shown[2][:40]!r}, which"
-      " does not begin with a special token"
-    )
-  template = chat.Template(
-    begin=parts(begin),
-    system=_system_parts(render, parts, user, header),
-    answer=parts(header),
-    end_of_turn_id=ending[0],
-    follow=ending[1:],
-    trims=trims,
-  )
-  thought = chat.message("assistant", f"<think>{_THOUGHT}</think>{_ANSWER}")
-  forgets = _THOUGHT not in render(user, thought, chat.message("user", _NEXT))
-  notes = []
-  if shown[1] != header:
-    notes.append("shows past answers under another header")
-  if forgets:
-    notes.append("leaves thoughts out of past answers")
-  note = ""
-  if notes:
-    note = (
-      f"the chat template {' and '.join(notes)}; here a conversation goes on from"
-      " what was read and said"
-    )
-  return template, note
-
-
-def _system_parts(
-  render: Any, parts: Any, user: chat.Message, header: str
-) -> tuple[chat.Parts, chat.Parts] | None:
-  """Returns what stands around a system message; None where it has no role."""
-  try:
-    text = render(chat.message("system", _SYSTEM), user)
-  except Exception:
-    # Gemma 1 and 2 refuse it.
-    return None
-  shown = re.split(f"{_SYSTEM}|{_USER}", text)
-  if len(shown) != 3 or _SYSTEM not in text or shown[2] != header:
-    return None
-  return parts(shown[0]), parts(shown[1])
+  return [
+    i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)
+  ]
 
 
 def token_bytes(
   tokenizer: tokenizers.Tokenizer, control_ids: Collection[int]
 ) -> list[bytes | None]:
-  """Returns what each token of a `tokenizer.json` stands for in text.
+  """Returns the bytes of each token of a `tokenizer.json`.
 
-  Args:
-    tokenizer: byte-level BPE, as Qwen's, or BPE with byte fallback, as Gemma's.
-    control_ids: tokens that are no text: padding, the marks of turns.
+  Byte-level BPE (such as Qwen's) and BPE with byte fallback (such as Gemma's)
+  are supported.
 
   Returns:
-    A list by token id; None for control tokens and for ids without a token.
+    A list by token id; None for control tokens and unused ids.
 
   Raises:
     errors.UserError: if the tokenizer is of another kind.
@@ -449,7 +335,7 @@ def token_bytes(
 
 
 def _component_types(component: dict[str, Any] | None) -> list[str]:
-  """Lists the types of a component of `tokenizer.json` and of its parts."""
+  """Lists the types of a `tokenizer.json` component and its parts."""
   if component is None:
     return []
   parts = component.get("decoders", [])
@@ -462,14 +348,14 @@ def _component_types(component: dict[str, Any] | None) -> list[str]:
 def _spell_with_byte_fallback(piece: str) -> bytes:
   if re.fullmatch("<0x[0-9A-F]{2}>", piece):
     return bytes([int(piece[1:-1], 16)])
-  return piece.replace(_SPACE, " ").encode()
+  return piece.replace(tokenizers_lib.SPACE, " ").encode()
 
 
 def _byte_level_alphabet() -> dict[int, str]:
-  """Returns the character that stands for each byte in byte-level BPE.
+  """Returns the character for each byte in byte-level BPE.
 
-  Printable characters of Latin-1 stand for themselves, the other bytes in
-  ascending order for the characters from 256 on (Radford et al., 2019).
+  Printable Latin-1 characters represent their own byte. The characters from 256
+  on represent the other bytes in ascending order (Radford et al., 2019).
   """
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [byte for byte in range(256) if byte not in printable]

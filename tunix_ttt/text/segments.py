@@ -1,8 +1,7 @@
-"""Every observation of the game as tokens, rendered once and looked up in play.
+"""Tokenizes every observation of the game into lookup tables.
 
-There are some fifteen thousand pairs of a board and the opponent's last move
-on it. Each is put through the format, the chat template and the tokenizer
-whole, so that during play no text is touched and nothing is tokenised again.
+There are about 15,000 pairs of a board and the opponent's last move. Each is
+rendered and tokenized once, so games need no text and no tokenizer.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +19,8 @@ class Chunks(NamedTuple):
   """Token sequences of different lengths, padded at the end.
 
   Attributes:
-    ids: int32 [N, L].
-    lengths: int32 [N].
+    ids: Token ids, int32 [N, L].
+    lengths: Number of tokens, int32 [N].
   """
 
   ids: np.ndarray
@@ -29,16 +28,16 @@ class Chunks(NamedTuple):
 
 
 class Observations(NamedTuple):
-  """The tables of a format and tokenizer.
+  """Lookup tables of a text format and tokenizer.
 
   Attributes:
-    rows: int32 [3^9, 10], the row of a board and of the cell that the
-      opponent took last, plus 1 (0 for none); -1 where nobody is asked.
-    begin: N rows, the chunks that begin a conversation.
-    follow: N rows, the chunks after an answer.
-    retry: N rows, the chunks after an answer that could not be parsed.
-    answers: 10 rows, the chunks that replace a past answer in the context
-      `truncated`: by its cell, or row 9 for an answer that was not parsed.
+    rows: Row of a board and of the opponent's last cell plus 1 (0 for none),
+      int32 [3^9, 10]; -1 for pairs that do not occur.
+    begin: First chunks of a conversation, N rows.
+    follow: Chunks after an answer, N rows.
+    retry: Chunks after an unreadable answer, N rows.
+    answers: Replacements of past answers in the context `truncated`, by cell;
+      row 9 replaces an unreadable answer.
   """
 
   rows: np.ndarray
@@ -48,21 +47,18 @@ class Observations(NamedTuple):
   answers: Chunks
 
 
-# A run asks for the same tables twice: for its rollouts and its evaluation.
+# A run builds the same tables for its rollouts and for its evaluation.
 @functools.lru_cache(maxsize=2)
 def build(
   text_format: text_formats.TextFormat, tokenizer: chat.ChatTokenizer
 ) -> Observations:
-  """Renders and tokenizes every observation.
-
-  The tables of the last formats and tokenizers are kept; they are read-only.
-  """
+  """Renders and tokenizes every observation into read-only tables."""
   index = np.full((rules.NUM_BOARDS, rules.NUM_CELLS + 1), -1, np.int32)
   pairs = []
   for board in rules.positions().tolist():
     cells = rules.cells()[board]
-    theirs = rules.X + rules.O - int(rules.side_to_move()[board])
-    for cell in (-1, *np.flatnonzero(cells == theirs).tolist()):
+    opponent = rules.X + rules.O - int(rules.side_to_move()[board])
+    for cell in (-1, *np.flatnonzero(cells == opponent).tolist()):
       index[board, cell + 1] = len(pairs)
       pairs.append((board, None if cell < 0 else cell))
   texts = [text_format.observation(board, cell) for board, cell in pairs]

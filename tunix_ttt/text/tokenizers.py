@@ -1,9 +1,8 @@
-"""SentencePiece tokenizers: loading one, and training a tiny one on the spot.
+"""Loads and trains SentencePiece tokenizers.
 
-A tokenizer here is what Tunix asks of one (`encode`, `decode`, `bos_id`,
-`eos_id`, `pad_id`) plus its chat template. Control tokens are never produced by
-`encode`: text that spells `<end_of_turn>` stays text, so nobody's data can
-forge a turn.
+A tokenizer has Tunix's interface (`encode`, `decode`, `bos_id`, `eos_id`,
+`pad_id`) and a chat template. `encode` never returns control tokens: it encodes
+`<end_of_turn>` in a text as plain text, so data cannot end a turn.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,8 +20,8 @@ from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
-# How SentencePiece writes a space.
-_SPACE = "\u2581"
+# Space in SentencePiece's pieces.
+SPACE = "\u2581"
 
 FILE = "tokenizer.model"
 START_OF_TURN = "<start_of_turn>"
@@ -34,9 +33,8 @@ _ROWS = tuple(
   for marks in itertools.product((rules.EMPTY, rules.X, rules.O), repeat=3)
 )
 
-# What recurs in observations and answers is worth one token each: a whole row
-# of the grid, a coordinate, a fixed phrase. A board then costs under 20 tokens
-# and a tiny model spends its few layers on the game, not on spelling.
+# Recurring text of observations and answers is one token each. A board then
+# costs fewer than 20 tokens.
 _GRID_SYMBOLS = (
   *(
     f"user\n{prompts.system_prompt(thoughts=thoughts)}\n\n"
@@ -64,12 +62,12 @@ _TOKEN_BOARD_SYMBOLS = (
   "</player_think>",
 )
 _TURN_SYMBOLS = ("user\n", "model\n", "\n\n", "\n")
-# Rows A and B look the same when they are full.
+# Full rows A and B have the same text, so remove duplicates.
 SYMBOLS = tuple(
   dict.fromkeys(_GRID_SYMBOLS + _TOKEN_BOARD_SYMBOLS + _TURN_SYMBOLS)
 )
 
-# The least that leaves room, after control and byte pieces, to learn some.
+# Leaves room for learned pieces besides symbols, control and byte pieces.
 MIN_VOCAB_SIZE = 512
 
 
@@ -83,19 +81,19 @@ class Tokenizer(chat.ChatTokenizer, Protocol):
 
   @property
   def digest(self) -> str:
-    """SHA-256, in hexadecimal, of all that it is made of."""
+    """SHA-256 of the tokenizer in hexadecimal."""
     ...
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of ids; control tokens vanish."""
+    """Returns the text of ids without control tokens."""
     ...
 
   def token_bytes(self) -> list[bytes | None]:
-    """Returns what each token stands for in text; None for control tokens."""
+    """Returns the bytes of each token; None for control tokens."""
     ...
 
   def files(self) -> dict[str, bytes]:
-    """Returns what to write to a directory to load the tokenizer from it."""
+    """Returns the contents of the tokenizer files by path."""
     ...
 
 
@@ -103,20 +101,19 @@ class SentencePieceTokenizer:
   """A SentencePiece model with Gemma's control tokens.
 
   Attributes:
-    start_of_turn_id: opens a turn.
-    end_of_turn_id: closes a turn; generation stops on it.
-    end_ids: that one alone.
-    template: Gemma's.
-    vocab_size: number of pieces.
-    digest: SHA-256 of the serialised model, in hexadecimal.
+    start_of_turn_id: Id that starts a turn.
+    end_of_turn_id: Id that ends a turn.
+    end_ids: Ids that end generation: `end_of_turn_id`.
+    template: Gemma's chat template.
+    vocab_size: Number of pieces.
+    digest: SHA-256 of the serialized model in hexadecimal.
   """
 
   def __init__(self, model: bytes, source: str = "the tokenizer"):
-    """Reads a serialised SentencePiece model.
+    """Loads a serialized SentencePiece model.
 
     Raises:
-      errors.UserError: if it is no such model or lacks a control token;
-        `source` says whose it is.
+      errors.UserError: if the model is invalid or lacks a control token.
     """
     self._model = model
     self._processor = sentencepiece.SentencePieceProcessor()
@@ -159,7 +156,7 @@ class SentencePieceTokenizer:
     return cls(model, str(path))
 
   def files(self) -> dict[str, bytes]:
-    """Returns the SentencePiece model."""
+    """Returns the file of the SentencePiece model."""
     return {FILE: self._model}
 
   def encode(self, text: str) -> list[int]:
@@ -167,11 +164,11 @@ class SentencePieceTokenizer:
     return self._processor.EncodeAsIds(text)
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of ids; control tokens vanish."""
+    """Returns the text of ids without control tokens."""
     return self._processor.DecodeIds([int(i) for i in ids])
 
   def token_bytes(self) -> list[bytes | None]:
-    """Returns what each token stands for in text; None for control tokens."""
+    """Returns the bytes of each token; None for control tokens."""
     processor = self._processor
 
     def spell(token: int) -> bytes | None:
@@ -180,20 +177,20 @@ class SentencePieceTokenizer:
       piece = processor.IdToPiece(token)
       if processor.IsByte(token):
         return bytes([int(piece[1:-1], 16)])
-      return piece.replace(_SPACE, " ").encode()
+      return piece.replace(SPACE, " ").encode()
 
     return [spell(token) for token in range(self.vocab_size)]
 
   def bos_id(self) -> int:
-    """Returns the id that begins every sequence."""
+    """Returns the beginning-of-text id."""
     return self._processor.bos_id()
 
   def eos_id(self) -> int:
-    """Returns the id that ends plain text."""
+    """Returns the end-of-text id."""
     return self._processor.eos_id()
 
   def pad_id(self) -> int:
-    """Returns the id that fills up batches."""
+    """Returns the padding id."""
     return self._processor.pad_id()
 
 
@@ -201,23 +198,23 @@ class SentencePieceTokenizer:
 def train_tokenizer(
   texts: Iterable[str], vocab_size: int
 ) -> SentencePieceTokenizer:
-  """Trains a byte-fallback BPE tokenizer that reproduces any text exactly.
+  """Trains a lossless BPE tokenizer with byte fallback.
 
-  Pieces may span words, so that a phrase which recurs in every prompt becomes
-  a token or two; `SYMBOLS` are never merged with anything.
+  Pieces may span words. `SYMBOLS` are pieces that are never merged.
 
   Args:
-    texts: what to learn pieces from, in a fixed order.
-    vocab_size: pieces at the most, `MIN_VOCAB_SIZE` at the least; fewer where
-      the texts have no more to learn.
+    texts: Training texts in a fixed order.
+    vocab_size: Maximum number of pieces, at least `MIN_VOCAB_SIZE`.
 
   Raises:
-    errors.UserError: if there is no text, or it has too many different
+    errors.UserError: if there is no text or `vocab_size` is too small for its
       characters.
   """
   texts = [text for text in texts if text]
   if not texts:
-    raise errors.UserError("there is no text to train the tokenizer on")
+    raise errors.UserError(
+      "there is no text to train the tokenizer on; add rows"
+    )
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.Train(
@@ -226,7 +223,7 @@ def train_tokenizer(
       model_type="bpe",
       vocab_size=vocab_size,
       hard_vocab_limit=False,
-      # Characters beyond this share of the text are spelled in bytes.
+      # Characters outside this share of the text become bytes.
       character_coverage=0.9995,
       byte_fallback=True,
       split_by_whitespace=False,
@@ -238,8 +235,8 @@ def train_tokenizer(
       add_dummy_prefix=False,
       remove_extra_whitespaces=False,
       control_symbols=[START_OF_TURN, END_OF_TURN],
-      # SentencePiece matches symbols after it has rewritten spaces.
-      user_defined_symbols=[s.replace(" ", _SPACE) for s in SYMBOLS],
+      # SentencePiece matches symbols after replacing spaces.
+      user_defined_symbols=[s.replace(" ", SPACE) for s in SYMBOLS],
       pad_id=0,
       eos_id=1,
       bos_id=2,

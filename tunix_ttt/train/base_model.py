@@ -13,7 +13,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.runs import progress
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import tokenizers
 
 # Number of rows that a tiny model's tokenizer is trained on.
@@ -81,7 +81,7 @@ def load(
   """
   progress.hush()
   name = str(name)
-  config = config or run_directory.config_of_model(name)
+  config = config or run_manifest.config_of_model(name)
   if config is None:
     raise errors.UserError(
       f"{name}: is not in a run, so its settings are unknown; give a config"

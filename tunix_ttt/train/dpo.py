@@ -8,7 +8,7 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import tokenizers
 from tunix_ttt.train import base_model
 from tunix_ttt.train import reference_log_probs
@@ -63,7 +63,7 @@ def plan(
 
 
 def run(
-  prepared: Plan, manifest: run_directory.RunManifest, path: pathlib.Path
+  prepared: Plan, manifest: run_manifest.RunManifest, path: pathlib.Path
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model

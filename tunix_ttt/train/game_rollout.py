@@ -182,7 +182,7 @@ class GameRollout:
     def start_game(
       group: jax.Array, member: jax.Array, has_random_start: Any, prompt: Any
     ) -> Any:
-      opponent_member = member if episodes.luck == "game" else 0
+      opponent_member = member if episodes.opponent_seed == "game" else 0
       opponent_seed = jax.random.bits(
         streams.key(seed, _STREAMS.GAME_OPPONENTS, group, opponent_member)
       )

@@ -31,6 +31,7 @@ from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo_plan
@@ -45,7 +46,7 @@ from tunix_ttt.train import trainer as trainer_lib
 
 def run(
   plan: grpo_plan.Plan,
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   path: pathlib.Path,
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
@@ -121,9 +122,8 @@ class GRPORun:
       self.plan.rewards,
       self.plan.model.tokenizer.decode,
     )
-    total = sum(rewards.values(), np.zeros(games.turn_mask.shape, np.float32))
     advantages, is_trained = advantages_lib.advantages(
-      total,
+      rewards_lib.total(games, rewards),
       np.asarray(games.turn_mask),
       np.asarray(games.boards),
       config.grpo,

@@ -14,7 +14,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.rollout import build
 from tunix_ttt.runs import progress
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import base_model
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
@@ -45,12 +45,12 @@ class Plan:
 
   config: config_lib.GRPOConfig
   model: checkpoints.Model
-  record: run_directory.ModelRecord
+  record: run_manifest.ModelRecord
   evaluate: Callable[[Any], dict[str, float]]
   source: datasets.Prompts | None
   rewards: rewards_lib.CustomRewards
 
-  def dataset_record(self) -> run_directory.DatasetRecord | None:
+  def dataset_record(self) -> run_manifest.DatasetRecord | None:
     """Returns the manifest's record of the prompts, if any."""
     if self.source is None:
       return None

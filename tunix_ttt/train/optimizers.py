@@ -124,19 +124,11 @@ def _muon(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
 
 
 def _matrix_axes(params: Any) -> Any:
-  """Returns the input and output axes of matrices; None for Adam."""
+  """Returns the matrix axes of each parameter; None for Adam."""
 
   def axes(path: Any, value: Any) -> contrib.MuonDimensionNumbers | None:
     name = jax.tree_util.keystr(path)
-    if value.ndim < 2 or "embedding" in name or "lm_head" in name:
-      return None
-    if any(module in name for module in specs.OUTPUT_MODULES):
-      # The inputs are heads and features, [N, H, D] or [F, D].
-      inputs = tuple(range(value.ndim - 1))
-      return contrib.MuonDimensionNumbers(inputs, value.ndim - 1)
-    if "_einsum" in name:
-      # Gemma has a matrix for each head, [N, D, H] or [2, K, D, H].
-      return contrib.MuonDimensionNumbers(value.ndim - 2, value.ndim - 1)
-    return contrib.MuonDimensionNumbers(0, tuple(range(1, value.ndim)))
+    matrix = specs.matrix_axes(name, value.ndim)
+    return None if matrix is None else contrib.MuonDimensionNumbers(*matrix)
 
   return jax.tree_util.tree_map_with_path(axes, params)

@@ -346,7 +346,7 @@ def game_metrics(
 ) -> dict[str, float]:
   """Returns the metrics of B games, given rewards float32 [B, T] by name."""
   played = np.asarray(games.turn_mask)
-  total = sum(rewards.values(), np.zeros(played.shape, np.float32)).sum(axis=1)
+  total = rewards_lib.total(games, rewards).sum(axis=1)
   tokens = np.asarray(games.action_mask).sum(axis=2)
   is_optimal = rewards_lib.regret(games) == 0
   metrics = {

@@ -14,6 +14,7 @@ from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 # Settings that do not affect results, and paths of files whose digests are
 # checked.
@@ -31,13 +32,13 @@ _FREE_ON_RESUME = (
 )
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 # Records of a run's custom rewards, by name.
-Rewards = Mapping[str, run_directory.RewardRecord]
+Rewards = Mapping[str, run_manifest.RewardRecord]
 
 
 def config_of(
-  kind: type[ConfigT], manifest: run_directory.RunManifest, run: pathlib.Path
-) -> ConfigT:
-  """Returns a run's original settings, of the class `kind`.
+  manifest: run_manifest.RunManifest, run: pathlib.Path
+) -> config_lib.SFTConfig:
+  """Returns a run's original settings, of the class of its recipe.
 
   Raises:
     errors.UserError: if the manifest's config is invalid.
@@ -48,13 +49,14 @@ def config_of(
       f"{path}: recipe: {manifest.recipe!r} has no section in the config"
     )
   try:
+    kind = config_lib.RECIPES[manifest.recipe]
     return config_lib.from_dict(kind, manifest.config)
   except ValueError as error:
     raise errors.UserError(f"{path}: config: {error}") from None
 
 
 def relocate(
-  config: ConfigT, manifest: run_directory.RunManifest, run: pathlib.Path
+  config: ConfigT, manifest: run_manifest.RunManifest, run: pathlib.Path
 ) -> ConfigT:
   """Updates the paths in a run's settings to the present locations.
 
@@ -121,7 +123,7 @@ def with_model(config: ConfigT, **changes: Any) -> ConfigT:
 
 def check_same_config(
   config: config_lib.SFTConfig,
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   run: pathlib.Path,
 ) -> None:
   """Raises a UserError if a run started with another config."""
@@ -130,7 +132,7 @@ def check_same_config(
     raise errors.UserError(
       f"{path}: this is a {manifest.recipe} run; use its own script"
     )
-  original = config_of(type(config), manifest, run)
+  original = config_of(manifest, run)
   changed = [
     key
     for key in config_lib.differences(config, original)
@@ -144,7 +146,7 @@ def check_same_config(
 
 
 def check_same_rewards(
-  rewards: Rewards, manifest: run_directory.RunManifest, run: pathlib.Path
+  rewards: Rewards, manifest: run_manifest.RunManifest, run: pathlib.Path
 ) -> None:
   """Raises a UserError if a run started with other custom rewards."""
   original = manifest.rewards
@@ -164,7 +166,7 @@ def check_same_rewards(
 
 def check_same_functions(
   config: config_lib.SFTConfig,
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   run: pathlib.Path,
 ) -> None:
   """Raises a UserError if a function that the config names has changed."""
@@ -178,8 +180,8 @@ def check_same_functions(
 
 
 def check_same_data(
-  record: run_directory.DatasetRecord | None,
-  original: run_directory.DatasetRecord | None,
+  record: run_manifest.DatasetRecord | None,
+  original: run_manifest.DatasetRecord | None,
   run: pathlib.Path,
 ) -> None:
   """Raises a UserError if a run started with other data."""
@@ -194,8 +196,8 @@ def check_same_data(
 
 
 def check_same_model(
-  record: run_directory.ModelRecord,
-  manifest: run_directory.RunManifest,
+  record: run_manifest.ModelRecord,
+  manifest: run_manifest.RunManifest,
   run: pathlib.Path,
 ) -> None:
   """Raises a UserError if a run started from another model."""

@@ -19,6 +19,7 @@ from tunix_ttt.runs import integrity
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 
 # Orbax writes these files after the digests. The metadata is not used to
 # restore: names and shapes come from the model.
@@ -187,7 +188,7 @@ def _describe_fault(path: pathlib.Path, is_short: bool, step: int) -> str:
 
 def go_back(
   run: pathlib.Path,
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   step: int,
   chosen: bool,
 ) -> None:

@@ -20,13 +20,14 @@ from tunix_ttt import requirements
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
-from tunix_ttt.models.families import builders
 from tunix_ttt.models.families import specs
+from tunix_ttt.runs import disk_faults
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_checkpoints
 from tunix_ttt.train import tracking
@@ -43,11 +44,11 @@ class Prepared(Protocol):
     ...
 
   @property
-  def record(self) -> run_directory.ModelRecord:
+  def record(self) -> run_manifest.ModelRecord:
     """The manifest's record of the model."""
     ...
 
-  def dataset_record(self) -> run_directory.DatasetRecord | None:
+  def dataset_record(self) -> run_manifest.DatasetRecord | None:
     """Returns the manifest's record of the data; None for played games."""
     ...
 
@@ -56,12 +57,12 @@ ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 PreparedT = TypeVar("PreparedT", bound=Prepared)
 # Function that trains from the latest checkpoint and returns the run directory.
 Train = Callable[
-  [PreparedT, run_directory.RunManifest, pathlib.Path], pathlib.Path
+  [PreparedT, run_manifest.RunManifest, pathlib.Path], pathlib.Path
 ]
 
 
 def start(
-  recipe: run_directory.Recipe,
+  recipe: run_manifest.Recipe,
   config: config_lib.SFTConfig,
   output: pathlib.Path | None,
   plan: Callable[[], PreparedT],
@@ -113,7 +114,7 @@ def _working_on(run: pathlib.Path) -> Iterator[None]:
     with run_directory.hold(run), interrupts.working_on(run):
       yield
   except Exception as error:
-    fault = files.fault_of_disk(error)
+    fault = disk_faults.describe(error)
     if fault is None:
       raise
     raise errors.UserError(
@@ -154,7 +155,7 @@ def resume(
       the current step.
   """
   requirements.check()
-  original = run_directory.RunManifest.read(run)
+  original = run_manifest.RunManifest.read(run)
   with _working_on(run):
     resume_checks.check_same_config(config, original, run)
     resume_checks.check_same_rewards(rewards, original, run)
@@ -179,7 +180,7 @@ def resume(
 @progress.stage("placing the model on its devices")
 def adapt(
   base: checkpoints.Model, config: config_lib.SFTConfig
-) -> tuple[checkpoints.Model, run_directory.ModelRecord]:
+) -> tuple[checkpoints.Model, run_manifest.ModelRecord]:
   """Adds adapters to a model, places it on devices and returns its record.
 
   Raises:
@@ -189,13 +190,13 @@ def adapt(
   mesh = meshes.make(config.mesh)
   model = sources.adapt(base, config.lora, config.model.name, config.seed)
   meshes.place(model.module, mesh)
-  builders.set_remat(model.module, config.model.remat)
+  specs.set_remat(model.module, config.model.remat)
 
   def count(kind: Any) -> int:
     values = specs.parameters(model.module, kind).values()
     return sum(value.size for value in values)
 
-  record = run_directory.ModelRecord(
+  record = run_manifest.ModelRecord(
     name=config.model.name,
     revision=base.revision,
     commit=base.commit,
@@ -207,16 +208,16 @@ def adapt(
 
 
 def manifest(
-  recipe: run_directory.Recipe,
+  recipe: run_manifest.Recipe,
   config: config_lib.SFTConfig,
-  model: run_directory.ModelRecord,
+  model: run_manifest.ModelRecord,
   output: pathlib.Path,
-  dataset: run_directory.DatasetRecord | None,
+  dataset: run_manifest.DatasetRecord | None,
   rewards: resume_checks.Rewards,
-) -> run_directory.RunManifest:
+) -> run_manifest.RunManifest:
   """Returns the manifest of a new run."""
-  sha, dirty = run_directory.git_state()
-  return run_directory.RunManifest(
+  sha, dirty = run_manifest.git_state()
+  return run_manifest.RunManifest(
     run_id=output.name,
     created_at=run_directory.now(),
     recipe=recipe,
@@ -228,10 +229,10 @@ def manifest(
     model=model,
     rewards=dict(rewards),
     functions=custom.digests(config_lib.flatten(config_lib.to_dict(config))),
-    versions=run_directory.versions(),
+    versions=run_manifest.versions(),
     platform=platform.platform(),
     devices=[device.device_kind for device in jax.devices()],
-    mesh=meshes.described(config.mesh),
+    mesh=meshes.manifest_sizes(config.mesh),
     git_sha=sha,
     git_dirty=dirty,
     artifacts_path=str(output),
@@ -267,10 +268,10 @@ def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
 
 
 def begin_session(
-  manifest: run_directory.RunManifest, run: pathlib.Path, from_step: int
-) -> run_directory.RunManifest:
+  manifest: run_manifest.RunManifest, run: pathlib.Path, from_step: int
+) -> run_manifest.RunManifest:
   """Adds a session to the manifest, and returns the manifest."""
-  session = run_directory.Session(
+  session = run_manifest.Session(
     started_at=run_directory.now(), from_step=from_step
   )
   if url := tracking.wandb_url(run):
@@ -291,7 +292,7 @@ def begin_session(
 
 @progress.stage("saving the model")
 def finish(
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   run: pathlib.Path,
   model: checkpoints.Model,
   final_metrics: dict[str, float],

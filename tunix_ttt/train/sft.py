@@ -6,7 +6,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
 from tunix_ttt.text import tokenizers
 from tunix_ttt.train import base_model
@@ -72,7 +72,7 @@ def plan(
 
 
 def run(
-  prepared: Plan, manifest: run_directory.RunManifest, path: pathlib.Path
+  prepared: Plan, manifest: run_manifest.RunManifest, path: pathlib.Path
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, model = prepared.config, prepared.model

@@ -11,7 +11,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
 from tunix_ttt.runs import interrupts
-from tunix_ttt.runs import run_directory
+from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import run_checkpoints
@@ -39,9 +39,9 @@ class Plan(Generic[ConfigT, SourceT, DatasetT]):
   source: SourceT
   dataset: DatasetT
   model: checkpoints.Model
-  record: run_directory.ModelRecord
+  record: run_manifest.ModelRecord
 
-  def dataset_record(self) -> run_directory.DatasetRecord:
+  def dataset_record(self) -> run_manifest.DatasetRecord:
     """Returns the manifest's record of the data."""
     dataset = self.dataset
     return self.source.record(
@@ -76,7 +76,7 @@ def check_memory(
 
 def fit(
   prepared: Plan[Any, Any, Any],
-  manifest: run_directory.RunManifest,
+  manifest: run_manifest.RunManifest,
   run: pathlib.Path,
   trainer: trainer_lib.RecordedTrainer,
   train_batches: Iterable[Any],

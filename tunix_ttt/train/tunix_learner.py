@@ -5,7 +5,6 @@ rewards and advantages of this library. Runs of `train.grpo` do not use it.
 """
 
 from collections.abc import Iterator
-import functools
 import pathlib
 from typing import Any
 
@@ -121,7 +120,7 @@ class GameLearner(grpo_learner.GRPOLearner):
       games, config.rewards, config.play.max_new_tokens
     )
     advantages, is_trained = advantages_lib.advantages(
-      functools.reduce(np.add, rewards.values()),
+      rewards_lib.total(games, rewards),
       np.asarray(games.turn_mask),
       np.asarray(games.boards),
       config.grpo,

@@ -1,1 +1,1 @@
-"""Tic-tac-toe: rules, exact solution, opponents and texts."""
+"""Tic-tac-toe: rules, exact solution, opponents and text formats."""

@@ -1,8 +1,8 @@
-"""Boards and moves in text, ours and other people's.
+"""Finds boards and moves in text of this library and of other sources.
 
-Two kinds of board are recognised: grids of three lines with `|` between the
-cells, and ThinkTacToe's `<|0-0|><|X|>`. A free cell of a grid shows its
-coordinate, or is blank or a dot.
+Two notations are recognized: grids of three lines with `|` between the cells,
+and ThinkTacToe's `<|0-0|><|X|>`. A free cell of a grid is a coordinate, a dot,
+an underscore, a hyphen or blank.
 """
 
 import functools
@@ -25,7 +25,7 @@ _TOKEN_CELL = re.compile(r"<\|([0-2])-([0-2])\|><\|(X|O|blank)\|>")
 _TOKEN_BOARD = re.compile(
   rf"<\|board_start\|>\s*(?:{_TOKEN_CELL.pattern}\s*){{9}}<\|board_end\|>"
 )
-# What may stand between a board and the answer to it.
+# Text between a board and the answer, by kind.
 _HEADERS = {
   "grid": re.compile(
     r"\n(?:Available moves:[^\n]*\n?|You are [XO]\b[^\n]*\n?|[ \t]*\n)*"
@@ -41,15 +41,16 @@ _MOVES = {
 }
 
 
-class Found(NamedTuple):
-  """A board found in a text.
+class Position(NamedTuple):
+  """A board in a text.
 
   Attributes:
-    board: its index.
+    board: Index of the board.
     kind: `grid` or `token_board`.
-    start: where it begins in the text.
-    end: where it ends, and whose turn it is has been said.
-    player: whose turn that is; None where it is not said.
+    start: Start of the board in the text.
+    end: End of the board and its header in the text.
+    player: Mark of the side to move according to the header; None if the header
+      does not name one.
   """
 
   board: int
@@ -60,11 +61,11 @@ class Found(NamedTuple):
 
 
 class Move(NamedTuple):
-  """A move found in an answer.
+  """A move in an answer.
 
   Attributes:
-    cell: where; None if the answer has no move.
-    is_strict: whether the answer is in the format to the letter.
+    cell: Cell of the move; None if the answer has no move.
+    is_strict: Whether the answer matches the format exactly.
   """
 
   cell: int | None
@@ -72,22 +73,22 @@ class Move(NamedTuple):
 
 
 def from_text(text: str) -> int:
-  """Returns the board written as nine of `.XO`, row by row."""
+  """Parses a board from nine characters of `.XO`, row by row."""
   return rules.board_from_cells([_MARKS[c] for c in text])
 
 
 def to_text(board: int) -> str:
-  """Writes a board as nine of `.XO`, row by row."""
+  """Renders a board as nine characters of `.XO`, row by row."""
   return "".join(".XO"[mark] for mark in rules.cells()[board])
 
 
-def find(text: str) -> list[Found]:
+def find(text: str) -> list[Position]:
   """Lists the boards in a text, in order."""
-  found = [*_token_boards(text), *_grids(text)]
-  return sorted(found, key=lambda board: board.start)
+  positions = [*_token_boards(text), *_grids(text)]
+  return sorted(positions, key=lambda position: position.start)
 
 
-def _token_boards(text: str) -> list[Found]:
+def _token_boards(text: str) -> list[Position]:
   boards = []
   for match in _TOKEN_BOARD.finditer(text):
     marks = {
@@ -96,26 +97,26 @@ def _token_boards(text: str) -> list[Found]:
     }
     if len(marks) == rules.NUM_CELLS:
       cells = [marks[cell] for cell in range(rules.NUM_CELLS)]
-      boards.append(_found(cells, "token_board", match.span(), text))
+      boards.append(_position(cells, "token_board", match.span(), text))
   return boards
 
 
-def _grids(text: str) -> list[Found]:
-  boards, rows, place, start = [], [], 0, 0
+def _grids(text: str) -> list[Position]:
+  boards, rows, offset, start = [], [], 0, 0
   for line in text.splitlines(keepends=True):
     row = [part.strip() for part in line.split("|")]
     if len(row) == 3 and all(map(_is_cell, row)):
-      start = start if rows else place
+      start = start if rows else offset
       rows.append(row)
     elif not _is_separator(line):
       rows = []
     if len(rows) == 3:
       cells = _grid_cells([cell for row in rows for cell in row])
-      end = place + len(line.rstrip("\r\n"))
+      end = offset + len(line.rstrip("\r\n"))
       if cells is not None:
-        boards.append(_found(cells, "grid", (start, end), text))
+        boards.append(_position(cells, "grid", (start, end), text))
       rows = []
-    place += len(line)
+    offset += len(line)
   return boards
 
 
@@ -127,15 +128,15 @@ def _is_separator(line: str) -> bool:
   return bool(line.strip()) and not line.strip().strip("-+=| ")
 
 
-def _grid_cells(shown: list[str]) -> list[int] | None:
-  """Returns the marks by cell; None where the cells are named inconsistently.
+def _grid_cells(texts: list[str]) -> list[int] | None:
+  """Returns the marks by cell; None if the cell names are inconsistent.
 
-  The rows of some grids are 1 to 3 and their columns A to C; a cell is then
-  the one of that name.
+  Some grids name their rows 1 to 3 and their columns A to C. Their cells are
+  reordered by name.
   """
-  matches = {cell: _NAME.fullmatch(text) for cell, text in enumerate(shown)}
+  matches = {cell: _NAME.fullmatch(text) for cell, text in enumerate(texts)}
   names = {cell: match[1].upper() for cell, match in matches.items() if match}
-  marks = [_MARKS.get(text, rules.EMPTY) for text in shown]
+  marks = [_MARKS.get(text, rules.EMPTY) for text in texts]
   if all(prompts.COORDINATES[cell] == name for cell, name in names.items()):
     return marks
   if all(_TRANSPOSED[cell] == name for cell, name in names.items()):
@@ -143,27 +144,25 @@ def _grid_cells(shown: list[str]) -> list[int] | None:
   return None
 
 
-def _found(
+def _position(
   cells: list[int], kind: str, span: tuple[int, int], text: str
-) -> Found:
+) -> Position:
   header = _HEADERS[kind].match(text, span[1])
   end = header.end() if header else span[1]
-  said = _PLAYER.search(text, span[1], end)
-  return Found(
+  player = _PLAYER.search(text, span[1], end)
+  return Position(
     board=rules.board_from_cells(cells),
     kind=kind,
     start=span[0],
     end=end,
-    player=_MARKS[said[1]] if said else None,
+    player=_MARKS[player[1]] if player else None,
   )
 
 
 def read_answer(text: str, kind: str) -> Move:
-  """Finds the move of an answer, its last one, and says if it is well formed.
+  """Parses the last move of an answer and checks the answer's format.
 
-  Args:
-    text: the answer.
-    kind: Kind of the board that it answers.
+  `kind` is the kind of the board in the prompt.
   """
   for thoughts in (True, False):
     transitions, cells = _grammar(kind, thoughts)

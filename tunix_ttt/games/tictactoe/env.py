@@ -1,8 +1,8 @@
-"""Tic-tac-toe as a pure environment: one agent, one opponent inside `step`.
+"""Tic-tac-toe as a functional environment with the opponent inside `step`.
 
-The agent plays X or O; X moves first, so an agent that plays O finds the
-opponent's opening move on its first board. `init` and `step` are pure, know
-no batch (map them with `jax.vmap`) and know no text.
+The agent plays X or O. X moves first, so if the agent plays O, `init` plays the
+opponent's first move. `init` and `step` are pure functions of a single game;
+batch them with `jax.vmap`.
 """
 
 import dataclasses
@@ -28,23 +28,23 @@ class Outcome(enum.IntEnum):
 
 @struct.dataclass
 class State:
-  """One game; every field is a scalar.
+  """State of one game; every field is a scalar.
 
   Attributes:
-    board: int32, index of the board (see `rules`).
-    agent: int8, the agent's mark, X or O.
-    last_move: int8, the cell the opponent took last, -1 before it has moved.
-    outcome: int8, an `Outcome`.
-    luck: uint32, the opponent's. Its move on a board depends on this and that
-      board only, so games that share it meet the same opponent whatever else
-      differs between them.
+    board: Index of the board, int32.
+    agent: Mark of the agent, X or O, int8.
+    last_move: Cell of the opponent's last move, -1 before its first, int8.
+    outcome: An `Outcome`, int8.
+    opponent_seed: Random seed of the opponent, uint32. The opponent's move is a
+      function of this seed and the board, so games with equal seeds meet the
+      same opponent.
   """
 
   board: jax.Array
   agent: jax.Array
   last_move: jax.Array
   outcome: jax.Array
-  luck: jax.Array
+  opponent_seed: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,14 +52,14 @@ class TicTacToe:
   """The environment.
 
   Attributes:
-    opponent: who plays the other mark.
+    opponent: Opponent that plays the other mark.
   """
 
   opponent: opponents.Opponent = opponents.uniform_random
 
   def init(
     self,
-    luck: jax.Array | int,
+    opponent_seed: jax.Array | int,
     agent: jax.Array | int = rules.X,
     board: jax.Array | int = rules.EMPTY_BOARD,
     last_move: jax.Array | int = -1,
@@ -67,12 +67,12 @@ class TicTacToe:
     """Starts a game in which it is the agent's turn.
 
     Args:
-      luck: the opponent's, such as `jax.random.bits(key)`, or the number of a
-        line (see `opponents.uniform_random`).
-      agent: the agent's mark.
-      board: a reachable board to start from. Where the other side is to move
-        on it, the opponent moves first.
-      last_move: the cell the opponent took last on that board, -1 for none.
+      opponent_seed: Random seed of the opponent, such as `jax.random.bits(key)`
+        or an element of `opponents.enumerate_opponent_seeds`.
+      agent: Mark of the agent.
+      board: Reachable board to start from. The opponent moves first if it is
+        the opponent's turn on this board.
+      last_move: Cell of the opponent's last move on that board, -1 for none.
     """
     board = jnp.asarray(board, jnp.int32)
     agent = jnp.asarray(agent, jnp.int8)
@@ -82,60 +82,62 @@ class TicTacToe:
       agent=agent,
       last_move=jnp.asarray(last_move, jnp.int8),
       outcome=outcome,
-      luck=jnp.asarray(luck, jnp.uint32),
+      opponent_seed=jnp.asarray(opponent_seed, jnp.uint32),
     )
-    waits = jnp.asarray(rules.side_to_move())[board] != agent
-    return self._reply(state, waits & (outcome == Outcome.ONGOING))
+    is_turn = jnp.asarray(rules.side_to_move())[board] != agent
+    return self._reply(state, is_turn & (outcome == Outcome.ONGOING))
 
   def step(self, state: State, action: jax.Array | int) -> State:
-    """Plays the agent's `action` (a cell) and then the opponent's reply.
+    """Plays the agent's `action` (a cell) and the opponent's reply.
 
-    A cell that is taken or does not exist ends the game as `ILLEGAL` with the
-    board as it was. A finished game ignores further steps.
+    An illegal action ends the game as `ILLEGAL` and leaves the board unchanged.
+    A finished game ignores further steps.
     """
-    is_on = state.outcome == Outcome.ONGOING
+    is_ongoing = state.outcome == Outcome.ONGOING
     action = jnp.asarray(action, jnp.int32)
     in_range = (action >= 0) & (action < rules.NUM_CELLS)
     cell = jnp.where(in_range, action, 0)
     is_free = (opponents.legal_mask(state.board) >> cell & 1).astype(bool)
-    is_played = is_on & in_range & is_free
+    is_played = is_ongoing & in_range & is_free
     moved = _placed(state, cell, state.agent, is_played)
-    goes_on = _outcome(moved.board, state.agent) == Outcome.ONGOING
-    replied = self._reply(moved, is_played & goes_on)
+    is_continued = _outcome(moved.board, state.agent) == Outcome.ONGOING
+    replied = self._reply(moved, is_played & is_continued)
     outcome = jnp.where(is_played, replied.outcome, Outcome.ILLEGAL)
     return dataclasses.replace(
       replied,
-      outcome=jnp.where(is_on, outcome, state.outcome).astype(jnp.int8),
+      outcome=jnp.where(is_ongoing, outcome, state.outcome).astype(jnp.int8),
     )
 
-  def _reply(self, state: State, waits: jax.Array) -> State:
-    """Plays the opponent's move where it `waits`, and judges the board."""
-    cell = jnp.asarray(self.opponent(state.luck, state.board), jnp.int32)
+  def _reply(self, state: State, is_turn: jax.Array) -> State:
+    """Plays the opponent's move if `is_turn` and updates the outcome."""
+    cell = jnp.asarray(
+      self.opponent(state.opponent_seed, state.board), jnp.int32
+    )
     mark = (rules.X + rules.O - state.agent).astype(jnp.int8)
-    placed = _placed(state, cell, mark, waits)
+    placed = _placed(state, cell, mark, is_turn)
     return dataclasses.replace(
       placed,
-      last_move=jnp.where(waits, cell.astype(jnp.int8), state.last_move),
+      last_move=jnp.where(is_turn, cell.astype(jnp.int8), state.last_move),
       outcome=_outcome(placed.board, state.agent),
     )
 
 
 def legal_actions(state: State) -> jax.Array:
-  """Returns which cells the agent may take: bool [9], none once it is over."""
+  """Returns the mask of legal cells: bool [9], all False after the game's end."""
   mask = opponents.legal_mask(state.board)
   legal = (mask >> jnp.arange(rules.NUM_CELLS) & 1).astype(bool)
   return legal & (state.outcome == Outcome.ONGOING)
 
 
 def starting_marks(agent: str, num_games: int) -> jax.Array:
-  """Returns who the agent is in each game of a batch: int8 [num_games].
+  """Returns the agent's mark in each game of a batch: int8 [num_games].
 
   Args:
     agent: `x`, `o`, or `mixed` for alternating X and O.
-    num_games: the batch size.
+    num_games: Batch size.
 
   Raises:
-    ValueError: if `agent` is none of these.
+    ValueError: if `agent` is not one of these names.
   """
   marks = {"x": (rules.X,), "o": (rules.O,), "mixed": (rules.X, rules.O)}
   if agent not in marks:
@@ -156,9 +158,9 @@ def _outcome(board: jax.Array, agent: jax.Array) -> jax.Array:
 
 
 def _placed(
-  state: State, cell: jax.Array, mark: jax.Array, condition: jax.Array
+  state: State, cell: jax.Array, mark: jax.Array, is_played: jax.Array
 ) -> State:
   added = mark.astype(jnp.int32) * jnp.asarray(rules.POWERS)[cell]
   return dataclasses.replace(
-    state, board=state.board + jnp.where(condition, added, 0)
+    state, board=state.board + jnp.where(is_played, added, 0)
   )

@@ -1,10 +1,8 @@
-"""Opponents: functions from a game's luck and a board to a legal cell.
+"""Opponents: functions from a game's seed and a board to a legal cell.
 
-Luck is one number, drawn uniformly from all of uint32 and kept for the whole
-game, so games that share it meet the same opponent whatever else differs
-between them. Opponents are traced into the program that plays against them: a
-new one is any function of this signature. On a board that is over, what they
-return is ignored.
+The seed is uniform over uint32 and fixed for the whole game, so games with
+equal seeds meet the same opponent. Any jittable function of this signature is
+an opponent. On a finished board the result is ignored.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,81 +18,83 @@ from tunix_ttt import streams
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 
-# The digits of a luck that names cells: 1 to 9, and 0 for none.
-_TELLING = 10
-# (uint32 luck [], int32 board []) -> int32 cell [], for the side to move.
+# Base of the digits of a script: a cell plus 1, or 0 for no cell.
+_SCRIPT_BASE = 10
+# (uint32 opponent_seed [], int32 board []) -> int32 cell [] of the side to move.
 Opponent = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def legal_mask(board: jax.Array) -> jax.Array:
-  """Returns the legal cells, none once the game is over: int32, 9 bits."""
+  """Returns the 9-bit mask of legal cells, 0 after the game's end: int32."""
   return jnp.asarray(rules.status())[board].astype(jnp.int32) & rules.ALL_CELLS
 
 
-def uniform_random(luck: jax.Array, board: jax.Array) -> jax.Array:
+def uniform_random(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
   """Plays every legal move with equal probability (to 1 in 100,000).
 
-  Luck is read as a fraction of 2^32 in mixed radix: its digits are the choices,
-  each among as many cells as are free at that turn.
+  The seed is a fraction of 2^32 in mixed radix. Each digit is the choice of one
+  turn, and its radix is the number of free cells at that turn.
   """
   mask = legal_mask(board)
   size = jax.lax.population_count(mask).astype(jnp.uint32)
-  # What is left of the fraction after the turns before; uint32 wraps around.
-  rest = luck.astype(jnp.uint32) * jnp.asarray(_num_choices())[size]
-  # Nine cells fit into the four bits that are dropped.
+  # Remove the digits of earlier turns; uint32 arithmetic wraps around.
+  rest = opponent_seed.astype(jnp.uint32) * jnp.asarray(_num_choices())[size]
+  # The shift by four bits makes room for a product with up to nine cells.
   return _nth_cell(mask, ((rest >> 4) * size >> 28).astype(jnp.int32))
 
 
-def every_luck(mark: int) -> np.ndarray:
-  """Returns a luck for every line that a game of the agent of `mark` can take.
+def enumerate_opponent_seeds(mark: int) -> np.ndarray:
+  """Returns one seed for each line of play of `uniform_random`.
 
-  A line is what `uniform_random` replies at each of its turns. From the empty
-  board there are 8 * 6 * 4 * 2 against X and 9 * 7 * 5 * 3 * 1 against O, each
-  as likely as any other: uint32 [384] or [945].
+  A line is the opponent's choice at each of its turns. All lines are equally
+  likely. Against an agent of `mark` X there are 8 * 6 * 4 * 2 lines from the empty
+  board, against O 9 * 7 * 5 * 3 * 1: uint32 [384] or [945].
   """
   total = math.prod(range(rules.NUM_CELLS - (mark == rules.X), 0, -2))
-  # The middle of each line's share, far from the next one's.
+  # The middle of each line's interval is far from its rounding errors.
   middles = [(2 * n + 1) * 2**31 // total for n in range(total)]
   return np.array(middles, np.uint32)
 
 
 def _num_choices() -> np.ndarray:
-  """In how many ways one's turns so far went, by free cells: uint32 [10]."""
+  """Number of choices in a side's earlier turns, by free cells: uint32 [10]."""
   choices = np.ones(rules.NUM_CELLS + 1, np.uint32)
   for size in range(rules.NUM_CELLS - 2, 0, -1):
     choices[size] = choices[size + 2] * (size + 2)
   return choices
 
 
-def optimal(luck: jax.Array, board: jax.Array) -> jax.Array:
+def optimal(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
   """Plays every minimax-optimal move with equal probability."""
-  return choose(_key(luck, board), jnp.asarray(solver.solve().optimal)[board])
+  return choose(
+    _key(opponent_seed, board), jnp.asarray(solver.solve().optimal)[board]
+  )
 
 
-def preferred(luck: jax.Array, board: jax.Array) -> jax.Array:
-  """Plays the solver's one preferred move; luck does not matter."""
-  del luck
+def preferred(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+  """Plays the solver's preferred move; ignores the seed."""
+  del opponent_seed
   return jnp.asarray(solver.solve().preferred)[board].astype(jnp.int32)
 
 
-def _key(luck: jax.Array, board: jax.Array) -> jax.Array:
-  return streams.key(luck, streams.Stream.OPPONENT_MOVES, board)
+def _key(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+  return streams.key(opponent_seed, streams.Stream.OPPONENT_MOVES, board)
 
 
 def choose(key: jax.Array, mask: jax.Array) -> jax.Array:
-  """Draws a cell of a 9-bit mask."""
+  """Draws a random cell of a 9-bit mask."""
   size = jax.lax.population_count(mask).astype(jnp.int32)
   return _nth_cell(mask, jax.random.randint(key, (), 0, jnp.maximum(size, 1)))
 
 
 def _nth_cell(mask: jax.Array, n: jax.Array) -> jax.Array:
-  # One index is looked up faster than two.
+  # A lookup with one index is faster than with two.
   table = jnp.asarray(rules.nth_cell().ravel())
   return table[mask * rules.NUM_CELLS + n].astype(jnp.int32)
 
 
 def epsilon_optimal(epsilon: float) -> Opponent:
-  """Returns an opponent that is random with probability `epsilon`.
+  """Returns an opponent that plays a random move with probability `epsilon`.
 
   Raises:
     ValueError: if `epsilon` is not a probability.
@@ -102,8 +102,8 @@ def epsilon_optimal(epsilon: float) -> Opponent:
   if not 0.0 <= epsilon <= 1.0:
     raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
 
-  def play(luck: jax.Array, board: jax.Array) -> jax.Array:
-    slip_key, move_key = jax.random.split(_key(luck, board))
+  def play(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+    slip_key, move_key = jax.random.split(_key(opponent_seed, board))
     mask = jnp.where(
       jax.random.uniform(slip_key) < epsilon,
       legal_mask(board),
@@ -115,70 +115,74 @@ def epsilon_optimal(epsilon: float) -> Opponent:
 
 
 def scripted(line: Sequence[int]) -> Opponent:
-  """Returns an opponent that plays the cells of `line` one after the other.
+  """Returns an opponent that plays the cells of `line` in order.
 
-  Where its next cell is taken or the line has run out, it plays the first
-  legal cell, so that a line is always played to the end of a game.
+  If the next cell is taken or the line has ended, the opponent plays the first
+  legal cell.
 
   Raises:
-    ValueError: if `line` is empty or holds anything but cells 0 to 8.
+    ValueError: if `line` is empty, longer than five or not cells 0 to 8.
   """
   if not line:
     raise ValueError("a scripted line holds cells 0 to 8, got none")
-  luck = jnp.uint32(telling(line))
-  return lambda _, board: told(luck, board)
+  opponent_seed = jnp.uint32(encode_script(line))
+  return lambda _, board: scripted_from_seed(opponent_seed, board)
 
 
-def told(luck: jax.Array, board: jax.Array) -> jax.Array:
-  """Plays the cells that the game's luck names; see `telling`.
+def scripted_from_seed(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+  """Plays the cells that `encode_script` encoded in the seed.
 
-  Where the next one is taken or there is none, it plays the first legal cell.
+  If the next cell is taken or the script has ended, plays the first legal cell.
   """
-  # The side to move has made half of the moves so far, rounded down.
+  # The side to move has made half of all moves, rounded down.
   turn = jnp.asarray(rules.num_marks())[board].astype(jnp.int32) // 2
   legal = legal_mask(board)
-  digits = luck.astype(jnp.uint32) // (_TELLING ** turn.astype(jnp.uint32))
-  cell = (digits % _TELLING).astype(jnp.int32) - 1
+  digits = opponent_seed.astype(jnp.uint32) // (
+    _SCRIPT_BASE ** turn.astype(jnp.uint32)
+  )
+  cell = (digits % _SCRIPT_BASE).astype(jnp.int32) - 1
   first = jnp.asarray(rules.nth_cell())[legal, 0].astype(jnp.int32)
-  usable = (cell >= 0) & (legal >> jnp.maximum(cell, 0) & 1).astype(bool)
-  return jnp.where(usable, cell, first)
+  is_usable = (cell >= 0) & (legal >> jnp.maximum(cell, 0) & 1).astype(bool)
+  return jnp.where(is_usable, cell, first)
 
 
-def telling(line: Sequence[int]) -> int:
-  """Returns the luck that has `told` play the cells of a line, five at the most.
+def encode_script(line: Sequence[int]) -> int:
+  """Returns the seed with which `scripted_from_seed` plays a line.
 
   Raises:
-    ValueError: if it holds anything but cells 0 to 8, or more of them.
+    ValueError: if `line` is longer than five or not cells 0 to 8.
   """
   if len(line) > 5 or not all(0 <= cell < rules.NUM_CELLS for cell in line):
     raise ValueError(
       f"a scripted line holds cells 0 to 8, five at the most, got {list(line)}"
     )
-  return sum((cell + 1) * _TELLING**turn for turn, cell in enumerate(line))
+  return sum((cell + 1) * _SCRIPT_BASE**turn for turn, cell in enumerate(line))
 
 
 def mixture(
-  shares: jax.Array, tables: jax.Array, luck: jax.Array, board: jax.Array
+  shares: jax.Array,
+  tables: jax.Array,
+  opponent_seed: jax.Array,
+  board: jax.Array,
 ) -> jax.Array:
-  """Plays a whole game as one of several opponents.
+  """Plays each game as one opponent, drawn from several.
 
-  With `jax.tree_util.Partial(mixture, shares, tables)` as the opponent, both
-  are inputs of a compiled program rather than parts of it.
+  Use `jax.tree_util.Partial(mixture, shares, tables)` as the opponent to make
+  `shares` and `tables` inputs of a compiled program.
 
   Args:
-    shares: float32 [2 + K], how often the random, the optimal and each of K
-      other opponents plays, up to a factor.
-    tables: int8 [K, 3^9], the cell that each of the others takes on a board; a
-      random one where that is not legal.
-    luck: the game's.
-    board: where it stands.
+    shares: Unnormalized probabilities of the random, the optimal and K tabular
+      opponents, float32 [2 + K].
+    tables: Cell that each tabular opponent plays on each board, int8 [K, 3^9].
+      A random cell replaces an illegal one.
+    opponent_seed: Random seed of the game's opponent.
+    board: Index of the board.
   """
-  key = streams.key(luck, streams.Stream.OPPONENT_KINDS)
+  key = streams.key(opponent_seed, streams.Stream.OPPONENT_KINDS)
   drawn = jax.random.uniform(key)
-  reached = jnp.cumsum(shares) > drawn * shares.sum()
-  kind = jnp.argmax(reached)
-  at_random = uniform_random(luck, board)
-  moves = jnp.stack([at_random, optimal(luck, board)])
+  kind = jnp.argmax(jnp.cumsum(shares) > drawn * shares.sum())
+  at_random = uniform_random(opponent_seed, board)
+  moves = jnp.stack([at_random, optimal(opponent_seed, board)])
   others = tables[:, board].astype(jnp.int32)
   is_legal = (legal_mask(board) >> jnp.maximum(others, 0) & 1).astype(bool)
   others = jnp.where(is_legal & (others >= 0), others, at_random)
@@ -188,15 +192,10 @@ def mixture(
 def random_position(
   board_key: jax.Array, last_key: jax.Array, agent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws a reachable board on which `agent` is to move, and the move before.
+  """Draws a reachable board on which `agent` moves, and the move before.
 
-  Args:
-    board_key: Key of the board.
-    last_key: Key of the move before.
-    agent: X or O.
-
-  Returns:
-    int32 [] board and int32 [] cell, one of the opponent's, -1 for none.
+  Each of the two keys is consumed. The result is the board and the opponent's
+  last move, -1 for none: int32 [] each.
   """
   boards = [rules.positions(mark) for mark in (rules.X, rules.O)]
   size = jnp.array([len(b) for b in boards])[agent - rules.X]
@@ -204,21 +203,21 @@ def random_position(
   n = jax.random.randint(board_key, (), 0, size)
   board = jnp.asarray(table)[agent - rules.X, n]
   cells = jnp.asarray(rules.cells())[board]
-  theirs = (cells != rules.EMPTY) & (cells != agent)
-  mask = (theirs << jnp.arange(rules.NUM_CELLS)).sum()
+  is_opponent = (cells != rules.EMPTY) & (cells != agent)
+  mask = (is_opponent << jnp.arange(rules.NUM_CELLS)).sum()
   return board, choose(last_key, mask)
 
 
 def from_name(name: str) -> Opponent:
-  """Returns the opponent that a config or flag names.
+  """Returns the opponent with a name from a config or flag.
 
   Args:
     name: `random`, `optimal`, `epsilon-optimal:EPSILON`,
-      `scripted:CELL,CELL,…`, cells as numbers from 0 to 8, or
+      `scripted:CELL,CELL,…` with cells from 0 to 8, or
       `package.module:function`.
 
   Raises:
-    ValueError: if there is no such opponent.
+    ValueError: if no opponent has this name.
   """
   kind, _, setting = name.partition(":")
   plain = {"random": uniform_random, "optimal": optimal}
@@ -234,8 +233,8 @@ def from_name(name: str) -> Opponent:
   if custom.is_reference(name):
     return check_traceable(custom.resolve(name, "opponent"), name)
   raise ValueError(
-    f"there is no opponent {name!r}; there are random, optimal,"
-    " epsilon-optimal:0.3, scripted:4,0 and package.module:function"
+    f"there is no opponent {name!r}; use random, optimal, epsilon-optimal:0.3,"
+    " scripted:4,0 or package.module:function"
   )
 
 

@@ -1,7 +1,7 @@
-"""Observations, answers and the system prompt.
+"""Renders observations and the system prompt; renders and parses answers.
 
-Text only: no tokens, no model. A cell is written as a row letter and a column
-digit, A1 at the top left to C3 at the bottom right.
+This module handles text only, no tokens. A cell is written as a row letter and
+a column digit, from A1 at the top left to C3 at the bottom right.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ MARK_NAMES = {rules.X: "X", rules.O: "O"}
 COORDINATES = tuple(row + column for row in "ABC" for column in "123")
 ROW_SEPARATOR = "\n----+----+----\n"
 
-# The parts of an observation that are the same on every board.
+# Parts of an observation that every board shares.
 LAST_MOVE, BOARD = "Opponent played ", "Board:\n"
 MOVES, MOVE_SEPARATOR = "\nAvailable moves: ", ", "
 TO_MOVE = {
@@ -40,22 +40,22 @@ _ANSWER = re.compile(
 
 
 class Answer(NamedTuple):
-  """A parsed answer: the thought, None where there is none, and the cell."""
+  """A parsed answer: its thought, if any, and the cell of its move."""
 
   thought: str | None
   cell: int
 
 
 def coordinate(cell: int) -> str:
-  """Returns the name of a cell: 0 is A1, 8 is C3."""
+  """Returns the name of a cell, from A1 (0) to C3 (8)."""
   return COORDINATES[cell]
 
 
 def cell_from_coordinate(text: str) -> int:
-  """Returns the cell of a coordinate in either case.
+  """Returns the cell of an upper- or lower-case coordinate.
 
   Raises:
-    ValueError: if `text` names no cell.
+    ValueError: if `text` is not a coordinate.
   """
   try:
     return COORDINATES.index(text.upper())
@@ -64,12 +64,12 @@ def cell_from_coordinate(text: str) -> int:
 
 
 def system_prompt(*, thoughts: bool = True) -> str:
-  """Returns the instructions, asking for a thought before the move or not."""
+  """Returns the instructions, which ask for a thought if `thoughts` is set."""
   return _RULES + (_WITH_THOUGHT if thoughts else _WITHOUT_THOUGHT)
 
 
 def render_row(row: int, marks: Sequence[int]) -> str:
-  """Draws one row (0 to 2) of a board that holds these three marks."""
+  """Renders row 0, 1 or 2 of a board with these three marks."""
   drawn = [
     f" {MARK_NAMES[mark]}  " if mark else f"[{COORDINATES[3 * row + column]}]"
     for column, mark in enumerate(marks)
@@ -78,7 +78,7 @@ def render_row(row: int, marks: Sequence[int]) -> str:
 
 
 def render_grid(board: int) -> str:
-  """Draws a board; a free cell shows its coordinate in brackets."""
+  """Renders a board; a free cell shows its coordinate in brackets."""
   rows = rules.cells()[board].reshape(3, 3).tolist()
   return ROW_SEPARATOR.join(render_row(i, row) for i, row in enumerate(rows))
 
@@ -86,15 +86,9 @@ def render_grid(board: int) -> str:
 def render_observation(
   board: int, agent: int, last_move: int | None = None
 ) -> str:
-  """Describes a board to the player `agent` whose turn it is.
+  """Renders the last move, the grid, the free cells and the agent's mark.
 
-  Args:
-    board: the board's index.
-    agent: the player's mark, `rules.X` or `rules.O`.
-    last_move: the cell that the opponent took last, None before its first.
-
-  Returns:
-    The opponent's last move, the grid, the free cells and the player's mark.
+  `last_move` is the opponent's last move; None before its first move.
   """
   free = rules.mask_to_cells(int(rules.legal_masks()[board]))
   return "".join(
@@ -110,16 +104,16 @@ def render_observation(
 
 
 def render_answer(cell: int, thought: str | None = None) -> str:
-  """Returns the answer that plays `cell`, after `thought` if there is one."""
+  """Returns the answer that plays `cell`, with `thought` before it if not None."""
   move = f"<move>{coordinate(cell)}</move>"
   return move if thought is None else f"<think>{thought}</think>\n{move}"
 
 
 def parse_answer(text: str, *, thoughts: bool = True) -> Answer | None:
-  """Reads an answer strictly; None where it is not exactly of the format.
+  """Parses an answer strictly; returns None if it does not match the format.
 
-  The format is one thought (where `thoughts` asks for it), optional white
-  space, one move, and nothing else. Whether the cell is free is not asked.
+  The format is one thought (only if `thoughts` is set), optional whitespace and
+  one move. The cell may be taken.
   """
   match = _ANSWER.fullmatch(text)
   if match is None or (match["thought"] is None) is thoughts:

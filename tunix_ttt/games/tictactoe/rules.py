@@ -1,10 +1,10 @@
-"""The rules of tic-tac-toe as arithmetic on board indices and small tables.
+"""The rules of tic-tac-toe as lookup tables over board indices.
 
 A board is an integer below 3^9: digit `c` in base 3 is the mark on cell `c`
-(0 empty, 1 X, 2 O); cells run row by row from the top left. A set of cells is
-a 9-bit mask. Tables are NumPy arrays, built once on first use, so that this
-module neither starts a JAX backend nor knows one; indexing them inside a
-jitted function turns them into constants of the program.
+(0 empty, 1 X, 2 O). Cells are numbered row by row from the top left. A set of
+cells is a 9-bit mask. Tables are NumPy arrays, built on first use, so importing
+this module starts no JAX backend. A jitted function that indexes a table
+compiles the table in as a constant.
 """
 
 import functools
@@ -17,7 +17,7 @@ NUM_BOARDS = 3**NUM_CELLS
 ALL_CELLS = (1 << NUM_CELLS) - 1
 EMPTY_BOARD = 0
 
-# Entries of `winners()`: nobody yet, X, O, or a full board without a line.
+# Values of `winners()` besides X and O: no line yet; a full board without one.
 NO_WINNER, DRAWN = 0, 3
 
 POWERS = 3 ** np.arange(NUM_CELLS, dtype=np.int32)
@@ -34,21 +34,18 @@ LINES = (
 
 
 def place(board, cell, mark):
-  """Returns the index of `board` with `mark` put on the empty `cell`.
-
-  Works on integers, NumPy arrays and (through `jax.numpy`) tracers.
-  """
+  """Returns `board` with `mark` on the empty `cell`; takes ints and arrays."""
   return board + mark * POWERS[cell]
 
 
 def board_from_cells(cells) -> int:
-  """Returns the index of a board given as 9 marks, row by row."""
+  """Returns the index of a board with these 9 marks, row by row."""
   return int(np.dot(np.asarray(cells, dtype=np.int32), POWERS))
 
 
 @functools.cache
 def cells() -> np.ndarray:
-  """The marks of every board: int8 [NUM_BOARDS, 9]."""
+  """Marks of every board: int8 [NUM_BOARDS, 9]."""
   boards = np.arange(NUM_BOARDS)[:, None]
   return (boards // POWERS % 3).astype(np.int8)
 
@@ -61,7 +58,7 @@ def num_marks() -> np.ndarray:
 
 @functools.cache
 def side_to_move() -> np.ndarray:
-  """The mark to move next, X after equally many of each: int8 [NUM_BOARDS]."""
+  """Mark of the side to move, X if the counts are equal: int8 [NUM_BOARDS]."""
   return np.where(num_marks() % 2 == 0, X, O).astype(np.int8)
 
 
@@ -69,7 +66,7 @@ def side_to_move() -> np.ndarray:
 def winners() -> np.ndarray:
   """NO_WINNER, X, O or DRAWN for every board: int8 [NUM_BOARDS].
 
-  A board that no game reaches may hold lines of both; it counts as X's.
+  An unreachable board on which both sides have a line counts as a win for X.
   """
   winner = np.where(num_marks() == NUM_CELLS, DRAWN, NO_WINNER).astype(np.int8)
   for mark in (O, X):
@@ -80,7 +77,7 @@ def winners() -> np.ndarray:
 
 @functools.cache
 def legal_masks() -> np.ndarray:
-  """The legal cells of every board, none once it is over: int16 [NUM_BOARDS]."""
+  """Legal cells of every board, none after the game's end: int16 [NUM_BOARDS]."""
   bits = 1 << np.arange(NUM_CELLS)
   empty = ((cells() == EMPTY) * bits).sum(axis=1)
   return np.where(winners() == NO_WINNER, empty, 0).astype(np.int16)
@@ -88,16 +85,16 @@ def legal_masks() -> np.ndarray:
 
 @functools.cache
 def status() -> np.ndarray:
-  """`legal_masks` and, above those nine bits, `winners`: int16 [NUM_BOARDS].
+  """`legal_masks` in nine bits and `winners` above them: int16 [NUM_BOARDS].
 
-  One lookup on a device costs half of two.
+  One combined lookup on a device takes half the time of two.
   """
   return legal_masks() | winners().astype(np.int16) << NUM_CELLS
 
 
 @functools.cache
 def reachable() -> np.ndarray:
-  """Whether some game from the empty board passes a board: bool [NUM_BOARDS]."""
+  """Whether a game can reach each board: bool [NUM_BOARDS]."""
   seen = np.zeros(NUM_BOARDS, dtype=bool)
   frontier = np.array([EMPTY_BOARD])
   while frontier.size:
@@ -111,7 +108,7 @@ def positions(mark: int | None = None) -> np.ndarray:
   """Lists the reachable boards that are not over, in ascending order.
 
   Args:
-    mark: only those on which this side is to move; all of them where None.
+    mark: Side to move on the boards; None for both sides.
   """
   ongoing = reachable() & (legal_masks() > 0)
   if mark is not None:
@@ -121,10 +118,7 @@ def positions(mark: int | None = None) -> np.ndarray:
 
 @functools.cache
 def successors() -> np.ndarray:
-  """The board after each move of the side to move: int32 [NUM_BOARDS, 9].
-
-  An illegal move has the successor -1.
-  """
+  """Board after each move, -1 if the move is illegal: int32 [NUM_BOARDS, 9]."""
   boards = np.arange(NUM_BOARDS, dtype=np.int32)[:, None]
   after = boards + side_to_move()[:, None] * POWERS
   return np.where(mask_to_bool(legal_masks()), after, -1).astype(np.int32)
@@ -161,7 +155,7 @@ def mask_sizes() -> np.ndarray:
 def symmetries() -> np.ndarray:
   """The eight rotations and reflections as cell permutations: int8 [8, 9].
 
-  Cell `c` of the turned board shows what cell `symmetries()[s, c]` showed.
+  Cell `c` of the transformed board has the mark of cell `symmetries()[s, c]`.
   """
   grid = np.arange(NUM_CELLS, dtype=np.int8).reshape(3, 3)
   turned = [np.rot90(g, k) for g in (grid, grid.T) for k in range(4)]
@@ -170,6 +164,6 @@ def symmetries() -> np.ndarray:
 
 @functools.cache
 def canonical() -> np.ndarray:
-  """The smallest index among a board's eight symmetric forms: int32 [NUM_BOARDS]."""
+  """Smallest index among the eight symmetric boards: int32 [NUM_BOARDS]."""
   turned = cells()[:, symmetries()].astype(np.int32) @ POWERS
   return turned.min(axis=1).astype(np.int32)

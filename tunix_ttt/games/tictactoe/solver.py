@@ -1,9 +1,8 @@
-"""The exact solution of tic-tac-toe, one entry a board.
+"""Exact minimax solution of tic-tac-toe for every board.
 
-Every answer is for the side to move on that board: a value of 1 on a board
-where O moves is a win for O. Values are worked out from full boards back to
-the empty one, so nothing is cached under a key that forgets whose value it is.
-Boards that no game reaches hold zeros and no optimal moves.
+Every value is for the side to move: a value of 1 on a board where O moves is a
+win for O. Values are computed from full boards back to the empty board.
+Unreachable boards have value 0 and no optimal moves.
 """
 
 import functools
@@ -15,7 +14,7 @@ from tunix_ttt.games.tictactoe import rules
 
 WIN, DRAW, LOSS = 1, 0, -1
 
-# Centre, corners, edges: the order in which `preferred` breaks ties.
+# Order in which `preferred` breaks ties: center, corners, edges.
 _TIE_ORDER = np.array([4, 0, 2, 6, 8, 1, 3, 5, 7])
 _LONGEST = rules.NUM_CELLS + 1
 
@@ -24,14 +23,14 @@ class Solution(NamedTuple):
   """Minimax tables for the side to move; [NUM_BOARDS] or [NUM_BOARDS, 9].
 
   Attributes:
-    value: int8, WIN, DRAW or LOSS under perfect play of both sides.
-    move_values: int8 [NUM_BOARDS, 9], the value after each legal move, still
-      for the side that moved; LOSS - 1 where the move is illegal.
-    optimal: int16, 9-bit mask of the moves that keep `value`.
-    plies: int8, moves until the end when wins are taken as soon as possible
-      and losses put off as long as possible.
-    preferred: int8, the one optimal move that does so, ties going to the
-      centre, then corners, then edges; -1 where the game is over.
+    value: WIN, DRAW or LOSS under perfect play of both sides, int8.
+    move_values: Value of each legal move for the side that makes it, int8
+      [NUM_BOARDS, 9]; LOSS - 1 for illegal moves.
+    optimal: 9-bit mask of the moves that keep `value`, int16.
+    plies: Number of moves until the end of the game, with the fastest wins and
+      the slowest losses, int8.
+    preferred: Optimal move that leads to the end in `plies` moves, int8. Ties
+      go to the center, then corners, then edges; -1 if the game is over.
   """
 
   value: np.ndarray
@@ -53,7 +52,7 @@ def solve() -> Solution:
   bits = (1 << np.arange(rules.NUM_CELLS)).astype(np.int16)
 
   ended = rules.legal_masks() == 0
-  # Whoever completed the line has just moved, so the side to move has lost.
+  # The side that completed the line has just moved: the side to move lost.
   value[ended & (rules.winners() != rules.DRAWN)] = LOSS
   value[~rules.reachable()] = 0
 
@@ -66,10 +65,10 @@ def solve() -> Solution:
     values = np.where(legal, -value[after], LOSS - 1)
     best = values.max(axis=1)
     is_best = values == best[:, None]
-    # Prefer the quickest win and the slowest anything else.
+    # Prefer the fastest win, but the slowest draw or loss.
     length = np.where(is_best, plies[after], 0) + 1
-    hurry = np.where(best == WIN, 1, -1)[:, None]
-    rank = np.where(is_best, hurry * length, _LONGEST)
+    sign = np.where(best == WIN, 1, -1)[:, None]
+    rank = np.where(is_best, sign * length, _LONGEST)
     choice = _TIE_ORDER[rank[:, _TIE_ORDER].argmin(axis=1)]
 
     value[boards] = best
@@ -81,11 +80,11 @@ def solve() -> Solution:
 
 
 def value_for(board: int, mark: int) -> int:
-  """Returns the value of a reachable board as seen by the side `mark`."""
+  """Returns the value of a reachable board for the side `mark`."""
   value = int(solve().value[board])
   return value if rules.side_to_move()[board] == mark else -value
 
 
 def optimal_cells(board: int) -> tuple[int, ...]:
-  """Returns the moves of the side to move that keep the board's value."""
+  """Returns the optimal moves on a board."""
   return rules.mask_to_cells(int(solve().optimal[board]))

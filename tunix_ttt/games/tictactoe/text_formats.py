@@ -1,8 +1,8 @@
-"""Text formats of the game: how a conversation about boards is tokenised.
+"""Text formats: render boards and answers and tokenize conversations.
 
-A conversation is a chunk of tokens that begins it, then answers of the model
-and chunks that follow them in turn. A chunk ends where the model is to speak,
-and tokens never reach across its edges: what was sampled is what is kept.
+A conversation is a first chunk of tokens, then answers of the model and further
+chunks by turns. Each chunk ends where the model starts to generate. Chunks and
+answers are tokenized separately, so sampled tokens are never re-tokenized.
 """
 
 import dataclasses
@@ -19,65 +19,68 @@ _RETRY = "That is not an answer of the required format.\n"
 
 
 class TextFormat(Protocol):
-  """The interface between a rollout and a text format."""
+  """Interface between a rollout and a text format."""
 
   def grammar(self) -> grammar.Automaton:
     """Returns the grammar of answers."""
     ...
 
   def observation(self, board: int, last_move: int | None) -> str:
-    """Describes a board to the player whose turn it is."""
+    """Renders a board for the side to move."""
     ...
 
   def render_answer(self, cell: int, thought: str | None) -> str:
-    """Writes an answer that plays `cell`.
+    """Renders an answer that plays `cell`.
 
-    The thought is left out where there is none or the format asks for none.
+    The answer has no thought if `thought` is None or the format has no
+    thoughts.
     """
     ...
 
   def prompt(self, text: str) -> chat.Text:
-    """Returns what begins a conversation with an observation, as data."""
+    """Returns an observation as the prompt of a data row."""
     ...
 
   def completion(self, answer: str) -> chat.Text:
-    """Returns an answer as data, of the kind that `prompt` is of."""
+    """Returns an answer as the completion of a data row, of `prompt`'s type."""
     ...
 
   def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
-    """Returns the tokens that end an answer; the first is what is taught."""
+    """Returns the ids that end an answer; models are trained on the first."""
     ...
 
   def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
-    """Returns the chunk that begins a conversation with an observation."""
+    """Returns the first chunk of a conversation, with an observation."""
     ...
 
   def follow(
     self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
   ) -> list[int]:
-    """Returns the chunk that follows an answer and shows an observation.
+    """Returns the chunk with the next observation, after an answer.
 
-    With `retry` it first ends the answer, which could not be read, and says so.
+    With `retry` the chunk first ends and rejects the unreadable answer.
     """
     ...
 
   def answer(
     self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
   ) -> list[int]:
-    """Returns an answer that plays `cell`, with the token that ends it.
+    """Returns the ids of an answer that plays `cell`, with its end token.
 
-    None stands for an answer that could not be read; it has no end. The thought
-    is left out where the format asks for none.
+    If `cell` is None, the answer is unreadable: `thought` without an end token.
     """
-    ...
+    if cell is None:
+      return tokenizer.encode(thought)
+    text = self.render_answer(cell, thought)
+    return [*tokenizer.encode(text), self.end_ids(tokenizer)[0]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GridFormat:
-  """The grid, in the turns of a chat.
+class GridFormat(TextFormat):
+  """Grids as chat messages.
 
   Attributes:
-    thoughts: whether answers begin with a thought.
+    thoughts: Whether answers start with a thought.
   """
 
   thoughts: bool = True
@@ -87,12 +90,12 @@ class GridFormat:
     return grammar.grid_grammar(thoughts=self.thoughts)
 
   def observation(self, board: int, last_move: int | None) -> str:
-    """Draws a board as `prompts.render_observation` does."""
+    """Renders a board with `prompts.render_observation`."""
     agent = int(rules.side_to_move()[board])
     return prompts.render_observation(board, agent, last_move)
 
   def render_answer(self, cell: int, thought: str | None) -> str:
-    """Writes an answer as `prompts.render_answer` does."""
+    """Renders an answer with `prompts.render_answer`."""
     return prompts.render_answer(cell, thought if self.thoughts else None)
 
   def prompt(self, text: str) -> list[chat.Message]:
@@ -105,39 +108,30 @@ class GridFormat:
     return [chat.message("assistant", answer)]
 
   def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
-    """Returns the ends of the model's turn."""
+    """Returns the tokenizer's ids for the end of a turn."""
     return [*tokenizer.end_ids]
 
   def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
-    """Returns the system prompt, the observation and the model's header."""
+    """Returns the system prompt, the observation and the assistant header."""
     return chat.encode_chat(self.prompt(text), tokenizer).ids
 
   def follow(
     self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
   ) -> list[int]:
-    """Returns the user's next turn, after the end of the model's."""
+    """Returns the next user turn and the assistant header."""
     if not retry:
       return chat.encode_follow(text, tokenizer)
     end = tokenizer.template.end_of_turn_id
     return [end, *chat.encode_follow(_RETRY + text, tokenizer)]
 
-  def answer(
-    self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
-  ) -> list[int]:
-    """Returns an answer and the end of the model's turn."""
-    if cell is None:
-      return tokenizer.encode(thought)
-    text = self.render_answer(cell, thought)
-    return [*tokenizer.encode(text), tokenizer.template.end_of_turn_id]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenBoardFormat:
+class TokenBoardFormat(TextFormat):
   """ThinkTacToe's boards of special tokens, as plain text.
 
   Attributes:
-    thoughts: whether answers begin with a thought; its prompts then name the
-      player in another way.
+    thoughts: Whether answers start with a thought. Prompts for thoughts name
+      the player differently.
   """
 
   thoughts: bool = True
@@ -147,7 +141,7 @@ class TokenBoardFormat:
     return grammar.token_board_grammar(thoughts=self.thoughts)
 
   def observation(self, board: int, last_move: int | None) -> str:
-    """Writes a board cell by cell; the last move is no part of it."""
+    """Renders a board cell by cell, without the last move."""
     del last_move
     names = {rules.EMPTY: "blank", **prompts.MARK_NAMES}
     cells = rules.cells()[board].tolist()
@@ -164,7 +158,7 @@ class TokenBoardFormat:
     return "\n".join(("<|board_start|>", *rows, "<|board_end|>", side))
 
   def render_answer(self, cell: int, thought: str | None) -> str:
-    """Writes an answer in ThinkTacToe's tokens."""
+    """Renders an answer in ThinkTacToe's tokens."""
     row, column = divmod(cell, 3)
     move = f"<|move|><|{row}-{column}|><|end|>"
     if thought is None or not self.thoughts:
@@ -180,28 +174,19 @@ class TokenBoardFormat:
     return answer
 
   def end_ids(self, tokenizer: chat.ChatTokenizer) -> list[int]:
-    """Returns the end of a text."""
+    """Returns the end-of-text id."""
     return [tokenizer.eos_id()]
 
   def begin(self, text: str, tokenizer: chat.ChatTokenizer) -> list[int]:
-    """Returns the observation after the token that begins a text."""
+    """Returns the beginning-of-text id, if any, and the observation."""
     return [*chat.begin_text(tokenizer), *tokenizer.encode(text)]
 
   def follow(
     self, text: str, tokenizer: chat.ChatTokenizer, *, retry: bool = False
   ) -> list[int]:
-    """Returns the observation on a new line; there are no words for `retry`."""
+    """Returns the observation on a new line; `retry` adds the end of the text."""
     end = [tokenizer.eos_id()] if retry else []
     return end + tokenizer.encode("\n" + text)
-
-  def answer(
-    self, cell: int | None, thought: str, tokenizer: chat.ChatTokenizer
-  ) -> list[int]:
-    """Returns an answer and the end of the text."""
-    if cell is None:
-      return tokenizer.encode(thought)
-    text = self.render_answer(cell, thought)
-    return [*tokenizer.encode(text), tokenizer.eos_id()]
 
 
 _FORMATS = {"grid": GridFormat, "token_board": TokenBoardFormat}

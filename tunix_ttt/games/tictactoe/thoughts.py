@@ -1,4 +1,4 @@
-"""Template thoughts: one short, true sentence on why a move is good."""
+"""Template thoughts: one short sentence that explains a move."""
 
 from collections.abc import Callable
 import functools
@@ -23,10 +23,10 @@ def winning_cells(board: int, mark: int) -> list[int]:
 
 @functools.cache
 def explain_move(board: int, cell: int) -> str:
-  """Says what a legal move of the side to move does on a board.
+  """Explains a legal move of the side to move.
 
-  What it says is true of the board: that the move wins, blocks, makes two
-  threats at once, or how the game stands after it under perfect play.
+  The sentence is always true: it names a win, a block, a fork, or else the
+  minimax value of the move.
   """
   mark = int(rules.side_to_move()[board])
   other = rules.X + rules.O - mark
@@ -51,12 +51,11 @@ _CENTRE, _CORNERS = 4, (0, 2, 6, 8)
 
 @functools.cache
 def name_tactic(board: int, cell: int) -> str:
-  """Says which tactic a move is, by Newell and Simon's order (1972).
+  """Names the tactic and the cell of a move (Newell and Simon, 1972).
 
-  Win, block, fork, block a fork, centre, opposite corner, corner, edge: the
-  first of them that the move is. Like `explain_move` it is true of the board;
-  unlike it, it names the cell in every case and does not judge. Where the cell
-  is taken, it says no more than where the move is.
+  Returns the first tactic that applies: win, block, fork, block a fork, center,
+  opposite corner, corner, edge. The sentence is always true and does not say
+  whether the move is good. On a taken cell it names the location only.
   """
   mark = int(rules.side_to_move()[board])
   other = rules.X + rules.O - mark
@@ -81,11 +80,11 @@ def name_tactic(board: int, cell: int) -> str:
 
 
 def _num_threats(board: int, cell: int, mark: int) -> int:
-  """Returns how many cells would complete a line of `mark` with one on `cell`."""
+  """Returns the number of winning cells of `mark` after it takes `cell`."""
   return len(winning_cells(int(rules.place(board, cell, mark)), mark))
 
 
-# How moves are explained, by name.
+# Functions that explain a move, by name.
 STYLES: dict[str, Callable[[int, int], str | None]] = {
   "template": explain_move,
   "tactics": name_tactic,

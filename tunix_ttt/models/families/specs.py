@@ -1,103 +1,70 @@
-"""Model architectures by name, built from Tunix's own model classes."""
+"""Builds Tunix's models from architectures, and lists the model families."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 import zlib
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tunix.models import automodel
+from tunix.models import naming
 
+from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import streams
-from tunix_ttt.models.families import builders
+from tunix_ttt.models.families import config_section
+from tunix_ttt.models.families import family as family_lib
+from tunix_ttt.models.families import gemma
+from tunix_ttt.models.families import gemma3
+from tunix_ttt.models.families import qwen
 from tunix_ttt.runs import progress
 
-# Modules that write into the residual stream.
-OUTPUT_MODULES = ("o_proj", "attn_vec_einsum", "down_proj")
 _EMBEDDING_STDDEV = 0.05
 
-
-LayerType = Literal["local", "global"]
-Family = Literal["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
-
-# What a family has where a `ModelSpec` says nothing else.
-_ROPE_THETA = {"qwen3": 1_000_000.0}
-_ATTN_LOGIT_SOFTCAP = {"gemma2": 50.0}
-_FINAL_LOGIT_SOFTCAP = {"gemma2": 30.0}
-_GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6}
-
-
-def layer_types(num_layers: int, every: int) -> tuple[LayerType, ...]:
-  """Returns layer types of which each `every`-th is global."""
-  return tuple(
-    "local" if (n + 1) % every else "global" for n in range(num_layers)
+FAMILIES: dict[str, family_lib.Family] = {
+  family.name: family
+  for family in (
+    qwen.QWEN2,
+    qwen.QWEN3,
+    gemma.GEMMA,
+    gemma.GEMMA2,
+    gemma3.GEMMA3,
   )
+}
+# Architectures to train from scratch; the tokenizer decides `vocab_size`.
+TINY_MODELS: dict[str, dict[str, Any]] = {
+  f"tiny-{name}": {"family": name, **family.tiny}
+  for name, family in FAMILIES.items()
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-  """The architecture of a model: all that is needed to build it.
-
-  Where a field's default is None, the family's own value takes its place.
-
-  Attributes:
-    family: Model family, which has a class of Tunix's.
-    vocab_size: rows of the embedding.
-    num_layers: decoder layers.
-    embed_dim: width of the residual stream.
-    hidden_dim: width of the feed-forward layers.
-    num_heads: query heads.
-    num_kv_heads: key and value heads; divides `num_heads`.
-    head_dim: width of a head; even.
-    sliding_window: tokens that a local layer of Gemma 2 or 3 sees.
-    layer_types: Kind of each layer of Gemma 2 and 3; None for the other
-      families, all of whose layers are global.
-    rope_theta: base of the rotary angles (Su et al., 2021, section 3.2.2); in
-      Gemma 3, of global layers. Gemma and Gemma 2 have 10,000 alone.
-    local_rope_theta: the same of Gemma 3's local layers.
-    rope_scale: what positions are divided by in Gemma 3's global layers.
-    norm_eps: added to the mean square in a norm. Gemmas have 1e-6 alone.
-    tied_embedding: whether the head is the embedding; always so in Gemmas.
-    query_pre_attn_scalar: Queries of Gemma 2 and 3 are divided by its square
-      root; `head_dim` by default.
-    attn_logit_softcap: c in c tanh(x / c) of Gemma 2's attention; 0 for none.
-    final_logit_softcap: the same of Gemma's and Gemma 2's logits.
-    dtype: Type of parameters and computation.
-  """
-
-  family: Family
-  vocab_size: int
-  num_layers: int
-  embed_dim: int
-  hidden_dim: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  sliding_window: int | None = None
-  layer_types: tuple[LayerType, ...] | None = None
-  rope_theta: float | None = None
-  local_rope_theta: float = 10_000.0
-  rope_scale: float = 1.0
-  norm_eps: float = 1e-6
-  tied_embedding: bool = True
-  query_pre_attn_scalar: float | None = None
-  attn_logit_softcap: float | None = None
-  final_logit_softcap: float | None = None
-  dtype: Literal["float32", "bfloat16"] = "float32"
+class ModelSpec(family_lib.Architecture):
+  """An `Architecture` whose None fields take the defaults of its family."""
 
   def __post_init__(self):
-    """Puts the family's values where there are none."""
-    every = _GLOBAL_EVERY.get(self.family)
-    own = {
-      "layer_types": every and layer_types(self.num_layers, every),
-      "rope_theta": _ROPE_THETA.get(self.family, 10_000.0),
+    """Fills in the defaults of the family.
+
+    Raises:
+      ValueError: if there is no such family, or `layer_types` is not as long as
+        the model is deep.
+    """
+    if self.family not in FAMILIES:
+      raise ValueError(
+        f"family: expected one of {', '.join(FAMILIES)}, found {self.family!r}"
+      )
+    traits, period = self.traits, self.traits.global_every
+    defaults = {
+      "layer_types": period
+      and config_section.periodic_layers(self.num_layers, period),
+      "rope_theta": traits.rope_theta,
       "query_pre_attn_scalar": float(self.head_dim),
-      "attn_logit_softcap": _ATTN_LOGIT_SOFTCAP.get(self.family, 0.0),
-      "final_logit_softcap": _FINAL_LOGIT_SOFTCAP.get(self.family, 0.0),
+      "attn_logit_softcap": traits.attn_logit_softcap,
+      "final_logit_softcap": traits.final_logit_softcap,
     }
-    for field, value in own.items():
+    for field, value in defaults.items():
       if getattr(self, field) is None:
         object.__setattr__(self, field, value)
     if self.layer_types and len(self.layer_types) != self.num_layers:
@@ -105,8 +72,13 @@ class ModelSpec:
         f"{len(self.layer_types)} layer_types for {self.num_layers} layers"
       )
 
+  @property
+  def traits(self) -> family_lib.Family:
+    """The traits of the model's family."""
+    return FAMILIES[self.family]
+
   def weight_bytes(self) -> int:
-    """Returns the size of the weights, but for norms and biases."""
+    """Returns the size of the weights without norms and biases."""
     heads = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim
     layer = self.embed_dim * (heads + 3 * self.hidden_dim)
     embeddings = 1 if self.tied_embedding else 2
@@ -116,70 +88,63 @@ class ModelSpec:
     )
 
   def build(self, seed: int = 0) -> nnx.Module:
-    """Returns the model with Tunix's own initial values; see `initialize`.
+    """Returns the model with Tunix's initial values; see `initialize`.
 
     Under `nnx.eval_shape` it has shapes and no values.
     """
     key = streams.key(seed, streams.Stream.TUNIX_VALUES)
-    return builders.build(self, nnx.Rngs(key))
+    return self.traits.build(self, nnx.Rngs(key))
+
+  def tensor_sources(
+    self, prefix: str = "model."
+  ) -> dict[str, family_lib.Source]:
+    """Returns the transformers tensors of each parameter, by dotted path."""
+    return self.traits.tensor_sources(self, prefix)
 
 
-# Architectures to train from scratch; the tokenizer decides `vocab_size`.
-TINY_MODELS: dict[str, dict[str, Any]] = {
-  "tiny-qwen2.5": {
-    "family": "qwen2.5",
-    "num_layers": 2,
-    "embed_dim": 96,
-    "hidden_dim": 256,
-    "num_heads": 6,
-    "num_kv_heads": 6,
-    "head_dim": 16,
-  },
-  "tiny-qwen3": {
-    "family": "qwen3",
-    "num_layers": 2,
-    "embed_dim": 96,
-    "hidden_dim": 256,
-    "num_heads": 6,
-    "num_kv_heads": 6,
-    "head_dim": 16,
-  },
-  "tiny-gemma": {
-    "family": "gemma",
-    "num_layers": 3,
-    "embed_dim": 64,
-    "hidden_dim": 192,
-    "num_heads": 4,
-    "num_kv_heads": 1,
-    "head_dim": 24,
-  },
-  # Local and global layers in turn.
-  "tiny-gemma2": {
-    "family": "gemma2",
-    "num_layers": 4,
-    "embed_dim": 64,
-    "hidden_dim": 192,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 24,
-    "sliding_window": 512,
-  },
-  # Six layers, because Gemma 3 has a global layer after every five local ones.
-  "tiny-gemma3": {
-    "family": "gemma3",
-    "num_layers": 6,
-    "embed_dim": 64,
-    "hidden_dim": 192,
-    "num_heads": 4,
-    "num_kv_heads": 1,
-    "head_dim": 24,
-    "sliding_window": 512,
-  },
-}
+def published(name: str, dtype: str) -> ModelSpec | None:
+  """Returns Tunix's own architecture for a hub id; None for an unknown id."""
+  try:
+    config: Any = automodel.call_model_config(
+      naming.get_model_name_from_model_id(name)
+    )
+  except (ValueError, AttributeError, TypeError, KeyError):
+    # Tunix raises any of these for an unknown model.
+    return None
+  for family in FAMILIES.values():
+    if (fields := family.tunix_fields(config)) is not None:
+      sizes = {size: getattr(config, size) for size in config_lib.SIZES}
+      fields |= {"family": family.name, "dtype": dtype, **sizes}
+      return ModelSpec(**fields)
+  return None
+
+
+def matrix_axes(
+  name: str, ndim: int
+) -> tuple[int | tuple[int, ...], int | tuple[int, ...]] | None:
+  """Returns the input and output axes of a parameter that is a matrix.
+
+  Args:
+    name: Path of the parameter.
+    ndim: Number of its dimensions.
+
+  Returns:
+    None for vectors, the embedding and the output head.
+  """
+  if ndim < 2 or "embedding" in name or "lm_head" in name:
+    return None
+  families = FAMILIES.values()
+  if any(module in name for x in families for module in x.output_modules):
+    # Heads and their features go in: [N, H, D], or [F, D].
+    return tuple(range(ndim - 1)), ndim - 1
+  if any(module in name for x in families for module in x.head_modules):
+    # A matrix for each head: [N, D, H] or [2, K, D, H].
+    return ndim - 2, ndim - 1
+  return 0, tuple(range(1, ndim))
 
 
 def check_shape(shape: dict[str, Any]) -> None:
-  """Raises a UserError if the sizes of a model do not fit one another."""
+  """Raises a UserError if the sizes of a model are inconsistent."""
   heads, kv_heads = shape["num_heads"], shape["num_kv_heads"]
   if heads % kv_heads:
     raise errors.UserError(
@@ -192,16 +157,23 @@ def check_shape(shape: dict[str, Any]) -> None:
     )
 
 
+def set_remat(module: nnx.Module, kind: str) -> None:
+  """Sets the rematerialization in place: `none`, `block` or `decoder`."""
+  for _, part in nnx.iter_modules(module):
+    owner: Any = part
+    # Gemma's attention has its own setting.
+    if hasattr(owner, "remat_config"):
+      kinds: Any = type(owner.remat_config)
+      owner.remat_config = kinds[kind.upper()]
+    config: Any = getattr(owner, "config", None)
+    if hasattr(config, "remat_config"):
+      kinds = type(config.remat_config)
+      value = kinds[kind.upper()]
+      owner.config = dataclasses.replace(config, remat_config=value)
+
+
 def logits(module: nnx.Module, hidden: jax.Array) -> jax.Array:
-  """Returns what a model's head makes of its last hidden states.
-
-  Args:
-    module: the model.
-    hidden: [..., D], as the final norm leaves them.
-
-  Returns:
-    float32 [..., V].
-  """
+  """Returns the logits, float32 [..., V], of final hidden states [..., D]."""
   model: Any = module
   head = model.lm_head if hasattr(model, "lm_head") else model.embedder.decode
   logits = head(hidden).astype(jnp.float32)
@@ -210,13 +182,7 @@ def logits(module: nnx.Module, hidden: jax.Array) -> jax.Array:
 
 
 def parameters(module: nnx.Module, kind: Any = nnx.Param) -> dict[str, Any]:
-  """Lists a model's parameters by dotted path, in path order.
-
-  Args:
-    module: the model, with values or (from `nnx.eval_shape`) without.
-    kind: the variable type, `nnx.Param` for all and `nnx.LoRAParam` for an
-      adapter's.
-  """
+  """Returns a model's values or shapes by dotted path, in path order."""
   flat = nnx.to_flat_state(nnx.state(module, kind))
   return {".".join(map(str, path)): leaf.get_value() for path, leaf in flat}
 
@@ -224,12 +190,7 @@ def parameters(module: nnx.Module, kind: Any = nnx.Param) -> dict[str, Any]:
 def with_parameters(
   module: nnx.Module, values: dict[str, jax.Array]
 ) -> nnx.Module:
-  """Returns a copy of `module` whose parameters are `values` (see `parameters`).
-
-  Args:
-    module: a model; one without values, from `nnx.eval_shape`, will do.
-    values: a value for each of its parameters.
-  """
+  """Returns a copy of a model, which may have shapes only, with new values."""
   graphdef, state = nnx.split(module)
   flat = [
     (path, leaf.replace(values[".".join(map(str, path))]))
@@ -240,14 +201,14 @@ def with_parameters(
 
 @progress.stage("making the model")
 def initialize(spec: ModelSpec, seed: int) -> nnx.Module:
-  """Returns a model from scratch with values that train.
+  """Returns a model with initial values for training from scratch.
 
-  Tunix's modules are made for loading weights: their feed-forward kernels
-  start at zero, which never get a gradient, and embeddings at unit variance.
-  Here kernels are normal with variance 1 / fan-in; those that write into the
-  residual stream are smaller by sqrt(2 * layers), as in GPT-2 (Radford et al.,
-  2019, section 2.3). Norms and biases keep Tunix's ones and zeros. Each value
-  depends on the seed and the parameter's name alone.
+  Tunix initializes its modules for loading weights: feed-forward kernels are
+  zero and never get a gradient, embeddings have unit variance. Here kernels are
+  normal with variance 1 / fan-in; kernels that write into the residual stream
+  are smaller by sqrt(2 * layers), as in GPT-2 (Radford et al., 2019, section
+  2.3). Norms and biases keep Tunix's ones and zeros. Each value depends only on
+  the seed and the parameter's name.
   """
   abstract = nnx.eval_shape(spec.build)
   values = {
@@ -261,16 +222,16 @@ def _initial_value(
   seed: int, name: str, shape: jax.ShapeDtypeStruct, spec: ModelSpec
 ) -> np.ndarray:
   if len(shape.shape) == 1:
-    # RMSNorm of Qwen multiplies by `w`; Gemma's by 1 + `scale`.
+    # Qwen's RMSNorm multiplies by `w`, Gemma's by 1 + `scale`.
     return np.full(shape.shape, float(name.endswith("norm.w")), np.float32)
   if name.endswith("input_embedding"):
     stddev = _EMBEDDING_STDDEV
-  elif name.split(".")[-2] in OUTPUT_MODULES:
+  elif name.split(".")[-2] in spec.traits.output_modules:
     fan_in = shape.size // spec.embed_dim
     stddev = (fan_in * 2 * spec.num_layers) ** -0.5
   else:
     stddev = spec.embed_dim**-0.5
-  # NumPy rather than JAX: drawing needs no program compiled for each shape.
+  # Drawn with NumPy: JAX would compile a program for each shape.
   number = zlib.crc32(name.encode())
   rng = streams.generator(seed, streams.Stream.MODEL_VALUES, number)
   return stddev * rng.standard_normal(shape.shape, np.float32)

@@ -1,8 +1,8 @@
-"""Adapters as PEFT saves them, to and from Qwix's.
+"""Converts adapters between PEFT and Qwix.
 
-PEFT adds alpha / r * B A to the weight [out, in] of a linear module, where A,
-`lora_A`, is [r, in] and B, `lora_B`, [out, r]. Tunix's Gemmas have modules that
-stand for two or three of transformers'; those have an A in common.
+PEFT adds alpha / r * B A to the weight [out, in] of a linear module, where A
+(`lora_A`) is [r, in] and B (`lora_B`) is [out, r]. Some Gemma modules of Tunix
+stack two or three modules of transformers; these share one A.
 """
 
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ import safetensors
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt.models.families import family as family_lib
 from tunix_ttt.models.families import specs
-from tunix_ttt.models.hub import headers
-from tunix_ttt.models.hub import names
+from tunix_ttt.models.hub import hub_loading
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 
-# What stands before the decoder's layers in modules' names, of text models and
-# of those that also see, in transformers since 4.52 and before.
+# Prefixes of the decoder's module names: text models, vision models since
+# transformers 4.52, and vision models before it.
 _PREFIXES = ("model.", "model.language_model.", "language_model.model.")
-# Settings that change nothing of what an adapter computes, or are read below.
-_FREE = {
+# Settings that do not change an adapter's outputs, or are checked below.
+_ALLOWED = {
   "alpha_pattern",
   "auto_mapping",
   "base_model_name_or_path",
@@ -49,10 +49,10 @@ _FREE = {
   "target_modules",
   "task_type",
 }
-# Of others, what makes it an adapter that Qwix has; all more is null or false.
-_ONLY = {"bias": "none", "peft_type": "LORA"}
-# Other ways to begin change the base.
-_PLAIN_BEGINNINGS = (True, False, "gaussian", None)
+# Settings of plain LoRA. All other settings must be null, false or empty.
+_REQUIRED = {"bias": "none", "peft_type": "LORA"}
+# Other initial weights change the base.
+_PLAIN_INITIAL_WEIGHTS = (True, False, "gaussian", None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,11 @@ class Description:
   """The contents of an `adapter_config.json`.
 
   Attributes:
-    base: the model beneath: a hub id or a path.
+    base: Hub id or path of the base model.
     revision: Revision of the hub id.
-    rank: r.
-    alpha: what the rank divides.
-    targets: what modules' names end with; None where a pattern says it.
+    rank: Rank r.
+    alpha: Numerator of the scale alpha / r.
+    targets: Suffixes of the adapted modules' names; None for a pattern.
   """
 
   base: str
@@ -76,14 +76,14 @@ class Description:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapter:
-  """An adapter that was read.
+  """An adapter as Qwix represents it.
 
   Attributes:
-    lora: its settings as Qwix's. The rank is two or three times PEFT's where a
-      module of Gemma's needs as many different A; so is alpha.
-    parts: by a parameter's path, its A [r, in], each once, and for each tensor
-      that the parameter is made of which of them it has and its B [out, r];
-      None for one without an adapter.
+    lora: Settings for Qwix. Rank and alpha are two or three times those of PEFT
+      if a stacked Gemma module has as many different A.
+    parts: Values of each adapted parameter, by its path: the distinct A [r, in]
+      and, for each tensor of the parameter, the index of its A and its B
+      [out, r], or None for a tensor without an adapter.
   """
 
   lora: config_lib.LoraConfig
@@ -91,21 +91,16 @@ class Adapter:
 
 
 def is_adapter(directory: pathlib.Path) -> bool:
-  """Returns whether a directory holds an adapter of PEFT's."""
+  """Returns whether a directory holds a PEFT adapter."""
   return (directory / CONFIG).is_file()
 
 
 def matrices(
-  values: Mapping[str, Any], table: Mapping[str, names.Source]
+  values: Mapping[str, Any], sources: Mapping[str, family_lib.Source]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Returns A [r, in] and B [out, r] of each tensor that has an adapter.
-
-  Args:
-    values: a model's parameters, by path.
-    table: what its parameters are made of; names the tensors.
-  """
+  """Returns A [r, in] and B [out, r] of each adapted tensor, by its name."""
   result = {}
-  for path, source in table.items():
+  for path, source in sources.items():
     if f"{path}_lora_a" not in values:
       continue
     a = np.asarray(values[f"{path}_lora_a"])
@@ -120,15 +115,12 @@ def matrices(
 def tensors(
   values: Mapping[str, Any], spec: specs.ModelSpec, prefix: str
 ) -> dict[str, np.ndarray]:
-  """Returns the tensors of an adapter by the names that PEFT gives them.
+  """Returns an adapter's tensors by their names in PEFT.
 
-  Args:
-    values: the model's parameters, by path.
-    spec: its architecture.
-    prefix: what stands before its layers in modules' names.
+  All names have the prefix of the decoder's modules.
   """
   result = {}
-  for name, pair in matrices(values, names.table(spec, prefix)).items():
+  for name, pair in matrices(values, spec.tensor_sources(prefix)).items():
     for kind, matrix in zip("AB", pair, strict=True):
       result[_key(name, kind)] = matrix
   return result
@@ -140,17 +132,10 @@ def settings(
   base: str,
   revision: str | None,
 ) -> dict[str, Any]:
-  """Returns what `adapter_config.json` is to say.
-
-  Args:
-    lora: the adapter's settings.
-    tensors: its tensors, by PEFT's names.
-    base: the model beneath: a hub id or a path.
-    revision: Revision of the hub id.
-  """
+  """Returns the contents of `adapter_config.json`."""
   targets: Any = sorted({name.split(".")[-3] for name in tensors})
   if not any(name.startswith(_key("model.layers.", "")) for name in tensors):
-    # A model that also sees has modules of the same names.
+    # The vision tower has modules of the same names.
     targets = rf".*\.language_model\..*\.({'|'.join(targets)})"
   return {
     "base_model_name_or_path": base,
@@ -169,30 +154,33 @@ def settings(
 
 
 def describe(directory: pathlib.Path) -> Description:
-  """Reads what an adapter says of itself.
+  """Reads the `adapter_config.json` of a directory.
 
   Raises:
-    errors.UserError: if it is of a kind that Qwix has not.
+    errors.UserError: if Qwix does not support such an adapter.
   """
   path = directory / CONFIG
   values = files.read_json(path, "adapter config")
 
   def refuse(key: str, reason: str) -> NoReturn:
-    found = f"is {files.to_json(values[key])}" if key in values else "missing"
-    raise errors.UserError(f"{path}: {key} {found}; {reason}")
+    value = f"is {files.to_json(values[key])}" if key in values else "missing"
+    raise errors.UserError(f"{path}: {key} {value}; {reason}")
 
-  for key, wanted in _ONLY.items():
-    if values.get(key) != wanted:
-      refuse(key, f"expected {files.to_json(wanted)}")
-  if values.get("init_lora_weights") not in _PLAIN_BEGINNINGS:
-    refuse("init_lora_weights", "it changes the base, which is not done here")
+  for key, required in _REQUIRED.items():
+    if values.get(key) != required:
+      refuse(key, f"expected {files.to_json(required)}")
+  if values.get("init_lora_weights") not in _PLAIN_INITIAL_WEIGHTS:
+    refuse(
+      "init_lora_weights",
+      "initial weights that change the base are not supported",
+    )
   for key in ("rank_pattern", "alpha_pattern"):
     if values.get(key):
       refuse(key, "one rank and one alpha for all modules are supported")
   for key, value in values.items():
-    # Not by `in`: 0, which is a layer, equals False.
+    # 0 equals False, but is a layer.
     is_off = value is None or value is False or value in ("", [], {})
-    if not is_off and key not in _FREE and key not in _ONLY:
+    if not is_off and key not in _ALLOWED and key not in _REQUIRED:
       refuse(key, "plain LoRA of whole linear modules is supported")
   rank: Any = values.get("r")
   alpha: Any = values.get("lora_alpha")
@@ -223,16 +211,13 @@ def describe(directory: pathlib.Path) -> Description:
 
 
 def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
-  """Reads an adapter.
-
-  Args:
-    directory: PEFT's.
-    spec: the architecture of the base.
+  """Reads an adapter of a base with the architecture `spec`.
 
   Raises:
-    errors.UserError: if it is of another kind, or does not fit the base.
+    errors.UserError: if Qwix does not support the adapter, or it does not fit
+      the base.
   """
-  described = describe(directory)
+  description = describe(directory)
   path = directory / WEIGHTS
   if not path.is_file():
     reason = f"{path}: this file is missing"
@@ -242,62 +227,58 @@ def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
         f" pickles run the code they hold; save the adapter as {WEIGHTS}"
       )
     raise errors.UserError(reason)
-  found = headers.read_file(path)
-  table = _adaptable(spec, found)
+  headers = hub_loading.read_headers(path)
+  sources = _layer_sources(spec, headers)
   shapes = {
     name: shape
-    for source in table.values()
+    for source in sources.values()
     for name, shape in zip(source.names, source.shapes, strict=True)
   }
-  wanted = _wanted(directory, described, [*shapes], found)
+  adapted = _adapted(directory, description, [*shapes], headers)
   expected: dict[str, tuple[int, ...]] = {}
-  for name in wanted:
+  for name in adapted:
     outputs, inputs = shapes[name]
-    expected[_key(name, "A")] = (described.rank, inputs)
-    expected[_key(name, "B")] = (outputs, described.rank)
-  headers.check(found, expected, directory)
+    expected[_key(name, "A")] = (description.rank, inputs)
+    expected[_key(name, "B")] = (outputs, description.rank)
+  hub_loading.check(headers, expected, directory)
   parts = {}
   with safetensors.safe_open(path, "numpy") as file:
 
     def matrix(name: str, kind: str) -> np.ndarray:
       values = file.get_tensor(_key(name, kind))
-      headers.check_finite(path, _key(name, kind), values)
+      hub_loading.check_finite(path, _key(name, kind), values)
       return values
 
-    for ours, source in table.items():
-      if not wanted.isdisjoint(source.names):
+    for param_path, source in sources.items():
+      if not adapted.isdisjoint(source.names):
         pairs = [
-          (matrix(name, "A"), matrix(name, "B")) if name in wanted else None
+          (matrix(name, "A"), matrix(name, "B")) if name in adapted else None
           for name in source.names
         ]
-        parts[ours] = _share(pairs)
-  # One rank serves all modules.
-  times = max(len(shared) for shared, _ in parts.values())
-  modules = sorted({ours.split(".")[-2] for ours in parts})
-  is_all = len(parts) == len(table)
+        parts[param_path] = _share(pairs)
+  # All modules have the same rank.
+  factor = max(len(shared) for shared, _ in parts.values())
+  modules = sorted({param_path.split(".")[-2] for param_path in parts})
+  is_all = len(parts) == len(sources)
   lora = config_lib.LoraConfig(
-    rank=times * described.rank,
-    alpha=times * described.alpha,
+    rank=factor * description.rank,
+    alpha=factor * description.alpha,
     target_modules="all-linear" if is_all else modules,
   )
   return Adapter(lora=lora, parts=parts)
 
 
 def fill(module: nnx.Module, adapter: Adapter) -> nnx.Module:
-  """Returns a model whose new adapters have the values that were read.
+  """Fills a model's new adapters, which have the settings `adapter.lora`.
 
-  What the wider rank leaves over keeps its A and a B of zero.
-
-  Args:
-    module: with adapters by `adapter.lora` that were not trained.
-    adapter: the values.
+  Unused ranks keep their A and a B of zero.
   """
   values = specs.parameters(module)
   for path, (shared, pairs) in adapter.parts.items():
     old_a, old_b = (values[f"{path}_lora_{kind}"] for kind in "ab")
     rank = old_a.shape[-1]
     a = np.array(old_a, np.float32).reshape(-1, rank)
-    # Of one tensor, or of several that are stacked.
+    # [rank, tensors, outputs]; stacked parameters have several tensors.
     b = np.zeros((rank, len(pairs), old_b.size // rank // len(pairs)))
     for number, matrix in enumerate(shared):
       size = matrix.shape[0]
@@ -313,71 +294,71 @@ def fill(module: nnx.Module, adapter: Adapter) -> nnx.Module:
 
 
 def _key(name: str, kind: str) -> str:
-  """Returns PEFT's name for a matrix of the adapter of a weight."""
+  """Returns the name in PEFT of the matrix A or B of a weight."""
   module = name.removesuffix(".weight")
   return f"base_model.model.{module}" + (kind and f".lora_{kind}.weight")
 
 
-def _adaptable(
-  spec: specs.ModelSpec, found: Mapping[str, Any]
-) -> dict[str, names.Source]:
-  """Returns the part of `names.table` that adapters are for."""
+def _layer_sources(
+  spec: specs.ModelSpec, headers: Mapping[str, Any]
+) -> dict[str, family_lib.Source]:
+  """Returns the sources of the linear modules in a model's layers."""
   prefix = next(
     (
       prefix
       for prefix in _PREFIXES
-      if any(name.startswith(_key(f"{prefix}layers.", "")) for name in found)
+      if any(name.startswith(_key(f"{prefix}layers.", "")) for name in headers)
     ),
     _PREFIXES[0],
   )
   return {
     path: source
-    for path, source in names.table(spec, prefix).items()
+    for path, source in spec.tensor_sources(prefix).items()
     if path.startswith("layers.") and len(source.shapes[0]) == 2
   }
 
 
-def _wanted(
+def _adapted(
   directory: pathlib.Path,
-  described: Description,
+  description: Description,
   weights: list[str],
-  found: Mapping[str, Any],
+  headers: Mapping[str, Any],
 ) -> set[str]:
-  """Returns the weights that are to have adapters.
+  """Returns the weights that should have adapters.
 
-  Where a pattern says which, it is taken at its word that they are those which
-  have: running a stranger's pattern can take for ever.
+  A pattern is not run, since a malicious one may take forever; the tensors in
+  the file decide instead.
   """
-  if described.targets is None:
-    chosen = {name for name in weights if _key(name, "A") in found}
+  if description.targets is None:
+    adapted = {name for name in weights if _key(name, "A") in headers}
   else:
-    chosen = {
+    adapted = {
       name
       for name in weights
       if any(
         f".{name.removesuffix('.weight')}".endswith(f".{target}")
-        for target in described.targets
+        for target in description.targets
       )
     }
   path = directory / CONFIG
-  if not chosen:
+  if not adapted:
     raise errors.UserError(
       f"{path}: target_modules: names no linear module of the base's layers"
     )
-  kinds = {name.split(".")[-2] for name in chosen}
+  kinds = {name.split(".")[-2] for name in adapted}
   every = {name for name in weights if name.split(".")[-2] in kinds}
-  if left_out := sorted(every - chosen):
+  if left_out := sorted(every - adapted):
     raise errors.UserError(
       f"{path}: target_modules: leaves out {left_out[0].removesuffix('.weight')};"
       " an adapter of a kind of module in every layer is supported"
     )
-  return chosen
+  return adapted
 
 
 def _share(
   pairs: list[tuple[np.ndarray, np.ndarray] | None],
 ) -> tuple[list[np.ndarray], list[tuple[int, np.ndarray] | None]]:
-  """Lists each different A once, and says which one each B goes with."""
+  """Returns the distinct A, and the index of the A that each B belongs to."""
   shared: list[np.ndarray] = []
   result: list[tuple[int, np.ndarray] | None] = []
   for pair in pairs:
@@ -385,7 +366,7 @@ def _share(
       result.append(None)
       continue
     a, b = pair
-    same = [n for n, known in enumerate(shared) if np.array_equal(known, a)]
+    same = [n for n, other in enumerate(shared) if np.array_equal(other, a)]
     if not same:
       shared.append(a)
     result.append((same[0] if same else len(shared) - 1, b))

@@ -1,4 +1,4 @@
-"""Models written as others read them: PEFT's adapters, transformers' models."""
+"""Exports models to transformers and adapters to PEFT."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -16,28 +16,25 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import client
-from tunix_ttt.models.hub import config_json
-from tunix_ttt.models.hub import headers
 from tunix_ttt.models.hub import hub_config as hf_config
 from tunix_ttt.models.hub import hub_loading
-from tunix_ttt.models.hub import names
 from tunix_ttt.runs import progress
 from tunix_ttt.text import conversion
 from tunix_ttt.text import hub_tokenizers
 from tunix_ttt.text import tokenizers
 
 GENERATION = "generation_config.json"
-# Said by safetensors' own files; transformers 4 refuses those that do not.
+# transformers 4 refuses files without this metadata.
 _METADATA = {"format": "pt"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tensor:
-  """A tensor that is made when it is written.
+  """A tensor that is computed when it is written.
 
   Attributes:
-    size: in bytes.
-    make: returns it.
+    size: Size in bytes.
+    make: Returns the tensor.
   """
 
   size: int
@@ -49,10 +46,10 @@ class Export:
   """The contents of an exported directory.
 
   Attributes:
-    is_adapter: whether it is PEFT's, and not a whole model.
-    contents: small files, by name.
-    weights: tensors by name, by the file that they go to.
-    model: what is exported.
+    is_adapter: Whether the export is a PEFT adapter and not a whole model.
+    contents: Contents of the small files, by name.
+    weights: Tensors of each weight file, by file and tensor name.
+    model: Model to export.
   """
 
   is_adapter: bool
@@ -61,7 +58,7 @@ class Export:
   model: checkpoints.Model
 
   def sizes(self) -> dict[str, int]:
-    """Returns the bytes of each file; of weights, without their headers."""
+    """Returns the size of each file in bytes, without headers of weights."""
     sizes = {name: len(data) for name, data in self.contents.items()}
     for name, tensors in self.weights.items():
       sizes[name] = sum(tensor.size for tensor in tensors.values())
@@ -72,16 +69,15 @@ class Export:
 def prepare(
   model: checkpoints.Model, *, merge: bool, max_shard_size: int
 ) -> Export:
-  """Returns what is to be written of a model.
+  """Prepares the export of a model.
 
   Args:
-    model: the model; one without adapters is written whole.
-    merge: whether to write adapters added to their base, and not alone.
-    max_shard_size: bytes of a weight file at the most.
+    model: Model to export.
+    merge: Whether to merge adapters into their base.
+    max_shard_size: Maximum size of a weight file in bytes.
 
   Raises:
-    errors.UserError: if the adapter is to be written alone and its base is none
-      that PEFT could find.
+    errors.UserError: if PEFT could not find the base of an adapter.
   """
   if model.lora is None or merge:
     return _whole(model, max_shard_size)
@@ -90,32 +86,27 @@ def prepare(
 
 @progress.stage("writing the model")
 def write(
-  export: Export, output: pathlib.Path, more: Mapping[str, bytes]
+  export: Export, output: pathlib.Path, other_files: Mapping[str, bytes]
 ) -> None:
-  """Writes a directory, whole or not at all.
-
-  Args:
-    export: what to write.
-    output: the directory, which must not exist.
-    more: other files, by name.
+  """Writes an export to a new directory, atomically.
 
   Raises:
-    errors.UserError: if it exists.
+    errors.UserError: if the directory exists.
   """
   with files.new_directory(output) as new:
     for name, tensors in export.weights.items():
-      made = {key: tensor.make() for key, tensor in tensors.items()}
-      safetensors.numpy.save_file(made, new / name, metadata=_METADATA)
-    files.write_all(new, export.contents | dict(more))
+      arrays = {key: tensor.make() for key, tensor in tensors.items()}
+      safetensors.numpy.save_file(arrays, new / name, metadata=_METADATA)
+    files.write_all(new, export.contents | dict(other_files))
 
 
 def check_public(export: Export) -> None:
-  """Raises a UserError if others could not use what is exported."""
+  """Raises a UserError if the export only works on this machine."""
   base = export.model.base
   if export.is_adapter and base is not None and base.commit is None:
     raise errors.UserError(
-      f"the adapter's base, {base.path}, is a directory of this machine, where"
-      " others cannot find it; say --merge to publish both as one model"
+      f"the adapter's base, {base.path}, is a directory of this machine, which"
+      " others cannot read; say --merge to publish one model"
     )
 
 
@@ -124,22 +115,26 @@ def _adapter(model: checkpoints.Model) -> Export:
   assert lora is not None and base is not None
   directory = _base_directory(model)
   if directory is None or base.path is None:
-    what = "a model from scratch" if base.path is None else base.path
+    name = "a model from scratch" if base.path is None else base.path
     raise errors.UserError(
-      f"the adapter's base, {what}, is no Hugging Face model, which PEFT needs;"
-      " say --merge to write both as one model"
+      f"the adapter's base, {name}, is not a Hugging Face model, which PEFT"
+      " needs; say --merge to write one model"
     )
-  architecture, _ = hf_config.read(directory, model.spec.dtype)
-  made = adapters.tensors(
-    specs.parameters(model.module), model.spec, architecture.modules
+  hub_class, _ = hf_config.read(directory, model.spec.dtype)
+  tensors = adapters.tensors(
+    specs.parameters(model.module), model.spec, hub_class.modules
   )
-  settings = adapters.settings(lora, made, base.path, base.commit)
+  settings = adapters.settings(lora, tensors, base.path, base.commit)
   contents = _tokenizer_files(model)
-  # It would make the directory a whole model's.
+  # With `config.json`, the directory would be a whole model.
   contents.pop(hf_config.CONFIG, None)
   contents[GENERATION] = _generation(model)
   contents[adapters.CONFIG] = _json(settings)
-  weights = {name: _ready(tensor) for name, tensor in made.items()}
+  arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+  weights = {
+    name: Tensor(size=array.nbytes, make=lambda x=array: x)
+    for name, array in arrays.items()
+  }
   return Export(
     is_adapter=True,
     contents=contents,
@@ -150,13 +145,13 @@ def _adapter(model: checkpoints.Model) -> Export:
 
 def _whole(model: checkpoints.Model, max_shard_size: int) -> Export:
   contents = _tokenizer_files(model)
-  config = config_json.of_model(model.spec, _of_base(model, hf_config.CONFIG))
+  config = hf_config.of_model(model.spec, _of_base(model, hf_config.CONFIG))
   contents[hf_config.CONFIG] = _json(config)
   contents[GENERATION] = _generation(model)
   tensors = _merged(model)
   shards = _shards(tensors, max_shard_size)
   if len(shards) == 1:
-    weights = {headers.SINGLE: tensors}
+    weights = {hub_loading.SINGLE: tensors}
   else:
     weights = {
       f"model-{n:05}-of-{len(shards):05}.safetensors": shard
@@ -168,23 +163,23 @@ def _whole(model: checkpoints.Model, max_shard_size: int) -> Export:
         name: file for file, shard in weights.items() for name in sorted(shard)
       },
     }
-    contents[headers.INDEX] = _json(index)
+    contents[hub_loading.INDEX] = _json(index)
   return Export(
     is_adapter=False, contents=contents, weights=weights, model=model
   )
 
 
 def _merged(model: checkpoints.Model) -> dict[str, Tensor]:
-  """Returns the tensors of a model, adapters added to them, by name."""
-  table = names.table(model.spec)
+  """Returns a model's tensors with merged adapters, by name."""
+  sources = model.spec.tensor_sources()
   values = specs.parameters(model.module)
-  pairs = adapters.matrices(values, table)
+  pairs = adapters.matrices(values, sources)
   lora = model.lora
   scale = 0.0 if lora is None else lora.alpha / lora.rank
   dtype = jnp.dtype(model.spec.dtype)
 
   def make(path: str, number: int) -> np.ndarray:
-    source = table[path]
+    source = sources[path]
     tensor = source.to_tensors(np.asarray(values[path]))[number]
     if (pair := pairs.get(source.names[number])) is not None:
       a, b = (matrix.astype(np.float32) for matrix in pair)
@@ -192,7 +187,7 @@ def _merged(model: checkpoints.Model) -> dict[str, Tensor]:
     return np.ascontiguousarray(tensor, dtype)
 
   result = {}
-  for path, source in table.items():
+  for path, source in sources.items():
     for number, name in enumerate(source.names):
       size = int(np.prod(source.shapes[number])) * dtype.itemsize
       result[name] = Tensor(size=size, make=lambda p=path, n=number: make(p, n))
@@ -200,7 +195,7 @@ def _merged(model: checkpoints.Model) -> dict[str, Tensor]:
 
 
 def _shards(tensors: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
-  """Puts tensors into files; one that is over the limit has its own."""
+  """Distributes tensors over files; a tensor above the limit gets its own."""
   shards: list[dict[str, Tensor]] = [{}]
   room = limit
   for name, tensor in tensors.items():
@@ -212,13 +207,8 @@ def _shards(tensors: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
   return shards
 
 
-def _ready(tensor: np.ndarray) -> Tensor:
-  whole = np.ascontiguousarray(tensor)
-  return Tensor(size=whole.nbytes, make=lambda: whole)
-
-
 def _tokenizer_files(model: checkpoints.Model) -> dict[str, bytes]:
-  """Returns a tokenizer's files as transformers looks for them."""
+  """Returns a tokenizer's files by their names in transformers."""
   tokenizer = model.tokenizer
   if isinstance(tokenizer, tokenizers.SentencePieceTokenizer):
     return conversion.to_hugging_face(tokenizer)
@@ -229,30 +219,27 @@ def _tokenizer_files(model: checkpoints.Model) -> dict[str, bytes]:
 
 
 def _generation(model: checkpoints.Model) -> bytes:
+  """Returns a `generation_config.json` with the ids that end a turn."""
   tokenizer = model.tokenizer
+  ids = {"bos_token_id": tokenizer.bos_id(), "pad_token_id": tokenizer.pad_id()}
+  config: dict[str, Any] = {k: v for k, v in ids.items() if v is not None}
+  config |= _of_base(model, GENERATION) or {}
   ends = dict.fromkeys((*tokenizer.end_ids, tokenizer.eos_id()))
-  return _json(
-    config_json.of_generation(
-      [*ends],
-      tokenizer.bos_id(),
-      tokenizer.pad_id(),
-      _of_base(model, GENERATION),
-    )
-  )
+  return _json(dict(sorted((config | {"eos_token_id": [*ends]}).items())))
 
 
 def _of_base(model: checkpoints.Model, name: str) -> dict[str, Any] | None:
-  """Returns a JSON file of the model that this one was made from, if it has it.
+  """Returns a JSON file of the base model, None if it has no such file.
 
-  A Hugging Face model's tokenizer carries both configs along.
+  The tokenizer of a Hugging Face model has copies of both configs.
   """
   data = model.tokenizer.files().get(f"{hub_tokenizers.FOLDER}/{name}")
   if data is not None:
     try:
-      found = json.loads(data)
+      config = json.loads(data)
     except ValueError:
       return None
-    return found if isinstance(found, dict) else None
+    return config if isinstance(config, dict) else None
   directory = _base_directory(model)
   if directory is None or not (directory / name).is_file():
     return None
@@ -260,7 +247,7 @@ def _of_base(model: checkpoints.Model, name: str) -> dict[str, Any] | None:
 
 
 def _base_directory(model: checkpoints.Model) -> pathlib.Path | None:
-  """Returns where the base of an adapter is, if it is Hugging Face's."""
+  """Returns the directory of an adapter's base if Hugging Face's, else None."""
   base = model.base
   if base is None or base.path is None:
     return None

@@ -1,6 +1,7 @@
-"""Models from directories that transformers saved, by Tunix's loader."""
+"""Loads models that transformers saved, with Tunix's safetensors loader."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import hashlib
 import pathlib
@@ -10,17 +11,46 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 from tunix.models import safetensors_loader
 
 from tunix_ttt import errors
+from tunix_ttt import files
 from tunix_ttt.models import meshes
-from tunix_ttt.models.families import builders
+from tunix_ttt.models.families import family as family_lib
 from tunix_ttt.models.families import specs
-from tunix_ttt.models.hub import headers
 from tunix_ttt.models.hub import hub_config as config_lib
-from tunix_ttt.models.hub import names
 
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# Pickles run any code that they contain.
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# Types that `load` can convert to the types of `ModelSpec`.
+_DTYPES = ("F32", "BF16", "F16")
+
+# Bytes of a file that are hashed together.
 _CHUNK = 1 << 22
+# Rows of a matrix that are compared together.
+_ROWS = 1024
+# Values of a tensor that are checked together.
+_PART = 1 << 22
+# Exponent bits of bfloat16, all set in NaN and infinity.
+_EXPONENT = 0x7F80
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """The header of a tensor.
+
+  Attributes:
+    path: File of the tensor.
+    dtype: Type as safetensors names it: F32, BF16, ...
+    shape: Shape of the tensor.
+  """
+
+  path: pathlib.Path
+  dtype: str
+  shape: tuple[int, ...]
 
 
 def load(
@@ -29,36 +59,43 @@ def load(
   dtype: config_lib.Dtype | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[nnx.Module, specs.ModelSpec]:
-  """Returns the model in a directory, and its architecture.
+  """Loads a model and its architecture from a directory.
 
-  Parameters hold the file's values, in another order of axes and perhaps
-  another dtype; `names.table` is the way back. One tensor at a time is copied
-  on the host.
+  Parameters hold the file's values, with their axes permuted and perhaps in
+  another dtype; `ModelSpec.tensor_sources` maps them back. The host holds a
+  copy of one tensor at a time.
 
   Args:
-    directory: with `config.json` and weights in safetensors' format.
+    directory: Directory with `config.json` and safetensors weights.
     dtype: Type of parameters and computation; None for bfloat16 on an
       accelerator and float32 on a CPU.
-    mesh: with axes `fsdp` and `tp`, over which each parameter is placed as
-      Tunix would have it; None for one device.
+    mesh: Mesh with axes `fsdp` and `tp` to place the parameters on, sharded as
+      in Tunix; None for one device.
 
   Raises:
-    errors.UserError: if Tunix has no such model, or the weights are not
-      exactly its own or not finite.
+    errors.UserError: if Tunix has no such model, or the weights do not match
+      its parameters or are not finite.
   """
   dtype = dtype or default_dtype()
-  architecture, spec = config_lib.read(directory, dtype)
-  table = names.table(spec, architecture.prefix)
-  found = _check_headers(directory, architecture, spec, table)
+  hub_class, spec = config_lib.read(directory, dtype)
+  sources = spec.tensor_sources(hub_class.tensors)
+  headers = _check_headers(directory, hub_class, spec, sources)
   faults: list[errors.UserError] = []
+
+  def build(_: Any, rngs: nnx.Rngs) -> nnx.Module:
+    module = spec.traits.build(spec, rngs)
+    if mesh is not None:
+      meshes.mark(module, mesh)
+    return module
+
   module = safetensors_loader.load_and_create_model(
     str(directory.absolute()),
-    lambda _, rngs: _build(spec, rngs, mesh),
+    build,
     config=None,
-    # Tensors keep their names, for `_Parameters` to find.
+    # `_Parameters` finds tensors by their original names.
     key_mapping=lambda _: {"(.+)": (r"\1", None)},
     mesh=mesh,
-    preprocess_fn=functools.partial(_Parameters, table, found, faults),
+    preprocess_fn=functools.partial(_Parameters, sources, headers, faults),
     dtype=jnp.dtype(dtype),
     mode="optimized",
   )
@@ -67,22 +104,13 @@ def load(
   return module, spec
 
 
-def _build(
-  spec: specs.ModelSpec, rngs: nnx.Rngs, mesh: jax.sharding.Mesh | None
-) -> nnx.Module:
-  module = builders.build(spec, rngs)
-  if mesh is not None:
-    meshes.mark(module, mesh)
-  return module
-
-
 def is_model(directory: pathlib.Path) -> bool:
-  """Returns whether a directory is of Hugging Face's kind."""
+  """Returns whether a directory holds a Hugging Face model."""
   return (directory / config_lib.CONFIG).is_file()
 
 
 def default_dtype() -> config_lib.Dtype:
-  """Returns the dtype of a model for which none is asked."""
+  """Returns the default dtype of a loaded model on this machine."""
   return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
@@ -90,11 +118,11 @@ def revision(directory: pathlib.Path) -> str:
   """Returns the SHA-256 of a directory's config and weight files.
 
   Raises:
-    errors.UserError: if there are none.
+    errors.UserError: if there are no such files.
   """
   digest = hashlib.sha256()
   config = directory / config_lib.CONFIG
-  for path in [config, *headers.weight_files(directory)]:
+  for path in [config, *_weight_files(directory)]:
     try:
       digest.update(f"{path.name} {path.stat().st_size}\n".encode())
       with path.open("rb") as file:
@@ -107,66 +135,240 @@ def revision(directory: pathlib.Path) -> str:
   return digest.hexdigest()
 
 
+def read_headers(path: pathlib.Path) -> dict[str, Header]:
+  """Returns the header of every tensor in a file.
+
+  Raises:
+    errors.UserError: if the file is damaged.
+  """
+  try:
+    with safetensors.safe_open(path, "numpy") as file:
+      names = list(file.keys())
+      slices = {name: file.get_slice(name) for name in names}
+      return {
+        name: Header(path, part.get_dtype(), tuple(part.get_shape()))
+        for name, part in slices.items()
+      }
+  except (safetensors.SafetensorError, OSError) as error:
+    raise errors.UserError(
+      f"{path}: cannot read this weight file: {error}; it is damaged or was not"
+      " fetched whole"
+    ) from None
+
+
+def check(
+  headers: Mapping[str, Header],
+  shapes: Mapping[str, Sequence[int]],
+  where: pathlib.Path,
+) -> None:
+  """Compares the tensors of files with the shapes of a model's tensors.
+
+  Raises:
+    errors.UserError: at the first tensor that is missing or unknown, or has
+      another shape or an unsupported dtype.
+  """
+  dtypes: dict[pathlib.Path, str] = {}
+  for name in sorted(shapes.keys() | headers.keys()):
+    if name not in headers:
+      raise errors.UserError(
+        f"{where}: the tensor {name}, {list(shapes[name])}, is in none of its"
+        " weight files"
+      )
+    header = headers[name]
+    problem = None
+    if name not in shapes:
+      problem = "the model has no such tensor"
+    elif header.shape != tuple(shapes[name]):
+      problem = (
+        f"has shape {list(header.shape)}, the model needs {list(shapes[name])}"
+      )
+    elif header.dtype not in _DTYPES:
+      problem = (
+        f"has dtype {header.dtype}, expected one of {', '.join(_DTYPES)}"
+      )
+    # Tunix's loader reads a whole file in the dtype of its first tensor.
+    elif dtypes.setdefault(header.path, header.dtype) != header.dtype:
+      problem = (
+        f"has dtype {header.dtype}, others of this file {dtypes[header.path]};"
+        " save the model in one dtype"
+      )
+    if problem is not None:
+      raise errors.UserError(f"{header.path}: the tensor {name}: {problem}")
+
+
+def check_finite(path: pathlib.Path, name: str, values: np.ndarray) -> None:
+  """Raises a UserError if the tensor `name` has NaN or infinite values."""
+  flat = np.asarray(values).reshape(-1)
+  for start in range(0, flat.size, _PART):
+    part = flat[start : start + _PART]
+    if part.dtype.name == "bfloat16":
+      # NumPy's own loops over bfloat16 are slow.
+      is_finite = part.view(np.uint16) & _EXPONENT != _EXPONENT
+    else:
+      is_finite = np.isfinite(part)
+    if not is_finite.all():
+      raise errors.UserError(
+        f"{path}: the tensor {name} has NaN or infinite values; the file is"
+        " damaged, or the training that made it diverged"
+      )
+
+
 class _Parameters(Mapping[str, np.ndarray]):
-  """Makes each parameter when Tunix's loader takes it, and keeps none."""
+  """Makes each parameter when Tunix's loader reads it, and keeps none."""
 
   def __init__(
     self,
-    table: dict[str, names.Source],
-    found: dict[str, headers.Header],
+    sources: dict[str, family_lib.Source],
+    headers: dict[str, Header],
     faults: list[errors.UserError],
     tensors: dict[str, np.ndarray],
   ):
-    self._table, self._found, self._tensors = table, found, tensors
+    self._sources, self._headers, self._tensors = sources, headers, tensors
     self._faults = faults
 
   def __getitem__(self, path: str) -> np.ndarray:
-    source = self._table[path]
+    source = self._sources[path]
     for name in source.names:
       try:
-        headers.check_finite(self._found[name].path, name, self._tensors[name])
+        check_finite(self._headers[name].path, name, self._tensors[name])
       except errors.UserError as fault:
         # Raised after loading: Tunix's loader would leave files open.
         self._faults.append(fault)
     return source.to_parameter([self._tensors[name] for name in source.names])
 
   def __contains__(self, path: Any) -> bool:
-    return path in self._table
+    return path in self._sources
 
   def __iter__(self) -> Iterator[str]:
-    return iter(self._table)
+    return iter(self._sources)
 
   def __len__(self) -> int:
-    return len(self._table)
+    return len(self._sources)
 
 
 def _check_headers(
   directory: pathlib.Path,
-  architecture: config_lib.Architecture,
+  hub_class: family_lib.HubClass,
   spec: specs.ModelSpec,
-  table: dict[str, names.Source],
-) -> dict[str, headers.Header]:
+  sources: dict[str, family_lib.Source],
+) -> dict[str, Header]:
   """Returns the headers of a model's tensors, checked against its shapes."""
   shapes = {
     name: shape
-    for source in table.values()
+    for source in sources.values()
     for name, shape in zip(source.names, source.shapes, strict=True)
   }
-  found = headers.read(directory)
-  # They have no part in the model, and the dtype of their file all the same.
-  for name in found:
-    if name.startswith(architecture.ignored):
-      shapes[name] = found[name].shape
-  # Some save the head of a tied model as well; it must be the embedding.
-  has_both = spec.tied_embedding and names.HEAD in found
+  headers = _read_all_headers(directory)
+  # The dtype of ignored tensors is checked, too.
+  for name in headers:
+    if name.startswith(hub_class.ignored):
+      shapes[name] = headers[name].shape
+  # A tied model may also save its head, which must equal the embedding.
+  head = family_lib.HEAD
+  has_both = spec.tied_embedding and head in headers
   if has_both:
-    shapes[names.HEAD] = (spec.vocab_size, spec.embed_dim)
-  headers.check(found, shapes, directory)
-  embedding = architecture.prefix + names.EMBEDDING
-  if has_both and not headers.are_equal(found, names.HEAD, embedding):
+    shapes[head] = (spec.vocab_size, spec.embed_dim)
+  check(headers, shapes, directory)
+  embedding = hub_class.tensors + family_lib.EMBEDDING
+  if has_both and not _are_equal(
+    headers[head], head, headers[embedding], embedding
+  ):
     raise errors.UserError(
-      f"{found[names.HEAD].path}: the tensor {names.HEAD} is not {embedding},"
+      f"{headers[head].path}: the tensor {head} is not {embedding},"
       f" though {config_lib.CONFIG} says tie_word_embeddings; correct it there"
       " or remove the tensor"
     )
-  return found
+  return headers
+
+
+def _read_all_headers(directory: pathlib.Path) -> dict[str, Header]:
+  """Returns the header of every tensor in a model directory."""
+  headers: dict[str, Header] = {}
+  for path in _weight_files(directory):
+    for name, header in read_headers(path).items():
+      if name in headers:
+        raise errors.UserError(
+          f"{path}: {name} is also in {headers[name].path.name}"
+        )
+      headers[name] = header
+  index = directory / INDEX
+  if index.is_file():
+    weight_map = _weight_map(index)
+    for name in sorted(weight_map.keys() | headers.keys()):
+      stated = weight_map.get(name)
+      actual = headers[name].path.name if name in headers else None
+      if stated != actual:
+        raise errors.UserError(
+          f"{index}: the tensor {name} is said to be in {stated}, but is in"
+          f" {actual}"
+        )
+  return headers
+
+
+def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Lists a model directory's weight files by name.
+
+  Raises:
+    errors.UserError: if there are none, one is missing, or there are files that
+      do not belong to the model.
+  """
+  index = directory / INDEX
+  if index.is_file():
+    names = sorted(set(_weight_map(index).values()))
+    for name in names:
+      if not (directory / name).is_file():
+        raise errors.UserError(
+          f"{directory / name}: this file is missing, which {INDEX} names"
+        )
+  elif (directory / SINGLE).is_file():
+    names = [SINGLE]
+  else:
+    pickles = [
+      path.name for kind in _PICKLES for path in sorted(directory.glob(kind))
+    ]
+    raise errors.UserError(
+      f"{directory / pickles[0]}: weights as a pickle are never opened, as"
+      f" pickles run the code they hold; save the model as {SINGLE}"
+      if pickles
+      else f"{directory}: it has neither {SINGLE} nor {INDEX}"
+    )
+  # Tunix's loader would read all weight files in the directory.
+  for path in sorted(directory.glob("*.safetensors")):
+    if path.name not in names:
+      raise errors.UserError(
+        f"{path}: not one of this model's weight files ({', '.join(names)});"
+        " move it elsewhere"
+      )
+  return [directory / name for name in names]
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+  weights: Any = files.read_json(index, "index of weights").get("weight_map")
+  if not isinstance(weights, dict) or not weights:
+    raise errors.UserError(f"{index}: it has no weight_map")
+  for name, file in weights.items():
+    if (
+      not isinstance(file, str)
+      or pathlib.PurePath(file).name != file
+      or "\\" in file
+      or not file.endswith(".safetensors")
+    ):
+      raise errors.UserError(
+        f"{index}: {name} is in {file!r}, which is not the name of a"
+        " .safetensors file beside it"
+      )
+  return weights
+
+
+def _are_equal(a: Header, a_name: str, b: Header, b_name: str) -> bool:
+  """Returns whether two matrices have the same bytes; reads them in parts."""
+  if (a.dtype, a.shape) != (b.dtype, b.shape):
+    return False
+  with (
+    safetensors.safe_open(a.path, "numpy") as a_file,
+    safetensors.safe_open(b.path, "numpy") as b_file,
+  ):
+    x, y = a_file.get_slice(a_name), b_file.get_slice(b_name)
+    ends = range(_ROWS, a.shape[0] + _ROWS, _ROWS)
+    parts = [slice(end - _ROWS, min(end, a.shape[0])) for end in ends]
+    return all(x[part].tobytes() == y[part].tobytes() for part in parts)

@@ -1,0 +1,224 @@
+"""Defines the architecture of a model and the traits of a model family."""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any, Literal
+
+from flax import nnx
+import numpy as np
+
+from tunix_ttt import config as config_lib
+from tunix_ttt.models.families import config_section
+
+LayerType = config_section.LayerType
+EMBEDDING = "embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+  """The architecture of a model.
+
+  A family's own value replaces None; see `specs.ModelSpec`.
+
+  Attributes:
+    family: Name of the model family.
+    vocab_size: Number of rows of the embedding.
+    num_layers: Number of decoder layers.
+    embed_dim: Width of the residual stream.
+    hidden_dim: Width of the feed-forward layers.
+    num_heads: Number of query heads.
+    num_kv_heads: Number of key and value heads; divides `num_heads`.
+    head_dim: Width of a head; even.
+    sliding_window: Number of tokens that a local layer attends to (Gemma 2
+      and 3).
+    layer_types: Type of each layer (Gemma 2 and 3); None in families whose
+      layers are all global.
+    rope_theta: Base of the rotary angles (Su et al., 2021, section 3.2.2), in
+      Gemma 3 only of the global layers. Gemma and Gemma 2 support 10,000 only.
+    local_rope_theta: Base of the rotary angles of Gemma 3's local layers.
+    rope_scale: Divisor of the positions in Gemma 3's global layers.
+    norm_eps: Epsilon of the norms. Gemma models support 1e-6 only.
+    tied_embedding: Whether the embedding is also the output head. Gemma models
+      are always tied.
+    query_pre_attn_scalar: Queries of Gemma 2 and 3 are divided by its square
+      root; `head_dim` by default.
+    attn_logit_softcap: c in c tanh(x / c) of Gemma 2's attention; 0 for none.
+    final_logit_softcap: c in c tanh(x / c) of the logits of Gemma and Gemma 2;
+      0 for none.
+    dtype: Type of parameters and computation.
+  """
+
+  family: str
+  vocab_size: int
+  num_layers: int
+  embed_dim: int
+  hidden_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  sliding_window: int | None = None
+  layer_types: tuple[LayerType, ...] | None = None
+  rope_theta: float | None = None
+  local_rope_theta: float = 10_000.0
+  rope_scale: float = 1.0
+  norm_eps: float = 1e-6
+  tied_embedding: bool = True
+  query_pre_attn_scalar: float | None = None
+  attn_logit_softcap: float | None = None
+  final_logit_softcap: float | None = None
+  dtype: Literal["float32", "bfloat16"] = "float32"
+
+  def sizes(self) -> dict[str, Any]:
+    """Returns the fields that all of Tunix's model configs share."""
+    return {name: getattr(self, name) for name in config_lib.SIZES}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """The transformers tensors that make up one Tunix parameter.
+
+  Attributes:
+    names: Names of the tensors; several tensors are stacked in this order.
+    shapes: Shapes of the tensors.
+    split: Shape that each tensor is first reshaped to.
+    order: Permutation of the axes of the reshaped tensor.
+  """
+
+  names: tuple[str, ...]
+  shapes: tuple[tuple[int, ...], ...]
+  split: tuple[int, ...]
+  order: tuple[int, ...]
+
+  def to_parameter(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the parameter; a view of the tensor if there is only one."""
+    # Stacked projections all have the same number of heads.
+    parts = [x.reshape(self.split).transpose(self.order) for x in tensors]
+    return parts[0] if len(parts) == 1 else np.stack(parts)
+
+  def to_tensors(self, parameter: np.ndarray) -> list[np.ndarray]:
+    """Returns the tensors, in the order of `names`."""
+    parts = [parameter] if len(self.names) == 1 else list(parameter)
+    back = np.argsort(self.order)
+    return [
+      part.transpose(back).reshape(shape)
+      for part, shape in zip(parts, self.shapes, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubClass:
+  """The layout of a transformers model class on disk.
+
+  Attributes:
+    tensors: Prefix of the names of the text model's tensors.
+    modules: Prefix of the names of the text model's modules.
+    ignored: Prefixes of the tensors that a text model does not use.
+    section: Key of the text model's section in `config.json`; None if the whole
+      file describes the text model.
+  """
+
+  tensors: str = "model."
+  modules: str = "model."
+  ignored: tuple[str, ...] = ()
+  section: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+  """The traits of a model family.
+
+  Attributes:
+    name: Name of the family.
+    build: Makes the Tunix module of an architecture.
+    tiny: Sizes of the tiny model to train from scratch.
+    model_type: `model_type` in transformers.
+    hub_classes: Model classes of transformers by name; exports use the first.
+    max_positions: `max_position_embeddings` of an exported model.
+    allowed: Values of `config.json` keys that Tunix's class can compute, with
+      the default of transformers first.
+    read_fields: Reads the family's own fields from a section of `config.json`;
+      its second argument is the number of layers.
+    write_fields: Returns the family's own keys of `config.json`.
+    layer_sources: Returns the source of each parameter of a layer; its second
+      and third arguments are the layer's prefixes in Tunix and transformers.
+    final_norm: Path of the final norm's parameter.
+    tunix_fields: Returns the family's own fields of one of Tunix's model
+      configs; None for the config of another family.
+    output_modules: Modules that write into the residual stream.
+    head_modules: Parts of the names of modules with one matrix per head.
+    norm_streams: Copies of the residual stream per layer that the backward pass
+      keeps.
+    rope_theta: Default of `Architecture.rope_theta`.
+    attn_logit_softcap: Default of `Architecture.attn_logit_softcap`.
+    final_logit_softcap: Default of `Architecture.final_logit_softcap`.
+    global_every: Default period of global layers; None if all are global.
+    size_defaults: Sizes that transformers assumes where `config.json` has none.
+    tokenizer_note: Warning in model cards about loading a tokenizer that the
+      family's published models do not have.
+  """
+
+  name: str
+  build: Callable[[Architecture, nnx.Rngs], nnx.Module]
+  tiny: Mapping[str, int]
+  model_type: str
+  hub_classes: Mapping[str, HubClass]
+  max_positions: int
+  allowed: Mapping[str, tuple[Any, ...]]
+  read_fields: Callable[[config_section.Section, int], dict[str, Any]]
+  write_fields: Callable[[Architecture], dict[str, Any]]
+  layer_sources: Callable[[Architecture, str, str], dict[str, Source]]
+  final_norm: str
+  tunix_fields: Callable[[Any], dict[str, Any] | None]
+  output_modules: tuple[str, ...]
+  head_modules: tuple[str, ...] = ()
+  norm_streams: int = 6
+  rope_theta: float = 10_000.0
+  attn_logit_softcap: float = 0.0
+  final_logit_softcap: float = 0.0
+  global_every: int | None = None
+  size_defaults: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  tokenizer_note: str = ""
+
+  def tensor_sources(
+    self, spec: Architecture, prefix: str
+  ) -> dict[str, Source]:
+    """Returns the source of each parameter of a model, by its dotted path."""
+    embedding = (spec.vocab_size, spec.embed_dim)
+    result = {
+      "embedder.input_embedding": vector(f"{prefix}{EMBEDDING}", embedding),
+      self.final_norm: vector(f"{prefix}norm.weight", (spec.embed_dim,)),
+    }
+    if not spec.tied_embedding:
+      result["lm_head.w"] = matrix(HEAD, embedding)
+    for number in range(spec.num_layers):
+      tunix_prefix, hub_prefix = (
+        f"layers.{number}.",
+        f"{prefix}layers.{number}.",
+      )
+      # All families have the same feed-forward layer.
+      wide = (spec.hidden_dim, spec.embed_dim)
+      shapes = {"gate_proj": wide, "up_proj": wide, "down_proj": wide[::-1]}
+      for name, shape in shapes.items():
+        kernel = matrix(f"{hub_prefix}mlp.{name}.weight", shape)
+        result[f"{tunix_prefix}mlp.{name}.kernel"] = kernel
+      result |= self.layer_sources(spec, tunix_prefix, hub_prefix)
+    return result
+
+
+def vector(name: str, shape: tuple[int, ...]) -> Source:
+  """Returns the source of a parameter that equals its tensor."""
+  order = tuple(range(len(shape)))
+  return Source(names=(name,), shapes=(shape,), split=shape, order=order)
+
+
+def matrix(name: str, shape: tuple[int, int]) -> Source:
+  """Returns the source of a matrix: [out, in] to [in, out]."""
+  return Source(names=(name,), shapes=(shape,), split=shape, order=(1, 0))
+
+
+def attention_output(spec: Architecture, name: str) -> Source:
+  """Returns the source of the attention's output: [D, N * H] to [N, H, D]."""
+  split = (spec.embed_dim, spec.num_heads, spec.head_dim)
+  shape = (spec.embed_dim, spec.num_heads * spec.head_dim)
+  return Source(names=(name,), shapes=(shape,), split=split, order=(1, 2, 0))

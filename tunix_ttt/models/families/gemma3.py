@@ -1,0 +1,155 @@
+"""The Gemma 3 family."""
+
+from typing import Any, cast
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from tunix.models.gemma3 import model as tunix_gemma3
+
+from tunix_ttt.models.families import config_section
+from tunix_ttt.models.families import family
+from tunix_ttt.models.families import gemma
+
+_NORMS = {
+  "pre_attention_norm": "input_layernorm",
+  "post_attention_norm": "post_attention_layernorm",
+  "pre_ffw_norm": "pre_feedforward_layernorm",
+  "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+
+class _ScaledNorm(tunix_gemma3.RMSNorm):
+  """Gemma 3's norm of the queries."""
+
+  query_scale: float
+
+  def __call__(self, x: Any) -> jax.Array:
+    return super().__call__(x) * self.query_scale
+
+
+class _WindowedAttention(tunix_gemma3.Attention):
+  def block(self, x: Any, segment_pos: Any, cache: Any, attn_mask: Any) -> Any:
+    mask = gemma.last_tokens(attn_mask, self.sliding_window_size)
+    return super().block(x, segment_pos, cache, mask)
+
+
+def _build(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
+  config = tunix_gemma3.ModelConfig(
+    num_embed=spec.vocab_size,
+    **spec.sizes(),
+    sliding_window_size=spec.sliding_window,
+    param_dtype=jnp.dtype(spec.dtype),
+  )
+  module = tunix_gemma3.Gemma3(config, rngs=rngs)
+  scale = gemma.query_scale(spec)
+  # Tunix's order of local and global layers is a constant.
+  layers = cast(Any, module).layers
+  for layer, kind in zip(layers, gemma.layer_types(spec), strict=True):
+    attention, is_local = layer.attn, kind == "local"
+    attention_types = tunix_gemma3.AttentionType
+    attention.attn_type = (
+      attention_types.LOCAL_SLIDING if is_local else attention_types.GLOBAL
+    )
+    attention.rope_base_frequency = (
+      spec.local_rope_theta if is_local else spec.rope_theta
+    )
+    attention.rope_scale_factor = 1.0 if is_local else spec.rope_scale
+    if scale is not None:
+      attention._query_norm.__class__ = _ScaledNorm
+      attention._query_norm.query_scale = scale
+  gemma.use_windows(module, _WindowedAttention)
+  return module
+
+
+def _read_fields(
+  config: config_section.Section, num_layers: int
+) -> dict[str, Any]:
+  theta, scale = config.rope("full_attention", 1e6, may_scale=True)
+  window = config.size("sliding_window", 4096)
+  period = 6
+  if config.values.get("layer_types") is None:
+    period = config.size(
+      "sliding_window_pattern", config.size("_sliding_window_pattern", 6)
+    )
+  return {
+    "sliding_window": window,
+    "layer_types": config.layer_types(num_layers, period),
+    "rope_theta": theta,
+    "rope_scale": scale,
+    "local_rope_theta": config.rope("sliding_attention", 10_000.0)[0],
+    "query_pre_attn_scalar": config.number("query_pre_attn_scalar", 256),
+  }
+
+
+def _write_fields(spec: family.Architecture) -> dict[str, Any]:
+  scaling = {"rope_type": "linear", "factor": spec.rope_scale}
+  return gemma.write_window_fields(spec) | {
+    "rope_local_base_freq": spec.local_rope_theta,
+    "rope_scaling": None if spec.rope_scale == 1 else scaling,
+  }
+
+
+def _layer_sources(
+  spec: family.Architecture, tunix_prefix: str, hub_prefix: str
+) -> dict[str, family.Source]:
+  result = gemma.attention_sources(spec, tunix_prefix, hub_prefix, _NORMS)
+  for tunix_name, hub_name in (
+    ("_query_norm", "q_norm"),
+    ("_key_norm", "k_norm"),
+  ):
+    result[f"{tunix_prefix}attn.{tunix_name}.scale"] = family.vector(
+      f"{hub_prefix}self_attn.{hub_name}.weight", (spec.head_dim,)
+    )
+  return result
+
+
+def _tunix_fields(config: Any) -> dict[str, Any] | None:
+  if not isinstance(config, tunix_gemma3.ModelConfig):
+    return None
+  return {
+    "vocab_size": config.num_embed,
+    "sliding_window": config.sliding_window_size,
+    "rope_theta": float(config.global_base_frequency),
+  }
+
+
+GEMMA3 = family.Family(
+  name="gemma3",
+  build=_build,
+  # Six layers: each global layer follows five local ones.
+  tiny={**gemma.TINY, "num_layers": 6, "sliding_window": 512},
+  model_type="gemma3_text",
+  hub_classes={
+    "Gemma3ForCausalLM": family.HubClass(),
+    # Only the text model is read.
+    "Gemma3ForConditionalGeneration": family.HubClass(
+      tensors="language_model.model.",
+      modules="model.language_model.",
+      ignored=("vision_tower.", "multi_modal_projector."),
+      section="text_config",
+    ),
+  },
+  max_positions=131_072,
+  allowed={
+    **gemma.ALLOWED,
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+  },
+  read_fields=_read_fields,
+  write_fields=_write_fields,
+  layer_sources=_layer_sources,
+  final_norm="final_norm.scale",
+  tunix_fields=_tunix_fields,
+  output_modules=gemma.OUTPUT_MODULES,
+  head_modules=gemma.HEAD_MODULES,
+  norm_streams=10,
+  global_every=6,
+  # Published files of Gemma 3 leave these sizes to transformers.
+  size_defaults={
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+  },
+)

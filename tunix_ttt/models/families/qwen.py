@@ -1,0 +1,180 @@
+"""The Qwen 2.5 and Qwen 3 families."""
+
+import functools
+import types
+from typing import Any, cast
+
+from flax import nnx
+import jax.numpy as jnp
+from tunix.models.qwen2 import model as tunix_qwen2
+from tunix.models.qwen3 import model as tunix_qwen3
+
+from tunix_ttt.models.families import config_section
+from tunix_ttt.models.families import family
+
+_TINY = {
+  "num_layers": 2,
+  "embed_dim": 96,
+  "hidden_dim": 256,
+  "num_heads": 6,
+  "num_kv_heads": 6,
+  "head_dim": 16,
+}
+_ALLOWED = {"hidden_act": ("silu",), "quantization_config": (None,)}
+_TUNIX_BLOCK = cast(types.FunctionType, tunix_qwen3.Attention.block)
+
+
+class _ThetaAttention(tunix_qwen3.Attention):
+  """Qwen 3's attention with the config's `rope_theta`.
+
+  Tunix's `block` ignores the config and uses a base of 1,000,000.
+  """
+
+  def block(self, *args: Any, **kwargs: Any) -> Any:
+    # Tunix's code with another `apply_rope` among its globals.
+    rope = functools.partial(
+      tunix_qwen3.apply_rope, rope_theta=self.config.rope_theta
+    )
+    names = {**_TUNIX_BLOCK.__globals__, "apply_rope": rope}
+    block = types.FunctionType(
+      _TUNIX_BLOCK.__code__, names, argdefs=_TUNIX_BLOCK.__defaults__
+    )
+    return block(self, *args, **kwargs)
+
+
+def _settings(spec: family.Architecture) -> dict[str, Any]:
+  dtype = jnp.dtype(spec.dtype)
+  return {
+    "vocab_size": spec.vocab_size,
+    **spec.sizes(),
+    "rope_theta": spec.rope_theta,
+    "norm_eps": spec.norm_eps,
+    "use_tied_embedding": spec.tied_embedding,
+    "dtype": dtype,
+    "param_dtype": dtype,
+  }
+
+
+def _build_qwen2(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
+  config = tunix_qwen2.ModelConfig(**_settings(spec))
+  return tunix_qwen2.Qwen2(config, rngs=rngs)
+
+
+def _build_qwen3(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
+  config = tunix_qwen3.ModelConfig(**_settings(spec))
+  module = tunix_qwen3.Qwen3(config, rngs=rngs)
+  for layer in cast(Any, module).layers:
+    layer.attn.__class__ = _ThetaAttention
+  return module
+
+
+def _read_fields(
+  config: config_section.Section, num_layers: int
+) -> dict[str, Any]:
+  layer_types = config.values.get("layer_types")
+  if layer_types is not None:
+    if layer_types != ["full_attention"] * num_layers:
+      config.refuse("layer_types", "Tunix's model has full attention only")
+  # Layers below `max_window_layers` have full attention.
+  elif config.flag("use_sliding_window", False) and num_layers > config.size(
+    "max_window_layers", 28
+  ):
+    config.refuse("use_sliding_window", "Tunix's model has false only")
+  return {
+    "rope_theta": config.rope("full_attention", 10_000.0)[0],
+    "norm_eps": config.number("rms_norm_eps", 1e-6),
+    "tied_embedding": config.flag("tie_word_embeddings", False),
+  }
+
+
+def _write_fields(spec: family.Architecture) -> dict[str, Any]:
+  del spec
+  return {"hidden_act": "silu", "use_sliding_window": False}
+
+
+def _tunix_fields(config: Any, *, kind: type) -> dict[str, Any] | None:
+  if not isinstance(config, kind):
+    return None
+  return {
+    "vocab_size": config.vocab_size,
+    "rope_theta": float(config.rope_theta),
+    "norm_eps": config.norm_eps,
+    "tied_embedding": config.use_tied_embedding,
+  }
+
+
+def _layer_sources(
+  spec: family.Architecture,
+  tunix_prefix: str,
+  hub_prefix: str,
+  *,
+  has_biases: bool,
+) -> dict[str, family.Source]:
+  """Returns a layer's sources; Qwen 3 has norms in place of the biases."""
+  attention = f"{hub_prefix}self_attn."
+  result = {
+    f"{tunix_prefix}attn.o_proj.w": family.attention_output(
+      spec, f"{attention}o_proj.weight"
+    )
+  }
+  for name in "qkv":
+    heads = spec.num_heads if name == "q" else spec.num_kv_heads
+    width = heads * spec.head_dim
+    result[f"{tunix_prefix}attn.{name}_proj.w"] = family.Source(
+      names=(f"{attention}{name}_proj.weight",),
+      shapes=((width, spec.embed_dim),),
+      split=(heads, spec.head_dim, spec.embed_dim),
+      order=(2, 0, 1),
+    )
+    if has_biases:
+      result[f"{tunix_prefix}attn.{name}_bias"] = family.vector(
+        f"{attention}{name}_proj.bias", (width,)
+      )
+    elif name != "v":
+      result[f"{tunix_prefix}attn.{name}_norm.w"] = family.vector(
+        f"{attention}{name}_norm.weight", (spec.head_dim,)
+      )
+  for name in ("input_layernorm", "post_attention_layernorm"):
+    result[f"{tunix_prefix}{name}.w"] = family.vector(
+      f"{hub_prefix}{name}.weight", (spec.embed_dim,)
+    )
+  return result
+
+
+QWEN2 = family.Family(
+  name="qwen2.5",
+  build=_build_qwen2,
+  tiny=_TINY,
+  model_type="qwen2",
+  hub_classes={"Qwen2ForCausalLM": family.HubClass()},
+  max_positions=32_768,
+  # Qwen 2 has biases whatever its file says.
+  allowed=_ALLOWED,
+  read_fields=_read_fields,
+  write_fields=_write_fields,
+  layer_sources=functools.partial(_layer_sources, has_biases=True),
+  final_norm="final_norm.w",
+  tunix_fields=functools.partial(_tunix_fields, kind=tunix_qwen2.ModelConfig),
+  output_modules=("o_proj", "down_proj"),
+  tokenizer_note=(
+    "`AutoTokenizer` of transformers 5, and vLLM with it, mistake this"
+    " tokenizer for Qwen 2.5's own: load it as above, and give vLLM token ids."
+  ),
+)
+QWEN3 = family.Family(
+  name="qwen3",
+  build=_build_qwen3,
+  tiny=_TINY,
+  model_type="qwen3",
+  hub_classes={"Qwen3ForCausalLM": family.HubClass()},
+  max_positions=32_768,
+  allowed={**_ALLOWED, "attention_bias": (False, None)},
+  read_fields=_read_fields,
+  write_fields=_write_fields,
+  layer_sources=functools.partial(_layer_sources, has_biases=False),
+  final_norm="final_norm.w",
+  tunix_fields=functools.partial(_tunix_fields, kind=tunix_qwen3.ModelConfig),
+  output_modules=("o_proj", "down_proj"),
+  rope_theta=1_000_000.0,
+  size_defaults={"head_dim": 128},
+)
