@@ -1,9 +1,8 @@
-"""Trains a model on preference pairs with DPO or ORPO, through Tunix."""
+"""Trains a model on preference pairs with DPO or ORPO, with Tunix."""
 
 import argparse
 
 from tunix_ttt import cli
-from tunix_ttt import config as config_lib
 
 
 def _parse() -> argparse.Namespace:
@@ -21,16 +20,7 @@ def _parse() -> argparse.Namespace:
 
 def main() -> None:
   """Parses the flags and trains."""
-  flags = _parse()
-  settings = cli.settings_of_run(flags)
-  config = config_lib.load(config_lib.DPOConfig, flags.config, settings)
-  cli.require_tunix()
-  if cli.described(flags, config):
-    return
-
-  from tunix_ttt import recipes
-
-  cli.train(flags, config, recipes.train_dpo)
+  cli.train("dpo", _parse())
 
 
 if __name__ == "__main__":

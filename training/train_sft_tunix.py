@@ -1,9 +1,8 @@
-"""Fine-tunes a model on games or on a JSONL file, through Tunix."""
+"""Fine-tunes a model on generated games or a dataset, with Tunix."""
 
 import argparse
 
 from tunix_ttt import cli
-from tunix_ttt import config as config_lib
 
 
 def _parse() -> argparse.Namespace:
@@ -19,16 +18,7 @@ def _parse() -> argparse.Namespace:
 
 def main() -> None:
   """Parses the flags and trains."""
-  flags = _parse()
-  settings = cli.settings_of_run(flags)
-  config = config_lib.load(config_lib.SFTConfig, flags.config, settings)
-  cli.require_tunix()
-  if cli.described(flags, config):
-    return
-
-  from tunix_ttt import recipes
-
-  cli.train(flags, config, recipes.train_sft)
+  cli.train("sft", _parse())
 
 
 if __name__ == "__main__":

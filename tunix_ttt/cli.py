@@ -1,4 +1,4 @@
-"""Flags and error reporting shared by the scripts."""
+"""Parses flags, reports errors and sets exit codes for all scripts."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import platform
 import re
 import shlex
 import sys
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -25,16 +25,16 @@ from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
-ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 _EXAMPLE = "example:\n  "
-# Words that start the script, where the command `ttt` does; see `console`.
+# Command that started the script, such as `ttt train`; set by `console`.
 launcher: list[str] = []
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs a script: how it ends is a message and an exit code.
+  """Runs a script and turns exceptions into messages and exit codes.
 
-  A mistake in the input is 2, Ctrl-C 130 and SIGTERM 143.
+  The exit code is 2 for a mistake in the input, 130 for Ctrl-C and 143 for
+  SIGTERM.
   """
   try:
     with interrupts.in_script(), disk_faults.silence_consequences():
@@ -51,10 +51,10 @@ def run(main: Callable[[], None]) -> None:
     _exit(1, processes.explain(error))
   else:
     return
-  # Without the exception, context managers that it found half entered are freed,
-  # and clean up, before the process ends.
+  # Outside the `except` block, so that context managers which the exception
+  # keeps alive are freed and clean up before the process ends.
   interrupts.say(message)
-  # An ordinary exit would wait for what JAX compiles in other threads.
+  # A normal exit would wait for JAX's compilation threads.
   processes.leave(code)
 
 
@@ -66,7 +66,7 @@ def _exit(code: int, message: str) -> NoReturn:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-  """Shows defaults that say something, and an example as it can be copied."""
+  """Shows informative defaults, and the example without line breaks."""
 
   def _get_help_string(self, action: argparse.Action) -> str | None:
     if action.default is None or isinstance(action.default, (bool, list)):
@@ -80,39 +80,36 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-  """A parser of what every script has besides its own: what it tells.
-
-  Commands of a script have parsers of this kind, and so the same flags.
-  """
+  """A parser with --quiet and --log-level, also for the commands of a script."""
 
   def __init__(self, **settings: Any):
     super().__init__(**settings, formatter_class=_Help)
-    # Without defaults, or those of a command's parser would win.
-    told = self.add_argument_group("what is told")
-    told.add_argument(
+    # A default of a command's parser would replace the script's value.
+    group = self.add_argument_group("output to the terminal")
+    group.add_argument(
       "--quiet",
       action="store_true",
       default=argparse.SUPPRESS,
-      help="print results and errors only; what is written is the same",
+      help="print results and errors only; files stay the same",
     )
-    told.add_argument(
+    group.add_argument(
       "--log-level",
       choices=progress.LEVELS,
       default=argparse.SUPPRESS,
-      help="log messages to show of this library, JAX, Orbax and Tunix; without,"
-      " errors alone are shown of the others",
+      help="least severe log messages to show from this library, JAX, Orbax and"
+      " Tunix; other libraries show only errors if not set",
     )
 
   def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
     self, args: Any = None, namespace: Any = None
   ) -> argparse.Namespace:
-    """Parses, and sets up what is told."""
+    """Parses the flags and sets up progress and logging."""
     flags = vars(super().parse_args(args, namespace))
     progress.set_up(flags.pop("quiet", False), flags.pop("log_level", None))
     return argparse.Namespace(**flags)
 
   def error(self, message: str) -> NoReturn:
-    """Prints what is wrong with the flags, and exits."""
+    """Prints an error about the flags and exits."""
     self.exit(2, f"error: {errors.UserError(message)}; see --help\n")
 
 
@@ -132,7 +129,7 @@ def add_config(
   required: bool = True,
   otherwise: str = "",
 ) -> None:
-  """Adds `--config` and `--set`; `otherwise` says what stands in for it."""
+  """Adds --config and --set; `otherwise` ends the help of --config."""
   arguments.add_argument(
     "--config",
     type=pathlib.Path,
@@ -145,22 +142,22 @@ def add_config(
     nargs="+",
     default=[],
     metavar="KEY=VALUE",
-    help="replace settings, as in --set seed=1 training.max_steps=50",
+    help="settings to replace, as in --set seed=1 training.max_steps=50",
   )
 
 
 def add_model(arguments: argparse.ArgumentParser) -> None:
-  """Adds --model, as `train.base_model.load` takes it, --config and --set."""
+  """Adds --model, --config, --set and --base; `config_of_model` reads them."""
   arguments.add_argument(
     "--model",
     required=True,
-    help="base, for the model that the config starts from, or a checkpoint"
-    " such as RUN/checkpoint-final",
+    help="checkpoint such as RUN/checkpoint-final, or base for the config's"
+    " model.name",
   )
   add_config(
     arguments,
     required=False,
-    otherwise="; without, those of the run that the model is of",
+    otherwise=" (if not set: the settings of the model's run)",
   )
   add_base(arguments)
 
@@ -170,23 +167,22 @@ def add_base(arguments: argparse.ArgumentParser) -> None:
   arguments.add_argument(
     "--base",
     metavar="DIR",
-    help="where the base of an adapter is, or, with --resume, the model that the"
-    " run started from, if it is no longer in the recorded place; its digest is"
-    " checked",
+    help="directory of an adapter's base model or, with --resume, of the model"
+    " that the run started from, if it has moved; its digest is checked",
   )
 
 
 def config_of_model(
   flags: argparse.Namespace, settings: Sequence[str]
 ) -> config_lib.SFTConfig:
-  """Returns the config that a model is used with.
+  """Returns the config for a model: from --config, or from the model's run.
 
   Args:
-    flags: those of `add_model`.
-    settings: assignments that replace what the config says.
+    flags: Flags of `add_model`.
+    settings: `a.b=value` assignments that replace settings.
 
   Raises:
-    errors.UserError: if there is none, or it is wrong.
+    errors.UserError: if neither config exists, or settings are wrong.
   """
   settings = overrides(settings, model__base=flags.base)
   if flags.config is not None:
@@ -194,32 +190,32 @@ def config_of_model(
   config = run_manifest.config_of_model(flags.model, settings)
   if config is None:
     raise errors.UserError(
-      f"--model {flags.model}: belongs to no run, whose settings say how it"
-      " plays; give --config"
+      f"--model {flags.model}: belongs to no run whose settings could be used;"
+      " give --config"
     )
   return config
 
 
 def add_play(arguments: argparse.ArgumentParser) -> None:
-  """Adds what says how a model plays: --context, --temperature and --seed."""
-  arguments.add_argument("--context", help="in place of play.context")
-  arguments.add_argument("--temperature", help="in place of play.temperature")
+  """Adds --context, --temperature and --seed of played games."""
+  arguments.add_argument("--context", help="replaces play.context")
+  arguments.add_argument("--temperature", help="replaces play.temperature")
   arguments.add_argument(
-    "--seed", type=seed, help="of the games, in place of the config's"
+    "--seed", type=seed, help="random seed of the games; replaces seed"
   )
 
 
 def add_skip_bad_rows(arguments: argparse.ArgumentParser) -> None:
-  """Adds `--skip-bad-rows`."""
+  """Adds --skip-bad-rows."""
   arguments.add_argument(
     "--skip-bad-rows",
     action="store_true",
-    help="go on without rows that cannot be read, and record them",
+    help="skip and record unreadable rows instead of stopping",
   )
 
 
 def add_start(arguments: argparse.ArgumentParser) -> None:
-  """Adds --model, where a run starts from."""
+  """Adds --model, the start of a training run."""
   arguments.add_argument(
     "--model",
     default="base",
@@ -228,53 +224,34 @@ def add_start(arguments: argparse.ArgumentParser) -> None:
 
 
 def add_data(arguments: argparse.ArgumentParser, use: str) -> None:
-  """Adds --data, --max-samples and --skip-bad-rows."""
+  """Adds --data, --max-samples and --skip-bad-rows; `use` ends a help text."""
   arguments.add_argument(
-    "--data", help=f"file, built dataset or hub id {use}, in place of data.path"
+    "--data", help=f"file, built dataset or hub id {use}; replaces data.path"
   )
   arguments.add_argument(
-    "--max-samples", type=positive, help="use this many rows at the most"
+    "--max-samples", type=positive, help="maximum number of rows"
   )
   add_skip_bad_rows(arguments)
 
 
-def settings_of_run(flags: argparse.Namespace, **values: object) -> list[str]:
-  """Returns the assignments that a training script's flags stand for.
-
-  Args:
-    flags: those of `add_config`, `add_data` and `add_run`, and maybe of
-      `add_start`.
-    **values: more of them; see `overrides`.
-  """
-  model = getattr(flags, "model", "base")
-  return overrides(
-    flags.set,
-    model__name=None if model == "base" else model,
-    model__base=flags.base,
-    data__path=flags.data,
-    data__max_samples=flags.max_samples,
-    data__skip_bad_rows="true" if flags.skip_bad_rows else None,
-    **values,
-  )
-
-
 def add_run(arguments: argparse.ArgumentParser) -> None:
-  """Adds what every training script has; see `parse_run`."""
+  """Adds the flags of every training script; `parse_run` parses them."""
   arguments.add_argument(
     "--output",
     type=pathlib.Path,
-    help="run directory to make; one under artifacts/training_runs if not given",
+    help="run directory to create (if not set: one under"
+    " artifacts/training_runs)",
   )
   arguments.add_argument(
     "--dry-run",
     action="store_true",
-    help="check config, data and model, say what would be run, write nothing",
+    help="check config, data and model and describe the run; write nothing",
   )
   arguments.add_argument(
     "--resume",
     type=_resume,
     metavar="latest|STEP",
-    help="go on with the run in --output from its latest or this checkpoint",
+    help="resume the run in --output from its latest or the given checkpoint",
   )
   add_base(arguments)
 
@@ -283,19 +260,19 @@ def parse_run(arguments: argparse.ArgumentParser) -> argparse.Namespace:
   """Parses the flags of a training script."""
   flags = arguments.parse_args()
   if flags.resume is not None and flags.output is None:
-    arguments.error("--resume needs --output, the run directory to go on with")
+    arguments.error("--resume needs --output, the run directory to resume")
   interrupts.resume_command = functools.partial(_resumed, flags)
   return flags
 
 
 def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
-  """Returns the command that goes on with an interrupted run."""
+  """Returns the command that resumes an interrupted run."""
   more = []
   if run is None and flags.output is not None:
-    # It may have been made and not been begun.
+    # The directory may exist although training has not begun.
     run = run_directory.of_model(flags.output)
   if run is not None:
-    # What is given twice counts as it is given last.
+    # The last of repeated flags counts.
     if flags.output is None:
       more += ["--output", str(run)]
     if flags.resume != "latest":
@@ -323,61 +300,49 @@ def command(script: str, *flags: str) -> str:
 
 
 def _python() -> str:
-  """Returns the interpreter as a user would type it."""
+  """Returns the path of the interpreter, relative or as `python`."""
   path = pathlib.Path(sys.executable)
   if path.is_relative_to(pathlib.Path.cwd()):
     return str(path.relative_to(pathlib.Path.cwd()))
   return "python"
 
 
-def described(flags: argparse.Namespace, config: Any) -> bool:
-  """Says what a training script would run, if it is asked for a dry run.
-
-  Args:
-    flags: as `parse_run` returns them.
-    config: the run's.
-
-  Returns:
-    Whether that was all that is asked for.
-  """
-  if not flags.dry_run:
-    return False
-  if flags.output is not None and flags.resume is None:
-    files.check_output(flags.output)
-  # Here, because it needs Tunix.
-  from tunix_ttt.train import dry_run
-  from tunix_ttt.train import resume_checks
-
-  if flags.resume is not None and flags.output is not None:
-    run = run_manifest.RunManifest.read(flags.output)
-    config = resume_checks.relocate(config, run, flags.output)
-  print(dry_run.describe(config))
-  return True
-
-
 def train(
-  flags: argparse.Namespace,
-  config: ConfigT,
-  start: Callable[[ConfigT, pathlib.Path | None], pathlib.Path],
+  recipe: run_manifest.Recipe, flags: argparse.Namespace, **values: object
 ) -> None:
-  """Starts a run or goes on with one, as the flags ask.
+  """Starts, resumes or only describes a run, depending on the flags.
 
   Args:
-    flags: as `parse_run` returns them.
-    config: the run's.
-    start: given the config and the run directory to make; returns that.
+    recipe: Recipe to train with.
+    flags: Flags from `parse_run`.
+    **values: Further settings to replace, named as for `overrides`.
   """
+  model = getattr(flags, "model", "base")
+  settings = overrides(
+    flags.set,
+    model__name=None if model == "base" else model,
+    model__base=flags.base,
+    data__path=flags.data,
+    data__max_samples=flags.max_samples,
+    data__skip_bad_rows="true" if flags.skip_bad_rows else None,
+    **values,
+  )
+  config = config_lib.load(config_lib.RECIPES[recipe], flags.config, settings)
+  require_tunix()
+  if flags.dry_run:
+    print(_described(flags, config))
+    return
   if config.distributed is not None and flags.output is None:
     raise errors.UserError(
       "--output: several processes need it, the same directory on a disk that"
       " they share"
     )
-  # Here, because it needs Tunix.
+  # Imported lazily: pulls in Tunix.
   from tunix_ttt import recipes
 
   processes.start(config.distributed)
   if flags.resume is None:
-    run = start(config, flags.output)
+    run = recipes.start(recipe, config, flags.output)
   else:
     step = None if flags.resume == "latest" else flags.resume
     run = recipes.resume(flags.output, config, step=step)
@@ -385,6 +350,19 @@ def train(
   page = recipes.report(run, config)
   if page is not None:
     print(f"report: {page}")
+
+
+def _described(flags: argparse.Namespace, config: config_lib.SFTConfig) -> str:
+  if flags.resume is None and flags.output is not None:
+    files.check_output(flags.output)
+  # Imported lazily: pulls in Tunix.
+  from tunix_ttt.train import dry_run
+  from tunix_ttt.train import resume_checks
+
+  if flags.resume is not None and flags.output is not None:
+    manifest = run_manifest.RunManifest.read(flags.output)
+    config = resume_checks.relocate(config, manifest, flags.output)
+  return dry_run.describe(config)
 
 
 def _resume(text: str) -> int | str:
@@ -399,35 +377,30 @@ def _resume(text: str) -> int | str:
 
 def positive(text: str) -> int:
   """Parses a whole number of at least 1, for argparse."""
-  value = _whole(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f"must be at least 1, found {value}")
-  return value
-
-
-def _whole(text: str) -> int:
-  try:
-    return int(text)
-  except ValueError:
-    raise argparse.ArgumentTypeError(
-      f"must be a whole number, found {errors.quote(text)}"
-    ) from None
+  return _whole(text, 1)
 
 
 def count(text: str) -> int:
   """Parses a whole number of at least 0, for argparse."""
-  value = _whole(text)
-  if value < 0:
-    raise argparse.ArgumentTypeError(f"must be at least 0, found {value}")
-  return value
+  return _whole(text, 0)
 
 
 def seed(text: str) -> int:
   """Parses a random seed, for argparse."""
-  value = _whole(text)
-  if not 0 <= value <= streams.MAX_SEED:
+  return _whole(text, 0, streams.MAX_SEED)
+
+
+def _whole(text: str, least: int, most: int | None = None) -> int:
+  try:
+    value = int(text)
+  except ValueError:
     raise argparse.ArgumentTypeError(
-      f"must be from 0 to {streams.MAX_SEED}, found {errors.quote(value)}"
+      f"must be a whole number, found {errors.quote(text)}"
+    ) from None
+  if value < least or (most is not None and value > most):
+    bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+    raise argparse.ArgumentTypeError(
+      f"must be {bounds}, found {errors.quote(value)}"
     )
   return value
 
@@ -454,8 +427,8 @@ def fraction(text: str) -> float:
 
 
 def machine() -> dict[str, Any]:
-  """Returns what the results of a benchmark are of."""
-  # Here, because most scripts need no JAX before their flags are checked.
+  """Returns the platform, device and JAX version of a benchmark."""
+  # Imported lazily: scripts check their flags without JAX.
   import jax
 
   return {
@@ -466,25 +439,25 @@ def machine() -> dict[str, Any]:
 
 
 def write_results(output: pathlib.Path | None, results: Any) -> None:
-  """Writes the results of a benchmark as JSON, where a file is given."""
+  """Writes the results of a benchmark as JSON; without a path, does nothing."""
   if output is not None:
     files.write_text(output, json.dumps(results, indent=2) + "\n")
 
 
 def require_tunix() -> None:
-  """Imports JAX and Tunix, of versions that this package allows.
+  """Checks the versions of required packages, then imports JAX and Tunix.
 
   Raises:
     errors.UserError: if a package is missing or out of bounds.
   """
   requirements.check()
-  # Which takes seconds, and is not thought of as work.
+  # The import takes seconds.
   with progress.stage("starting JAX and Tunix"):
     importlib.import_module("tunix_ttt.train.run_loop")
 
 
 def overrides(assignments: Sequence[str], **values: object) -> list[str]:
-  """Returns `--set` assignments, with those that other flags stand for."""
+  """Returns assignments, extended by `a__b=value` arguments that are not None."""
   keys = {key.replace("__", "."): value for key, value in values.items()}
   return [
     *assignments,
