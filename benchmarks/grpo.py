@@ -28,9 +28,9 @@ from tunix_ttt import errors
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import run_directory
-from tunix_ttt.train import base_model
 from tunix_ttt.train import grpo
 from tunix_ttt.train import grpo_plan
+from tunix_ttt.train import reference_log_probs
 
 BATCH, GROUP, COMPLETION = 64, 8, 16
 # The first steps compile, or warm up.
@@ -113,7 +113,7 @@ def main() -> None:
       "rewards": {"outcome": {"weight": 0.0}},
     },
   )
-  model = base_model.base_model(config)
+  model = reference_log_probs.base_model(config)
   params = nnx.state(model.module)
   found = ours(config)
 

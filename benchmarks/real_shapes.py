@@ -21,7 +21,6 @@ import optax
 from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt.algorithms import losses
-from tunix_ttt.models import lora
 from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models.families import specs
 
@@ -228,7 +227,7 @@ def main() -> None:
   limits = ceilings(flags.repeats)
   module = random_model(spec)
   found = sampling(module, spec, flags, limits)
-  adapted = lora.apply_lora(
+  adapted = specs.apply_lora(
     module, rank=flags.rank, alpha=32.0, target_modules="all-linear", seed=0
   )
   found["training"] = training(adapted, flags, limits)

@@ -27,7 +27,7 @@ from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import model_policy
 from tunix_ttt.text import segments
-from tunix_ttt.train import base_model
+from tunix_ttt.train import reference_log_probs
 
 ENV = env_lib.TicTacToe()
 MAX_TURNS = 5
@@ -178,7 +178,7 @@ def main() -> None:
   for context in flags.contexts:
     settings = [*flags.set, f"play.context={context}"]
     config = cli.config_of_model(flags, settings)
-    model = base_model.load(flags.model, config)
+    model = reference_log_probs.load(flags.model, config)
     for batch_size in flags.batch_sizes:
       row = measure(model, config, batch_size, flags.repeats)
       rows.append(row)

@@ -31,16 +31,15 @@ from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models import token_log_probs
 from tunix_ttt.models.families import specs
-from tunix_ttt.rollout import build
+from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import sequences
 from tunix_ttt.text import tokenizers
-from tunix_ttt.train import base_model
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import trainer as trainer_lib
 
 MESHES: dict[str, config_lib.MeshConfig] = {
@@ -164,8 +163,8 @@ class Work:
     module, self._mesh = model.module, meshes.make(config.mesh)
     meshes.place(module, self._mesh)
     policy = policy_lib.ModelPolicy(module, model.spec)
-    tables = build.make_tables(config, tokenizer)
-    sampler = build.make_sampler(
+    tables = sampler.make_tables(config, tokenizer)
+    play_games = sampler.make_sampler(
       policy, Lenient(), tables, config.play, config.rollout
     )
     count = point.games
@@ -173,7 +172,7 @@ class Work:
     marks = env_lib.starting_marks("mixed", count)
     states = jax.vmap(Lenient().init)(opponent_seed, marks)
     keys = jax.random.split(jax.random.key(1), count)
-    play = jax.jit(lambda params: sampler(params, keys, states))
+    play = jax.jit(lambda params: play_games(params, keys, states))
     program: Any = play.lower(policy.params).compile()
     self._play: Callable[[], Any] = lambda: program(policy.params)
     games = jax.device_get(self._play())
@@ -244,7 +243,7 @@ def published(name: str, num_layers: int) -> list[dict[str, Any]]:
       path: jnp.zeros(leaf.shape, leaf.dtype)
       for path, leaf in specs.parameters(abstract).items()
     }
-    module = lora.apply_lora(
+    module = specs.apply_lora(
       specs.with_parameters(abstract, values),
       rank=16,
       alpha=32.0,
@@ -347,7 +346,7 @@ def main() -> None:
   device = programs.Device(
     flops=flags.flops, memory=flags.memory, link=flags.link
   )
-  tokenizer = base_model.tokenizer_maker(settings(Point()))()
+  tokenizer = reference_log_probs.tokenizer_maker(settings(Point()))()
   points = {
     axis: [Point(**{axis: value}) for value in AXES[axis][: flags.points]]
     for axis in flags.axes

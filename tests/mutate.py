@@ -187,14 +187,14 @@ MUTATIONS = (
   ),
   Mutation(
     "a resumed run keeps the metrics of later steps",
-    "tunix_ttt/train/run_checkpoints.py",
+    "tunix_ttt/train/resume_checks.py",
     'rows = (run / name).read_bytes()[:size] if size else b""',
     'rows = (run / name).read_bytes() if size else b""',
     "tests/test_sft.py::test_resuming_from_an_earlier_step_ends_the_same",
   ),
   Mutation(
     "a run goes on from a damaged checkpoint",
-    "tunix_ttt/train/run_checkpoints.py",
+    "tunix_ttt/train/resume_checks.py",
     "    fault = integrity.damage(root / str(step))",
     "    fault = None",
     "tests/test_damage.py::test_any_damage_to_a_checkpoint_is_noticed",

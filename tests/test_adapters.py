@@ -19,9 +19,9 @@ from tests.fixtures import make_peft
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
+from tunix_ttt.models.families import specs as lora_lib
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import hub_config as hf_config
 from tunix_ttt.models.hub import hub_loading

@@ -94,7 +94,7 @@ def test_importing_starts_no_backend_and_needs_no_tunix():
     "tunix_ttt.data.generate",
     "tunix_ttt.data.versions",
     "tunix_ttt.report.delta_report",
-    "tunix_ttt.evaluate.answers",
+    "tunix_ttt.evaluate.evalsets",
     "tunix_ttt.runs.run_directory",
     "tunix_ttt.runs.run_manifest",
   ]

@@ -19,7 +19,6 @@ from tests import conftest
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import losses
-from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models import token_log_probs
@@ -68,7 +67,7 @@ def make(family, mesh, adapted=True):
   spec = conftest.small_spec(family, 128, num_heads=4, **FAMILIES[family])
   module = specs.initialize(spec, 0)
   if adapted:
-    module = lora.apply_lora(
+    module = specs.apply_lora(
       module, rank=RANK, alpha=4.0, target_modules="all-linear", seed=0
     )
   meshes.place(module, meshes.make(mesh))

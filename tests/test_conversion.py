@@ -9,7 +9,6 @@ import transformers
 from tests import test_hugging_face_tokenizers as hf
 from tunix_ttt import files
 from tunix_ttt.text import chat
-from tunix_ttt.text import conversion
 from tunix_ttt.text import hub_tokenizers
 from tunix_ttt.text import tokenizers
 
@@ -19,7 +18,7 @@ def converted(source, request, tmp_path_factory):
   """Writes a converted tokenizer and returns it with its directory."""
   tokenizer = tokenizers.train_tokenizer(source.texts(100), request.param)
   path = tmp_path_factory.mktemp("converted")
-  files.write_all(path, conversion.to_hugging_face(tokenizer))
+  files.write_all(path, hub_tokenizers.to_hugging_face(tokenizer))
   return tokenizer, path
 
 

@@ -16,7 +16,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import run_checkpoints
+from tunix_ttt.train import resume_checks
 
 CONFIG = dataclasses.replace(
   test_sft.CONFIG,
@@ -38,7 +38,7 @@ def made(tmp_path_factory):
   """A run of five steps by hand, saved by Orbax after the steps 2, 4 and 5."""
   run = tmp_path_factory.mktemp("runs") / "made"
   (run / run_directory.OPPONENTS).mkdir(parents=True)
-  options = run_checkpoints.options(config_lib.CheckpointConfig(max_to_keep=3))
+  options = resume_checks.options(config_lib.CheckpointConfig(max_to_keep=3))
   manager = ocp.CheckpointManager(
     run / run_directory.CHECKPOINTS, options=options
   )
@@ -81,13 +81,13 @@ def flip(path):
 
 
 def test_a_whole_run_goes_on_from_any_checkpoint(run):
-  assert run_checkpoints.choose(run, None) == 5
-  assert [run_checkpoints.choose(run, step) for step in STEPS] == STEPS
+  assert resume_checks.choose(run, None) == 5
+  assert [resume_checks.choose(run, step) for step in STEPS] == STEPS
   # A row of what came later was cut short.
   with (run / run_directory.METRICS).open("a") as file:
     file.write('{"step": 6, "spl')
-  assert run_checkpoints.choose(run, None) == 5
-  rows = run_checkpoints.rewind(run, 4)
+  assert resume_checks.choose(run, None) == 5
+  rows = resume_checks.rewind(run, 4)
   # The evaluation of step 4 is made again.
   expected = [(0, "eval"), (1, "train"), (2, "train"), (2, "eval")]
   expected += [(3, "train"), (4, "train")]
@@ -95,8 +95,8 @@ def test_a_whole_run_goes_on_from_any_checkpoint(run):
   assert run_directory.read_metrics(run) == rows
   games = (run / run_directory.ROLLOUTS).read_text().splitlines()
   assert [json.loads(game)["step"] for game in games] == [1, 2, 3, 4]
-  assert run_checkpoints.choose(run, 4) == 4
-  assert run_checkpoints.rewind(run, 0) == []
+  assert resume_checks.choose(run, 4) == 4
+  assert resume_checks.rewind(run, 0) == []
   assert (run / run_directory.METRICS).read_bytes() == b""
   assert (run / run_directory.ROLLOUTS).read_bytes() == b""
 
@@ -114,14 +114,14 @@ def test_any_damage_to_a_checkpoint_is_noticed(run, capsys):
     whole = path.read_bytes()
     for name, attack in attacks.items():
       attack(path)
-      assert run_checkpoints.choose(run, None) == 4, (path, name)
+      assert resume_checks.choose(run, None) == 4, (path, name)
       assert capsys.readouterr().out.startswith(f"note: {latest}/")
       with pytest.raises(errors.UserError) as found:
-        run_checkpoints.choose(run, 5)
+        resume_checks.choose(run, 5)
       assert str(found.value).endswith("of step 5 is damaged; undamaged: 2, 4")
       shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
       path.write_bytes(whole)
-  assert run_checkpoints.choose(run, None) == 5
+  assert resume_checks.choose(run, None) == 5
 
 
 def test_nothing_is_whole(run):
@@ -129,14 +129,14 @@ def test_nothing_is_whole(run):
   for step in STEPS:
     (root / str(step) / integrity.DIGESTS).unlink()
   with pytest.raises(errors.UserError, match=r"all checkpoints .2, 4, 5. are"):
-    run_checkpoints.choose(run, None)
+    resume_checks.choose(run, None)
   shutil.rmtree(root)
-  assert run_checkpoints.choose(run, None) == 0
+  assert resume_checks.choose(run, None) == 0
   with pytest.raises(errors.UserError, match="step 5; available: none"):
-    run_checkpoints.choose(run, 5)
+    resume_checks.choose(run, 5)
   root.write_text("")
   with pytest.raises(errors.UserError, match="expected a directory, found a"):
-    run_checkpoints.choose(run, None)
+    resume_checks.choose(run, None)
 
 
 def edit_line(number, line):
@@ -201,14 +201,14 @@ OTHER = b'{"step": 4, "split": "train", "loss": 1.6}\n'
 def test_what_a_checkpoint_needs_of_its_run(run, name, damage, found, advice):
   damage(run / name)
   with pytest.raises(errors.UserError, match=found) as refused:
-    run_checkpoints.choose(run, None)
+    resume_checks.choose(run, None)
   message = str(refused.value)
   assert message.startswith(f"{run / name}")
   if advice is None:
     assert message.endswith("start a new run")
   else:
     assert message.endswith(f"from step {advice} (--resume {advice})")
-    assert run_checkpoints.choose(run, advice) == advice
+    assert resume_checks.choose(run, advice) == advice
 
 
 class Killed(BaseException):
@@ -238,12 +238,12 @@ def test_going_back_can_be_killed_at_any_moment(
     with monkeypatch.context() as patch:
       patch.setattr(run_directory.pathlib.Path, "rename", rename_or_die)
       try:
-        run_checkpoints.go_back(run, manifest, 2, chosen=True)
+        resume_checks.go_back(run, manifest, 2, chosen=True)
         assert last == 5
       except Killed:
         assert last < 5
     assert run_manifest.RunManifest.read(run).status == "running"
-    assert run_checkpoints.choose(run, None) == [5, 4, 2, 2, 2, 2][last]
+    assert resume_checks.choose(run, None) == [5, 4, 2, 2, 2, 2][last]
   (aside,) = (tmp_path / "5").glob("superseded-*")
   assert {path.name for path in aside.iterdir()} == {
     *("4", "4.bin", "5"),
@@ -346,6 +346,6 @@ def test_temporaries_of_killed_processes_are_removed(run):
   for path in others:
     path.write_text("")
   before = {*run.rglob("*")}
-  run_checkpoints.remove_temporaries(run)
+  resume_checks.remove_temporaries(run)
   gone = before - {*run.rglob("*")}
   assert {*dead} <= gone and len(gone) == len(dead) + 3

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tunix_ttt.runs import disk_faults
+from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -40,7 +40,7 @@ def told(monkeypatch):
 
 def test_other_errors_are_reported(told, caplog):
   hook, error = threading.excepthook, ValueError("x")
-  with disk_faults.silence_consequences():
+  with integrity.silence_consequences():
     fail_in_thread(error)
     logging.getLogger("absl").error("y")
   assert told == [error] and caplog.messages == ["y"]
@@ -50,7 +50,7 @@ def test_other_errors_are_reported(told, caplog):
 
 def test_a_full_disk_silences_those_that_come_after(told, caplog):
   logger = logging.getLogger("asyncio")
-  with disk_faults.silence_consequences():
+  with integrity.silence_consequences():
     logger.error("before")
     fail_in_thread(FULL)
     logger.error("Event loop is closed")
@@ -59,7 +59,7 @@ def test_a_full_disk_silences_those_that_come_after(told, caplog):
 
 
 def test_a_fault_that_ends_the_work_counts(told):
-  with pytest.raises(OSError), disk_faults.silence_consequences():
+  with pytest.raises(OSError), integrity.silence_consequences():
     raise FULL
   fail_in_thread(RuntimeError("handle is closed"))
   assert told == []
@@ -70,7 +70,7 @@ def test_in_a_script_it_stays_so_until_the_end(told):
   with (
     pytest.raises(OSError),
     interrupts.in_script(),
-    disk_faults.silence_consequences(),
+    integrity.silence_consequences(),
   ):
     raise FULL
   assert sys.unraisablehook is not hook
@@ -82,7 +82,7 @@ def test_callbacks_of_other_threads_are_silent_too(told, capsys):
       error = RuntimeError(text)
       sys.excepthook(RuntimeError, error, None)
 
-  with disk_faults.silence_consequences():
+  with integrity.silence_consequences():
     thread = threading.Thread(target=call_back)
     thread.start()
     thread.join()
@@ -102,7 +102,7 @@ def test_callbacks_of_futures_are_silent_too(told, caplog):
     thread.start()
     thread.join()
 
-  with disk_faults.silence_consequences():
+  with integrity.silence_consequences():
     call_back("Event loop is closed")
     assert caplog.messages == []
     call_back("other")

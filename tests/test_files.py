@@ -10,7 +10,7 @@ import pytest
 from tests import conftest
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.runs import disk_faults
+from tunix_ttt.runs import integrity
 
 
 def names(path):
@@ -150,4 +150,4 @@ def test_an_output_that_can_be_made(tmp_path):
   ],
 )  # fmt: skip
 def test_faults_of_disks(error, fault):
-  assert disk_faults.describe(error) == fault
+  assert integrity.describe(error) == fault

@@ -11,10 +11,9 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.data import positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.train import base_model
 from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
-from tunix_ttt.train import opponent_pool
+from tunix_ttt.train import reference_log_probs
 
 
 def rows(num_rows: int, used: list[int], length: int = 60):
@@ -59,8 +58,8 @@ def test_what_the_games_of_a_group_share(opponent_seed, tmp_path):
     config_lib.GRPOConfig(model=conftest.SMALL_MODEL),
     episodes=config_lib.EpisodesConfig(opponent_seed=opponent_seed),
   )
-  model = base_model.base_model(config)
-  pool = opponent_pool.OpponentPool(config, tmp_path)
+  model = reference_log_probs.base_model(config)
+  pool = game_rollout.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool)
   keys, states = rollout.start(np.repeat(np.arange(4), 8), pool.opponent(0))
   drawn = np.asarray(states.opponent_seed).reshape(4, 8)
@@ -77,12 +76,12 @@ def test_prompts_come_again_once_all_have_come(tmp_path):
     data=config_lib.DataConfig(path="prompts.jsonl"),
     episodes=config_lib.EpisodesConfig(source="prompts"),
   )
-  model = base_model.base_model(plain)
+  model = reference_log_probs.base_model(plain)
   asked = [
     positions.Position(board_text.from_text(text), cell)
     for text, cell in (("." * 9, None), ("X........", 0), ("XO.......", 1))
   ]
-  pool = opponent_pool.OpponentPool(config, tmp_path)
+  pool = game_rollout.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool, asked)
   _, states = rollout.start(np.repeat(np.arange(6), 8), pool.opponent(0))
   shown = np.asarray(states.board).reshape(6, 8)

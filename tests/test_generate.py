@@ -9,7 +9,7 @@ import pytest
 from tunix_ttt import errors
 from tunix_ttt.data import checks
 from tunix_ttt.data import generate
-from tunix_ttt.data import manifests
+from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import solver
@@ -105,7 +105,7 @@ def test_a_file_and_its_manifest(tmp_path):
   path = tmp_path / "sub" / "rows.jsonl"
   kind = generate.Games(keep="won")
   manifest = generate.write(path, "games", kind, 20, 3)
-  assert manifest == manifests.Generated.read(manifests.beside(path))
+  assert manifest == reading.Generated.read(reading.beside(path))
   data = path.read_bytes()
   assert manifest.digest == hashlib.sha256(data).hexdigest()
   rows, counts = rows_of(kind, 20, 3)

@@ -13,23 +13,22 @@ from tunix_ttt import errors
 from tunix_ttt import recipes
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.train import base_model
 from tunix_ttt.train import game_rollout
-from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import reference_log_probs
 
 MEMBERS = test_grpo.CONFIG.grpo.num_generations
 
 
 @pytest.fixture(scope="module")
 def model():
-  return base_model.base_model(test_grpo.CONFIG)
+  return reference_log_probs.base_model(test_grpo.CONFIG)
 
 
 def begin(model, first, last, **episodes):
   """Returns the starts of the games of some groups, on the host: [G, M]."""
   config = test_grpo.changed(test_grpo.CONFIG, "episodes", **episodes)
-  pool = opponent_pool.OpponentPool(config, pathlib.Path("none"))
+  pool = game_rollout.OpponentPool(config, pathlib.Path("none"))
   rollout = game_rollout.GameRollout(model, config, pool)
   groups = np.repeat(np.arange(first, last), MEMBERS)
   keys, states = rollout.start(groups, pool.opponent(0))
@@ -75,7 +74,7 @@ def test_the_games_of_a_group_share_a_position_with_the_agent_to_move(
 def test_shares_are_exact_for_each_mark(model, share):
   _, states = begin(model, 0, 600, starts=share)
   config = test_grpo.changed(test_grpo.CONFIG, "episodes", starts=share)
-  pool = opponent_pool.OpponentPool(config, pathlib.Path("none"))
+  pool = game_rollout.OpponentPool(config, pathlib.Path("none"))
   rollout = game_rollout.GameRollout(model, config, pool)
   chosen = rollout._has_random_start(np.arange(600))
   is_random = starts_at_random(states)

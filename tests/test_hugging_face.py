@@ -15,7 +15,6 @@ import pytest
 from tests import conftest
 from tests.fixtures import make_hugging_face
 from tunix_ttt import errors
-from tunix_ttt.models import lora
 from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import hub_config as config_lib
@@ -159,7 +158,7 @@ def test_decoding_with_a_cache(case):
 def test_lora_finds_every_linear_module_and_starts_as_the_base(case):
   tokens, _ = expected(FIXTURES / case)
   module, spec = hub_loading.load(FIXTURES / case)
-  adapted = lora.apply_lora(
+  adapted = specs.apply_lora(
     module, rank=2, alpha=4.0, target_modules="all-linear", seed=0
   )
   found = {
@@ -185,7 +184,7 @@ def test_lora_finds_every_linear_module_and_starts_as_the_base(case):
 def test_an_adapter_adds_to_the_checkpoints_own_weights(case, target, product):
   tokens, theirs = expected(FIXTURES / case)
   module, _ = hub_loading.load(FIXTURES / case)
-  adapted = lora.apply_lora(
+  adapted = specs.apply_lora(
     module, rank=2, alpha=4.0, target_modules=[target], seed=0
   )
   rng = np.random.default_rng(0)
@@ -211,7 +210,7 @@ def test_lora_names_gemmas_modules_to_who_knows_others():
   with pytest.raises(
     errors.UserError, match=r"q_proj: .* attn_vec_einsum, .* q_einsum, up_proj"
   ):
-    lora.apply_lora(
+    specs.apply_lora(
       module, rank=2, alpha=4.0, target_modules=["q_proj"], seed=0
     )
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import pytest
 
 from tunix_ttt.algorithms import losses
-from tunix_ttt.models import lora
 from tunix_ttt.models import memory
 from tunix_ttt.models.families import specs
 
@@ -20,7 +19,7 @@ def compiled_bytes(spec, rows, length, remat, adapted) -> int:
     module = spec.build()
     if not adapted:
       return module
-    return lora.apply_lora(
+    return specs.apply_lora(
       module, rank=8, alpha=16.0, target_modules="all-linear", seed=0
     )
 

@@ -23,16 +23,14 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import recipes
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import base_model
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import game_rollout
-from tunix_ttt.train import opponent_pool
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import trainer as trainer_lib
 
@@ -120,7 +118,7 @@ def test_every_array_is_split(family, mesh):
   if family in ("gemma2", "gemma3"):
     changes = {"sliding_window": 3, "layer_types": ("local", "global")}
   module = specs.initialize(conftest.small_spec(family, 64, **changes), 0)
-  module = lora.apply_lora(
+  module = specs.apply_lora(
     module, rank=2, alpha=4.0, target_modules="all-linear", seed=0
   )
   before = jax.tree.map(np.asarray, specs.parameters(module))
@@ -148,7 +146,9 @@ def test_every_array_is_split(family, mesh):
 @pytest.mark.parametrize("mesh", [FSDP, TP])
 def test_an_optimizer_is_split_as_what_it_trains(mesh, source, tmp_path):
   config = on(test_sft.CONFIG, mesh)
-  model, _ = run_loop.adapt(base_model.base_model(config, source), config)
+  model, _ = run_loop.adapt(
+    reference_log_probs.base_model(config, source), config
+  )
   (tmp_path / run_directory.METRICS).touch()
   trainer = trainer_lib.SFTTrainer(model.module, config, tmp_path)
   trainer.create_train_step_fn()
@@ -318,8 +318,10 @@ def check_going_on(config, path, run):
 
 def test_the_sampler_is_given_what_is_trained_alone(tmp_path):
   config = games_config(SPLIT)
-  model, _ = run_loop.adapt(base_model.base_model(config, None), config)
-  pool = opponent_pool.OpponentPool(config, tmp_path)
+  model, _ = run_loop.adapt(
+    reference_log_probs.base_model(config, None), config
+  )
+  pool = game_rollout.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool)
   trained, played = model.module, rollout._module
   devices = jax.devices()

@@ -10,7 +10,7 @@ from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import partner as partner_lib
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.train import base_model
+from tunix_ttt.train import reference_log_probs
 
 # Two batches, the second of them cut.
 PLAY = dataclasses.replace(test_grpo.CONFIG.play, batch_size=32)
@@ -20,7 +20,7 @@ NUM_GAMES = 40
 
 @pytest.fixture(scope="module")
 def model():
-  return base_model.base_model(CONFIG)
+  return reference_log_probs.base_model(CONFIG)
 
 
 def test_greedily_each_opening_has_one_answer(model, monkeypatch):

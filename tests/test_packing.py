@@ -18,7 +18,6 @@ from tunix_ttt import recipes
 from tunix_ttt.algorithms import losses
 from tunix_ttt.data import batches
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import lora
 from tunix_ttt.models.families import specs
 from tunix_ttt.text import chat
 from tunix_ttt.train import dry_run
@@ -172,7 +171,7 @@ def test_loss_and_gradient_are_the_unpacked_ones(family):
 @pytest.mark.slow
 def test_an_adapters_gradient_is_the_unpacked_one():
   rows = sequences()
-  module = lora.apply_lora(
+  module = specs.apply_lora(
     model("qwen2.5"), rank=2, alpha=4.0, target_modules="all-linear", seed=0
   )
   values = nnx.state(module, nnx.LoRAParam)

@@ -13,7 +13,7 @@ from tunix_ttt.evaluate import partner as partner_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.train import base_model
+from tunix_ttt.train import reference_log_probs
 
 SCRIPT = conftest.ROOT / "training" / "play.py"
 
@@ -25,7 +25,7 @@ def settings(**changes):
 
 @pytest.fixture(scope="module")
 def model():
-  return base_model.base_model(test_grpo.CONFIG, None)
+  return reference_log_probs.base_model(test_grpo.CONFIG, None)
 
 
 @pytest.mark.parametrize("context", ["board", "full"])

@@ -12,7 +12,6 @@ from tests import conftest
 from tests import test_grpo
 from tunix_ttt import config as config_lib
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import lora
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
 from tunix_ttt.train import game_batches
@@ -70,7 +69,7 @@ def model_with_adapters():
   """Returns a small model whose adapters have been trained, and its base."""
   base = specs.initialize(conftest.small_spec("qwen2.5", VOCAB), 0)
   config = config_lib.LoraConfig(rank=2)
-  module = lora.apply_lora(base, **config_lib.to_dict(config), seed=0)
+  module = specs.apply_lora(base, **config_lib.to_dict(config), seed=0)
   change(module, 0.1)
   spec, tokenizer = conftest.small_spec("qwen2.5", VOCAB), cast(Any, None)
   model = checkpoints.Model(
@@ -111,7 +110,7 @@ def test_the_reference_stays_what_it_is(reference, has_adapters):
 def test_whether_adapters_change_the_model():
   model, base = model_with_adapters()
   assert reference_log_probs.starts_from_adapters(model)
-  module = lora.apply_lora(base, **config_lib.to_dict(model.lora), seed=0)
+  module = specs.apply_lora(base, **config_lib.to_dict(model.lora), seed=0)
   new = dataclasses.replace(model, module=module)
   assert not reference_log_probs.starts_from_adapters(new)
   whole = dataclasses.replace(model, module=base, lora=None)

@@ -16,8 +16,7 @@ from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.games.tictactoe import thoughts
-from tunix_ttt.train import base_model
+from tunix_ttt.train import reference_log_probs
 
 PLAY = config_lib.PlayConfig(
   max_new_tokens=10, batch_size=32, constrained=True, temperature=0.8
@@ -34,7 +33,7 @@ def config_of(**play):
 
 @pytest.fixture(scope="module")
 def model():
-  return base_model.base_model(config_of())
+  return reference_log_probs.base_model(config_of())
 
 
 def sample(model, count=64, seed=0, play=None, **settings):
@@ -156,7 +155,7 @@ def test_pairs_are_of_a_models_mistakes(model):
     optimal = solver.optimal_cells(board.board)
     assert chosen.cell in optimal
     optimal_thoughts = {
-      thoughts.explain_move(board.board, cell) for cell in optimal
+      prompts.explain_move(board.board, cell) for cell in optimal
     }
     # Thoughts differ unless every optimal move has the same thought.
     assert chosen.thought != rejected.thought or optimal_thoughts == {

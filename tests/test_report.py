@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tunix_ttt import errors
-from tunix_ttt.evaluate import answers as answers_lib
+from tunix_ttt.evaluate import evalsets as answers_lib
 from tunix_ttt.report import delta_report
 
 

@@ -13,7 +13,6 @@ import pytest
 from tests import conftest
 from tunix_ttt import errors
 from tunix_ttt.algorithms import losses
-from tunix_ttt.models import lora
 from tunix_ttt.models.families import gemma
 from tunix_ttt.models.families import specs
 
@@ -126,7 +125,7 @@ def test_bad_shapes():
 @conftest.each_case(NAMES, ("tiny-gemma3",))
 def test_lora_starts_as_the_base_and_only_adapters_train(case):
   _, module = make(case)
-  adapted = lora.apply_lora(
+  adapted = specs.apply_lora(
     module, rank=4, alpha=8.0, target_modules="all-linear", seed=0
   )
   base_loss, base = loss_of(module)
@@ -140,12 +139,12 @@ def test_lora_starts_as_the_base_and_only_adapters_train(case):
     moves = float(jnp.abs(grad.get_value()).max()) > 0
     assert moves == str(path[-1]).endswith("_b"), path
   modules = {path[-2] for path, _ in nnx.to_flat_state(adapters)}
-  assert modules == set(lora.linear_modules(module))
+  assert modules == set(specs.linear_modules(module))
 
 
 def test_lora_on_chosen_modules():
   _, module = make("tiny-qwen2.5")
-  adapted = lora.apply_lora(
+  adapted = specs.apply_lora(
     module, rank=2, alpha=2.0, target_modules=["q_proj"], seed=0
   )
   names = specs.parameters(adapted, nnx.LoRAParam)
@@ -153,7 +152,7 @@ def test_lora_on_chosen_modules():
   with pytest.raises(
     errors.UserError, match="q_einsum: this model's linear modules are"
   ):
-    lora.apply_lora(
+    specs.apply_lora(
       module, rank=2, alpha=2.0, target_modules=["q_einsum"], seed=0
     )
 

@@ -3,7 +3,6 @@
 from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.games.tictactoe import thoughts
 
 LINES = rules.LINES
 
@@ -21,7 +20,7 @@ def test_every_thought_of_every_legal_move_is_true():
     mark = int(rules.side_to_move()[board])
     other = rules.X + rules.O - mark
     for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
-      thought = thoughts.explain_move(board, cell)
+      thought = prompts.explain_move(board, cell)
       kinds.add(thought.replace(prompts.coordinate(cell), "#"))
       after = int(rules.successors()[board, cell])
       free = [c for c in range(9) if rules.cells()[after][c] == rules.EMPTY]
@@ -56,7 +55,7 @@ def test_every_tactic_of_every_legal_move_is_true():
     marks = rules.cells()[board]
     said = set()
     for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
-      thought = thoughts.name_tactic(board, cell)
+      thought = prompts.name_tactic(board, cell)
       assert prompts.coordinate(cell) in thought
       said.add(thought)
       kind = thought.replace(prompts.coordinate(cell), "#")
@@ -83,8 +82,8 @@ def test_a_tactic_of_a_taken_cell_says_where_it_is():
   # . . .
   # . . .
   board = rules.board_from_cells([1, 2, 0, 0, 0, 0, 0, 0, 0])
-  assert thoughts.name_tactic(board, 0) == "I take the corner A1."
-  assert thoughts.name_tactic(board, 1) == "I take the edge A2."
+  assert prompts.name_tactic(board, 0) == "I take the corner A1."
+  assert prompts.name_tactic(board, 1) == "I take the edge A2."
 
 
 def test_winning_cells():
@@ -92,5 +91,5 @@ def test_winning_cells():
   # O O .
   # . . .
   board = rules.board_from_cells([1, 1, 0, 2, 2, 0, 0, 0, 0])
-  assert thoughts.winning_cells(board, rules.X) == [2]
-  assert thoughts.winning_cells(board, rules.O) == [5]
+  assert prompts.winning_cells(board, rules.X) == [2]
+  assert prompts.winning_cells(board, rules.O) == [5]

@@ -13,7 +13,6 @@ from tunix.rl import algo_core
 from tunix.rl import common
 
 from tests import conftest
-from tunix_ttt.models import lora
 from tunix_ttt.models import token_log_probs as lib
 from tunix_ttt.models.families import specs
 
@@ -22,7 +21,7 @@ VOCAB = 64
 
 
 def adapt(module):
-  return lora.apply_lora(
+  return specs.apply_lora(
     module, rank=2, alpha=4, target_modules="all-linear", seed=0
   )
 

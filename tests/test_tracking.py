@@ -11,8 +11,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
+from tunix_ttt.train import recorder
 from tunix_ttt.train import run_loop
-from tunix_ttt.train import tracking
 
 
 class Recording:
@@ -31,7 +31,7 @@ class Recording:
 
 def test_only_the_trainers_own_metrics_are_heard_until_the_end():
   inner = Recording()
-  backend = tracking.FilteredBackend(inner, "sft")
+  backend = recorder.FilteredBackend(inner, "sft")
   jax.monitoring.register_scalar_listener(backend.log_scalar)
   jax.monitoring.record_scalar("sft/train/loss", 1.5, step=3)
   jax.monitoring.record_scalar("/jax/orbax/write/gbytes", 0.1)
@@ -46,7 +46,7 @@ def test_only_the_trainers_own_metrics_are_heard_until_the_end():
 def test_tensorboard_always_and_wandb_on_request(tmp_path):
   def backends(**settings):
     config = config_lib.LoggingConfig(**settings)
-    options = tracking.options(config, tmp_path, "sft")
+    options = recorder.options(config, tmp_path, "sft")
     return options.backend_kwargs["custom_backend"]
 
   assert len(backends()) == 1
@@ -91,10 +91,10 @@ def test_an_offline_run_has_no_page(tmp_path, monkeypatch):
   pytest.importorskip("wandb")
   monkeypatch.setenv("WANDB_MODE", "offline")
   logging = config_lib.LoggingConfig(wandb=True)
-  options = tracking.options(logging, tmp_path, "sft")
+  options = recorder.options(logging, tmp_path, "sft")
   backends = options.create_backends()
   try:
-    assert tracking.wandb_url(tmp_path) is None
+    assert recorder.wandb_url(tmp_path) is None
     assert list(tmp_path.glob("wandb/offline-run-*"))
   finally:
     for backend in backends:
@@ -103,6 +103,6 @@ def test_an_offline_run_has_no_page(tmp_path, monkeypatch):
 
 def test_wandb_that_is_not_installed(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  tracking.check(config_lib.LoggingConfig())
+  recorder.check(config_lib.LoggingConfig())
   with pytest.raises(errors.UserError, match=r"tunix_ttt\[tracking\]"):
-    tracking.check(config_lib.LoggingConfig(wandb=True))
+    recorder.check(config_lib.LoggingConfig(wandb=True))

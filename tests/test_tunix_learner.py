@@ -8,7 +8,7 @@ from tunix_ttt import recipes
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import run_directory
-from tunix_ttt.train import base_model
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import tunix_learner
 
 
@@ -22,7 +22,7 @@ def test_it_ends_with_the_same_weights(parts, iterations, tmp_path):
   config = test_grpo.changed(
     config, "grpo", num_iterations=iterations, beta=0.0
   )
-  model = base_model.base_model(config)
+  model = reference_log_probs.base_model(config)
   before = specs.parameters(model.module)
   before = {name: np.array(value) for name, value in before.items()}
   tunix_learner.GameLearner(model, config).fit()

@@ -8,7 +8,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.data import datasets
 from tunix_ttt.data import generate
-from tunix_ttt.data import manifests
+from tunix_ttt.data import reading
 from tunix_ttt.data import versions
 
 ROWS = [
@@ -44,16 +44,16 @@ def build(tmp_path, sources, version="v1", skip_bad_rows=False, **choice):
 
 
 def ids(tmp_path, version="v1"):
-  data = tmp_path / "datasets" / "letters" / version / manifests.DATA
+  data = tmp_path / "datasets" / "letters" / version / reading.DATA
   return [json.loads(line)["id"] for line in data.read_text().splitlines()]
 
 
 def test_rows_and_their_provenance_are_kept(tmp_path, source):
   manifest = build(tmp_path, [source])
   place = tmp_path / "datasets" / "letters" / "v1"
-  lines = (place / manifests.DATA).read_text().splitlines()
+  lines = (place / reading.DATA).read_text().splitlines()
   assert [json.loads(line) for line in lines] == ROWS
-  assert manifests.Version.read(place / manifests.MANIFEST) == manifest
+  assert reading.Version.read(place / reading.MANIFEST) == manifest
   assert manifest.rows == 10 and manifest.formats == {"text": 10}
   assert manifest.counts == {"read": 10, "filtered_out": 0, "over_limit": 0}
   (parent,) = manifest.parents
@@ -95,7 +95,7 @@ def test_versions_never_change(tmp_path, source):
   build(tmp_path, [source])
   with pytest.raises(errors.UserError, match="v1: already exists"):
     build(tmp_path, [source])
-  data = tmp_path / "datasets" / "letters" / "v1" / manifests.DATA
+  data = tmp_path / "datasets" / "letters" / "v1" / reading.DATA
   data.write_text(data.read_text() + '{"text": "x"}\n')
   with pytest.raises(errors.UserError, match="changed since it was built"):
     build(tmp_path, [str(data.parent)], "v2")

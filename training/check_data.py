@@ -64,7 +64,7 @@ def _tokenizer(
 ) -> chat.ChatTokenizer:
   cli.require_tunix()
 
-  from tunix_ttt.train import base_model
+  from tunix_ttt.train import reference_log_probs
 
   def parse(row: row_formats.Row) -> list[row_formats.Sample]:
     return row_formats.parse_row(row, flags.format)
@@ -76,7 +76,7 @@ def _tokenizer(
       count += len(samples)
     faults.check(count, skip_bad_rows=flags.skip_bad_rows)
 
-  return base_model.tokenizer(config, all_samples())
+  return reference_log_probs.tokenizer(config, all_samples())
 
 
 def main() -> None:

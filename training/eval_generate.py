@@ -5,8 +5,8 @@ import pathlib
 
 from tunix_ttt import cli
 from tunix_ttt import files
-from tunix_ttt.evaluate import answers as answers_lib
 from tunix_ttt.evaluate import evalsets
+from tunix_ttt.evaluate import evalsets as answers_lib
 
 
 def _parse() -> argparse.Namespace:

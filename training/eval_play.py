@@ -51,10 +51,10 @@ def main() -> None:
   # Imported lazily: pulls in Tunix.
   from tunix_ttt.evaluate import game_files
   from tunix_ttt.evaluate import matches
-  from tunix_ttt.train import base_model
+  from tunix_ttt.train import reference_log_probs
 
   game_files.check_absent(flags.output)
-  model = base_model.load(flags.model, config)
+  model = reference_log_probs.load(flags.model, config)
   seed = config.seed if flags.seed is None else flags.seed
   openings = None
   if flags.exhaustive:

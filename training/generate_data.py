@@ -9,8 +9,8 @@ from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.data import generate
-from tunix_ttt.data import manifests
-from tunix_ttt.games.tictactoe import thoughts
+from tunix_ttt.data import reading
+from tunix_ttt.games.tictactoe import prompts
 
 # Flags of the kinds that a model plays.
 _PLAY_FLAGS = {"config", "set", "model", "base", "format", "temperature"}
@@ -57,7 +57,7 @@ def _parse() -> argparse.Namespace:
   )
   add_optional(
     "--thoughts",
-    choices=[*thoughts.STYLES],
+    choices=[*prompts.STYLES],
     help="style of explanations (default: template, of positions tactics)",
   )
   add_optional(
@@ -148,7 +148,7 @@ def _model_kind(flags: dict[str, Any]) -> generate.Kind:
   cli.require_tunix()
 
   from tunix_ttt.data import rejection
-  from tunix_ttt.train import base_model
+  from tunix_ttt.train import reference_log_probs
 
   if "no_transform" in flags:
     flags["transform"] = False
@@ -160,7 +160,7 @@ def _model_kind(flags: dict[str, Any]) -> generate.Kind:
   return kind(
     **{k: v for k, v in flags.items() if k in names},
     name=name,
-    model=base_model.load(name, config),
+    model=reference_log_probs.load(name, config),
     config=config,
   )
 
@@ -169,7 +169,7 @@ def main() -> None:
   """Parses the flags, generates the rows and writes them."""
   flags = _parse()
   files.check_output(flags.output)
-  files.check_output(manifests.beside(flags.output))
+  files.check_output(reading.beside(flags.output))
   if _needs_model(flags):
     kind = _model_kind(vars(flags))
   else:

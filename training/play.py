@@ -37,9 +37,9 @@ def main() -> None:
   # Imported lazily: pulls in Tunix.
   from tunix_ttt.evaluate import partner as partner_lib
   from tunix_ttt.games.tictactoe import rules
-  from tunix_ttt.train import base_model
+  from tunix_ttt.train import reference_log_probs
 
-  model = base_model.load(flags.model, config)
+  model = reference_log_probs.load(flags.model, config)
   count = flags.self_play or 1
   partner = partner_lib.Partner(model, config, seed=flags.seed, num_games=count)
   if flags.self_play is None:

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
   from tunix_ttt.run import Run
   from tunix_ttt.runs.run_directory import read_metrics
   from tunix_ttt.runs.run_manifest import RunManifest
-  from tunix_ttt.train.base_model import load as load_model
+  from tunix_ttt.train.reference_log_probs import load as load_model
 
 __version__ = "0.1.0"
 
@@ -94,7 +94,7 @@ _SOURCES = {
   "export_model": ("recipes", "export_model"),
   "load_config": ("config", "load"),
   "load_evalset": ("evaluate.evalsets", "load"),
-  "load_model": ("train.base_model", "load"),
+  "load_model": ("train.reference_log_probs", "load"),
   "opponents": ("games.tictactoe.opponents", ""),
   "optimal_cells": ("games.tictactoe.solver", "optimal_cells"),
   "play": ("evaluate.partner", "play"),

@@ -18,7 +18,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
 from tunix_ttt import streams
-from tunix_ttt.runs import disk_faults
+from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
@@ -37,14 +37,14 @@ def run(main: Callable[[], None]) -> None:
   SIGTERM.
   """
   try:
-    with interrupts.in_script(), disk_faults.silence_consequences():
+    with interrupts.in_script(), integrity.silence_consequences():
       main()
   except errors.UserError as error:
     _exit(2, f"error: {error}")
   except interrupts.Interrupted as interrupted:
     message, code = str(interrupted), interrupted.exit_code
   except Exception as error:
-    if fault := disk_faults.describe(error):
+    if fault := integrity.describe(error):
       _exit(2, f"error: {fault}")
     if not processes.joined():
       raise

@@ -21,8 +21,8 @@ from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import base_model
 from tunix_ttt.train import dry_run
+from tunix_ttt.train import reference_log_probs
 
 MANIFEST = "pipeline_manifest.json"
 PAIRS = "pairs.jsonl"
@@ -147,7 +147,7 @@ def _pairs(
   name = dpo_config.model.name
   return rejection.Mistakes(
     name=name,
-    model=base_model.load(name, dpo_config),
+    model=reference_log_probs.load(name, dpo_config),
     config=dpo_config,
     rejected=rejected,
   )

@@ -11,7 +11,6 @@ from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.algorithms import rewards as rewards_lib
-from tunix_ttt.evaluate import answers
 from tunix_ttt.evaluate import evalsets
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import matches
@@ -23,10 +22,10 @@ from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import base_model
 from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo
 from tunix_ttt.train import grpo_plan
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
@@ -207,7 +206,7 @@ def answer_evalset(
   config: config_lib.SFTConfig,
   items: Sequence[evalsets.Item],
   seed: int | None = None,
-) -> Iterator[answers.Answer]:
+) -> Iterator[evalsets.Answer]:
   """Yields a model's scored answer to each item of an evalset.
 
   The name is a model or run directory, or `base` for the config's initial
@@ -218,8 +217,8 @@ def answer_evalset(
     errors.UserError: If the model does not exist or does not match the config,
       or the answers do not fit in memory.
   """
-  model = base_model.load(name, config)
-  yield from answers.generate(model, str(name), config, items, seed)
+  model = reference_log_probs.load(name, config)
+  yield from evalsets.generate(model, str(name), config, items, seed)
 
 
 def play_finished(
@@ -241,7 +240,7 @@ def play_finished(
     name = str(run / run_directory.FINAL_CHECKPOINT)
     # A reference cycle of the trainer may keep a second copy of the model.
     gc.collect()
-    model = base_model.load(name, config)
+    model = reference_log_probs.load(name, config)
     played = list(matches.play_all_lines(model, config))
     openings = matches.sample_openings(model, config, config.seed)
     # An interrupted write leaves one file without the other.

@@ -11,7 +11,7 @@ from tunix_ttt.evaluate import game_files
 from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import base_model
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
 
 
@@ -52,7 +52,7 @@ class Run:
     Raises:
       errors.UserError: if the run has no such model, or it is damaged.
     """
-    return base_model.load(self.path / name, self.config)
+    return reference_log_probs.load(self.path / name, self.config)
 
   def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
     """Returns the rows of `metrics.jsonl`.

@@ -3,16 +3,6 @@
 Both ways validate every value.
 """
 
-from tunix_ttt.config.dpo_config import DPOConfig as DPOConfig
-from tunix_ttt.config.dpo_config import PreferenceConfig as PreferenceConfig
-from tunix_ttt.config.grpo_config import AlgorithmConfig as AlgorithmConfig
-from tunix_ttt.config.grpo_config import EpisodesConfig as EpisodesConfig
-from tunix_ttt.config.grpo_config import GRPOConfig as GRPOConfig
-from tunix_ttt.config.grpo_config import MoveQualityConfig as MoveQualityConfig
-from tunix_ttt.config.grpo_config import OpponentsConfig as OpponentsConfig
-from tunix_ttt.config.grpo_config import OutcomeConfig as OutcomeConfig
-from tunix_ttt.config.grpo_config import RewardsConfig as RewardsConfig
-from tunix_ttt.config.grpo_config import RolloutConfig as RolloutConfig
 from tunix_ttt.config.loading import RECIPES as RECIPES
 from tunix_ttt.config.loading import differences as differences
 from tunix_ttt.config.loading import flatten as flatten
@@ -20,9 +10,21 @@ from tunix_ttt.config.loading import from_dict as from_dict
 from tunix_ttt.config.loading import load as load
 from tunix_ttt.config.loading import load_any as load_any
 from tunix_ttt.config.loading import to_dict as to_dict
-from tunix_ttt.config.pipeline_config import PairsConfig as PairsConfig
-from tunix_ttt.config.pipeline_config import PipelineConfig as PipelineConfig
-from tunix_ttt.config.pipeline_config import StageConfig as StageConfig
+from tunix_ttt.config.recipe_configs import AlgorithmConfig as AlgorithmConfig
+from tunix_ttt.config.recipe_configs import DPOConfig as DPOConfig
+from tunix_ttt.config.recipe_configs import EpisodesConfig as EpisodesConfig
+from tunix_ttt.config.recipe_configs import GRPOConfig as GRPOConfig
+from tunix_ttt.config.recipe_configs import (
+  MoveQualityConfig as MoveQualityConfig,
+)
+from tunix_ttt.config.recipe_configs import OpponentsConfig as OpponentsConfig
+from tunix_ttt.config.recipe_configs import OutcomeConfig as OutcomeConfig
+from tunix_ttt.config.recipe_configs import PairsConfig as PairsConfig
+from tunix_ttt.config.recipe_configs import PipelineConfig as PipelineConfig
+from tunix_ttt.config.recipe_configs import PreferenceConfig as PreferenceConfig
+from tunix_ttt.config.recipe_configs import RewardsConfig as RewardsConfig
+from tunix_ttt.config.recipe_configs import RolloutConfig as RolloutConfig
+from tunix_ttt.config.recipe_configs import StageConfig as StageConfig
 from tunix_ttt.config.sections import SIZES as SIZES
 from tunix_ttt.config.sections import CheckpointConfig as CheckpointConfig
 from tunix_ttt.config.sections import DataConfig as DataConfig

@@ -13,7 +13,6 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.data import checks
-from tunix_ttt.data import manifests
 from tunix_ttt.data import positions as positions_lib
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
@@ -47,9 +46,7 @@ class Origin:
   samples: Sequence[row_formats.Sample]
   name: str | None = None
   version: str | None = None
-  skipped: manifests.Skipped = dataclasses.field(
-    default_factory=manifests.Skipped
-  )
+  skipped: reading.Skipped = dataclasses.field(default_factory=reading.Skipped)
 
   def texts(self, limit: int) -> Iterator[str]:
     """Yields the texts of the first `limit` rows, to train a tokenizer on."""
@@ -304,19 +301,17 @@ def _read(
 
 def _generate(config: config_lib.DataConfig, seed: int) -> Source:
   # Imported lazily: reading a data file needs no JAX.
-  from tunix_ttt.data import solver_games
+  from tunix_ttt.data import positions
 
   settings = config.games
-  games = solver_games.expert_games(
+  games = positions.expert_games(
     seed, settings.num_games, settings.random_starts, settings.mistakes
   )
   if settings.keep == "won":
-    games = solver_games.keep_won(games)
+    games = positions.keep_won(games)
   if settings.context == "board":
-    games = solver_games.keep_decisions(
-      games, settings.any_move_positions, seed
-    )
-  conversations = solver_games.conversations(
+    games = positions.keep_decisions(games, settings.any_move_positions, seed)
+  conversations = positions.conversations(
     games,
     context=settings.context,
     thoughts=settings.thoughts == "template",

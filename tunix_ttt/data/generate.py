@@ -15,13 +15,13 @@ from typing import Any, Literal, Protocol
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
-from tunix_ttt.data import manifests
 from tunix_ttt.data import positions
-from tunix_ttt.data import rows as rows_lib
+from tunix_ttt.data import reading
+from tunix_ttt.data import row_formats as rows_lib
 from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import prompts as thoughts_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.games.tictactoe import thoughts as thoughts_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 
@@ -102,14 +102,14 @@ class Games(_TextKind):
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields the rows of `count` games."""
     # Imported lazily: the other kinds need no JAX.
-    from tunix_ttt.data import solver_games
+    from tunix_ttt.data import positions
     from tunix_ttt.games.tictactoe import env as env_lib
 
     text_format = self.text_format
     initialize_counts(counts, KEPT["all"], self.keep)
     with progress.bar(total=count, unit="game") as bar:
       for first in range(0, count, _BATCH):
-        games = solver_games.expert_games(
+        games = positions.expert_games(
           seed, _BATCH, self.random_starts, self.mistakes, first
         )
         for number in range(min(_BATCH, count - first)):
@@ -117,7 +117,7 @@ class Games(_TextKind):
           bar.update()
           if not tally(counts, outcome, self.keep):
             continue
-          turns = solver_games.turns(games, number, self.thoughts)
+          turns = positions.turns(games, number, self.thoughts)
           agent = prompts.MARK_NAMES[int(games.agent[number])]
           for row in rows_lib.of_game(turns, text_format, self.context):
             yield {**row, "agent": agent, "outcome": outcome}
@@ -252,7 +252,7 @@ def write(
   kind: Kind,
   count: int,
   seed: int,
-) -> manifests.Generated:
+) -> reading.Generated:
   """Writes rows and the manifest beside them; both files appear, or neither.
 
   Args:
@@ -268,7 +268,7 @@ def write(
   counts: Counter[str] = Counter()
   digest, num_rows = hashlib.sha256(), 0
   with (
-    files.new_file(manifests.beside(output)) as manifest_file,
+    files.new_file(reading.beside(output)) as manifest_file,
     files.new_file(output) as file,
     progress.stage("making rows", has_bar=True),
   ):
@@ -283,7 +283,7 @@ def write(
         f"{output}: not written, because no row was kept"
         f" ({summary or 'nothing'}); raise the count, or keep other games"
       )
-    manifest = manifests.Generated(
+    manifest = reading.Generated(
       created_at=run_directory.now(),
       digest=digest.hexdigest(),
       rows=num_rows,

@@ -1,17 +1,134 @@
 """Reads rows from files, built datasets and the Hugging Face hub."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import pathlib
-from typing import Any, TypeVar
+from typing import Any, Literal, Self, TypeVar
+
+import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.data import manifests
+from tunix_ttt.runs import run_manifest
+
+DATA = "data.jsonl"
+MANIFEST = "manifest.json"
+# Number of bad rows that are described; further ones are only counted.
+FAULTS_KEPT = 20
+
+
+class Skipped(run_manifest.Record):
+  """Bad rows that were skipped.
+
+  Attributes:
+    rows: Number of bad rows.
+    first: Location and fault of each of the first `FAULTS_KEPT` bad rows.
+  """
+
+  rows: int = 0
+  first: list[str] = pydantic.Field(default_factory=list)
+
+
+class _Manifest(run_manifest.Record):
+  """Fields of every manifest.
+
+  Attributes:
+    created_at: Creation time in UTC, ISO 8601.
+    digest: SHA-256 of the data file's bytes.
+    rows: Number of rows in the data file.
+  """
+
+  schema_version: Literal[1] = 1
+  created_at: str
+  digest: str
+  rows: int
+
+  @classmethod
+  def read(cls, path: pathlib.Path) -> Self:
+    """Reads and validates a manifest.
+
+    Raises:
+      errors.UserError: If the file is missing or does not match the schema.
+    """
+    return run_manifest.read_record(cls, path, "dataset manifest")
+
+  def to_bytes(self) -> bytes:
+    """Returns the contents of the manifest's file."""
+    return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+class Generated(_Manifest):
+  """The manifest of a file of generated rows, written beside the file.
+
+  Attributes:
+    generator: Kind of the rows.
+    settings: Settings of the generator.
+    seed: Random seed.
+    counts: Counts of generated and dropped games, positions, pairs or prompts.
+  """
+
+  generator: str
+  settings: dict[str, Any]
+  seed: int
+  counts: dict[str, int]
+
+
+class Parent(run_manifest.Record):
+  """A source of a built dataset.
+
+  Attributes:
+    path: File, directory or hub id.
+    digest: SHA-256 of the file's bytes, or of the rows.
+    rows: Number of good rows.
+    skipped: Bad rows.
+    name: Dataset name of a built parent.
+    version: Dataset version of a built parent.
+    generator: Kind, settings, seed and counts of a generated parent.
+  """
+
+  path: str
+  digest: str
+  rows: int
+  skipped: Skipped
+  name: str | None = None
+  version: str | None = None
+  generator: dict[str, Any] | None = None
+
+
+class Version(_Manifest):
+  """The manifest of a built dataset.
+
+  Attributes:
+    name: Name of the dataset.
+    version: Version of the dataset.
+    parents: Sources, in order.
+    filters: Required text of row fields.
+    limit: Maximum number of rows, None for all.
+    strategy: Rows to take if there are more than `limit`.
+    seed: Random seed of the strategy `random`.
+    counts: Numbers of good rows read, filtered out and over the limit.
+    formats: Number of rows per format.
+  """
+
+  name: str
+  version: str
+  parents: list[Parent]
+  filters: Mapping[str, str]
+  limit: int | None
+  strategy: Literal["latest", "random"]
+  seed: int
+  counts: dict[str, int]
+  formats: dict[str, int]
+
+
+def beside(path: pathlib.Path) -> pathlib.Path:
+  """Returns the path of a generated file's manifest."""
+  return path.with_name(path.name + ".manifest.json")
+
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -67,12 +184,12 @@ class Faults:
   def add(self, number: int, fault: str) -> None:
     """Adds the bad row of a line."""
     self.count += 1
-    if self.count <= manifests.FAULTS_KEPT:
+    if self.count <= FAULTS_KEPT:
       self.first.append(f"{self.path}:{number}: {fault}")
 
-  def record(self) -> manifests.Skipped:
+  def record(self) -> Skipped:
     """Returns the record for a manifest."""
-    return manifests.Skipped(rows=self.count, first=self.first)
+    return Skipped(rows=self.count, first=self.first)
 
   def check(self, num_good: int, *, skip_bad_rows: bool) -> None:
     """Checks that the good rows can be used.
@@ -162,14 +279,12 @@ def _jsonl(path: pathlib.Path, **version: str) -> Rows:
 
 
 def _built(directory: pathlib.Path) -> Rows:
-  manifest = manifests.Version.read(directory / manifests.MANIFEST)
-  rows = _jsonl(
-    directory / manifests.DATA, name=manifest.name, version=manifest.version
-  )
+  manifest = Version.read(directory / MANIFEST)
+  rows = _jsonl(directory / DATA, name=manifest.name, version=manifest.version)
   if rows.digest() != manifest.digest:
     raise errors.UserError(
       f"{rows.path}: changed since it was built, by the digest in"
-      f" {manifests.MANIFEST}; build another version"
+      f" {MANIFEST}; build another version"
     )
   key = f"{manifest.name}-{manifest.version}"
   return dataclasses.replace(rows, path=str(directory), key=key)

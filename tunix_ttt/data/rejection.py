@@ -15,14 +15,14 @@ from tunix_ttt import errors
 from tunix_ttt import streams
 from tunix_ttt.data import generate
 from tunix_ttt.data import positions
-from tunix_ttt.data import rows as rows_lib
+from tunix_ttt.data import row_formats as rows_lib
 from tunix_ttt.evaluate import matches
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import prompts as thoughts_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.games.tictactoe import thoughts as thoughts_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress

@@ -18,7 +18,6 @@ import numpy as np
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
-from tunix_ttt.data import manifests
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
 from tunix_ttt.runs import progress
@@ -92,7 +91,7 @@ def build(
   *,
   split: str = "train",
   skip_bad_rows: bool = False,
-) -> manifests.Version:
+) -> reading.Version:
   """Builds a version of a dataset.
 
   Args:
@@ -132,13 +131,13 @@ def build(
   kinds: Counter[str] = Counter()
   digest = hashlib.sha256()
   with files.new_directory(place) as new:
-    with files.new_file(new / manifests.DATA) as data:
+    with files.new_file(new / reading.DATA) as data:
       for row in _taken_rows(all_rows, choice, is_taken):
         kinds[row_formats.name_of(row)] += 1
         line = files.to_json(row).encode() + b"\n"
         digest.update(line)
         data.write(line)
-    manifest = manifests.Version(
+    manifest = reading.Version(
       name=name,
       version=version,
       created_at=run_directory.now(),
@@ -156,7 +155,7 @@ def build(
       },
       formats=dict(kinds),
     )
-    files.write_bytes(new / manifests.MANIFEST, manifest.to_bytes())
+    files.write_bytes(new / reading.MANIFEST, manifest.to_bytes())
   return manifest
 
 
@@ -211,16 +210,16 @@ def _text_of(row: Any, key: str) -> str | None:
 
 
 def _parent(
-  rows: reading.Rows, num_good: int, skipped: manifests.Skipped
-) -> manifests.Parent:
+  rows: reading.Rows, num_good: int, skipped: reading.Skipped
+) -> reading.Parent:
   generator, digest = None, rows.digest()
-  if rows.file is not None and manifests.beside(rows.file).exists():
-    manifest = manifests.Generated.read(manifests.beside(rows.file))
+  if rows.file is not None and reading.beside(rows.file).exists():
+    manifest = reading.Generated.read(reading.beside(rows.file))
     if manifest.digest == digest:
       generator = manifest.model_dump(
         include={"generator", "settings", "seed", "counts"}
       )
-  return manifests.Parent(
+  return reading.Parent(
     path=rows.path,
     digest=digest,
     rows=num_good,

@@ -24,7 +24,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy as policy_lib
-from tunix_ttt.rollout import build
+from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
 
@@ -69,12 +69,12 @@ class Player:
         leave no room for an answer, or the games do not fit in memory.
     """
     policy = policy_lib.ModelPolicy(model.module, model.spec)
-    tables = build.make_tables(config, model.tokenizer)
+    tables = sampler.make_tables(config, model.tokenizer)
     self.params = policy.params
     play = play or config.play
     longest_prompt = int(tables.observations.begin.lengths.max())
     memory.check_play(model.spec, play, longest_prompt)
-    self._sample = build.make_sampler(policy, env, tables, play)
+    self._sample = sampler.make_sampler(policy, env, tables, play)
 
   def __call__(self, keys: jax.Array, states: env_lib.State) -> Trajectory:
     """Plays a game from each of B states with B keys; returns it on the host."""

@@ -24,9 +24,9 @@ import pydantic
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
+from tunix_ttt.models.families import specs as lora_lib
 from tunix_ttt.models.hub import client
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import integrity

@@ -13,9 +13,9 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import lora as lora_lib
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
+from tunix_ttt.models.families import specs as lora_lib
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import client
 from tunix_ttt.models.hub import hub_config as hf_config

@@ -12,18 +12,20 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.rollout import decoding
-from tunix_ttt.rollout import kv_cache
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import policy as policy_lib
+from tunix_ttt.rollout import sampling
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import schedule
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.text import grammar as grammar_lib
+from tunix_ttt.text import tokenizers
 
 Ending = trajectory_lib.Ending
 # Arrays of one turn of a trajectory.
@@ -167,7 +169,7 @@ class Sampler:
       width = min(batch_size, self._config.rows_at_once or fastest)
       games, records = schedule.independent_turns(
         lambda *rows: play(
-          kv_cache.empty(self._policy, width), *rows, is_first_turn=True
+          policy_lib.empty(self._policy, width), *rows, is_first_turn=True
         )[1:],
         keys,
         games,
@@ -177,7 +179,7 @@ class Sampler:
     else:
       games, records = schedule.conversation_turns(
         play,
-        kv_cache.empty(self._policy, batch_size),
+        policy_lib.empty(self._policy, batch_size),
         keys,
         games,
         self._config.max_turns,
@@ -201,13 +203,13 @@ class Sampler:
     params: Any,
     tables: tables_lib.Tables,
     env: env_lib.TicTacToe,
-    memory: kv_cache.Memory,
+    memory: policy_lib.Memory,
     keys: jax.Array,
     games: _Games,
     active: jax.Array,
     *,
     is_first_turn: bool,
-  ) -> tuple[kv_cache.Memory, _Games, _Record]:
+  ) -> tuple[policy_lib.Memory, _Games, _Record]:
     """Plays one turn of the games in the mask `active`, bool [B]."""
     tokens, mask, retried = self._chunk(
       tables, memory, games, is_first_turn=is_first_turn
@@ -221,12 +223,12 @@ class Sampler:
     if self._config.context != "truncated" or not memory.valid.shape[1]:
       # Otherwise the slots of the last answer are reused.
       num_slots += self._config.max_new_tokens
-    memory = kv_cache.grow(self._policy, memory, num_slots)
-    memory, logits = kv_cache.feed(
+    memory = policy_lib.grow(self._policy, memory, num_slots)
+    memory, logits = policy_lib.feed(
       self._policy, params, memory, tokens, mask & active[:, None]
     )
     memory_after_prompt = memory
-    memory, answers = decoding.decode(
+    memory, answers = sampling.decode(
       self._policy,
       params,
       tables,
@@ -263,7 +265,7 @@ class Sampler:
   def _chunk(
     self,
     tables: tables_lib.Tables,
-    memory: kv_cache.Memory,
+    memory: policy_lib.Memory,
     games: _Games,
     *,
     is_first_turn: bool,
@@ -285,7 +287,9 @@ class Sampler:
       width = max(tokens.shape[1], retry[0].shape[1])
       tokens, mask = (
         jnp.where(
-          retried[:, None], kv_cache.widen(b, width), kv_cache.widen(a, width)
+          retried[:, None],
+          policy_lib.widen(b, width),
+          policy_lib.widen(a, width),
         )
         for a, b in zip((tokens, mask), retry, strict=True)
       )
@@ -307,7 +311,7 @@ class Sampler:
     env: env_lib.TicTacToe,
     games: _Games,
     active: jax.Array,
-    answers: decoding.Answers,
+    answers: sampling.Answers,
   ) -> _Games:
     """Plays the moves of the answers and the opponent's replies."""
     cell = tables.moves[answers.state].astype(jnp.int32)
@@ -327,3 +331,62 @@ class Sampler:
       ending=ending,
       last_answer=jnp.where(active, last_answer, games.last_answer),
     )
+
+
+def make_tables(
+  config: config_lib.SFTConfig, tokenizer: tokenizers.Tokenizer
+) -> tables_lib.Tables:
+  """Returns the lookup tables of the config's text format.
+
+  Raises:
+    errors.UserError: if the tokenizer cannot encode the answers.
+  """
+  thoughts = config.data.games.thoughts == "template"
+  text_format = text_formats.named(config.play.format, thoughts=thoughts)
+  return tables_lib.build(text_format, tokenizer)
+
+
+def make_sampler(
+  policy: policy_lib.Policy,
+  env: env_lib.TicTacToe,
+  tables: tables_lib.Tables,
+  play: config_lib.PlayConfig,
+  rollout: config_lib.RolloutConfig | None = None,
+) -> Sampler:
+  """Returns a sampler of whole games.
+
+  `rollout`, if not None, replaces the settings of token sampling in `play`.
+
+  Raises:
+    errors.UserError: if the token limits are too small for an answer.
+  """
+  settings = rollout or play
+  sampling = sampling_lib.Sampling(
+    temperature=settings.temperature,
+    top_k=settings.top_k,
+    top_p=settings.top_p,
+    constrained=settings.constrained,
+  )
+  config = RolloutConfig(
+    context=play.context,
+    max_turns=play.max_turns,
+    max_new_tokens=play.max_new_tokens,
+    max_game_tokens=play.max_game_tokens,
+    on_parse_error=play.on_parse_error,
+    sampling=sampling,
+  )
+  return Sampler(policy, env, tables, config)
+
+
+def single_moves(play: config_lib.PlayConfig) -> config_lib.PlayConfig:
+  """Returns the settings with one move per game."""
+  return dataclasses.replace(play, max_turns=1)
+
+
+def greedy_single_moves(
+  play: config_lib.PlayConfig,
+) -> config_lib.PlayConfig:
+  """Returns the settings with one greedy move per game in context `board`."""
+  return dataclasses.replace(
+    play, max_turns=1, context="board", temperature=0.0, on_parse_error="end"
+  )

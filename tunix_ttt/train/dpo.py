@@ -10,11 +10,10 @@ from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import tokenizers
-from tunix_ttt.train import base_model
+from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import supervised_run
-from tunix_ttt.train import tracking
 from tunix_ttt.train import trainer as trainer_lib
 
 Dataset = datasets.Dataset[datasets.TokenPair]
@@ -50,9 +49,9 @@ def plan(
   Raises:
     errors.UserError: if the config or one of its files is invalid.
   """
-  tracking.check(config.logging)
+  recorder.check(config.logging)
   source = load(config)
-  base = base_model.base_model(config, source, tokenizer)
+  base = reference_log_probs.base_model(config, source, tokenizer)
   dataset = tokenize(source, base.tokenizer, config)
   model, record = run_loop.adapt(base, config)
   sequences = [*itertools.chain.from_iterable(dataset.train)]

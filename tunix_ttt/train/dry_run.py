@@ -15,13 +15,13 @@ from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
-from tunix_ttt.rollout import build as rollout_setup
+from tunix_ttt.rollout import sampler as rollout_setup
 from tunix_ttt.rollout import tables as tables_lib
-from tunix_ttt.train import base_model
 from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo_plan
+from tunix_ttt.train import recorder
+from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import sft
-from tunix_ttt.train import tracking
 
 # Modules that load and tokenize the rows of a recipe.
 _MODULES: dict[type[config_lib.SFTConfig], Any] = {
@@ -37,10 +37,10 @@ def describe(config: config_lib.SFTConfig) -> str:
   Raises:
     errors.UserError: if the config or one of its files is invalid.
   """
-  tracking.check(config.logging)
+  recorder.check(config.logging)
   source = _MODULES[type(config)].load(config)
   model = sources.outline(
-    config.model, base_model.tokenizer_maker(config, source)
+    config.model, reference_log_probs.tokenizer_maker(config, source)
   )
   model = sources.adapt_outline(model, config.lora, config.model.name)
   lines = [_model_line(model, config)]
@@ -85,10 +85,10 @@ def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
   first = configs[0]
   source = datasets.load(first.data, first.seed)
   model = sources.outline(
-    first.model, base_model.tokenizer_maker(first, source)
+    first.model, reference_log_probs.tokenizer_maker(first, source)
   )
   for config in configs:
-    tracking.check(config.logging)
+    recorder.check(config.logging)
     model = sources.adapt_outline(model, config.lora, config.model.name)
     meshes.check(config, model.spec)
     if model.tokenizer is not None:

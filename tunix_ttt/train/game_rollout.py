@@ -1,6 +1,7 @@
 """Plays the games of each GRPO step with the trained model."""
 
 from collections.abc import Sequence
+import pathlib
 from typing import Any
 
 from flax import nnx
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.data import datasets
 from tunix_ttt.data import positions
@@ -18,10 +21,84 @@ from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy
-from tunix_ttt.rollout import build
+from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.rollout import trajectory
-from tunix_ttt.train import opponent_pool
+from tunix_ttt.runs import processes
+from tunix_ttt.runs import run_directory
+
+
+class OpponentPool:
+  """Mixes opponents by shares that change linearly over a run.
+
+  A past self is a table of the model's greedy moves, stored in a file of the
+  run directory.
+  """
+
+  def __init__(self, config: config_lib.GRPOConfig, run: pathlib.Path):
+    """Makes a pool without past selves.
+
+    Raises:
+      errors.UserError: if a custom opponent cannot be imported or compiled.
+    """
+    self._custom = None
+    if config.opponents.custom is not None:
+      self._custom = opponents.from_name(config.opponents.custom)
+    self._shares, self._max_steps = config.opponents, config.training.max_steps
+    self._directory = run / run_directory.OPPONENTS
+    self._tables: list[np.ndarray] = []
+
+  def is_due(self, step: int) -> bool:
+    """Returns whether to add a past self after a step, counted from 1."""
+    every = self._shares.add_every_n_steps
+    return any(self._shares.past_selves) and step % every == 0
+
+  def add(self, step: int, moves: np.ndarray) -> None:
+    """Adds a past self, int8 [3^9], to the pool and the run directory."""
+    if processes.is_first():
+      self._directory.mkdir(exist_ok=True)
+      files.write_bytes(self._directory / f"{step}.bin", moves.tobytes())
+    processes.wait("written a past self")
+    self.restore(step)
+
+  def restore(self, step: int) -> None:
+    """Reads the past selves up to a step.
+
+    Raises:
+      errors.UserError: if a file is not a table of moves.
+    """
+    paths = {int(p.stem): p for p in self._directory.glob("*.bin")}
+    tables = []
+    for _, path in sorted((n, p) for n, p in paths.items() if n <= step):
+      table = np.frombuffer(path.read_bytes(), np.int8)
+      if table.shape != (rules.NUM_BOARDS,):
+        raise errors.UserError(f"{path}: not a table of moves")
+      tables.append(table)
+    self._tables = tables[-self._shares.pool_size :]
+
+  def opponent(self, step: int) -> Any:
+    """Returns the opponent of a step's games, counted from 0."""
+    if self._custom is not None:
+      return jax.tree_util.Partial(self._custom)
+    progress = step / max(self._max_steps - 1, 1)
+
+    def share(ends: tuple[float, float]) -> float:
+      return ends[0] + progress * (ends[1] - ends[0])
+
+    size = self._shares.pool_size
+    shares = np.zeros(2 + size, np.float32)
+    shares[:2] = share(self._shares.random), share(self._shares.optimal)
+    past = share(self._shares.past_selves)
+    tables = np.full((size, rules.NUM_BOARDS), -1, np.int8)
+    if self._tables:
+      shares[2 : 2 + len(self._tables)] = past / len(self._tables)
+      tables[: len(self._tables)] = self._tables
+    else:
+      shares[0] += past
+    return jax.tree_util.Partial(
+      opponents.mixture, jnp.asarray(shares), jnp.asarray(tables)
+    )
+
 
 _STREAMS = streams.Stream
 # Number of boards in a batch of greedy moves.
@@ -40,7 +117,7 @@ class GameRollout:
     self,
     model: checkpoints.Model,
     config: config_lib.GRPOConfig,
-    pool: opponent_pool.OpponentPool,
+    pool: OpponentPool,
     prompts: Sequence[positions.Position] = (),
   ):
     """Builds the sampler, without compiling it.
@@ -58,12 +135,12 @@ class GameRollout:
     self._mesh = meshes.make_for_sampler(config.mesh)
     if self._mesh is not None:
       self._module = meshes.copy(model.module, self._mesh)
-    self._tables = build.make_tables(config, model.tokenizer)
+    self._tables = sampler.make_tables(config, model.tokenizer)
     play = config.play
     if config.episodes.are_single_moves:
-      play = build.single_moves(play)
+      play = sampler.single_moves(play)
     self._policy = model_policy.ModelPolicy(self._module, model.spec)
-    self._sample = build.make_sampler(
+    self._sample = sampler.make_sampler(
       self._policy, env_lib.TicTacToe(), self._tables, play, config.rollout
     )
     self._sequences = jax.jit(
@@ -210,8 +287,8 @@ class GameRollout:
     """
     boards = rules.positions()
     if self._greedy is None:
-      play = build.greedy_single_moves(self._config.play)
-      self._greedy = build.make_sampler(
+      play = sampler.greedy_single_moves(self._config.play)
+      self._greedy = sampler.make_sampler(
         self._policy, env_lib.TicTacToe(), self._tables, play
       )
     opponent_mark = rules.X + rules.O - rules.side_to_move()[boards]

@@ -35,11 +35,10 @@ from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo_plan
-from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import reference_log_probs
-from tunix_ttt.train import run_checkpoints
+from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import trainer as trainer_lib
 
@@ -69,7 +68,7 @@ class GRPORun:
     self._reference = grpo_plan.reference(plan)
     self.trainer = trainer_lib.GRPOTrainer(model.module, config, path)
     self.first_step = self.trainer.first_step
-    self.pool = opponent_pool.OpponentPool(config, path)
+    self.pool = game_rollout.OpponentPool(config, path)
     self.rollout = game_rollout.GameRollout(
       model, config, self.pool, plan.source.positions if plan.source else ()
     )
@@ -80,7 +79,7 @@ class GRPORun:
     self.recorder = recorder_lib.GameRecorder(
       path,
       config,
-      run_checkpoints.rewind(path, self.first_step),
+      resume_checks.rewind(path, self.first_step),
       model.tokenizer.decode,
     )
     self._learning_rate = optimizers.learning_rate(

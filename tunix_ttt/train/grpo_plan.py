@@ -12,13 +12,12 @@ from tunix_ttt.data import datasets
 from tunix_ttt.evaluate import matches
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
-from tunix_ttt.rollout import build
+from tunix_ttt.rollout import sampler
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import base_model
+from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
-from tunix_ttt.train import tracking
 
 # Notes on the reference of the KL divergence, for models that start from
 # adapters.
@@ -79,18 +78,18 @@ def plan(
   Raises:
     errors.UserError: if the config or one of its files is invalid.
   """
-  tracking.check(config.logging)
+  recorder.check(config.logging)
   num_turns = 1 if config.episodes.are_single_moves else config.play.max_turns
   memory.check_answers(config.play, config.training.batch_size)
   rewards_lib.check_custom(rewards, num_turns, config.play.max_new_tokens)
   source = load(config)
-  base = base_model.base_model(config, source, tokenizer)
+  base = reference_log_probs.base_model(config, source, tokenizer)
   model, record = run_loop.adapt(base, config)
   if not record.trainable_parameters:
     raise errors.UserError("the model has no trainable parameters")
   # Building the tables validates them before training.
   evaluate = matches.Evaluator(model, config)
-  tables = build.make_tables(config, model.tokenizer)
+  tables = sampler.make_tables(config, model.tokenizer)
   prompt_tokens = int(tables.observations.begin.lengths.max())
   memory.check(model, config, *memory.shape_of_games(config, prompt_tokens))
   return Plan(

@@ -2,17 +2,24 @@
 
 from collections.abc import Mapping
 import dataclasses
+import json
 import os
 import pathlib
 from typing import Any, TypeVar
 
+import orbax.checkpoint as ocp
+
 from tunix_ttt import config as config_lib
 from tunix_ttt import custom
 from tunix_ttt import errors
+from tunix_ttt import files
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import hub_loading
+from tunix_ttt.runs import integrity
+from tunix_ttt.runs import processes
+from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
@@ -210,3 +217,240 @@ def check_same_model(
       f" manifest {original}; give the model with the digest"
       f" {original.revision}: --base DIR"
     )
+
+
+# Orbax writes these files after the digests. The metadata is not used to
+# restore: names and shapes come from the model.
+_UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+_TEMPORARY = ".orbax-checkpoint-tmp"
+# Files of the final model, which are moved away with it.
+_FINAL_FILES = (
+  run_directory.FINAL_CHECKPOINT,
+  run_directory.GAMES,
+  run_directory.GAMES_SUMMARY,
+  run_directory.PAGE,
+  run_directory.PLOTS,
+)
+# Files written only by processes that hold the run's lock.
+_HELD = (
+  run_directory.MANIFEST,
+  run_directory.METRICS,
+  run_directory.ROLLOUTS,
+  run_directory.FINAL_CHECKPOINT,
+  run_directory.BEST_CHECKPOINT,
+)
+
+
+class _DigestedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+  """Orbax's temporary directory, with digests written before its renaming."""
+
+  async def finalize(self) -> None:
+    """Writes the digests and renames the directory."""
+    final = pathlib.Path(self.get_final())
+    # Orbax also uses this class for the items of a checkpoint.
+    if final.name.isdecimal():
+      integrity.write(
+        pathlib.Path(self.get()),
+        run=_written_until(final.parents[1], int(final.name)),
+        skip=_UNCHECKED,
+      )
+    await super().finalize()
+
+
+def options(
+  config: config_lib.CheckpointConfig, **policies: Any
+) -> ocp.CheckpointManagerOptions:
+  """Returns Orbax's options for a run's checkpoints, with `policies` added."""
+  return ocp.CheckpointManagerOptions(
+    max_to_keep=config.max_to_keep,
+    # On CPUs, Orbax's background thread would read buffers that the next step
+    # overwrites.
+    enable_async_checkpointing=False,
+    temporary_path_class=_DigestedPath,
+    **policies,
+  )
+
+
+def _written_until(run: pathlib.Path, step: int) -> dict[str, integrity.Prefix]:
+  """Returns digests of the run's files, right after training `step`."""
+  lines = (run / run_directory.METRICS).read_bytes().splitlines(keepends=True)
+  # A resumed run repeats the evaluation of this step.
+  while lines and b'"split": "train"' not in lines[-1]:
+    lines.pop()
+  contents = {run_directory.METRICS: b"".join(lines)}
+  rollouts = run / run_directory.ROLLOUTS
+  if rollouts.exists():
+    contents[run_directory.ROLLOUTS] = rollouts.read_bytes()
+  for path in (run / run_directory.OPPONENTS).glob("*.bin"):
+    if int(path.stem) <= step:
+      contents[f"{run_directory.OPPONENTS}/{path.name}"] = path.read_bytes()
+  return {name: integrity.Prefix.of(data) for name, data in contents.items()}
+
+
+def choose(run: pathlib.Path, step: int | None) -> int:
+  """Returns the step of the checkpoint to resume from, 0 for the beginning.
+
+  Args:
+    run: Run directory.
+    step: Step of the checkpoint; None for the latest undamaged checkpoint.
+
+  Raises:
+    errors.UserError: if the checkpoint is missing or damaged, or the run's
+      other files have changed since it was saved.
+  """
+  root = run / run_directory.CHECKPOINTS
+  if root.exists() and not root.is_dir():
+    raise errors.UserError(f"{root}: expected a directory, found a file")
+  steps = run_directory.checkpoint_steps(run)
+  if step is None:
+    step = _latest(root, steps)
+  elif step not in steps:
+    raise errors.UserError(
+      f"{root}: no checkpoint of step {step}; available: {_list(steps)}"
+    )
+  elif fault := integrity.damage(root / str(step)):
+    others = [s for s in steps if integrity.damage(root / str(s)) is None]
+    raise errors.UserError(
+      f"{fault}; the checkpoint of step {step} is damaged; undamaged:"
+      f" {_list(others)}"
+    )
+  if step and (fault := _fault_of_run(run, step)):
+    undamaged = [
+      s
+      for s in steps
+      if s < step
+      and integrity.damage(root / str(s)) is None
+      and _fault_of_run(run, s) is None
+    ]
+    raise errors.UserError(
+      f"{fault}; restore the file as of step {step}, or "
+      + (
+        f"resume from step {undamaged[-1]} (--resume {undamaged[-1]})"
+        if undamaged
+        else "start a new run"
+      )
+    )
+  return step
+
+
+def _list(steps: list[int]) -> str:
+  return ", ".join(map(str, steps)) or "none"
+
+
+def _latest(root: pathlib.Path, steps: list[int]) -> int:
+  """Returns the latest step with an undamaged checkpoint, 0 without any."""
+  faults = []
+  for step in reversed(steps):
+    fault = integrity.damage(root / str(step))
+    if fault is None:
+      for text in faults:
+        progress.say(f"note: {text}; resuming from step {step}")
+      return step
+    faults.append(fault)
+  if faults:
+    raise errors.UserError(
+      f"{root}: all checkpoints ({_list(steps)}) are damaged ({faults[0]}); move"
+      " this directory away to train from the beginning"
+    )
+  return 0
+
+
+def _fault_of_run(run: pathlib.Path, step: int) -> str | None:
+  """Returns a message about a file that lost data written until a step."""
+  digests = integrity.Digests.read(run / run_directory.CHECKPOINTS / str(step))
+  for name, expected in digests.run.items():
+    path = run / name
+    try:
+      data = path.read_bytes()
+    except OSError as error:
+      return f"{path}: {error.strerror}"
+    if integrity.Prefix.of(data[: expected.size]) != expected:
+      return _describe_fault(path, len(data) < expected.size, step)
+  return None
+
+
+def _describe_fault(path: pathlib.Path, is_short: bool, step: int) -> str:
+  number = 0
+  if path.suffix == ".jsonl":
+    for line in files.scan_jsonl(path, "file"):
+      number = line.number
+      if line.row is None:
+        return f"{path}:{number}: {line.fault}"
+      if not isinstance(line.row.get("step"), int):
+        return f"{path}:{number}: this row has no step"
+  if is_short:
+    place = f"{path}:{number}" if number else str(path)
+    return f"{place}: the file ends here, before step {step}"
+  return f"{path}: has changed since the checkpoint of step {step} was saved"
+
+
+def go_back(
+  run: pathlib.Path,
+  manifest: run_manifest.RunManifest,
+  step: int,
+  chosen: bool,
+) -> None:
+  """Moves files from after a checkpoint into a directory `superseded-…`.
+
+  If the process is killed, the run can still be resumed.
+
+  Args:
+    run: Run directory.
+    manifest: Manifest of the run.
+    step: Step of the checkpoint, 0 for the beginning.
+    chosen: Whether the user chose the checkpoint.
+  """
+  # No process moves a file before all have chosen a checkpoint.
+  processes.wait("chosen a checkpoint")
+  if processes.is_first():
+    later = [s for s in run_directory.checkpoint_steps(run) if s > step]
+    paths = [run / run_directory.CHECKPOINTS / str(s) for s in reversed(later)]
+    if chosen or manifest.status == "finished":
+      # First, because a finished run must have its model.
+      manifest.model_copy(
+        update={"status": "running", "finished_at": None, "files": {}}
+      ).write(run)
+      paths += [run / name for name in _FINAL_FILES]
+      paths += [
+        path
+        for path in (run / run_directory.OPPONENTS).glob("*.bin")
+        if int(path.stem) > step
+      ]
+    superseded = run / run_directory.new_run_id("superseded")
+    for path in paths:
+      if path.exists():
+        superseded.mkdir(exist_ok=True)
+        path.rename(superseded / path.name)
+  processes.wait("set checkpoints aside")
+
+
+def rewind(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
+  """Truncates metrics and rollouts to a checkpoint; returns the metrics rows.
+
+  Args:
+    run: Run directory.
+    step: Step of the checkpoint, 0 for the beginning.
+  """
+  written: dict[str, integrity.Prefix] = {}
+  if step:
+    checkpoint = run / run_directory.CHECKPOINTS / str(step)
+    written = integrity.Digests.read(checkpoint).run
+  rows = b""
+  for name in (run_directory.ROLLOUTS, run_directory.METRICS):
+    size = written[name].size if name in written else 0
+    rows = (run / name).read_bytes()[:size] if size else b""
+    if name == run_directory.METRICS or (run / name).exists():
+      run_directory.write(run / name, rows)
+  return [json.loads(line) for line in rows.splitlines()]
+
+
+def remove_temporaries(run: pathlib.Path) -> None:
+  """Removes partial files of killed processes; the caller must hold the run."""
+  if not processes.is_first():
+    return
+  for path in (
+    *(p for p in run.glob(".*") if p.name.lstrip(".").startswith(_HELD)),
+    *(run / run_directory.OPPONENTS).glob(".*"),
+    *(run / run_directory.CHECKPOINTS).glob(f"*{_TEMPORARY}"),
+  ):
+    files.remove(path)

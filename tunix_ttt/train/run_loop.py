@@ -21,16 +21,14 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
-from tunix_ttt.runs import disk_faults
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
+from tunix_ttt.train import recorder
 from tunix_ttt.train import resume_checks
-from tunix_ttt.train import run_checkpoints
-from tunix_ttt.train import tracking
 
 _NO_REWARDS: resume_checks.Rewards = MappingProxyType({})
 
@@ -114,7 +112,7 @@ def _working_on(run: pathlib.Path) -> Iterator[None]:
     with run_directory.hold(run), interrupts.working_on(run):
       yield
   except Exception as error:
-    fault = disk_faults.describe(error)
+    fault = integrity.describe(error)
     if fault is None:
       raise
     raise errors.UserError(
@@ -160,20 +158,20 @@ def resume(
     resume_checks.check_same_config(config, original, run)
     resume_checks.check_same_rewards(rewards, original, run)
     resume_checks.check_same_functions(config, original, run)
-    run_checkpoints.remove_temporaries(run)
+    resume_checks.remove_temporaries(run)
     if original.status == "finished" and step is None:
       fault = integrity.damage(run / run_directory.FINAL_CHECKPOINT)
       if fault is None:
         return run
       progress.say(f"note: {fault}; saving the model again")
-    from_step = run_checkpoints.choose(run, step)
+    from_step = resume_checks.choose(run, step)
     config = resume_checks.relocate(config, original, run)
     prepared = plan(config, run / run_directory.TOKENIZER)
     resume_checks.check_same_data(
       prepared.dataset_record(), original.dataset, run
     )
     resume_checks.check_same_model(prepared.record, original, run)
-    run_checkpoints.go_back(run, original, from_step, chosen=step is not None)
+    resume_checks.go_back(run, original, from_step, chosen=step is not None)
     return train(prepared, original, run)
 
 
@@ -274,7 +272,7 @@ def begin_session(
   session = run_manifest.Session(
     started_at=run_directory.now(), from_step=from_step
   )
-  if url := tracking.wandb_url(run):
+  if url := recorder.wandb_url(run):
     progress.say(f"W&B: {url}")
   manifest = manifest.model_copy(
     update={

@@ -14,7 +14,7 @@ from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
 from tunix_ttt.train import recorder as recorder_lib
-from tunix_ttt.train import run_checkpoints
+from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import trainer as trainer_lib
 
@@ -101,7 +101,7 @@ def fit(
     run,
     manifest.recipe,
     config,
-    previous_rows=run_checkpoints.rewind(run, trainer.train_steps),
+    previous_rows=resume_checks.rewind(run, trainer.train_steps),
     steps_per_epoch=len(prepared.dataset.train) / config.training.batch_size,
     names=trainer.names,
   )

@@ -23,9 +23,9 @@ from tunix_ttt.models import meshes
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import recorder
 from tunix_ttt.train import recorder as recorder_lib
-from tunix_ttt.train import run_checkpoints
-from tunix_ttt.train import tracking
+from tunix_ttt.train import resume_checks
 
 
 class LeanSteps(peft_trainer.PeftTrainer):
@@ -336,9 +336,7 @@ class GRPOTrainer(LeanSteps):
   ):
     """Restores the latest checkpoint of the run directory, if any."""
     settings = training_settings(config, run, "grpo")
-    settings["checkpointing_options"] = run_checkpoints.options(
-      config.checkpoint
-    )
+    settings["checkpointing_options"] = resume_checks.options(config.checkpoint)
     super().__init__(
       model,
       optimizers.make(optimizers.in_updates(config)),
@@ -428,12 +426,12 @@ def training_settings(
     "checkpoint_root_directory": str(
       (run / run_directory.CHECKPOINTS).absolute()
     ),
-    "checkpointing_options": run_checkpoints.options(
+    "checkpointing_options": resume_checks.options(
       config.checkpoint,
       save_decision_policy=policies.FixedIntervalPolicy(
         config.checkpoint.save_interval_steps
       ),
     ),
     "metrics_prefix": prefix,
-    "metrics_logging_options": tracking.options(config.logging, run, prefix),
+    "metrics_logging_options": recorder.options(config.logging, run, prefix),
   }

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from tunix.models.gemma import model as tunix_gemma
 
-from tunix_ttt.models.families import config_section
 from tunix_ttt.models.families import family
 
 TINY = {
@@ -131,9 +130,7 @@ def _build(
   return module
 
 
-def _read_fields(
-  config: config_section.Section, num_layers: int
-) -> dict[str, Any]:
+def _read_fields(config: family.Section, num_layers: int) -> dict[str, Any]:
   del num_layers
   theta, _ = config.rope("full_attention", 10_000.0)
   if theta != 10_000:
@@ -142,9 +139,7 @@ def _read_fields(
   return {}
 
 
-def _read_fields2(
-  config: config_section.Section, num_layers: int
-) -> dict[str, Any]:
+def _read_fields2(config: family.Section, num_layers: int) -> dict[str, Any]:
   return {
     **_read_fields(config, num_layers),
     "sliding_window": config.size("sliding_window", 4096),
@@ -163,7 +158,7 @@ def _write_fields(spec: family.Architecture) -> dict[str, Any]:
 
 def write_window_fields(spec: family.Architecture) -> dict[str, Any]:
   """Returns the `config.json` keys that Gemma 2 and 3 share."""
-  names = {ours: hub for hub, ours in config_section.LAYER_TYPES.items()}
+  names = {ours: hub for hub, ours in family.LAYER_TYPES.items()}
   scalar = cast(float, spec.query_pre_attn_scalar)
   return {
     "hidden_activation": "gelu_pytorch_tanh",

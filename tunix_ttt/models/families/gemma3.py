@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from tunix.models.gemma3 import model as tunix_gemma3
 
-from tunix_ttt.models.families import config_section
 from tunix_ttt.models.families import family
 from tunix_ttt.models.families import gemma
 
@@ -62,9 +61,7 @@ def _build(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
   return module
 
 
-def _read_fields(
-  config: config_section.Section, num_layers: int
-) -> dict[str, Any]:
+def _read_fields(config: family.Section, num_layers: int) -> dict[str, Any]:
   theta, scale = config.rope("full_attention", 1e6, may_scale=True)
   window = config.size("sliding_window", 4096)
   period = 6

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from tunix.models.qwen2 import model as tunix_qwen2
 from tunix.models.qwen3 import model as tunix_qwen3
 
-from tunix_ttt.models.families import config_section
 from tunix_ttt.models.families import family
 
 _TINY = {
@@ -68,9 +67,7 @@ def _build_qwen3(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
   return module
 
 
-def _read_fields(
-  config: config_section.Section, num_layers: int
-) -> dict[str, Any]:
+def _read_fields(config: family.Section, num_layers: int) -> dict[str, Any]:
   layer_types = config.values.get("layer_types")
   if layer_types is not None:
     if layer_types != ["full_attention"] * num_layers:

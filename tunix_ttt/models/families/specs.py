@@ -1,20 +1,22 @@
 """Builds Tunix's models from architectures, and lists the model families."""
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Any
+import re
+from typing import Any, Literal, cast
 import zlib
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import qwix
 from tunix.models import automodel
 from tunix.models import naming
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import streams
-from tunix_ttt.models.families import config_section
 from tunix_ttt.models.families import family as family_lib
 from tunix_ttt.models.families import gemma
 from tunix_ttt.models.families import gemma3
@@ -57,8 +59,7 @@ class ModelSpec(family_lib.Architecture):
       )
     traits, period = self.traits, self.traits.global_every
     defaults = {
-      "layer_types": period
-      and config_section.periodic_layers(self.num_layers, period),
+      "layer_types": period and family_lib.periodic_layers(self.num_layers, period),
       "rope_theta": traits.rope_theta,
       "query_pre_attn_scalar": float(self.head_dim),
       "attn_logit_softcap": traits.attn_logit_softcap,
@@ -235,3 +236,49 @@ def _initial_value(
   number = zlib.crc32(name.encode())
   rng = streams.generator(seed, streams.Stream.MODEL_VALUES, number)
   return stddev * rng.standard_normal(shape.shape, np.float32)
+
+
+def linear_modules(module: nnx.Module) -> list[str]:
+  """Returns the names of the linear modules in a model's layers."""
+  names = {
+    path.split(".")[-2]
+    for path, value in parameters(module).items()
+    if path.startswith("layers.") and len(value.shape) > 1
+  }
+  return sorted(names)
+
+
+def apply_lora(
+  module: nnx.Module,
+  *,
+  rank: int,
+  alpha: float,
+  target_modules: Literal["all-linear"] | Sequence[str],
+  seed: int,
+) -> nnx.Module:
+  """Returns a model with new adapters that leave its outputs unchanged.
+
+  Adapters (Hu et al., 2021) add `alpha / rank * x A B` to the output of a
+  linear module. A is random and B is zero. The base's arrays are shared.
+
+  Raises:
+    errors.UserError: if the model has no linear module of a name.
+  """
+  linear = linear_modules(module)
+  names = linear if target_modules == "all-linear" else list(target_modules)
+  unknown = [name for name in names if name not in linear]
+  if unknown or not names:
+    raise errors.UserError(
+      f"lora.target_modules: {', '.join(unknown) or 'an empty list'}: this"
+      f" model's linear modules are {', '.join(linear)}"
+    )
+  provider = qwix.LoraProvider(
+    module_path=rf".*/({'|'.join(map(re.escape, names))})",
+    rank=rank,
+    alpha=alpha,
+  )
+  # All of Tunix's models have such example inputs.
+  example = cast(Any, module).get_model_input()
+  rngs = nnx.Rngs(streams.key(seed, streams.Stream.ADAPTER_VALUES))
+  adapted = qwix.apply_lora_to_model(module, provider, rngs=rngs, **example)
+  return cast(nnx.Module, adapted)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.models.families import config_section
 from tunix_ttt.models.families import family as family_lib
 from tunix_ttt.models.families import specs
 
@@ -84,7 +83,7 @@ def describes(values: dict[str, Any], spec: specs.ModelSpec) -> bool:
 def _parse(
   values: dict[str, Any], path: pathlib.Path, dtype: Dtype
 ) -> tuple[family_lib.HubClass, specs.ModelSpec]:
-  whole = config_section.Section(path, "", values)
+  whole = family_lib.Section(path, "", values)
   name = whole.one_of("architectures", list(_FAMILY_OF_CLASS))
   family = _FAMILY_OF_CLASS[name]
   hub_class = family.hub_classes[name]
@@ -101,7 +100,7 @@ def _parse(
 
 
 def _read_sizes(
-  config: config_section.Section, family: family_lib.Family
+  config: family_lib.Section, family: family_lib.Family
 ) -> dict[str, Any]:
   width = config.size("hidden_size")
   heads = config.size(

@@ -19,7 +19,6 @@ from tunix_ttt.models.hub import client
 from tunix_ttt.models.hub import hub_config as hf_config
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import progress
-from tunix_ttt.text import conversion
 from tunix_ttt.text import hub_tokenizers
 from tunix_ttt.text import tokenizers
 
@@ -211,7 +210,7 @@ def _tokenizer_files(model: checkpoints.Model) -> dict[str, bytes]:
   """Returns a tokenizer's files by their names in transformers."""
   tokenizer = model.tokenizer
   if isinstance(tokenizer, tokenizers.SentencePieceTokenizer):
-    return conversion.to_hugging_face(tokenizer)
+    return hub_tokenizers.to_hugging_face(tokenizer)
   prefix = f"{hub_tokenizers.FOLDER}/"
   return {
     name.removeprefix(prefix): data for name, data in tokenizer.files().items()

@@ -1,5 +1,6 @@
 """Settings of GRPO runs."""
 
+import dataclasses
 from typing import Annotated, Literal, Self
 
 import pydantic
@@ -343,3 +344,102 @@ class GRPOConfig(sections.SFTConfig):
         " to 0 or exhaustive_eval to false"
       )
     return self
+
+
+@sections.settings
+class PreferenceConfig:
+  """Preference loss, under Tunix's names.
+
+  Attributes:
+    algorithm: Loss: `dpo` (Rafailov et al., 2023), whose reference is the model
+      that training starts from, or `orpo` (Hong et al., 2024), which has no
+      reference.
+    beta: KL penalty coefficient of DPO; larger keeps the policy closer to the
+      reference.
+    lambda_orpo: Weight of ORPO's odds-ratio term, beside the likelihood of
+      chosen answers.
+    label_smoothing: Assumed share of pairs with swapped labels.
+  """
+
+  algorithm: Literal["dpo", "orpo"] = "dpo"
+  beta: sections.AboveZero = 0.1
+  lambda_orpo: sections.AboveZero = 0.1
+  label_smoothing: Annotated[
+    float, sections.Strict, pydantic.Field(ge=0, lt=0.5)
+  ] = 0.0
+
+
+@sections.settings
+class DPOConfig(sections.SFTConfig):
+  """A DPO or ORPO run on the preference pairs at `data.path`.
+
+  `training.batch_size` counts pairs.
+
+  Attributes:
+    training: Optimizer and schedule.
+    dpo: Preference loss.
+  """
+
+  training: sections.TrainingConfig = sections.TrainingConfig(
+    max_steps=200, batch_size=32, learning_rate=1e-4, eval_every_n_steps=50
+  )
+  dpo: PreferenceConfig = PreferenceConfig()
+
+
+Rejected = Literal["worse", "illegal", "format"]
+
+
+@sections.settings
+class PairsConfig:
+  """Preference pairs for the DPO stage.
+
+  Attributes:
+    source: Source of rejected answers: `model` samples the model that DPO starts
+      from; `solver` writes moves that the solver rates worse.
+    count: Number of pairs; fewer if the source yields no more.
+    rejected: Weights of the kinds of rejected answers: `worse` moves by the
+      solver, `illegal` moves, and answers in a wrong `format`. With
+      the source `model`, all weights must be equal.
+    temperature: Sampling temperature of the model's games.
+  """
+
+  source: Literal["model", "solver"] = "model"
+  count: sections.Positive = 6000
+  rejected: Annotated[
+    dict[Rejected, sections.AboveZero], pydantic.Field(min_length=1)
+  ] = dataclasses.field(
+    default_factory=lambda: {"worse": 1.0, "illegal": 1.0, "format": 1.0}
+  )
+  temperature: sections.AboveZero = 1.0
+
+
+@sections.settings
+class StageConfig:
+  """A run of a pipeline.
+
+  Attributes:
+    config: Path of the run's YAML file, relative to the working directory.
+    set: Assignments that replace settings of the file, as for `--set`.
+  """
+
+  config: sections.Text
+  set: list[sections.Text] = dataclasses.field(default_factory=list)
+
+
+@sections.settings
+class PipelineConfig:
+  """Training stages; each one starts from the previous stage's model.
+
+  Attributes:
+    seed: Random seed of all stages.
+    pairs: Preference pairs for the DPO stage.
+    sft: SFT stage.
+    dpo: DPO stage; None skips it.
+    grpo: GRPO stage; None skips it.
+  """
+
+  seed: sections.Seed = 0
+  pairs: PairsConfig = PairsConfig()
+  sft: StageConfig
+  dpo: StageConfig | None = None
+  grpo: StageConfig | None = None
