@@ -22,7 +22,6 @@ from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import matches
 from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import model_policy
@@ -77,7 +76,7 @@ class HostDriven:
       answers = self._generate(texts)
       cells = np.full(count, -1)
       for n in np.flatnonzero(ongoing):
-        answer = prompts.parse_answer(answers[n])
+        answer = text_formats.parse_answer(answers[n])
         self.num_tokens += len(tokenizer.encode(answers[n]))
         if answer is not None:
           cells[n] = answer.cell

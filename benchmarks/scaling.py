@@ -37,7 +37,7 @@ from tunix_ttt.models import sources
 from tunix_ttt.models import token_log_probs
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampler
-from tunix_ttt.rollout import sequences
+from tunix_ttt.rollout import trajectory
 from tunix_ttt.text import tokenizers
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import trainer as trainer_lib
@@ -177,7 +177,7 @@ class Work:
     self._play: Callable[[], Any] = lambda: program(policy.params)
     games = jax.device_get(self._play())
     rows = jax.device_get(
-      sequences.sequences(games, tables, config.play.context)
+      trajectory.sequences(games, tables, config.play.context)
     )
     longest = int(rows.mask.sum(axis=1).max())
     trainer = programs.trainer(module)

@@ -10,8 +10,8 @@ from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 
 _TURNS = (
   "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' +"
@@ -78,7 +78,7 @@ def _qwen(vocab_size: int) -> tokenizers.Tokenizer:
   made.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
   made.decoder = decoders.ByteLevel()
   made.train_from_iterator(
-    [prompts.render_observation(rules.EMPTY_BOARD, rules.X)] * 2,
+    [text_formats.render_observation(rules.EMPTY_BOARD, rules.X)] * 2,
     trainers.BpeTrainer(
       vocab_size=vocab_size - 4,
       special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],

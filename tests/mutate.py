@@ -54,7 +54,7 @@ MUTATIONS = (
   ),
   Mutation(
     "text after an answer is overlooked",
-    "tunix_ttt/games/tictactoe/prompts.py",
+    "tunix_ttt/games/tictactoe/text_formats.py",
     "_ANSWER.fullmatch(text)",
     "_ANSWER.match(text)",
     "tests/test_prompts.py::test_rejected",

@@ -3,7 +3,6 @@
 import pytest
 
 from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 
@@ -78,7 +77,7 @@ def test_what_is_no_board(text):
 
 
 def test_boards_are_listed_in_order():
-  grid = prompts.render_observation(0, X)
+  grid = text_formats.render_observation(0, X)
   found = board_text.find(f"{TOKENS}<|player|>O\n{grid}\n{TOKENS}<|symbol|>X\n")
   kinds = ["token_board", "grid", "token_board"]
   assert [board.kind for board in found] == kinds

@@ -9,8 +9,8 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
 from tunix_ttt.games.tictactoe import board_text as boards_lib
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 
 EVALSETS = pathlib.Path(__file__).resolve().parents[1] / "evalsets"
 GENERAL = {"id": "a", "prompt": "2+2?", "expected_answer": "4"}
@@ -74,7 +74,7 @@ def test_scoring_text(match, expected, response, verdict):
 def test_scoring_moves():
   corner = tictactoe()
   assert corner.board is not None
-  taken = prompts.coordinate(corner.board.index("X"))
+  taken = text_formats.coordinate(corner.board.index("X"))
   free = "A2" if corner.board[1] == "." else "A1"
   for move, verdict in (
     ("B2", "right"),

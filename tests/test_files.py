@@ -81,7 +81,7 @@ def test_what_fails_leaves_no_directories(tmp_path):
 KILLED = """
 import os, pathlib, sys
 from tunix_ttt import files
-from tunix_ttt.runs import disk_faults
+from tunix_ttt.runs import integrity
 path = pathlib.Path(sys.argv[1])
 with files.new_file(path / "a.txt"), files.new_directory(path / "b") as new:
   (new / "c").write_text("half")

@@ -7,9 +7,9 @@ import pytest
 
 from tunix_ttt.data import positions as games_lib
 from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import chat
 
 
@@ -77,9 +77,11 @@ def test_conversations(games, context, thoughts):
   answers = []
   for messages in conversations:
     chat.check_messages(messages)
-    assert messages[0]["content"] == prompts.system_prompt(thoughts=thoughts)
+    assert messages[0]["content"] == text_formats.system_prompt(
+      thoughts=thoughts
+    )
     for message in messages[2::2]:
-      answer = prompts.parse_answer(message["content"], thoughts=thoughts)
+      answer = text_formats.parse_answer(message["content"], thoughts=thoughts)
       assert answer is not None
       answers.append(answer.cell)
   assert answers == games.actions[games.played].tolist()

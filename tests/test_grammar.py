@@ -16,7 +16,7 @@ from tokenizers import trainers
 
 from tunix_ttt import errors
 from tunix_ttt import testing
-from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import grammar
 from tunix_ttt.text import hub_tokenizers
 
@@ -35,7 +35,7 @@ def parse_token_answer(text, *, thoughts):
 
 
 def parse_grid_answer(text, *, thoughts):
-  answer = prompts.parse_answer(text, thoughts=thoughts)
+  answer = text_formats.parse_answer(text, thoughts=thoughts)
   return -1 if answer is None else answer.cell
 
 
@@ -85,7 +85,7 @@ def test_every_answer_is_read(thoughts):
   thought = "I block <B2>.</think" if thoughts else None
   automaton = grammar.grid_grammar(thoughts=thoughts)
   for cell in range(9):
-    text = prompts.render_answer(cell, thought)
+    text = text_formats.render_answer(cell, thought)
     assert automaton.moves[automaton.read(text.encode())] == cell
 
 
@@ -94,7 +94,9 @@ def byte_level_tokenizer() -> hf_tokenizers.Tokenizer:
   tokenizer = hf_tokenizers.Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = decoders.ByteLevel()
-  texts = [prompts.render_answer(c, "I block é and win.") for c in range(9)]
+  texts = [
+    text_formats.render_answer(c, "I block é and win.") for c in range(9)
+  ]
   tokenizer.train_from_iterator(
     texts,
     trainers.BpeTrainer(
@@ -183,7 +185,7 @@ def test_the_fewest_tokens_to_the_end():
 
 
 def test_a_state_that_tokens_cannot_leave_is_dead():
-  answers = [prompts.render_answer(cell).encode() for cell in range(9)]
+  answers = [text_formats.render_answer(cell).encode() for cell in range(9)]
   tokens = [*answers, b"<mo", b" ", None, b""]
   automaton = grammar.grid_grammar(thoughts=False)
   table = grammar.compile_table(automaton, tokens, [11])

@@ -10,7 +10,6 @@ import transformers
 
 from tests import hugging_face as made
 from tunix_ttt import errors
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import tables as tables_lib
@@ -47,7 +46,7 @@ def theirs(directory, turns) -> list[int]:
   return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-OBSERVATION = prompts.render_observation(rules.EMPTY_BOARD, rules.X)
+OBSERVATION = text_formats.render_observation(rules.EMPTY_BOARD, rules.X)
 
 
 @pytest.mark.parametrize("system", [None, "Play well."])
@@ -103,7 +102,7 @@ def test_thinking(tmp_path):
   assert "another header" in plain.note
   assert plain.digest != thinking.digest
   # Answers contain the tags that are single tokens in this tokenizer.
-  answer = plain.encode(prompts.render_answer(4, "x"))
+  answer = plain.encode(text_formats.render_answer(4, "x"))
   assert answer[0] == plain._tokenizer.token_to_id("<think>")
 
 
@@ -148,7 +147,7 @@ def test_observations_and_answers(loaded):
   row = tables.observations.rows[rules.EMPTY_BOARD, 0]
   ids = tables.observations.begin.ids[row]
   length = tables.observations.begin.lengths[row]
-  system = prompts.system_prompt()
+  system = text_formats.system_prompt()
   expected = chat.encode_chat(messages(OBSERVATION, system=system), loaded).ids
   assert ids[:length].tolist() == expected
   answer = text_format.answer(4, "I take the centre.", loaded)

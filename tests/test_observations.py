@@ -7,7 +7,6 @@ import pytest
 
 from tunix_ttt import testing
 from tunix_ttt.data import row_formats as data_formats
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import chat
@@ -31,12 +30,12 @@ def grid(tokenizer):
 
 def test_a_whole_conversation_has_the_same_ids(grid, tokenizer):
   first, second = grid.rows[OPENING, 4 + 1], grid.rows[LATER, 0 + 1]
-  said = prompts.render_answer(1, "I keep the draw.")
+  said = text_formats.render_answer(1, "I keep the draw.")
   messages = [
-    chat.message("system", prompts.system_prompt()),
-    chat.message("user", prompts.render_observation(OPENING, rules.O, 4)),
+    chat.message("system", text_formats.system_prompt()),
+    chat.message("user", text_formats.render_observation(OPENING, rules.O, 4)),
     chat.message("assistant", said),
-    chat.message("user", prompts.render_observation(LATER, rules.O, 0)),
+    chat.message("user", text_formats.render_observation(LATER, rules.O, 0)),
   ]
   whole = chat.encode_chat(messages, tokenizer).ids
   turns = [
@@ -47,7 +46,7 @@ def test_a_whole_conversation_has_the_same_ids(grid, tokenizer):
   assert [*itertools.chain(*turns)] == whole
 
   messages[2] = chat.message(
-    "assistant", prompts.render_answer(1, "[TRUNCATED]")
+    "assistant", text_formats.render_answer(1, "[TRUNCATED]")
   )
   turns[1] = row(grid.answers, 1)
   assert [*itertools.chain(*turns)] == chat.encode_chat(messages, tokenizer).ids
@@ -67,7 +66,7 @@ def test_every_observation_of_the_game_is_there(grid):
 
 def test_rows_read_as_what_they_stand_for(grid, tokenizer):
   n = grid.rows[LATER, 0 + 1]
-  text = prompts.render_observation(LATER, rules.O, 0)
+  text = text_formats.render_observation(LATER, rules.O, 0)
   assert tokenizer.decode(row(grid.follow, n)) == f"\nuser\n{text}\nmodel\n"
   assert "required format.\nOpponent played A1." in tokenizer.decode(
     row(grid.retry, n)

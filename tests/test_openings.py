@@ -8,8 +8,8 @@ import pytest
 from tests import test_grpo
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import partner as partner_lib
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.train import reference_log_probs
 
 # Two batches, the second of them cut.
@@ -35,7 +35,7 @@ def test_greedily_each_opening_has_one_answer(model, monkeypatch):
     count = 4 + (cell < 4)
     named = reply.cell if reply.is_legal else 9
     wanted = [count * (cell == named) for cell in range(10)]
-    assert found.o[prompts.coordinate(cell)] == wanted
+    assert found.o[text_formats.coordinate(cell)] == wanted
 
 
 def test_samples_are_of_the_seed(model):

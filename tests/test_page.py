@@ -14,7 +14,6 @@ from tunix_ttt import errors
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.report import highlights
 from tunix_ttt.report import run_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -107,7 +106,7 @@ def test_the_change_table_has_lost_lines_before_and_after(
 def test_the_table_answers_every_line(
   material: run_page.Material, mark: game_files.Mark
 ):
-  table = highlights.policy_table(material.games)
+  table = run_page.policy_table(material.games)
   ends = list(lines_of(table, mark))
   result = players.exact(material.after, mark)
   assert len(ends) == result.lines
@@ -118,7 +117,7 @@ def test_the_table_answers_every_line(
 
 
 def test_lost_lines_have_each_move_judged(material):
-  lost = highlights.lost_lines(material.games)
+  lost = run_page.lost_lines(material.games)
   results = [players.exact(material.after, mark) for mark in game_files.MARKS]
   assert len(lost) == sum(result.lines_lost for result in results)
   for line in lost[::40]:
@@ -135,7 +134,7 @@ def test_lost_lines_have_each_move_judged(material):
 
 
 def test_thoughts_show_mistakes_and_the_rest(material):
-  some = highlights.thoughts(material.games, 9)
+  some = run_page.thoughts(material.games, 9)
   assert len(set(some)) == 9
   assert [t.is_optimal for t in some] == [False] * 3 + [True] * 6
 

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from tests import players
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.report import run_page
 
 CHROMIUM = next(
@@ -30,7 +30,7 @@ def address(tmp_path_factory) -> str:
   directory = tmp_path_factory.mktemp("page")
   games = directory / "games.jsonl"
   players.write(players.matches(players.FIRST_LEGAL), games, "<b>{}</b>".format)
-  output = directory / "report.html"
+  output = directory / "report.run_page"
   run_page.write(run_page.collect(games_after=games), output)
   return output.as_uri()
 
@@ -100,7 +100,7 @@ def expected(person: int, choices: list[int]) -> tuple[int, list[int]]:
 )
 def test_a_game_is_clicked_through(opened, person, choices, ending):
   tab = opened()
-  tab.click(f"#play-{prompts.MARK_NAMES[person]}")
+  tab.click(f"#play-{text_formats.MARK_NAMES[person]}")
   board, moves, clicked = rules.EMPTY_BOARD, [], []
   for count in range(len(choices) + 1):
     clicked = choices[:count]
@@ -120,13 +120,13 @@ def test_a_game_is_clicked_through(opened, person, choices, ending):
   for entry, cell in zip(entries, moves, strict=True):
     text = entry.inner_text()
     mine = rules.side_to_move()[board] == person
-    name = prompts.coordinate(cell)
+    name = text_formats.coordinate(cell)
     assert text.startswith(f"{'You' if mine else 'The model'}: {name} ")
     best = solver.optimal_cells(board)
     verdict = "optimal" if cell in best else "not optimal; "
     assert verdict in text
     if cell not in best:
-      assert " or ".join(map(prompts.coordinate, best)) in text
+      assert " or ".join(map(text_formats.coordinate, best)) in text
     if not mine:
       # Its words, as text.
       assert entry.locator("pre").inner_text() == f"<b>{name}</b>"

@@ -8,7 +8,6 @@ import pytest
 
 from tunix_ttt.data import positions
 from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
@@ -61,7 +60,7 @@ def test_no_format_reads_a_badly_written_answer():
     for row in take(300, style=style, weights={"format": 1.0}):
       rejected = row["rejected"][0]["content"]
       for thoughts in (True, False):
-        answer = prompts.parse_answer(rejected, thoughts=thoughts)
+        answer = text_formats.parse_answer(rejected, thoughts=thoughts)
         assert answer is None or thoughts is (style == "none")
 
 
@@ -108,5 +107,5 @@ def test_prompts_have_the_optimal_moves():
     positions.Position(0, None), text_formats.GridFormat()
   )
   assert row["board"] == "." * 9
-  assert row["optimal"] == list(prompts.COORDINATES)
+  assert row["optimal"] == list(text_formats.COORDINATES)
   assert [message["role"] for message in row["prompt"]] == ["system", "user"]

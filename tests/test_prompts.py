@@ -2,14 +2,14 @@
 
 import pytest
 
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 
 BOARD = rules.board_from_cells([0, 1, 0, 0, 2, 0, 1, 0, 2])
 
 
 def test_observation():
-  assert prompts.render_observation(BOARD, rules.X, 4) == "\n".join(
+  assert text_formats.render_observation(BOARD, rules.X, 4) == "\n".join(
     [
       "Opponent played B2.",
       "Board:",
@@ -25,44 +25,44 @@ def test_observation():
 
 
 def test_observation_before_the_opponent_has_moved():
-  text = prompts.render_observation(rules.EMPTY_BOARD, rules.X)
+  text = text_formats.render_observation(rules.EMPTY_BOARD, rules.X)
   assert text.startswith("Board:\n[A1]|[A2]|[A3]\n")
 
 
 def test_observation_of_the_opening_move_to_o():
   board = rules.board_from_cells([0, 0, 0, 0, 0, 0, 0, 0, 1])
-  text = prompts.render_observation(board, rules.O, 8)
+  text = text_formats.render_observation(board, rules.O, 8)
   assert text.startswith("Opponent played C3.\n")
   assert text.endswith("You are O. Your move?")
 
 
 def test_every_observation_is_distinct():
   texts = {
-    prompts.render_observation(int(b), int(rules.side_to_move()[b]))
+    text_formats.render_observation(int(b), int(rules.side_to_move()[b]))
     for b in rules.positions()
   }
   assert len(texts) == len(rules.positions())
 
 
 def test_coordinates():
-  assert [prompts.coordinate(c) for c in (0, 4, 8)] == ["A1", "B2", "C3"]
-  assert [prompts.cell_from_coordinate(t) for t in ("A1", "b2", "C3")] == [
+  assert [text_formats.coordinate(c) for c in (0, 4, 8)] == ["A1", "B2", "C3"]
+  assert [text_formats.cell_from_coordinate(t) for t in ("A1", "b2", "C3")] == [
     0,
     4,
     8,
   ]
   with pytest.raises(ValueError, match="'D1' is no coordinate"):
-    prompts.cell_from_coordinate("D1")
+    text_formats.cell_from_coordinate("D1")
 
 
 def test_answers_round_trip():
   for cell in range(9):
-    text = prompts.render_answer(cell, "a < b\nthought")
-    assert prompts.parse_answer(text) == ("a < b\nthought", cell)
-    assert prompts.parse_answer(text, thoughts=False) is None
-    bare = prompts.render_answer(cell)
-    assert prompts.parse_answer(bare, thoughts=False) == (None, cell)
-    assert prompts.parse_answer(bare) is None
+    text = text_formats.render_answer(cell, "a < b\nthought")
+    assert text_formats.parse_answer(text) == ("a < b\nthought", cell)
+    assert text_formats.parse_answer(text, thoughts=False) is None
+    bare = text_formats.render_answer(cell)
+    assert text_formats.parse_answer(bare, thoughts=False) == (None, cell)
+    assert text_formats.parse_answer(bare) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_answers_round_trip():
   ],
 )
 def test_accepted(text, cell):
-  answer = prompts.parse_answer(text)
+  answer = text_formats.parse_answer(text)
   assert answer is not None and answer.cell == cell
 
 
@@ -97,4 +97,4 @@ def test_accepted(text, cell):
   ],
 )
 def test_rejected(text):
-  assert prompts.parse_answer(text) is None
+  assert text_formats.parse_answer(text) is None

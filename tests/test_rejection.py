@@ -13,9 +13,9 @@ from tunix_ttt.data import rejection
 from tunix_ttt.data import row_formats
 from tunix_ttt.evaluate import matches
 from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.train import reference_log_probs
 
 PLAY = config_lib.PlayConfig(
@@ -75,8 +75,8 @@ def test_rows_are_boards_with_legal_moves(all_games):
     observation, answer = (m["content"] for m in sample_row.messages[1:])
     (board,) = board_text.find(observation)
     assert board.player is not None
-    assert prompts.MARK_NAMES[board.player] == row["agent"]
-    parsed = prompts.parse_answer(answer)
+    assert text_formats.MARK_NAMES[board.player] == row["agent"]
+    parsed = text_formats.parse_answer(answer)
     assert parsed and rules.cells()[board.board, parsed.cell] == rules.EMPTY
 
 
@@ -148,14 +148,14 @@ def test_pairs_are_of_a_models_mistakes(model):
     (board,) = board_text.find(row["prompt"][-1]["content"])
     assert board_text.to_text(board.board) == row["board"]
     chosen, rejected = (
-      prompts.parse_answer(row[name][0]["content"])
+      text_formats.parse_answer(row[name][0]["content"])
       for name in ("chosen", "rejected")
     )
     assert chosen and rejected
     optimal = solver.optimal_cells(board.board)
     assert chosen.cell in optimal
     optimal_thoughts = {
-      prompts.explain_move(board.board, cell) for cell in optimal
+      text_formats.explain_move(board.board, cell) for cell in optimal
     }
     # Thoughts differ unless every optimal move has the same thought.
     assert chosen.thought != rejected.thought or optimal_thoughts == {

@@ -12,7 +12,7 @@ from tests.conftest import listing
 from tests.conftest import refused
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
-from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.runs import run_manifest
 
 TRAIN, TRAIN_GRPO, GENERATE, REPORT, EVALSET, PLAY = (
@@ -67,7 +67,7 @@ def test_train_generate_report(run):
     "games.summary.json",
     "plots/loss.svg",
     "plots/opening_as_X.png",
-    "report.html",
+    "report.run_page",
   ):
     assert f"runs/a/{name}" in found
   # What is there is not made again, and stays.
@@ -322,8 +322,8 @@ def test_play_every_line(run):
     assert len(lost) == result["lines_lost"]
   for game in games:
     for turn in game["turns"]:
-      answer = prompts.parse_answer(turn["response"])
-      assert answer and prompts.coordinate(answer.cell) == turn["move"]
+      answer = text_formats.parse_answer(turn["response"])
+      assert answer and text_formats.coordinate(answer.cell) == turn["move"]
 
 
 def test_sampled_games_depend_on_the_seed_alone(run):

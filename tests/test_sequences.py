@@ -14,8 +14,8 @@ from tunix_ttt.algorithms import losses
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampling as sampling_lib
-from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.rollout import tables as tables_lib
+from tunix_ttt.rollout import trajectory as sequences_lib
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """Tests that template thoughts are true statements about their boards."""
 
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
 
 LINES = rules.LINES
 
@@ -20,8 +20,8 @@ def test_every_thought_of_every_legal_move_is_true():
     mark = int(rules.side_to_move()[board])
     other = rules.X + rules.O - mark
     for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
-      thought = prompts.explain_move(board, cell)
-      kinds.add(thought.replace(prompts.coordinate(cell), "#"))
+      thought = text_formats.explain_move(board, cell)
+      kinds.add(thought.replace(text_formats.coordinate(cell), "#"))
       after = int(rules.successors()[board, cell])
       free = [c for c in range(9) if rules.cells()[after][c] == rules.EMPTY]
       wins_next = sum(completes(after, c, mark) for c in free)
@@ -34,7 +34,7 @@ def test_every_thought_of_every_legal_move_is_true():
         "I keep the draw": value == solver.DRAW,
         "I am losing": value == solver.LOSS,
       }
-      said = thought.replace(prompts.coordinate(cell), "#")
+      said = thought.replace(text_formats.coordinate(cell), "#")
       assert [t for s, t in truth.items() if said.startswith(s)] == [True], said
   assert len(kinds) == 6
 
@@ -55,10 +55,10 @@ def test_every_tactic_of_every_legal_move_is_true():
     marks = rules.cells()[board]
     said = set()
     for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
-      thought = prompts.name_tactic(board, cell)
-      assert prompts.coordinate(cell) in thought
+      thought = text_formats.name_tactic(board, cell)
+      assert text_formats.coordinate(cell) in thought
       said.add(thought)
-      kind = thought.replace(prompts.coordinate(cell), "#")
+      kind = thought.replace(text_formats.coordinate(cell), "#")
       kinds.add(kind)
       # In the order in which they are asked: the first that is true is said.
       truth = {
@@ -82,8 +82,8 @@ def test_a_tactic_of_a_taken_cell_says_where_it_is():
   # . . .
   # . . .
   board = rules.board_from_cells([1, 2, 0, 0, 0, 0, 0, 0, 0])
-  assert prompts.name_tactic(board, 0) == "I take the corner A1."
-  assert prompts.name_tactic(board, 1) == "I take the edge A2."
+  assert text_formats.name_tactic(board, 0) == "I take the corner A1."
+  assert text_formats.name_tactic(board, 1) == "I take the edge A2."
 
 
 def test_winning_cells():
@@ -91,5 +91,5 @@ def test_winning_cells():
   # O O .
   # . . .
   board = rules.board_from_cells([1, 1, 0, 2, 2, 0, 0, 0, 0])
-  assert prompts.winning_cells(board, rules.X) == [2]
-  assert prompts.winning_cells(board, rules.O) == [5]
+  assert text_formats.winning_cells(board, rules.X) == [2]
+  assert text_formats.winning_cells(board, rules.O) == [5]

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 import pytest
 
 from tunix_ttt import errors
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import tokenizers
 
 
@@ -43,7 +43,7 @@ def test_no_text_encodes_to_a_control_token(tokenizer):
 
 def test_a_board_costs_few_tokens(tokenizer):
   costs = [
-    len(tokenizer.encode(prompts.render_observation(int(b), rules.X, 0)))
+    len(tokenizer.encode(text_formats.render_observation(int(b), rules.X, 0)))
     for b in rules.positions()
   ]
   assert max(costs) <= 20
@@ -56,7 +56,7 @@ def test_a_board_costs_few_tokens(tokenizer):
 
 
 def test_coordinates_are_single_tokens(tokenizer):
-  ids = {tuple(tokenizer.encode(c)) for c in prompts.COORDINATES}
+  ids = {tuple(tokenizer.encode(c)) for c in text_formats.COORDINATES}
   assert len(ids) == 9 and all(len(i) == 1 for i in ids)
 
 

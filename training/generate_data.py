@@ -10,7 +10,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.data import generate
 from tunix_ttt.data import reading
-from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import text_formats
 
 # Flags of the kinds that a model plays.
 _PLAY_FLAGS = {"config", "set", "model", "base", "format", "temperature"}
@@ -57,7 +57,7 @@ def _parse() -> argparse.Namespace:
   )
   add_optional(
     "--thoughts",
-    choices=[*prompts.STYLES],
+    choices=[*text_formats.STYLES],
     help="style of explanations (default: template, of positions tactics)",
   )
   add_optional(

@@ -50,9 +50,9 @@ if TYPE_CHECKING:
   from tunix_ttt.games.tictactoe.env import Outcome
   from tunix_ttt.games.tictactoe.env import State
   from tunix_ttt.games.tictactoe.env import TicTacToe
-  from tunix_ttt.games.tictactoe.prompts import render_grid as render_board
   from tunix_ttt.games.tictactoe.solver import optimal_cells
   from tunix_ttt.games.tictactoe.solver import solve
+  from tunix_ttt.games.tictactoe.text_formats import render_grid as render_board
   from tunix_ttt.models.checkpoints import Model
   from tunix_ttt.recipes import answer_evalset
   from tunix_ttt.recipes import export_model
@@ -102,7 +102,7 @@ _SOURCES = {
   "play_games": ("evaluate.matches", "play_games"),
   "plots": ("report.plots", ""),
   "read_metrics": ("runs.run_directory", "read_metrics"),
-  "render_board": ("games.tictactoe.prompts", "render_grid"),
+  "render_board": ("games.tictactoe.text_formats", "render_grid"),
   "results_table": ("evaluate.matches", "table"),
   "resume": ("recipes", "resume"),
   "rules": ("games.tictactoe.rules", ""),

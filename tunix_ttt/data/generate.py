@@ -18,10 +18,9 @@ from tunix_ttt import streams
 from tunix_ttt.data import positions
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats as rows_lib
-from tunix_ttt.games.tictactoe import prompts
-from tunix_ttt.games.tictactoe import prompts as thoughts_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games.tictactoe import text_formats as thoughts_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 
@@ -118,7 +117,7 @@ class Games(_TextKind):
           if not tally(counts, outcome, self.keep):
             continue
           turns = positions.turns(games, number, self.thoughts)
-          agent = prompts.MARK_NAMES[int(games.agent[number])]
+          agent = text_formats.MARK_NAMES[int(games.agent[number])]
           for row in rows_lib.of_game(turns, text_format, self.context):
             yield {**row, "agent": agent, "outcome": outcome}
 

@@ -16,11 +16,10 @@ from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
-from tunix_ttt.games.tictactoe import prompts
-from tunix_ttt.games.tictactoe import prompts as thoughts_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games.tictactoe import text_formats as thoughts_lib
 from tunix_ttt.text import chat
 
 Row = dict[str, Any]
@@ -29,7 +28,7 @@ REJECTED = ("worse", "illegal", "format")
 # Number of repeated rows in a row after which the search for new ones ends.
 _PATIENCE = 50_000
 _TAG = re.compile(r"<[^>]*>")
-_LAST_MOVE = re.compile(re.escape(prompts.LAST_MOVE) + r"([A-C][1-3])")
+_LAST_MOVE = re.compile(re.escape(text_formats.LAST_MOVE) + r"([A-C][1-3])")
 
 
 class Position(NamedTuple):
@@ -121,7 +120,7 @@ def prompt_row(position: Position, text_format: text_formats.TextFormat) -> Row:
   return {
     "prompt": text_format.prompt(text_format.observation(*position)),
     "board": board_text.to_text(position.board),
-    "optimal": [prompts.coordinate(cell) for cell in optimal],
+    "optimal": [text_formats.coordinate(cell) for cell in optimal],
   }
 
 
@@ -196,7 +195,7 @@ def _other_thought(
   options = [thoughts_lib.name_tactic(board, cell)]
   if rules.legal_masks()[board] >> cell & 1:
     options.insert(0, thoughts_lib.STYLES[style](board, cell) or "")
-  options.append(f"I play {prompts.coordinate(cell)}.")
+  options.append(f"I play {text_formats.coordinate(cell)}.")
   return next(thought for thought in options if thought not in answer)
 
 
@@ -237,8 +236,8 @@ def _find_position(text: str) -> Position:
   mover = int(rules.side_to_move()[board])
   if player not in (None, mover):
     raise ValueError(
-      f"the board {marks} has {prompts.MARK_NAMES[mover]} to move, but the"
-      f" prompt says {prompts.MARK_NAMES[player]}"
+      f"the board {marks} has {text_formats.MARK_NAMES[mover]} to move, but the"
+      f" prompt says {text_formats.MARK_NAMES[player]}"
     )
   return Position(board, _find_last_move(text[: boards[-1].start], board))
 
@@ -260,7 +259,7 @@ def _find_last_move(text: str, board: int) -> int | None:
   names = _LAST_MOVE.findall(text)
   if not names:
     return int(is_opponent.argmax()) if is_opponent.any() else None
-  cell = prompts.cell_from_coordinate(names[-1])
+  cell = text_formats.cell_from_coordinate(names[-1])
   if not is_opponent[cell]:
     raise ValueError(
       f"the last move {names[-1]} is not the opponent's on the board"

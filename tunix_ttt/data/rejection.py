@@ -18,11 +18,10 @@ from tunix_ttt.data import positions
 from tunix_ttt.data import row_formats as rows_lib
 from tunix_ttt.evaluate import matches
 from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import prompts
-from tunix_ttt.games.tictactoe import prompts as thoughts_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games.tictactoe import text_formats as thoughts_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
@@ -150,7 +149,7 @@ class Rejection(_ModelGames):
       if not generate.tally(counts, ending, self.keep):
         continue
       turns = self.turns(games, number)
-      agent = prompts.MARK_NAMES[int(games.agent[number])]
+      agent = text_formats.MARK_NAMES[int(games.agent[number])]
       for row in rows_lib.of_game(turns, text_format, context):
         yield {**row, "agent": agent, "outcome": ending}
 

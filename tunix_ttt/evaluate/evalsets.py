@@ -25,9 +25,9 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
@@ -70,7 +70,7 @@ class Item(pydantic.BaseModel):
       if not isinstance(self.expected_answer, list) or not self.expected_answer:
         raise ValueError("optimal_move needs a list of moves to expect")
       for move in self.expected_answer:
-        prompts.cell_from_coordinate(move)
+        text_formats.cell_from_coordinate(move)
     elif not isinstance(self.expected_answer, str):
       raise ValueError(f"{self.match} needs one text to expect")
     if self.board is not None:
@@ -78,7 +78,7 @@ class Item(pydantic.BaseModel):
     return self
 
   def _check_board(self, board: int) -> None:
-    optimal = [prompts.coordinate(c) for c in solver.optimal_cells(board)]
+    optimal = [text_formats.coordinate(c) for c in solver.optimal_cells(board)]
     if not optimal:
       raise ValueError(f"board {self.board}: no such position to move on")
     if self.expected_answer != optimal:
@@ -86,7 +86,7 @@ class Item(pydantic.BaseModel):
         f"board {self.board}: the optimal moves are {optimal}, expected_answer"
         f" has {self.expected_answer}"
       )
-    if prompts.render_grid(board) not in self.prompt:
+    if text_formats.render_grid(board) not in self.prompt:
       raise ValueError(f"board {self.board}: the prompt shows another board")
 
 
@@ -132,12 +132,12 @@ def verdict(item: Item, response: str) -> str:
 
 
 def _move_verdict(item: Item, response: str) -> str:
-  answer = prompts.parse_answer(response) or prompts.parse_answer(
+  answer = text_formats.parse_answer(response) or text_formats.parse_answer(
     response, thoughts=False
   )
   if answer is None:
     return "unreadable"
-  if prompts.coordinate(answer.cell) in item.expected_answer:
+  if text_formats.coordinate(answer.cell) in item.expected_answer:
     return "right"
   if item.board is not None and item.board[answer.cell] != ".":
     return "illegal"
@@ -170,13 +170,13 @@ def tictactoe_rows(seed: int = 0) -> Iterator[dict[str, Any]]:
     phase = next(name for limit, name in _PHASES if taken <= limit)
     yield {
       "id": f"ttt-{n:03}",
-      "section": f"{prompts.MARK_NAMES[mark]} {phase}",
+      "section": f"{text_formats.MARK_NAMES[mark]} {phase}",
       "match": "optimal_move",
       "board": board_text.to_text(board),
-      "expected_answer": [prompts.coordinate(cell) for cell in optimal],
+      "expected_answer": [text_formats.coordinate(cell) for cell in optimal],
       "chance": round(len(optimal) / legal, 6),
-      "system": prompts.system_prompt(),
-      "prompt": prompts.render_observation(board, mark, last_move),
+      "system": text_formats.system_prompt(),
+      "prompt": text_formats.render_observation(board, mark, last_move),
     }
 
 

@@ -11,8 +11,8 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import run_manifest
 
@@ -29,9 +29,9 @@ _ENDINGS = {
 def _cell(name: Any) -> int | None:
   if name is None:
     return None
-  if name not in prompts.COORDINATES:
+  if name not in text_formats.COORDINATES:
     raise ValueError("expected a cell, A1 to C3, or null")
-  return prompts.cell_from_coordinate(name)
+  return text_formats.cell_from_coordinate(name)
 
 
 def _board(text: Any) -> int:

@@ -18,8 +18,8 @@ from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
@@ -190,7 +190,7 @@ def _progress(
   play: rates_lib.Play, agent: int, total: int, leave: bool
 ) -> Iterator[rates_lib.Play]:
   """Yields `play`, wrapped to advance a progress bar."""
-  name = prompts.MARK_NAMES[agent]
+  name = text_formats.MARK_NAMES[agent]
 
   def watched(keys: jax.Array, states: env_lib.State) -> Trajectory:
     games = jax.block_until_ready(play(keys, states))
@@ -245,7 +245,7 @@ def sample_openings(
     temperature=OPENINGS_TEMPERATURE,
     x=counts[-1].tolist(),
     o={
-      prompts.coordinate(cell): counts[cell].tolist()
+      text_formats.coordinate(cell): counts[cell].tolist()
       for cell in range(rules.NUM_CELLS)
     },
   )
@@ -295,7 +295,7 @@ class Evaluator:
       )
     metrics, scores = {}, []
     for match in matches:
-      mark, result = prompts.MARK_NAMES[match.agent], match.result
+      mark, result = text_formats.MARK_NAMES[match.agent], match.result
       if isinstance(result, rates_lib.Exact):
         against = {"random": result.random, "optimal": result.optimal}
         metrics[f"{mark}/lines_lost"] = float(result.lines_lost)
@@ -350,7 +350,7 @@ def write(
 def results(matches: Sequence[Match]) -> dict[str, Any]:
   """Returns the results by the model's mark, as plain data."""
   return {
-    prompts.MARK_NAMES[match.agent]: dataclasses.asdict(match.result)
+    text_formats.MARK_NAMES[match.agent]: dataclasses.asdict(match.result)
     for match in matches
   }
 
@@ -359,7 +359,7 @@ def table(matches: Sequence[Match]) -> str:
   """Formats the results of games as lines of text."""
   lines = []
   for match in matches:
-    name, result = prompts.MARK_NAMES[match.agent], match.result
+    name, result = text_formats.MARK_NAMES[match.agent], match.result
     if isinstance(result, rates_lib.Exact):
       lines += [
         f"as {name}: {result.lines} lines, {result.lines_lost} lost; at worst"

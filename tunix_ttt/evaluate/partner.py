@@ -14,9 +14,9 @@ from tunix_ttt import streams
 from tunix_ttt.evaluate import matches
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
 
 HELP = (
@@ -203,7 +203,9 @@ def draw(board: int) -> str:
   """Formats a board as lines of text; free cells show their names."""
   rows = [
     " | ".join(
-      f"{prompts.MARK_NAMES[mark]} " if mark else prompts.coordinate(cell)
+      f"{text_formats.MARK_NAMES[mark]} "
+      if mark
+      else text_formats.coordinate(cell)
       for cell, mark in enumerate(rules.cells()[board])
       if cell // 3 == row
     )
@@ -217,13 +219,13 @@ def _cell(text: str) -> int | None:
   if len(text) == 1 and text in _KEYS:
     return _KEYS.index(text)
   try:
-    return prompts.cell_from_coordinate(text)
+    return text_formats.cell_from_coordinate(text)
   except ValueError:
     return None
 
 
 def _names(cells: tuple[int, ...]) -> str:
-  return " or ".join(map(prompts.coordinate, cells))
+  return " or ".join(map(text_formats.coordinate, cells))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
-from tunix_ttt.report import html
 from tunix_ttt.report import plots
+from tunix_ttt.report import run_page
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
@@ -164,13 +164,13 @@ def write(
     errors.UserError: If the file or the directory exists.
   """
   figures = {panel.name: plots.curves(panel) for panel in curves(runs)}
-  text = html.render(
+  text = run_page.render_template(
     "comparison.html",
     title=f"{len(runs)} runs",
     runs=runs,
     differences=differences(runs),
     outcomes=outcomes(runs),
     is_exact=all(run.is_exact for run in runs),
-    figures=html.inline(figures.values()),
+    figures=run_page.inline(figures.values()),
   )
-  html.write(output, text, figures, plots_to)
+  run_page.write_page(output, text, figures, plots_to)

@@ -19,7 +19,7 @@ from matplotlib import patches
 import numpy as np
 
 from tunix_ttt import files
-from tunix_ttt.games.tictactoe import prompts
+from tunix_ttt.games.tictactoe import text_formats
 
 Figure = figure_lib.Figure
 # (steps, values) of a curve.
@@ -123,7 +123,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
   else:
     rewards = {"all": line("reward"), **rewards}
     add("rewards", "Mean reward of a game, by its parts", rewards)
-  for mark in prompts.MARK_NAMES.values():
+  for mark in text_formats.MARK_NAMES.values():
     pattern = re.compile(rf"{mark}/(.+)/win_rate")
     matches = [pattern.match(key) for row in rows for key in row]
     for opponent in dict.fromkeys(match[1] for match in matches if match):
@@ -233,7 +233,7 @@ def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
   with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
     figure, axes = _axes(2.4, 2.7)
     axes.set_title(title)
-    for cell, name in enumerate(prompts.COORDINATES):
+    for cell, name in enumerate(text_formats.COORDINATES):
       row, column = divmod(cell, 3)
       axes.add_patch(
         patches.Rectangle(

@@ -212,7 +212,7 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
         raise cause from None
     raise
   finally:
-    # `disk_faults.silence_consequences` leaves its own hook after a fault.
+    # `integrity.silence_consequences` leaves its own hook after a fault.
     if sys.unraisablehook is hook:
       sys.unraisablehook = unraisable_hook
     for number, previous in handlers.items():

@@ -14,8 +14,8 @@ import dataclasses
 import numpy as np
 
 from tunix_ttt import errors
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 
 DEAD, START = 0, 1
 WHITESPACE = b" \t\n\r\f\v"
@@ -125,7 +125,7 @@ def grid_grammar(*, thoughts: bool = True) -> Automaton:
   builder.skip(START, WHITESPACE)
   state = _thought(builder, "<think>", "</think>") if thoughts else START
   opened = builder.literal(state, "<move>")
-  for cell, (row, column) in enumerate(prompts.COORDINATES):
+  for cell, (row, column) in enumerate(text_formats.COORDINATES):
     after_row = builder.literal(opened, row)
     builder.link(opened, row.lower(), after_row)
     builder.accept(builder.literal(after_row, f"{column}</move>"), cell)
@@ -213,7 +213,7 @@ def _tokens_left(next_state: np.ndarray, moves: np.ndarray) -> np.ndarray:
     reached |= new
   missing = set(range(rules.NUM_CELLS)) - {int(moves[s]) for s in reached}
   if missing:
-    names = ", ".join(prompts.coordinate(cell) for cell in sorted(missing))
+    names = ", ".join(text_formats.coordinate(cell) for cell in sorted(missing))
     raise errors.UserError(
       "the tokenizer cannot spell the answer format: no tokens spell an answer"
       f" that plays {names}"

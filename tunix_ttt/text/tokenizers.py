@@ -15,8 +15,8 @@ from typing import Protocol
 import sentencepiece
 
 from tunix_ttt import errors
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
@@ -28,7 +28,8 @@ START_OF_TURN = "<start_of_turn>"
 END_OF_TURN = "<end_of_turn>"
 
 _ROWS = tuple(
-  prompts.render_row(row, marks) + (prompts.ROW_SEPARATOR if row < 2 else "")
+  text_formats.render_row(row, marks)
+  + (text_formats.ROW_SEPARATOR if row < 2 else "")
   for row in range(3)
   for marks in itertools.product((rules.EMPTY, rules.X, rules.O), repeat=3)
 )
@@ -37,16 +38,19 @@ _ROWS = tuple(
 # costs fewer than 20 tokens.
 _GRID_SYMBOLS = (
   *(
-    f"user\n{prompts.system_prompt(thoughts=thoughts)}\n\n"
+    f"user\n{text_formats.system_prompt(thoughts=thoughts)}\n\n"
     for thoughts in (True, False)
   ),
-  prompts.BOARD,
-  *(f"{prompts.LAST_MOVE}{c}.\n{prompts.BOARD}" for c in prompts.COORDINATES),
+  text_formats.BOARD,
+  *(
+    f"{text_formats.LAST_MOVE}{c}.\n{text_formats.BOARD}"
+    for c in text_formats.COORDINATES
+  ),
   *_ROWS,
-  prompts.MOVES,
-  *prompts.COORDINATES,
-  *(prompts.MOVE_SEPARATOR + c for c in prompts.COORDINATES),
-  *prompts.TO_MOVE.values(),
+  text_formats.MOVES,
+  *text_formats.COORDINATES,
+  *(text_formats.MOVE_SEPARATOR + c for c in text_formats.COORDINATES),
+  *text_formats.TO_MOVE.values(),
   "<think>",
   "</think>",
   "</think>\n<move>",

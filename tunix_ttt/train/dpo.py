@@ -13,11 +13,11 @@ from tunix_ttt.text import tokenizers
 from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
-from tunix_ttt.train import supervised_run
+from tunix_ttt.train import sft
 from tunix_ttt.train import trainer as trainer_lib
 
 Dataset = datasets.Dataset[datasets.TokenPair]
-Plan = supervised_run.Plan[config_lib.DPOConfig, datasets.Pairs, Dataset]
+DPOPlan = sft.Plan[config_lib.DPOConfig, datasets.Pairs, Dataset]
 
 # Number of token sequences in a row of the data.
 SEQUENCES_PER_ROW = 2
@@ -39,7 +39,7 @@ def tokenize(
 
 def plan(
   config: config_lib.DPOConfig, tokenizer: pathlib.Path | None = None
-) -> Plan:
+) -> DPOPlan:
   """Reads the pairs and makes the model; writes nothing.
 
   Args:
@@ -55,14 +55,14 @@ def plan(
   dataset = tokenize(source, base.tokenizer, config)
   model, record = run_loop.adapt(base, config)
   sequences = [*itertools.chain.from_iterable(dataset.train)]
-  supervised_run.check_memory(model, config, dataset, sequences)
-  return Plan(
+  sft.check_memory(model, config, dataset, sequences)
+  return DPOPlan(
     config=config, source=source, dataset=dataset, model=model, record=record
   )
 
 
 def run(
-  prepared: Plan, manifest: run_manifest.RunManifest, path: pathlib.Path
+  prepared: DPOPlan, manifest: run_manifest.RunManifest, path: pathlib.Path
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
@@ -79,4 +79,4 @@ def run(
       reference_log_probs.attach(held_out, log_probs(dataset.eval))
     )
   trainer = trainer_lib.DPOTrainer(model.module, config, path)
-  return supervised_run.fit(prepared, manifest, path, trainer, train, held_out)
+  return sft.fit(prepared, manifest, path, trainer, train, held_out)

@@ -8,7 +8,7 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.models import meshes
-from tunix_ttt.rollout import sequences as sequences_lib
+from tunix_ttt.rollout import trajectory as sequences_lib
 from tunix_ttt.train import reference_log_probs
 
 # Lengths are rounded up to a multiple, to compile fewer programs.

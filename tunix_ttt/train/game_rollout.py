@@ -22,8 +22,8 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy
 from tunix_ttt.rollout import sampler
-from tunix_ttt.rollout import sequences as sequences_lib
 from tunix_ttt.rollout import trajectory
+from tunix_ttt.rollout import trajectory as sequences_lib
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
 

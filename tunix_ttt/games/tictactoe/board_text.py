@@ -9,7 +9,6 @@ import functools
 import re
 from typing import NamedTuple
 
-from tunix_ttt.games.tictactoe import prompts
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import grammar
@@ -19,7 +18,7 @@ _TOKEN_MARKS = {"blank": rules.EMPTY, "X": rules.X, "O": rules.O}
 _FREE = ("", ".", "_", "-")
 _NAME = re.compile(r"\[?([A-Ca-c][1-3])\]?")
 _TRANSPOSED = tuple(
-  prompts.COORDINATES[3 * c + r] for r in range(3) for c in range(3)
+  text_formats.COORDINATES[3 * c + r] for r in range(3) for c in range(3)
 )
 _TOKEN_CELL = re.compile(r"<\|([0-2])-([0-2])\|><\|(X|O|blank)\|>")
 _TOKEN_BOARD = re.compile(
@@ -137,7 +136,9 @@ def _grid_cells(texts: list[str]) -> list[int] | None:
   matches = {cell: _NAME.fullmatch(text) for cell, text in enumerate(texts)}
   names = {cell: match[1].upper() for cell, match in matches.items() if match}
   marks = [_MARKS.get(text, rules.EMPTY) for text in texts]
-  if all(prompts.COORDINATES[cell] == name for cell, name in names.items()):
+  if all(
+    text_formats.COORDINATES[cell] == name for cell, name in names.items()
+  ):
     return marks
   if all(_TRANSPOSED[cell] == name for cell, name in names.items()):
     return [marks[3 * c + r] for r in range(3) for c in range(3)]
@@ -176,7 +177,7 @@ def read_answer(text: str, kind: str) -> Move:
     return Move(None, False)
   row, column = moves[-1]
   if kind == "grid":
-    return Move(prompts.cell_from_coordinate(row + column), False)
+    return Move(text_formats.cell_from_coordinate(row + column), False)
   return Move(3 * int(row) + int(column), False)
 
 

@@ -59,7 +59,8 @@ class ModelSpec(family_lib.Architecture):
       )
     traits, period = self.traits, self.traits.global_every
     defaults = {
-      "layer_types": period and family_lib.periodic_layers(self.num_layers, period),
+      "layer_types": period
+      and family_lib.periodic_layers(self.num_layers, period),
       "rope_theta": traits.rope_theta,
       "query_pre_attn_scalar": float(self.head_dim),
       "attn_logit_softcap": traits.attn_logit_softcap,
