@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tunix_ttt.data import positions as games_lib
+from tunix_ttt.data import solver_games as games_lib
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver

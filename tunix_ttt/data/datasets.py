@@ -301,17 +301,19 @@ def _read(
 
 def _generate(config: config_lib.DataConfig, seed: int) -> Source:
   # Imported lazily: reading a data file needs no JAX.
-  from tunix_ttt.data import positions
+  from tunix_ttt.data import solver_games
 
   settings = config.games
-  games = positions.expert_games(
+  games = solver_games.expert_games(
     seed, settings.num_games, settings.random_starts, settings.mistakes
   )
   if settings.keep == "won":
-    games = positions.keep_won(games)
+    games = solver_games.keep_won(games)
   if settings.context == "board":
-    games = positions.keep_decisions(games, settings.any_move_positions, seed)
-  conversations = positions.conversations(
+    games = solver_games.keep_decisions(
+      games, settings.any_move_positions, seed
+    )
+  conversations = solver_games.conversations(
     games,
     context=settings.context,
     thoughts=settings.thoughts == "template",

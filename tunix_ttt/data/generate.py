@@ -101,14 +101,14 @@ class Games(_TextKind):
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields the rows of `count` games."""
     # Imported lazily: the other kinds need no JAX.
-    from tunix_ttt.data import positions
+    from tunix_ttt.data import solver_games
     from tunix_ttt.games.tictactoe import env as env_lib
 
     text_format = self.text_format
     initialize_counts(counts, KEPT["all"], self.keep)
     with progress.bar(total=count, unit="game") as bar:
       for first in range(0, count, _BATCH):
-        games = positions.expert_games(
+        games = solver_games.expert_games(
           seed, _BATCH, self.random_starts, self.mistakes, first
         )
         for number in range(min(_BATCH, count - first)):
@@ -116,7 +116,7 @@ class Games(_TextKind):
           bar.update()
           if not tally(counts, outcome, self.keep):
             continue
-          turns = positions.turns(games, number, self.thoughts)
+          turns = solver_games.turns(games, number, self.thoughts)
           agent = text_formats.MARK_NAMES[int(games.agent[number])]
           for row in rows_lib.of_game(turns, text_format, self.context):
             yield {**row, "agent": agent, "outcome": outcome}

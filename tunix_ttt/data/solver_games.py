@@ -1,0 +1,185 @@
+"""Plays games of the solver against a random opponent."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tunix_ttt import requirements
+from tunix_ttt import streams
+from tunix_ttt.data import row_formats
+from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import opponents
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.text import chat
+
+# The agent moves at most five times, as X on an empty board.
+MAX_TURNS = (rules.NUM_CELLS + 1) // 2
+_STREAMS = streams.Stream
+
+
+class Games(NamedTuple):
+  """A batch of N games of up to T turns, from the agent's point of view.
+
+  Attributes:
+    agent: Mark of the agent, int8 [N].
+    boards: Board before each move of the agent, int32 [N, T].
+    last_moves: Last cell that the opponent took, int8 [N, T]; -1 for none.
+    actions: Cell that the agent took, int8 [N, T].
+    played: True at the turns of a game, bool [N, T].
+    outcome: `env.Outcome` of the game, int8 [N].
+  """
+
+  agent: np.ndarray
+  boards: np.ndarray
+  last_moves: np.ndarray
+  actions: np.ndarray
+  played: np.ndarray
+  outcome: np.ndarray
+
+
+def expert_games(
+  seed: int,
+  num_games: int,
+  random_starts: float = 0.0,
+  mistakes: float = 0.0,
+  first: int = 0,
+) -> Games:
+  """Plays the solver's preferred moves against a uniformly random opponent.
+
+  The agent is X in every other game. Random starts show the solver on positions
+  that its own moves never reach.
+
+  Args:
+    seed: Random seed; a game depends on the seed and its number only.
+    num_games: Number of games.
+    random_starts: Probability that a game starts on a uniformly random reachable
+      position instead of the empty board.
+    mistakes: Probability that a move is a random legal one.
+    first: Number of the first game.
+  """
+  # The rendered texts need most of the memory.
+  requirements.check_fits(
+    8000 * num_games, f"{num_games:,} games", "data.games.num_games"
+  )
+  numbers = np.arange(first, first + num_games)
+  agent = np.where(numbers % 2, rules.O, rules.X).astype(np.int8)
+  streams.check_seed(seed)
+  arrays = _play(np.uint32(seed), numbers, agent, random_starts, mistakes)
+  return Games(agent, *(np.asarray(array) for array in arrays))
+
+
+@jax.jit
+def _play(
+  seed: jax.Array,
+  numbers: jax.Array,
+  agent: jax.Array,
+  random_starts: float,
+  mistakes: float,
+):
+  env = env_lib.TicTacToe(opponent=opponents.uniform_random)
+
+  def game(number: jax.Array, agent: jax.Array):
+    opponent_key = streams.key(seed, _STREAMS.EXPERT_OPPONENTS, number)
+    opponent_seed = jax.random.bits(opponent_key)
+    start_key = streams.key(seed, _STREAMS.EXPERT_STARTS, number)
+    board, last_move = _start(start_key, agent, random_starts)
+    state = env.init(opponent_seed, agent, board, last_move)
+
+    def turn(state: env_lib.State, turn_number: jax.Array):
+      mistake_key, move_key = jax.random.split(
+        streams.key(seed, _STREAMS.EXPERT_MISTAKES, number, turn_number)
+      )
+      action = jnp.where(
+        jax.random.uniform(mistake_key) < mistakes,
+        opponents.choose(move_key, opponents.legal_mask(state.board)),
+        opponents.preferred(opponent_seed, state.board),
+      )
+      record = (
+        state.board,
+        state.last_move,
+        action.astype(jnp.int8),
+        state.outcome == env_lib.Outcome.ONGOING,
+      )
+      return env.step(state, action), record
+
+    state, records = jax.lax.scan(turn, state, jnp.arange(MAX_TURNS))
+    return *records, state.outcome
+
+  return jax.vmap(game)(numbers, agent)
+
+
+def _start(
+  key: jax.Array, agent: jax.Array, random_starts: float
+) -> tuple[jax.Array, jax.Array]:
+  """Draws a board with `agent` to move, and the opponent's last move."""
+  random_key, board_key, last_key = jax.random.split(key, 3)
+  is_random = jax.random.uniform(random_key) < random_starts
+  board, last_move = opponents.random_position(board_key, last_key, agent)
+  return (
+    jnp.where(is_random, board, rules.EMPTY_BOARD),
+    jnp.where(is_random, last_move, -1),
+  )
+
+
+def keep_won(games: Games) -> Games:
+  """Returns the games that the agent won."""
+  is_won = games.outcome == env_lib.Outcome.WIN
+  return Games(*(array[is_won] for array in games))
+
+
+def keep_decisions(games: Games, share: float, seed: int) -> Games:
+  """Drops most positions on which every legal move is optimal.
+
+  Such positions teach nothing but the format. Games lose turns, so this is for
+  the context `board` only.
+
+  Args:
+    games: Games to filter.
+    share: Share of such positions to keep.
+    seed: Random seed of the draw.
+  """
+  is_any_optimal = solver.solve().optimal == rules.legal_masks()
+  rng = streams.generator(seed, _STREAMS.KEPT_POSITIONS)
+  is_drawn = rng.random(games.boards.shape) < share
+  is_kept = is_drawn | ~is_any_optimal[games.boards]
+  return games._replace(played=games.played & is_kept)
+
+
+def turns(games: Games, number: int, style: str) -> list[row_formats.Turn]:
+  """Returns the turns of a game, explained in a style of `thoughts.STYLES`."""
+  explain, result = text_formats.STYLES[style], []
+  for t in np.flatnonzero(games.played[number]):
+    board, cell = int(games.boards[number, t]), int(games.actions[number, t])
+    last_move = int(games.last_moves[number, t])
+    result.append(
+      row_formats.Turn(
+        board=board,
+        last_move=None if last_move < 0 else last_move,
+        cell=cell,
+        thought=explain(board, cell),
+      )
+    )
+  return result
+
+
+def conversations(
+  games: Games, *, context: str, thoughts: bool
+) -> Iterator[list[chat.Message]]:
+  """Yields games as conversations, in order.
+
+  Args:
+    games: Games to format.
+    context: `board` for a conversation per position, `full` for one per game.
+    thoughts: Whether an answer explains its move first.
+  """
+  text_format = text_formats.GridFormat(thoughts=thoughts)
+  style = "template" if thoughts else "none"
+  for number in range(len(games.agent)):
+    game = turns(games, number, style)
+    for row in row_formats.of_game(game, text_format, context):
+      yield row["messages"]
