@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets as answers_lib
-from tunix_ttt.evaluate import rates
+from tunix_ttt.evaluate import statistics
 
 _HEADER = (
   "| section | items | before | after | change | 95% CI of the change | p |"
@@ -99,7 +99,7 @@ def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
   return "\n\n".join(parts) + "\n"
 
 
-def sections(pairs: Sequence[Pair]) -> dict[str, rates.Paired]:
+def sections(pairs: Sequence[Pair]) -> dict[str, statistics.Paired]:
   """Compares the scores in each section of an evalset."""
   by_section: dict[str, list[Pair]] = {}
   for paired in pairs:
@@ -107,13 +107,13 @@ def sections(pairs: Sequence[Pair]) -> dict[str, rates.Paired]:
   return {name: compare(group) for name, group in by_section.items()}
 
 
-def compare(pairs: Iterable[Pair]) -> rates.Paired:
+def compare(pairs: Iterable[Pair]) -> statistics.Paired:
   """Compares scores before and after training."""
   scores = [(p.before.score, p.after.score) for p in pairs]
-  return rates.compare([b for b, _ in scores], [a for _, a in scores])
+  return statistics.compare([b for b, _ in scores], [a for _, a in scores])
 
 
-def _row(name: str, s: rates.Paired) -> str:
+def _row(name: str, s: statistics.Paired) -> str:
   cells = (
     name if name.startswith("**") else escape(name),
     str(s.count),
