@@ -26,11 +26,11 @@ def ours(num_games: int) -> Callable[[jax.Array], jax.Array]:
   env = env_lib.TicTacToe()
 
   def playout(key: jax.Array) -> jax.Array:
-    theirs, mine = jax.random.bits(key, (2, num_games))
-    states = jax.vmap(env.init)(theirs)
+    opponent_seeds, agent_seeds = jax.random.bits(key, (2, num_games))
+    states = jax.vmap(env.init)(opponent_seeds)
 
     def turn(states: env_lib.State, _: None) -> tuple[Any, None]:
-      moves = opponents.uniform_random(mine, states.board)
+      moves = opponents.uniform_random(agent_seeds, states.board)
       return jax.vmap(env.step)(states, moves), None
 
     num_turns = (rules.NUM_CELLS + 1) // 2

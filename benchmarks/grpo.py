@@ -115,7 +115,7 @@ def main() -> None:
   )
   model = reference_log_probs.base_model(config)
   params = nnx.state(model.module)
-  found = ours(config)
+  measured = ours(config)
 
   def median(values: list[float]) -> float:
     return round(statistics.median(values[WARMUP:]), 4)
@@ -124,11 +124,11 @@ def main() -> None:
     **cli.machine(),
     "steps": flags.steps,
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-    "completion_tokens": median(found["tokens_per_turn"]),
-    "first_step_seconds": round(found["seconds"][0], 2),
-    "seconds_per_step": median(found["seconds"]),
-    "seconds_sampling": median(found["seconds_sampling"]),
-    "seconds_training": median(found["seconds_training"]),
+    "completion_tokens": median(measured["tokens_per_turn"]),
+    "first_step_seconds": round(measured["seconds"][0], 2),
+    "seconds_per_step": median(measured["seconds"]),
+    "seconds_sampling": median(measured["seconds_sampling"]),
+    "seconds_training": median(measured["seconds_training"]),
   }
   if python is not None:
     shapes = dataclasses.asdict(model.spec) | {
@@ -137,13 +137,13 @@ def main() -> None:
       "completion": COMPLETION,
       "steps": steps,
     }
-    theirs = peer(python, shapes)
-    other = median(theirs["seconds"])
+    peer_result = peer(python, shapes)
+    other = median(peer_result["seconds"])
     results |= {
-      "trl": theirs["trl"],
-      "torch": theirs["torch"],
-      "torch_threads": theirs["threads"],
-      "peer_first_step_seconds": round(theirs["seconds"][0], 2),
+      "trl": peer_result["trl"],
+      "torch": peer_result["torch"],
+      "torch_threads": peer_result["threads"],
+      "peer_first_step_seconds": round(peer_result["seconds"][0], 2),
       "peer_seconds_per_step": other,
       "ratio": round(other / results["seconds_per_step"], 2),
     }

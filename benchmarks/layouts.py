@@ -46,8 +46,8 @@ def measure(
       "rollout": {"constrained": True, **settings.get("rollout", {})},
     },
   )
-  found = grpo.ours(config)
-  return {name: values[grpo.WARMUP :] for name, values in found.items()}
+  results = grpo.ours(config)
+  return {name: values[grpo.WARMUP :] for name, values in results.items()}
 
 
 def main() -> None:
@@ -63,18 +63,18 @@ def main() -> None:
   cli.require_tunix()
   # Where there are no accelerators.
   jax.config.update("jax_num_cpu_devices", 2)
-  found: dict[str, dict[str, list[float]]] = {}
+  results: dict[str, dict[str, list[float]]] = {}
   # In turn, so that a change in the machine's speed meets all.
   for _ in range(flags.repeats):
     for name, settings in RUNS.items():
       measured = measure(settings, flags.steps, flags.new_tokens)
       for key, values in measured.items():
-        found.setdefault(name, {}).setdefault(key, []).extend(values)
+        results.setdefault(name, {}).setdefault(key, []).extend(values)
   rows = []
-  base = statistics.median(found["one device"]["seconds"])
+  base = statistics.median(results["one device"]["seconds"])
   print("| | steps/s | sampling, s | training, s | of one device's speed |")
   print("|---|---:|---:|---:|---:|")
-  for name, each in found.items():
+  for name, each in results.items():
     row = {
       key: round(statistics.median(each[key]), 4)
       for key in ("seconds", "seconds_sampling", "seconds_training")

@@ -76,16 +76,16 @@ def settings(flags: argparse.Namespace) -> config_lib.GRPOConfig:
 def row(name: str, config: config_lib.GRPOConfig) -> dict[str, Any]:
   """Returns the GiB of a device, by what is trained, GPUs and role."""
   base = outline(name)
-  found: dict[str, Any] = {}
+  sizes: dict[str, Any] = {}
   for trained, shapes in MESHES.items():
     lora = config.lora if trained == "LoRA" else None
     model = sources.adapt_outline(base, lora, name)
     for mesh, shape in shapes.items():
-      some = dataclasses.replace(
+      changed = dataclasses.replace(
         config, lora=lora, mesh=config_lib.MeshConfig(**shape)
       )
-      estimates = dry_run.memory_of_games(model, some)
-      found.setdefault(trained, {})[mesh] = {
+      estimates = dry_run.memory_of_games(model, changed)
+      sizes.setdefault(trained, {})[mesh] = {
         role: round(estimate.total / 2**30, 1)
         for role, estimate in estimates.items()
       }
@@ -93,7 +93,7 @@ def row(name: str, config: config_lib.GRPOConfig) -> dict[str, Any]:
   return {
     "model": name,
     "parameters": sum(value.size for value in parameters),
-    **found,
+    **sizes,
   }
 
 
@@ -120,10 +120,10 @@ def main() -> None:
   print(f"|---|{'---:|' * len(heads)}")
   rows = []
   for name in flags.models:
-    found = row(name, config)
-    rows.append(found)
+    result = row(name, config)
+    rows.append(result)
     cells = [
-      " + ".join(f"{size:.1f}" for size in found[trained][mesh].values())
+      " + ".join(f"{size:.1f}" for size in result[trained][mesh].values())
       for trained, mesh in columns
     ]
     print(f"| {name.split('/')[-1]} | {' | '.join(cells)} |", flush=True)

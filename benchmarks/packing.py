@@ -65,8 +65,8 @@ class Steps:
     train, _ = batches.make(config, dataset, pad_id)
     if isinstance(config, config_lib.DPOConfig):
       make = trainer.DPOTrainer
-      known = np.zeros((2, len(dataset.train)), np.float32)
-      train = reference_log_probs.attach(train, known)
+      zeros = np.zeros((2, len(dataset.train)), np.float32)
+      train = reference_log_probs.attach(train, zeros)
     self._batches = list(itertools.islice(train, num_steps))
     self.shape = self._batches[0]["input_tokens"].shape
     self.num_tokens = int(sum(b["input_mask"].sum() for b in self._batches))

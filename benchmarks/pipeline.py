@@ -17,15 +17,15 @@ from tunix_ttt import pipeline
 
 def rates(exact_play: dict[str, Any]) -> dict[str, float]:
   """Returns what a player of X and of O is worth, by name."""
-  found = {}
+  values = {}
   for mark, result in exact_play.items():
-    found[f"{mark}/lines_lost"] = result["lines_lost"]
-    found[f"{mark}/optimal_move_rate"] = result["optimal_move_rate"]
-    found[f"{mark}/draws_with_optimal"] = result["optimal"]["draw_rate"]
+    values[f"{mark}/lines_lost"] = result["lines_lost"]
+    values[f"{mark}/optimal_move_rate"] = result["optimal_move_rate"]
+    values[f"{mark}/draws_with_optimal"] = result["optimal"]["draw_rate"]
     for ending, rate in result["random"].items():
       if ending in ("win_rate", "draw_rate", "loss_rate"):
-        found[f"{mark}/random/{ending}"] = rate
-  return found
+        values[f"{mark}/random/{ending}"] = rate
+  return values
 
 
 def main() -> None:
@@ -61,12 +61,12 @@ def main() -> None:
       name: round(
         statistics.mean(each["stages"][stage][name] for each in seeds), 4
       )
-      for name in found
+      for name in values
     }
-    for stage, found in seeds[0]["stages"].items()
+    for stage, values in seeds[0]["stages"].items()
   }
-  for stage, found in means.items():
-    print(stage, json.dumps(found))
+  for stage, values in means.items():
+    print(stage, json.dumps(values))
   cli.write_results(
     flags.output, {**cli.machine(), "means": means, "seeds": seeds}
   )

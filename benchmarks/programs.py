@@ -41,9 +41,9 @@ class Device:
   """Device properties that an estimate assumes.
 
   Attributes:
-    flops: operations a second.
-    memory: bytes a second from its own memory.
-    link: bytes a second from the other devices.
+    flops: Operations per second.
+    memory: Bytes per second from its own memory.
+    link: Bytes per second from the other devices.
   """
 
   flops: float
@@ -53,14 +53,14 @@ class Device:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-  """Of a program on one device.
+  """The cost of a program on one device.
 
   Attributes:
-    flops: operations.
-    accessed: bytes read and written.
-    received: bytes from other devices.
-    held: bytes of its arguments.
-    temporary: bytes of what else it needs.
+    flops: Number of operations.
+    accessed: Bytes read and written.
+    received: Bytes from other devices.
+    held: Bytes of its arguments.
+    temporary: Bytes of all other buffers.
   """
 
   flops: float
@@ -72,16 +72,16 @@ class Cost:
   def share_of_link(self, device: Device) -> float:
     """Estimates which part of the time is communication, if none overlaps."""
     link = self.received / device.link
-    own = max(self.flops / device.flops, self.accessed / device.memory)
-    return link / (link + own)
+    local = max(self.flops / device.flops, self.accessed / device.memory)
+    return link / (link + local)
 
 
 def received(program: str, num_devices: int) -> float:
   """Returns the bytes that a device is sent.
 
   Args:
-    program: a compiled program's text.
-    num_devices: that run it, all of which take part in each collective.
+    program: Text of a compiled program.
+    num_devices: Number of devices that run it; all take part in each collective.
   """
   total = 0.0
   for results, kind in _COLLECTIVE.findall(program):
@@ -115,8 +115,8 @@ def read(
   """Returns what the sampler does with a chunk: reads it, up to logits.
 
   Args:
-    policy: the model.
-    rows: games.
+    policy: Model.
+    rows: Number of games.
     tokens: Tokens of the chunk; a single token is a step of decoding.
     slots: Slots of the cache.
   """
@@ -143,14 +143,14 @@ def read(
 
 def trainer(module: nnx.Module) -> trainer_lib.LeanSteps:
   """Returns a trainer of supervised steps."""
-  found = trainer_lib.LeanSteps(
+  result = trainer_lib.LeanSteps(
     module,
     optimizers.make(config_lib.TrainingConfig()),
     peft_trainer.TrainingConfig(eval_every_n_steps=1),
   )
-  found.with_gen_model_input_fn(losses.model_inputs)
-  found.with_loss_fn(losses.supervised_loss, has_aux=True)
-  return found
+  result.with_gen_model_input_fn(losses.model_inputs)
+  result.with_loss_fn(losses.supervised_loss, has_aux=True)
+  return result
 
 
 def batch(tokens: Any, mask: Any, trained: Any) -> Any:

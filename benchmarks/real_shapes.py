@@ -81,9 +81,9 @@ class Measured:
 
   Attributes:
     tokens_per_second: Throughput of the batch.
-    of_ceiling: share of the machine's ceiling: arithmetic, or bandwidth where
+    of_ceiling: Share of the machine's ceiling: arithmetic, or bandwidth where
       decoding.
-    peak_bytes: in use at the worst moment up to the end of the phase.
+    peak_bytes: Peak memory up to the end of the phase, None if unknown.
   """
 
   tokens_per_second: float
@@ -128,7 +128,7 @@ def sampling(
     return jax.lax.fori_loop(0, steps, step, (cache, logits))
 
   took = seconds(lambda: prefill(policy.params), flags.repeats)
-  found = {
+  phases = {
     "prefill": Measured(
       rows * length / took,
       2 * count * rows * length / took / limits["flops_per_second"],
@@ -138,12 +138,12 @@ def sampling(
   logits, cache = prefill(policy.params)
   took = seconds(lambda: decode(policy.params, cache, logits), flags.repeats)
   moved = steps * (size + sum(leaf.nbytes for leaf in jax.tree.leaves(cache)))
-  found["decode"] = Measured(
+  phases["decode"] = Measured(
     rows * steps / took,
     moved / took / limits["bytes_per_second"],
     peak_memory(),
   )
-  return found
+  return phases
 
 
 def training(
@@ -158,11 +158,11 @@ def training(
 
   @jax.jit
   def step(values: Any, moments: Any, frozen: Any) -> Any:
-    there = jnp.ones((rows, length), bool)
+    mask = jnp.ones((rows, length), bool)
     batch = {
       "input_tokens": jnp.ones((rows, length), jnp.int32),
-      "input_mask": there,
-      "loss_mask": there,
+      "input_mask": mask,
+      "loss_mask": mask,
       "denominator": jnp.float32(rows * length),
     }
 
@@ -226,11 +226,11 @@ def main() -> None:
     )
   limits = ceilings(flags.repeats)
   module = random_model(spec)
-  found = sampling(module, spec, flags, limits)
+  phases = sampling(module, spec, flags, limits)
   adapted = specs.apply_lora(
     module, rank=flags.rank, alpha=32.0, target_modules="all-linear", seed=0
   )
-  found["training"] = training(adapted, flags, limits)
+  phases["training"] = training(adapted, flags, limits)
   results = {
     **cli.machine(),
     "settings": {
@@ -238,9 +238,9 @@ def main() -> None:
     },
     "parameters": sum(v.size for v in specs.parameters(module).values()),
     "ceilings": limits,
-    **{name: dataclasses.asdict(phase) for name, phase in found.items()},
+    **{name: dataclasses.asdict(phase) for name, phase in phases.items()},
   }
-  for name, phase in found.items():
+  for name, phase in phases.items():
     peak = f"{phase.peak_bytes / 2**30:.1f} GiB" if phase.peak_bytes else "?"
     print(
       f"{name:9} {phase.tokens_per_second:12,.0f} tokens/s"

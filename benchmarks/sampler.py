@@ -95,16 +95,18 @@ def _longest_prompt(
   model: checkpoints.Model, play: config_lib.PlayConfig
 ) -> int:
   """Returns a bound that is no looser than the jitted sampler's own."""
-  known = segments.build(text_formats.GridFormat(), model.tokenizer)
+  observations = segments.build(text_formats.GridFormat(), model.tokenizer)
   begin, follow = (
-    chunks.ids.shape[1] for chunks in (known.begin, known.follow)
+    chunks.ids.shape[1] for chunks in (observations.begin, observations.follow)
   )
-  said = {
+  replies = {
     "board": None,
     "full": play.max_new_tokens,
-    "truncated": known.answers.ids.shape[1],
+    "truncated": observations.answers.ids.shape[1],
   }[play.context]
-  return begin if said is None else begin + (MAX_TURNS - 1) * (said + follow)
+  return (
+    begin if replies is None else begin + (MAX_TURNS - 1) * (replies + follow)
+  )
 
 
 def timed(play: Callable[[env_lib.State], Any], states: env_lib.State) -> float:
@@ -140,7 +142,7 @@ def measure(
     (timed(jitted, states), timed(host, states)) for _ in range(repeats)
   ]
   ours = statistics.median(pair[0] for pair in seconds)
-  theirs = statistics.median(pair[1] for pair in seconds)
+  peer_seconds = statistics.median(pair[1] for pair in seconds)
   played = jax.device_get(rollout(keys, states))
   program: Any = jax.jit(jitted).lower(states).compile()
   temporary = program.memory_analysis().temp_size_in_bytes
@@ -149,10 +151,12 @@ def measure(
     "temporary_mib": round(temporary / 2**20, 1),
     "turns_per_episode": round(played.turn_mask.sum() / batch_size, 2),
     "episodes_per_second": round(batch_size / ours, 1),
-    "peer_episodes_per_second": round(batch_size / theirs, 1),
+    "peer_episodes_per_second": round(batch_size / peer_seconds, 1),
     "tokens_per_second": round(played.action_mask.sum() / ours),
-    "peer_tokens_per_second": round(host.num_tokens / (repeats + 1) / theirs),
-    "ratio": round(theirs / ours, 1),
+    "peer_tokens_per_second": round(
+      host.num_tokens / (repeats + 1) / peer_seconds
+    ),
+    "ratio": round(peer_seconds / ours, 1),
   }
 
 

@@ -55,10 +55,10 @@ class Point:
   """The workload: a model, its games and its batches.
 
   Attributes:
-    games: played together, and rows of a training step.
+    games: Number of games, and rows of a training step.
     turns: Turns of a game, each of which sees all turns before it.
     new_tokens: Tokens of a turn.
-    embed_dim: width of a model of two layers, by which all else grows.
+    embed_dim: Width of a model of two layers, by which all else grows.
     mesh: A key of `MESHES`.
   """
 
@@ -153,7 +153,7 @@ class Work:
   """The measured work of one point.
 
   Attributes:
-    row: what is known of it but its speed.
+    row: Settings and costs, without the speed.
   """
 
   def __init__(self, point: Point, tokenizer: tokenizers.Tokenizer):
@@ -188,7 +188,7 @@ class Work:
       train = trainer.create_train_step_fn()
       self._train: Callable[[], Any] = lambda: train(batch)
       jax.block_until_ready(self._train())
-    found = costs(
+    measured = costs(
       module, model.spec, trainer, batch, games=count, chunk=min(CHUNK, longest)
     )
     self._sampled, self._trained = games.action_mask.sum(), rows.mask.sum()
@@ -198,7 +198,7 @@ class Work:
       "length": longest,
       "turns_played": round(float(games.turn_mask.sum() / count), 2),
       "sampling_temporary": program.memory_analysis().temp_size_in_bytes,
-      **{name: dataclasses.asdict(cost) for name, cost in found.items()},
+      **{name: dataclasses.asdict(cost) for name, cost in measured.items()},
     }
 
   def seconds(self) -> tuple[float, float]:
@@ -236,7 +236,7 @@ def published(name: str, num_layers: int) -> list[dict[str, Any]]:
     raise errors.UserError(f"--model: {name} is not known to Tunix")
   spec = dataclasses.replace(spec, num_layers=num_layers, layer_types=None)
   abstract = nnx.eval_shape(spec.build)
-  there = np.ones((16, 320), bool)
+  mask = np.ones((16, 320), bool)
   rows = []
   for mesh, devices in MESHES.items():
     values = {
@@ -252,17 +252,18 @@ def published(name: str, num_layers: int) -> list[dict[str, Any]]:
     )
     meshes.place(module, meshes.make(devices))
     with meshes.use(meshes.of(module)):
-      batch = programs.batch(there.astype(np.int32), there, there)
+      batch = programs.batch(mask.astype(np.int32), mask, mask)
     trainer = programs.trainer(module)
     with mock.patch.object(token_log_probs, "MAX_LOGITS", sys.maxsize):
-      found = costs(module, spec, trainer, batch, games=128, chunk=256)
+      measured = costs(module, spec, trainer, batch, games=128, chunk=256)
     rows.append(
       {
         "model": name,
         "num_layers": num_layers,
         "mesh": mesh,
         **{
-          program: dataclasses.asdict(cost) for program, cost in found.items()
+          program: dataclasses.asdict(cost)
+          for program, cost in measured.items()
         },
       }
     )

@@ -46,13 +46,13 @@ def run(seed: int, output: pathlib.Path, settings: list[str]) -> dict[str, Any]:
 
 def summary(results: list[dict[str, Any]], when: int) -> dict[str, Any]:
   """Returns mean, least and most of each rate over the seeds."""
-  found = [result["evaluations"][when] for result in results]
-  names = [name for name in found[0] if "/" in name or name == "score"]
+  rows = [result["evaluations"][when] for result in results]
+  names = [name for name in rows[0] if "/" in name or name == "score"]
   return {
     name: {
-      "mean": round(statistics.mean(row[name] for row in found), 4),
-      "min": round(min(row[name] for row in found), 4),
-      "max": round(max(row[name] for row in found), 4),
+      "mean": round(statistics.mean(row[name] for row in rows), 4),
+      "min": round(min(row[name] for row in rows), 4),
+      "max": round(max(row[name] for row in rows), 4),
     }
     for name in names
   }
@@ -84,15 +84,15 @@ def main() -> None:
     for row in results[-1]["evaluations"]:
       lost = {mark: row[f"{mark}/lines_lost"] for mark in "XO"}
       print(f"seed {seed}  step {row['step']:4}  lines lost {lost}", flush=True)
-  found = {
+  report = {
     **cli.machine(),
     "before": summary(results, 0),
     "after": summary(results, -1),
     "seeds": results,
   }
-  for name, after in found["after"].items():
-    print(f"{name:28} before {found['before'][name]}  after {after}")
-  cli.write_results(flags.output, found)
+  for name, after in report["after"].items():
+    print(f"{name:28} before {report['before'][name]}  after {after}")
+  cli.write_results(flags.output, report)
 
 
 if __name__ == "__main__":

@@ -133,8 +133,8 @@ def _skip(*arguments: Any) -> bool | None:
   member = arguments[3]
   if isinstance(member, enum.Enum):
     return False
-  said = getattr(member, "__doc__", None) or ""
-  return True if said.startswith("Alias for field number") else None
+  doc = getattr(member, "__doc__", None) or ""
+  return True if doc.startswith("Alias for field number") else None
 
 
 def setup(app: Sphinx) -> None:

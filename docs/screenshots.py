@@ -30,8 +30,8 @@ def main() -> None:
   )
   flags = parser.parse_args()
   page, output = flags.page, flags.output
-  found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-  chromium = next(filter(None, found), None)
+  paths = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+  chromium = next(filter(None, paths), None)
   if chromium is None or not page.exists():
     sys.exit(f"error: needs Chromium on the PATH, and the page {page}")
   # Chromium's sandbox is not for root.
