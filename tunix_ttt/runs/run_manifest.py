@@ -32,7 +32,6 @@ _PACKAGES = (
   "numpy",
 )
 
-Recipe = Literal["sft", "dpo", "grpo"]
 RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
 
 
@@ -179,7 +178,7 @@ class RunManifest(Record):
   schema_version: Literal[1] = 1
   run_id: str
   created_at: str
-  recipe: Recipe
+  recipe: config_lib.Recipe
   status: Literal["running", "finished"] = "running"
   seed: int
   config: dict[str, Any]
