@@ -492,8 +492,8 @@ def require_tunix() -> None:
 
 def overrides(assignments: Sequence[str], **values: object) -> list[str]:
   """Returns assignments, extended by `a__b=value` arguments that are not None."""
-  keys = {key.replace("__", "."): value for key, value in values.items()}
-  return [
-    *assignments,
-    *(f"{key}={value}" for key, value in keys.items() if value is not None),
+  return [*assignments] + [
+    f"{key.replace('__', '.')}={value}"
+    for key, value in values.items()
+    if value is not None
   ]

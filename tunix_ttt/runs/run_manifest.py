@@ -44,10 +44,7 @@ class Record(pydantic.BaseModel):
 def read_record(kind: type[RecordT], path: pathlib.Path, what: str) -> RecordT:
   """Reads and validates a JSON file that holds one record.
 
-  Args:
-    kind: Class of the record.
-    path: Path of the file.
-    what: Noun for the file in error messages, such as "run manifest".
+  `what` is the noun for the file in messages, such as "run manifest".
 
   Raises:
     errors.UserError: if the file is missing or does not fit the class.
@@ -259,12 +256,8 @@ def config_of_model(
 ) -> config_lib.SFTConfig | None:
   """Returns the config of the run that made a model; None without a run.
 
-  Args:
-    model: Run directory, or one of its checkpoints.
-    settings: `a.b=value` assignments that replace recorded settings.
-
-  Raises:
-    errors.UserError: if the manifest or an assignment is wrong.
+  The model is a run directory or one of its checkpoints; `settings` are
+  `a.b=value` assignments that replace recorded settings.
   """
   run = run_directory.of_model(model)
   if run is None:
