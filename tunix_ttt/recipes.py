@@ -193,7 +193,7 @@ def resume(
 
 def answer_evalset(
   name: str | pathlib.Path,
-  config: config_lib.SFTConfig,
+  config: config_lib.SFTConfig | config_lib.Settings,
   items: Sequence[evalsets.Item],
   seed: int | None = None,
 ) -> Iterator[evalsets.Answer]:
@@ -207,6 +207,7 @@ def answer_evalset(
     errors.UserError: If the model does not exist or does not match the config,
       or the answers do not fit in memory.
   """
+  config = config_lib.load_any(config)
   model = reference_log_probs.load(name, config)
   yield from evalsets.generate(model, str(name), config, items, seed)
 
@@ -246,7 +247,7 @@ def play_finished(
 
 
 def report(
-  run: pathlib.Path | str, config: config_lib.SFTConfig
+  run: pathlib.Path | str, config: config_lib.SFTConfig | config_lib.Settings
 ) -> pathlib.Path | None:
   """Writes a finished run's HTML page and plots, unless they exist.
 
@@ -254,7 +255,7 @@ def report(
   Returns the path of the page; None if `logging.report` is false or this
   process is not the first.
   """
-  run = pathlib.Path(run)
+  run, config = pathlib.Path(run), config_lib.load_any(config)
   output, plots = run / run_directory.PAGE, run / run_directory.PLOTS
   if not (config.logging.report and processes.is_first()):
     return None
