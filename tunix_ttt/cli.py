@@ -439,17 +439,6 @@ positive = functools.partial(_whole, least=1)
 seed = functools.partial(_whole, least=0, most=streams.MAX_SEED)
 
 
-def byte_size(text: str) -> int:
-  """Parses a size such as 4GB or 500MB into bytes, for argparse."""
-  units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-  number, unit = text[:-2], text[-2:].upper()
-  if unit not in units or not number.isdecimal() or int(number) < 1:
-    raise argparse.ArgumentTypeError(
-      f"expected a size such as 4GB or 500MB, found {text}"
-    )
-  return int(number) * units[unit]
-
-
 def fraction(text: str) -> float:
   """Parses a number from 0 to 1, for argparse."""
   with contextlib.suppress(ValueError):
