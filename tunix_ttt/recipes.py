@@ -174,7 +174,7 @@ def resume(
   if not isinstance(config, config_lib.SFTConfig):
     manifest = run_manifest.RunManifest.read(run)
     if config is None:
-      config = resume_checks.config_of(manifest, run)
+      config = manifest.load_config(run)
     else:
       config = config_lib.load(config_lib.RECIPES[manifest.recipe], config)
   if base is not None:

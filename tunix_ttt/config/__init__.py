@@ -8,7 +8,6 @@ from tunix_ttt.config.loading import Recipe as Recipe
 from tunix_ttt.config.loading import Settings as Settings
 from tunix_ttt.config.loading import differences as differences
 from tunix_ttt.config.loading import flatten as flatten
-from tunix_ttt.config.loading import from_dict as from_dict
 from tunix_ttt.config.loading import load as load
 from tunix_ttt.config.loading import load_any as load_any
 from tunix_ttt.config.loading import recipe_of as recipe_of

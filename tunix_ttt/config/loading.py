@@ -65,19 +65,21 @@ class _Source:
   """A config's values as plain data, and the place of each key.
 
   Attributes:
-    path: Path of the file; `settings` for a dictionary.
     values: Nested keys and values.
-    places: `file:line` or `--set` assignment of each key.
+    places: `file:line` or `--set` assignment of keys. The empty key has the
+      path of the file, or the name of a dictionary.
   """
 
-  def __init__(self, source: pathlib.Path | Mapping[str, Any]):
-    """Reads a YAML file, or copies a dictionary."""
-    is_file = isinstance(source, pathlib.Path)
-    self.path = path = source if is_file else pathlib.Path("settings")
-    self.places: dict[tuple[str, ...], str] = {(): str(path)}
-    if not is_file:
+  def __init__(self, source: pathlib.Path | Mapping[str, Any], name: str):
+    self._name = name
+    self.places: dict[tuple[str, ...], str] = {(): name}
+    self.values: dict[str, Any]
+    if isinstance(source, Mapping):
       self.values = copy.deepcopy(dict(source))
-      return
+    else:
+      self.values = self._read_file(source)
+
+  def _read_file(self, path: pathlib.Path) -> dict[str, Any]:
     try:
       loader = _Loader(files.read_text(path, "config"))
       node = loader.get_single_node()
@@ -92,14 +94,14 @@ class _Source:
       raise errors.UserError(
         f"{path}: expected keys and values, found {type(values).__name__}"
       )
-    self.values: dict[str, Any] = values
+    return values
 
   def _read(
     self, loader: _Loader, node: yaml.Node, key: tuple[str, ...]
   ) -> Any:
-    self.places[key] = f"{self.path}:{node.start_mark.line + 1}"
+    self.places[key] = f"{self._name}:{node.start_mark.line + 1}"
     if len(self.places) > _MAX_KEYS:
-      raise errors.UserError(f"{self.path}: more than {_MAX_KEYS:,} keys")
+      raise errors.UserError(f"{self._name}: more than {_MAX_KEYS:,} keys")
     if not isinstance(node, yaml.MappingNode):
       return loader.value(node)
     values = {}
@@ -108,10 +110,10 @@ class _Source:
       line = name_node.start_mark.line + 1
       if name in values:
         raise errors.UserError(
-          f"{self.path}:{line}: {'.'.join((*key, name))}: given twice"
+          f"{self._name}:{line}: {'.'.join((*key, name))}: given twice"
         )
       values[name] = self._read(loader, value_node, (*key, name))
-      self.places[*key, name] = f"{self.path}:{line}"
+      self.places[*key, name] = f"{self._name}:{line}"
     return values
 
   def set(self, assignment: str) -> None:
@@ -170,6 +172,8 @@ def load(
   kind: type[ConfigT],
   source: ConfigT | Settings,
   overrides: Sequence[str] = (),
+  *,
+  name: str = "settings",
 ) -> ConfigT:
   """Loads and validates a config; missing settings have their defaults.
 
@@ -177,13 +181,14 @@ def load(
     kind: Class of the config.
     source: Path of a YAML file, its content as a dictionary, or a config.
     overrides: `a.b=value` assignments that replace settings of the source.
+    name: Name of a dictionary in messages.
 
   Raises:
     errors.UserError: if settings are wrong; one line for each mistake.
   """
   if isinstance(source, kind) and not overrides:
     return source
-  return _parse(kind, _read(source, overrides, kind))
+  return _parse(kind, _read(source, overrides, kind, name))
 
 
 def load_any(
@@ -206,10 +211,14 @@ def recipe_of(config: sections.SFTConfig) -> Recipe:
 
 
 def _read(
-  source: Any, overrides: Sequence[str], kind: type = sections.SFTConfig
+  source: Any,
+  overrides: Sequence[str],
+  kind: type = sections.SFTConfig,
+  name: str = "settings",
 ) -> _Source:
   if isinstance(source, str | pathlib.Path):
     source = files.or_packaged(pathlib.Path(source), "configs")
+    name = str(source)
   elif isinstance(source, kind):
     source = to_dict(source)
   elif not isinstance(source, Mapping):
@@ -217,11 +226,11 @@ def _read(
       f"config: expected a {kind.__name__}, a YAML file or a dictionary of its"
       f" keys, found a {type(source).__name__}"
     )
-  content = _Source(source)
+  content = _Source(source, name)
   if {"run_id", "recipe", "config"} <= content.values.keys():
     raise errors.UserError(
-      f"{content.path}: this is a run manifest, not a config; its settings are"
-      f" RunManifest.read({str(content.path.parent)!r}).config"
+      f"{name}: this is a run manifest, not a config; its settings are"
+      f" RunManifest.read({str(pathlib.Path(name).parent)!r}).config"
     )
   for assignment in overrides:
     content.set(assignment)
@@ -238,18 +247,6 @@ def _parse(kind: type[ConfigT], source: _Source) -> ConfigT:
 def to_dict(config: Any) -> dict[str, Any]:
   """Returns a config as plain data, with every default."""
   return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
-
-
-def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-  """Returns the config of `to_dict`'s result.
-
-  Raises:
-    ValueError: if a key was renamed or Pydantic finds a mistake.
-  """
-  for key in flatten(values):
-    if key in RENAMED_KEYS:
-      raise ValueError(f"{key}: {_renamed(key)}")
-  return pydantic.TypeAdapter(kind).validate_python(values)
 
 
 def flatten(values: Any, key: str = "") -> dict[str, Any]:

@@ -218,6 +218,24 @@ class RunManifest(Record):
       )
     return manifest
 
+  def load_config(
+    self, run: pathlib.Path, overrides: Sequence[str] = ()
+  ) -> config_lib.SFTConfig:
+    """Returns the run's settings, of the class of its recipe.
+
+    `overrides` are `a.b=value` assignments that replace settings.
+
+    Raises:
+      errors.UserError: if the config or an assignment is wrong.
+    """
+    path = run / run_directory.MANIFEST
+    if self.recipe != "sft" and self.recipe not in self.config:
+      raise errors.UserError(
+        f"{path}: recipe: {self.recipe!r} has no section in the config"
+      )
+    kind = config_lib.RECIPES[self.recipe]
+    return config_lib.load(kind, self.config, overrides, name=f"{path}: config")
+
   def write(self, run: pathlib.Path) -> None:
     """Writes the manifest into a run directory and replaces an older one."""
     values = json.loads(self.model_dump_json(exclude={"digest"}))
@@ -260,11 +278,7 @@ def config_of_model(
   `a.b=value` assignments that replace recorded settings.
   """
   run = run_directory.of_model(model)
-  if run is None:
-    return None
-  manifest = RunManifest.read(run)
-  kind = config_lib.RECIPES[manifest.recipe]
-  return config_lib.load(kind, manifest.config, settings)
+  return run and RunManifest.read(run).load_config(run, settings)
 
 
 def versions() -> dict[str, str]:
