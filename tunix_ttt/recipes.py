@@ -151,10 +151,10 @@ def resume(
 
   Args:
     run: Run directory.
-    config: Config, YAML file or dictionary of the run's keys; None reads it from
-      the manifest. Settings of logging, of devices, of the number of
-      checkpoints and games to keep, and of the paths of data and model may
-      differ from the manifest's.
+    config: Config, YAML file or dictionary of its keys; None reads it from the
+      manifest. Settings of logging, of devices, of the number of checkpoints
+      and games to keep, and of the paths of data and model may differ from the
+      manifest's.
     step: Step of the checkpoint to resume from; None resumes from the latest
       checkpoint, or from the beginning if there is none. Later checkpoints are
       set aside.

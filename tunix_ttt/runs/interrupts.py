@@ -157,7 +157,7 @@ def in_script() -> Iterator[None]:
 
 
 def _watch(reader: int) -> None:
-  """Reads the numbers of signals from a pipe; ends the process at the second."""
+  """Reads signals from a pipe; ends the process at the second one."""
   global _num_retries
   first = 0.0
   while data := os.read(reader, 1):

@@ -65,7 +65,7 @@ def new_run_id(prefix: str) -> str:
 
 
 def of_model(model: str | pathlib.Path) -> pathlib.Path | None:
-  """Returns the run of a checkpoint or a run directory; None if there is none."""
+  """Returns the run of a checkpoint or a run directory; None if it has none."""
   path = pathlib.Path(model)
   run = path.parent if path.name.startswith("checkpoint-") else path
   return run if (run / MANIFEST).is_file() else None
