@@ -100,7 +100,7 @@ def main() -> None:
   cli.require_tunix()
   python = None if flags.no_peer else environment(flags.peer)
   steps = flags.steps + WARMUP
-  config = config_lib.from_dict(
+  config = config_lib.load(
     config_lib.GRPOConfig,
     {
       "model": {"name": "tiny-qwen2.5", "num_layers": 3},

@@ -33,7 +33,7 @@ def measure(
   settings: dict[str, Any], steps: int, new_tokens: int
 ) -> dict[str, list[float]]:
   """Returns what each step of a run took, without the first ones."""
-  config = config_lib.from_dict(
+  config = config_lib.load(
     config_lib.GRPOConfig,
     {
       "training": {"max_steps": steps + grpo.WARMUP, "batch_size": BATCH},

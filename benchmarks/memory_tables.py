@@ -58,7 +58,7 @@ def outline(name: str) -> sources.Outline:
 
 def settings(flags: argparse.Namespace) -> config_lib.GRPOConfig:
   """Returns a run of adapters on one device."""
-  return config_lib.from_dict(
+  return config_lib.load(
     config_lib.GRPOConfig,
     {
       "model": {"dtype": "bfloat16", "remat": "decoder"},

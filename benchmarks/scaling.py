@@ -92,7 +92,7 @@ class Lenient(env_lib.TicTacToe):
 def settings(point: Point) -> config_lib.GRPOConfig:
   """Returns the config of a point."""
   heads = point.embed_dim // 16
-  return config_lib.from_dict(
+  return config_lib.load(
     config_lib.GRPOConfig,
     {
       "model": {

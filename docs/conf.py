@@ -6,15 +6,17 @@ import inspect
 import pathlib
 import pkgutil
 import re
+import sys
 from typing import Any
 
 from sphinx.application import Sphinx
 
 import tunix_ttt
 from tunix_ttt import config as config_lib
-from tunix_ttt.config import reference
 
 DOCS = pathlib.Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+import reference  # noqa: E402
 
 project = "tunix_ttt"
 author = "the authors of tunix_ttt"

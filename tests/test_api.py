@@ -134,15 +134,20 @@ def test_resuming_supervised_runs(tmp_path):
   run = ttt.train_sft(settings, str(tmp_path / "run"))
   assert ttt.RunManifest.read(str(run)).config == settings
   loss = ttt.read_metrics(run)[-1]["loss"]
-  assert ttt.resume(run, step=2) == run
+  assert ttt.resume(run, settings, step=2) == run
   assert ttt.read_metrics(run)[-1]["loss"] == loss
   assert [s.from_step for s in ttt.RunManifest.read(run).sessions] == [0, 2]
   with pytest.raises(ttt.UserError, match="rewards are for GRPO"):
     ttt.resume(run, rewards={"r": lambda games: games.moves})
+  model = ttt.load_model(str(run), settings)
   assert re.fullmatch(
-    r"<Model qwen2.5: 25,760 parameters, 1 layer, digest \w{12}>",
-    repr(ttt.load_model(str(run))),
+    r"<Model qwen2.5: 25,760 parameters, 1 layer, digest \w{12}>", repr(model)
   )
+  first, second = (
+    [match.result for match in ttt.play_all_lines(model, form)]
+    for form in (config, settings)
+  )
+  assert first == second
 
 
 def test_settings_that_are_none(tmp_path):

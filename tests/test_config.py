@@ -74,7 +74,7 @@ def test_plain_data_round_trips(tmp_path):
   config = load(tmp_path, "lora: {target_modules: [q_proj]}")
   data = config_lib.to_dict(config)
   assert yaml.safe_load(yaml.safe_dump(data)) == data
-  assert config_lib.from_dict(config_lib.SFTConfig, data) == config
+  assert config_lib.load(config_lib.SFTConfig, data) == config
 
 
 def test_overrides(tmp_path):
@@ -144,8 +144,8 @@ def test_a_renamed_key_names_the_new_one(tmp_path):
   # Manifests of older runs contain the key, too.
   values = config_lib.to_dict(config_lib.GRPOConfig())
   values["episodes"]["luck"] = values["episodes"].pop("opponent_seed")
-  with pytest.raises(ValueError, match=f"^{renamed}$"):
-    config_lib.from_dict(config_lib.GRPOConfig, values)
+  with pytest.raises(errors.UserError, match=f"^manifest: {renamed}$"):
+    config_lib.load(config_lib.GRPOConfig, values, name="manifest")
 
 
 def test_every_renamed_key_is_gone_and_its_new_one_exists():

@@ -50,7 +50,7 @@ def settings(pairs, **changes) -> dict[str, Any]:
 
 def make(pairs, **changes):
   values = settings(pairs, **changes)
-  return config_lib.from_dict(config_lib.DPOConfig, values)
+  return config_lib.load(config_lib.DPOConfig, values)
 
 
 def rows(run):

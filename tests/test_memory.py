@@ -55,7 +55,7 @@ def sizes(module: nnx.Module) -> tuple[int, int]:
 
 
 def test_supervised(live, tmp_path, monkeypatch):
-  config = config_lib.from_dict(config_lib.SFTConfig, SETTINGS)
+  config = config_lib.load(config_lib.SFTConfig, SETTINGS)
   backbone, small = sizes(sft.plan(config).model.module)
   seen: list[int] = []
 
@@ -74,7 +74,7 @@ def test_supervised(live, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_games(live, tmp_path, monkeypatch):
   games = {"num_games": 8, "batch_size": 8, "max_new_tokens": 12}
-  config = config_lib.from_dict(
+  config = config_lib.load(
     config_lib.GRPOConfig,
     SETTINGS
     | {"grpo": {"num_generations": 4}, "play": games, "exhaustive_eval": False},

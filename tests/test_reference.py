@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from docs import reference
 from tunix_ttt import config as config_lib
-from tunix_ttt.config import reference
 
 KINDS = [
   config_lib.SFTConfig,

@@ -206,7 +206,7 @@ def test_wrong_data(run, content, found):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> pathlib.Path:
   """A finished run of `SETTINGS`."""
-  config = config_lib.from_dict(config_lib.SFTConfig, SETTINGS)
+  config = config_lib.load(config_lib.SFTConfig, SETTINGS)
   return recipes.train_sft(config, tmp_path_factory.mktemp("finished") / "run")
 
 

@@ -10,10 +10,11 @@ import zipfile
 import pytest
 
 from tests import conftest
-from tunix_ttt import console
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
 
 BUILT = ("configs", "evalsets", "training", "tunix_ttt")
-RUN = "import sys; from tunix_ttt import console; console.main()"
+RUN = "import sys; from tunix_ttt import cli; cli.main()"
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +70,9 @@ def test_commands_are_the_scripts(ttt):
   code, out, _ = ttt("--help")
   assert code == 0 and "usage: ttt COMMAND" in out
   scripts = {p.stem for p in (conftest.ROOT / "training").glob("*.py")}
-  named = {script for script, _ in console.COMMANDS.values() if script}
-  assert named | set(console._TRAINERS.values()) == scripts
+  named = {script for script, _ in cli.COMMANDS.values() if script}
+  trainers = {f"train_{recipe}_tunix" for recipe in config_lib.RECIPES}
+  assert named | trainers == scripts
 
 
 def test_a_config_of_the_package_is_trained(ttt):

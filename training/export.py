@@ -33,7 +33,7 @@ def _parse() -> argparse.Namespace:
   )
   parser.add_argument(
     "--max-shard-size",
-    type=cli.byte_size,
+    type=_byte_size,
     default="4GB",
     help="maximum size of a weight file of a whole model",
   )
@@ -53,6 +53,17 @@ def _parse() -> argparse.Namespace:
   if flags.private and not flags.push_to_hub:
     parser.error("--private needs --push-to-hub")
   return flags
+
+
+def _byte_size(text: str) -> int:
+  """Parses a size such as 4GB or 500MB into bytes."""
+  units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+  number, unit = text[:-2], text[-2:].upper()
+  if unit not in units or not number.isdecimal() or int(number) < 1:
+    raise argparse.ArgumentTypeError(
+      f"expected a size such as 4GB or 500MB, found {text}"
+    )
+  return int(number) * units[unit]
 
 
 def main() -> None:

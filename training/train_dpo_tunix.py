@@ -6,16 +6,12 @@ from tunix_ttt import cli
 
 
 def _parse() -> argparse.Namespace:
-  parser = cli.parser(
+  return cli.parse_training(
     __doc__ or "",
     "python training/train_dpo_tunix.py --config configs/dpo_tiny.yaml"
     " --model RUN/checkpoint-final --data pairs.jsonl",
+    data="of preference pairs",
   )
-  cli.add_config(parser)
-  cli.add_start(parser)
-  cli.add_data(parser, "of preference pairs")
-  cli.add_run(parser)
-  return cli.parse_run(parser)
 
 
 def main() -> None:

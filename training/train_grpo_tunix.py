@@ -6,16 +6,12 @@ from tunix_ttt import cli
 
 
 def _parse() -> argparse.Namespace:
-  parser = cli.parser(
+  return cli.parse_training(
     __doc__ or "",
     "python training/train_grpo_tunix.py --config configs/grpo_tiny.yaml"
     " --model RUN/checkpoint-final",
+    data="of prompts that replace whole games",
   )
-  cli.add_config(parser)
-  cli.add_start(parser)
-  cli.add_data(parser, "of prompts that replace whole games")
-  cli.add_run(parser)
-  return cli.parse_run(parser)
 
 
 def main() -> None:

@@ -6,14 +6,12 @@ from tunix_ttt import cli
 
 
 def _parse() -> argparse.Namespace:
-  parser = cli.parser(
+  return cli.parse_training(
     __doc__ or "",
     "python training/train_sft_tunix.py --config configs/sft_tiny.yaml",
+    data="to train on",
+    has_start=False,
   )
-  cli.add_config(parser)
-  cli.add_data(parser, "to train on")
-  cli.add_run(parser)
-  return cli.parse_run(parser)
 
 
 def main() -> None:

@@ -7,7 +7,8 @@
     model = ttt.load_model(run)
     print(ttt.results_table(list(ttt.play_all_lines(model, config))))
 
-Settings    `load_config` reads `SFTConfig`, `DPOConfig` and `GRPOConfig`.
+Settings    `load_config` reads `SFTConfig`, `DPOConfig` and `GRPOConfig`. Every
+            function also accepts a YAML file or a dictionary as a config.
 Training    `train_sft`, `train_dpo`, `train_grpo` and `resume`. GRPO accepts
             custom `Reward` functions.
 Runs        `Run` opens a run directory: its config, model, metrics, games and

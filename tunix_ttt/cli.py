@@ -1,4 +1,4 @@
-"""Parses flags, reports errors and sets exit codes for all scripts."""
+"""Flags, errors and exit codes of all scripts, and the command `ttt`."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ import json
 import pathlib
 import platform
 import re
+import runpy
 import shlex
 import sys
 from typing import Any, NoReturn
@@ -26,8 +27,62 @@ from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
 _EXAMPLE = "example:\n  "
-# Command that started the script, such as `ttt train`; set by `console`.
-launcher: list[str] = []
+# Commands of `ttt`: script and description.
+COMMANDS = {
+  "train": ("", "train a model: SFT, DPO or GRPO, as the config says"),
+  "pipeline": ("pipeline", "train stage after stage: SFT, DPO, GRPO"),
+  "play": ("play", "play against a model in the terminal"),
+  "eval": ("eval_generate", "let a model answer an evalset"),
+  "report": ("eval_report", "compare two files of answers, or write a page"),
+  "judge": ("eval_play", "play a model on every line, or sampled games"),
+  "data": ("generate_data", "generate rows of data"),
+  "check": ("check_data", "describe a data file and judge its moves"),
+  "dataset": ("build_dataset", "build a named, versioned dataset"),
+  "evalset": ("evalset", "make or check an evalset"),
+  "export": ("export", "export a model for PEFT and transformers"),
+  "compare": ("compare", "compare runs side by side"),
+}
+# Command that started the script, such as `ttt train`; set by `main`.
+_launcher: list[str] = []
+
+
+def main() -> None:
+  """Runs `ttt`; see `run` for exit codes."""
+  run(_run_command)
+
+
+def _run_command() -> None:
+  global _launcher
+  name, *flags = sys.argv[1:] or ["--help"]
+  if name in ("-h", "--help"):
+    print("usage: ttt COMMAND [FLAGS]\n")
+    for command_name, (_, text) in COMMANDS.items():
+      print(f"  {command_name:10} {text}")
+    print("\nttt COMMAND --help")
+    return
+  if name not in COMMANDS:
+    raise errors.UserError(
+      f"there is no command {errors.quote(name)}; commands are"
+      f" {', '.join(COMMANDS)}"
+    )
+  package = pathlib.Path(__file__).parent
+  folder = package / "commands"
+  if not folder.is_dir():
+    folder = package.parent / "training"
+  path = folder / f"{COMMANDS[name][0] or _trainer(flags)}.py"
+  _launcher = ["ttt", name]
+  sys.argv = [str(path), *flags]
+  runpy.run_path(str(path))["main"]()
+
+
+def _trainer(flags: list[str]) -> str:
+  """Returns the training script of the recipe that --config is for."""
+  arguments = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+  arguments.add_argument("--config", type=pathlib.Path, nargs="?")
+  path = arguments.parse_known_args(flags)[0].config
+  # Without a config, the script says that it needs one, or shows its help.
+  config = config_lib.SFTConfig() if path is None else config_lib.load_any(path)
+  return f"train_{config_lib.recipe_of(config)}_tunix"
 
 
 def run(main: Callable[[], None]) -> None:
@@ -115,7 +170,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
   """Returns a parser whose help ends with an example."""
-  program = " ".join(launcher) or None
+  program = " ".join(_launcher) or None
   if program:
     example = re.sub(r"^python \S+", program, example)
   return _Parser(
@@ -175,11 +230,10 @@ def add_base(arguments: argparse.ArgumentParser) -> None:
 def config_of_model(
   flags: argparse.Namespace, settings: Sequence[str]
 ) -> config_lib.SFTConfig:
-  """Returns the config for a model: from --config, or from the model's run.
+  """Returns the config for the flags of `add_model`.
 
-  Args:
-    flags: Flags of `add_model`.
-    settings: `a.b=value` assignments that replace settings.
+  It is the one of --config or else of the model's run, with the `settings`
+  replaced, a list of `a.b=value` assignments.
 
   Raises:
     errors.UserError: if neither config exists, or settings are wrong.
@@ -214,28 +268,32 @@ def add_skip_bad_rows(arguments: argparse.ArgumentParser) -> None:
   )
 
 
-def add_start(arguments: argparse.ArgumentParser) -> None:
-  """Adds --model, the start of a training run."""
-  arguments.add_argument(
-    "--model",
-    default="base",
-    help="checkpoint to start from, or base for the config's model.name",
-  )
+def parse_training(
+  description: str, example: str, *, data: str, has_start: bool = True
+) -> argparse.Namespace:
+  """Parses the flags of a training script.
 
-
-def add_data(arguments: argparse.ArgumentParser, use: str) -> None:
-  """Adds --data, --max-samples and --skip-bad-rows; `use` ends a help text."""
+  Args:
+    description: Description of the script.
+    example: Command that the help ends with.
+    data: Use of the data, which ends the help of --data.
+    has_start: Whether a flag --model names the model to start from.
+  """
+  arguments = parser(description, example)
+  add_config(arguments)
+  if has_start:
+    arguments.add_argument(
+      "--model",
+      default="base",
+      help="checkpoint to start from, or base for the config's model.name",
+    )
   arguments.add_argument(
-    "--data", help=f"file, built dataset or hub id {use}; replaces data.path"
+    "--data", help=f"file, built dataset or hub id {data}; replaces data.path"
   )
   arguments.add_argument(
     "--max-samples", type=positive, help="maximum number of rows"
   )
   add_skip_bad_rows(arguments)
-
-
-def add_run(arguments: argparse.ArgumentParser) -> None:
-  """Adds the flags of every training script; `parse_run` parses them."""
   arguments.add_argument(
     "--output",
     type=pathlib.Path,
@@ -254,10 +312,6 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
     help="resume the run in --output from its latest or the given checkpoint",
   )
   add_base(arguments)
-
-
-def parse_run(arguments: argparse.ArgumentParser) -> argparse.Namespace:
-  """Parses the flags of a training script."""
   flags = arguments.parse_args()
   if flags.resume is not None and flags.output is None:
     arguments.error("--resume needs --output, the run directory to resume")
@@ -282,7 +336,7 @@ def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
 
 def same_command(*more: str) -> str:
   """Returns the command that started this script, with more flags."""
-  start = launcher or [_python(), sys.argv[0]]
+  start = _launcher or [_python(), sys.argv[0]]
   return shlex.join([*start, *sys.argv[1:], *more])
 
 
@@ -290,11 +344,8 @@ def command(script: str, *flags: str) -> str:
   """Returns the command that starts another script of the same directory."""
   path = pathlib.Path(sys.argv[0]).with_name(script)
   start = [_python(), str(path)]
-  if launcher:
-    # Imported lazily: the console imports this module.
-    from tunix_ttt import console
-
-    names = {script: name for name, (script, _) in console.COMMANDS.items()}
+  if _launcher:
+    names = {script: name for name, (script, _) in COMMANDS.items()}
     start = ["ttt", names[path.stem]]
   return shlex.join([*start, *flags])
 
@@ -308,14 +359,11 @@ def _python() -> str:
 
 
 def train(
-  recipe: run_manifest.Recipe, flags: argparse.Namespace, **values: object
+  recipe: config_lib.Recipe, flags: argparse.Namespace, **values: object
 ) -> None:
   """Starts, resumes or only describes a run, depending on the flags.
 
-  Args:
-    recipe: Recipe to train with.
-    flags: Flags from `parse_run`.
-    **values: Further settings to replace, named as for `overrides`.
+  `values` are further settings to replace, named as for `overrides`.
   """
   model = getattr(flags, "model", "base")
   settings = overrides(
@@ -330,7 +378,16 @@ def train(
   config = config_lib.load(config_lib.RECIPES[recipe], flags.config, settings)
   require_tunix()
   if flags.dry_run:
-    print(_described(flags, config))
+    # Imported lazily: pulls in Tunix.
+    from tunix_ttt.train import dry_run
+    from tunix_ttt.train import resume_checks
+
+    if flags.resume is not None:
+      manifest = run_manifest.RunManifest.read(flags.output)
+      config = resume_checks.relocate(config, manifest, flags.output)
+    elif flags.output is not None:
+      files.check_output(flags.output)
+    print(dry_run.describe(config))
     return
   if config.distributed is not None and flags.output is None:
     raise errors.UserError(
@@ -352,42 +409,14 @@ def train(
     print(f"report: {page}")
 
 
-def _described(flags: argparse.Namespace, config: config_lib.SFTConfig) -> str:
-  if flags.resume is None and flags.output is not None:
-    files.check_output(flags.output)
-  # Imported lazily: pulls in Tunix.
-  from tunix_ttt.train import dry_run
-  from tunix_ttt.train import resume_checks
-
-  if flags.resume is not None and flags.output is not None:
-    manifest = run_manifest.RunManifest.read(flags.output)
-    config = resume_checks.relocate(config, manifest, flags.output)
-  return dry_run.describe(config)
-
-
 def _resume(text: str) -> int | str:
   if text == "latest":
     return text
   with contextlib.suppress(argparse.ArgumentTypeError):
-    return count(text)
+    return _whole(text, 0)
   raise argparse.ArgumentTypeError(
     f"must be latest or a step, found {errors.quote(text)}"
   )
-
-
-def positive(text: str) -> int:
-  """Parses a whole number of at least 1, for argparse."""
-  return _whole(text, 1)
-
-
-def count(text: str) -> int:
-  """Parses a whole number of at least 0, for argparse."""
-  return _whole(text, 0)
-
-
-def seed(text: str) -> int:
-  """Parses a random seed, for argparse."""
-  return _whole(text, 0, streams.MAX_SEED)
 
 
 def _whole(text: str, least: int, most: int | None = None) -> int:
@@ -405,15 +434,9 @@ def _whole(text: str, least: int, most: int | None = None) -> int:
   return value
 
 
-def byte_size(text: str) -> int:
-  """Parses a size such as 4GB or 500MB into bytes, for argparse."""
-  units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-  number, unit = text[:-2], text[-2:].upper()
-  if unit not in units or not number.isdecimal() or int(number) < 1:
-    raise argparse.ArgumentTypeError(
-      f"expected a size such as 4GB or 500MB, found {text}"
-    )
-  return int(number) * units[unit]
+# Parsers of a whole number of at least 1, and of a random seed.
+positive = functools.partial(_whole, least=1)
+seed = functools.partial(_whole, least=0, most=streams.MAX_SEED)
 
 
 def fraction(text: str) -> float:
@@ -458,8 +481,8 @@ def require_tunix() -> None:
 
 def overrides(assignments: Sequence[str], **values: object) -> list[str]:
   """Returns assignments, extended by `a__b=value` arguments that are not None."""
-  keys = {key.replace("__", "."): value for key, value in values.items()}
-  return [
-    *assignments,
-    *(f"{key}={value}" for key, value in keys.items() if value is not None),
+  return [*assignments] + [
+    f"{key.replace('__', '.')}={value}"
+    for key, value in values.items()
+    if value is not None
   ]

@@ -4,8 +4,7 @@ Whoever starts a run with such a config has the module imported, so read a
 config of others before you run it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-import contextlib
+from collections.abc import Callable, Mapping
 import hashlib
 import importlib
 import inspect
@@ -47,11 +46,18 @@ def resolve(name: str, key: str) -> Callable[..., Any]:
       f"{key}: expected package.module:function, found {name!r}"
     )
   module_name, _, attribute = name.partition(":")
+  directory = os.getcwd()
+  is_added = not {directory, ""} & {*sys.path}
+  if is_added:
+    # At the end, so that nothing installed is shadowed.
+    sys.path.append(directory)
   try:
-    with _working_directory_on_path():
-      module = importlib.import_module(module_name)
+    module = importlib.import_module(module_name)
   except ImportError as error:
     raise errors.UserError(f"{key}: {name}: {error}") from None
+  finally:
+    if is_added:
+      sys.path.remove(directory)
   function = getattr(module, attribute, None)
   if not callable(function):
     raise errors.UserError(
@@ -60,26 +66,8 @@ def resolve(name: str, key: str) -> Callable[..., Any]:
   return function
 
 
-@contextlib.contextmanager
-def _working_directory_on_path() -> Iterator[None]:
-  directory = os.getcwd()
-  if {directory, ""} & {*sys.path}:
-    yield
-    return
-  # At the end, so that nothing installed is shadowed.
-  sys.path.append(directory)
-  try:
-    yield
-  finally:
-    sys.path.remove(directory)
-
-
 def reference(function: Callable[..., Any] | str, key: str) -> str:
-  """Returns the reference to a function, by which `resolve` finds it again.
-
-  Args:
-    function: Function, or a reference already.
-    key: Config key that messages name.
+  """Returns the reference by which `resolve` finds a function again.
 
   Raises:
     errors.UserError: if the function is not at the top level of a module.
@@ -100,14 +88,7 @@ def reference(function: Callable[..., Any] | str, key: str) -> str:
 
 
 def digests(values: Mapping[str, Any]) -> dict[str, str | None]:
-  """Returns the digests of functions that a flat config names, by key.
-
-  Args:
-    values: Values of a config by dotted key.
-
-  Raises:
-    errors.UserError: if there is no such function.
-  """
+  """Returns the digests of the functions that a flat config names, by key."""
   return {
     key: digest(resolve(values[key], key))
     for key in FUNCTION_KEYS

@@ -29,9 +29,7 @@ def is_hub_id(name: str) -> bool:
 def read_text(path: pathlib.Path, what: str) -> str:
   """Reads UTF-8 text, with or without a byte order mark; CRLF becomes LF.
 
-  Args:
-    path: Path of the file.
-    what: Noun for the file in error messages ("config", "data file").
+  `what` is the noun for the file in error messages, such as "data file".
 
   Raises:
     errors.UserError: if the file is missing or not UTF-8.
@@ -69,10 +67,8 @@ def _not_utf8(byte: int, what: str) -> str:
 def or_packaged(path: pathlib.Path, folder: str) -> pathlib.Path:
   """Returns a path, or the packaged file of its name if the path is missing.
 
-  Args:
-    path: Path from the user; only a bare name or a path in `folder` may stand
-      for a packaged file.
-    folder: Folder of packaged files: `configs` or `evalsets`.
+  Only a bare name or a path in `folder` may stand for a packaged file. The
+  folder is `configs` or `evalsets`.
   """
   if path.exists() or str(path.parent) not in (".", folder):
     return path
@@ -85,11 +81,7 @@ def or_packaged(path: pathlib.Path, folder: str) -> pathlib.Path:
 
 
 def digest(path: pathlib.Path, what: str) -> str:
-  """Returns the SHA-256 of a file's bytes.
-
-  Raises:
-    errors.UserError: if the file cannot be read.
-  """
+  """Returns the SHA-256 of a file; raises a UserError if it is unreadable."""
   with _opened(path, what) as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -109,11 +101,7 @@ class Line(NamedTuple):
 
 
 def scan_jsonl(path: pathlib.Path, what: str) -> Iterator[Line]:
-  """Yields the lines of a JSONL file, including lines with faults.
-
-  Raises:
-    errors.UserError: if the file cannot be read.
-  """
+  """Yields the lines of a JSONL file, including lines with faults."""
   with _opened(path, what) as file:
     for number, data in enumerate(file, start=1):
       text = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
@@ -144,8 +132,8 @@ def read_jsonl(
   """Yields (line number, object) for each line that is not blank.
 
   Raises:
-    errors.UserError: if the file cannot be read or has no rows, or at the first
-      line that is not a JSON object.
+    errors.UserError: if there are no rows, or at the first line that is not a
+      JSON object.
   """
   is_empty = True
   for line in scan_jsonl(path, what):
@@ -158,11 +146,7 @@ def read_jsonl(
 
 
 def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
-  """Reads a file that holds one JSON object.
-
-  Raises:
-    errors.UserError: if the file cannot be read or holds something else.
-  """
+  """Reads a file that holds one JSON object."""
   try:
     value = _from_json(read_text(path, what))
   except (ValueError, RecursionError) as error:
@@ -221,9 +205,7 @@ def write_all(directory: pathlib.Path, contents: Mapping[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def new_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Yields a file that becomes `path` when the block ends.
-
-  If the block raises, nothing is left behind.
+  """Yields a file that becomes `path`, unless the block raises.
 
   Raises:
     errors.UserError: if `path` exists or cannot be written.
@@ -236,9 +218,7 @@ def new_file(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a directory that becomes `path` when the block ends.
-
-  If the block raises, nothing is left behind.
+  """Yields a directory that becomes `path`, unless the block raises.
 
   Raises:
     errors.UserError: if `path` exists or cannot be written.
@@ -265,7 +245,7 @@ def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary path beside `path`, which is removed at the end.
 
-  Parent directories are created, and removed again if the block raises.
+  Parent directories are created, and removed again if they are empty then.
   """
   created = [parent for parent in path.parents if not os.path.lexists(parent)]
   temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(2)}")
@@ -275,15 +255,14 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
       path.parent.mkdir(parents=True, exist_ok=True)
     _remove_dead(path)
     yield temporary
-  except BaseException as error:
+  except OSError as error:
+    reason = error.strerror or str(error)
+    raise errors.UserError(f"{path}: cannot write this: {reason}") from None
+  finally:
     remove(temporary)
     for parent in created:
       with contextlib.suppress(OSError):
         parent.rmdir()
-    if isinstance(error, OSError):
-      raise _cannot_write(path, error) from None
-    raise
-  remove(temporary)
 
 
 def _prefix(path: pathlib.Path, pid: int | str | None = None) -> str:
@@ -308,14 +287,13 @@ def _remove_dead(path: pathlib.Path) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-  if os.name != "posix":
-    return True
   try:
     os.kill(pid, 0)
   except ProcessLookupError:
     return False
   except OSError:
-    pass
+    # The process is another user's.
+    return True
   return True
 
 
@@ -342,16 +320,5 @@ def check_output(path: pathlib.Path) -> None:
   Scripts call this before long work. A temporary file is written and removed.
   """
   check_absent(path)
-  with contextlib.suppress(_Written), _replacing(path) as file:
-    file.write(b"0")
-    file.flush()
-    raise _Written
-
-
-class _Written(Exception):  # noqa: N818
-  """Ends `check_output`, so that `_temporary` removes what it created."""
-
-
-def _cannot_write(path: pathlib.Path, error: OSError) -> errors.UserError:
-  reason = error.strerror or str(error)
-  return errors.UserError(f"{path}: cannot write this: {reason}")
+  with _temporary(path) as temporary:
+    temporary.write_bytes(b"0")

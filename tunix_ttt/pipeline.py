@@ -56,14 +56,14 @@ class PipelineManifest(run_manifest.Record):
 
 def stages(
   config: config_lib.PipelineConfig, output: pathlib.Path
-) -> dict[run_manifest.Recipe, config_lib.SFTConfig]:
+) -> dict[config_lib.Recipe, config_lib.SFTConfig]:
   """Returns the config of each run, in order.
 
   Raises:
     errors.UserError: If a stage's config is wrong.
   """
-  configs: dict[run_manifest.Recipe, config_lib.SFTConfig] = {}
-  for name, recipe in recipes.RECIPES.items():
+  configs: dict[config_lib.Recipe, config_lib.SFTConfig] = {}
+  for name, kind in config_lib.RECIPES.items():
     stage: config_lib.StageConfig | None = getattr(config, name)
     if stage is None:
       continue
@@ -74,7 +74,7 @@ def stages(
     if name == "dpo":
       settings.append(f"data.path={output / PAIRS}")
     path = pathlib.Path(stage.config)
-    configs[name] = loaded = config_lib.load(recipe.config, path, settings)
+    configs[name] = loaded = config_lib.load(kind, path, settings)
     if isinstance(loaded, config_lib.GRPOConfig):
       rewards.custom_rewards(None, loaded.rewards)
   return configs
@@ -117,7 +117,7 @@ def run(
 
 def _run_stages(
   config: config_lib.PipelineConfig,
-  configs: dict[run_manifest.Recipe, config_lib.SFTConfig],
+  configs: dict[config_lib.Recipe, config_lib.SFTConfig],
   output: pathlib.Path,
 ) -> Iterator[tuple[str, StageRecord]]:
   """Runs or resumes each stage and yields its name and record."""

@@ -1,10 +1,10 @@
 """Trains, resumes, evaluates, reports and exports runs, each in one call."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import gc
 import pathlib
-from typing import Any, TypeVar
+from typing import Any
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import custom
@@ -32,36 +32,22 @@ from tunix_ttt.train import sft
 
 # A function, or `package.module:function`.
 Function = Callable[..., Any] | str
-ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
-# A YAML file or a dictionary from which `load_config` builds a config.
-Settings = pathlib.Path | str | Mapping[str, Any]
 MAX_SHARD_SIZE = 4 * 10**9
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-  """A trainer.
-
-  Attributes:
-    config: Class of the trainer's config.
-    plan: Checks a config and builds the model; writes nothing.
-    run: Trains from the latest checkpoint to the last step.
-  """
-
-  config: type[config_lib.SFTConfig]
-  plan: Callable[..., Any]
-  run: run_loop.Train[Any]
-
-
-RECIPES: dict[run_manifest.Recipe, Recipe] = {
-  "sft": Recipe(config_lib.SFTConfig, sft.plan, sft.run),
-  "dpo": Recipe(config_lib.DPOConfig, dpo.plan, dpo.run),
-  "grpo": Recipe(config_lib.GRPOConfig, grpo_plan.plan, grpo.run),
+# Functions of each recipe: `plan` checks a config and builds the model without
+# writing anything; `run` trains from the latest checkpoint to the last step.
+_TRAINERS: dict[
+  config_lib.Recipe, tuple[Callable[..., Any], run_loop.Train[Any]]
+] = {
+  "sft": (sft.plan, sft.run),
+  "dpo": (dpo.plan, dpo.run),
+  "grpo": (grpo_plan.plan, grpo.run),
 }
 
 
 def train_sft(
-  config: config_lib.SFTConfig | Settings,
+  config: config_lib.SFTConfig | config_lib.Settings,
   output: pathlib.Path | str | None = None,
 ) -> pathlib.Path:
   """Fine-tunes a model on generated games or on a file of rows.
@@ -76,22 +62,22 @@ def train_sft(
   Raises:
     errors.UserError: If the input is wrong; nothing is written then.
   """
-  return start("sft", _load(config_lib.SFTConfig, config), output)
+  return start("sft", config_lib.load(config_lib.SFTConfig, config), output)
 
 
 def train_dpo(
-  config: config_lib.DPOConfig | Settings,
+  config: config_lib.DPOConfig | config_lib.Settings,
   output: pathlib.Path | str | None = None,
 ) -> pathlib.Path:
   """Trains a model on preference pairs, the file `data.path` of the config.
 
   The arguments, the result and the errors are as in `train_sft`.
   """
-  return start("dpo", _load(config_lib.DPOConfig, config), output)
+  return start("dpo", config_lib.load(config_lib.DPOConfig, config), output)
 
 
 def train_grpo(
-  config: config_lib.GRPOConfig | Settings,
+  config: config_lib.GRPOConfig | config_lib.Settings,
   output: pathlib.Path | str | None = None,
   *,
   rewards: rewards_lib.Rewards | None = None,
@@ -116,7 +102,7 @@ def train_grpo(
   The run's manifest names all functions and digests of their source. The other
   arguments, the result and the errors are as in `train_sft`.
   """
-  config = _load(config_lib.GRPOConfig, config)
+  config = config_lib.load(config_lib.GRPOConfig, config)
   for section, field, function in (
     ("grpo", "advantage_estimator", advantage),
     ("opponents", "custom", opponent),
@@ -130,31 +116,32 @@ def train_grpo(
 
 
 def start(
-  name: run_manifest.Recipe,
+  name: config_lib.Recipe,
   config: config_lib.SFTConfig,
   output: pathlib.Path | str | None = None,
   rewards: rewards_lib.Rewards | None = None,
 ) -> pathlib.Path:
-  """Trains with a recipe of `RECIPES` and returns the run directory.
+  """Trains with a recipe and returns the run directory.
 
   Raises:
     errors.UserError: If the input is wrong; nothing is written then.
   """
-  recipe = RECIPES[name]
+  progress.hush()
+  plan, run = _TRAINERS[name]
   options, records = _options(config, rewards)
   return run_loop.start(
     name,
     config,
     None if output is None else pathlib.Path(output),
-    lambda: recipe.plan(config, **options),
-    recipe.run,
+    lambda: plan(config, **options),
+    run,
     records,
   )
 
 
 def resume(
   run: pathlib.Path | str,
-  config: config_lib.SFTConfig | None = None,
+  config: config_lib.SFTConfig | config_lib.Settings | None = None,
   *,
   step: int | None = None,
   base: pathlib.Path | str | None = None,
@@ -164,9 +151,10 @@ def resume(
 
   Args:
     run: Run directory.
-    config: Config of the run; None reads it from the manifest. Settings of
-      logging, of devices, of the number of checkpoints and games to keep, and
-      of the paths of data and model may differ from the manifest's.
+    config: Config, YAML file or dictionary of its keys; None reads it from the
+      manifest. Settings of logging, of devices, of the number of checkpoints
+      and games to keep, and of the paths of data and model may differ from the
+      manifest's.
     step: Step of the checkpoint to resume from; None resumes from the latest
       checkpoint, or from the beginning if there is none. Later checkpoints are
       set aside.
@@ -184,26 +172,29 @@ def resume(
   """
   run = pathlib.Path(run)
   progress.hush()
-  if config is None:
+  if not isinstance(config, config_lib.SFTConfig):
     manifest = run_manifest.RunManifest.read(run)
-    config = resume_checks.config_of(manifest, run)
+    if config is None:
+      config = manifest.load_config(run)
+    else:
+      config = config_lib.load(config_lib.RECIPES[manifest.recipe], config)
   if base is not None:
     config = resume_checks.with_model(config, base=str(base))
-  recipe = next(r for r in RECIPES.values() if r.config is type(config))
+  plan, train = _TRAINERS[config_lib.recipe_of(config)]
   options, records = _options(config, rewards)
   return run_loop.resume(
     config,
     run,
     step,
-    lambda config, path: recipe.plan(config, path, **options),
-    recipe.run,
+    lambda config, path: plan(config, path, **options),
+    train,
     records,
   )
 
 
 def answer_evalset(
   name: str | pathlib.Path,
-  config: config_lib.SFTConfig,
+  config: config_lib.SFTConfig | config_lib.Settings,
   items: Sequence[evalsets.Item],
   seed: int | None = None,
 ) -> Iterator[evalsets.Answer]:
@@ -217,6 +208,7 @@ def answer_evalset(
     errors.UserError: If the model does not exist or does not match the config,
       or the answers do not fit in memory.
   """
+  config = config_lib.load_any(config)
   model = reference_log_probs.load(name, config)
   yield from evalsets.generate(model, str(name), config, items, seed)
 
@@ -256,7 +248,7 @@ def play_finished(
 
 
 def report(
-  run: pathlib.Path | str, config: config_lib.SFTConfig
+  run: pathlib.Path | str, config: config_lib.SFTConfig | config_lib.Settings
 ) -> pathlib.Path | None:
   """Writes a finished run's HTML page and plots, unless they exist.
 
@@ -264,7 +256,7 @@ def report(
   Returns the path of the page; None if `logging.report` is false or this
   process is not the first.
   """
-  run = pathlib.Path(run)
+  run, config = pathlib.Path(run), config_lib.load_any(config)
   output, plots = run / run_directory.PAGE, run / run_directory.PLOTS
   if not (config.logging.report and processes.is_first()):
     return None
@@ -371,19 +363,6 @@ def export_model(
   export = prepare(str(name), output.absolute().name, base=base, merge=merge)
   export.write(output)
   return output
-
-
-def _load(kind: type[ConfigT], config: ConfigT | Settings) -> ConfigT:
-  """Loads a config from a file or a dictionary, or checks its type."""
-  progress.hush()
-  if isinstance(config, pathlib.Path | str | Mapping):
-    return config_lib.load(kind, config)
-  if not isinstance(config, kind):
-    raise errors.UserError(
-      f"config: expected a {kind.__name__}, a YAML file or a dictionary of its"
-      f" keys, found a {type(config).__name__}"
-    )
-  return config
 
 
 def _options(

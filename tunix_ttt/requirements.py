@@ -1,6 +1,5 @@
 """Checks installed package versions and device memory before work starts."""
 
-from collections.abc import Iterator
 import importlib.metadata
 import os
 
@@ -19,48 +18,37 @@ def check() -> None:
   Raises:
     errors.UserError: if a required package is missing or out of bounds.
   """
-  unmet = {
-    f"{requirement.name}{requirement.specifier}": version
-    for requirement, version in _installed()
-    if version is None or not requirement.specifier.contains(version, True)
-  }
-  if not unmet:
-    return
-  problems = ", ".join(
-    f"{needed} ({f'found {version}' if version else 'not installed'})"
-    for needed, version in unmet.items()
-  )
-  install = " ".join(f"'{needed}'" for needed in unmet)
-  raise errors.UserError(
-    f"{_PACKAGE} needs {problems}; run: python -m pip install {install}"
-  )
-
-
-def _installed() -> Iterator[tuple[requirements.Requirement, str | None]]:
-  """Yields this package's requirements with their installed versions."""
   try:
     texts = importlib.metadata.requires(_PACKAGE) or []
   except importlib.metadata.PackageNotFoundError:
     # The source tree is on the path, but not installed.
     return
-  for text in texts:
-    requirement = requirements.Requirement(text)
+  problems, needed = [], []
+  for requirement in map(requirements.Requirement, texts):
     # Skip the requirements of extras and of other platforms.
     if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
       continue
     try:
-      yield requirement, importlib.metadata.version(requirement.name)
+      version = importlib.metadata.version(requirement.name)
+      if requirement.specifier.contains(version, True):
+        continue
+      fault = f"found {version}"
     except importlib.metadata.PackageNotFoundError:
-      yield requirement, None
+      fault = "not installed"
+    needed.append(f"{requirement.name}{requirement.specifier}")
+    problems.append(f"{needed[-1]} ({fault})")
+  if problems:
+    install = " ".join(f"'{name}'" for name in needed)
+    raise errors.UserError(
+      f"{_PACKAGE} needs {', '.join(problems)}; run: python -m pip install"
+      f" {install}"
+    )
 
 
 def check_fits(needed: int, what: str, advice: str) -> None:
   """Raises a UserError if work needs far more memory than a device has.
 
-  Args:
-    needed: Estimated bytes on each device.
-    what: Name of the work, for the message.
-    advice: Settings to lower, for the message.
+  `needed` is in bytes on each device; `advice` names the settings to lower.
   """
   available = device_memory()
   if needed > _LEEWAY * available:

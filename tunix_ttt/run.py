@@ -12,7 +12,6 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import reference_log_probs
-from tunix_ttt.train import resume_checks
 
 
 class Run:
@@ -39,7 +38,7 @@ class Run:
   @functools.cached_property
   def config(self) -> config_lib.SFTConfig:
     """Settings that the run was started with."""
-    return resume_checks.config_of(self.manifest, self.path)
+    return self.manifest.load_config(self.path)
 
   def model(
     self, name: str = run_directory.FINAL_CHECKPOINT

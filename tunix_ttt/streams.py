@@ -109,14 +109,7 @@ def keys(
 ) -> "jax.Array":
   """Returns the keys of a stream for several values of its last counter.
 
-  Args:
-    seed: Random seed, an int or a traced uint32 [].
-    stream: Purpose of the random numbers.
-    *counters: Counters of the stream except the last one.
-    last: Values of the last counter, int [B].
-
-  Returns:
-    Keys [B]: `key(seed, stream, *counters, n)` for each n in `last`.
+  They are `key(seed, stream, *counters, n)` for each n in `last`, int [B].
   """
   import jax
 

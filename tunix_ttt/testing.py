@@ -55,7 +55,7 @@ def check_environment(
     legal = np.asarray(jax.vmap(env_lib.legal_actions)(states))
     ongoing = np.asarray(states.outcome) == env_lib.Outcome.ONGOING
     _check(
-      np.array_equal(legal.any(axis=1), ongoing),
+      legal.any(axis=1) == ongoing,
       "moves are legal exactly while a game is ongoing",
     )
     _check_illegal(step, states, legal, ongoing)
@@ -68,14 +68,26 @@ def check_environment(
     history.append(after)
     states = after
   _check(
-    bool((states.outcome != env_lib.Outcome.ONGOING).all()),
+    states.outcome != env_lib.Outcome.ONGOING,
     "every game ends within five moves of the agent",
   )
-  _check_single_games(env, opponent_seeds, marks, actions, history)
+  # Replays two games without batching and without compilation.
+  for n in range(2):
+    state = env.init(opponent_seeds[n], marks[n])
+    for t, expected in enumerate(history):
+      _check(
+        [
+          state.board == expected.board[n],
+          state.outcome == expected.outcome[n],
+        ],
+        "a game does not depend on its batch or on compilation",
+      )
+      if t < len(actions):
+        state = env.step(state, jnp.int32(actions[t][n]))
 
 
-def _check(holds: bool, rule: str) -> None:
-  if not holds:
+def _check(holds: Any, rule: str) -> None:
+  if not np.all(holds):
     raise AssertionError(f"the environment breaks a rule: {rule}")
 
 
@@ -90,60 +102,32 @@ def _check_moved(
     layouts[0] == layouts[1], "states keep their structure, shapes and dtypes"
   )
   old, new = (rules.cells()[np.asarray(s.board)] for s in (before, after))
-  agent = np.asarray(before.agent)
-  rows = np.arange(len(action))
-  _check(
-    bool((new[rows, action] == agent)[ongoing].all()),
-    "a legal move takes its cell",
-  )
+  is_taken = new[np.arange(len(action)), action] == np.asarray(before.agent)
+  _check(is_taken[ongoing], "a legal move takes its cell")
   changed = (old != new).sum(axis=1)
   _check(
-    bool(((changed >= 1) & (changed <= 2))[ongoing].all()),
+    np.isin(changed[ongoing], (1, 2)),
     "a move changes one cell and the reply at most one more",
   )
-  _check(
-    bool((changed == 0)[~ongoing].all())
-    and bool((before.outcome == after.outcome)[~ongoing].all()),
-    "a finished game ignores further moves",
-  )
+  is_same = (changed == 0) & np.asarray(before.outcome == after.outcome)
+  _check(is_same[~ongoing], "a finished game ignores further moves")
 
 
 def _check_illegal(
   step: Any, states: env_lib.State, legal: np.ndarray, ongoing: np.ndarray
 ) -> None:
-  taken = legal.argmin(axis=1)
-  for name, action, wrong in (
-    ("taken", taken, ~legal.all(axis=1)),
-    ("below the board", np.full(len(legal), -1), True),
-    ("above the board", np.full(len(legal), rules.NUM_CELLS), True),
+  for name, action, rows in (
+    ("taken", legal.argmin(axis=1), ongoing & ~legal.all(axis=1)),
+    ("below the board", np.full(len(legal), -1), ongoing),
+    ("above the board", np.full(len(legal), rules.NUM_CELLS), ongoing),
   ):
     after = step(states, action)
-    rows = ongoing & wrong
+    is_illegal = np.asarray(after.outcome == env_lib.Outcome.ILLEGAL)
+    is_same = np.asarray(after.board == states.board)
     _check(
-      bool((after.outcome == env_lib.Outcome.ILLEGAL)[rows].all())
-      and bool((after.board == states.board)[rows].all()),
+      (is_illegal & is_same)[rows],
       f"a move to a cell {name} ends the game as ILLEGAL, same board",
     )
-
-
-def _check_single_games(
-  env: Environment,
-  opponent_seeds: jax.Array,
-  marks: jax.Array,
-  actions: list[np.ndarray],
-  history: list[env_lib.State],
-) -> None:
-  """Replays two games without batching and without compilation."""
-  for n in range(2):
-    state = env.init(opponent_seeds[n], marks[n])
-    for t, expected in enumerate(history):
-      _check(
-        bool(state.board == expected.board[n])
-        and bool(state.outcome == expected.outcome[n]),
-        "a game does not depend on its batch or on compilation",
-      )
-      if t < len(actions):
-        state = env.step(state, jnp.int32(actions[t][n]))
 
 
 class CharacterTokenizer:

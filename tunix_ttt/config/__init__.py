@@ -4,11 +4,13 @@ Both ways validate every value.
 """
 
 from tunix_ttt.config.loading import RECIPES as RECIPES
+from tunix_ttt.config.loading import Recipe as Recipe
+from tunix_ttt.config.loading import Settings as Settings
 from tunix_ttt.config.loading import differences as differences
 from tunix_ttt.config.loading import flatten as flatten
-from tunix_ttt.config.loading import from_dict as from_dict
 from tunix_ttt.config.loading import load as load
 from tunix_ttt.config.loading import load_any as load_any
+from tunix_ttt.config.loading import recipe_of as recipe_of
 from tunix_ttt.config.loading import to_dict as to_dict
 from tunix_ttt.config.recipe_configs import AlgorithmConfig as AlgorithmConfig
 from tunix_ttt.config.recipe_configs import DPOConfig as DPOConfig

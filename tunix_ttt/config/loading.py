@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import pathlib
 import re
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -61,32 +61,25 @@ _Loader.add_implicit_resolver(
 )
 
 
-class Source:
+class _Source:
   """A config's values as plain data, and the place of each key.
 
   Attributes:
-    path: Path of the file; `settings` for a dictionary.
     values: Nested keys and values.
-    places: `file:line` or `--set` assignment of each key.
+    places: `file:line` or `--set` assignment of keys. The empty key has the
+      path of the file, or the name of a dictionary.
   """
 
-  def __init__(self, source: pathlib.Path | Mapping[str, Any]):
-    """Reads a YAML file, or copies a dictionary.
-
-    Args:
-      source: Path of the file, or a dictionary.
-
-    Raises:
-      errors.UserError: if the file cannot be read, or is not a YAML mapping.
-    """
+  def __init__(self, source: pathlib.Path | Mapping[str, Any], name: str):
+    self._name = name
+    self.places: dict[tuple[str, ...], str] = {(): name}
     self.values: dict[str, Any]
     if isinstance(source, Mapping):
-      self.path = pathlib.Path("settings")
-      self.places: dict[tuple[str, ...], str] = {(): str(self.path)}
       self.values = copy.deepcopy(dict(source))
-      return
-    self.path = path = source
-    self.places = {(): str(path)}
+    else:
+      self.values = self._read_file(source)
+
+  def _read_file(self, path: pathlib.Path) -> dict[str, Any]:
     try:
       loader = _Loader(files.read_text(path, "config"))
       node = loader.get_single_node()
@@ -101,14 +94,14 @@ class Source:
       raise errors.UserError(
         f"{path}: expected keys and values, found {type(values).__name__}"
       )
-    self.values = values
+    return values
 
   def _read(
     self, loader: _Loader, node: yaml.Node, key: tuple[str, ...]
   ) -> Any:
-    self.places[key] = f"{self.path}:{node.start_mark.line + 1}"
+    self.places[key] = f"{self._name}:{node.start_mark.line + 1}"
     if len(self.places) > _MAX_KEYS:
-      raise errors.UserError(f"{self.path}: more than {_MAX_KEYS:,} keys")
+      raise errors.UserError(f"{self._name}: more than {_MAX_KEYS:,} keys")
     if not isinstance(node, yaml.MappingNode):
       return loader.value(node)
     values = {}
@@ -117,18 +110,14 @@ class Source:
       line = name_node.start_mark.line + 1
       if name in values:
         raise errors.UserError(
-          f"{self.path}:{line}: {'.'.join((*key, name))}: given twice"
+          f"{self._name}:{line}: {'.'.join((*key, name))}: given twice"
         )
       values[name] = self._read(loader, value_node, (*key, name))
-      self.places[*key, name] = f"{self.path}:{line}"
+      self.places[*key, name] = f"{self._name}:{line}"
     return values
 
   def set(self, assignment: str) -> None:
-    """Applies an `a.b=value` assignment, whose value is YAML.
-
-    Raises:
-      errors.UserError: if the text is not such an assignment.
-    """
+    """Applies an `a.b=value` assignment, whose value is YAML."""
     place = f"--set {assignment[:200]}"
     dotted, separator, text = assignment.partition("=")
     key = tuple(dotted.strip().split("."))
@@ -167,59 +156,88 @@ def _reason(error: Exception) -> str:
 ConfigT = TypeVar("ConfigT")
 # Path of a YAML file, or its content as a dictionary.
 Settings = pathlib.Path | str | Mapping[str, Any]
-# Config classes by recipe. `load_any` prefers the first of equal matches.
-RECIPES: dict[str, type[sections.SFTConfig]] = {
+Recipe = Literal["sft", "dpo", "grpo"]
+# Config classes by recipe, in the order of a pipeline. `load_any` prefers the
+# first of equal matches.
+RECIPES: dict[Recipe, type[sections.SFTConfig]] = {
   "sft": sections.SFTConfig,
-  "grpo": recipe_configs.GRPOConfig,
   "dpo": recipe_configs.DPOConfig,
+  "grpo": recipe_configs.GRPOConfig,
 }
 # Keys of earlier versions and the keys that replace them.
 RENAMED_KEYS = {"episodes.luck": "episodes.opponent_seed"}
 
 
 def load(
-  kind: type[ConfigT], source: Settings, overrides: Sequence[str] = ()
+  kind: type[ConfigT],
+  source: ConfigT | Settings,
+  overrides: Sequence[str] = (),
+  *,
+  name: str = "settings",
 ) -> ConfigT:
   """Loads and validates a config; missing settings have their defaults.
 
   Args:
     kind: Class of the config.
-    source: Path of a YAML file, or its content as a dictionary.
+    source: Path of a YAML file, its content as a dictionary, or a config.
     overrides: `a.b=value` assignments that replace settings of the source.
+    name: Name of a dictionary in messages.
 
   Raises:
     errors.UserError: if settings are wrong; one line for each mistake.
   """
-  return _parse(kind, _read(source, overrides))
+  if isinstance(source, kind) and not overrides:
+    return source
+  return _parse(kind, _read(source, overrides, kind, name))
 
 
 def load_any(
-  path: pathlib.Path, overrides: Sequence[str] = ()
+  source: sections.SFTConfig | Settings, overrides: Sequence[str] = ()
 ) -> sections.SFTConfig:
   """Loads a config of the recipe whose class has the most of its keys."""
-  source = _read(path, overrides)
+  if isinstance(source, sections.SFTConfig):
+    return load(type(source), source, overrides)
+  content = _read(source, overrides)
 
   def num_shared_keys(kind: type) -> int:
-    return len(source.values.keys() & _fields(kind).keys())
+    return len(content.values.keys() & _fields(kind).keys())
 
-  return _parse(max(RECIPES.values(), key=num_shared_keys), source)
+  return _parse(max(RECIPES.values(), key=num_shared_keys), content)
 
 
-def _read(settings: Settings, overrides: Sequence[str]) -> Source:
-  if isinstance(settings, str | pathlib.Path):
-    settings = files.or_packaged(pathlib.Path(settings), "configs")
-  source = Source(settings)
-  if {"run_id", "recipe", "config"} <= source.values.keys():
+def recipe_of(config: sections.SFTConfig) -> Recipe:
+  """Returns the name of a config's recipe."""
+  return next(name for name, kind in RECIPES.items() if kind is type(config))
+
+
+def _read(
+  source: Any,
+  overrides: Sequence[str],
+  kind: type = sections.SFTConfig,
+  name: str = "settings",
+) -> _Source:
+  if isinstance(source, str | pathlib.Path):
+    source = files.or_packaged(pathlib.Path(source), "configs")
+    name = str(source)
+  elif isinstance(source, kind):
+    source = to_dict(source)
+  elif not isinstance(source, Mapping):
     raise errors.UserError(
-      f"{source.path}: this is a run manifest, not a config; its settings are"
-      f" RunManifest.read({str(source.path.parent)!r}).config"
+      f"config: expected a {kind.__name__}, a YAML file or a dictionary of its"
+      f" keys, found a {type(source).__name__}"
+    )
+  content = _Source(source, name)
+  if {"run_id", "recipe", "config"} <= content.values.keys():
+    raise errors.UserError(
+      f"{name}: this is a run manifest, not a config; its settings are"
+      f" RunManifest.read({str(pathlib.Path(name).parent)!r}).config"
     )
   for assignment in overrides:
-    source.set(assignment)
-  return source
+    content.set(assignment)
+  return content
 
 
-def _parse(kind: type[ConfigT], source: Source) -> ConfigT:
+def _parse(kind: type[ConfigT], source: _Source) -> ConfigT:
   try:
     return pydantic.TypeAdapter(kind).validate_python(source.values)
   except pydantic.ValidationError as error:
@@ -229,18 +247,6 @@ def _parse(kind: type[ConfigT], source: Source) -> ConfigT:
 def to_dict(config: Any) -> dict[str, Any]:
   """Returns a config as plain data, with every default."""
   return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
-
-
-def from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-  """Returns the config of `to_dict`'s result.
-
-  Raises:
-    ValueError: if a key was renamed or Pydantic finds a mistake.
-  """
-  for key in flatten(values):
-    if key in RENAMED_KEYS:
-      raise ValueError(f"{key}: {_renamed(key)}")
-  return pydantic.TypeAdapter(kind).validate_python(values)
 
 
 def flatten(values: Any, key: str = "") -> dict[str, Any]:
@@ -259,16 +265,20 @@ def differences(first: Any, second: Any) -> list[str]:
   return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
 
 
-def _explain(kind: type, source: Source, details: list[Any]) -> str:
+def _explain(kind: type, source: _Source, details: list[Any]) -> str:
   """Returns a line for each key that Pydantic rejects."""
   faults: dict[tuple[str, ...], list[str]] = {}
   for error in details:
-    key = _key(kind, error)
+    key, siblings = _locate(kind, error)
     if ".".join(key) in RENAMED_KEYS:
       fault = _renamed(".".join(key))
     elif error["type"] == "unexpected_keyword_argument":
-      known = list(_fields(_section_at(kind, key[:-1])))
-      fault = f"unknown key; {_suggest(key[-1][:200], known)}"
+      close = difflib.get_close_matches(key[-1][:200], siblings, n=1)
+      fault = "unknown key; " + (
+        f"did you mean {close[0]!r}?"
+        if close
+        else f"the keys here are {', '.join(siblings)}"
+      )
     elif error["type"] == "value_error":
       fault = error["msg"].removeprefix("Value error, ")
     elif error["type"] == "dataclass_type":
@@ -283,17 +293,19 @@ def _explain(kind: type, source: Source, details: list[Any]) -> str:
   )
 
 
-def _key(kind: type, error: Any) -> tuple[str, ...]:
-  """Returns the config key of an error, without the names of union members."""
-  key, section = [], kind
+def _locate(kind: type, error: Any) -> tuple[tuple[str, ...], list[str]]:
+  """Returns the config key of an error, and the known keys of its section."""
+  key, section, siblings = [], kind, []
+  # Other parts of the place are names of union members.
   for part in error["loc"]:
     fields = _fields(section)
     if part in fields or (
       section and error["type"] == "unexpected_keyword_argument"
     ):
       key.append(part)
+      siblings = list(fields)
       section = sections.section_type(fields.get(part))
-  return tuple(key)
+  return tuple(key), siblings
 
 
 def _fields(section: type | None) -> dict[str, Any]:
@@ -302,19 +314,5 @@ def _fields(section: type | None) -> dict[str, Any]:
   return {f.name: f.type for f in dataclasses.fields(section)}
 
 
-def _section_at(kind: type, key: Sequence[str]) -> type | None:
-  section: type | None = kind
-  for name in key:
-    section = sections.section_type(_fields(section).get(name))
-  return section
-
-
 def _renamed(key: str) -> str:
   return f"this key was renamed; use {RENAMED_KEYS[key]}"
-
-
-def _suggest(name: str, known: Sequence[str]) -> str:
-  close = difflib.get_close_matches(name, known, n=1)
-  if close:
-    return f"did you mean {close[0]!r}?"
-  return f"the keys here are {', '.join(known)}"

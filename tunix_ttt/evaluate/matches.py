@@ -82,13 +82,14 @@ class Player:
 
 
 def play_all_lines(
-  model: checkpoints.Model, config: config_lib.SFTConfig
+  model: checkpoints.Model, config: config_lib.SFTConfig | config_lib.Settings
 ) -> Iterator[Match]:
   """Yields a greedy policy's games on every line, as X and as O.
 
   Raises:
     errors.UserError: If the config's temperature is not 0.
   """
+  config = config_lib.load_any(config)
   if config.play.temperature != 0:
     raise errors.UserError(
       f"play.temperature: {config.play.temperature} is not greedy; set it to 0"
@@ -100,7 +101,7 @@ def play_all_lines(
 
 def play_games(
   model: checkpoints.Model,
-  config: config_lib.SFTConfig,
+  config: config_lib.SFTConfig | config_lib.Settings,
   seed: int | None = None,
   *,
   opponent: opponents.Opponent | None = None,
@@ -113,6 +114,7 @@ def play_games(
   Raises:
     errors.UserError: If `play.opponent` does not exist.
   """
+  config = config_lib.load_any(config)
   seed = config.seed if seed is None else seed
   env = environment(config.play)
   if opponent is not None:

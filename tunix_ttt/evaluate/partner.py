@@ -68,7 +68,7 @@ class Partner:
   def __init__(
     self,
     model: checkpoints.Model,
-    config: config_lib.SFTConfig,
+    config: config_lib.SFTConfig | config_lib.Settings,
     *,
     seed: int | None = None,
     num_games: int = 1,
@@ -78,6 +78,7 @@ class Partner:
     Raises:
       errors.UserError: If the model cannot play with this config.
     """
+    config = config_lib.load_any(config)
     env = env_lib.TicTacToe(opponent=opponents.scripted_from_seed)
     self._player = matches.Player(model, config, env)
     self._decode = model.tokenizer.decode

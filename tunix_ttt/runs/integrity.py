@@ -65,10 +65,8 @@ def write(
 ) -> None:
   """Writes `digests.json` into a directory whose other files are complete.
 
-  Args:
-    directory: Directory to protect.
-    run: State of the run's growing files.
-    skip: Names of files that may still change.
+  `run` is the state of the run's growing files; `skip` names files that may
+  still change.
   """
   by_path = {
     path.relative_to(directory).as_posix(): files.digest(path, "file")
@@ -82,11 +80,9 @@ def write(
 def damage(directory: pathlib.Path) -> str | None:
   """Describes the first file that differs from its digest; None if all match."""
   try:
-    digests = Digests.read(directory)
-    for name, expected in digests.files.items():
-      path = directory / name
-      if files.digest(path, "file") != expected:
-        return f"{path}: has changed since it was written"
+    for name, expected in Digests.read(directory).files.items():
+      if files.digest(directory / name, "file") != expected:
+        return f"{directory / name}: has changed since it was written"
   except errors.UserError as error:
     return str(error)
   return None
@@ -108,8 +104,7 @@ _LOGGERS = ("absl", "asyncio", "concurrent.futures")
 def describe(error: Exception) -> str | None:
   """Describes the fault of a disk or path that an error reports, if any.
 
-  Args:
-    error: Error of Python, or of Orbax, which quotes Python's message.
+  The error is Python's, or Orbax's, which quotes Python's message.
   """
   if isinstance(error, errors.UserError):
     return None

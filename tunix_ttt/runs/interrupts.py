@@ -26,9 +26,8 @@ from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-# Launchers may signal both a process and its group: a signal that comes again
-# within so many seconds counts once.
+# Signals within this time count once: launchers may signal both a process and
+# its group.
 _SAME_SECONDS = 0.2
 _RETRY_SECONDS = 0.01
 # Functions that no exception may leave: Python's loader of compiled libraries,
@@ -38,7 +37,6 @@ _UNINTERRUPTIBLE = {
   "ExtensionFileLoader.exec_module",
   "_temporary",
 }
-_DEFERRED = "stopping after this step; a second signal stops without saving"
 
 
 def _python_call(run: pathlib.Path | None) -> str:
@@ -71,18 +69,15 @@ class Interrupted(KeyboardInterrupt):
 class Stop:
   """Request to stop a loop of steps.
 
-  Nothing could be saved before the first step is done: until then a signal
-  raises `Interrupted` at once.
-
-  Attributes:
-    has_begun: Whether a step is done.
-    number: Number of the first signal; 0 without a signal.
+  Nothing could be saved before the first step is done (`has_begun`): until then
+  a signal raises `Interrupted` at once.
   """
 
-  has_begun: bool = False
-  number: int = 0
-  _agreed: int = 0
-  _time: float = 0.0
+  def __init__(self):
+    self.has_begun = False
+    # Number of the first signal and the one all processes agree on; 0 if none.
+    self.number = self._agreed = 0
+    self._time = 0.0
 
   def is_asked(self) -> bool:
     """Returns, after a step, whether to stop; the same in all processes."""
@@ -161,6 +156,27 @@ def in_script() -> Iterator[None]:
     resume_command = _python_call
 
 
+def _watch(reader: int) -> None:
+  """Reads signals from a pipe; ends the process at the second one."""
+  global _num_retries
+  first = 0.0
+  while data := os.read(reader, 1):
+    now = time.monotonic()
+    if data[0] not in SIGNALS:
+      continue
+    if _num_retries:
+      _num_retries -= 1
+    elif not first:
+      first = now
+      if _stop is not None and _stop.has_begun:
+        say("stopping after this step; a second signal stops without saving")
+    elif now - first > _SAME_SECONDS:
+      say(_message(None))
+      processes.let_go()
+      os._exit(128 + data[0])
+  os.close(reader)
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
   while frame is not None:
     if frame.f_code.co_qualname in _UNINTERRUPTIBLE:
@@ -219,27 +235,6 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
       signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
-def _watch(reader: int) -> None:
-  """Reads signal numbers from a pipe, in a thread."""
-  global _num_retries
-  first = 0.0
-  while data := os.read(reader, 1):
-    now = time.monotonic()
-    if data[0] not in SIGNALS:
-      continue
-    if _num_retries:
-      _num_retries -= 1
-    elif not first:
-      first = now
-      if _stop is not None and _stop.has_begun:
-        say(_DEFERRED)
-    elif now - first > _SAME_SECONDS:
-      say(_message(None))
-      processes.let_go()
-      os._exit(128 + data[0])
-  os.close(reader)
-
-
 def say(text: str) -> None:
   """Prints a line to stderr, below an unfinished progress bar."""
   start = "\n" if sys.stderr.isatty() else ""
@@ -251,8 +246,7 @@ def say(text: str) -> None:
 def _message(step: int | None) -> str:
   place = "interrupted" + ("" if step is None else f" at step {step}")
   steps = [] if _run is None else run_directory.checkpoint_steps(_run)
-  saved = max(steps, default=0)
-  if saved:
+  if saved := max(steps, default=0):
     which = ", which" if step == saved else f"; step {saved}"
     text = f"{place}{which} is saved"
   elif _stop is not None and _stop.has_begun:

@@ -35,10 +35,7 @@ _watcher: subprocess.Popen[str] | None = None
 
 
 def start(config: config_lib.DistributedConfig | None) -> None:
-  """Joins the processes of a run, before JAX computes anything.
-
-  Args:
-    config: Addresses of the processes; None for a single process.
+  """Joins the processes of a run, if it has several, before JAX computes.
 
   Raises:
     errors.UserError: if the processes cannot be joined.

@@ -17,10 +17,8 @@ from tunix_ttt.runs import processes
 quiet = False
 # Whether `set_up` has chosen the log levels.
 _is_set_up = False
-
 # Seconds of work until a notice is printed.
 PATIENCE = 1.0
-
 LEVELS = ("debug", "info", "warning", "error")
 
 _logger = logging.getLogger("tunix_ttt")
@@ -28,12 +26,9 @@ _OTHERS = ("absl", "jax", "orbax", "tunix", "qwix", "flax")
 
 
 def set_up(is_quiet: bool, log_level: str | None) -> None:
-  """Sets what a script prints.
+  """Sets what a script prints: results and errors only if it is quiet.
 
-  Args:
-    is_quiet: Whether to print results and errors only.
-    log_level: Log level, one of `LEVELS`; None shows only errors of other
-      libraries.
+  The log level is one of `LEVELS`; None shows only errors of other libraries.
   """
   global quiet, _is_set_up
   # Creates the logger "absl"; must run before any `getLogger("absl")`.
@@ -73,36 +68,12 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def bar(
-  items: Iterable[Any] | None = None,
-  *,
-  total: int,
-  unit: str,
-  desc: str | None = None,
-  initial: int = 0,
-  leave: bool = True,
-) -> tqdm.tqdm:
-  """Returns a tqdm progress bar, which is disabled without a terminal.
-
-  Args:
-    items: Items to iterate over; None if the caller updates the bar.
-    total: Number of items.
-    unit: Name of an item.
-    desc: Text before the bar.
-    initial: Number of items that are already done.
-    leave: Whether the full bar stays on the terminal.
-  """
+def bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm.tqdm:
+  """Returns a tqdm progress bar, which is disabled without a terminal."""
+  # With None, tqdm disables the bar without a terminal.
+  disable = True if is_hidden() else None
   return tqdm.tqdm(
-    items,
-    total=total,
-    unit=unit,
-    desc=desc,
-    initial=initial,
-    leave=leave,
-    dynamic_ncols=True,
-    file=sys.stderr,
-    # With None, tqdm disables the bar without a terminal.
-    disable=True if is_hidden() else None,
+    items, **options, dynamic_ncols=True, file=sys.stderr, disable=disable
   )
 
 
@@ -110,13 +81,15 @@ def bar(
 def stage(what: str, *, has_bar: bool = False) -> Iterator[None]:
   """Prints a notice to stderr if the block takes longer than `PATIENCE`.
 
-  Args:
-    what: Name of the work, such as "loading the model".
-    has_bar: Whether a terminal shows a bar instead.
+  `what` names the work, such as "loading the model". With `has_bar`, a terminal
+  shows a bar instead.
   """
   start = time.monotonic()
   is_shown = not is_hidden() and not (has_bar and sys.stderr.isatty())
-  timer = threading.Timer(PATIENCE, _print_notice, [f"{what} …"])
+  # tqdm prints it above the bars.
+  timer = threading.Timer(
+    PATIENCE, tqdm.tqdm.write, [f"{what} …"], {"file": sys.stderr}
+  )
   timer.daemon = True
   if is_shown:
     timer.start()
@@ -125,8 +98,3 @@ def stage(what: str, *, has_bar: bool = False) -> Iterator[None]:
   finally:
     timer.cancel()
   _logger.debug("%s: %.1f s", what, time.monotonic() - start)
-
-
-def _print_notice(text: str) -> None:
-  # tqdm prints it above the bars.
-  tqdm.tqdm.write(text, file=sys.stderr)

@@ -24,7 +24,6 @@ A GRPO run also has
 from collections.abc import Iterator
 import contextlib
 import datetime
-import json
 import os
 import pathlib
 from typing import Any, TextIO
@@ -66,11 +65,7 @@ def new_run_id(prefix: str) -> str:
 
 
 def of_model(model: str | pathlib.Path) -> pathlib.Path | None:
-  """Returns the run directory of a model; None if no run made the model.
-
-  Args:
-    model: Run directory, or one of its checkpoints.
-  """
+  """Returns the run of a checkpoint or a run directory; None if it has none."""
   path = pathlib.Path(model)
   run = path.parent if path.name.startswith("checkpoint-") else path
   return run if (run / MANIFEST).is_file() else None
@@ -109,51 +104,23 @@ def write(path: pathlib.Path, data: bytes) -> None:
 
 
 def open_to_append(path: pathlib.Path) -> TextIO:
-  """Opens a file of a run to append; other processes write to /dev/null."""
+  """Opens a file of a run to append lines, each on disk once it is written.
+
+  Processes other than the first one write to /dev/null.
+  """
   target = path if processes.is_first() else pathlib.Path(os.devnull)
-  return target.open("a", encoding="utf-8")
+  return target.open("a", buffering=1, encoding="utf-8")
 
 
-class _LineFile:
-  """Appends lines to a file; each is on disk when the call returns."""
-
-  def __init__(self, path: pathlib.Path):
-    self._file = open_to_append(path)
-
-  def _append(self, text: str) -> None:
-    self._file.write(text + "\n")
-    self._file.flush()
-
-  def close(self) -> None:
-    """Closes the file."""
-    self._file.close()
-
-
-class MetricsFile(_LineFile):
-  """Appends rows to a run's `metrics.jsonl`."""
-
-  def __init__(self, run: pathlib.Path):
-    super().__init__(run / METRICS)
-
-  def write(self, row: dict[str, Any]) -> None:
-    """Appends a row and flushes the file."""
-    self._append(json.dumps(row))
-
-
-class TextLog(_LineFile):
-  """Appends console lines to a run's text log."""
-
-  def __init__(self, run: pathlib.Path, recipe: str):
-    name = f"{recipe}_training_logs_{_stamp('%Y%m%d_%H%M%S')}.txt"
-    super().__init__(run / name)
-    self._append(
-      f"=== {recipe.upper()} Training Logs ===\n"
-      f"Started at: {now()}\n{'=' * 50}\n"
-    )
-
-  def write(self, line: str) -> None:
-    """Appends a line and flushes the file."""
-    self._append(line)
+def open_text_log(run: pathlib.Path, recipe: str) -> TextIO:
+  """Opens a new text log of a run and writes its head."""
+  name = f"{recipe}_training_logs_{_stamp('%Y%m%d_%H%M%S')}.txt"
+  log = open_to_append(run / name)
+  log.write(
+    f"=== {recipe.upper()} Training Logs ===\n"
+    f"Started at: {now()}\n{'=' * 50}\n\n"
+  )
+  return log
 
 
 def read_metrics(run: pathlib.Path | str) -> list[dict[str, Any]]:

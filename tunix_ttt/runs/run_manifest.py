@@ -32,7 +32,6 @@ _PACKAGES = (
   "numpy",
 )
 
-Recipe = Literal["sft", "dpo", "grpo"]
 RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
 
 
@@ -45,10 +44,7 @@ class Record(pydantic.BaseModel):
 def read_record(kind: type[RecordT], path: pathlib.Path, what: str) -> RecordT:
   """Reads and validates a JSON file that holds one record.
 
-  Args:
-    kind: Class of the record.
-    path: Path of the file.
-    what: Noun for the file in error messages, such as "run manifest".
+  `what` is the noun for the file in messages, such as "run manifest".
 
   Raises:
     errors.UserError: if the file is missing or does not fit the class.
@@ -179,7 +175,7 @@ class RunManifest(Record):
   schema_version: Literal[1] = 1
   run_id: str
   created_at: str
-  recipe: Recipe
+  recipe: config_lib.Recipe
   status: Literal["running", "finished"] = "running"
   seed: int
   config: dict[str, Any]
@@ -222,6 +218,24 @@ class RunManifest(Record):
       )
     return manifest
 
+  def load_config(
+    self, run: pathlib.Path, overrides: Sequence[str] = ()
+  ) -> config_lib.SFTConfig:
+    """Returns the run's settings, of the class of its recipe.
+
+    `overrides` are `a.b=value` assignments that replace settings.
+
+    Raises:
+      errors.UserError: if the config or an assignment is wrong.
+    """
+    path = run / run_directory.MANIFEST
+    if self.recipe != "sft" and self.recipe not in self.config:
+      raise errors.UserError(
+        f"{path}: recipe: {self.recipe!r} has no section in the config"
+      )
+    kind = config_lib.RECIPES[self.recipe]
+    return config_lib.load(kind, self.config, overrides, name=f"{path}: config")
+
   def write(self, run: pathlib.Path) -> None:
     """Writes the manifest into a run directory and replaces an older one."""
     values = json.loads(self.model_dump_json(exclude={"digest"}))
@@ -260,19 +274,11 @@ def config_of_model(
 ) -> config_lib.SFTConfig | None:
   """Returns the config of the run that made a model; None without a run.
 
-  Args:
-    model: Run directory, or one of its checkpoints.
-    settings: `a.b=value` assignments that replace recorded settings.
-
-  Raises:
-    errors.UserError: if the manifest or an assignment is wrong.
+  The model is a run directory or one of its checkpoints; `settings` are
+  `a.b=value` assignments that replace recorded settings.
   """
   run = run_directory.of_model(model)
-  if run is None:
-    return None
-  manifest = RunManifest.read(run)
-  kind = config_lib.RECIPES[manifest.recipe]
-  return config_lib.load(kind, manifest.config, settings)
+  return run and RunManifest.read(run).load_config(run, settings)
 
 
 def versions() -> dict[str, str]:

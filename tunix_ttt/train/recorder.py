@@ -158,8 +158,8 @@ class Recorder:
         with the name "" are not printed.
     """
     self._names = names
-    self._metrics = run_directory.MetricsFile(run)
-    self._log = run_directory.TextLog(run, recipe)
+    self._metrics = run_directory.open_to_append(run / run_directory.METRICS)
+    self._log = run_directory.open_text_log(run, recipe)
     self._max_steps = config.training.max_steps
     self._log_every = config.logging.log_every_n_steps
     self._steps_per_epoch = steps_per_epoch
@@ -262,7 +262,7 @@ class Recorder:
     return step % self._log_every == 0 or step in (1, self._max_steps)
 
   def _warn(self, text: str) -> None:
-    self._log.write(text)
+    print(text, file=self._log)
     if not progress.is_hidden():
       self._bar.write(text, file=sys.stderr)
 
@@ -282,14 +282,14 @@ class Recorder:
         " has diverged; lower training.learning_rate, or raise"
         " training.warmup_steps"
       )
-    self._metrics.write(row)
+    print(json.dumps(row), file=self._metrics)
     if row["split"] == "train":
       self._compiling.close()
     self._last[row["split"]] = row
 
   def _log_row(self, row: dict[str, Any], text: str) -> None:
-    self._log.write(f"Step {row['step']}: {json.dumps(row, indent=2)}")
-    self._log.write("-" * 30)
+    print(f"Step {row['step']}: {json.dumps(row, indent=2)}", file=self._log)
+    print("-" * 30, file=self._log)
     if self._bar.disable:
       progress.say(f"step {row['step']}/{self._max_steps}  {text}")
     elif row["split"] == "eval":
@@ -412,7 +412,6 @@ class GameRecorder(Recorder):
     first = jax.tree.map(lambda leaf: leaf[:count], games)
     for game in trajectory.describe(first, self._decode):
       self._games.write(json.dumps({"step": step, **game}) + "\n")
-    self._games.flush()
 
   def _warn_if_idle(self, row: Mapping[str, Any]) -> None:
     group_size = self._config.grpo.num_generations

@@ -190,7 +190,7 @@ def base_model(
 
 def load(
   name: str | pathlib.Path,
-  config: config_lib.SFTConfig | None = None,
+  config: config_lib.SFTConfig | config_lib.Settings | None = None,
   *,
   base: str | pathlib.Path | None = None,
 ) -> checkpoints.Model:
@@ -199,7 +199,8 @@ def load(
   Args:
     name: Model directory, run directory, or `base` for the model that the
       config starts from.
-    config: Settings of the model; None for the settings of its run.
+    config: Config of the model, or a YAML file or dictionary of its keys; None
+      for the config of its run.
     base: Directory of an adapter's base model, in place of `model.base`.
 
   Raises:
@@ -207,11 +208,13 @@ def load(
   """
   progress.hush()
   name = str(name)
-  config = config or run_manifest.config_of_model(name)
+  if config is None:
+    config = run_manifest.config_of_model(name)
   if config is None:
     raise errors.UserError(
       f"{name}: is not in a run, so its settings are unknown; give a config"
     )
+  config = config_lib.load_any(config)
   if base is not None:
     settings = dataclasses.replace(config.model, base=str(base))
     config = dataclasses.replace(config, model=settings)

@@ -42,26 +42,6 @@ ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 Rewards = Mapping[str, run_manifest.RewardRecord]
 
 
-def config_of(
-  manifest: run_manifest.RunManifest, run: pathlib.Path
-) -> config_lib.SFTConfig:
-  """Returns a run's original settings, of the class of its recipe.
-
-  Raises:
-    errors.UserError: if the manifest's config is invalid.
-  """
-  path = run / run_directory.MANIFEST
-  if manifest.recipe != "sft" and manifest.recipe not in manifest.config:
-    raise errors.UserError(
-      f"{path}: recipe: {manifest.recipe!r} has no section in the config"
-    )
-  try:
-    kind = config_lib.RECIPES[manifest.recipe]
-    return config_lib.from_dict(kind, manifest.config)
-  except ValueError as error:
-    raise errors.UserError(f"{path}: config: {error}") from None
-
-
 def relocate(
   config: ConfigT, manifest: run_manifest.RunManifest, run: pathlib.Path
 ) -> ConfigT:
@@ -139,7 +119,7 @@ def check_same_config(
     raise errors.UserError(
       f"{path}: this is a {manifest.recipe} run; use its own script"
     )
-  original = config_of(manifest, run)
+  original = manifest.load_config(run)
   changed = [
     key
     for key in config_lib.differences(config, original)

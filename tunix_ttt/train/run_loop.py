@@ -60,7 +60,7 @@ Train = Callable[
 
 
 def start(
-  recipe: run_manifest.Recipe,
+  recipe: config_lib.Recipe,
   config: config_lib.SFTConfig,
   output: pathlib.Path | None,
   plan: Callable[[], PreparedT],
@@ -206,7 +206,7 @@ def adapt(
 
 
 def manifest(
-  recipe: run_manifest.Recipe,
+  recipe: config_lib.Recipe,
   config: config_lib.SFTConfig,
   model: run_manifest.ModelRecord,
   output: pathlib.Path,

@@ -10,9 +10,17 @@ import inspect
 import json
 import re
 import types
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import (
+  Annotated,
+  Any,
+  Literal,
+  NamedTuple,
+  Union,
+  get_args,
+  get_origin,
+)
 
-from tunix_ttt.config import sections as config_sections
+from tunix_ttt.config import sections as sections_lib
 
 _PLAIN = {
   str: "text",
@@ -23,16 +31,8 @@ _PLAIN = {
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
-  """A key of a config, in Markdown.
-
-  Attributes:
-    key: Dotted key, as for `--set`.
-    type: Values that the key accepts.
-    default: Default value in YAML.
-    meaning: Description from the docstring.
-  """
+class Setting(NamedTuple):
+  """A row of a table, in Markdown; `key` is dotted, as for `--set`."""
 
   key: str
   type: str
@@ -40,19 +40,12 @@ class Setting:
   meaning: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Section:
-  """The settings of one class.
-
-  Attributes:
-    key: Dotted key of the section; empty for the whole config.
-    about: Description from the docstring.
-    settings: Settings of the section, including keys of inner sections.
-  """
+class Section(NamedTuple):
+  """The settings of one class; `key` is empty for the whole config."""
 
   key: str
   about: str
-  settings: tuple[Setting, ...]
+  settings: list[Setting]
 
 
 def markdown(kind: type) -> str:
@@ -63,17 +56,11 @@ def markdown(kind: type) -> str:
       lines += [f"## `{section.key}`", ""]
     lines += [section.about, "", "| key | type | default | meaning |"]
     lines += ["|---|---|---|---|"]
-    for setting in section.settings:
-      cells = (setting.type, setting.default, setting.meaning)
+    for key, *cells in section.settings:
       row = " | ".join(cell.replace("|", "\\|") for cell in cells)
-      lines.append(f"| `{setting.key}` | {row} |")
+      lines.append(f"| `{key}` | {row} |")
     lines.append("")
   return "\n".join(lines)
-
-
-def sections(kind: type) -> list[Section]:
-  """Lists a config and its sections, in the order of the fields."""
-  return list(_sections(kind, None, ""))
 
 
 def documented(kind: type) -> dict[str, str]:
@@ -84,32 +71,30 @@ def documented(kind: type) -> dict[str, str]:
   return meanings
 
 
-def _sections(kind: type, values: Any, prefix: str) -> Iterator[Section]:
+def sections(
+  kind: type, defaults: Any = None, prefix: str = ""
+) -> Iterator[Section]:
   """Yields the section of a class, then its inner sections.
 
-  `values` has the defaults that the outer section sets, or is None. `prefix` is
-  empty, or the section's key and a dot.
+  `defaults` has the values that the outer section sets. `prefix` is empty, or
+  the section's key and a dot.
   """
   meanings = documented(kind)
   settings, inner = [], []
   for field in dataclasses.fields(kind):
     key = prefix + field.name
-    default = getattr(values, field.name, _default(field))
-    settings.append(
-      Setting(
-        key=key,
-        type=type_name(field.type),
-        default=_in_yaml(default),
-        meaning=meanings.get(field.name, ""),
-      )
-    )
-    if section := config_sections.section_type(field.type):
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+      default = field.default_factory()
+    default = getattr(defaults, field.name, default)
+    type_, meaning = type_name(field.type), meanings.get(field.name, "")
+    settings.append(Setting(key, type_, _in_yaml(default), meaning))
+    if section := sections_lib.section_type(field.type):
       is_set = isinstance(default, section)
       inner.append((section, default if is_set else None, f"{key}."))
-  about = _docstring(kind)[0]
-  yield Section(key=prefix[:-1], about=about, settings=tuple(settings))
+  yield Section(prefix[:-1], _docstring(kind)[0], settings)
   for arguments in inner:
-    yield from _sections(*arguments)
+    yield from sections(*arguments)
 
 
 def type_name(annotation: Any) -> str:
@@ -149,12 +134,6 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
     if hasattr(bound, name)
   ]
   return " " + " and ".join(limits) if limits else ""
-
-
-def _default(field: Any) -> Any:
-  if field.default_factory is not dataclasses.MISSING:
-    return field.default_factory()
-  return field.default
 
 
 def _in_yaml(default: Any) -> str:
