@@ -79,7 +79,7 @@ def test_a_whole_model_needs_its_run_alone(tree, tmp_path, monkeypatch, run):
   succeeds("eval_generate", "--model", model, *common)
   succeeds("export", "--model", model, "--output", "exported")
   assert "| X | 2 sampled |" in pathlib.Path("exported/README.md").read_text()
-  succeeds("eval_report", "--run", "mine", "--output", "report.run_page")
+  succeeds("eval_report", "--run", "mine", "--output", "report.html")
   shutil.copytree("mine", "twin")
   assert "no setting differs" in succeeds("compare", "mine", "twin")
   assert_equal(ttt.load_model("mine"), checkpoints.load(tree / "runs/whole"))

@@ -30,7 +30,7 @@ def address(tmp_path_factory) -> str:
   directory = tmp_path_factory.mktemp("page")
   games = directory / "games.jsonl"
   players.write(players.matches(players.FIRST_LEGAL), games, "<b>{}</b>".format)
-  output = directory / "report.run_page"
+  output = directory / "report.html"
   run_page.write(run_page.collect(games_after=games), output)
   return output.as_uri()
 

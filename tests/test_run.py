@@ -36,5 +36,5 @@ def test_games_and_the_page_are_made_on_demand(sft_run, tmp_path):
   lines = [game.agent for game in run.games()]
   assert {*lines} == {"X", "O"}
   page = run.report()
-  assert page == run.path / "report.run_page"
-  assert (run.path / "report.run_page").exists()
+  assert page == run.path / "report.html"
+  assert (run.path / "report.html").exists()

@@ -67,7 +67,7 @@ def test_train_generate_report(run):
     "games.summary.json",
     "plots/loss.svg",
     "plots/opening_as_X.png",
-    "report.run_page",
+    "report.html",
   ):
     assert f"runs/a/{name}" in found
   # What is there is not made again, and stays.

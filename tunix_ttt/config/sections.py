@@ -292,7 +292,7 @@ class LoggingConfig:
     log_every_n_steps: Number of steps between lines on the console and in the
       text log; `metrics.jsonl` has every step.
     report: Whether a finished run plays every line of play and writes
-      `report.run_page` and plots.
+      `report.html` and plots.
     wandb: Whether to log to Weights & Biases (needs the extra `tracking`).
     wandb_project: Weights & Biases project.
   """

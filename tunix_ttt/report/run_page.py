@@ -355,7 +355,7 @@ def _render(
   is_exact = game_files.is_exact(material.after)
   lost = lost_lines(games)
   return render_template(
-    "report.run_page",
+    "report.html",
     script="board.js",
     title=_title(material),
     manifest=material.manifest,

@@ -46,7 +46,7 @@ ROLLOUTS = "rollouts.jsonl"
 OPPONENTS = "opponents"
 GAMES = "games.jsonl"
 GAMES_SUMMARY = "games.summary.json"
-PAGE = "report.run_page"
+PAGE = "report.html"
 PLOTS = "plots"
 RUNS_ROOT = pathlib.Path("artifacts/training_runs")
 
