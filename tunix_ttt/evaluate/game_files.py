@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic
 
-from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt.evaluate import evalsets
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
@@ -103,40 +103,36 @@ class Game(_Row):
   board: Board
   turns: Annotated[list[Turn], pydantic.Field(min_length=1)]
 
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    self.moves()
+    return self
+
   @property
   def is_lost(self) -> bool:
     """Whether the game is neither a win nor a draw of the model."""
     return self.ending not in ("win", "draw")
 
   def moves(self) -> tuple[int, ...]:
-    """Returns the legal moves of both players as cells, X's first.
-
-    Raises:
-      ValueError: If a board does not follow from the previous one.
-    """
+    """Returns the legal moves of both players as cells, X's first."""
     moves: list[int] = []
-    previous = rules.EMPTY_BOARD
-    for board in (*(turn.board for turn in self.turns), self.board):
-      moves += _moves_between(previous, board)
-      previous = board
+    before = rules.EMPTY_BOARD
+    for after in (*(turn.board for turn in self.turns), self.board):
+      marks, new = rules.cells()[before], rules.cells()[after]
+      changed = marks != new
+      if (changed & (marks != rules.EMPTY)).any():
+        raise ValueError("a mark of one board is not on the next")
+      if changed.sum() > 2:
+        raise ValueError("more than two moves lie between two boards")
+      is_second = (new != rules.side_to_move()[before]).tolist()
+      cells = changed.nonzero()[0].tolist()
+      moves += sorted(cells, key=is_second.__getitem__)
+      before = after
     for number, cell in enumerate(moves):
       mark = rules.cells()[self.board][cell]
       if mark != (rules.O if number % 2 else rules.X):
         raise ValueError("the boards belong to different games")
     return tuple(moves)
-
-
-def _moves_between(before: int, after: int) -> list[int]:
-  """Returns the moves between two boards of a game, in order."""
-  marks_before, marks_after = rules.cells()[before], rules.cells()[after]
-  changed = marks_before != marks_after
-  if (changed & (marks_before != rules.EMPTY)).any():
-    raise ValueError("a mark of one board is not on the next")
-  cells = [int(cell) for cell in changed.nonzero()[0]]
-  if len(cells) > 2:
-    raise ValueError("more than two moves lie between two boards")
-  first = rules.side_to_move()[before]
-  return sorted(cells, key=lambda cell: marks_after[cell] != first)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,23 +194,8 @@ def read_games(path: pathlib.Path) -> list[Game]:
   Raises:
     errors.UserError: If a line is not a game.
   """
-  games = []
-  for number, row in files.read_jsonl(path, "file of games"):
-    try:
-      game = Game.model_validate(row)
-      game.moves()
-    except pydantic.ValidationError as error:
-      first = error.errors()[0]
-      fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except ValueError as error:
-      fault = str(error)
-    else:
-      games.append(game)
-      continue
-    raise errors.UserError(
-      f"{path}:{number}: {fault}; is this a file that eval_play.py wrote?"
-    )
-  return games
+  rows = evalsets.read_rows(Game, path, "file of games", "eval_play.py")
+  return [game for _, game in rows]
 
 
 class Side(NamedTuple):
@@ -245,10 +226,8 @@ class Side(NamedTuple):
 
 def no_move_rate(rates: Mapping[str, float]) -> float:
   """Returns the share of games that end with an answer that is no move."""
-  return sum(
-    rates[name]
-    for name in ("illegal_rate", "parse_error_rate", "truncated_rate")
-  )
+  names = ("illegal_rate", "parse_error_rate", "truncated_rate")
+  return sum(rates[name] for name in names)
 
 
 def is_exact(summary: Summary | None) -> bool:
@@ -263,14 +242,12 @@ def is_exact(summary: Summary | None) -> bool:
 def sides_of_summary(summary: Summary) -> dict[str, Side]:
   """Returns the results in a summary by the model's mark."""
   sides = {}
+  opponent = str(summary.play.get("opponent", "its opponent"))
   for mark, result in summary.results.items():
-    share = result.optimal_move_rate
+    against, share = result.against(opponent), result.optimal_move_rate
     if isinstance(result, rates_lib.Exact):
-      against = {"random": result.random, "optimal": result.optimal}
       sides[mark] = Side(against, share, result.lines, result.lines_lost)
     else:
-      opponent = str(summary.play.get("opponent", "its opponent"))
-      against = {opponent: result.rates}
       sides[mark] = Side(against, share, intervals=result.intervals)
   return sides
 
@@ -302,14 +279,13 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
         # Older runs have no `unfinished_rate`.
         rates = against.setdefault(opponent, {"unfinished_rate": 0.0})
         rates[rate] = value
-    complete = {
-      opponent: rates
-      for opponent, rates in against.items()
-      if len(rates) == len(rates_lib.RATES)
+    against = {
+      k: v for k, v in against.items() if len(v) == len(rates_lib.RATES)
     }
-    share = row.get(f"{mark}/optimal_move_rate")
-    lost = row.get(f"{mark}/lines_lost")
-    if complete and share is not None:
+    share, lost = (
+      row.get(f"{mark}/{n}") for n in ("optimal_move_rate", "lines_lost")
+    )
+    if against and share is not None:
       lost = None if lost is None else int(lost)
-      sides[mark] = Side(complete, share, lines_lost=lost)
+      sides[mark] = Side(against, share, lines_lost=lost)
   return sides

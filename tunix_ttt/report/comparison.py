@@ -1,9 +1,8 @@
 """Compares runs: differing settings, outcomes and training curves."""
 
 from collections.abc import Sequence
-import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -17,8 +16,7 @@ from tunix_ttt.runs import run_manifest
 _NONE = "-"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(NamedTuple):
   """The settings, metrics and results of one run in a comparison.
 
   Attributes:
@@ -32,11 +30,6 @@ class Run:
   manifest: run_manifest.RunManifest
   metrics: Sequence[dict[str, Any]]
   sides: dict[str, game_files.Side]
-
-  @property
-  def is_exact(self) -> bool:
-    """Whether the results cover every line."""
-    return all(side.lines_lost is not None for side in self.sides.values())
 
 
 def read(directories: Sequence[pathlib.Path]) -> list[Run]:
@@ -56,12 +49,11 @@ def read(directories: Sequence[pathlib.Path]) -> list[Run]:
     manifest = run_manifest.RunManifest.read(path)
     manifest.check_files(path)
     metrics = run_directory.read_metrics(path)
+    sides = game_files.sides_of_evaluation(metrics, -1)
     if (path / run_directory.GAMES_SUMMARY).exists():
       summary = game_files.read_summary(path / run_directory.GAMES_SUMMARY)
       sides = game_files.sides_of_summary(summary)
-    else:
-      sides = game_files.sides_of_evaluation(metrics, -1)
-    runs.append(Run(name=name, manifest=manifest, metrics=metrics, sides=sides))
+    runs.append(Run(name, manifest, metrics, sides))
   return runs
 
 
@@ -119,7 +111,7 @@ def curves(runs: Sequence[Run]) -> list[plots.Panel]:
       by_name.setdefault(panel.name, {})[run.name] = panel
   panels = []
   for name, by_run in by_name.items():
-    first = next(iter(by_run.values()))
+    _, title, _, share = next(iter(by_run.values()))
     labels = dict.fromkeys(k for panel in by_run.values() for k in panel.lines)
     for label in labels:
       lines = {
@@ -129,14 +121,8 @@ def curves(runs: Sequence[Run]) -> list[plots.Panel]:
       }
       if len(lines) > 1:
         suffix = f": {label}" if len(labels) > 1 else ""
-        panels.append(
-          plots.Panel(
-            name=f"{name}_{label}".replace(" ", "_"),
-            title=f"{first.title}{suffix}",
-            lines=lines,
-            share=first.share,
-          )
-        )
+        file = f"{name}_{label}".replace(" ", "_")
+        panels.append(plots.Panel(file, f"{title}{suffix}", lines, share))
   return panels
 
 
@@ -163,14 +149,16 @@ def write(
   Raises:
     errors.UserError: If the file or the directory exists.
   """
-  figures = {panel.name: plots.curves(panel) for panel in curves(runs)}
-  text = run_page.render_template(
+  run_page.write_page(
+    output,
     "comparison.html",
+    {"figures": {panel.name: plots.curves(panel) for panel in curves(runs)}},
+    plots_to,
     title=f"{len(runs)} runs",
     runs=runs,
     differences=differences(runs),
     outcomes=outcomes(runs),
-    is_exact=all(run.is_exact for run in runs),
-    figures=run_page.inline(figures.values()),
+    is_exact=all(
+      side.lines_lost is not None for run in runs for side in run.sides.values()
+    ),
   )
-  run_page.write_page(output, text, figures, plots_to)

@@ -1,15 +1,11 @@
 """Renders the model card of an exported model."""
 
 from collections.abc import Iterator, Sequence
-import dataclasses
-import hashlib
 import json
 import pathlib
-import shlex
-from typing import Any
+from typing import Any, NamedTuple
 
 import huggingface_hub
-import jinja2
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import files
@@ -49,15 +45,8 @@ _SETTINGS = (
 _MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-  """The run that trained a model.
-
-  Attributes:
-    manifest: Manifest of the run.
-    digest: SHA-256 of the manifest file.
-    directory: Run directory.
-  """
+class Run(NamedTuple):
+  """The run that trained a model, with the SHA-256 of its manifest file."""
 
   manifest: run_manifest.RunManifest
   digest: str
@@ -70,9 +59,8 @@ def find_run(model: str) -> Run | None:
   if directory is None:
     return None
   manifest = run_manifest.RunManifest.read(directory)
-  data = (directory / run_directory.MANIFEST).read_bytes()
-  digest = hashlib.sha256(data).hexdigest()
-  return Run(manifest=manifest, digest=digest, directory=directory)
+  digest = files.digest(directory / run_directory.MANIFEST, "run manifest")
+  return Run(manifest, digest, directory)
 
 
 def find_summaries(revision: str, run: Run | None) -> list[game_files.Summary]:
@@ -97,19 +85,7 @@ def render(
   is_sentencepiece = isinstance(
     export.model.tokenizer, tokenizers.SentencePieceTokenizer
   )
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("tunix_ttt.report", "assets"),
-    undefined=jinja2.StrictUndefined,
-    keep_trailing_newline=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters |= {
-    "code": delta_report.code,
-    "md": delta_report.escape,
-    "quote": shlex.quote,
-  }
-  return environment.get_template("model_card.md").render(
+  return delta_report.template("model_card.md").render(
     front=huggingface_hub.ModelCardData(
       library_name="peft" if export.is_adapter else "transformers",
       pipeline_tag="text-generation",
@@ -156,16 +132,15 @@ def _base(export: export_lib.Export, run: Run | None) -> tuple[str, str]:
 def _result_rows(summary: game_files.Summary) -> Iterator[list[str]]:
   """Yields the cells of a summary's table."""
   for mark, result in summary.results.items():
-    if isinstance(result, rates_lib.Exact):
-      games = f"{result.lines} lines, {result.lines_lost} lost"
-      against = {"random": result.random, "optimal": result.optimal}
-    else:
-      games = f"{result.games} sampled"
-      against = {str(summary.play.get("opponent", "?")): result.rates}
+    games = (
+      f"{result.lines} lines, {result.lines_lost} lost"
+      if isinstance(result, rates_lib.Exact)
+      else f"{result.games} sampled"
+    )
+    against = result.against(str(summary.play.get("opponent", "?")))
     for opponent, rates in against.items():
-      shares = [
-        rates.get(f"{name}_rate", 0.0) for name in ("win", "draw", "loss")
-      ]
+      names = ("win_rate", "draw_rate", "loss_rate")
+      shares = [rates.get(name, 0.0) for name in names]
       shares += [sum(rates.values()) - sum(shares), result.optimal_move_rate]
       percent = [f"{abs(share):.2%}" for share in shares]
       yield [mark, games, delta_report.escape(opponent), *percent]

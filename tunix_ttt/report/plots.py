@@ -5,12 +5,11 @@ displays it, `save` writes files, and `inline_svg` embeds it in a page.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import html
 import io
 import pathlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import cycler
 import matplotlib
@@ -61,8 +60,7 @@ _STYLE: Any = {
 _MAX_RAW_VALUES = 60
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Panel:
+class Panel(NamedTuple):
   """Curves of one figure.
 
   Attributes:
@@ -80,96 +78,94 @@ class Panel:
 
 def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
   """Returns the training curves in rows of `metrics.jsonl`."""
-  figures: list[Panel] = []
 
-  def line(key: str, split: str = "train") -> Line | None:
-    points = [
-      (row["step"], row[key])
-      for row in rows
-      if row["split"] == split and key in row
-    ]
-    if not points:
-      return None
-    steps, values = zip(*points, strict=True)
-    return np.asarray(steps), np.asarray(values, float)
+  def lines(split: str, keys: Mapping[str, str]) -> dict[str, Line]:
+    """Returns the curves of the keys that have values, by label."""
+    curves = {}
+    for label, key in keys.items():
+      points = [
+        (row["step"], row[key])
+        for row in rows
+        if row["split"] == split and key in row
+      ]
+      if points:
+        steps, values = zip(*points, strict=True)
+        curves[label] = np.asarray(steps), np.asarray(values, float)
+    return curves
 
-  def add(
-    name: str, title: str, lines: Mapping[str, Line | None], share: bool = False
-  ) -> None:
-    curves = {label: x for label, x in lines.items() if x is not None}
-    if curves:
-      figures.append(Panel(name=name, title=title, lines=curves, share=share))
-
-  for name, title, key in (
-    ("loss", "Loss", "loss"),
-    ("token_accuracy", "Token accuracy", "token_accuracy"),
-    ("preference_accuracy", "Preference accuracy", "rewards/accuracy"),
-  ):
-    curves = {"training": line(key), "evaluation": line(key, "eval")}
-    add(name, title, curves, share=name != "loss")
-  add(
-    "preference_rewards",
-    "Rewards of answers",
-    {n: line(f"rewards/{n}") for n in ("chosen", "rejected", "margin")},
-  )
-  keys = sorted({k for row in rows for k in row if k.startswith("reward/")})
-  rewards = {key.removeprefix("reward/"): line(key) for key in keys}
-  if len(rewards) == 1:
-    add(
-      "rewards",
-      f"Mean reward of a game: {keys[0].removeprefix('reward/')}",
-      rewards,
+  def both(key: str) -> dict[str, Line]:
+    return lines("train", {"training": key}) | lines(
+      "eval", {"evaluation": key}
     )
+
+  def train(**keys: str) -> dict[str, Line]:
+    return lines("train", {k.replace("_", " "): key for k, key in keys.items()})
+
+  keys = sorted({k for row in rows for k in row if k.startswith("reward/")})
+  rewards = {key.removeprefix("reward/"): key for key in keys}
+  if len(rewards) == 1:
+    reward_title = f"Mean reward of a game: {next(iter(rewards))}"
   else:
-    rewards = {"all": line("reward"), **rewards}
-    add("rewards", "Mean reward of a game, by its parts", rewards)
+    reward_title = "Mean reward of a game, by its parts"
+    rewards = {"all": "reward"} | rewards
+  figures = [
+    Panel("loss", "Loss", both("loss")),
+    Panel("token_accuracy", "Token accuracy", both("token_accuracy"), True),
+    Panel(
+      "preference_accuracy",
+      "Preference accuracy",
+      both("rewards/accuracy"),
+      True,
+    ),
+    Panel(
+      "preference_rewards",
+      "Rewards of answers",
+      train(**{n: f"rewards/{n}" for n in ("chosen", "rejected", "margin")}),
+    ),
+    Panel("rewards", reward_title, lines("train", rewards)),
+  ]
   for mark in text_formats.MARK_NAMES.values():
     pattern = re.compile(rf"{mark}/(.+)/win_rate")
     matches = [pattern.match(key) for row in rows for key in row]
     for opponent in dict.fromkeys(match[1] for match in matches if match):
       article = "an" if opponent[:1] in "aeiou" else "a"
-      add(
-        f"play_{mark}_{opponent}",
-        f"As {mark} against {article} {opponent} player",
-        {
-          name: line(f"{mark}/{opponent}/{name}_rate", "eval")
-          for name in ("win", "draw", "loss", "illegal")
-        },
-        share=True,
+      names = ("win", "draw", "loss", "illegal")
+      rates = {n: f"{mark}/{opponent}/{n}_rate" for n in names}
+      figures.append(
+        Panel(
+          f"play_{mark}_{opponent}",
+          f"As {mark} against {article} {opponent} player",
+          lines("eval", rates),
+          True,
+        )
       )
-  add(
-    "lines_lost",
-    "Lost lines, of all lines",
-    {f"as {m}": line(f"{m}/lines_lost", "eval") for m in "XO"},
-  )
-  add(
-    "endings",
-    "Endings of training games",
-    {
-      name.replace("_", " "): line(f"{name}_rate")
-      for name in ("win", "draw", "loss", "illegal", "parse_error")
-    },
-    share=True,
-  )
-  add(
-    "optimal_moves",
-    "Optimal moves in training games",
-    {"optimal moves": line("optimal_move_rate")},
-    share=True,
-  )
-  add("kl", "KL divergence to the reference", {"KL": line("kl")})
-  add("entropy", "Token entropy", {"entropy": line("entropy")})
-  add(
-    "lengths",
-    "Lengths",
-    {
-      "tokens per turn": line("tokens_per_turn"),
-      "turns per game": line("turns"),
-    },
-  )
-  add("grad_norm", "Gradient norm", {"norm": line("grad_norm")})
-  add("learning_rate", "Learning rate", {"rate": line("learning_rate")})
-  return figures
+  lost = {f"as {mark}": f"{mark}/lines_lost" for mark in "XO"}
+  names = ("win", "draw", "loss", "illegal", "parse_error")
+  figures += [
+    Panel("lines_lost", "Lost lines, of all lines", lines("eval", lost)),
+    Panel(
+      "endings",
+      "Endings of training games",
+      train(**{name: f"{name}_rate" for name in names}),
+      True,
+    ),
+    Panel(
+      "optimal_moves",
+      "Optimal moves in training games",
+      train(optimal_moves="optimal_move_rate"),
+      True,
+    ),
+    Panel("kl", "KL divergence to the reference", train(KL="kl")),
+    Panel("entropy", "Token entropy", train(entropy="entropy")),
+    Panel(
+      "lengths",
+      "Lengths",
+      train(tokens_per_turn="tokens_per_turn", turns_per_game="turns"),
+    ),
+    Panel("grad_norm", "Gradient norm", train(norm="grad_norm")),
+    Panel("learning_rate", "Learning rate", train(rate="learning_rate")),
+  ]
+  return [figure for figure in figures if figure.lines]
 
 
 def curves(panel: Panel) -> Figure:
@@ -183,14 +179,16 @@ def curves(panel: Panel) -> Figure:
       style = "-" if number % 2 == 0 else (0, (5, 2))
       if len(steps) > _MAX_RAW_VALUES:
         axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.3)
-        values = _moving_average(values, 2 * (len(steps) // 40) + 1)
-      marker = "o" if len(steps) <= 12 else None
+        # Means in a centered window, which is cut off at the ends.
+        window = np.ones(2 * (len(steps) // 40) + 1)
+        counts = np.convolve(np.ones(len(values)), window, "same")
+        values = np.convolve(values, window, "same") / counts
       axes.plot(
         steps,
         values,
         color=color,
         linestyle=style,
-        marker=marker,
+        marker="o" if len(steps) <= 12 else None,
         markersize=3,
         label=label,
       )
@@ -216,13 +214,6 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
   return figure, axes
 
 
-def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
-  """Returns the mean of the values in a centered window, cut off at the ends."""
-  weights = np.ones(window)
-  counts = np.convolve(np.ones(len(values)), weights, "same")
-  return np.convolve(values, weights, "same") / counts
-
-
 def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
   """Draws the share of first moves that take each cell.
 
@@ -235,32 +226,20 @@ def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
     axes.set_title(title)
     for cell, name in enumerate(text_formats.COORDINATES):
       row, column = divmod(cell, 3)
+      alpha = 0.6 * float(shares[cell])
       axes.add_patch(
         patches.Rectangle(
-          (column, row),
-          1,
-          1,
-          facecolor=_COLORS[0],
-          alpha=0.6 * float(shares[cell]),
-          linewidth=0,
+          (column, row), 1, 1, facecolor=_COLORS[0], alpha=alpha, linewidth=0
         )
       )
       percent = f"{shares[cell]:.1%}" if shares[cell] else "0"
-      text = "X" if name == taken else f"{name}\n{percent}"
-      axes.text(
-        column + 0.5,
-        row + 0.5,
-        text,
-        ha="center",
-        va="center",
-        fontsize=16 if name == taken else 9,
-      )
+      text, size = ("X", 16) if name == taken else (f"{name}\n{percent}", 9)
+      center = column + 0.5, row + 0.5
+      axes.text(*center, text, ha="center", va="center", fontsize=size)
     for edge in (1, 2):
       axes.plot((edge, edge), (0, 3), color=_INK, linewidth=1)
       axes.plot((0, 3), (edge, edge), color=_INK, linewidth=1)
-    axes.set_xlim(0, 3)
-    axes.set_ylim(3, 0)
-    axes.set_aspect("equal")
+    axes.set(xlim=(0, 3), ylim=(3, 0), aspect="equal")
     axes.axis("off")
     if shares[-1]:
       axes.text(1.5, 3.25, f"no free cell: {shares[-1]:.1%}", ha="center")
@@ -278,8 +257,8 @@ def inline_svg(figure: Figure) -> str:
   text = text[text.index("<svg") :]
   # The metadata describes a stand-alone file.
   text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-  text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-  text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+  for size in ("width", "height"):
+    text = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", text, count=1)
   for color, variable in _VARIABLES.items():
     text = text.replace(color, f"var({variable})")
   label = html.escape(figure.axes[0].get_title(loc="left"))
