@@ -65,14 +65,9 @@ class _Row(pydantic.BaseModel):
 
 
 class Turn(_Row):
-  """A turn of the model.
+  """A turn of the model: `board` before its answer, which names the cell `move`.
 
-  Attributes:
-    board: Board before the model's move.
-    opponent_move: Cell of the opponent's last move; None if there is none.
-    response: Text of the model's answer.
-    move: Cell that the answer names; None if the answer is unreadable.
-    optimal: Whether the move is optimal.
+  The opponent's last move and the move are None if there is none.
   """
 
   board: Board
@@ -89,14 +84,7 @@ class Turn(_Row):
 
 
 class Game(_Row):
-  """A game of a model, as `rollout.trajectory.describe` writes it.
-
-  Attributes:
-    agent: Mark of the model.
-    ending: Lower-case name of the game's `Ending`.
-    board: Board at the end.
-    turns: Turns of the model.
-  """
+  """A game, as `rollout.trajectory.describe` writes it; `board` is its end."""
 
   agent: Mark
   ending: Annotated[str, pydantic.BeforeValidator(_ending)]
@@ -137,13 +125,7 @@ class Game(_Row):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Openings:
-  """Counts of a model's first moves by cell.
-
-  Attributes:
-    temperature: Sampling temperature.
-    x: Counts of the first moves as X.
-    o: Counts of the first moves as O, by the cell that X has taken.
-  """
+  """Counts of a model's first moves as X, and as O by the cell X has taken."""
 
   temperature: float
   x: Counts
@@ -153,12 +135,8 @@ class Openings:
 class Summary(pydantic.BaseModel):
   """The summary written beside a file of games.
 
-  Attributes:
-    model: Name of the model.
-    revision: `checkpoints.Model.revision` of the model; None in older files.
-    play: The `play` section of the config.
-    results: Results by the model's mark.
-    openings: The model's first moves; None if they were not sampled.
+  `revision` is `checkpoints.Model.revision`, None in older files; `openings` is
+  None if first moves were not sampled.
   """
 
   model: str
@@ -180,20 +158,12 @@ def check_absent(output: pathlib.Path) -> None:
 
 
 def read_summary(path: pathlib.Path) -> Summary:
-  """Reads a summary of games.
-
-  Raises:
-    errors.UserError: If the file is not a summary.
-  """
+  """Reads a summary of games; raises a UserError if it is something else."""
   return run_manifest.read_record(Summary, path, "summary of games")
 
 
 def read_games(path: pathlib.Path) -> list[Game]:
-  """Reads a JSONL file of games.
-
-  Raises:
-    errors.UserError: If a line is not a game.
-  """
+  """Reads a JSONL file of games; a line that is no game is a UserError."""
   rows = evalsets.read_rows(Game, path, "file of games", "eval_play.py")
   return [game for _, game in rows]
 
@@ -201,13 +171,9 @@ def read_games(path: pathlib.Path) -> list[Game]:
 class Side(NamedTuple):
   """Results of a model's games with one mark.
 
-  Attributes:
-    against: Rates of endings (`rates.RATES`) by the opponent's name.
-    optimal_move_rate: Share of optimal moves among the model's decisions.
-    lines: Number of distinct games on all lines; None if unknown.
-    lines_lost: Number of distinct games on all lines that are neither a win nor
-      a draw; None for sampled games.
-    intervals: 95% confidence intervals of the rates of sampled games.
+  `against` has the rates of endings (`rates.RATES`) by opponent. `lines` and
+  `lines_lost` are as in `rates.Exact`, None if unknown; `intervals` are as in
+  `rates.Sampled`.
   """
 
   against: Mapping[str, Mapping[str, float]]
@@ -255,7 +221,7 @@ def sides_of_summary(summary: Summary) -> dict[str, Side]:
 def sides_of_evaluation(
   metrics: Sequence[Mapping[str, Any]], index: int
 ) -> dict[str, Side]:
-  """Returns the results of one evaluation in `metrics.jsonl` by mark.
+  """Returns the results by mark of one evaluation in `metrics.jsonl`.
 
   The index is 0 for the evaluation before the first step, -1 for the last one.
   """

@@ -49,8 +49,7 @@ class Match(NamedTuple):
 class Player:
   """A model that plays in an environment, compiled on the first call.
 
-  Attributes:
-    params: Parameters of the model; may be replaced, as training updates them.
+  Training replaces the model's parameters, `params`, as it updates them.
   """
 
   def __init__(
@@ -68,7 +67,7 @@ class Player:
     """
     policy = policy_lib.ModelPolicy(model.module, model.spec)
     tables = sampler.make_tables(config, model.tokenizer)
-    self.params = policy.params
+    self.params, self.env = policy.params, env
     play = play or config.play
     longest_prompt = int(tables.observations.begin.lengths.max())
     memory.check_play(model.spec, play, longest_prompt)
@@ -117,7 +116,7 @@ def play_games(
     if opponent is None
     else env_lib.TicTacToe(opponent=opponent)
   )
-  yield from sampled_matches(Player(model, config, env), env, config.play, seed)
+  yield from sampled_matches(Player(model, config, env), config.play, seed)
 
 
 def environment(config: config_lib.PlayConfig) -> env_lib.TicTacToe:
@@ -160,14 +159,13 @@ def exact_matches(
 
 
 def sampled_matches(
-  play: Play,
-  env: env_lib.TicTacToe,
+  player: Player,
   config: config_lib.PlayConfig,
   seed: int,
   *,
   in_training: bool = False,
 ) -> Iterator[Match]:
-  """Yields sampled games in the environment of `play`, as X and as O.
+  """Yields a player's sampled games, as X and as O.
 
   Games in training choose a checkpoint. They have random streams of their own,
   so that later games are an unbiased evaluation, and their progress bars are
@@ -184,9 +182,10 @@ def sampled_matches(
     opponent_seeds = jax.vmap(jax.random.bits)(keys)
     return opponent_seeds, streams.keys(seed, token_stream, agent, last=numbers)
 
+  env, leave = player.env, not in_training
   total, size = config.num_games, config.batch_size
   for agent in (rules.X, rules.O):
-    games = _play(play, env, agent, total, size, draw, leave=not in_training)
+    games = _play(player, env, agent, total, size, draw, leave=leave)
     yield Match(agent, games, rates_lib.sampled(games))
 
 
@@ -275,12 +274,9 @@ class Evaluator:
         room for an answer.
     """
     self._config = config
-    self._env = (
-      env_lib.TicTacToe()
-      if config.exhaustive_eval
-      else environment(config.play)
-    )
-    self._player = Player(model, config, self._env)
+    is_exact = config.exhaustive_eval
+    env = env_lib.TicTacToe() if is_exact else environment(config.play)
+    self._player = Player(model, config, env)
 
   def __call__(self, params: Any) -> dict[str, float]:
     """Returns the rates for each mark and the `score`.
@@ -288,15 +284,13 @@ class Evaluator:
     The score is the win rate plus half the draw rate, averaged over both marks
     and, if every line is played, over a random and an optimal opponent.
     """
-    self._player.params = params
-    play = self._config.play
+    player, play = self._player, self._config.play
+    player.params = params
     if self._config.exhaustive_eval:
-      matches = exact_matches(self._player, play.batch_size, in_training=True)
+      matches = exact_matches(player, play.batch_size, in_training=True)
     else:
       seed = self._config.seed
-      matches = sampled_matches(
-        self._player, self._env, play, seed, in_training=True
-      )
+      matches = sampled_matches(player, play, seed, in_training=True)
     metrics, scores = {}, []
     for match in matches:
       mark, result = text_formats.MARK_NAMES[match.agent], match.result

@@ -17,14 +17,7 @@ _NONE = "-"
 
 
 class Run(NamedTuple):
-  """The settings, metrics and results of one run in a comparison.
-
-  Attributes:
-    name: Unique name in the comparison.
-    manifest: Manifest of the run.
-    metrics: Rows of the run's `metrics.jsonl`.
-    sides: Final results by the model's mark; empty if unknown.
-  """
+  """A run in a comparison, with a unique name and its final results by mark."""
 
   name: str
   manifest: run_manifest.RunManifest

@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
   @property
   def change(self) -> int:
-    """The change of the score: 1, 0 or -1."""
+    """The change of the score."""
     return self.after.score - self.before.score
 
 
@@ -36,18 +36,9 @@ class Pair(NamedTuple):
 class Paired:
   """A comparison of paired right (1) and wrong (0) answers.
 
-  Attributes:
-    count: Number of items.
-    before: Mean score before.
-    before_std: Sample standard deviation before; 0 for a single item.
-    after: Mean score after.
-    after_std: Sample standard deviation after; 0 for a single item.
-    change: `after - before`.
-    low: Lower end of the change's 95% confidence interval.
-    high: Upper end of the change's 95% confidence interval.
-    p_value: P-value of the exact McNemar test for no change.
-    gained: Number of items wrong before and right after.
-    lost: Number of items right before and wrong after.
+  It has means, sample standard deviations (0 for a single item), the 95%
+  confidence interval from `low` to `high` of `change`, the p-value of the exact
+  McNemar test for no change, and the numbers of answers `gained` and `lost`.
   """
 
   count: int
@@ -93,11 +84,7 @@ def read(before: pathlib.Path, after: pathlib.Path) -> list[Pair]:
 
 
 def write(pairs: Sequence[Pair], output: pathlib.Path) -> None:
-  """Writes the report.
-
-  Raises:
-    errors.UserError: If the file exists.
-  """
+  """Writes the report; raises a UserError if the file exists."""
   files.check_absent(output)
   before, after = (
     Counter(answer.verdict for answer in answers)
@@ -204,7 +191,11 @@ def change_interval(
 
 
 def template(name: str, *, autoescape: bool = False) -> jinja2.Template:
-  """Returns a template of `assets`; a missing value is an error."""
+  """Returns a template of `assets`; a missing value is an error.
+
+  The filter `md` escapes text for a line or table cell of Markdown, `code` also
+  marks it as code, and `pre` escapes it for a `<pre>` block.
+  """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("tunix_ttt.report", "assets"),
     autoescape=autoescape,
@@ -214,8 +205,9 @@ def template(name: str, *, autoescape: bool = False) -> jinja2.Template:
     lstrip_blocks=True,
   )
   environment.filters |= {
-    "code": code,
-    "md": escape,
+    "code": lambda text: f"<code>{_escape(text)}</code>",
+    "json": files.to_json,
+    "md": _escape,
     # For a raw HTML block, which ends at a blank line.
     "pre": lambda text: html.escape(text).replace("\n", "&#10;"),
     "quote": shlex.quote,
@@ -223,11 +215,6 @@ def template(name: str, *, autoescape: bool = False) -> jinja2.Template:
   return environment.get_template(name)
 
 
-def escape(text: str) -> str:
+def _escape(text: str) -> str:
   """Escapes text for a Markdown line or table cell."""
   return " ".join(text.split()).translate(_ESCAPES)
-
-
-def code(text: str) -> str:
-  """Formats text as code for a Markdown line or table cell."""
-  return f"<code>{escape(text)}</code>"

@@ -61,13 +61,9 @@ _MAX_RAW_VALUES = 60
 
 
 class Panel(NamedTuple):
-  """Curves of one figure.
+  """Curves of one figure, by label; `share` marks values from 0 to 1.
 
-  Attributes:
-    name: File name of the figure, without suffix.
-    title: Title of the figure.
-    lines: Curves by label.
-    share: Whether the values are shares from 0 to 1.
+  The name is the file name of the figure without suffix.
   """
 
   name: str

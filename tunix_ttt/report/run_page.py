@@ -31,13 +31,9 @@ _ASSETS = importlib.resources.files("tunix_ttt.report") / "assets"
 class Line(NamedTuple):
   """A recorded game with each move judged.
 
-  Attributes:
-    agent: Mark of the model.
-    ending: Ending of the game for the model.
-    moves: Cells in the order of the moves.
-    last: The model's last answer if it was not a legal move, else None.
-    marks: Board at the end, nine of `.XO`.
-    slips: Cells of moves that were not optimal.
+  Moves and slips are cells; slips are the moves that were not optimal. `last`
+  is the model's last answer if that is no legal move. `marks` is the board at
+  the end, nine of `.XO`.
   """
 
   agent: str
@@ -49,15 +45,7 @@ class Line(NamedTuple):
 
 
 class Thought(NamedTuple):
-  """A model's answer on a board, judged.
-
-  Attributes:
-    board: Board, nine of `.XO`.
-    mark: Mark of the model.
-    response: Text of the answer.
-    is_optimal: Whether the move is optimal.
-    best: Names of the optimal cells.
-  """
+  """A model's answer on a board, judged, with the names of the best cells."""
 
   board: str
   mark: str
@@ -199,13 +187,8 @@ def _asset(name: str) -> markupsafe.Markup:
 class Material:
   """The contents of a page; the page omits absent parts.
 
-  Attributes:
-    manifest: Manifest of the run.
-    metrics: Rows of the run's `metrics.jsonl`.
-    pairs: Answers to an evalset before and after training.
-    before: Summary of games before training.
-    after: Summary of games after training.
-    games: Games after training.
+  `pairs` are answers to an evalset before and after training. `before` and
+  `after` summarize games; `games` are those after training.
   """
 
   manifest: run_manifest.RunManifest | None = None
