@@ -195,14 +195,8 @@ def tictactoe_rows(seed: int = 0) -> Iterator[dict[str, Any]]:
 class Answer(pydantic.BaseModel):
   """A model's response to one item, scored.
 
-  The fields of the item are as in `Item`.
-
-  Attributes:
-    response: The model's answer.
-    verdict: Verdict of `evalsets.verdict`.
-    score: 1 for a right answer, else 0.
-    model: Name of the model.
-    seed: Random seed for sampling.
+  The fields of the item are as in `Item`. The score is 1 for a right answer,
+  else 0, and the seed is the random seed for sampling.
   """
 
   model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -282,11 +276,7 @@ def generate(
 
 
 def write(answers: Sequence[Answer], path: pathlib.Path) -> None:
-  """Writes answers as JSONL.
-
-  Raises:
-    errors.UserError: If the file exists.
-  """
+  """Writes answers as JSONL; raises a UserError if the file exists."""
   files.check_absent(path)
   rows = (files.to_json(answer.model_dump()) + "\n" for answer in answers)
   files.write_text(path, "".join(rows))

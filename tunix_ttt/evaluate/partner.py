@@ -31,13 +31,7 @@ _CELLS = {
 
 
 class Answer(NamedTuple):
-  """A model's answer on a board.
-
-  Attributes:
-    response: Text of the answer.
-    cell: Cell that the answer names; -1 if it is unreadable.
-    is_legal: Whether the cell is free.
-  """
+  """A model's answer on a board, and its cell, -1 if it is unreadable."""
 
   response: str
   cell: int
@@ -189,14 +183,10 @@ def draw(board: int) -> str:
 
 
 class SelfPlay(NamedTuple):
-  """Results of a model's games against itself.
+  """Counts of a model's games against itself.
 
-  Attributes:
-    endings: Number of games by ending: `X wins`, `O wins`, `draw`, or a mark
-      and `illegal` or `unreadable`.
-    num_different: Number of distinct games.
-    num_moves: Number of moves.
-    num_optimal: Number of optimal moves.
+  The endings are `X wins`, `O wins`, `draw`, or a mark and `illegal` or
+  `unreadable`.
   """
 
   endings: Counter[str]
@@ -215,14 +205,14 @@ def self_play(partner: Partner, num_games: int) -> SelfPlay:
     for number, answer in enumerate(partner.answer(mark, games)):
       if number in endings:
         continue
+      game = games[number]
       if not answer.is_legal:
         fault = "unreadable" if answer.cell < 0 else "illegal"
         endings[number] = f"{name} {fault}"
         continue
-      best = solver.optimal_cells(board_after(games[number]))
-      num_optimal += answer.cell in best
-      games[number].append(answer.cell)
-      winner = rules.winners()[board_after(games[number])]
+      num_optimal += answer.cell in solver.optimal_cells(board_after(game))
+      game.append(answer.cell)
+      winner = rules.winners()[board_after(game)]
       if winner != rules.NO_WINNER:
         endings[number] = "draw" if winner == rules.DRAWN else f"{name} wins"
   return SelfPlay(

@@ -98,25 +98,23 @@ def outcomes(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def curves(runs: Sequence[Run]) -> list[plots.Panel]:
   """Returns the curves that several runs have, with a line for each run."""
-  by_name: dict[str, dict[str, plots.Panel]] = {}
+  by_name: dict[str, tuple[plots.Panel, dict[str, dict[str, plots.Line]]]] = {}
   for run in runs:
     for panel in plots.panels(run.metrics):
-      by_name.setdefault(panel.name, {})[run.name] = panel
-  panels = []
-  for name, by_run in by_name.items():
-    _, title, _, share = next(iter(by_run.values()))
-    labels = dict.fromkeys(k for panel in by_run.values() for k in panel.lines)
-    for label in labels:
-      lines = {
-        run: panel.lines[label]
-        for run, panel in by_run.items()
-        if label in panel.lines
-      }
-      if len(lines) > 1:
-        suffix = f": {label}" if len(labels) > 1 else ""
-        file = f"{name}_{label}".replace(" ", "_")
-        panels.append(plots.Panel(file, f"{title}{suffix}", lines, share))
-  return panels
+      _, labels = by_name.setdefault(panel.name, (panel, {}))
+      for label, line in panel.lines.items():
+        labels.setdefault(label, {})[run.name] = line
+  return [
+    plots.Panel(
+      f"{name}_{label}".replace(" ", "_"),
+      f"{panel.title}: {label}" if len(labels) > 1 else panel.title,
+      lines,
+      panel.share,
+    )
+    for name, (panel, labels) in by_name.items()
+    for label, lines in labels.items()
+    if len(lines) > 1
+  ]
 
 
 def table(rows: dict[str, list[str]], names: Sequence[str]) -> str:

@@ -90,9 +90,8 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     return curves
 
   def both(key: str) -> dict[str, Line]:
-    return lines("train", {"training": key}) | lines(
-      "eval", {"evaluation": key}
-    )
+    training = lines("train", {"training": key})
+    return training | lines("eval", {"evaluation": key})
 
   def train(**keys: str) -> dict[str, Line]:
     return lines("train", {k.replace("_", " "): key for k, key in keys.items()})

@@ -65,16 +65,9 @@ def lost_lines(games: Iterable[game_files.Game]) -> list[Line]:
       if cell not in solver.optimal_cells(board):
         slips.append(cell)
       board = int(rules.successors()[board, cell])
-    lines.append(
-      Line(
-        agent=game.agent,
-        ending=game.ending.replace("_", " "),
-        moves=game.moves(),
-        last=None if last.is_legal else last.response,
-        marks=board_text.to_text(board),
-        slips=slips,
-      )
-    )
+    response = None if last.is_legal else last.response
+    ending, marks = game.ending.replace("_", " "), board_text.to_text(board)
+    lines.append(Line(game.agent, ending, game.moves(), response, marks, slips))
   return lines
 
 
@@ -84,16 +77,14 @@ def thoughts(games: Iterable[game_files.Game], count: int) -> list[Thought]:
   for game in games:
     for turn in game.turns:
       best = solver.optimal_cells(turn.board)
-      answers.setdefault(
-        (turn.board, turn.response),
-        Thought(
-          board=board_text.to_text(turn.board),
-          mark=game.agent,
-          response=turn.response,
-          is_optimal=turn.move in best,
-          best=", ".join(map(text_formats.coordinate, best)),
-        ),
+      thought = Thought(
+        board=board_text.to_text(turn.board),
+        mark=game.agent,
+        response=turn.response,
+        is_optimal=turn.move in best,
+        best=", ".join(map(text_formats.coordinate, best)),
       )
+      answers.setdefault((turn.board, turn.response), thought)
   wrong = [thought for thought in answers.values() if not thought.is_optimal]
   right = [thought for thought in answers.values() if thought.is_optimal]
   mistakes = _spread(wrong, count // 3)
@@ -102,8 +93,7 @@ def thoughts(games: Iterable[game_files.Game], count: int) -> list[Thought]:
 
 def _spread(items: Sequence[Thought], count: int) -> list[Thought]:
   """Returns at most `count` items, evenly spaced in the sequence."""
-  if len(items) <= count:
-    return list(items)
+  count = min(count, len(items))
   return [items[len(items) * n // count] for n in range(count)]
 
 
@@ -162,7 +152,7 @@ def write_page(
   files.check_absent(output)
   for group, figures in groups.items():
     # Matplotlib escapes the text.
-    svgs = (plots.inline_svg(figure) for figure in figures.values())
+    svgs = map(plots.inline_svg, figures.values())
     values[group] = [*map(markupsafe.Markup, svgs)]
   code, source = None, None
   if script is not None:
@@ -253,12 +243,8 @@ def write(
     for cell, counts in openings.o.items():
       figure = plots.heat_map(counts, f"as O after {cell}", cell)
       maps[f"opening_as_O_after_{cell}"] = figure
-  if manifest is not None:
-    title = manifest.run_id
-  elif after is not None:
-    title = after.model
-  else:
-    title = pairs[0].after.model if pairs else "Evaluation"
+  title = pairs[0].after.model if pairs else "Evaluation"
+  title = after.model if after else title
   is_exact, lost = game_files.is_exact(after), lost_lines(games)
   write_page(
     output,
@@ -266,7 +252,7 @@ def write(
     {"figures": curves, "openings": maps},
     plots_to,
     "board.js",
-    title=title,
+    title=manifest.run_id if manifest else title,
     manifest=manifest,
     config=manifest and yaml.safe_dump(manifest.config, sort_keys=False),
     before=sides(material, 0),
@@ -293,12 +279,11 @@ def change_table(material: Material) -> str:
   A row without both numbers is omitted; without rows, the text is empty.
   """
   before, after = sides(material, 0), sides(material, -1)
-  rows = [
-    (f"lost lines as {mark}", before[mark].lost_text, after[mark].lost_text, "")
-    for mark in before.keys() & after.keys()
-    if before[mark].lost_text and after[mark].lost_text
-  ]
-  rows.sort(reverse=True)  # X moves first.
+  rows = [("", "before", "after", "")]
+  for mark in game_files.MARKS:
+    lost = [side[mark].lost_text for side in (before, after) if mark in side]
+    if len(lost) == 2 and all(lost):
+      rows.append((f"lost lines as {mark}", *lost, ""))
   if material.pairs:
     score = delta_report.compare(material.pairs)
     chance = delta_report.chance(material.pairs)
@@ -311,9 +296,8 @@ def change_table(material: Material) -> str:
         f"  {score.change:+.3f}, 95% CI {score.low:+.3f} to {score.high:+.3f}",
       )
     )
-  if not rows:
+  if len(rows) == 1:
     return ""
-  rows.insert(0, ("", "before", "after", ""))
   width = max(len(name) for name, *_ in rows)
   return "\n".join(
     f"{name:<{width}}{first:>13}{second:>13}{note}".rstrip()
