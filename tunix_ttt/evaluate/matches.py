@@ -324,30 +324,24 @@ def write(
       distinct = rates_lib.distinct_games(games)
       games = jax.tree.map(lambda leaf, rows=distinct: leaf[rows], games)
     rows += trajectory_lib.describe(games, model.tokenizer.decode)
-  summary = {
-    "model": name,
-    "revision": model.revision,
-    "play": config_lib.to_dict(config)["play"],
-    "results": results(matches),
-    "openings": None if openings is None else dataclasses.asdict(openings),
-  }
+  marks = text_formats.MARK_NAMES
+  summary = game_files.Summary.model_validate(
+    {
+      "model": name,
+      "revision": model.revision,
+      "play": config_lib.to_dict(config)["play"],
+      "results": {marks[match.agent]: match.result for match in matches},
+      "openings": openings,
+    }
+  )
+  text = files.to_json(summary.model_dump()) + "\n"
   files.write_text(output, "".join(files.to_json(row) + "\n" for row in rows))
   try:
-    files.write_text(
-      game_files.summary_path(output), files.to_json(summary) + "\n"
-    )
+    files.write_text(game_files.summary_path(output), text)
   except errors.UserError:
     # Games without a summary would block another attempt.
     output.unlink()
     raise
-
-
-def results(matches: Sequence[Match]) -> dict[str, Any]:
-  """Returns the results by the model's mark, as plain data."""
-  return {
-    text_formats.MARK_NAMES[match.agent]: dataclasses.asdict(match.result)
-    for match in matches
-  }
 
 
 def table(matches: Sequence[Match]) -> str:

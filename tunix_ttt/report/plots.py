@@ -56,6 +56,8 @@ _STYLE: Any = {
   "xtick.color": _INK,
   "ytick.color": _INK,
 }
+# Panels whose values are shares from 0 to 1; so are the rates of play.
+_SHARES = {"token_accuracy", "preference_accuracy", "endings", "optimal_moves"}
 # Curves with more values are drawn with a moving average.
 _MAX_RAW_VALUES = 60
 
@@ -75,7 +77,7 @@ class Panel(NamedTuple):
 def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
   """Returns the training curves in rows of `metrics.jsonl`."""
 
-  def lines(split: str, keys: Mapping[str, str]) -> dict[str, Line]:
+  def lines(keys: Mapping[str, str], split: str = "train") -> dict[str, Line]:
     """Returns the curves of the keys that have values, by label."""
     curves = {}
     for label, key in keys.items():
@@ -90,11 +92,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     return curves
 
   def both(key: str) -> dict[str, Line]:
-    training = lines("train", {"training": key})
-    return training | lines("eval", {"evaluation": key})
-
-  def train(**keys: str) -> dict[str, Line]:
-    return lines("train", {k.replace("_", " "): key for k, key in keys.items()})
+    return lines({"training": key}) | lines({"evaluation": key}, "eval")
 
   keys = sorted({k for row in rows for k in row if k.startswith("reward/")})
   rewards = {key.removeprefix("reward/"): key for key in keys}
@@ -103,22 +101,14 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
   else:
     reward_title = "Mean reward of a game, by its parts"
     rewards = {"all": "reward"} | rewards
-  figures = [
-    Panel("loss", "Loss", both("loss")),
-    Panel("token_accuracy", "Token accuracy", both("token_accuracy"), True),
-    Panel(
-      "preference_accuracy",
-      "Preference accuracy",
-      both("rewards/accuracy"),
-      True,
-    ),
-    Panel(
-      "preference_rewards",
-      "Rewards of answers",
-      train(**{n: f"rewards/{n}" for n in ("chosen", "rejected", "margin")}),
-    ),
-    Panel("rewards", reward_title, lines("train", rewards)),
-  ]
+  preferences = {n: f"rewards/{n}" for n in ("chosen", "rejected", "margin")}
+  figures = {
+    "loss": ("Loss", both("loss")),
+    "token_accuracy": ("Token accuracy", both("token_accuracy")),
+    "preference_accuracy": ("Preference accuracy", both("rewards/accuracy")),
+    "preference_rewards": ("Rewards of answers", lines(preferences)),
+    "rewards": (reward_title, lines(rewards)),
+  }
   for mark in text_formats.MARK_NAMES.values():
     pattern = re.compile(rf"{mark}/(.+)/win_rate")
     matches = [pattern.match(key) for row in rows for key in row]
@@ -126,41 +116,30 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
       article = "an" if opponent[:1] in "aeiou" else "a"
       names = ("win", "draw", "loss", "illegal")
       rates = {n: f"{mark}/{opponent}/{n}_rate" for n in names}
-      figures.append(
-        Panel(
-          f"play_{mark}_{opponent}",
-          f"As {mark} against {article} {opponent} player",
-          lines("eval", rates),
-          True,
-        )
+      figures[f"play_{mark}_{opponent}"] = (
+        f"As {mark} against {article} {opponent} player",
+        lines(rates, "eval"),
       )
   lost = {f"as {mark}": f"{mark}/lines_lost" for mark in "XO"}
   names = ("win", "draw", "loss", "illegal", "parse_error")
-  figures += [
-    Panel("lines_lost", "Lost lines, of all lines", lines("eval", lost)),
-    Panel(
-      "endings",
-      "Endings of training games",
-      train(**{name: f"{name}_rate" for name in names}),
-      True,
-    ),
-    Panel(
-      "optimal_moves",
-      "Optimal moves in training games",
-      train(optimal_moves="optimal_move_rate"),
-      True,
-    ),
-    Panel("kl", "KL divergence to the reference", train(KL="kl")),
-    Panel("entropy", "Token entropy", train(entropy="entropy")),
-    Panel(
-      "lengths",
-      "Lengths",
-      train(tokens_per_turn="tokens_per_turn", turns_per_game="turns"),
-    ),
-    Panel("grad_norm", "Gradient norm", train(norm="grad_norm")),
-    Panel("learning_rate", "Learning rate", train(rate="learning_rate")),
+  endings = {name.replace("_", " "): f"{name}_rate" for name in names}
+  optimal = {"optimal moves": "optimal_move_rate"}
+  lengths = {"tokens per turn": "tokens_per_turn", "turns per game": "turns"}
+  figures |= {
+    "lines_lost": ("Lost lines, of all lines", lines(lost, "eval")),
+    "endings": ("Endings of training games", lines(endings)),
+    "optimal_moves": ("Optimal moves in training games", lines(optimal)),
+    "kl": ("KL divergence to the reference", lines({"KL": "kl"})),
+    "entropy": ("Token entropy", lines({"entropy": "entropy"})),
+    "lengths": ("Lengths", lines(lengths)),
+    "grad_norm": ("Gradient norm", lines({"norm": "grad_norm"})),
+    "learning_rate": ("Learning rate", lines({"rate": "learning_rate"})),
+  }
+  return [
+    Panel(name, title, curves, name in _SHARES or name.startswith("play_"))
+    for name, (title, curves) in figures.items()
+    if curves
   ]
-  return [figure for figure in figures if figure.lines]
 
 
 def curves(panel: Panel) -> Figure:
