@@ -19,19 +19,13 @@ from tunix_ttt.runs import run_manifest
 Mark = Literal["X", "O"]
 MARKS: dict[Mark, int] = {"X": rules.X, "O": rules.O}
 
-_ENDINGS = {
-  ending.name.lower()
-  for ending in trajectory_lib.Ending
-  if ending != trajectory_lib.Ending.ONGOING
-}
+_ENDINGS = {e.name.lower() for e in trajectory_lib.Ending} - {"ongoing"}
 
 
 def _cell(name: Any) -> int | None:
-  if name is None:
-    return None
-  if name not in text_formats.COORDINATES:
+  if name is not None and name not in text_formats.COORDINATES:
     raise ValueError("expected a cell, A1 to C3, or null")
-  return text_formats.cell_from_coordinate(name)
+  return None if name is None else text_formats.cell_from_coordinate(name)
 
 
 def _board(text: Any) -> int:
@@ -245,12 +239,10 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
         # Older runs have no `unfinished_rate`.
         rates = against.setdefault(opponent, {"unfinished_rate": 0.0})
         rates[rate] = value
-    against = {
-      k: v for k, v in against.items() if len(v) == len(rates_lib.RATES)
-    }
-    share, lost = (
-      row.get(f"{mark}/{n}") for n in ("optimal_move_rate", "lines_lost")
-    )
+    whole = len(rates_lib.RATES)
+    against = {k: v for k, v in against.items() if len(v) == whole}
+    share = row.get(f"{mark}/optimal_move_rate")
+    lost = row.get(f"{mark}/lines_lost")
     if against and share is not None:
       lost = None if lost is None else int(lost)
       sides[mark] = Side(against, share, lines_lost=lost)

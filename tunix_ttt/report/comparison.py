@@ -13,8 +13,6 @@ from tunix_ttt.report import run_page
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
-_NONE = "-"
-
 
 class Run(NamedTuple):
   """A run in a comparison, with a unique name and its final results by mark."""
@@ -55,45 +53,45 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
 
   A setting that a recipe does not have is `-`, which is not a difference.
   """
-  flat = [
-    {"recipe": run.manifest.recipe, **config_lib.flatten(run.manifest.config)}
-    for run in runs
-  ]
-  keys = dict.fromkeys(key for settings in flat for key in settings)
-  rows = {
-    key: [files.to_json(s[key]) if key in s else _NONE for s in flat]
-    for key in keys
-  }
-  return {k: row for k, row in rows.items() if len(set(row) - {_NONE}) > 1}
+  columns = []
+  for run in runs:
+    settings = config_lib.flatten(run.manifest.config)
+    settings = {"recipe": run.manifest.recipe, **settings}
+    columns.append({key: files.to_json(v) for key, v in settings.items()})
+  rows = _rows(columns)
+  return {k: row for k, row in rows.items() if len(set(row) - {"-"}) > 1}
 
 
 def outcomes(runs: Sequence[Run]) -> dict[str, list[str]]:
   """Returns final results, with a value for each run; `-` if unknown."""
-  rows: dict[str, list[str]] = {}
-
-  def put(label: str, index: int, value: str) -> None:
-    rows.setdefault(label, [_NONE] * len(runs))[index] = value
-
-  for index, run in enumerate(runs):
+  columns = []
+  for run in runs:
+    column = {}
     for mark, side in run.sides.items():
       if side.lines_lost is not None:
-        put(f"lines lost as {mark}", index, str(side.lines_lost))
+        column[f"lines lost as {mark}"] = str(side.lines_lost)
       for opponent, rates in side.against.items():
         shares = [rates[f"{name}_rate"] for name in ("win", "draw", "loss")]
         shares.append(game_files.no_move_rate(rates))
         text = " / ".join(f"{100 * share:.2f}" for share in shares)
-        put(f"as {mark} against {opponent}, %", index, text)
+        column[f"as {mark} against {opponent}, %"] = text
       share = f"{100 * side.optimal_move_rate:.2f}"
-      put(f"optimal moves as {mark}, %", index, share)
+      column[f"optimal moves as {mark}, %"] = share
     for key, value in run.manifest.final_metrics.items():
       if key.endswith(("/loss", "/score")):
-        put(key, index, f"{value:.4f}")
+        column[key] = f"{value:.4f}"
     steps = [row["step"] for row in run.metrics]
-    put("steps", index, str(max(steps, default=0)))
+    column["steps"] = str(max(steps, default=0))
     seconds = [row["seconds"] for row in run.metrics if "seconds" in row]
     if seconds:
-      put("seconds of training", index, f"{seconds[-1]:.0f}")
-  return rows
+      column["seconds of training"] = f"{seconds[-1]:.0f}"
+    columns.append(column)
+  return _rows(columns)
+
+
+def _rows(columns: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+  keys = dict.fromkeys(key for column in columns for key in column)
+  return {key: [column.get(key, "-") for column in columns] for key in keys}
 
 
 def curves(runs: Sequence[Run]) -> list[plots.Panel]:
@@ -120,13 +118,12 @@ def curves(runs: Sequence[Run]) -> list[plots.Panel]:
 def table(rows: dict[str, list[str]], names: Sequence[str]) -> str:
   """Formats labeled rows of a value for each run as aligned lines of text."""
   lines = [["", *names], *([label, *values] for label, values in rows.items())]
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  width, *widths = (
+    max(map(len, column)) for column in zip(*lines, strict=True)
+  )
   return "\n".join(
-    "  ".join(
-      cell.ljust(width) if n == 0 else cell.rjust(width)
-      for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-    ).rstrip()
-    for line in lines
+    "  ".join((label.ljust(width), *map(str.rjust, values, widths))).rstrip()
+    for label, *values in lines
   )
 
 

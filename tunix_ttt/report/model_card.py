@@ -73,12 +73,11 @@ def _base(
   export: export_lib.Export, manifest: run_manifest.RunManifest | None
 ) -> tuple[str, str | None]:
   """Returns the base model's name without directories, and its commit."""
-  if export.model.base is not None:
-    name, commit = export.model.base.path, export.model.base.commit
+  name, commit, record = "", None, export.model.base
+  if record is not None:
+    name, commit = record.path or "", record.commit
   elif manifest is not None:
     name, commit = manifest.model.name, manifest.model.commit
-  else:
-    return "", None
   if commit is None:
     name = pathlib.PurePath(name).name
   return " ".join(name.split()), commit

@@ -281,9 +281,9 @@ def change_table(material: Material) -> str:
   before, after = sides(material, 0), sides(material, -1)
   rows = [("", "before", "after", "")]
   for mark in game_files.MARKS:
-    lost = [side[mark].lost_text for side in (before, after) if mark in side]
-    if len(lost) == 2 and all(lost):
-      rows.append((f"lost lines as {mark}", *lost, ""))
+    lost = [s[mark].lost_text if mark in s else "" for s in (before, after)]
+    if all(lost):
+      rows.append((f"lost lines as {mark}", lost[0], lost[1], ""))
   if material.pairs:
     score = delta_report.compare(material.pairs)
     chance = delta_report.chance(material.pairs)
