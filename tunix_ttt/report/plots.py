@@ -48,6 +48,7 @@ _STYLE: Any = {
   "grid.linewidth": 0.6,
   "legend.frameon": False,
   "lines.linewidth": 1.6,
+  "lines.markersize": 3,
   "svg.fonttype": "none",
   "svg.hashsalt": "tunix_ttt",
   "text.color": _INK,
@@ -145,8 +146,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
 def curves(panel: Panel) -> Figure:
   """Draws a panel."""
   with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes(5.2, 2.9)
-    axes.set_title(panel.title)
+    figure, axes = _axes(5.2, 2.9, panel.title)
     for number, (label, (steps, values)) in enumerate(panel.lines.items()):
       color = _COLORS[number % len(_COLORS)]
       # Dashes keep coinciding curves visible.
@@ -157,14 +157,9 @@ def curves(panel: Panel) -> Figure:
         window = np.ones(2 * (len(steps) // 40) + 1)
         counts = np.convolve(np.ones(len(values)), window, "same")
         values = np.convolve(values, window, "same") / counts
+      marker = "o" if len(steps) <= 12 else None
       axes.plot(
-        steps,
-        values,
-        color=color,
-        linestyle=style,
-        marker="o" if len(steps) <= 12 else None,
-        markersize=3,
-        label=label,
+        steps, values, color=color, linestyle=style, marker=marker, label=label
       )
     axes.set_xlabel("step")
     if panel.share:
@@ -181,10 +176,11 @@ def curves(panel: Panel) -> Figure:
     return figure
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
+def _axes(width: float, height: float, title: str) -> tuple[Figure, Any]:
   figure = Figure(figsize=(width, height), layout="constrained")
   axes = figure.subplots()
   axes.set_facecolor("none")
+  axes.set_title(title)
   return figure, axes
 
 
@@ -196,8 +192,7 @@ def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
   """
   shares = np.asarray(counts, float) / max(sum(counts), 1)
   with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
-    figure, axes = _axes(2.4, 2.7)
-    axes.set_title(title)
+    figure, axes = _axes(2.4, 2.7, title)
     for cell, name in enumerate(text_formats.COORDINATES):
       row, column = divmod(cell, 3)
       alpha = 0.6 * float(shares[cell])
