@@ -172,11 +172,10 @@ def board_after(moves: Sequence[int]) -> int:
 
 def draw(board: int) -> str:
   """Formats a board as lines of text; free cells show their names."""
+  cells = zip(text_formats.COORDINATES, rules.cells()[board], strict=True)
   names = [
-    f"{text_formats.MARK_NAMES[mark]} "
-    if mark
-    else text_formats.coordinate(cell)
-    for cell, mark in enumerate(rules.cells()[board])
+    f"{text_formats.MARK_NAMES[mark]} " if mark else name
+    for name, mark in cells
   ]
   rows = (" | ".join(names[first : first + 3]) for first in (0, 3, 6))
   return "\n".join(f"  {row}".rstrip() for row in rows)
