@@ -14,6 +14,7 @@ from tunix_ttt.evaluate import rates
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import trajectory
 
 # The cell to take on each board: int32 [NUM_BOARDS].
@@ -59,7 +60,10 @@ def write(
   summary = {
     "model": "a scripted player",
     "play": {"opponent": "random"},
-    "results": matches_lib.results(played),
+    "results": {
+      text_formats.MARK_NAMES[match.agent]: dataclasses.asdict(match.result)
+      for match in played
+    },
     "openings": dataclasses.asdict(
       game_files.Openings(
         temperature=1.0,

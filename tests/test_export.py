@@ -349,10 +349,9 @@ def test_what_the_hub_refuses(call, error, message, tmp_path):
 
 
 def test_summaries_beside_a_run_are_of_the_model(tmp_path):
-  run = model_card.Run(manifest=mock.Mock(), digest="", directory=tmp_path)
   for name, revision in (("a", "1f"), ("b", "1f"), ("c", "2e"), ("d", None)):
     path = tmp_path / f"{name}.summary.json"
     path.write_text(json.dumps(summary(model=name) | {"revision": revision}))
-  found = model_card.find_summaries("1f", run)
+  found = model_card.find_summaries("1f", tmp_path)
   assert [s.model for s in found] == ["a", "b"]
   assert model_card.find_summaries("1f", None) == []

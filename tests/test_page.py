@@ -60,9 +60,14 @@ def material(games) -> run_page.Material:
   return run_page.collect(games_before=games, games_after=games)
 
 
+def written(material: run_page.Material, directory: pathlib.Path) -> str:
+  run_page.write(material, directory / "page.html")
+  return (directory / "page.html").read_text()
+
+
 @pytest.fixture(scope="module")
-def text(material) -> str:
-  return run_page.render(material)
+def text(material, tmp_path_factory) -> str:
+  return written(material, tmp_path_factory.mktemp("page"))
 
 
 def lines_of(table, mark, board=0, key=""):
@@ -121,16 +126,15 @@ def test_lost_lines_have_each_move_judged(material):
   results = [players.exact(material.after, mark) for mark in game_files.MARKS]
   assert len(lost) == sum(result.lines_lost for result in results)
   for line in lost[::40]:
-    board = rules.EMPTY_BOARD
-    for number, ply in enumerate(line.plies):
-      cell = line.cells.index(number + 1)
-      assert ply.mark == "XO"[number % 2]
-      assert ply.is_models == (ply.mark == line.agent)
-      assert ply.is_optimal == (cell in solver.optimal_cells(board))
-      assert ply.is_optimal != (cell in line.slips)
+    board, model_slips = rules.EMPTY_BOARD, 0
+    for number, cell in enumerate(line.moves):
+      assert line.marks[cell] == "XO"[number % 2]
+      is_optimal = cell in solver.optimal_cells(board)
+      assert is_optimal != (cell in line.slips)
+      model_slips += line.marks[cell] == line.agent and not is_optimal
       board = int(rules.successors()[board, cell])
     # Who loses without a slip would have lost from the start.
-    assert any(p.is_models and not p.is_optimal for p in line.plies)
+    assert model_slips
 
 
 def test_thoughts_show_mistakes_and_the_rest(material):
@@ -198,7 +202,7 @@ def test_nothing_is_written_over(material, tmp_path):
   assert output.read_text() == "mine"
 
 
-def test_a_page_of_nothing_but_sampled_games_has_no_board(games):
+def test_a_page_of_nothing_but_sampled_games_has_no_board(games, tmp_path):
   summary = game_files.read_summary(game_files.summary_path(games))
   rates = players.exact(summary, "X").random
   sampled = {
@@ -210,6 +214,6 @@ def test_a_page_of_nothing_but_sampled_games_has_no_board(games):
   found = game_files.Summary.model_validate(
     {"model": "m", "play": {"opponent": "optimal"}, "results": {"X": sampled}}
   )
-  text = run_page.render(run_page.Material(after=found))
+  text = written(run_page.Material(after=found), tmp_path)
   assert 'id="game"' not in text and "10.00 to 20.00" in text
   elements(text)

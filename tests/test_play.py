@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import players
 from tunix_ttt import testing
+from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import rates
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
@@ -23,8 +25,9 @@ MARKS = [rules.X, rules.O]
 @functools.cache
 def judged(name, agent):
   table = {"perfect": PERFECT, "first": FIRST_LEGAL, "stuck": PERFECT * 0}[name]
-  scripted = testing.scripted_play(env_lib.TicTacToe(), table)
-  return rates.exact(rates.play_every_line(scripted, agent, batch_size=128))
+  result = {m.agent: m.result for m in players.matches(table)}[agent]
+  assert isinstance(result, rates.Exact)
+  return result
 
 
 def enumerate_game(table, agent, board=0, probability=1.0, best=False):
@@ -106,8 +109,7 @@ def test_lines_are_weighted_with_the_openings_of_x(openings, monkeypatch):
   assert solved.optimal[rules.EMPTY_BOARD] == rules.ALL_CELLS
   optimal = solved.optimal.copy()
   optimal[rules.EMPTY_BOARD] = openings
-  scripted = testing.scripted_play(env_lib.TicTacToe(), FIRST_LEGAL)
-  games = rates.play_every_line(scripted, rules.O, batch_size=128)
+  games = players.matches(FIRST_LEGAL)[1].games
   changed = solved._replace(optimal=optimal)
   monkeypatch.setattr(rates.solver, "solve", lambda: changed)
   weights = rates._optimal_over_random(games)
@@ -141,8 +143,8 @@ def test_sampled_games():
 
 def test_episodes_are_readable():
   scripted = testing.scripted_play(env_lib.TicTacToe(), PERFECT)
-  games = rates.play_every_line(scripted, rules.O, batch_size=945)
-  first = next(trajectory.describe(games, lambda ids: f"{ids}"))
+  _, as_o = matches.exact_matches(scripted, 945)
+  first = next(trajectory.describe(as_o.games, lambda ids: f"{ids}"))
   assert first["agent"] == "O" and first["ending"] in ("win", "draw")
   turn = first["turns"][0]
   assert turn["board"] == "X........" and turn["opponent_move"] == "A1"

@@ -55,7 +55,7 @@ def test_games_of_every_line_are_read_as_they_were_played(tmp_path):
     ({"board": "XXXXXXXXX"}, "no game reaches the board XXXXXXXXX"),
     ({"board": "X"}, "expected a board of nine of .XO"),
     ({"agent": "x"}, "agent: Input should be 'X' or 'O'"),
-    ({"ending": "ongoing"}, "ending: Value error, expected one of draw"),
+    ({"ending": "ongoing"}, "ending: expected one of draw"),
     ({"turns": []}, "turns: List should have at least 1 item"),
     ({"turns": [{**GAME["turns"][0], "move": "D1"}]}, "expected a cell"),
     ({"board": "........."}, "a mark of one board is not on the next"),

@@ -6,7 +6,6 @@ import pathlib
 from tunix_ttt import cli
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
-from tunix_ttt.evaluate import evalsets as answers_lib
 
 
 def _parse() -> argparse.Namespace:
@@ -47,7 +46,7 @@ def main() -> None:
   from tunix_ttt import recipes
 
   answers = list(recipes.answer_evalset(flags.model, config, items, flags.seed))
-  answers_lib.write(answers, flags.output)
+  evalsets.write(answers, flags.output)
   right = sum(answer.score for answer in answers)
   print(
     f"{flags.model}: {right} of {len(answers)} right"

@@ -21,30 +21,18 @@ def _parse() -> argparse.Namespace:
     "python training/eval_report.py --run RUN --before eval_before.jsonl"
     " --after eval_after.jsonl --output report.md",
   )
-  for name, text in (("before", "first"), ("after", "second")):
-    parser.add_argument(
-      f"--{name}",
-      type=pathlib.Path,
-      help=f"the {text} model's answers, from eval_generate.py",
-    )
-  parser.add_argument(
-    "--run", type=pathlib.Path, help="run directory to report on"
-  )
-  parser.add_argument(
-    "--games-before",
-    type=pathlib.Path,
-    help="games of the first model, from eval_play.py or a run",
-  )
-  parser.add_argument(
-    "--games-after",
-    type=pathlib.Path,
-    help="games of the second model; by default those in the run's directory",
-  )
-  parser.add_argument(
-    "--plots",
-    type=pathlib.Path,
-    help="directory to create for the figures, as SVG and PNG",
-  )
+  for flag, text in (
+    ("--before", "the first model's answers, from eval_generate.py"),
+    ("--after", "the second model's answers, from eval_generate.py"),
+    ("--run", "run directory to report on"),
+    ("--games-before", "games of the first model, from eval_play.py or a run"),
+    (
+      "--games-after",
+      "games of the second model; by default those in the run's directory",
+    ),
+    ("--plots", "directory to create for the figures, as SVG and PNG"),
+  ):
+    parser.add_argument(flag, type=pathlib.Path, help=text)
   parser.add_argument(
     "--output",
     type=pathlib.Path,

@@ -323,7 +323,7 @@ def prepare(
   Raises:
     errors.UserError: If the model does not exist or cannot be exported.
   """
-  run = model_card.find_run(name)
+  run = run_directory.of_model(name)
   summary = evaluation and game_files.read_summary(evaluation)
   model = sources.open_model(name, config_lib.ModelConfig(base=base))
   summaries = (

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import pathlib
 import re
 import string
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 import unicodedata
 
 import numpy as np
@@ -34,6 +34,7 @@ from tunix_ttt.text import chat
 if TYPE_CHECKING:
   from tunix_ttt.models import checkpoints
 
+RowT = TypeVar("RowT", bound=pydantic.BaseModel)
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 # (maximum number of marks, section name).
 _PHASES = ((2, "opening"), (5, "middle"), (8, "end"))
@@ -66,28 +67,27 @@ class Item(pydantic.BaseModel):
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
+    expected = self.expected_answer
     if self.match == "optimal_move":
-      if not isinstance(self.expected_answer, list) or not self.expected_answer:
+      if not isinstance(expected, list) or not expected:
         raise ValueError("optimal_move needs a list of moves to expect")
-      for move in self.expected_answer:
+      for move in expected:
         text_formats.cell_from_coordinate(move)
-    elif not isinstance(self.expected_answer, str):
+    elif not isinstance(expected, str):
       raise ValueError(f"{self.match} needs one text to expect")
     if self.board is not None:
-      self._check_board(board_text.from_text(self.board))
+      board = board_text.from_text(self.board)
+      optimal = [*map(text_formats.coordinate, solver.optimal_cells(board))]
+      if not optimal:
+        raise ValueError(f"board {self.board}: no such position to move on")
+      if expected != optimal:
+        raise ValueError(
+          f"board {self.board}: the optimal moves are {optimal},"
+          f" expected_answer has {expected}"
+        )
+      if text_formats.render_grid(board) not in self.prompt:
+        raise ValueError(f"board {self.board}: the prompt shows another board")
     return self
-
-  def _check_board(self, board: int) -> None:
-    optimal = [text_formats.coordinate(c) for c in solver.optimal_cells(board)]
-    if not optimal:
-      raise ValueError(f"board {self.board}: no such position to move on")
-    if self.expected_answer != optimal:
-      raise ValueError(
-        f"board {self.board}: the optimal moves are {optimal}, expected_answer"
-        f" has {self.expected_answer}"
-      )
-    if text_formats.render_grid(board) not in self.prompt:
-      raise ValueError(f"board {self.board}: the prompt shows another board")
 
 
 def load(path: pathlib.Path | str) -> list[Item]:
@@ -98,20 +98,38 @@ def load(path: pathlib.Path | str) -> list[Item]:
   """
   path = files.or_packaged(pathlib.Path(path), "evalsets")
   items: dict[str, Item] = {}
-  for number, row in files.read_jsonl(path, "evalset"):
-    try:
-      item = Item.model_validate(row)
-    except pydantic.ValidationError as error:
-      first = error.errors()[0]
-      field = ".".join(map(str, first["loc"]))
-      message = first["msg"].removeprefix("Value error, ")
-      raise errors.UserError(
-        f"{path}:{number}: {field + ': ' if field else ''}{message}"
-      ) from None
+  for number, item in read_rows(Item, path, "evalset"):
     if item.id in items:
       raise errors.UserError(f"{path}:{number}: the id {item.id!r} is taken")
     items[item.id] = item
   return list(items.values())
+
+
+def read_rows(
+  kind: type[RowT], path: pathlib.Path, what: str, script: str | None = None
+) -> Iterator[tuple[int, RowT]]:
+  """Yields (line number, row) of a JSONL file.
+
+  Args:
+    kind: Class that validates rows.
+    path: Path of the file.
+    what: Noun for the file in error messages.
+    script: Script that writes such files, for error messages.
+
+  Raises:
+    errors.UserError: If a row is wrong, with its file, line and field.
+  """
+  for number, row in files.read_jsonl(path, what):
+    try:
+      yield number, kind.model_validate(row)
+    except pydantic.ValidationError as error:
+      first = error.errors()[0]
+      fault = first["msg"].removeprefix("Value error, ")
+      if first["loc"]:
+        fault = f"{'.'.join(map(str, first['loc']))}: {fault}"
+      if script is not None:
+        fault += f"; is this a file that {script} wrote?"
+      raise errors.UserError(f"{path}:{number}: {fault}") from None
 
 
 def verdict(item: Item, response: str) -> str:
@@ -121,27 +139,21 @@ def verdict(item: Item, response: str) -> str:
     `right` or `wrong`; for a move `right`, `unreadable` (not in the answer
     format), `illegal` or `not optimal`.
   """
-  if item.match == "optimal_move":
-    return _move_verdict(item, response)
-  answer = _THOUGHT.sub("", response, count=1)
   expected = item.expected_answer
-  assert isinstance(expected, str)
-  if item.match == "normalized":
-    answer, expected = _normalize(answer), _normalize(expected)
-  return "right" if answer == expected else "wrong"
-
-
-def _move_verdict(item: Item, response: str) -> str:
-  answer = text_formats.parse_answer(response) or text_formats.parse_answer(
+  if isinstance(expected, str):
+    answer = _THOUGHT.sub("", response, count=1)
+    if item.match == "normalized":
+      answer, expected = _normalize(answer), _normalize(expected)
+    return "right" if answer == expected else "wrong"
+  move = text_formats.parse_answer(response) or text_formats.parse_answer(
     response, thoughts=False
   )
-  if answer is None:
+  if move is None:
     return "unreadable"
-  if text_formats.coordinate(answer.cell) in item.expected_answer:
+  if text_formats.coordinate(move.cell) in expected:
     return "right"
-  if item.board is not None and item.board[answer.cell] != ".":
-    return "illegal"
-  return "not optimal"
+  is_taken = item.board is not None and item.board[move.cell] != "."
+  return "illegal" if is_taken else "not optimal"
 
 
 def _normalize(text: str) -> str:
@@ -183,18 +195,8 @@ def tictactoe_rows(seed: int = 0) -> Iterator[dict[str, Any]]:
 class Answer(pydantic.BaseModel):
   """A model's response to one item, scored.
 
-  Attributes:
-    id: Id of the item.
-    section: Section of the item.
-    match: Matching rule of the item.
-    prompt: User message of the item.
-    expected_answer: The right answer, or all right moves.
-    response: The model's answer.
-    verdict: Verdict of `evalsets.verdict`.
-    score: 1 for a right answer, else 0.
-    chance: Expected score of a random legal move; None if the item has none.
-    model: Name of the model.
-    seed: Random seed for sampling.
+  The fields of the item are as in `Item`. The score is 1 for a right answer,
+  else 0, and the seed is the random seed for sampling.
   """
 
   model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -274,11 +276,7 @@ def generate(
 
 
 def write(answers: Sequence[Answer], path: pathlib.Path) -> None:
-  """Writes answers as JSONL.
-
-  Raises:
-    errors.UserError: If the file exists.
-  """
+  """Writes answers as JSONL; raises a UserError if the file exists."""
   files.check_absent(path)
   rows = (files.to_json(answer.model_dump()) + "\n" for answer in answers)
   files.write_text(path, "".join(rows))
@@ -291,16 +289,8 @@ def read(path: pathlib.Path) -> dict[str, Answer]:
     errors.UserError: If a line is not an answer, or repeats an item.
   """
   answers: dict[str, Answer] = {}
-  for number, row in files.read_jsonl(path, "answer file"):
-    try:
-      answer = Answer.model_validate(row)
-    except pydantic.ValidationError as error:
-      first = error.errors()[0]
-      field = ".".join(map(str, first["loc"]))
-      raise errors.UserError(
-        f"{path}:{number}: {field}: {first['msg']}; is this a file that"
-        " eval_generate.py wrote?"
-      ) from None
+  rows = read_rows(Answer, path, "answer file", "eval_generate.py")
+  for number, answer in rows:
     if answer.id in answers:
       raise errors.UserError(
         f"{path}:{number}: the item {answer.id!r} is answered twice"

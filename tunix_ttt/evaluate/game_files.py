@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic
 
-from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt.evaluate import evalsets
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
@@ -19,19 +19,13 @@ from tunix_ttt.runs import run_manifest
 Mark = Literal["X", "O"]
 MARKS: dict[Mark, int] = {"X": rules.X, "O": rules.O}
 
-_ENDINGS = {
-  ending.name.lower()
-  for ending in trajectory_lib.Ending
-  if ending != trajectory_lib.Ending.ONGOING
-}
+_ENDINGS = {e.name.lower() for e in trajectory_lib.Ending} - {"ongoing"}
 
 
 def _cell(name: Any) -> int | None:
-  if name is None:
-    return None
-  if name not in text_formats.COORDINATES:
+  if name is not None and name not in text_formats.COORDINATES:
     raise ValueError("expected a cell, A1 to C3, or null")
-  return text_formats.cell_from_coordinate(name)
+  return None if name is None else text_formats.cell_from_coordinate(name)
 
 
 def _board(text: Any) -> int:
@@ -65,14 +59,9 @@ class _Row(pydantic.BaseModel):
 
 
 class Turn(_Row):
-  """A turn of the model.
+  """A turn of the model: `board` before its answer, which names the cell `move`.
 
-  Attributes:
-    board: Board before the model's move.
-    opponent_move: Cell of the opponent's last move; None if there is none.
-    response: Text of the model's answer.
-    move: Cell that the answer names; None if the answer is unreadable.
-    optimal: Whether the move is optimal.
+  The opponent's last move and the move are None if there is none.
   """
 
   board: Board
@@ -89,19 +78,17 @@ class Turn(_Row):
 
 
 class Game(_Row):
-  """A game of a model, as `rollout.trajectory.describe` writes it.
-
-  Attributes:
-    agent: Mark of the model.
-    ending: Lower-case name of the game's `Ending`.
-    board: Board at the end.
-    turns: Turns of the model.
-  """
+  """A game, as `rollout.trajectory.describe` writes it; `board` is its end."""
 
   agent: Mark
   ending: Annotated[str, pydantic.BeforeValidator(_ending)]
   board: Board
   turns: Annotated[list[Turn], pydantic.Field(min_length=1)]
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    self.moves()
+    return self
 
   @property
   def is_lost(self) -> bool:
@@ -109,16 +96,20 @@ class Game(_Row):
     return self.ending not in ("win", "draw")
 
   def moves(self) -> tuple[int, ...]:
-    """Returns the legal moves of both players as cells, X's first.
-
-    Raises:
-      ValueError: If a board does not follow from the previous one.
-    """
+    """Returns the legal moves of both players as cells, X's first."""
     moves: list[int] = []
-    previous = rules.EMPTY_BOARD
-    for board in (*(turn.board for turn in self.turns), self.board):
-      moves += _moves_between(previous, board)
-      previous = board
+    before = rules.EMPTY_BOARD
+    for after in (*(turn.board for turn in self.turns), self.board):
+      marks, new = rules.cells()[before], rules.cells()[after]
+      changed = marks != new
+      if (changed & (marks != rules.EMPTY)).any():
+        raise ValueError("a mark of one board is not on the next")
+      if changed.sum() > 2:
+        raise ValueError("more than two moves lie between two boards")
+      is_second = (new != rules.side_to_move()[before]).tolist()
+      cells = changed.nonzero()[0].tolist()
+      moves += sorted(cells, key=is_second.__getitem__)
+      before = after
     for number, cell in enumerate(moves):
       mark = rules.cells()[self.board][cell]
       if mark != (rules.O if number % 2 else rules.X):
@@ -126,28 +117,9 @@ class Game(_Row):
     return tuple(moves)
 
 
-def _moves_between(before: int, after: int) -> list[int]:
-  """Returns the moves between two boards of a game, in order."""
-  marks_before, marks_after = rules.cells()[before], rules.cells()[after]
-  changed = marks_before != marks_after
-  if (changed & (marks_before != rules.EMPTY)).any():
-    raise ValueError("a mark of one board is not on the next")
-  cells = [int(cell) for cell in changed.nonzero()[0]]
-  if len(cells) > 2:
-    raise ValueError("more than two moves lie between two boards")
-  first = rules.side_to_move()[before]
-  return sorted(cells, key=lambda cell: marks_after[cell] != first)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Openings:
-  """Counts of a model's first moves by cell.
-
-  Attributes:
-    temperature: Sampling temperature.
-    x: Counts of the first moves as X.
-    o: Counts of the first moves as O, by the cell that X has taken.
-  """
+  """Counts of a model's first moves as X, and as O by the cell X has taken."""
 
   temperature: float
   x: Counts
@@ -157,12 +129,8 @@ class Openings:
 class Summary(pydantic.BaseModel):
   """The summary written beside a file of games.
 
-  Attributes:
-    model: Name of the model.
-    revision: `checkpoints.Model.revision` of the model; None in older files.
-    play: The `play` section of the config.
-    results: Results by the model's mark.
-    openings: The model's first moves; None if they were not sampled.
+  `revision` is `checkpoints.Model.revision`, None in older files; `openings` is
+  None if first moves were not sampled.
   """
 
   model: str
@@ -184,49 +152,22 @@ def check_absent(output: pathlib.Path) -> None:
 
 
 def read_summary(path: pathlib.Path) -> Summary:
-  """Reads a summary of games.
-
-  Raises:
-    errors.UserError: If the file is not a summary.
-  """
+  """Reads a summary of games; raises a UserError if it is something else."""
   return run_manifest.read_record(Summary, path, "summary of games")
 
 
 def read_games(path: pathlib.Path) -> list[Game]:
-  """Reads a JSONL file of games.
-
-  Raises:
-    errors.UserError: If a line is not a game.
-  """
-  games = []
-  for number, row in files.read_jsonl(path, "file of games"):
-    try:
-      game = Game.model_validate(row)
-      game.moves()
-    except pydantic.ValidationError as error:
-      first = error.errors()[0]
-      fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except ValueError as error:
-      fault = str(error)
-    else:
-      games.append(game)
-      continue
-    raise errors.UserError(
-      f"{path}:{number}: {fault}; is this a file that eval_play.py wrote?"
-    )
-  return games
+  """Reads a JSONL file of games; a line that is no game is a UserError."""
+  rows = evalsets.read_rows(Game, path, "file of games", "eval_play.py")
+  return [game for _, game in rows]
 
 
 class Side(NamedTuple):
   """Results of a model's games with one mark.
 
-  Attributes:
-    against: Rates of endings (`rates.RATES`) by the opponent's name.
-    optimal_move_rate: Share of optimal moves among the model's decisions.
-    lines: Number of distinct games on all lines; None if unknown.
-    lines_lost: Number of distinct games on all lines that are neither a win nor
-      a draw; None for sampled games.
-    intervals: 95% confidence intervals of the rates of sampled games.
+  `against` has the rates of endings (`rates.RATES`) by opponent. `lines` and
+  `lines_lost` are as in `rates.Exact`, None if unknown; `intervals` are as in
+  `rates.Sampled`.
   """
 
   against: Mapping[str, Mapping[str, float]]
@@ -245,10 +186,8 @@ class Side(NamedTuple):
 
 def no_move_rate(rates: Mapping[str, float]) -> float:
   """Returns the share of games that end with an answer that is no move."""
-  return sum(
-    rates[name]
-    for name in ("illegal_rate", "parse_error_rate", "truncated_rate")
-  )
+  names = ("illegal_rate", "parse_error_rate", "truncated_rate")
+  return sum(rates[name] for name in names)
 
 
 def is_exact(summary: Summary | None) -> bool:
@@ -263,14 +202,12 @@ def is_exact(summary: Summary | None) -> bool:
 def sides_of_summary(summary: Summary) -> dict[str, Side]:
   """Returns the results in a summary by the model's mark."""
   sides = {}
+  opponent = str(summary.play.get("opponent", "its opponent"))
   for mark, result in summary.results.items():
-    share = result.optimal_move_rate
+    against, share = result.against(opponent), result.optimal_move_rate
     if isinstance(result, rates_lib.Exact):
-      against = {"random": result.random, "optimal": result.optimal}
       sides[mark] = Side(against, share, result.lines, result.lines_lost)
     else:
-      opponent = str(summary.play.get("opponent", "its opponent"))
-      against = {opponent: result.rates}
       sides[mark] = Side(against, share, intervals=result.intervals)
   return sides
 
@@ -278,7 +215,7 @@ def sides_of_summary(summary: Summary) -> dict[str, Side]:
 def sides_of_evaluation(
   metrics: Sequence[Mapping[str, Any]], index: int
 ) -> dict[str, Side]:
-  """Returns the results of one evaluation in `metrics.jsonl` by mark.
+  """Returns the results by mark of one evaluation in `metrics.jsonl`.
 
   The index is 0 for the evaluation before the first step, -1 for the last one.
   """
@@ -302,14 +239,11 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
         # Older runs have no `unfinished_rate`.
         rates = against.setdefault(opponent, {"unfinished_rate": 0.0})
         rates[rate] = value
-    complete = {
-      opponent: rates
-      for opponent, rates in against.items()
-      if len(rates) == len(rates_lib.RATES)
-    }
+    whole = len(rates_lib.RATES)
+    against = {k: v for k, v in against.items() if len(v) == whole}
     share = row.get(f"{mark}/optimal_move_rate")
     lost = row.get(f"{mark}/lines_lost")
-    if complete and share is not None:
+    if against and share is not None:
       lost = None if lost is None else int(lost)
-      sides[mark] = Side(complete, share, lines_lost=lost)
+      sides[mark] = Side(against, share, lines_lost=lost)
   return sides

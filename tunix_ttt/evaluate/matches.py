@@ -1,6 +1,6 @@
 """Plays games of a model on every line or by sampling, and writes them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import pathlib
@@ -29,19 +29,17 @@ from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
 
 Trajectory = trajectory_lib.Trajectory
+# (keys [B], initial states of B games) -> trajectories of B games.
+Play = Callable[[jax.Array, env_lib.State], Trajectory]
+# (mark of the model, game numbers [B]) -> opponent seeds [B], keys [B].
+_Draw = Callable[[int, jax.Array], tuple[jax.Array, jax.Array]]
 
 OPENINGS_TEMPERATURE = 1.0
 NUM_OPENINGS = 1024
 
 
 class Match(NamedTuple):
-  """A model's games with one mark.
-
-  Attributes:
-    agent: Mark of the model.
-    games: Games, on the host.
-    result: Results of the games.
-  """
+  """A model's games with one mark, on the host, and their results."""
 
   agent: int
   games: Trajectory
@@ -51,8 +49,7 @@ class Match(NamedTuple):
 class Player:
   """A model that plays in an environment, compiled on the first call.
 
-  Attributes:
-    params: Parameters of the model; may be replaced, as training updates them.
+  Training replaces the model's parameters, `params`, as it updates them.
   """
 
   def __init__(
@@ -70,7 +67,7 @@ class Player:
     """
     policy = policy_lib.ModelPolicy(model.module, model.spec)
     tables = sampler.make_tables(config, model.tokenizer)
-    self.params = policy.params
+    self.params, self.env = policy.params, env
     play = play or config.play
     longest_prompt = int(tables.observations.begin.lengths.max())
     memory.check_play(model.spec, play, longest_prompt)
@@ -116,10 +113,12 @@ def play_games(
   """
   config = config_lib.load_any(config)
   seed = config.seed if seed is None else seed
-  env = environment(config.play)
-  if opponent is not None:
-    env = env_lib.TicTacToe(opponent=opponent)
-  yield from sampled_matches(Player(model, config, env), env, config.play, seed)
+  env = (
+    environment(config.play)
+    if opponent is None
+    else env_lib.TicTacToe(opponent=opponent)
+  )
+  yield from sampled_matches(Player(model, config, env), config.play, seed)
 
 
 def environment(config: config_lib.PlayConfig) -> env_lib.TicTacToe:
@@ -136,75 +135,88 @@ def environment(config: config_lib.PlayConfig) -> env_lib.TicTacToe:
 
 
 def exact_matches(
-  play: rates_lib.Play, batch_size: int, *, leave: bool = True
+  play: Play, batch_size: int, *, in_training: bool = False
 ) -> Iterator[Match]:
   """Yields a greedy player's games on every line, as X and as O.
 
-  `play` must have a uniformly random opponent. If `leave`, full progress bars
-  stay on the terminal.
+  `play` must have a uniformly random opponent. In training, progress bars are
+  removed at their end.
   """
-  for agent in (rules.X, rules.O):
-    total = len(opponents.enumerate_opponent_seeds(agent))
-    with _progress(play, agent, total, leave) as watched:
-      games = rates_lib.play_every_line(watched, agent, batch_size)
+  seeds = {
+    agent: jnp.asarray(opponents.enumerate_opponent_seeds(agent))
+    for agent in (rules.X, rules.O)
+  }
+
+  def draw(agent: int, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Repeated games fill the last batch.
+    numbers = numbers % len(seeds[agent])
+    # Greedy decoding ignores the keys, but `play` requires them.
+    keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
+    return seeds[agent][numbers], keys
+
+  env, leave = env_lib.TicTacToe(), not in_training
+  for agent, lines in seeds.items():
+    games = _play(play, env, agent, len(lines), batch_size, draw, leave=leave)
     yield Match(agent, games, rates_lib.exact(games))
 
 
 def sampled_matches(
-  play: rates_lib.Play,
-  env: env_lib.TicTacToe,
+  player: Player,
   config: config_lib.PlayConfig,
   seed: int,
   *,
   in_training: bool = False,
-  leave: bool = True,
 ) -> Iterator[Match]:
-  """Yields sampled games in the environment of `play`, as X and as O.
+  """Yields a player's sampled games, as X and as O.
 
-  Games `in_training` choose a checkpoint. They have random streams of their
-  own, so that later games are an unbiased evaluation. If `leave`, full progress
-  bars stay on the terminal.
+  Games in training choose a checkpoint. They have random streams of their own,
+  so that later games are an unbiased evaluation, and their progress bars are
+  removed at their end.
   """
-  init = jax.jit(jax.vmap(env.init))
   names = streams.Stream
   opponent_stream, token_stream = names.MATCH_OPPONENTS, names.MATCH_TOKENS
   if in_training:
     opponent_stream = names.VALIDATION_OPPONENTS
     token_stream = names.VALIDATION_TOKENS
+
+  def draw(agent: int, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    keys = streams.keys(seed, opponent_stream, agent, last=numbers)
+    opponent_seeds = jax.vmap(jax.random.bits)(keys)
+    return opponent_seeds, streams.keys(seed, token_stream, agent, last=numbers)
+
+  env, leave = player.env, not in_training
+  total, size = config.num_games, config.batch_size
   for agent in (rules.X, rules.O):
-    batches, size = [], config.batch_size
-    with _progress(play, agent, config.num_games, leave) as watched:
-      for first in range(0, config.num_games, size):
-        numbers = jnp.arange(first, first + size)
-        marks = jnp.full(size, agent, jnp.int8)
-        keys = streams.keys(seed, opponent_stream, agent, last=numbers)
-        states = init(jax.vmap(jax.random.bits)(keys), marks)
-        keys = streams.keys(seed, token_stream, agent, last=numbers)
-        batches.append(jax.device_get(watched(keys, states)))
-    games = jax.tree.map(
-      lambda *rows: np.concatenate(rows)[: config.num_games], *batches
-    )
+    games = _play(player, env, agent, total, size, draw, leave=leave)
     yield Match(agent, games, rates_lib.sampled(games))
 
 
-@contextlib.contextmanager
-def _progress(
-  play: rates_lib.Play, agent: int, total: int, leave: bool
-) -> Iterator[rates_lib.Play]:
-  """Yields `play`, wrapped to advance a progress bar."""
+def _play(
+  play: Play,
+  env: env_lib.TicTacToe,
+  agent: int,
+  num_games: int,
+  batch_size: int,
+  draw: _Draw,
+  *,
+  leave: bool,
+) -> Trajectory:
+  """Plays games in batches; if `leave`, the progress bar stays at the end."""
   name = text_formats.MARK_NAMES[agent]
-
-  def watched(keys: jax.Array, states: env_lib.State) -> Trajectory:
-    games = jax.block_until_ready(play(keys, states))
-    bar.update(min(len(keys), bar.total - bar.n))
-    return games
-
+  init, batches = jax.jit(jax.vmap(env.init, (0, None))), []
   stage = contextlib.nullcontext()
   if leave:
     stage = progress.stage(f"playing as {name}", has_bar=True)
-  bar = progress.bar(total=total, desc=f"as {name}", unit="game", leave=leave)
+  bar = progress.bar(
+    total=num_games, desc=f"as {name}", unit="game", leave=leave
+  )
   with bar, stage:
-    yield watched
+    for first in range(0, num_games, batch_size):
+      opponent_seeds, keys = draw(agent, jnp.arange(first, first + batch_size))
+      games = play(keys, init(opponent_seeds, agent))
+      batches.append(jax.device_get(games))
+      bar.update(min(batch_size, num_games - first))
+  return jax.tree.map(lambda *rows: np.concatenate(rows)[:num_games], *batches)
 
 
 def sample_openings(
@@ -226,23 +238,23 @@ def sample_openings(
   )
   env = env_lib.TicTacToe()
   player = Player(model, config, env, play)
+  # One line for each move of X, in the order of the cells.
+  lines = opponents.enumerate_opponent_seeds(rules.O)
+  opponent_seeds = jnp.asarray(lines[:: len(lines) // rules.NUM_CELLS])
+
+  def draw(agent: int, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    stream = streams.Stream.OPENING_TOKENS
+    keys = streams.keys(seed, stream, agent, last=numbers)
+    return opponent_seeds[numbers % rules.NUM_CELLS], keys
+
   size = min(play.batch_size, num_games)
   counts = np.zeros((rules.NUM_CELLS + 1, rules.NUM_CELLS + 1), int)
-  init = jax.jit(jax.vmap(env.init))
   with progress.stage("sampling openings"):
     for agent in (rules.X, rules.O):
-      for first in range(0, num_games, size):
-        numbers = jnp.arange(first, first + size)
-        keys = streams.keys(
-          seed, streams.Stream.OPENING_TOKENS, agent, last=numbers
-        )
-        marks = jnp.full(size, agent, jnp.int8)
-        games = player(keys, init(_opening_seeds(numbers), marks))
-        kept = slice(num_games - first)
-        before = np.asarray(games.last_moves)[kept, 0]
-        moves = np.asarray(games.moves)[kept, 0]
-        # -1, for no cell, indexes the last row and the last column.
-        np.add.at(counts, (before, np.where(moves == before, -1, moves)), 1)
+      games = _play(player, env, agent, num_games, size, draw, leave=False)
+      before, moves = games.last_moves[:, 0], games.moves[:, 0]
+      # -1, for no cell, indexes the last row and the last column.
+      np.add.at(counts, (before, np.where(moves == before, -1, moves)), 1)
   return game_files.Openings(
     temperature=OPENINGS_TEMPERATURE,
     x=counts[-1].tolist(),
@@ -253,28 +265,20 @@ def sample_openings(
   )
 
 
-def _opening_seeds(numbers: jax.Array) -> jax.Array:
-  """Returns opponent seeds that open with the nine cells in turn."""
-  openings = np.arange(rules.NUM_CELLS, dtype=np.uint64)
-  middles = (2 * openings + 1) * 2**31 // rules.NUM_CELLS
-  return jnp.asarray(middles.astype(np.uint32))[numbers % rules.NUM_CELLS]
-
-
 class Evaluator:
   """Evaluates a model's current parameters during training; compiled once."""
 
   def __init__(self, model: checkpoints.Model, config: config_lib.GRPOConfig):
-    """Takes the model in training and its config.
+    """Compiles on the first call.
 
     Raises:
       errors.UserError: If the opponent does not exist, or the limits leave no
         room for an answer.
     """
     self._config = config
-    self._env = env_lib.TicTacToe()
-    if not config.exhaustive_eval:
-      self._env = environment(config.play)
-    self._player = Player(model, config, self._env)
+    is_exact = config.exhaustive_eval
+    env = env_lib.TicTacToe() if is_exact else environment(config.play)
+    self._player = Player(model, config, env)
 
   def __call__(self, params: Any) -> dict[str, float]:
     """Returns the rates for each mark and the `score`.
@@ -282,28 +286,19 @@ class Evaluator:
     The score is the win rate plus half the draw rate, averaged over both marks
     and, if every line is played, over a random and an optimal opponent.
     """
-    self._player.params = params
-    play, config = self._config.play, self._config
-    if config.exhaustive_eval:
-      matches = exact_matches(self._player, play.batch_size, leave=False)
+    player, play = self._player, self._config.play
+    player.params = params
+    if self._config.exhaustive_eval:
+      matches = exact_matches(player, play.batch_size, in_training=True)
     else:
-      matches = sampled_matches(
-        self._player,
-        self._env,
-        play,
-        config.seed,
-        in_training=True,
-        leave=False,
-      )
+      seed = self._config.seed
+      matches = sampled_matches(player, play, seed, in_training=True)
     metrics, scores = {}, []
     for match in matches:
       mark, result = text_formats.MARK_NAMES[match.agent], match.result
       if isinstance(result, rates_lib.Exact):
-        against = {"random": result.random, "optimal": result.optimal}
         metrics[f"{mark}/lines_lost"] = float(result.lines_lost)
-      else:
-        against = {play.opponent: result.rates}
-      for opponent, rates in against.items():
+      for opponent, rates in result.against(play.opponent).items():
         metrics |= {f"{mark}/{opponent}/{k}": v for k, v in rates.items()}
         scores.append(rates["win_rate"] + rates["draw_rate"] / 2)
       metrics[f"{mark}/optimal_move_rate"] = result.optimal_move_rate
@@ -331,30 +326,24 @@ def write(
       distinct = rates_lib.distinct_games(games)
       games = jax.tree.map(lambda leaf, rows=distinct: leaf[rows], games)
     rows += trajectory_lib.describe(games, model.tokenizer.decode)
-  summary = {
-    "model": name,
-    "revision": model.revision,
-    "play": config_lib.to_dict(config)["play"],
-    "results": results(matches),
-    "openings": None if openings is None else dataclasses.asdict(openings),
-  }
+  marks = text_formats.MARK_NAMES
+  summary = game_files.Summary.model_validate(
+    {
+      "model": name,
+      "revision": model.revision,
+      "play": config_lib.to_dict(config)["play"],
+      "results": {marks[match.agent]: match.result for match in matches},
+      "openings": openings,
+    }
+  )
+  text = files.to_json(summary.model_dump()) + "\n"
   files.write_text(output, "".join(files.to_json(row) + "\n" for row in rows))
   try:
-    files.write_text(
-      game_files.summary_path(output), files.to_json(summary) + "\n"
-    )
+    files.write_text(game_files.summary_path(output), text)
   except errors.UserError:
     # Games without a summary would block another attempt.
     output.unlink()
     raise
-
-
-def results(matches: Sequence[Match]) -> dict[str, Any]:
-  """Returns the results by the model's mark, as plain data."""
-  return {
-    text_formats.MARK_NAMES[match.agent]: dataclasses.asdict(match.result)
-    for match in matches
-  }
 
 
 def table(matches: Sequence[Match]) -> str:

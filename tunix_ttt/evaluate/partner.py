@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-import dataclasses
-from typing import Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,38 +22,20 @@ HELP = (
   "Take a cell by its name, A1 to C3, or as the keys of a number pad lie, 7 for"
   " A1; u takes your last move back, q ends the game."
 )
-# Keys of the number pad in the order of the cells.
-_KEYS = "789456123"
+# Cells by key of the number pad and by name.
+_CELLS = {
+  name.lower(): cell
+  for names in ("789456123", text_formats.COORDINATES)
+  for cell, name in enumerate(names)
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
-  """A model's answer on a board.
-
-  Attributes:
-    response: Text of the answer.
-    cell: Cell that the answer names; -1 if it is unreadable.
-    is_legal: Whether the cell is free.
-    best: Optimal cells.
-  """
+class Answer(NamedTuple):
+  """A model's answer on a board, and its cell, -1 if it is unreadable."""
 
   response: str
   cell: int
   is_legal: bool
-  best: tuple[int, ...]
-
-  @property
-  def is_optimal(self) -> bool:
-    """Whether the move is optimal."""
-    return self.cell in self.best
-
-
-class Answers(Protocol):
-  """The method of `Partner` that `play` calls."""
-
-  def answer(self, mark: int, moves: Sequence[Sequence[int]]) -> list[Answer]:
-    """Returns the next answer in each game."""
-    ...
 
 
 class Partner:
@@ -97,12 +78,8 @@ class Partner:
     opponent_seed = jnp.array(
       [opponents.encode_script(line) for line in replies], jnp.uint32
     )
-    keys = streams.keys(
-      self._seed,
-      streams.Stream.PARTNER_TOKENS,
-      mark,
-      last=jnp.arange(self._num_games),
-    )
+    numbers, stream = jnp.arange(self._num_games), streams.Stream.PARTNER_TOKENS
+    keys = streams.keys(self._seed, stream, mark, last=numbers)
     games = self._player(keys, self._begin(opponent_seed, mark))
     answers = []
     for number, game in enumerate(moves):
@@ -111,25 +88,18 @@ class Partner:
       matching = games.turn_mask[number] & (games.boards[number] == board)
       if not matching.any():
         # The game ended before the model's first turn.
-        answers.append(Answer(response="", cell=-1, is_legal=False, best=()))
+        answers.append(Answer("", -1, False))
         continue
       turn = np.flatnonzero(matching)[-1]
       tokens = games.actions[number, turn][games.action_mask[number, turn]]
       cell = int(games.moves[number, turn])
-      legal = int(rules.legal_masks()[board])
-      answers.append(
-        Answer(
-          response=self._decode(tokens.tolist()),
-          cell=cell,
-          is_legal=cell >= 0 and bool(legal >> cell & 1),
-          best=solver.optimal_cells(board),
-        )
-      )
+      is_legal = cell >= 0 and bool(rules.legal_masks()[board] >> cell & 1)
+      answers.append(Answer(self._decode(tokens.tolist()), cell, is_legal))
     return answers
 
 
 def play(
-  player: Answers,
+  player: Partner,
   mark: int,
   ask: Callable[[str], str] | None = None,
   tell: Callable[[str], None] = print,
@@ -154,41 +124,42 @@ def play(
     winner = int(rules.winners()[board])
     if winner != rules.NO_WINNER:
       tell(f"\n{draw(board)}")
+      if winner == rules.DRAWN:
+        tell("A draw.")
+        return "drawn"
       ending = "won" if winner == mark else "lost"
-      ending = "drawn" if winner == rules.DRAWN else ending
-      tell("A draw." if ending == "drawn" else f"You have {ending}.")
+      tell(f"You have {ending}.")
       return ending
     if rules.side_to_move()[board] != mark:
       (answer,) = player.answer(rules.X + rules.O - mark, [moves])
       tell(f"The model: {answer.response}")
+      cell = answer.cell
       if not answer.is_legal:
-        reason = "names no cell" if answer.cell < 0 else "names a taken cell"
+        reason = "names no cell" if cell < 0 else "names a taken cell"
         tell(f"That {reason}, so you have won.")
         return "won"
-      if not answer.is_optimal:
-        tell(f"  Not optimal: {_names(answer.best)} would have been.")
-      moves.append(answer.cell)
-      continue
-    tell(f"\n{draw(board)}")
-    try:
-      line = ask("your move: ").strip().lower()
-    except EOFError:
-      line = "q"
-    if line == "q":
-      return None
-    if line == "u":
-      if len(moves) < (2 if mark == rules.X else 3):
-        tell("There is no move of yours to take back.")
-      else:
-        del moves[-2:]
-      continue
-    cell = _cell(line)
-    if cell is None or not rules.legal_masks()[board] >> cell & 1:
-      tell(f"{line!r} is no free cell. {HELP}")
-      continue
+    else:
+      tell(f"\n{draw(board)}")
+      try:
+        line = ask("your move: ").strip().lower()
+      except EOFError:
+        line = "q"
+      if line == "q":
+        return None
+      if line == "u":
+        if len(moves) < (2 if mark == rules.X else 3):
+          tell("There is no move of yours to take back.")
+        else:
+          del moves[-2:]
+        continue
+      cell = _CELLS.get(line)
+      if cell is None or not rules.legal_masks()[board] >> cell & 1:
+        tell(f"{line!r} is no free cell. {HELP}")
+        continue
     best = solver.optimal_cells(board)
     if cell not in best:
-      tell(f"  Not optimal: {_names(best)} would have been.")
+      names = " or ".join(map(text_formats.coordinate, best))
+      tell(f"  Not optimal: {names} would have been.")
     moves.append(cell)
 
 
@@ -202,43 +173,20 @@ def board_after(moves: Sequence[int]) -> int:
 
 def draw(board: int) -> str:
   """Formats a board as lines of text; free cells show their names."""
-  rows = [
-    " | ".join(
-      f"{text_formats.MARK_NAMES[mark]} "
-      if mark
-      else text_formats.coordinate(cell)
-      for cell, mark in enumerate(rules.cells()[board])
-      if cell // 3 == row
-    )
-    for row in range(3)
+  cells = zip(text_formats.COORDINATES, rules.cells()[board], strict=True)
+  names = [
+    f"{text_formats.MARK_NAMES[mark]} " if mark else name
+    for name, mark in cells
   ]
+  rows = (" | ".join(names[first : first + 3]) for first in (0, 3, 6))
   return "\n".join(f"  {row}".rstrip() for row in rows)
 
 
-def _cell(text: str) -> int | None:
-  """Parses a coordinate or a key of the number pad."""
-  if len(text) == 1 and text in _KEYS:
-    return _KEYS.index(text)
-  try:
-    return text_formats.cell_from_coordinate(text)
-  except ValueError:
-    return None
+class SelfPlay(NamedTuple):
+  """Counts of a model's games against itself.
 
-
-def _names(cells: tuple[int, ...]) -> str:
-  return " or ".join(map(text_formats.coordinate, cells))
-
-
-@dataclasses.dataclass(frozen=True)
-class SelfPlay:
-  """Results of a model's games against itself.
-
-  Attributes:
-    endings: Number of games by ending: `X wins`, `O wins`, `draw`, or a mark
-      and `illegal` or `unreadable`.
-    num_different: Number of distinct games.
-    num_moves: Number of moves.
-    num_optimal: Number of optimal moves.
+  The endings are `X wins`, `O wins`, `draw`, or a mark and `illegal` or
+  `unreadable`.
   """
 
   endings: Counter[str]
@@ -257,13 +205,14 @@ def self_play(partner: Partner, num_games: int) -> SelfPlay:
     for number, answer in enumerate(partner.answer(mark, games)):
       if number in endings:
         continue
+      game = games[number]
       if not answer.is_legal:
         fault = "unreadable" if answer.cell < 0 else "illegal"
         endings[number] = f"{name} {fault}"
         continue
-      games[number].append(answer.cell)
-      num_optimal += answer.is_optimal
-      winner = rules.winners()[board_after(games[number])]
+      num_optimal += answer.cell in solver.optimal_cells(board_after(game))
+      game.append(answer.cell)
+      winner = rules.winners()[board_after(game)]
       if winner != rules.NO_WINNER:
         endings[number] = "draw" if winner == rules.DRAWN else f"{name} wins"
   return SelfPlay(

@@ -6,27 +6,18 @@ is X, 945 if it is O. Playing every line gives the policy's exact rates against
 a random and an optimal opponent, and its worst result against any opponent.
 """
 
-from collections.abc import Callable
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
-from tunix_ttt import streams
-from tunix_ttt.evaluate import statistics
-from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
-# (keys [B], initial states of B games) -> trajectories of B games.
-Play = Callable[[jax.Array, env_lib.State], Trajectory]
-
 RATES = trajectory_lib.RATES
 
 
@@ -53,6 +44,11 @@ class Exact:
   optimal: dict[str, float]
   optimal_move_rate: float
 
+  def against(self, opponent: str) -> dict[str, dict[str, float]]:
+    """Returns the rates by opponent, whatever the config's `opponent`."""
+    del opponent
+    return {"random": self.random, "optimal": self.optimal}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampled:
@@ -70,40 +66,21 @@ class Sampled:
   intervals: dict[str, tuple[float, float]]
   optimal_move_rate: float
 
-
-def play_every_line(
-  play: Play, agent: int, batch_size: int = 512
-) -> Trajectory:
-  """Plays a greedy policy on every line; returns one game a line, on the host.
-
-  `play` must have the opponent `opponents.uniform_random`. Repeated games fill
-  the last batch.
-  """
-  opponent_seeds = opponents.enumerate_opponent_seeds(agent)
-  init = env_lib.TicTacToe().init
-  total, batches = len(opponent_seeds), []
-  for first in range(0, total, batch_size):
-    numbers = jnp.arange(first, first + batch_size) % total
-    marks = jnp.full(batch_size, agent, jnp.int8)
-    states = jax.vmap(init)(jnp.asarray(opponent_seeds)[numbers], marks)
-    # Greedy decoding ignores the keys, but `play` requires them.
-    keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
-    batches.append(jax.device_get(play(keys, states)))
-  return jax.tree.map(lambda *rows: np.concatenate(rows)[:total], *batches)
+  def against(self, opponent: str) -> dict[str, dict[str, float]]:
+    """Returns the rates by opponent, the config's `opponent` alone."""
+    return {opponent: self.rates}
 
 
 def exact(games: Trajectory) -> Exact:
-  """Computes exact results from the games of `play_every_line`."""
+  """Computes exact results from the games on every line."""
   distinct = distinct_games(games)
   order = list(RATES.values())
   endings = [Ending(int(e)) for e in np.asarray(games.ending)[distinct]]
-  worst = max(endings, key=order.index)
-  uniform = np.ones(len(games.ending))
   return Exact(
     lines=len(distinct),
     lines_lost=sum(e not in (Ending.WIN, Ending.DRAW) for e in endings),
-    worst=worst.name.lower(),
-    random=_rates(games, uniform),
+    worst=max(endings, key=order.index).name.lower(),
+    random=_rates(games, np.ones(len(games.ending))),
     optimal=_rates(games, _optimal_over_random(games)),
     optimal_move_rate=_optimal_move_rate(games),
   )
@@ -112,14 +89,15 @@ def exact(games: Trajectory) -> Exact:
 def sampled(games: Trajectory) -> Sampled:
   """Computes rates and confidence intervals from sampled games."""
   total = len(games.ending)
-  rates = _rates(games, np.ones(total))
+  rates, intervals = _rates(games, np.ones(total)), {}
+  for name, rate in rates.items():
+    test = stats.binomtest(round(rate * total), total)
+    low, high = test.proportion_ci(method="wilson")
+    intervals[name] = float(low), float(high)
   return Sampled(
     games=total,
     rates=rates,
-    intervals={
-      name: statistics.wilson_interval(round(rate * total), total)
-      for name, rate in rates.items()
-    },
+    intervals=intervals,
     optimal_move_rate=_optimal_move_rate(games),
   )
 
@@ -167,9 +145,8 @@ def _optimal_over_random(games: Trajectory) -> np.ndarray:
       has_next = t + 1 < played.shape[1] and played[n, t + 1]
       after = boards[n, t + 1] if has_next else games.board[n]
       # An illegal move and the last move of a game have no reply.
-      if before < 0 or before == after:
-        continue
-      ratio[n] *= _reply_ratio(int(before), int(after))
+      if before >= 0 and before != after:
+        ratio[n] *= _reply_ratio(int(before), int(after))
   return ratio
 
 

@@ -1,9 +1,8 @@
 """Compares runs: differing settings, outcomes and training curves."""
 
 from collections.abc import Sequence
-import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -14,29 +13,14 @@ from tunix_ttt.report import run_page
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
-_NONE = "-"
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-  """The settings, metrics and results of one run in a comparison.
-
-  Attributes:
-    name: Unique name in the comparison.
-    manifest: Manifest of the run.
-    metrics: Rows of the run's `metrics.jsonl`.
-    sides: Final results by the model's mark; empty if unknown.
-  """
+class Run(NamedTuple):
+  """A run in a comparison, with a unique name and its final results by mark."""
 
   name: str
   manifest: run_manifest.RunManifest
   metrics: Sequence[dict[str, Any]]
   sides: dict[str, game_files.Side]
-
-  @property
-  def is_exact(self) -> bool:
-    """Whether the results cover every line."""
-    return all(side.lines_lost is not None for side in self.sides.values())
 
 
 def read(directories: Sequence[pathlib.Path]) -> list[Run]:
@@ -56,12 +40,11 @@ def read(directories: Sequence[pathlib.Path]) -> list[Run]:
     manifest = run_manifest.RunManifest.read(path)
     manifest.check_files(path)
     metrics = run_directory.read_metrics(path)
+    sides = game_files.sides_of_evaluation(metrics, -1)
     if (path / run_directory.GAMES_SUMMARY).exists():
       summary = game_files.read_summary(path / run_directory.GAMES_SUMMARY)
       sides = game_files.sides_of_summary(summary)
-    else:
-      sides = game_files.sides_of_evaluation(metrics, -1)
-    runs.append(Run(name=name, manifest=manifest, metrics=metrics, sides=sides))
+    runs.append(Run(name, manifest, metrics, sides))
   return runs
 
 
@@ -70,86 +53,77 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
 
   A setting that a recipe does not have is `-`, which is not a difference.
   """
-  flat = [
-    {"recipe": run.manifest.recipe, **config_lib.flatten(run.manifest.config)}
-    for run in runs
-  ]
-  keys = dict.fromkeys(key for settings in flat for key in settings)
-  rows = {
-    key: [files.to_json(s[key]) if key in s else _NONE for s in flat]
-    for key in keys
-  }
-  return {k: row for k, row in rows.items() if len(set(row) - {_NONE}) > 1}
+  columns = []
+  for run in runs:
+    settings = config_lib.flatten(run.manifest.config)
+    settings = {"recipe": run.manifest.recipe, **settings}
+    columns.append({key: files.to_json(v) for key, v in settings.items()})
+  rows = _rows(columns)
+  return {k: row for k, row in rows.items() if len(set(row) - {"-"}) > 1}
 
 
 def outcomes(runs: Sequence[Run]) -> dict[str, list[str]]:
   """Returns final results, with a value for each run; `-` if unknown."""
-  rows: dict[str, list[str]] = {}
-
-  def put(label: str, index: int, value: str) -> None:
-    rows.setdefault(label, [_NONE] * len(runs))[index] = value
-
-  for index, run in enumerate(runs):
+  columns = []
+  for run in runs:
+    column = {}
     for mark, side in run.sides.items():
       if side.lines_lost is not None:
-        put(f"lines lost as {mark}", index, str(side.lines_lost))
+        column[f"lines lost as {mark}"] = str(side.lines_lost)
       for opponent, rates in side.against.items():
         shares = [rates[f"{name}_rate"] for name in ("win", "draw", "loss")]
         shares.append(game_files.no_move_rate(rates))
         text = " / ".join(f"{100 * share:.2f}" for share in shares)
-        put(f"as {mark} against {opponent}, %", index, text)
+        column[f"as {mark} against {opponent}, %"] = text
       share = f"{100 * side.optimal_move_rate:.2f}"
-      put(f"optimal moves as {mark}, %", index, share)
+      column[f"optimal moves as {mark}, %"] = share
     for key, value in run.manifest.final_metrics.items():
       if key.endswith(("/loss", "/score")):
-        put(key, index, f"{value:.4f}")
+        column[key] = f"{value:.4f}"
     steps = [row["step"] for row in run.metrics]
-    put("steps", index, str(max(steps, default=0)))
+    column["steps"] = str(max(steps, default=0))
     seconds = [row["seconds"] for row in run.metrics if "seconds" in row]
     if seconds:
-      put("seconds of training", index, f"{seconds[-1]:.0f}")
-  return rows
+      column["seconds of training"] = f"{seconds[-1]:.0f}"
+    columns.append(column)
+  return _rows(columns)
+
+
+def _rows(columns: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+  keys = dict.fromkeys(key for column in columns for key in column)
+  return {key: [column.get(key, "-") for column in columns] for key in keys}
 
 
 def curves(runs: Sequence[Run]) -> list[plots.Panel]:
   """Returns the curves that several runs have, with a line for each run."""
-  by_name: dict[str, dict[str, plots.Panel]] = {}
+  by_name: dict[str, tuple[plots.Panel, dict[str, dict[str, plots.Line]]]] = {}
   for run in runs:
     for panel in plots.panels(run.metrics):
-      by_name.setdefault(panel.name, {})[run.name] = panel
-  panels = []
-  for name, by_run in by_name.items():
-    first = next(iter(by_run.values()))
-    labels = dict.fromkeys(k for panel in by_run.values() for k in panel.lines)
-    for label in labels:
-      lines = {
-        run: panel.lines[label]
-        for run, panel in by_run.items()
-        if label in panel.lines
-      }
-      if len(lines) > 1:
-        suffix = f": {label}" if len(labels) > 1 else ""
-        panels.append(
-          plots.Panel(
-            name=f"{name}_{label}".replace(" ", "_"),
-            title=f"{first.title}{suffix}",
-            lines=lines,
-            share=first.share,
-          )
-        )
-  return panels
+      _, labels = by_name.setdefault(panel.name, (panel, {}))
+      for label, line in panel.lines.items():
+        labels.setdefault(label, {})[run.name] = line
+  return [
+    plots.Panel(
+      f"{name}_{label}".replace(" ", "_"),
+      f"{panel.title}: {label}" if len(labels) > 1 else panel.title,
+      lines,
+      panel.share,
+    )
+    for name, (panel, labels) in by_name.items()
+    for label, lines in labels.items()
+    if len(lines) > 1
+  ]
 
 
 def table(rows: dict[str, list[str]], names: Sequence[str]) -> str:
   """Formats labeled rows of a value for each run as aligned lines of text."""
   lines = [["", *names], *([label, *values] for label, values in rows.items())]
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  width, *widths = (
+    max(map(len, column)) for column in zip(*lines, strict=True)
+  )
   return "\n".join(
-    "  ".join(
-      cell.ljust(width) if n == 0 else cell.rjust(width)
-      for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-    ).rstrip()
-    for line in lines
+    "  ".join((label.ljust(width), *map(str.rjust, values, widths))).rstrip()
+    for label, *values in lines
   )
 
 
@@ -163,14 +137,16 @@ def write(
   Raises:
     errors.UserError: If the file or the directory exists.
   """
-  figures = {panel.name: plots.curves(panel) for panel in curves(runs)}
-  text = run_page.render_template(
+  run_page.write_page(
+    output,
     "comparison.html",
+    {"figures": {panel.name: plots.curves(panel) for panel in curves(runs)}},
+    plots_to,
     title=f"{len(runs)} runs",
     runs=runs,
     differences=differences(runs),
     outcomes=outcomes(runs),
-    is_exact=all(run.is_exact for run in runs),
-    figures=run_page.inline(figures.values()),
+    is_exact=all(
+      side.lines_lost is not None for run in runs for side in run.sides.values()
+    ),
   )
-  run_page.write_page(output, text, figures, plots_to)

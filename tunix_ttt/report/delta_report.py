@@ -1,20 +1,21 @@
 """Compares answers before and after training, and reports in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+import dataclasses
 import html
+import math
 import pathlib
+import shlex
 from typing import NamedTuple
+
+import jinja2
+import numpy as np
+from scipy import stats
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.evaluate import evalsets as answers_lib
-from tunix_ttt.evaluate import statistics
-
-_HEADER = (
-  "| section | items | before | after | change | 95% CI of the change | p |"
-  " wrong → right | right → wrong |\n"
-  "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
-)
+from tunix_ttt.evaluate import evalsets
 
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "&<>\"'\\`*_{}[]|#~"}
 
@@ -22,13 +23,35 @@ _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "&<>\"'\\`*_{}[]|#~"}
 class Pair(NamedTuple):
   """The answers to one item before and after training."""
 
-  before: answers_lib.Answer
-  after: answers_lib.Answer
+  before: evalsets.Answer
+  after: evalsets.Answer
 
   @property
-  def flip(self) -> int:
-    """The change of the score: 1, 0 or -1."""
+  def change(self) -> int:
+    """The change of the score."""
     return self.after.score - self.before.score
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Paired:
+  """A comparison of paired right (1) and wrong (0) answers.
+
+  It has means, sample standard deviations (0 for a single item), the 95%
+  confidence interval from `low` to `high` of `change`, the p-value of the exact
+  McNemar test for no change, and the numbers of answers `gained` and `lost`.
+  """
+
+  count: int
+  before: float
+  before_std: float
+  after: float
+  after_std: float
+  change: float
+  low: float
+  high: float
+  p_value: float
+  gained: int
+  lost: int
 
 
 def read(before: pathlib.Path, after: pathlib.Path) -> list[Pair]:
@@ -37,16 +60,16 @@ def read(before: pathlib.Path, after: pathlib.Path) -> list[Pair]:
   Raises:
     errors.UserError: If a file is wrong, or their items differ.
   """
-  old, new = answers_lib.read(before), answers_lib.read(after)
+  old, new = evalsets.read(before), evalsets.read(after)
   for answers, others, path, other_path in (
     (old, new, before, after),
     (new, old, after, before),
   ):
     missing = sorted(answers.keys() - others.keys())
     if missing:
+      more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
       raise errors.UserError(
-        f"{other_path}: has no answer to {', '.join(missing[:3])}"
-        f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}, which"
+        f"{other_path}: has no answer to {', '.join(missing[:3])}{more}, which"
         f" {path} answers; generate both from the same evalset"
       )
   pairs = [Pair(answer, new[key]) for key, answer in old.items()]
@@ -61,71 +84,30 @@ def read(before: pathlib.Path, after: pathlib.Path) -> list[Pair]:
 
 
 def write(pairs: Sequence[Pair], output: pathlib.Path) -> None:
-  """Writes the report.
-
-  Raises:
-    errors.UserError: If the file exists.
-  """
+  """Writes the report; raises a UserError if the file exists."""
   files.check_absent(output)
-  files.write_text(output, render(pairs))
-
-
-def render(pairs: Sequence[Pair], *, num_examples: int = 5) -> str:
-  """Returns the report, with up to `num_examples` for each score change."""
-  overall, random_score = compare(pairs), chance(pairs)
-  random_text = (
-    ""
-    if random_score is None
-    else f" A random legal move would score {random_score:.3f}."
+  before, after = (
+    Counter(answer.verdict for answer in answers)
+    for answers in zip(*pairs, strict=True)
   )
-  rows = [_row(name, paired) for name, paired in sections(pairs).items()]
-  parts = [
-    "# Evaluation: before and after",
-    f"Before: {code(pairs[0].before.model)}  \n"
-    f"After: {code(pairs[0].after.model)}",
-    f"**{overall.before:.3f} → {overall.after:.3f}** of {overall.count} items"
-    f" right ({overall.change:+.3f}, 95% CI {overall.low:+.3f} to"
-    f" {overall.high:+.3f}).{random_text}",
-    "\n".join((_HEADER, _row("**all**", overall), *rows)),
-    "Before and after are means ± sample standard deviations of the items'"
-    " scores, 1 for right and 0 for wrong. p: exact McNemar test. Interval:"
-    " Newcombe 1998, method 10, for paired proportions.",
-    _verdicts(pairs),
-    *_examples("Wrong → right", pairs, 1, num_examples),
-    *_examples("Right → wrong", pairs, -1, num_examples),
-    *_examples("Unchanged", pairs, 0, num_examples),
-    _items(pairs),
-  ]
-  return "\n\n".join(parts) + "\n"
+  text = template("delta_report.md").render(
+    pairs=pairs,
+    overall=compare(pairs),
+    sections=sections(pairs),
+    chance=chance(pairs),
+    verdicts=[
+      (kind, before[kind], after[kind]) for kind in sorted(before | after)
+    ],
+  )
+  files.write_text(output, text)
 
 
-def sections(pairs: Sequence[Pair]) -> dict[str, statistics.Paired]:
+def sections(pairs: Sequence[Pair]) -> dict[str, Paired]:
   """Compares the scores in each section of an evalset."""
   by_section: dict[str, list[Pair]] = {}
-  for paired in pairs:
-    by_section.setdefault(paired.before.section, []).append(paired)
+  for pair in pairs:
+    by_section.setdefault(pair.before.section, []).append(pair)
   return {name: compare(group) for name, group in by_section.items()}
-
-
-def compare(pairs: Iterable[Pair]) -> statistics.Paired:
-  """Compares scores before and after training."""
-  scores = [(p.before.score, p.after.score) for p in pairs]
-  return statistics.compare([b for b, _ in scores], [a for _, a in scores])
-
-
-def _row(name: str, s: statistics.Paired) -> str:
-  cells = (
-    name if name.startswith("**") else escape(name),
-    str(s.count),
-    f"{s.before:.3f} ± {s.before_std:.3f}",
-    f"{s.after:.3f} ± {s.after_std:.3f}",
-    f"{s.change:+.3f}",
-    f"{s.low:+.3f} to {s.high:+.3f}",
-    f"{s.p_value:.2g}",
-    str(s.gained),
-    str(s.lost),
-  )
-  return f"| {' | '.join(cells)} |"
 
 
 def chance(pairs: Sequence[Pair]) -> float | None:
@@ -134,63 +116,105 @@ def chance(pairs: Sequence[Pair]) -> float | None:
   return sum(chances) / len(chances) if len(chances) == len(pairs) else None
 
 
-def _verdicts(pairs: Sequence[Pair]) -> str:
-  lines = ["| verdict | before | after |", "|---|---:|---:|"]
-  kinds = dict.fromkeys(a.verdict for p in pairs for a in p)
-  for kind in sorted(kinds):
-    before = sum(p.before.verdict == kind for p in pairs)
-    after = sum(p.after.verdict == kind for p in pairs)
-    lines.append(f"| {escape(kind)} | {before} | {after} |")
-  return "\n".join(lines)
+def compare(pairs: Sequence[Pair]) -> Paired:
+  """Compares scores before and after training."""
+  before = np.array([pair.before.score for pair in pairs])
+  after = np.array([pair.after.score for pair in pairs])
+  gained, lost = int((after > before).sum()), int((before > after).sum())
+  both, count = int((before * after).sum()), len(pairs)
+  low, high = change_interval(both, gained, lost, count - both - gained - lost)
+  ddof = int(count > 1)
+  return Paired(
+    count=count,
+    before=float(before.mean()),
+    before_std=float(before.std(ddof=ddof)),
+    after=float(after.mean()),
+    after_std=float(after.std(ddof=ddof)),
+    change=float(after.mean() - before.mean()),
+    low=low,
+    high=high,
+    p_value=mcnemar(gained, lost),
+    gained=gained,
+    lost=lost,
+  )
 
 
-def _examples(
-  title: str, pairs: Sequence[Pair], flip: int, limit: int
-) -> list[str]:
-  chosen = [p for p in pairs if p.flip == flip]
-  blocks = [f"## {title}: {len(chosen)}"]
-  # Evenly spaced, to cover every section.
-  for b, a in chosen[:: -(-len(chosen) // limit) or 1]:
-    expected = b.expected_answer
-    if not isinstance(expected, str):
-      expected = ", ".join(expected)
-    blocks.append(
-      f"### {escape(b.id)}\n\n<pre>{_pre(b.prompt)}</pre>\n\n"
-      f"Expected: {code(expected)}\n\n"
-      "<table><tr><th>before</th><th>after</th></tr>"
-      f"<tr><td><pre>{_pre(b.response)}</pre></td>"
-      f"<td><pre>{_pre(a.response)}</pre></td></tr>"
-      f"<tr><td>{_pre(b.verdict)}</td><td>{_pre(a.verdict)}</td></tr></table>"
-    )
-  return blocks
+def mcnemar(gained: int, lost: int) -> float:
+  """Returns the two-sided p-value of the exact McNemar test (1947)."""
+  if gained + lost == 0:
+    return 1.0
+  return float(stats.binomtest(gained, gained + lost).pvalue)
 
 
-def _items(pairs: Sequence[Pair]) -> str:
-  lines = [
-    "## Every item",
-    "",
-    "<details><summary>score before and after</summary>",
-    "",
-    "| item | section | before | after |",
-    "|---|---|---:|---:|",
-  ]
-  for b, a in pairs:
-    lines.append(
-      f"| {escape(b.id)} | {escape(b.section)} | {b.score} | {a.score} |"
-    )
-  return "\n".join([*lines, "", "</details>"])
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+  """Returns the 95% score interval of a proportion (Wilson, 1927)."""
+  interval = stats.binomtest(right, count).proportion_ci(method="wilson")
+  return float(interval.low), float(interval.high)
 
 
-def _pre(text: str) -> str:
-  """Escapes text for a raw HTML block, which ends at a blank line."""
-  return html.escape(text).replace("\n", "&#10;")
+def change_interval(
+  both: int, gained: int, lost: int, neither: int
+) -> tuple[float, float]:
+  """Returns the 95% interval of the change of a paired proportion.
+
+  Newcombe (1998), "Improved confidence intervals for the difference between
+  binomial proportions based on paired data", method 10: combines the Wilson
+  intervals of both proportions with their continuity-corrected correlation.
+
+  Args:
+    both: Number of items right before and after.
+    gained: Number of items right only after.
+    lost: Number of items right only before.
+    neither: Number of items wrong before and after.
+  """
+  n = both + gained + lost + neither
+  after, before = (both + gained) / n, (both + lost) / n
+  after_low, after_high = wilson_interval(both + gained, n)
+  before_low, before_high = wilson_interval(both + lost, n)
+  marginals = (
+    (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
+  )
+  phi = 0.0
+  if marginals:
+    cross = both * neither - gained * lost
+    if cross > 0:
+      cross = max(cross - n / 2, 0)
+    phi = cross / math.sqrt(marginals)
+
+  def join(up: float, down: float) -> float:
+    return math.sqrt(max(up * up - 2 * phi * up * down + down * down, 0.0))
+
+  change = after - before
+  low = change - join(after - after_low, before_high - before)
+  high = change + join(after_high - after, before - before_low)
+  return max(low, -1.0), min(high, 1.0)
 
 
-def escape(text: str) -> str:
+def template(name: str, *, autoescape: bool = False) -> jinja2.Template:
+  """Returns a template of `assets`; a missing value is an error.
+
+  The filter `md` escapes text for a line or table cell of Markdown, `code` also
+  marks it as code, and `pre` escapes it for a `<pre>` block.
+  """
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("tunix_ttt.report", "assets"),
+    autoescape=autoescape,
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters |= {
+    "code": lambda text: f"<code>{_escape(text)}</code>",
+    "json": files.to_json,
+    "md": _escape,
+    # For a raw HTML block, which ends at a blank line.
+    "pre": lambda text: html.escape(text).replace("\n", "&#10;"),
+    "quote": shlex.quote,
+  }
+  return environment.get_template(name)
+
+
+def _escape(text: str) -> str:
   """Escapes text for a Markdown line or table cell."""
   return " ".join(text.split()).translate(_ESCAPES)
-
-
-def code(text: str) -> str:
-  """Formats text as code for a Markdown line or table cell."""
-  return f"<code>{escape(text)}</code>"

@@ -5,12 +5,11 @@ displays it, `save` writes files, and `inline_svg` embeds it in a page.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import html
 import io
 import pathlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import cycler
 import matplotlib
@@ -49,6 +48,7 @@ _STYLE: Any = {
   "grid.linewidth": 0.6,
   "legend.frameon": False,
   "lines.linewidth": 1.6,
+  "lines.markersize": 3,
   "svg.fonttype": "none",
   "svg.hashsalt": "tunix_ttt",
   "text.color": _INK,
@@ -57,19 +57,16 @@ _STYLE: Any = {
   "xtick.color": _INK,
   "ytick.color": _INK,
 }
+# Panels whose values are shares from 0 to 1; so are the rates of play.
+_SHARES = {"token_accuracy", "preference_accuracy", "endings", "optimal_moves"}
 # Curves with more values are drawn with a moving average.
 _MAX_RAW_VALUES = 60
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Panel:
-  """Curves of one figure.
+class Panel(NamedTuple):
+  """Curves of one figure, by label; `share` marks values from 0 to 1.
 
-  Attributes:
-    name: File name of the figure, without suffix.
-    title: Title of the figure.
-    lines: Curves by label.
-    share: Whether the values are shares from 0 to 1.
+  The name is the file name of the figure without suffix.
   """
 
   name: str
@@ -80,119 +77,89 @@ class Panel:
 
 def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
   """Returns the training curves in rows of `metrics.jsonl`."""
-  figures: list[Panel] = []
 
-  def line(key: str, split: str = "train") -> Line | None:
-    points = [
-      (row["step"], row[key])
-      for row in rows
-      if row["split"] == split and key in row
-    ]
-    if not points:
-      return None
-    steps, values = zip(*points, strict=True)
-    return np.asarray(steps), np.asarray(values, float)
+  def lines(keys: Mapping[str, str], split: str = "train") -> dict[str, Line]:
+    """Returns the curves of the keys that have values, by label."""
+    curves = {}
+    for label, key in keys.items():
+      points = [
+        (row["step"], row[key])
+        for row in rows
+        if row["split"] == split and key in row
+      ]
+      if points:
+        steps, values = zip(*points, strict=True)
+        curves[label] = np.asarray(steps), np.asarray(values, float)
+    return curves
 
-  def add(
-    name: str, title: str, lines: Mapping[str, Line | None], share: bool = False
-  ) -> None:
-    curves = {label: x for label, x in lines.items() if x is not None}
-    if curves:
-      figures.append(Panel(name=name, title=title, lines=curves, share=share))
+  def both(key: str) -> dict[str, Line]:
+    return lines({"training": key}) | lines({"evaluation": key}, "eval")
 
-  for name, title, key in (
-    ("loss", "Loss", "loss"),
-    ("token_accuracy", "Token accuracy", "token_accuracy"),
-    ("preference_accuracy", "Preference accuracy", "rewards/accuracy"),
-  ):
-    curves = {"training": line(key), "evaluation": line(key, "eval")}
-    add(name, title, curves, share=name != "loss")
-  add(
-    "preference_rewards",
-    "Rewards of answers",
-    {n: line(f"rewards/{n}") for n in ("chosen", "rejected", "margin")},
-  )
   keys = sorted({k for row in rows for k in row if k.startswith("reward/")})
-  rewards = {key.removeprefix("reward/"): line(key) for key in keys}
+  rewards = {key.removeprefix("reward/"): key for key in keys}
   if len(rewards) == 1:
-    add(
-      "rewards",
-      f"Mean reward of a game: {keys[0].removeprefix('reward/')}",
-      rewards,
-    )
+    reward_title = f"Mean reward of a game: {next(iter(rewards))}"
   else:
-    rewards = {"all": line("reward"), **rewards}
-    add("rewards", "Mean reward of a game, by its parts", rewards)
+    reward_title = "Mean reward of a game, by its parts"
+    rewards = {"all": "reward"} | rewards
+  preferences = {n: f"rewards/{n}" for n in ("chosen", "rejected", "margin")}
+  figures = {
+    "loss": ("Loss", both("loss")),
+    "token_accuracy": ("Token accuracy", both("token_accuracy")),
+    "preference_accuracy": ("Preference accuracy", both("rewards/accuracy")),
+    "preference_rewards": ("Rewards of answers", lines(preferences)),
+    "rewards": (reward_title, lines(rewards)),
+  }
   for mark in text_formats.MARK_NAMES.values():
     pattern = re.compile(rf"{mark}/(.+)/win_rate")
     matches = [pattern.match(key) for row in rows for key in row]
     for opponent in dict.fromkeys(match[1] for match in matches if match):
       article = "an" if opponent[:1] in "aeiou" else "a"
-      add(
-        f"play_{mark}_{opponent}",
+      names = ("win", "draw", "loss", "illegal")
+      rates = {n: f"{mark}/{opponent}/{n}_rate" for n in names}
+      figures[f"play_{mark}_{opponent}"] = (
         f"As {mark} against {article} {opponent} player",
-        {
-          name: line(f"{mark}/{opponent}/{name}_rate", "eval")
-          for name in ("win", "draw", "loss", "illegal")
-        },
-        share=True,
+        lines(rates, "eval"),
       )
-  add(
-    "lines_lost",
-    "Lost lines, of all lines",
-    {f"as {m}": line(f"{m}/lines_lost", "eval") for m in "XO"},
-  )
-  add(
-    "endings",
-    "Endings of training games",
-    {
-      name.replace("_", " "): line(f"{name}_rate")
-      for name in ("win", "draw", "loss", "illegal", "parse_error")
-    },
-    share=True,
-  )
-  add(
-    "optimal_moves",
-    "Optimal moves in training games",
-    {"optimal moves": line("optimal_move_rate")},
-    share=True,
-  )
-  add("kl", "KL divergence to the reference", {"KL": line("kl")})
-  add("entropy", "Token entropy", {"entropy": line("entropy")})
-  add(
-    "lengths",
-    "Lengths",
-    {
-      "tokens per turn": line("tokens_per_turn"),
-      "turns per game": line("turns"),
-    },
-  )
-  add("grad_norm", "Gradient norm", {"norm": line("grad_norm")})
-  add("learning_rate", "Learning rate", {"rate": line("learning_rate")})
-  return figures
+  lost = {f"as {mark}": f"{mark}/lines_lost" for mark in "XO"}
+  names = ("win", "draw", "loss", "illegal", "parse_error")
+  endings = {name.replace("_", " "): f"{name}_rate" for name in names}
+  optimal = {"optimal moves": "optimal_move_rate"}
+  lengths = {"tokens per turn": "tokens_per_turn", "turns per game": "turns"}
+  figures |= {
+    "lines_lost": ("Lost lines, of all lines", lines(lost, "eval")),
+    "endings": ("Endings of training games", lines(endings)),
+    "optimal_moves": ("Optimal moves in training games", lines(optimal)),
+    "kl": ("KL divergence to the reference", lines({"KL": "kl"})),
+    "entropy": ("Token entropy", lines({"entropy": "entropy"})),
+    "lengths": ("Lengths", lines(lengths)),
+    "grad_norm": ("Gradient norm", lines({"norm": "grad_norm"})),
+    "learning_rate": ("Learning rate", lines({"rate": "learning_rate"})),
+  }
+  return [
+    Panel(name, title, curves, name in _SHARES or name.startswith("play_"))
+    for name, (title, curves) in figures.items()
+    if curves
+  ]
 
 
 def curves(panel: Panel) -> Figure:
   """Draws a panel."""
   with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes(5.2, 2.9)
-    axes.set_title(panel.title)
+    figure, axes = _axes(5.2, 2.9, panel.title)
     for number, (label, (steps, values)) in enumerate(panel.lines.items()):
       color = _COLORS[number % len(_COLORS)]
       # Dashes keep coinciding curves visible.
       style = "-" if number % 2 == 0 else (0, (5, 2))
       if len(steps) > _MAX_RAW_VALUES:
         axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.3)
-        values = _moving_average(values, 2 * (len(steps) // 40) + 1)
+        # Means in a centered window, which is cut off at the ends.
+        window = np.ones(2 * (len(steps) // 40) + 1)
+        counts = np.convolve(np.ones(len(values)), window, "same")
+        values = np.convolve(values, window, "same") / counts
       marker = "o" if len(steps) <= 12 else None
       axes.plot(
-        steps,
-        values,
-        color=color,
-        linestyle=style,
-        marker=marker,
-        markersize=3,
-        label=label,
+        steps, values, color=color, linestyle=style, marker=marker, label=label
       )
     axes.set_xlabel("step")
     if panel.share:
@@ -209,18 +176,12 @@ def curves(panel: Panel) -> Figure:
     return figure
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
+def _axes(width: float, height: float, title: str) -> tuple[Figure, Any]:
   figure = Figure(figsize=(width, height), layout="constrained")
   axes = figure.subplots()
   axes.set_facecolor("none")
+  axes.set_title(title)
   return figure, axes
-
-
-def _moving_average(values: np.ndarray, window: int) -> np.ndarray:
-  """Returns the mean of the values in a centered window, cut off at the ends."""
-  weights = np.ones(window)
-  counts = np.convolve(np.ones(len(values)), weights, "same")
-  return np.convolve(values, weights, "same") / counts
 
 
 def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
@@ -231,36 +192,23 @@ def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
   """
   shares = np.asarray(counts, float) / max(sum(counts), 1)
   with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
-    figure, axes = _axes(2.4, 2.7)
-    axes.set_title(title)
+    figure, axes = _axes(2.4, 2.7, title)
     for cell, name in enumerate(text_formats.COORDINATES):
       row, column = divmod(cell, 3)
+      alpha = 0.6 * float(shares[cell])
       axes.add_patch(
         patches.Rectangle(
-          (column, row),
-          1,
-          1,
-          facecolor=_COLORS[0],
-          alpha=0.6 * float(shares[cell]),
-          linewidth=0,
+          (column, row), 1, 1, facecolor=_COLORS[0], alpha=alpha, linewidth=0
         )
       )
       percent = f"{shares[cell]:.1%}" if shares[cell] else "0"
-      text = "X" if name == taken else f"{name}\n{percent}"
-      axes.text(
-        column + 0.5,
-        row + 0.5,
-        text,
-        ha="center",
-        va="center",
-        fontsize=16 if name == taken else 9,
-      )
+      text, size = ("X", 16) if name == taken else (f"{name}\n{percent}", 9)
+      center = column + 0.5, row + 0.5
+      axes.text(*center, text, ha="center", va="center", fontsize=size)
     for edge in (1, 2):
       axes.plot((edge, edge), (0, 3), color=_INK, linewidth=1)
       axes.plot((0, 3), (edge, edge), color=_INK, linewidth=1)
-    axes.set_xlim(0, 3)
-    axes.set_ylim(3, 0)
-    axes.set_aspect("equal")
+    axes.set(xlim=(0, 3), ylim=(3, 0), aspect="equal")
     axes.axis("off")
     if shares[-1]:
       axes.text(1.5, 3.25, f"no free cell: {shares[-1]:.1%}", ha="center")
@@ -278,8 +226,8 @@ def inline_svg(figure: Figure) -> str:
   text = text[text.index("<svg") :]
   # The metadata describes a stand-alone file.
   text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-  text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-  text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+  for size in ("width", "height"):
+    text = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", text, count=1)
   for color, variable in _VARIABLES.items():
     text = text.replace(color, f"var({variable})")
   label = html.escape(figure.axes[0].get_title(loc="left"))
