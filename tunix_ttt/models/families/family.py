@@ -48,13 +48,6 @@ class Section:
     )
     raise errors.UserError(f"{self.path}: {self.prefix}{key} {value}; {reason}")
 
-  def one_of(self, key: str, names: Sequence[str]) -> str:
-    """Returns the single name in the list at `key`."""
-    value = self.values.get(key)
-    if not isinstance(value, list) or len(value) != 1 or value[0] not in names:
-      self.refuse(key, f"supported are {', '.join(names)}")
-    return value[0]
-
   def section(self, key: str) -> "Section":
     """Returns the object at `key`."""
     value = self.values.get(key)
@@ -75,9 +68,9 @@ class Section:
       self.refuse(key, "expected a positive whole number")
     return value
 
-  def number(self, key: str, default: float) -> float:
+  def number(self, key: str, default: float | None = None) -> float:
     """Returns a positive number."""
-    value = self.values.get(key)
+    value: Any = self.values.get(key)
     value = default if value is None else value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value <= 0:
@@ -280,11 +273,10 @@ class Family:
     read_fields: Reads the family's own fields from a section of `config.json`;
       its second argument is the number of layers.
     write_fields: Returns the family's own keys of `config.json`.
-    layer_sources: Returns the source of each parameter of a layer; its second
-      and third arguments are the layer's prefixes in Tunix and transformers.
+    layer_sources: Returns the source of each parameter of a layer but its
+      feed-forward layer; paths and names start within the layer.
     final_norm: Path of the final norm's parameter.
-    tunix_fields: Returns the family's own fields of one of Tunix's model
-      configs; None for the config of another family.
+    has_config: Returns whether one of Tunix's model configs is of the family.
     output_modules: Modules that write into the residual stream.
     head_modules: Parts of the names of modules with one matrix per head.
     norm_streams: Copies of the residual stream per layer that the backward pass
@@ -307,9 +299,9 @@ class Family:
   allowed: Mapping[str, tuple[Any, ...]]
   read_fields: Callable[[Section, int], dict[str, Any]]
   write_fields: Callable[[Architecture], dict[str, Any]]
-  layer_sources: Callable[[Architecture, str, str], dict[str, Source]]
+  layer_sources: Callable[[Architecture], dict[str, Source]]
   final_norm: str
-  tunix_fields: Callable[[Any], dict[str, Any] | None]
+  has_config: Callable[[Any], bool]
   output_modules: tuple[str, ...]
   head_modules: tuple[str, ...] = ()
   norm_streams: int = 6
@@ -331,18 +323,18 @@ class Family:
     }
     if not spec.tied_embedding:
       result["lm_head.w"] = matrix(HEAD, embedding)
+    # All families have the same feed-forward layer.
+    wide = (spec.hidden_dim, spec.embed_dim)
+    shapes = {"gate_proj": wide, "up_proj": wide, "down_proj": wide[::-1]}
+    layer = {
+      f"mlp.{name}.kernel": matrix(f"mlp.{name}.weight", shape)
+      for name, shape in shapes.items()
+    } | self.layer_sources(spec)
     for number in range(spec.num_layers):
-      tunix_prefix, hub_prefix = (
-        f"layers.{number}.",
-        f"{prefix}layers.{number}.",
-      )
-      # All families have the same feed-forward layer.
-      wide = (spec.hidden_dim, spec.embed_dim)
-      shapes = {"gate_proj": wide, "up_proj": wide, "down_proj": wide[::-1]}
-      for name, shape in shapes.items():
-        kernel = matrix(f"{hub_prefix}mlp.{name}.weight", shape)
-        result[f"{tunix_prefix}mlp.{name}.kernel"] = kernel
-      result |= self.layer_sources(spec, tunix_prefix, hub_prefix)
+      for path, source in layer.items():
+        names = (f"{prefix}layers.{number}.{name}" for name in source.names)
+        source = dataclasses.replace(source, names=tuple(names))
+        result[f"layers.{number}.{path}"] = source
     return result
 
 
@@ -357,8 +349,9 @@ def matrix(name: str, shape: tuple[int, int]) -> Source:
   return Source(names=(name,), shapes=(shape,), split=shape, order=(1, 0))
 
 
-def attention_output(spec: Architecture, name: str) -> Source:
+def attention_output(spec: Architecture) -> Source:
   """Returns the source of the attention's output: [D, N * H] to [N, H, D]."""
+  names = ("self_attn.o_proj.weight",)
   split = (spec.embed_dim, spec.num_heads, spec.head_dim)
   shape = (spec.embed_dim, spec.num_heads * spec.head_dim)
-  return Source(names=(name,), shapes=(shape,), split=split, order=(1, 2, 0))
+  return Source(names=names, shapes=(shape,), split=split, order=(1, 2, 0))

@@ -130,8 +130,7 @@ def _build(
   return module
 
 
-def _read_fields(config: family.Section, num_layers: int) -> dict[str, Any]:
-  del num_layers
+def _read_fields(config: family.Section, _num_layers: int) -> dict[str, Any]:
   theta, _ = config.rope("full_attention", 10_000.0)
   if theta != 10_000:
     where = "rope_theta" if "rope_theta" in config.values else "rope_parameters"
@@ -150,8 +149,7 @@ def _read_fields2(config: family.Section, num_layers: int) -> dict[str, Any]:
   }
 
 
-def _write_fields(spec: family.Architecture) -> dict[str, Any]:
-  del spec
+def _write_fields(_spec: family.Architecture) -> dict[str, Any]:
   name = "gelu_pytorch_tanh"
   return {"hidden_activation": name, "hidden_act": name}
 
@@ -170,57 +168,39 @@ def write_window_fields(spec: family.Architecture) -> dict[str, Any]:
   }
 
 
-def attention_sources(
-  spec: family.Architecture,
-  tunix_prefix: str,
-  hub_prefix: str,
-  norms: Mapping[str, str],
+def layer_sources(
+  spec: family.Architecture, norms: Mapping[str, str]
 ) -> dict[str, family.Source]:
   """Returns the sources of a layer's projections and norms.
 
   `norms` has the names of the norms in transformers, by their names in Tunix.
   """
-  query, *others = [
-    f"{hub_prefix}self_attn.{name}_proj.weight" for name in "qkv"
-  ]
 
-  def heads(names: list[str], count: int) -> family.Source:
+  def heads(names: str, count: int) -> family.Source:
     # [N * H, D] each, to [N, D, H] or a stack of those.
     return family.Source(
-      names=tuple(names),
+      names=tuple(f"self_attn.{name}_proj.weight" for name in names),
       shapes=((count * spec.head_dim, spec.embed_dim),) * len(names),
       split=(count, spec.head_dim, spec.embed_dim),
       order=(0, 2, 1),
     )
 
-  result = {
-    f"{tunix_prefix}attn.attn_vec_einsum.w": family.attention_output(
-      spec, f"{hub_prefix}self_attn.o_proj.weight"
-    )
-  }
+  result = {"attn.attn_vec_einsum.w": family.attention_output(spec)}
   if spec.num_heads == spec.num_kv_heads:
-    result[f"{tunix_prefix}attn.qkv_einsum.w"] = heads(
-      [query, *others], spec.num_heads
-    )
+    result["attn.qkv_einsum.w"] = heads("qkv", spec.num_heads)
   else:
-    result[f"{tunix_prefix}attn.q_einsum.w"] = heads([query], spec.num_heads)
-    result[f"{tunix_prefix}attn.kv_einsum.w"] = heads(others, spec.num_kv_heads)
+    result["attn.q_einsum.w"] = heads("q", spec.num_heads)
+    result["attn.kv_einsum.w"] = heads("kv", spec.num_kv_heads)
   for tunix_name, hub_name in norms.items():
-    result[f"{tunix_prefix}{tunix_name}.scale"] = family.vector(
-      f"{hub_prefix}{hub_name}.weight", (spec.embed_dim,)
+    result[f"{tunix_name}.scale"] = family.vector(
+      f"{hub_name}.weight", (spec.embed_dim,)
     )
   return result
 
 
-def _tunix_fields(config: Any, *, is_second: bool) -> dict[str, Any] | None:
-  if not isinstance(config, tunix_gemma.ModelConfig):
-    return None
-  if bool(config.use_post_attn_norm) != is_second:
-    return None
-  return {
-    "vocab_size": config.num_embed,
-    "sliding_window": config.sliding_window_size,
-  }
+def _has_config(config: Any, *, is_second: bool) -> bool:
+  is_gemma = isinstance(config, tunix_gemma.ModelConfig)
+  return is_gemma and bool(config.use_post_attn_norm) == is_second
 
 
 GEMMA = family.Family(
@@ -238,9 +218,9 @@ GEMMA = family.Family(
   },
   read_fields=_read_fields,
   write_fields=_write_fields,
-  layer_sources=functools.partial(attention_sources, norms=_NORMS),
+  layer_sources=functools.partial(layer_sources, norms=_NORMS),
   final_norm="final_norm.scale",
-  tunix_fields=functools.partial(_tunix_fields, is_second=False),
+  has_config=functools.partial(_has_config, is_second=False),
   output_modules=OUTPUT_MODULES,
   head_modules=HEAD_MODULES,
   size_defaults={"head_dim": 256},
@@ -255,9 +235,9 @@ GEMMA2 = family.Family(
   allowed=ALLOWED,
   read_fields=_read_fields2,
   write_fields=write_window_fields,
-  layer_sources=functools.partial(attention_sources, norms=_NORMS2),
+  layer_sources=functools.partial(layer_sources, norms=_NORMS2),
   final_norm="final_norm.scale",
-  tunix_fields=functools.partial(_tunix_fields, is_second=True),
+  has_config=functools.partial(_has_config, is_second=True),
   output_modules=OUTPUT_MODULES,
   head_modules=HEAD_MODULES,
   norm_streams=10,

@@ -25,20 +25,21 @@ from tunix_ttt.runs import progress
 
 _EMBEDDING_STDDEV = 0.05
 
-FAMILIES: dict[str, family_lib.Family] = {
-  family.name: family
-  for family in (
-    qwen.QWEN2,
-    qwen.QWEN3,
-    gemma.GEMMA,
-    gemma.GEMMA2,
-    gemma3.GEMMA3,
-  )
-}
+_ALL = (qwen.QWEN2, qwen.QWEN3, gemma.GEMMA, gemma.GEMMA2, gemma3.GEMMA3)
+FAMILIES: dict[str, family_lib.Family] = {x.name: x for x in _ALL}
 # Architectures to train from scratch; the tokenizer decides `vocab_size`.
 TINY_MODELS: dict[str, dict[str, Any]] = {
   f"tiny-{name}": {"family": name, **family.tiny}
   for name, family in FAMILIES.items()
+}
+# Fields of `ModelSpec` by their names in Tunix's model configs.
+_TUNIX_NAMES = {
+  **{name: name for name in (*config_lib.SIZES, "vocab_size", "norm_eps")},
+  "num_embed": "vocab_size",
+  "rope_theta": "rope_theta",
+  "global_base_frequency": "rope_theta",
+  "sliding_window_size": "sliding_window",
+  "use_tied_embedding": "tied_embedding",
 }
 
 
@@ -113,25 +114,24 @@ def published(name: str, dtype: str) -> ModelSpec | None:
   except (ValueError, AttributeError, TypeError, KeyError):
     # Tunix raises any of these for an unknown model.
     return None
-  for family in FAMILIES.values():
-    if (fields := family.tunix_fields(config)) is not None:
-      sizes = {size: getattr(config, size) for size in config_lib.SIZES}
-      fields |= {"family": family.name, "dtype": dtype, **sizes}
-      return ModelSpec(**fields)
-  return None
+  family = next((x for x in FAMILIES.values() if x.has_config(config)), None)
+  if family is None:
+    return None
+  fields: dict[str, Any] = {
+    field: getattr(config, name)
+    for name, field in _TUNIX_NAMES.items()
+    if hasattr(config, name)
+  }
+  return ModelSpec(family=family.name, dtype=cast(Any, dtype), **fields)
 
 
 def matrix_axes(
   name: str, ndim: int
 ) -> tuple[int | tuple[int, ...], int | tuple[int, ...]] | None:
-  """Returns the input and output axes of a parameter that is a matrix.
+  """Returns the input and output axes of a matrix with `ndim` dimensions.
 
-  Args:
-    name: Path of the parameter.
-    ndim: Number of its dimensions.
-
-  Returns:
-    None for vectors, the embedding and the output head.
+  `name` is the path of the parameter. The result is None for vectors, the
+  embedding and the output head.
   """
   if ndim < 2 or "embedding" in name or "lm_head" in name:
     return None
