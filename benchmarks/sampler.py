@@ -73,7 +73,7 @@ class HostDriven:
           texts[n] = shown.begin(text, tokenizer)
         else:
           texts[n] = texts[n] + shown.follow(text, tokenizer)
-      answers = self._generate(texts)
+      answers = list(self._generate(texts, batch_size=count))
       cells = np.full(count, -1)
       for n in np.flatnonzero(ongoing):
         answer = text_formats.parse_answer(answers[n])

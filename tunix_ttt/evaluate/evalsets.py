@@ -248,12 +248,15 @@ def generate(
     f" {max_new_tokens:,} each",
     "eval.batch_size or eval.max_new_tokens, or shorten the questions",
   )
-  responses = model_policy.generate(
+  generator = model_policy.Generator(
     model.module,
     model.spec,
     model.tokenizer,
-    encoded,
+    max_prompt_length=longest,
     max_new_tokens=max_new_tokens,
+  )
+  responses = generator(
+    encoded,
     batch_size=size,
     temperature=config.eval.temperature,
     top_p=config.eval.top_p,

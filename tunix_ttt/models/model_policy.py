@@ -129,70 +129,38 @@ class Generator:
     self,
     prompts: Sequence[Sequence[int]],
     *,
+    batch_size: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    batch: int = 0,
-  ) -> list[str]:
-    """Returns the completions of batch number `batch`; see `generate`."""
+  ) -> Iterator[str]:
+    """Yields the completion of each prompt, up to the end of the turn.
+
+    Args:
+      prompts: Token ids of each prompt, starting with the bos token.
+      batch_size: Number of prompts sampled together.
+      temperature: Sampling temperature; 0 for greedy decoding.
+      top_p: Nucleus sampling threshold; ignored by greedy decoding.
+      seed: Random seed for sampling.
+    """
     tokenizer = self._tokenizer
-    # Tunix declares an int but accepts a key.
-    key = cast(Any, streams.key(seed, streams.Stream.COMPLETIONS, batch))
     ends = {*tokenizer.end_ids, tokenizer.eos_id()}
-    output = self._sampler(
-      cast(Any, list(prompts)),
-      max_generation_steps=self._max_new_tokens,
-      max_prompt_length=self._max_prompt_length,
-      eos_tokens=[*ends],
-      # The sampler takes a sampled pad token for padding.
-      forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
-      temperature=temperature,
-      # Tunix decodes greedily if top_p is None, whatever the temperature.
-      top_p=top_p if temperature > 0 else None,
-      seed=key,
-    )
-    return output.text
-
-
-def generate(
-  module: nnx.Module,
-  spec: specs.ModelSpec,
-  tokenizer: tokenizers.Tokenizer,
-  prompts: Sequence[Sequence[int]],
-  *,
-  max_new_tokens: int,
-  batch_size: int = 64,
-  temperature: float = 0.0,
-  top_p: float = 1.0,
-  seed: int = 0,
-) -> Iterator[str]:
-  """Yields the completion of each prompt, up to the end of the turn.
-
-  Args:
-    module: Model.
-    spec: Architecture of the model.
-    tokenizer: Tokenizer of the model.
-    prompts: Token ids of each prompt, starting with the bos token.
-    max_new_tokens: Maximum tokens per completion.
-    batch_size: Number of prompts sampled together.
-    temperature: Sampling temperature; 0 for greedy decoding.
-    top_p: Nucleus sampling threshold; ignored by greedy decoding.
-    seed: Random seed for sampling.
-  """
-  if not prompts:
-    return
-  generator = Generator(
-    module,
-    spec,
-    tokenizer,
-    max_prompt_length=max(map(len, prompts)),
-    max_new_tokens=max_new_tokens,
-  )
-  for number, start in enumerate(range(0, len(prompts), batch_size)):
-    batch = list(prompts[start : start + batch_size])
-    # One shape for all batches, so that the sampler compiles once.
-    padded = batch + batch[:1] * (batch_size - len(batch))
-    completions = generator(
-      padded, temperature=temperature, top_p=top_p, seed=seed, batch=number
-    )
-    yield from completions[: len(batch)]
+    for number, start in enumerate(range(0, len(prompts), batch_size)):
+      batch = list(prompts[start : start + batch_size])
+      # One shape for all batches, so that the sampler compiles once.
+      padded = batch + batch[:1] * (batch_size - len(batch))
+      key = streams.key(seed, streams.Stream.COMPLETIONS, number)
+      output = self._sampler(
+        cast(Any, padded),
+        max_generation_steps=self._max_new_tokens,
+        max_prompt_length=self._max_prompt_length,
+        eos_tokens=[*ends],
+        # The sampler takes a sampled pad token for padding.
+        forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
+        temperature=temperature,
+        # Tunix decodes greedily if top_p is None, whatever the temperature.
+        top_p=top_p if temperature > 0 else None,
+        # Tunix declares an int but accepts a key.
+        seed=cast(Any, key),
+      )
+      yield from output.text[: len(batch)]
