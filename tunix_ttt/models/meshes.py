@@ -96,23 +96,17 @@ def make(config: config_lib.MeshConfig) -> Mesh | None:
       f" {'is' if len(devices) == 1 else 'are'} {len(devices)}"
       f" ({devices[0].device_kind}); {advice}"
     )
-  _check_processes(config)
-  if math.prod(shape.values()) == 1:
-    return None
-  return _grid(devices, shape)
-
-
-def _check_processes(config: config_lib.MeshConfig) -> None:
-  processes, devices = jax.process_count(), jax.device_count()
+  processes = jax.process_count()
   if processes > 1 and config.layout == "split":
     raise errors.UserError(
       "mesh.layout: split needs a single process; set layout: colocated"
     )
-  if processes > 1 and count(config) < devices:
+  if processes > 1 and count(config) < len(devices):
     raise errors.UserError(
-      f"mesh: {count(config)} of the {devices} devices of {processes} processes"
-      " would be used, but a run must use all; set fsdp: auto"
+      f"mesh: {count(config)} of the {len(devices)} devices of {processes}"
+      " processes would be used, but a run must use all; set fsdp: auto"
     )
+  return _grid(devices, shape) if math.prod(shape.values()) > 1 else None
 
 
 def make_for_sampler(config: config_lib.MeshConfig) -> Mesh | None:
@@ -148,7 +142,7 @@ def use(mesh: Mesh | None) -> Iterator[None]:
         stack.enter_context(mesh)
       for owner in _SHARD_OWNERS:
         stack.callback(setattr, owner, "shard", owner.shard)
-        owner.shard = _shard
+        owner.shard = shard
     yield
 
 
@@ -206,40 +200,39 @@ def partition(
 
 def shardings(state: Any, mesh: Mesh | jax.sharding.AbstractMesh) -> Any:
   """Returns the sharding of each array of a state, as a tree."""
-  partition_specs = nnx.get_partition_spec(state)
 
-  def place(value: Any, spec: Any) -> NamedSharding:
+  def of_array(value: Any, spec: Any) -> NamedSharding:
     return NamedSharding(mesh, partition(spec, value.shape, mesh))
 
-  return jax.tree.map(place, state, partition_specs)
+  return jax.tree.map(of_array, state, nnx.get_partition_spec(state))
 
 
 def numbers_per_device(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
   """Returns how many numbers of a state each device holds."""
-  shapes = jax.tree.map(
-    lambda value, sharding: math.prod(sharding.shard_shape(value.shape)),
-    state,
-    shardings(state, mesh),
+  values, places = map(jax.tree.leaves, (state, shardings(state, mesh)))
+  return sum(
+    math.prod(sharding.shard_shape(value.shape))
+    for value, sharding in zip(values, places, strict=True)
   )
-  return sum(jax.tree.leaves(shapes))
 
 
 def place(node: Any, mesh: Mesh | None) -> None:
   """Moves the arrays of a module or an optimizer onto a mesh."""
-  if mesh is not None:
-    mark(node, mesh)
-    state = nnx.state(node)
-    nnx.update(node, jax.tree.map(_put, state, shardings(state, mesh)))
+  if mesh is None:
+    return
+  mark(node, mesh)
+  state = nnx.state(node)
 
+  def put(value: jax.Array, sharding: NamedSharding) -> jax.Array:
+    is_whole = value.is_fully_addressable or value.is_fully_replicated
+    if jax.process_count() == 1 or not is_whole:
+      return jax.device_put(value, sharding)
+    # Each process has the whole array. `device_put` would make replicated
+    # arrays that Orbax cannot save.
+    get = np.asarray(value).__getitem__
+    return jax.make_array_from_callback(value.shape, sharding, get)
 
-def _put(value: jax.Array, sharding: NamedSharding) -> jax.Array:
-  is_whole = value.is_fully_addressable or value.is_fully_replicated
-  if jax.process_count() == 1 or not is_whole:
-    return jax.device_put(value, sharding)
-  # Each process has the whole array. `device_put` would make replicated arrays
-  # that Orbax cannot save.
-  whole = np.asarray(value)
-  return jax.make_array_from_callback(value.shape, sharding, whole.__getitem__)
+  nnx.update(node, jax.tree.map(put, state, shardings(state, mesh)))
 
 
 def copy(module: nnx.Module, mesh: Mesh) -> nnx.Module:
@@ -311,7 +304,7 @@ def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:
   return jax.tree.map(one, tree)
 
 
-def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+def shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   """Splits an activation over the mesh of `use`, if any.
 
   Tunix's own function does nothing on CPUs, so that the compiler splits
@@ -321,8 +314,3 @@ def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   """
   mesh = _CONTEXT.env.physical_mesh
   return constrain(x, None if mesh.empty else mesh, *axes)
-
-
-def split_rows(x: jax.Array) -> jax.Array:
-  """Splits the rows of an activation over the mesh of `use`, if any."""
-  return _shard(x, (FSDP,))
