@@ -29,13 +29,7 @@ def periodic_layers(num_layers: int, period: int) -> tuple[LayerType, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A JSON object of a `config.json`.
-
-  Attributes:
-    path: Path of the file, for error messages.
-    prefix: Prefix of the keys in error messages.
-    values: The object.
-  """
+  """A JSON object of a config; its path and prefix are for error messages."""
 
   path: pathlib.Path
   prefix: str
@@ -281,9 +275,7 @@ class Family:
     head_modules: Parts of the names of modules with one matrix per head.
     norm_streams: Copies of the residual stream per layer that the backward pass
       keeps.
-    rope_theta: Default of `Architecture.rope_theta`.
-    attn_logit_softcap: Default of `Architecture.attn_logit_softcap`.
-    final_logit_softcap: Default of `Architecture.final_logit_softcap`.
+    defaults: Defaults of fields of `Architecture`.
     global_every: Default period of global layers; None if all are global.
     size_defaults: Sizes that transformers assumes where `config.json` has none.
     tokenizer_note: Warning in model cards about loading a tokenizer that the
@@ -305,37 +297,10 @@ class Family:
   output_modules: tuple[str, ...]
   head_modules: tuple[str, ...] = ()
   norm_streams: int = 6
-  rope_theta: float = 10_000.0
-  attn_logit_softcap: float = 0.0
-  final_logit_softcap: float = 0.0
+  defaults: Mapping[str, float] = dataclasses.field(default_factory=dict)
   global_every: int | None = None
   size_defaults: Mapping[str, int] = dataclasses.field(default_factory=dict)
   tokenizer_note: str = ""
-
-  def tensor_sources(
-    self, spec: Architecture, prefix: str
-  ) -> dict[str, Source]:
-    """Returns the source of each parameter of a model, by its dotted path."""
-    embedding = (spec.vocab_size, spec.embed_dim)
-    result = {
-      "embedder.input_embedding": vector(f"{prefix}{EMBEDDING}", embedding),
-      self.final_norm: vector(f"{prefix}norm.weight", (spec.embed_dim,)),
-    }
-    if not spec.tied_embedding:
-      result["lm_head.w"] = matrix(HEAD, embedding)
-    # All families have the same feed-forward layer.
-    wide = (spec.hidden_dim, spec.embed_dim)
-    shapes = {"gate_proj": wide, "up_proj": wide, "down_proj": wide[::-1]}
-    layer = {
-      f"mlp.{name}.kernel": matrix(f"mlp.{name}.weight", shape)
-      for name, shape in shapes.items()
-    } | self.layer_sources(spec)
-    for number in range(spec.num_layers):
-      for path, source in layer.items():
-        names = (f"{prefix}layers.{number}.{name}" for name in source.names)
-        source = dataclasses.replace(source, names=tuple(names))
-        result[f"layers.{number}.{path}"] = source
-    return result
 
 
 def vector(name: str, shape: tuple[int, ...]) -> Source:

@@ -1,6 +1,7 @@
 """The Gemma and Gemma 2 families, with parts that Gemma 3 shares."""
 
 from collections.abc import Mapping
+import dataclasses
 import functools
 from typing import Any, cast
 
@@ -11,24 +12,13 @@ from tunix.models.gemma import model as tunix_gemma
 
 from tunix_ttt.models.families import family
 
-TINY = {
-  "num_layers": 3,
-  "embed_dim": 64,
-  "hidden_dim": 192,
-  "num_heads": 4,
-  "num_kv_heads": 1,
-  "head_dim": 24,
-}
-ALLOWED = {
-  "hidden_activation": ("gelu_pytorch_tanh",),
+_ALLOWED = {
   "attention_bias": (False, None),
   "rms_norm_eps": (1e-6,),
   "tie_word_embeddings": (True,),
   "use_bidirectional_attention": (False, None),
   "quantization_config": (None,),
 }
-OUTPUT_MODULES = ("attn_vec_einsum", "down_proj")
-HEAD_MODULES = ("_einsum",)
 _NORMS = {
   "pre_attention_norm": "input_layernorm",
   # At the place of Gemma 2's `pre_feedforward_layernorm`.
@@ -206,43 +196,50 @@ def _has_config(config: Any, *, is_second: bool) -> bool:
 GEMMA = family.Family(
   name="gemma",
   build=functools.partial(_build, is_second=False),
-  tiny=TINY,
+  tiny={
+    "num_layers": 3,
+    "embed_dim": 64,
+    "hidden_dim": 192,
+    "num_heads": 4,
+    "num_kv_heads": 1,
+    "head_dim": 24,
+  },
   model_type="gemma",
   hub_classes={"GemmaForCausalLM": family.HubClass()},
   max_positions=8_192,
-  # The files of the first Gemma models say "gelu" for its tanh approximation.
   allowed={
-    **ALLOWED,
     "hidden_activation": (None, "gelu_pytorch_tanh"),
+    # The files of the first Gemma models say "gelu" for its tanh approximation.
     "hidden_act": ("gelu_pytorch_tanh", "gelu"),
+    **_ALLOWED,
   },
   read_fields=_read_fields,
   write_fields=_write_fields,
   layer_sources=functools.partial(layer_sources, norms=_NORMS),
   final_norm="final_norm.scale",
   has_config=functools.partial(_has_config, is_second=False),
-  output_modules=OUTPUT_MODULES,
-  head_modules=HEAD_MODULES,
+  output_modules=("attn_vec_einsum", "down_proj"),
+  head_modules=("_einsum",),
   size_defaults={"head_dim": 256},
 )
-GEMMA2 = family.Family(
+GEMMA2 = dataclasses.replace(
+  GEMMA,
   name="gemma2",
   build=functools.partial(_build, is_second=True),
-  tiny={**TINY, "num_layers": 4, "num_kv_heads": 2, "sliding_window": 512},
+  tiny={
+    **GEMMA.tiny,
+    "num_layers": 4,
+    "num_kv_heads": 2,
+    "sliding_window": 512,
+  },
   model_type="gemma2",
   hub_classes={"Gemma2ForCausalLM": family.HubClass()},
-  max_positions=8_192,
-  allowed=ALLOWED,
+  allowed={"hidden_activation": ("gelu_pytorch_tanh",), **_ALLOWED},
   read_fields=_read_fields2,
   write_fields=write_window_fields,
   layer_sources=functools.partial(layer_sources, norms=_NORMS2),
-  final_norm="final_norm.scale",
   has_config=functools.partial(_has_config, is_second=True),
-  output_modules=OUTPUT_MODULES,
-  head_modules=HEAD_MODULES,
   norm_streams=10,
-  attn_logit_softcap=50.0,
-  final_logit_softcap=30.0,
+  defaults={"attn_logit_softcap": 50.0, "final_logit_softcap": 30.0},
   global_every=2,
-  size_defaults={"head_dim": 256},
 )

@@ -1,5 +1,6 @@
 """The Gemma 3 family."""
 
+import dataclasses
 from typing import Any, cast
 
 from flax import nnx
@@ -99,11 +100,12 @@ def _layer_sources(spec: family.Architecture) -> dict[str, family.Source]:
   return result
 
 
-GEMMA3 = family.Family(
+GEMMA3 = dataclasses.replace(
+  gemma.GEMMA2,
   name="gemma3",
   build=_build,
   # Six layers: each global layer follows five local ones.
-  tiny={**gemma.TINY, "num_layers": 6, "sliding_window": 512},
+  tiny={**gemma.GEMMA.tiny, "num_layers": 6, "sliding_window": 512},
   model_type="gemma3_text",
   hub_classes={
     "Gemma3ForCausalLM": family.HubClass(),
@@ -117,18 +119,15 @@ GEMMA3 = family.Family(
   },
   max_positions=131_072,
   allowed={
-    **gemma.ALLOWED,
+    **gemma.GEMMA2.allowed,
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
   },
   read_fields=_read_fields,
   write_fields=_write_fields,
   layer_sources=_layer_sources,
-  final_norm="final_norm.scale",
   has_config=lambda config: isinstance(config, tunix_gemma3.ModelConfig),
-  output_modules=gemma.OUTPUT_MODULES,
-  head_modules=gemma.HEAD_MODULES,
-  norm_streams=10,
+  defaults={},
   global_every=6,
   # Published files of Gemma 3 leave these sizes to transformers.
   size_defaults={

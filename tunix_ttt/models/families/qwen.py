@@ -1,5 +1,6 @@
 """The Qwen 2.5 and Qwen 3 families."""
 
+import dataclasses
 import functools
 import types
 from typing import Any, cast
@@ -11,15 +12,6 @@ from tunix.models.qwen3 import model as tunix_qwen3
 
 from tunix_ttt.models.families import family
 
-_TINY = {
-  "num_layers": 2,
-  "embed_dim": 96,
-  "hidden_dim": 256,
-  "num_heads": 6,
-  "num_kv_heads": 6,
-  "head_dim": 16,
-}
-_ALLOWED = {"hidden_act": ("silu",), "quantization_config": (None,)}
 _TUNIX_BLOCK = cast(types.FunctionType, tunix_qwen3.Attention.block)
 
 
@@ -118,12 +110,19 @@ def _layer_sources(
 QWEN2 = family.Family(
   name="qwen2.5",
   build=_build_qwen2,
-  tiny=_TINY,
+  tiny={
+    "num_layers": 2,
+    "embed_dim": 96,
+    "hidden_dim": 256,
+    "num_heads": 6,
+    "num_kv_heads": 6,
+    "head_dim": 16,
+  },
   model_type="qwen2",
   hub_classes={"Qwen2ForCausalLM": family.HubClass()},
   max_positions=32_768,
   # Qwen 2 has biases whatever its file says.
-  allowed=_ALLOWED,
+  allowed={"hidden_act": ("silu",), "quantization_config": (None,)},
   read_fields=_read_fields,
   write_fields=_write_fields,
   layer_sources=functools.partial(_layer_sources, has_biases=True),
@@ -135,20 +134,16 @@ QWEN2 = family.Family(
     " tokenizer for Qwen 2.5's own: load it as above, and give vLLM token ids."
   ),
 )
-QWEN3 = family.Family(
+QWEN3 = dataclasses.replace(
+  QWEN2,
   name="qwen3",
   build=_build_qwen3,
-  tiny=_TINY,
   model_type="qwen3",
   hub_classes={"Qwen3ForCausalLM": family.HubClass()},
-  max_positions=32_768,
-  allowed={**_ALLOWED, "attention_bias": (False, None)},
-  read_fields=_read_fields,
-  write_fields=_write_fields,
+  allowed={**QWEN2.allowed, "attention_bias": (False, None)},
   layer_sources=functools.partial(_layer_sources, has_biases=False),
-  final_norm="final_norm.w",
   has_config=lambda config: isinstance(config, tunix_qwen3.ModelConfig),
-  output_modules=("o_proj", "down_proj"),
-  rope_theta=1_000_000.0,
+  defaults={"rope_theta": 1_000_000.0},
   size_defaults={"head_dim": 128},
+  tokenizer_note="",
 )
