@@ -48,9 +48,7 @@ class HostDriven:
     self._step = jax.jit(jax.vmap(ENV.step))
     self.num_tokens = 0
     self._generate = model_policy.Generator(
-      model.module,
-      model.spec,
-      model.tokenizer,
+      model,
       max_prompt_length=_longest_prompt(model, config.play),
       max_new_tokens=config.play.max_new_tokens,
     )

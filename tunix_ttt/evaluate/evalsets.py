@@ -249,11 +249,7 @@ def generate(
     "eval.batch_size or eval.max_new_tokens, or shorten the questions",
   )
   generator = model_policy.Generator(
-    model.module,
-    model.spec,
-    model.tokenizer,
-    max_prompt_length=longest,
-    max_new_tokens=max_new_tokens,
+    model, max_prompt_length=longest, max_new_tokens=max_new_tokens
   )
   responses = generator(
     encoded,

@@ -154,9 +154,7 @@ class Model:
         raise ValueError("the last message is not the user's")
       ids.append(chat.encode_chat(prompt, self.tokenizer).ids)
     generator = model_policy.Generator(
-      self.module,
-      self.spec,
-      self.tokenizer,
+      self,
       max_prompt_length=max(map(len, ids), default=0),
       max_new_tokens=max_new_tokens,
     )
@@ -181,11 +179,7 @@ def revision(params: dict[str, jax.Array]) -> str:
 
 
 def save(model: Model, directory: pathlib.Path) -> None:
-  """Writes a model directory atomically.
-
-  Raises:
-    errors.UserError: if the directory exists.
-  """
+  """Writes a new model directory atomically."""
   params = specs.parameters(model.module, model.trainable)
   base = model.base
   if base is not None and base.path is not None and base.commit is None:
@@ -265,11 +259,7 @@ def final(directory: pathlib.Path) -> pathlib.Path:
 
 
 def describe(directory: pathlib.Path) -> Description:
-  """Reads the description in a model or run directory.
-
-  Raises:
-    errors.UserError: if the directory is no model directory.
-  """
+  """Reads the description in a model or run directory, or raises a UserError."""
   directory = final(directory)
   if not directory.is_dir():
     raise errors.UserError(f"{directory}: no such model directory")
