@@ -150,21 +150,18 @@ def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
   """Raises a UserError if a config's mesh cannot split the rows or heads."""
   shape = sizes(config.mesh)
   fsdp, tp = shape[FSDP], shape[TP]
-  training = config.training
   sampler = sampler_sizes(config.mesh)[FSDP]
-  for axis, size, name, rows in (
-    (
-      FSDP,
-      fsdp,
-      "training.batch_size / training.gradient_accumulation_steps",
-      training.batch_size // training.gradient_accumulation_steps,
-    ),
+  rows = config.training.batch_size
+  parts = config.training.gradient_accumulation_steps
+  per_part = "training.batch_size / training.gradient_accumulation_steps"
+  for axis, size, name, divided in (
+    (FSDP, fsdp, per_part, rows // parts),
     (FSDP, fsdp, "play.batch_size", config.play.batch_size),
-    ("rollout_fsdp", sampler, "training.batch_size", training.batch_size),
+    ("rollout_fsdp", sampler, "training.batch_size", rows),
   ):
-    if rows % size:
+    if divided % size:
       raise errors.UserError(
-        f"mesh.{axis}: {size} does not divide the {rows} rows of {name}"
+        f"mesh.{axis}: {size} does not divide the {divided} rows of {name}"
       )
   heads, kv_heads = spec.num_heads, spec.num_kv_heads
   if heads % tp or (kv_heads % tp and tp % kv_heads):
@@ -188,12 +185,11 @@ def partition(
   A dimension whose size the axis does not divide is replicated, such as
   key-value heads that are fewer than the devices.
   """
-  axes = [*(spec or ())][: len(shape)]
-  axes += [None] * (len(shape) - len(axes))
+  axes = (*(spec or ()), *(None for _ in shape))
   return PartitionSpec(
     *(
       axis if axis in mesh.shape and size % mesh.shape[axis] == 0 else None
-      for size, axis in zip(shape, axes, strict=True)
+      for size, axis in zip(shape, axes, strict=False)
     )
   )
 
@@ -259,8 +255,7 @@ def feed(tree: Any, mesh: Mesh | None) -> Any:
   """Splits the rows of a batch over the devices of several processes.
 
   The arrays [B, ...] are on the host and equal on all processes; scalars are
-  replicated. With a single process, Tunix splits the rows, and this function
-  does nothing.
+  replicated. Tunix itself splits the rows of a single process.
   """
   if mesh is None or jax.process_count() == 1:
     return tree

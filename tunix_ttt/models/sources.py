@@ -30,14 +30,10 @@ _ONE_DEVICE = config_lib.MeshConfig()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outline:
-  """A model without values.
+  """A `checkpoints.Model` without values: `module` has shapes only.
 
-  Attributes:
-    module: Tunix model from `nnx.eval_shape`, with adapters if `lora` is set.
-    spec: Architecture of the model.
-    tokenizer: Tokenizer of the model; None if the hub cannot be reached.
-    lora: Settings of the adapters; None without adapters.
-    note: Origin of the shapes if it is not the model itself.
+  If the hub cannot be reached, `tokenizer` is None and `note` names the origin
+  of the shapes.
   """
 
   module: nnx.Module
@@ -58,12 +54,8 @@ def start_from(
 ) -> checkpoints.Model:
   """Returns the model that a config starts from, without new adapters.
 
-  Args:
-    config: Settings of the model.
-    make_tokenizer: Makes the tokenizer of a tiny model.
-    seed: Random seed of a tiny model's values.
-    mesh: Mesh to load the weights of a Hugging Face model on, since they may
-      not fit a single device.
+  `make_tokenizer` and `seed` make a tiny model's tokenizer and values. Other
+  weights are loaded on the mesh, since they may not fit a single device.
 
   Raises:
     errors.UserError: if there is no such model, or its sizes are inconsistent.

@@ -6,9 +6,8 @@ stack two or three modules of transformers; these share one A.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax.numpy as jnp
@@ -53,17 +52,8 @@ _REQUIRED = {"bias": "none", "peft_type": "LORA"}
 _PLAIN_INITIAL_WEIGHTS = (True, False, "gaussian", None)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Description:
-  """The contents of an `adapter_config.json`.
-
-  Attributes:
-    base: Hub id or path of the base model.
-    revision: Revision of the hub id.
-    rank: Rank r.
-    alpha: Numerator of the scale alpha / r.
-    targets: Suffixes of the adapted modules' names; None for a pattern.
-  """
+class Description(NamedTuple):
+  """An `adapter_config.json`; `targets` is None for a pattern."""
 
   base: str
   revision: str | None
@@ -72,8 +62,7 @@ class Description:
   targets: tuple[str, ...] | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Adapter:
+class Adapter(NamedTuple):
   """An adapter as Qwix represents it.
 
   Attributes:
@@ -113,15 +102,12 @@ def matrices(
 def tensors(
   values: Mapping[str, Any], spec: specs.ModelSpec, prefix: str
 ) -> dict[str, np.ndarray]:
-  """Returns an adapter's tensors by their names in PEFT.
-
-  All names have the prefix of the decoder's modules.
-  """
-  result = {}
-  for name, pair in matrices(values, spec.tensor_sources(prefix)).items():
-    for kind, matrix in zip("AB", pair, strict=True):
-      result[_key(name, kind)] = matrix
-  return result
+  """Returns an adapter's tensors by PEFT's names; modules have the prefix."""
+  return {
+    _key(name, kind): np.ascontiguousarray(matrix)
+    for name, pair in matrices(values, spec.tensor_sources(prefix)).items()
+    for kind, matrix in zip("AB", pair, strict=True)
+  }
 
 
 def settings(
@@ -152,11 +138,7 @@ def settings(
 
 
 def describe(directory: pathlib.Path) -> Description:
-  """Reads the `adapter_config.json` of a directory.
-
-  Raises:
-    errors.UserError: if Qwix does not support such an adapter.
-  """
+  """Reads an `adapter_config.json`; a UserError tells what Qwix lacks."""
   path = directory / CONFIG
   values = files.read_json(path, "adapter config")
   config = family_lib.Section(path, "", values)
@@ -201,9 +183,7 @@ def describe(directory: pathlib.Path) -> Description:
 def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
   """Reads an adapter of a base with the architecture `spec`.
 
-  Raises:
-    errors.UserError: if Qwix does not support the adapter, or it does not fit
-      the base.
+  A UserError tells what Qwix lacks or does not fit the base.
   """
   description = describe(directory)
   path = directory / WEIGHTS
@@ -304,14 +284,8 @@ def _adapted(
   if description.targets is None:
     adapted = {name for name in weights if _key(name, "A") in headers}
   else:
-    adapted = {
-      name
-      for name in weights
-      if any(
-        f".{name.removesuffix('.weight')}".endswith(f".{target}")
-        for target in description.targets
-      )
-    }
+    ends = tuple(f".{target}.weight" for target in description.targets)
+    adapted = {name for name in weights if f".{name}".endswith(ends)}
   path = directory / CONFIG
   if not adapted:
     raise errors.UserError(

@@ -17,12 +17,7 @@ _WEIGHTS = ("*.safetensors",)
 
 
 class Location(NamedTuple):
-  """The location of a model's files.
-
-  Attributes:
-    directory: Directory on this machine.
-    commit: Commit of the hub's repository; None for a local directory.
-  """
+  """A directory; `commit` is the hub repository's, None for a local model."""
 
   directory: pathlib.Path
   commit: str | None = None

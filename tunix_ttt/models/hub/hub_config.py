@@ -33,18 +33,18 @@ _FAMILY_OF_CLASS = {
 
 
 def read_spec(path: pathlib.Path, dtype: Dtype = "float32") -> specs.ModelSpec:
-  """Reads the architecture in a `config.json` or its directory.
-
-  Raises:
-    errors.UserError: if there is no such file, or Tunix has no such model.
-  """
+  """Reads the architecture in a `config.json` or its directory, as `read`."""
   return read(path, dtype)[1]
 
 
 def read(
   path: pathlib.Path, dtype: Dtype
 ) -> tuple[family_lib.HubClass, specs.ModelSpec]:
-  """Returns the model class and the architecture, as `read_spec` does."""
+  """Reads the model class and the architecture.
+
+  Raises:
+    errors.UserError: if there is no such file, or Tunix has no such model.
+  """
   if not path.exists():
     raise errors.UserError(f"{path}: no such model directory")
   if path.is_dir():
@@ -123,28 +123,24 @@ def _parse(
       whole.only(key, family.allowed[key])
   for key, allowed in family.allowed.items():
     config.only(key, allowed)
-  fields = _read_sizes(config, family)
-  fields |= family.read_fields(config, fields["num_layers"])
-  return hub_class, specs.ModelSpec(family=family.name, dtype=dtype, **fields)
-
-
-def _read_sizes(
-  config: family_lib.Section, family: family_lib.Family
-) -> dict[str, Any]:
-  width = config.size("hidden_size")
+  defaults = family.size_defaults
   heads = config.size(
-    "num_attention_heads", family.size_defaults.get("num_attention_heads")
+    "num_attention_heads", defaults.get("num_attention_heads")
   )
-  defaults = {"num_key_value_heads": heads, "head_dim": width // heads}
-  defaults |= family.size_defaults
-  sizes = {
+  defaults = {
+    "num_key_value_heads": heads,
+    "head_dim": config.size("hidden_size") // heads,
+    **defaults,
+  }
+  fields: dict[str, Any] = {
     field: config.size(key, defaults.get(key)) for key, field in _SIZES.items()
   }
-  if heads % sizes["num_kv_heads"]:
+  if heads % fields["num_kv_heads"]:
     config.refuse(
       "num_key_value_heads",
       f"expected a divisor of num_attention_heads, {heads}",
     )
-  if sizes["head_dim"] % 2:
+  if fields["head_dim"] % 2:
     config.refuse("head_dim", "expected an even number")
-  return sizes
+  fields |= family.read_fields(config, fields["num_layers"])
+  return hub_class, specs.ModelSpec(family=family.name, dtype=dtype, **fields)

@@ -23,8 +23,6 @@ from tunix_ttt.text import hub_tokenizers
 from tunix_ttt.text import tokenizers
 
 GENERATION = "generation_config.json"
-# transformers 4 refuses files without this metadata.
-_METADATA = {"format": "pt"}
 
 
 class Tensor(NamedTuple):
@@ -36,14 +34,7 @@ class Tensor(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-  """The contents of an exported directory.
-
-  Attributes:
-    is_adapter: Whether the export is a PEFT adapter and not a whole model.
-    contents: Contents of the small files, by name.
-    weights: Tensors of each weight file, by file and tensor name.
-    model: Model to export.
-  """
+  """The small files of an export and the tensors of its weight files."""
 
   is_adapter: bool
   contents: dict[str, bytes]
@@ -62,15 +53,10 @@ class Export:
 def prepare(
   model: checkpoints.Model, *, merge: bool, max_shard_size: int
 ) -> Export:
-  """Prepares the export of a model.
+  """Prepares an export, in weight files of up to `max_shard_size` bytes.
 
-  Args:
-    model: Model to export.
-    merge: Whether to merge adapters into their base.
-    max_shard_size: Maximum size of a weight file in bytes.
-
-  Raises:
-    errors.UserError: if PEFT could not find the base of an adapter.
+  `merge` merges adapters into their base. A UserError tells that PEFT could not
+  find the base of an adapter.
   """
   tokenizer, is_adapter = model.tokenizer, model.lora is not None and not merge
   if isinstance(tokenizer, tokenizers.SentencePieceTokenizer):
@@ -93,14 +79,13 @@ def prepare(
     contents[hub_config.CONFIG] = _json(config)
     tensors = _merged(model)
     shards = _shards(tensors, max_shard_size)
-    names = [
-      f"model-{n:05}-of-{len(shards):05}.safetensors"
-      for n in range(1, len(shards) + 1)
-    ]
+    weights = {
+      f"model-{n:05}-of-{len(shards):05}.safetensors": shard
+      for n, shard in enumerate(shards, start=1)
+    }
     if len(shards) == 1:
-      names = [hub_loading.SINGLE]
-    weights = dict(zip(names, shards, strict=True))
-    if len(shards) > 1:
+      weights = {hub_loading.SINGLE: tensors}
+    else:
       index = {
         "metadata": {"total_size": sum(x.size for x in tensors.values())},
         "weight_map": {
@@ -119,15 +104,13 @@ def prepare(
 def write(
   export: Export, output: pathlib.Path, other_files: Mapping[str, bytes]
 ) -> None:
-  """Writes an export to a new directory, atomically.
-
-  Raises:
-    errors.UserError: if the directory exists.
-  """
+  """Writes an export to a new directory, atomically."""
+  # transformers 4 refuses files without this metadata.
+  metadata = {"format": "pt"}
   with files.new_directory(output) as new:
     for name, tensors in export.weights.items():
       arrays = {key: tensor.make() for key, tensor in tensors.items()}
-      safetensors.numpy.save_file(arrays, new / name, metadata=_METADATA)
+      safetensors.numpy.save_file(arrays, new / name, metadata=metadata)
     files.write_all(new, export.contents | dict(other_files))
 
 
@@ -156,12 +139,7 @@ def _adapter(
     )
   hub_class, _ = hub_config.read(directory, model.spec.dtype)
   values = specs.parameters(model.module)
-  tensors = {
-    name: np.ascontiguousarray(value)
-    for name, value in adapters.tensors(
-      values, model.spec, hub_class.modules
-    ).items()
-  }
+  tensors = adapters.tensors(values, model.spec, hub_class.modules)
   settings = adapters.settings(lora, tensors, base.path, base.commit)
   return settings, {
     name: Tensor(value.nbytes, lambda x=value: x)

@@ -1,7 +1,6 @@
 """Loads models that transformers saved, with Tunix's safetensors loader."""
 
 from collections.abc import Mapping, Sequence
-import functools
 import hashlib
 import pathlib
 from typing import Any, NamedTuple
@@ -57,10 +56,8 @@ def load(
 
   Args:
     directory: Directory with `config.json` and safetensors weights.
-    dtype: Type of parameters and computation; None for bfloat16 on an
-      accelerator and float32 on a CPU.
-    mesh: Mesh with axes `fsdp` and `tp` to place the parameters on, sharded as
-      in Tunix; None for one device.
+    dtype: Type of parameters and computation; None for `default_dtype`.
+    mesh: Mesh to place the parameters on; None for one device.
 
   Raises:
     errors.UserError: if Tunix has no such model, or the weights do not match
@@ -72,6 +69,25 @@ def load(
   headers = _check_headers(directory, hub_class, spec, sources)
   faults: list[errors.UserError] = []
 
+  class Parameters:
+    """Makes each parameter when Tunix's loader reads it, and keeps none."""
+
+    def __init__(self, tensors: dict[str, np.ndarray]):
+      self._tensors = tensors
+
+    def __contains__(self, path: str) -> bool:
+      return path in sources
+
+    def __getitem__(self, path: str) -> np.ndarray:
+      tensors = {name: self._tensors[name] for name in sources[path].names}
+      for name, tensor in tensors.items():
+        try:
+          check_finite(headers[name].path, name, tensor)
+        except errors.UserError as fault:
+          # Raised after loading: Tunix's loader would leave files open.
+          faults.append(fault)
+      return sources[path].to_parameter([*tensors.values()])
+
   def build(_: Any, rngs: nnx.Rngs) -> nnx.Module:
     module = spec.traits.build(spec, rngs)
     if mesh is not None:
@@ -82,10 +98,10 @@ def load(
     str(directory.absolute()),
     build,
     config=None,
-    # `_Parameters` finds tensors by their original names.
+    # `Parameters` finds tensors by their original names.
     key_mapping=lambda _: {"(.+)": (r"\1", None)},
     mesh=mesh,
-    preprocess_fn=functools.partial(_Parameters, sources, headers, faults),
+    preprocess_fn=Parameters,
     dtype=jnp.dtype(dtype),
     mode="optimized",
   )
@@ -100,16 +116,12 @@ def is_model(directory: pathlib.Path) -> bool:
 
 
 def default_dtype() -> hub_config.Dtype:
-  """Returns the default dtype of a loaded model on this machine."""
+  """Returns float32 on a CPU, and bfloat16 on an accelerator."""
   return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def revision(directory: pathlib.Path) -> str:
-  """Returns the SHA-256 of a directory's config and weight files.
-
-  Raises:
-    errors.UserError: if there are no such files.
-  """
+  """Returns the SHA-256 of a directory's config and weight files."""
   digest = hashlib.sha256()
   config = directory / hub_config.CONFIG
   for path in [config, *_weight_files(directory)]:
@@ -125,11 +137,7 @@ def revision(directory: pathlib.Path) -> str:
 
 
 def read_headers(path: pathlib.Path) -> dict[str, Header]:
-  """Returns the header of every tensor in a file.
-
-  Raises:
-    errors.UserError: if the file is damaged.
-  """
+  """Returns the header of every tensor in a file, or raises a UserError."""
   try:
     with safetensors.safe_open(path, "numpy") as file:
       slices = {name: file.get_slice(name) for name in list(file.keys())}
@@ -160,11 +168,9 @@ def check(
   shapes: Mapping[str, Sequence[int]],
   where: pathlib.Path,
 ) -> None:
-  """Compares the tensors of files with the shapes of a model's tensors.
+  """Raises a UserError at the first tensor that is not the model's.
 
-  Raises:
-    errors.UserError: at the first tensor that is missing or unknown, or has
-      another shape or an unsupported dtype.
+  It may be missing or unknown, or have another shape or an unsupported dtype.
   """
   dtypes: dict[pathlib.Path, str] = {}
   for name in sorted(shapes.keys() | headers.keys()):
@@ -206,33 +212,6 @@ def check_finite(path: pathlib.Path, name: str, values: np.ndarray) -> None:
         f"{path}: the tensor {name} has NaN or infinite values; the file is"
         " damaged, or the training that made it diverged"
       )
-
-
-class _Parameters:
-  """Makes each parameter when Tunix's loader reads it, and keeps none."""
-
-  def __init__(
-    self,
-    sources: dict[str, family_lib.Source],
-    headers: dict[str, Header],
-    faults: list[errors.UserError],
-    tensors: dict[str, np.ndarray],
-  ):
-    self._sources, self._headers, self._tensors = sources, headers, tensors
-    self._faults = faults
-
-  def __contains__(self, path: str) -> bool:
-    return path in self._sources
-
-  def __getitem__(self, path: str) -> np.ndarray:
-    source = self._sources[path]
-    for name in source.names:
-      try:
-        check_finite(self._headers[name].path, name, self._tensors[name])
-      except errors.UserError as fault:
-        # Raised after loading: Tunix's loader would leave files open.
-        self._faults.append(fault)
-    return source.to_parameter([self._tensors[name] for name in source.names])
 
 
 def _check_headers(
@@ -283,12 +262,7 @@ def _check_headers(
 
 
 def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
-  """Lists a model directory's weight files by name.
-
-  Raises:
-    errors.UserError: if there are none, one is missing, or there are files that
-      do not belong to the model.
-  """
+  """Lists a model directory's weight files by name, and refuses others."""
   index = directory / INDEX
   if index.is_file():
     names = sorted(set(_weight_map(index).values()))
