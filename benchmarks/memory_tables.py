@@ -79,7 +79,7 @@ def row(name: str, config: config_lib.GRPOConfig) -> dict[str, Any]:
   sizes: dict[str, Any] = {}
   for trained, shapes in MESHES.items():
     lora = config.lora if trained == "LoRA" else None
-    model = sources.adapt_outline(base, lora, name)
+    model = sources.adapt(base, lora, name)
     for mesh, shape in shapes.items():
       changed = dataclasses.replace(
         config, lora=lora, mesh=config_lib.MeshConfig(**shape)

@@ -48,9 +48,7 @@ class HostDriven:
     self._step = jax.jit(jax.vmap(ENV.step))
     self.num_tokens = 0
     self._generate = model_policy.Generator(
-      model.module,
-      model.spec,
-      model.tokenizer,
+      model,
       max_prompt_length=_longest_prompt(model, config.play),
       max_new_tokens=config.play.max_new_tokens,
     )
@@ -73,7 +71,7 @@ class HostDriven:
           texts[n] = shown.begin(text, tokenizer)
         else:
           texts[n] = texts[n] + shown.follow(text, tokenizer)
-      answers = self._generate(texts)
+      answers = list(self._generate(texts, batch_size=count))
       cells = np.full(count, -1)
       for n in np.flatnonzero(ongoing):
         answer = text_formats.parse_answer(answers[n])

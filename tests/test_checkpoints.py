@@ -271,3 +271,17 @@ def test_the_revision_is_of_names_types_shapes_and_values():
   assert all(
     checkpoints.revision(one) != checkpoints.revision(o) for o in others
   )
+
+
+def test_a_model_answers_prompts(base):
+  chat = [{"role": "user", "content": "a1"}]
+  prompts = ["a1", "b2, please", chat]
+  settings = {"max_new_tokens": 5, "temperature": 1.0}
+  answers = base.generate(prompts, batch_size=2, seed=1, **settings)
+  assert answers == base.generate(prompts, batch_size=2, seed=1, **settings)
+  assert answers != base.generate(prompts, batch_size=2, seed=2, **settings)
+  first, second = base.generate(["a1", chat], max_new_tokens=5)
+  assert first == second != ""
+  assert base.generate([]) == []
+  with pytest.raises(ValueError, match="the last message is not the user's"):
+    base.generate([[*chat, {"role": "assistant", "content": "b2"}]])

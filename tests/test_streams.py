@@ -135,13 +135,14 @@ def test_batches_of_completions_have_keys_of_their_own(monkeypatch):
       return argparse.Namespace(text=[""] * len(prompts))
 
   monkeypatch.setattr(model_policy, "_TokenSampler", Sampler)
-  spec: Any = argparse.Namespace(num_layers=1, num_kv_heads=1, head_dim=2)
-  nothing: Any = None
-  tokenizer: Any = CharacterTokenizer()
+  spec = argparse.Namespace(num_layers=1, num_kv_heads=1, head_dim=2)
+  model: Any = argparse.Namespace(
+    module=None, spec=spec, tokenizer=CharacterTokenizer()
+  )
   for seed in (0, 1, 2, 4):
-    answers = model_policy.generate(
-      nothing, spec, tokenizer, [[2]] * 5,
-      max_new_tokens=1, batch_size=2, seed=seed,
-    )  # fmt: skip
+    generator = model_policy.Generator(
+      model, max_prompt_length=1, max_new_tokens=1
+    )
+    answers = generator([[2]] * 5, batch_size=2, seed=seed)
     assert len(list(answers)) == 5
   assert len(set(map(tuple, keys))) == len(keys) == 4 * 3

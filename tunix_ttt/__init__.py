@@ -14,8 +14,8 @@ Training    `train_sft`, `train_dpo`, `train_grpo` and `resume`. GRPO accepts
 Runs        `Run` opens a run directory: its config, model, metrics, games and
             report. `RunManifest`, `read_metrics` and `write_report` read and
             write its files. The module `plots` draws training curves.
-Models      `load_model` returns a `Model`; `export_model` writes it for PEFT
-            or transformers.
+Models      `load_model` returns a `Model`, whose method `generate` answers
+            prompts; `export_model` writes it for PEFT or transformers.
 Games       `play_games` samples games and `play_all_lines` plays every line.
             Both yield a `Match` for each mark, whose `Trajectory` has an
             `Ending` for each game. `describe_games` and `results_table`

@@ -250,12 +250,11 @@ def generate(
     f" {max_new_tokens:,} each",
     "eval.batch_size or eval.max_new_tokens, or shorten the questions",
   )
-  responses = model_policy.generate(
-    model.module,
-    model.spec,
-    model.tokenizer,
+  generator = model_policy.Generator(
+    model, max_prompt_length=longest, max_new_tokens=max_new_tokens
+  )
+  responses = generator(
     encoded,
-    max_new_tokens=max_new_tokens,
     batch_size=size,
     temperature=config.eval.temperature,
     top_p=config.eval.top_p,

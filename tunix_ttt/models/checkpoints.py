@@ -10,6 +10,7 @@ A model directory, such as a run's `checkpoint-final`, holds
 An adapter records the digest of its base and the path that the base had.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import os
@@ -25,12 +26,13 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.models import meshes
+from tunix_ttt.models import model_policy
 from tunix_ttt.models.families import specs
-from tunix_ttt.models.families import specs as lora_lib
 from tunix_ttt.models.hub import client
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import processes
+from tunix_ttt.text import chat
 from tunix_ttt.text import hub_tokenizers
 from tunix_ttt.text import tokenizers
 
@@ -82,11 +84,6 @@ class Description(pydantic.BaseModel):
   lora: config_lib.LoraConfig | None
   base: BaseRecord | None
 
-  @property
-  def has_digests(self) -> bool:
-    """Whether the directory has digests of its files."""
-    return self.format != "tunix_ttt.model/1"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Model:
@@ -125,6 +122,51 @@ class Model:
     """The variable type that training changes."""
     return nnx.Param if self.lora is None else nnx.LoRAParam
 
+  def generate(
+    self,
+    prompts: Sequence[chat.Text],
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> list[str]:
+    """Returns the model's answer to each prompt, up to the end of its turn.
+
+    Args:
+      prompts: User messages, or conversations as lists of messages that end
+        with the user's: `{"role": "user", "content": "..."}`.
+      max_new_tokens: Maximum tokens per answer.
+      batch_size: Number of prompts sampled together.
+      temperature: Sampling temperature; 0 for greedy decoding.
+      top_p: Nucleus sampling threshold; ignored by greedy decoding.
+      seed: Random seed for sampling.
+
+    Raises:
+      ValueError: if a conversation is invalid.
+    """
+    ids = []
+    for prompt in prompts:
+      if isinstance(prompt, str):
+        prompt = [chat.message("user", prompt)]
+      if chat.check_messages(prompt)[-1]["role"] != "user":
+        raise ValueError("the last message is not the user's")
+      ids.append(chat.encode_chat(prompt, self.tokenizer).ids)
+    generator = model_policy.Generator(
+      self,
+      max_prompt_length=max(map(len, ids), default=0),
+      max_new_tokens=max_new_tokens,
+    )
+    answers = generator(
+      ids,
+      batch_size=min(batch_size, max(len(ids), 1)),
+      temperature=temperature,
+      top_p=top_p,
+      seed=seed,
+    )
+    return list(answers)
+
 
 def revision(params: dict[str, jax.Array]) -> str:
   """Returns the SHA-256 of parameters: names, types, shapes and values."""
@@ -137,18 +179,18 @@ def revision(params: dict[str, jax.Array]) -> str:
 
 
 def save(model: Model, directory: pathlib.Path) -> None:
-  """Writes a model directory atomically.
-
-  Raises:
-    errors.UserError: if the directory exists.
-  """
+  """Writes a new model directory atomically."""
   params = specs.parameters(model.module, model.trainable)
+  base = model.base
+  if base is not None and base.path is not None and base.commit is None:
+    relative = os.path.relpath(base.path, directory)
+    base = base.model_copy(update={"relative": relative})
   description = Description(
     spec=model.spec,
     tokenizer=model.tokenizer.digest,
     params=revision(params),
     lora=model.lora,
-    base=model.base and _relative_to(directory, model.base),
+    base=base,
   )
   with processes.new_directory(directory) as new:
     with ocp.StandardCheckpointer() as checkpointer:
@@ -158,14 +200,6 @@ def save(model: Model, directory: pathlib.Path) -> None:
       text = description.model_dump_json(indent=2) + "\n"
       files.write_text(new / MODEL_JSON, text)
       integrity.write(new)
-
-
-def _relative_to(directory: pathlib.Path, base: BaseRecord) -> BaseRecord:
-  """Adds the relative path of a base that is a directory."""
-  if base.path is None or base.commit is not None:
-    return base
-  relative = os.path.relpath(base.path, directory)
-  return base.model_copy(update={"relative": relative})
 
 
 def load(
@@ -184,7 +218,8 @@ def load(
   directory = final(directory)
   description = describe(directory)
   # Checked first: Orbax's threads print tracebacks for damaged files.
-  if description.has_digests and (fault := integrity.damage(directory)):
+  has_digests = description.format != "tunix_ttt.model/1"
+  if has_digests and (fault := integrity.damage(directory)):
     raise errors.UserError(fault)
   vocab_size = description.spec.vocab_size
   tokenizer = hub_tokenizers.load_saved(directory, vocab_size)
@@ -196,19 +231,19 @@ def load(
   if description.lora is None:
     refuse_base(directory, base)
     module = nnx.eval_shape(description.spec.build)
-    shapes = specs.parameters(module)
   else:
     module, record = _adapted(directory, description, base)
-    shapes = specs.parameters(module, nnx.LoRAParam)
-  params = _read_params(directory, shapes)
+  values = specs.parameters(module)
+  saved = values
+  if description.lora is not None:
+    saved = specs.parameters(module, nnx.LoRAParam)
+  params = _read_params(directory, saved)
   if revision(params) != description.params:
     raise errors.UserError(
       f"{directory / PARAMS}: the parameters are not those that were saved"
     )
-  if description.lora is not None:
-    params = specs.parameters(module) | params
   return Model(
-    module=specs.with_parameters(module, params),
+    module=specs.with_parameters(module, values | params),
     spec=description.spec,
     tokenizer=tokenizer,
     lora=description.lora,
@@ -224,11 +259,7 @@ def final(directory: pathlib.Path) -> pathlib.Path:
 
 
 def describe(directory: pathlib.Path) -> Description:
-  """Reads the description in a model or run directory.
-
-  Raises:
-    errors.UserError: if the directory is no model directory.
-  """
+  """Reads the description in a model or run directory, or raises a UserError."""
   directory = final(directory)
   if not directory.is_dir():
     raise errors.UserError(f"{directory}: no such model directory")
@@ -296,7 +327,7 @@ def _adapted(
         update={"path": os.path.abspath(path), "commit": None}
       )
   settings = config_lib.to_dict(description.lora)
-  return lora_lib.apply_lora(module, **settings, seed=record.seed), record
+  return specs.apply_lora(module, **settings, seed=record.seed), record
 
 
 def _find_base(
@@ -341,8 +372,8 @@ def _read_params(
   }
   with ocp.StandardCheckpointer() as checkpointer:
     try:
-      metadata = checkpointer.metadata(path).item_metadata
-      _compare(path, target, {} if metadata is None else dict(metadata))
+      saved = checkpointer.metadata(path).item_metadata
+      _compare(path, target, {} if saved is None else dict(saved))
       return checkpointer.restore(path, target)
     except errors.UserError:
       raise
@@ -358,16 +389,14 @@ def _compare(
   path: pathlib.Path, target: dict[str, Any], saved: dict[str, Any]
 ) -> None:
   for name in sorted(target.keys() | saved.keys()):
+    where = f"{path}: the parameter {name}"
     if name not in saved:
-      raise errors.UserError(f"{path}: the parameter {name} is missing")
+      raise errors.UserError(f"{where} is missing")
     if name not in target:
-      raise errors.UserError(f"{path}: the parameter {name} is unknown")
-    for kind, actual, expected in (
-      ("shape", tuple(saved[name].shape), tuple(target[name].shape)),
-      ("type", str(saved[name].dtype), str(target[name].dtype)),
-    ):
+      raise errors.UserError(f"{where} is unknown")
+    for word, kind in (("shape", "shape"), ("type", "dtype")):
+      actual, expected = (str(getattr(x[name], kind)) for x in (saved, target))
       if actual != expected:
         raise errors.UserError(
-          f"{path}: the parameter {name} has {kind} {actual}, the model needs"
-          f" {expected}"
+          f"{where} has {word} {actual}, the model needs {expected}"
         )

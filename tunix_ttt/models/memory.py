@@ -1,11 +1,9 @@
 """Estimates a run's memory per device from its shapes."""
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 
 from tunix_ttt import config as config_lib
@@ -49,9 +47,8 @@ class Estimate:
   @property
   def total(self) -> int:
     """The memory of training or of play, whichever is larger."""
-    constant = self.weights + self.optimizer
     training = self.gradients + self.activations + self.logits
-    return constant + max(training, self.playing)
+    return self.weights + self.optimizer + max(training, self.playing)
 
   def table(self) -> str:
     """Formats the parts as lines of text."""
@@ -73,23 +70,45 @@ def of_run(
 ) -> dict[str, Estimate]:
   """Returns the memory of a run on each kind of device.
 
-  Returns:
-    An estimate named `""` or, in the layout `split`, an estimate for each
-    device of the `trainer` and of the `sampler`.
+  The result is an estimate named `""` or, in the layout `split`, an estimate for
+  each device of the `trainer` and of the `sampler`.
   """
-  parts = config.training.gradient_accumulation_steps
-  training = _training(model, config, rows // parts, length)
+  spec, training = model.spec, config.training
+  parts = training.gradient_accumulation_steps
+  size = jnp.dtype(spec.dtype).itemsize
+  weights = nnx.state(model.module, nnx.Param)
+  mesh = meshes.outline(meshes.sizes(config.mesh))
+  count = meshes.numbers_per_device(trained(model), mesh)
+  # A custom optimizer is taken to keep as much as Adam. The optimizer keeps a
+  # float32 copy of bfloat16 parameters.
+  moments = _MOMENTS.get(training.optimizer, _MOMENTS["adamw"])
+  copies = moments + (spec.dtype != "float32")
+  kept = activations(spec, rows // parts, length, config.model.remat)
+  trainer = Estimate(
+    weights=size * meshes.numbers_per_device(weights, mesh),
+    optimizer=_FLOAT32 * copies * count,
+    gradients=size * min(parts, 2) * count,
+    activations=kept // mesh.size,
+    logits=logits(spec, rows // parts, length) // mesh.size,
+  )
   if not isinstance(config, config_lib.GRPOConfig):
-    return {"": training}
+    return {"": trainer}
   # A cache has a slot for each token of a sequence.
-  playing = sampling(model.spec, config.training.batch_size, length)
-  if config.mesh.layout == "split":
-    mesh = meshes.outline(meshes.sampler_sizes(config.mesh))
-    playing //= math.prod(mesh.shape.values())
-    sampler = Estimate(weights=_weights(model, mesh), playing=playing)
-    return {"trainer": training, "sampler": sampler}
-  playing //= math.prod(meshes.sizes(config.mesh).values())
-  return {"": dataclasses.replace(training, playing=playing)}
+  playing = sampling(spec, training.batch_size, length)
+  if config.mesh.layout != "split":
+    return {"": dataclasses.replace(trainer, playing=playing // mesh.size)}
+  mesh = meshes.outline(meshes.sampler_sizes(config.mesh))
+  sampler = Estimate(
+    weights=size * meshes.numbers_per_device(weights, mesh),
+    playing=playing // mesh.size,
+  )
+  return {"trainer": trainer, "sampler": sampler}
+
+
+def trained(model: sources.Outline | checkpoints.Model) -> Any:
+  """Returns the state of the parameters that training changes."""
+  kind = nnx.Param if model.lora is None else nnx.LoRAParam
+  return nnx.state(model.module, kind)
 
 
 def check(
@@ -134,11 +153,13 @@ def check_play(
 
 def check_answers(play: config_lib.PlayConfig, rows: int) -> None:
   """Raises a UserError if the answer tokens need far too much memory."""
-  # Token ids and log-probabilities, of 32 bits each.
-  needed = 8 * rows * play.max_turns * play.max_new_tokens
   turns, tokens = play.max_turns, play.max_new_tokens
-  name = f"{rows:,} games of {turns:,} turns of {tokens:,} tokens"
-  requirements.check_fits(needed, name, "play.max_turns or play.max_new_tokens")
+  requirements.check_fits(
+    # Token ids and log-probabilities, of 32 bits each.
+    8 * rows * turns * tokens,
+    f"{rows:,} games of {turns:,} turns of {tokens:,} tokens",
+    "play.max_turns or play.max_new_tokens",
+  )
 
 
 def activations(
@@ -179,8 +200,7 @@ def sampling(
   """
   size = jnp.dtype(spec.dtype).itemsize
   cached = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * size
-  chunk = slots if chunk is None else chunk
-  return rows * (slots * cached + chunk * _token(spec, slots))
+  return rows * (slots * cached + (chunk or slots) * _token(spec, slots))
 
 
 def _token(spec: specs.ModelSpec, length: int) -> int:
@@ -193,43 +213,3 @@ def _token(spec: specs.ModelSpec, length: int) -> int:
   # Scores, attention weights and capped scores are float32.
   scores = 3 if spec.attn_logit_softcap else 2
   return values + scores * _FLOAT32 * spec.num_heads * length
-
-
-def _training(
-  model: sources.Outline | checkpoints.Model,
-  config: config_lib.SFTConfig,
-  rows: int,
-  length: int,
-) -> Estimate:
-  mesh = meshes.outline(meshes.sizes(config.mesh))
-  size = jnp.dtype(model.spec.dtype).itemsize
-  count = meshes.numbers_per_device(trained(model), mesh)
-  split = math.prod(mesh.shape.values())
-  # A custom optimizer is taken to keep as much as Adam.
-  moments = _MOMENTS.get(config.training.optimizer, _MOMENTS["adamw"])
-  # The optimizer keeps a float32 copy of bfloat16 parameters.
-  copies = moments + (model.spec.dtype != "float32")
-  parts = 2 if config.training.gradient_accumulation_steps > 1 else 1
-  return Estimate(
-    weights=_weights(model, mesh),
-    optimizer=4 * copies * count,
-    gradients=size * parts * count,
-    activations=activations(model.spec, rows, length, config.model.remat)
-    // split,
-    logits=logits(model.spec, rows, length) // split,
-  )
-
-
-def _weights(
-  model: sources.Outline | checkpoints.Model, mesh: jax.sharding.AbstractMesh
-) -> int:
-  size = jnp.dtype(model.spec.dtype).itemsize
-  return size * meshes.numbers_per_device(
-    nnx.state(model.module, nnx.Param), mesh
-  )
-
-
-def trained(model: sources.Outline | checkpoints.Model) -> Any:
-  """Returns the state of the parameters that training changes."""
-  kind = nnx.Param if model.lora is None else nnx.LoRAParam
-  return nnx.state(model.module, kind)

@@ -96,23 +96,17 @@ def make(config: config_lib.MeshConfig) -> Mesh | None:
       f" {'is' if len(devices) == 1 else 'are'} {len(devices)}"
       f" ({devices[0].device_kind}); {advice}"
     )
-  _check_processes(config)
-  if math.prod(shape.values()) == 1:
-    return None
-  return _grid(devices, shape)
-
-
-def _check_processes(config: config_lib.MeshConfig) -> None:
-  processes, devices = jax.process_count(), jax.device_count()
+  processes = jax.process_count()
   if processes > 1 and config.layout == "split":
     raise errors.UserError(
       "mesh.layout: split needs a single process; set layout: colocated"
     )
-  if processes > 1 and count(config) < devices:
+  if processes > 1 and count(config) < len(devices):
     raise errors.UserError(
-      f"mesh: {count(config)} of the {devices} devices of {processes} processes"
-      " would be used, but a run must use all; set fsdp: auto"
+      f"mesh: {count(config)} of the {len(devices)} devices of {processes}"
+      " processes would be used, but a run must use all; set fsdp: auto"
     )
+  return _grid(devices, shape) if math.prod(shape.values()) > 1 else None
 
 
 def make_for_sampler(config: config_lib.MeshConfig) -> Mesh | None:
@@ -148,7 +142,7 @@ def use(mesh: Mesh | None) -> Iterator[None]:
         stack.enter_context(mesh)
       for owner in _SHARD_OWNERS:
         stack.callback(setattr, owner, "shard", owner.shard)
-        owner.shard = _shard
+        owner.shard = shard
     yield
 
 
@@ -156,21 +150,18 @@ def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
   """Raises a UserError if a config's mesh cannot split the rows or heads."""
   shape = sizes(config.mesh)
   fsdp, tp = shape[FSDP], shape[TP]
-  training = config.training
   sampler = sampler_sizes(config.mesh)[FSDP]
-  for axis, size, name, rows in (
-    (
-      FSDP,
-      fsdp,
-      "training.batch_size / training.gradient_accumulation_steps",
-      training.batch_size // training.gradient_accumulation_steps,
-    ),
+  rows = config.training.batch_size
+  parts = config.training.gradient_accumulation_steps
+  per_part = "training.batch_size / training.gradient_accumulation_steps"
+  for axis, size, name, divided in (
+    (FSDP, fsdp, per_part, rows // parts),
     (FSDP, fsdp, "play.batch_size", config.play.batch_size),
-    ("rollout_fsdp", sampler, "training.batch_size", training.batch_size),
+    ("rollout_fsdp", sampler, "training.batch_size", rows),
   ):
-    if rows % size:
+    if divided % size:
       raise errors.UserError(
-        f"mesh.{axis}: {size} does not divide the {rows} rows of {name}"
+        f"mesh.{axis}: {size} does not divide the {divided} rows of {name}"
       )
   heads, kv_heads = spec.num_heads, spec.num_kv_heads
   if heads % tp or (kv_heads % tp and tp % kv_heads):
@@ -194,52 +185,50 @@ def partition(
   A dimension whose size the axis does not divide is replicated, such as
   key-value heads that are fewer than the devices.
   """
-  axes = [*(spec or ())][: len(shape)]
-  axes += [None] * (len(shape) - len(axes))
+  axes = (*(spec or ()), *(None for _ in shape))
   return PartitionSpec(
     *(
       axis if axis in mesh.shape and size % mesh.shape[axis] == 0 else None
-      for size, axis in zip(shape, axes, strict=True)
+      for size, axis in zip(shape, axes, strict=False)
     )
   )
 
 
 def shardings(state: Any, mesh: Mesh | jax.sharding.AbstractMesh) -> Any:
   """Returns the sharding of each array of a state, as a tree."""
-  partition_specs = nnx.get_partition_spec(state)
 
-  def place(value: Any, spec: Any) -> NamedSharding:
+  def of_array(value: Any, spec: Any) -> NamedSharding:
     return NamedSharding(mesh, partition(spec, value.shape, mesh))
 
-  return jax.tree.map(place, state, partition_specs)
+  return jax.tree.map(of_array, state, nnx.get_partition_spec(state))
 
 
 def numbers_per_device(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
   """Returns how many numbers of a state each device holds."""
-  shapes = jax.tree.map(
-    lambda value, sharding: math.prod(sharding.shard_shape(value.shape)),
-    state,
-    shardings(state, mesh),
+  values, places = map(jax.tree.leaves, (state, shardings(state, mesh)))
+  return sum(
+    math.prod(sharding.shard_shape(value.shape))
+    for value, sharding in zip(values, places, strict=True)
   )
-  return sum(jax.tree.leaves(shapes))
 
 
 def place(node: Any, mesh: Mesh | None) -> None:
   """Moves the arrays of a module or an optimizer onto a mesh."""
-  if mesh is not None:
-    mark(node, mesh)
-    state = nnx.state(node)
-    nnx.update(node, jax.tree.map(_put, state, shardings(state, mesh)))
+  if mesh is None:
+    return
+  mark(node, mesh)
+  state = nnx.state(node)
 
+  def put(value: jax.Array, sharding: NamedSharding) -> jax.Array:
+    is_whole = value.is_fully_addressable or value.is_fully_replicated
+    if jax.process_count() == 1 or not is_whole:
+      return jax.device_put(value, sharding)
+    # Each process has the whole array. `device_put` would make replicated
+    # arrays that Orbax cannot save.
+    get = np.asarray(value).__getitem__
+    return jax.make_array_from_callback(value.shape, sharding, get)
 
-def _put(value: jax.Array, sharding: NamedSharding) -> jax.Array:
-  is_whole = value.is_fully_addressable or value.is_fully_replicated
-  if jax.process_count() == 1 or not is_whole:
-    return jax.device_put(value, sharding)
-  # Each process has the whole array. `device_put` would make replicated arrays
-  # that Orbax cannot save.
-  whole = np.asarray(value)
-  return jax.make_array_from_callback(value.shape, sharding, whole.__getitem__)
+  nnx.update(node, jax.tree.map(put, state, shardings(state, mesh)))
 
 
 def copy(module: nnx.Module, mesh: Mesh) -> nnx.Module:
@@ -266,8 +255,7 @@ def feed(tree: Any, mesh: Mesh | None) -> Any:
   """Splits the rows of a batch over the devices of several processes.
 
   The arrays [B, ...] are on the host and equal on all processes; scalars are
-  replicated. With a single process, Tunix splits the rows, and this function
-  does nothing.
+  replicated. Tunix itself splits the rows of a single process.
   """
   if mesh is None or jax.process_count() == 1:
     return tree
@@ -311,7 +299,7 @@ def constrain(tree: Any, mesh: Mesh | None, *axes: str | None) -> Any:
   return jax.tree.map(one, tree)
 
 
-def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+def shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   """Splits an activation over the mesh of `use`, if any.
 
   Tunix's own function does nothing on CPUs, so that the compiler splits
@@ -321,8 +309,3 @@ def _shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   """
   mesh = _CONTEXT.env.physical_mesh
   return constrain(x, None if mesh.empty else mesh, *axes)
-
-
-def split_rows(x: jax.Array) -> jax.Array:
-  """Splits the rows of an activation over the mesh of `use`, if any."""
-  return _shard(x, (FSDP,))

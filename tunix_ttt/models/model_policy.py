@@ -1,7 +1,7 @@
 """Runs Tunix's models as policies of games and as generators of text."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flax import nnx
 import jax
@@ -12,7 +12,9 @@ from tunix.generate import sampler as sampler_lib
 from tunix_ttt import streams
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
-from tunix_ttt.text import tokenizers
+
+if TYPE_CHECKING:
+  from tunix_ttt.models import checkpoints
 
 
 class ModelPolicy:
@@ -42,21 +44,18 @@ class ModelPolicy:
     cache = {
       f"layer_{i}": {"k": empty, "v": empty} for i in range(spec.num_layers)
     }
-    return self._split(cache)
-
-  def _split(self, cache: Any) -> Any:
-    """Splits the rows over `fsdp` and the heads over `tp`."""
+    # Rows over `fsdp` and heads over `tp`.
     return meshes.constrain(cache, self._mesh, meshes.FSDP, None, meshes.TP)
 
   def grow_cache(self, cache: Any, num_slots: int) -> Any:
     """Returns the cache padded with empty slots to `num_slots` slots."""
 
     def grow(leaf: jax.Array) -> jax.Array:
-      return jnp.pad(
-        leaf, ((0, 0), (0, num_slots - leaf.shape[1]), (0, 0), (0, 0))
-      )
+      more = num_slots - leaf.shape[1]
+      return jnp.pad(leaf, ((0, 0), (0, more), (0, 0), (0, 0)))
 
-    return self._split(jax.tree.map(grow, cache))
+    cache = jax.tree.map(grow, cache)
+    return meshes.constrain(cache, self._mesh, meshes.FSDP, None, meshes.TP)
 
   def __call__(
     self,
@@ -71,10 +70,8 @@ class ModelPolicy:
     """See `rollout.sampler.Policy`."""
     module: Any = nnx.merge(self._graphdef, params)
     tokens = meshes.constrain(tokens, self._mesh, meshes.FSDP)
-    ends = jnp.full(tokens.shape[:1], end, jnp.int32)
-    cache = {
-      name: {**layer, "end_index": ends} for name, layer in cache.items()
-    }
+    ends = {"end_index": jnp.full(tokens.shape[:1], end, jnp.int32)}
+    cache = {name: layer | ends for name, layer in cache.items()}
     # Tunix looks up the mesh in the thread that traces the call.
     with meshes.use(self._mesh):
       _, cache = module(
@@ -103,20 +100,18 @@ class Generator:
 
   def __init__(
     self,
-    module: nnx.Module,
-    spec: specs.ModelSpec,
-    tokenizer: tokenizers.Tokenizer,
+    model: "checkpoints.Model",
     *,
     max_prompt_length: int,
     max_new_tokens: int,
   ):
-    """Takes a model, its architecture, its tokenizer and the token limits."""
-    self._tokenizer = tokenizer
+    """Takes a model and the limits of its tokens."""
+    self._tokenizer, spec = model.tokenizer, model.spec
     self._max_prompt_length = max_prompt_length
     self._max_new_tokens = max_new_tokens
     self._sampler = _TokenSampler(
-      module,
-      tokenizer,
+      model.module,
+      model.tokenizer,
       sampler_lib.CacheConfig(
         cache_size=max_prompt_length + max_new_tokens,
         num_layers=spec.num_layers,
@@ -129,70 +124,38 @@ class Generator:
     self,
     prompts: Sequence[Sequence[int]],
     *,
+    batch_size: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    batch: int = 0,
-  ) -> list[str]:
-    """Returns the completions of batch number `batch`; see `generate`."""
+  ) -> Iterator[str]:
+    """Yields the completion of each prompt, up to the end of the turn.
+
+    Args:
+      prompts: Token ids of each prompt, starting with the bos token.
+      batch_size: Number of prompts sampled together.
+      temperature: Sampling temperature; 0 for greedy decoding.
+      top_p: Nucleus sampling threshold; ignored by greedy decoding.
+      seed: Random seed for sampling.
+    """
     tokenizer = self._tokenizer
-    # Tunix declares an int but accepts a key.
-    key = cast(Any, streams.key(seed, streams.Stream.COMPLETIONS, batch))
     ends = {*tokenizer.end_ids, tokenizer.eos_id()}
-    output = self._sampler(
-      cast(Any, list(prompts)),
-      max_generation_steps=self._max_new_tokens,
-      max_prompt_length=self._max_prompt_length,
-      eos_tokens=[*ends],
-      # The sampler takes a sampled pad token for padding.
-      forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
-      temperature=temperature,
-      # Tunix decodes greedily if top_p is None, whatever the temperature.
-      top_p=top_p if temperature > 0 else None,
-      seed=key,
-    )
-    return output.text
-
-
-def generate(
-  module: nnx.Module,
-  spec: specs.ModelSpec,
-  tokenizer: tokenizers.Tokenizer,
-  prompts: Sequence[Sequence[int]],
-  *,
-  max_new_tokens: int,
-  batch_size: int = 64,
-  temperature: float = 0.0,
-  top_p: float = 1.0,
-  seed: int = 0,
-) -> Iterator[str]:
-  """Yields the completion of each prompt, up to the end of the turn.
-
-  Args:
-    module: Model.
-    spec: Architecture of the model.
-    tokenizer: Tokenizer of the model.
-    prompts: Token ids of each prompt, starting with the bos token.
-    max_new_tokens: Maximum tokens per completion.
-    batch_size: Number of prompts sampled together.
-    temperature: Sampling temperature; 0 for greedy decoding.
-    top_p: Nucleus sampling threshold; ignored by greedy decoding.
-    seed: Random seed for sampling.
-  """
-  if not prompts:
-    return
-  generator = Generator(
-    module,
-    spec,
-    tokenizer,
-    max_prompt_length=max(map(len, prompts)),
-    max_new_tokens=max_new_tokens,
-  )
-  for number, start in enumerate(range(0, len(prompts), batch_size)):
-    batch = list(prompts[start : start + batch_size])
-    # One shape for all batches, so that the sampler compiles once.
-    padded = batch + batch[:1] * (batch_size - len(batch))
-    completions = generator(
-      padded, temperature=temperature, top_p=top_p, seed=seed, batch=number
-    )
-    yield from completions[: len(batch)]
+    for number, start in enumerate(range(0, len(prompts), batch_size)):
+      batch = list(prompts[start : start + batch_size])
+      # One shape for all batches, so that the sampler compiles once.
+      padded = batch + batch[:1] * (batch_size - len(batch))
+      key = streams.key(seed, streams.Stream.COMPLETIONS, number)
+      output = self._sampler(
+        cast(Any, padded),
+        max_generation_steps=self._max_new_tokens,
+        max_prompt_length=self._max_prompt_length,
+        eos_tokens=[*ends],
+        # The sampler takes a sampled pad token for padding.
+        forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
+        temperature=temperature,
+        # Tunix decodes greedily if top_p is None, whatever the temperature.
+        top_p=top_p if temperature > 0 else None,
+        # Tunix declares an int but accepts a key.
+        seed=cast(Any, key),
+      )
+      yield from output.text[: len(batch)]

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import os
 import pathlib
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 from flax import nnx
 
@@ -15,10 +16,9 @@ from tunix_ttt import requirements
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
-from tunix_ttt.models.families import specs as lora_lib
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import client
-from tunix_ttt.models.hub import hub_config as hf_config
+from tunix_ttt.models.hub import hub_config
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import progress
 from tunix_ttt.text import hub_tokenizers
@@ -30,21 +30,20 @@ _ONE_DEVICE = config_lib.MeshConfig()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outline:
-  """A model without values.
+  """A `checkpoints.Model` without values: `module` has shapes only.
 
-  Attributes:
-    module: Tunix model from `nnx.eval_shape`, with adapters if `lora` is set.
-    spec: Architecture of the model.
-    tokenizer: Tokenizer of the model; None if the hub cannot be reached.
-    lora: Settings of the adapters; None without adapters.
-    note: Origin of the shapes if it is not the model itself.
+  If the hub cannot be reached, `tokenizer` is None and `note` names the origin
+  of the shapes.
   """
 
   module: nnx.Module
   spec: specs.ModelSpec
   tokenizer: Tokenizer | None
-  lora: config_lib.LoraConfig | None
+  lora: config_lib.LoraConfig | None = None
   note: str = ""
+
+
+ModelT = TypeVar("ModelT", Outline, checkpoints.Model)
 
 
 def start_from(
@@ -55,12 +54,8 @@ def start_from(
 ) -> checkpoints.Model:
   """Returns the model that a config starts from, without new adapters.
 
-  Args:
-    config: Settings of the model.
-    make_tokenizer: Makes the tokenizer of a tiny model.
-    seed: Random seed of a tiny model's values.
-    mesh: Mesh to load the weights of a Hugging Face model on, since they may
-      not fit a single device.
+  `make_tokenizer` and `seed` make a tiny model's tokenizer and values. Other
+  weights are loaded on the mesh, since they may not fit a single device.
 
   Raises:
     errors.UserError: if there is no such model, or its sizes are inconsistent.
@@ -103,58 +98,70 @@ def open_model(
   """
   location = _find(name, config)
   directory = location.directory
-  if adapters.is_adapter(directory):
-    return _open_adapter(location, config, mesh)
-  if not hub_loading.is_model(directory):
-    return checkpoints.load(directory, config.base)
-  checkpoints.refuse_base(name, config.base)
+  if not adapters.is_adapter(directory):
+    if not hub_loading.is_model(directory):
+      return checkpoints.load(directory, config.base)
+    checkpoints.refuse_base(name, config.base)
   # The cheapest checks first, so that mistakes are reported at once.
-  dtype = config.dtype or hub_loading.default_dtype()
-  spec = hf_config.read_spec(directory, dtype)
-  tokenizer = _read_tokenizer(directory, spec, config)
-  module, _ = hub_loading.load(directory, dtype=dtype, mesh=meshes.make(mesh))
-  return checkpoints.Model(
+  parts = _read_parts(location, config)
+  base = parts.base
+  module, _ = hub_loading.load(
+    base.directory, dtype=parts.spec.dtype, mesh=meshes.make(mesh)
+  )
+  model = checkpoints.Model(
     module=module,
-    spec=spec,
-    tokenizer=tokenizer,
-    revision=hub_loading.revision(directory),
-    commit=location.commit,
+    spec=parts.spec,
+    tokenizer=parts.tokenizer,
+    revision=hub_loading.revision(base.directory),
+    commit=base.commit,
+  )
+  if parts.adapter is None:
+    return model
+  model = adapt(model, parts.adapter.lora, parts.base_name)
+  module = adapters.fill(model.module, parts.adapter)
+  digest = checkpoints.revision(specs.parameters(module, nnx.LoRAParam))
+  return dataclasses.replace(
+    model, module=module, revision=digest, commit=location.commit
   )
 
 
-def _open_adapter(
+class _Parts(NamedTuple):
+  """A Hugging Face model or PEFT adapter without the weights of its base."""
+
+  base_name: str
+  base: client.Location
+  spec: specs.ModelSpec
+  tokenizer: Tokenizer
+  adapter: adapters.Adapter | None
+
+
+def _read_parts(
   location: client.Location,
-  config: config_lib.ModelConfig,
-  mesh: config_lib.MeshConfig,
-) -> checkpoints.Model:
-  """Loads a PEFT adapter on its base."""
-  name, base = _find_base(location.directory, config)
-  module, spec = hub_loading.load(
-    base.directory, dtype=config.dtype, mesh=meshes.make(mesh)
-  )
-  adapter = adapters.read(location.directory, spec)
-  settings = config_lib.to_dict(adapter.lora)
-  module = adapters.fill(
-    lora_lib.apply_lora(module, **settings, seed=0), adapter
-  )
-  return checkpoints.Model(
-    module=module,
-    spec=spec,
-    tokenizer=_adapter_tokenizer(
-      location.directory, base.directory, spec, config
-    ),
-    lora=adapter.lora,
-    base=_record(name, 0, hub_loading.revision(base.directory), base.commit),
-    revision=checkpoints.revision(specs.parameters(module, nnx.LoRAParam)),
-    commit=location.commit,
-  )
-
-
-def _find_base(
-  directory: pathlib.Path,
   config: config_lib.ModelConfig,
   *,
   weights: bool = True,
+) -> _Parts:
+  """Reads the parts at a location; `weights` downloads the base's weights."""
+  name, base, directory = config.name, location, location.directory
+  is_adapter = adapters.is_adapter(directory)
+  if is_adapter:
+    name, base = _find_base(directory, config, weights=weights)
+  dtype = config.dtype or hub_loading.default_dtype()
+  spec = hub_config.read_spec(base.directory, dtype)
+  has_tokenizer = hub_tokenizers.has_tokenizer(directory)
+  template = config.chat_template
+  tokenizer = hub_tokenizers.HuggingFaceTokenizer.load(
+    directory if has_tokenizer else base.directory,
+    spec.vocab_size,
+    chat_template=None if template is None else pathlib.Path(template),
+    enable_thinking=config.enable_thinking,
+  )
+  adapter = adapters.read(directory, spec) if is_adapter else None
+  return _Parts(name, base, spec, tokenizer, adapter)
+
+
+def _find_base(
+  directory: pathlib.Path, config: config_lib.ModelConfig, *, weights: bool
 ) -> tuple[str, client.Location]:
   """Returns the name and the location of a PEFT adapter's base."""
   description = adapters.describe(directory)
@@ -167,19 +174,21 @@ def _find_base(
     name, revision = config.base, None
   elif not _exists(name) and config.name not in specs.TINY_MODELS:
     name, revision = config.name, config.revision
-  path = directory / adapters.CONFIG
+  stated = (
+    f"{directory / adapters.CONFIG}: base_model_name_or_path is"
+    f" {description.base}"
+  )
   if not _exists(name):
     raise errors.UserError(
-      f"{path}: base_model_name_or_path is {description.base}, which is not here;"
-      " give its directory: --base DIR"
+      f"{stated}, which is not here; give its directory: --base DIR"
     )
   location = client.find(name, revision, weights=weights)
   if adapters.is_adapter(location.directory) or not hub_loading.is_model(
     location.directory
   ):
     raise errors.UserError(
-      f"{path}: base_model_name_or_path is {description.base}; the base must be"
-      f" a whole Hugging Face model, which {name} is not"
+      f"{stated}; the base must be a whole Hugging Face model, which {name} is"
+      " not"
     )
   return name, location
 
@@ -187,31 +196,6 @@ def _find_base(
 def _exists(name: str) -> bool:
   """Returns whether a name is a directory or a hub id."""
   return os.path.isdir(name) or files.is_hub_id(name)
-
-
-def _adapter_tokenizer(
-  directory: pathlib.Path,
-  base: pathlib.Path,
-  spec: specs.ModelSpec,
-  config: config_lib.ModelConfig,
-) -> Tokenizer:
-  """Reads the tokenizer in an adapter's directory, or else its base's."""
-  has_tokenizer = hub_tokenizers.has_tokenizer(directory)
-  return _read_tokenizer(directory if has_tokenizer else base, spec, config)
-
-
-def _record(
-  name: str, seed: int, revision: str, commit: str | None
-) -> checkpoints.BaseRecord:
-  """Returns the record of an adapter's base, with an absolute path."""
-  path: str | None = name
-  if name in specs.TINY_MODELS:
-    path = None
-  elif commit is None:
-    path = os.path.abspath(name)
-  return checkpoints.BaseRecord(
-    path=path, seed=seed, revision=revision, commit=commit
-  )
 
 
 def outline(
@@ -233,10 +217,10 @@ def outline(
     spec = _tiny_spec(config, tokenizer.vocab_size)
   else:
     try:
-      directory = _find(config.name, config, weights=False).directory
-      if adapters.is_adapter(directory):
+      location = _find(config.name, config, weights=False)
+      if adapters.is_adapter(location.directory):
         # An adapter's weights are small; the outline depends on their names.
-        directory = _find(config.name, config).directory
+        location = _find(config.name, config)
     except errors.UserError:
       published = specs.published(config.name, config.dtype or "bfloat16")
       if published is None:
@@ -244,73 +228,58 @@ def outline(
       spec, tokenizer = published, None
       note = "shapes from Tunix's configs; the hub cannot be reached"
     else:
-      dtype = config.dtype or hub_loading.default_dtype()
-      if adapters.is_adapter(directory):
-        base = _find_base(directory, config, weights=False)[1].directory
-        spec = hf_config.read_spec(base, dtype)
-        lora = adapters.read(directory, spec).lora
-        tokenizer = _adapter_tokenizer(directory, base, spec, config)
-      elif hub_loading.is_model(directory):
-        spec = hf_config.read_spec(directory, dtype)
-        tokenizer = _read_tokenizer(directory, spec, config)
+      directory = location.directory
+      if adapters.is_adapter(directory) or hub_loading.is_model(directory):
+        parts = _read_parts(location, config, weights=False)
+        spec, tokenizer = parts.spec, parts.tokenizer
+        lora = parts.adapter and parts.adapter.lora
       else:
         description = checkpoints.describe(directory)
         spec, lora = description.spec, description.lora
         tokenizer = hub_tokenizers.load_saved(
           checkpoints.final(directory), spec.vocab_size
         )
-
-  def build() -> nnx.Module:
-    module = spec.build()
-    if lora is None:
-      return module
-    return lora_lib.apply_lora(module, **config_lib.to_dict(lora), seed=0)
-
-  return Outline(
-    module=nnx.eval_shape(build),
-    spec=spec,
-    tokenizer=tokenizer,
-    lora=lora,
-    note=note,
-  )
+  module = nnx.eval_shape(spec.build)
+  model = Outline(module=module, spec=spec, tokenizer=tokenizer, note=note)
+  return adapt(model, lora, config.name)
 
 
 def adapt(
-  model: checkpoints.Model,
-  config: config_lib.LoraConfig | None,
-  base: str,
-  seed: int,
-) -> checkpoints.Model:
-  """Adds new adapters to a model that `base` names.
+  model: ModelT, config: config_lib.LoraConfig | None, base: str, seed: int = 0
+) -> ModelT:
+  """Adds new adapters to a model or outline that `base` names.
 
   The seed also made the base if it is a tiny model.
 
   Raises:
     errors.UserError: if the model has adapters of other settings.
   """
-  if _has_adapters(model.lora, config, base) or config is None:
+  if model.lora is not None:
+    if model.lora != config:
+      settings = files.to_json(config_lib.to_dict(model.lora))
+      raise errors.UserError(
+        f"model.name: {base} holds an adapter; to train it further, write in"
+        f" the config: lora: {settings}"
+      )
     return model
-  record = _record(base, seed, model.revision, model.commit)
-  module = lora_lib.apply_lora(
-    model.module, **config_lib.to_dict(config), seed=seed
+  if config is None:
+    return model
+  add = functools.partial(
+    specs.apply_lora, **config_lib.to_dict(config), seed=seed
   )
-  return dataclasses.replace(model, module=module, lora=config, base=record)
-
-
-def adapt_outline(
-  model: Outline, config: config_lib.LoraConfig | None, base: str
-) -> Outline:
-  """Does what `adapt` does for a model without values."""
-  if _has_adapters(model.lora, config, base) or config is None:
-    return model
-  graph, state = nnx.split(model.module)
-
-  def build(state: Any) -> nnx.Module:
-    module = nnx.merge(graph, state)
-    return lora_lib.apply_lora(module, **config_lib.to_dict(config), seed=0)
-
-  module = nnx.eval_shape(build, state)
-  return dataclasses.replace(model, module=module, lora=config)
+  if isinstance(model, Outline):
+    module = nnx.eval_shape(add, model.module)
+    return dataclasses.replace(model, module=module, lora=config)
+  path: str | None = base if model.commit else os.path.abspath(base)
+  record = checkpoints.BaseRecord(
+    path=None if base in specs.TINY_MODELS else path,
+    seed=seed,
+    revision=model.revision,
+    commit=model.commit,
+  )
+  return dataclasses.replace(
+    model, module=add(model.module), lora=config, base=record
+  )
 
 
 def check_matches(
@@ -334,20 +303,20 @@ def check_matches(
 
 def _check(config: config_lib.ModelConfig) -> None:
   """Refuses settings that do not apply to the model."""
-  is_tiny = config.name in specs.TINY_MODELS
+  name = config.name
+  is_tiny = name in specs.TINY_MODELS
   if is_tiny:
-    checkpoints.refuse_base(config.name, config.base)
+    checkpoints.refuse_base(name, config.base)
   else:
-    _check_name(config.name)
-  if (shape := config.shape()) and not is_tiny:
+    _check_name(name)
+    if shape := config.shape():
+      raise errors.UserError(
+        f"model.{next(iter(shape))}: the shape of {name} is given by its files;"
+        " remove this key"
+      )
+  if config.revision is not None and (is_tiny or os.path.isdir(name)):
     raise errors.UserError(
-      f"model.{next(iter(shape))}: the shape of {config.name} is given by its"
-      " files; remove this key"
-    )
-  is_local = is_tiny or os.path.isdir(config.name)
-  if config.revision is not None and is_local:
-    raise errors.UserError(
-      f"model.revision: {config.name} is no hub id; remove this key"
+      f"model.revision: {name} is no hub id; remove this key"
     )
 
 
@@ -381,31 +350,3 @@ def _check_name(name: str) -> None:
       f"{name}: no such model: neither a directory, nor an id of the Hugging Face"
       f" hub, nor one of {', '.join(specs.TINY_MODELS)}"
     )
-
-
-def _read_tokenizer(
-  directory: pathlib.Path,
-  spec: specs.ModelSpec,
-  config: config_lib.ModelConfig,
-) -> Tokenizer:
-  template = config.chat_template
-  return hub_tokenizers.HuggingFaceTokenizer.load(
-    directory,
-    spec.vocab_size,
-    chat_template=None if template is None else pathlib.Path(template),
-    enable_thinking=config.enable_thinking,
-  )
-
-
-def _has_adapters(
-  current: config_lib.LoraConfig | None,
-  config: config_lib.LoraConfig | None,
-  name: str,
-) -> bool:
-  if current is not None and current != config:
-    settings = files.to_json(config_lib.to_dict(current))
-    raise errors.UserError(
-      f"model.name: {name} holds an adapter; to train it further, write in the"
-      f" config: lora: {settings}"
-    )
-  return current is not None

@@ -65,7 +65,7 @@ def token_log_probs(
   def of_chunk(chunk: tuple[jax.Array, jax.Array]) -> TokenLogProbs:
     hidden, targets = chunk
     # Otherwise devices may gather the logits' gradients in every chunk.
-    hidden = meshes.split_rows(hidden)
+    hidden = meshes.shard(hidden, (meshes.FSDP,))
     logits = specs.logits(module, hidden)
     if temperature not in (0, 1):
       logits /= temperature

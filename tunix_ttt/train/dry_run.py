@@ -42,7 +42,7 @@ def describe(config: config_lib.SFTConfig) -> str:
   model = sources.outline(
     config.model, reference_log_probs.tokenizer_maker(config, source)
   )
-  model = sources.adapt_outline(model, config.lora, config.model.name)
+  model = sources.adapt(model, config.lora, config.model.name)
   lines = [_model_line(model, config)]
   if model.tokenizer is None:
     lines.append("no tokenizer in the local cache: lengths are not checked")
@@ -89,7 +89,7 @@ def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
   )
   for config in configs:
     recorder.check(config.logging)
-    model = sources.adapt_outline(model, config.lora, config.model.name)
+    model = sources.adapt(model, config.lora, config.model.name)
     meshes.check(config, model.spec)
     if model.tokenizer is not None:
       _check_play(model, config)

@@ -29,13 +29,7 @@ def periodic_layers(num_layers: int, period: int) -> tuple[LayerType, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A JSON object of a `config.json`.
-
-  Attributes:
-    path: Path of the file, for error messages.
-    prefix: Prefix of the keys in error messages.
-    values: The object.
-  """
+  """A JSON object of a config; its path and prefix are for error messages."""
 
   path: pathlib.Path
   prefix: str
@@ -47,13 +41,6 @@ class Section:
       f"is {json.dumps(self.values[key])}" if key in self.values else "missing"
     )
     raise errors.UserError(f"{self.path}: {self.prefix}{key} {value}; {reason}")
-
-  def one_of(self, key: str, names: Sequence[str]) -> str:
-    """Returns the single name in the list at `key`."""
-    value = self.values.get(key)
-    if not isinstance(value, list) or len(value) != 1 or value[0] not in names:
-      self.refuse(key, f"supported are {', '.join(names)}")
-    return value[0]
 
   def section(self, key: str) -> "Section":
     """Returns the object at `key`."""
@@ -75,9 +62,9 @@ class Section:
       self.refuse(key, "expected a positive whole number")
     return value
 
-  def number(self, key: str, default: float) -> float:
+  def number(self, key: str, default: float | None = None) -> float:
     """Returns a positive number."""
-    value = self.values.get(key)
+    value: Any = self.values.get(key)
     value = default if value is None else value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value <= 0:
@@ -280,18 +267,15 @@ class Family:
     read_fields: Reads the family's own fields from a section of `config.json`;
       its second argument is the number of layers.
     write_fields: Returns the family's own keys of `config.json`.
-    layer_sources: Returns the source of each parameter of a layer; its second
-      and third arguments are the layer's prefixes in Tunix and transformers.
+    layer_sources: Returns the source of each parameter of a layer but its
+      feed-forward layer; paths and names start within the layer.
     final_norm: Path of the final norm's parameter.
-    tunix_fields: Returns the family's own fields of one of Tunix's model
-      configs; None for the config of another family.
+    has_config: Returns whether one of Tunix's model configs is of the family.
     output_modules: Modules that write into the residual stream.
     head_modules: Parts of the names of modules with one matrix per head.
     norm_streams: Copies of the residual stream per layer that the backward pass
       keeps.
-    rope_theta: Default of `Architecture.rope_theta`.
-    attn_logit_softcap: Default of `Architecture.attn_logit_softcap`.
-    final_logit_softcap: Default of `Architecture.final_logit_softcap`.
+    defaults: Defaults of fields of `Architecture`.
     global_every: Default period of global layers; None if all are global.
     size_defaults: Sizes that transformers assumes where `config.json` has none.
     tokenizer_note: Warning in model cards about loading a tokenizer that the
@@ -307,43 +291,16 @@ class Family:
   allowed: Mapping[str, tuple[Any, ...]]
   read_fields: Callable[[Section, int], dict[str, Any]]
   write_fields: Callable[[Architecture], dict[str, Any]]
-  layer_sources: Callable[[Architecture, str, str], dict[str, Source]]
+  layer_sources: Callable[[Architecture], dict[str, Source]]
   final_norm: str
-  tunix_fields: Callable[[Any], dict[str, Any] | None]
+  has_config: Callable[[Any], bool]
   output_modules: tuple[str, ...]
   head_modules: tuple[str, ...] = ()
   norm_streams: int = 6
-  rope_theta: float = 10_000.0
-  attn_logit_softcap: float = 0.0
-  final_logit_softcap: float = 0.0
+  defaults: Mapping[str, float] = dataclasses.field(default_factory=dict)
   global_every: int | None = None
   size_defaults: Mapping[str, int] = dataclasses.field(default_factory=dict)
   tokenizer_note: str = ""
-
-  def tensor_sources(
-    self, spec: Architecture, prefix: str
-  ) -> dict[str, Source]:
-    """Returns the source of each parameter of a model, by its dotted path."""
-    embedding = (spec.vocab_size, spec.embed_dim)
-    result = {
-      "embedder.input_embedding": vector(f"{prefix}{EMBEDDING}", embedding),
-      self.final_norm: vector(f"{prefix}norm.weight", (spec.embed_dim,)),
-    }
-    if not spec.tied_embedding:
-      result["lm_head.w"] = matrix(HEAD, embedding)
-    for number in range(spec.num_layers):
-      tunix_prefix, hub_prefix = (
-        f"layers.{number}.",
-        f"{prefix}layers.{number}.",
-      )
-      # All families have the same feed-forward layer.
-      wide = (spec.hidden_dim, spec.embed_dim)
-      shapes = {"gate_proj": wide, "up_proj": wide, "down_proj": wide[::-1]}
-      for name, shape in shapes.items():
-        kernel = matrix(f"{hub_prefix}mlp.{name}.weight", shape)
-        result[f"{tunix_prefix}mlp.{name}.kernel"] = kernel
-      result |= self.layer_sources(spec, tunix_prefix, hub_prefix)
-    return result
 
 
 def vector(name: str, shape: tuple[int, ...]) -> Source:
@@ -357,8 +314,9 @@ def matrix(name: str, shape: tuple[int, int]) -> Source:
   return Source(names=(name,), shapes=(shape,), split=shape, order=(1, 0))
 
 
-def attention_output(spec: Architecture, name: str) -> Source:
+def attention_output(spec: Architecture) -> Source:
   """Returns the source of the attention's output: [D, N * H] to [N, H, D]."""
+  names = ("self_attn.o_proj.weight",)
   split = (spec.embed_dim, spec.num_heads, spec.head_dim)
   shape = (spec.embed_dim, spec.num_heads * spec.head_dim)
-  return Source(names=(name,), shapes=(shape,), split=split, order=(1, 2, 0))
+  return Source(names=names, shapes=(shape,), split=split, order=(1, 2, 0))

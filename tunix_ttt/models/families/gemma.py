@@ -1,6 +1,7 @@
 """The Gemma and Gemma 2 families, with parts that Gemma 3 shares."""
 
 from collections.abc import Mapping
+import dataclasses
 import functools
 from typing import Any, cast
 
@@ -11,24 +12,13 @@ from tunix.models.gemma import model as tunix_gemma
 
 from tunix_ttt.models.families import family
 
-TINY = {
-  "num_layers": 3,
-  "embed_dim": 64,
-  "hidden_dim": 192,
-  "num_heads": 4,
-  "num_kv_heads": 1,
-  "head_dim": 24,
-}
-ALLOWED = {
-  "hidden_activation": ("gelu_pytorch_tanh",),
+_ALLOWED = {
   "attention_bias": (False, None),
   "rms_norm_eps": (1e-6,),
   "tie_word_embeddings": (True,),
   "use_bidirectional_attention": (False, None),
   "quantization_config": (None,),
 }
-OUTPUT_MODULES = ("attn_vec_einsum", "down_proj")
-HEAD_MODULES = ("_einsum",)
 _NORMS = {
   "pre_attention_norm": "input_layernorm",
   # At the place of Gemma 2's `pre_feedforward_layernorm`.
@@ -130,8 +120,7 @@ def _build(
   return module
 
 
-def _read_fields(config: family.Section, num_layers: int) -> dict[str, Any]:
-  del num_layers
+def _read_fields(config: family.Section, _num_layers: int) -> dict[str, Any]:
   theta, _ = config.rope("full_attention", 10_000.0)
   if theta != 10_000:
     where = "rope_theta" if "rope_theta" in config.values else "rope_parameters"
@@ -150,8 +139,7 @@ def _read_fields2(config: family.Section, num_layers: int) -> dict[str, Any]:
   }
 
 
-def _write_fields(spec: family.Architecture) -> dict[str, Any]:
-  del spec
+def _write_fields(_spec: family.Architecture) -> dict[str, Any]:
   name = "gelu_pytorch_tanh"
   return {"hidden_activation": name, "hidden_act": name}
 
@@ -170,99 +158,88 @@ def write_window_fields(spec: family.Architecture) -> dict[str, Any]:
   }
 
 
-def attention_sources(
-  spec: family.Architecture,
-  tunix_prefix: str,
-  hub_prefix: str,
-  norms: Mapping[str, str],
+def layer_sources(
+  spec: family.Architecture, norms: Mapping[str, str]
 ) -> dict[str, family.Source]:
   """Returns the sources of a layer's projections and norms.
 
   `norms` has the names of the norms in transformers, by their names in Tunix.
   """
-  query, *others = [
-    f"{hub_prefix}self_attn.{name}_proj.weight" for name in "qkv"
-  ]
 
-  def heads(names: list[str], count: int) -> family.Source:
+  def heads(names: str, count: int) -> family.Source:
     # [N * H, D] each, to [N, D, H] or a stack of those.
     return family.Source(
-      names=tuple(names),
+      names=tuple(f"self_attn.{name}_proj.weight" for name in names),
       shapes=((count * spec.head_dim, spec.embed_dim),) * len(names),
       split=(count, spec.head_dim, spec.embed_dim),
       order=(0, 2, 1),
     )
 
-  result = {
-    f"{tunix_prefix}attn.attn_vec_einsum.w": family.attention_output(
-      spec, f"{hub_prefix}self_attn.o_proj.weight"
-    )
-  }
+  result = {"attn.attn_vec_einsum.w": family.attention_output(spec)}
   if spec.num_heads == spec.num_kv_heads:
-    result[f"{tunix_prefix}attn.qkv_einsum.w"] = heads(
-      [query, *others], spec.num_heads
-    )
+    result["attn.qkv_einsum.w"] = heads("qkv", spec.num_heads)
   else:
-    result[f"{tunix_prefix}attn.q_einsum.w"] = heads([query], spec.num_heads)
-    result[f"{tunix_prefix}attn.kv_einsum.w"] = heads(others, spec.num_kv_heads)
+    result["attn.q_einsum.w"] = heads("q", spec.num_heads)
+    result["attn.kv_einsum.w"] = heads("kv", spec.num_kv_heads)
   for tunix_name, hub_name in norms.items():
-    result[f"{tunix_prefix}{tunix_name}.scale"] = family.vector(
-      f"{hub_prefix}{hub_name}.weight", (spec.embed_dim,)
+    result[f"{tunix_name}.scale"] = family.vector(
+      f"{hub_name}.weight", (spec.embed_dim,)
     )
   return result
 
 
-def _tunix_fields(config: Any, *, is_second: bool) -> dict[str, Any] | None:
-  if not isinstance(config, tunix_gemma.ModelConfig):
-    return None
-  if bool(config.use_post_attn_norm) != is_second:
-    return None
-  return {
-    "vocab_size": config.num_embed,
-    "sliding_window": config.sliding_window_size,
-  }
+def _has_config(config: Any, *, is_second: bool) -> bool:
+  is_gemma = isinstance(config, tunix_gemma.ModelConfig)
+  return is_gemma and bool(config.use_post_attn_norm) == is_second
 
 
 GEMMA = family.Family(
   name="gemma",
   build=functools.partial(_build, is_second=False),
-  tiny=TINY,
+  tiny={
+    "num_layers": 3,
+    "embed_dim": 64,
+    "hidden_dim": 192,
+    "num_heads": 4,
+    "num_kv_heads": 1,
+    "head_dim": 24,
+  },
   model_type="gemma",
   hub_classes={"GemmaForCausalLM": family.HubClass()},
   max_positions=8_192,
-  # The files of the first Gemma models say "gelu" for its tanh approximation.
   allowed={
-    **ALLOWED,
     "hidden_activation": (None, "gelu_pytorch_tanh"),
+    # The files of the first Gemma models say "gelu" for its tanh approximation.
     "hidden_act": ("gelu_pytorch_tanh", "gelu"),
+    **_ALLOWED,
   },
   read_fields=_read_fields,
   write_fields=_write_fields,
-  layer_sources=functools.partial(attention_sources, norms=_NORMS),
+  layer_sources=functools.partial(layer_sources, norms=_NORMS),
   final_norm="final_norm.scale",
-  tunix_fields=functools.partial(_tunix_fields, is_second=False),
-  output_modules=OUTPUT_MODULES,
-  head_modules=HEAD_MODULES,
+  has_config=functools.partial(_has_config, is_second=False),
+  output_modules=("attn_vec_einsum", "down_proj"),
+  head_modules=("_einsum",),
   size_defaults={"head_dim": 256},
 )
-GEMMA2 = family.Family(
+GEMMA2 = dataclasses.replace(
+  GEMMA,
   name="gemma2",
   build=functools.partial(_build, is_second=True),
-  tiny={**TINY, "num_layers": 4, "num_kv_heads": 2, "sliding_window": 512},
+  tiny={
+    **GEMMA.tiny,
+    "num_layers": 4,
+    "num_kv_heads": 2,
+    "sliding_window": 512,
+  },
   model_type="gemma2",
   hub_classes={"Gemma2ForCausalLM": family.HubClass()},
-  max_positions=8_192,
-  allowed=ALLOWED,
+  allowed={"hidden_activation": ("gelu_pytorch_tanh",), **_ALLOWED},
   read_fields=_read_fields2,
   write_fields=write_window_fields,
-  layer_sources=functools.partial(attention_sources, norms=_NORMS2),
-  final_norm="final_norm.scale",
-  tunix_fields=functools.partial(_tunix_fields, is_second=True),
-  output_modules=OUTPUT_MODULES,
-  head_modules=HEAD_MODULES,
+  layer_sources=functools.partial(layer_sources, norms=_NORMS2),
+  has_config=functools.partial(_has_config, is_second=True),
   norm_streams=10,
-  attn_logit_softcap=50.0,
-  final_logit_softcap=30.0,
+  defaults={"attn_logit_softcap": 50.0, "final_logit_softcap": 30.0},
   global_every=2,
-  size_defaults={"head_dim": 256},
 )

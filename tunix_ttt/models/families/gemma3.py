@@ -1,5 +1,6 @@
 """The Gemma 3 family."""
 
+import dataclasses
 from typing import Any, cast
 
 from flax import nnx
@@ -87,35 +88,24 @@ def _write_fields(spec: family.Architecture) -> dict[str, Any]:
   }
 
 
-def _layer_sources(
-  spec: family.Architecture, tunix_prefix: str, hub_prefix: str
-) -> dict[str, family.Source]:
-  result = gemma.attention_sources(spec, tunix_prefix, hub_prefix, _NORMS)
+def _layer_sources(spec: family.Architecture) -> dict[str, family.Source]:
+  result = gemma.layer_sources(spec, _NORMS)
   for tunix_name, hub_name in (
     ("_query_norm", "q_norm"),
     ("_key_norm", "k_norm"),
   ):
-    result[f"{tunix_prefix}attn.{tunix_name}.scale"] = family.vector(
-      f"{hub_prefix}self_attn.{hub_name}.weight", (spec.head_dim,)
+    result[f"attn.{tunix_name}.scale"] = family.vector(
+      f"self_attn.{hub_name}.weight", (spec.head_dim,)
     )
   return result
 
 
-def _tunix_fields(config: Any) -> dict[str, Any] | None:
-  if not isinstance(config, tunix_gemma3.ModelConfig):
-    return None
-  return {
-    "vocab_size": config.num_embed,
-    "sliding_window": config.sliding_window_size,
-    "rope_theta": float(config.global_base_frequency),
-  }
-
-
-GEMMA3 = family.Family(
+GEMMA3 = dataclasses.replace(
+  gemma.GEMMA2,
   name="gemma3",
   build=_build,
   # Six layers: each global layer follows five local ones.
-  tiny={**gemma.TINY, "num_layers": 6, "sliding_window": 512},
+  tiny={**gemma.GEMMA.tiny, "num_layers": 6, "sliding_window": 512},
   model_type="gemma3_text",
   hub_classes={
     "Gemma3ForCausalLM": family.HubClass(),
@@ -129,18 +119,15 @@ GEMMA3 = family.Family(
   },
   max_positions=131_072,
   allowed={
-    **gemma.ALLOWED,
+    **gemma.GEMMA2.allowed,
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
   },
   read_fields=_read_fields,
   write_fields=_write_fields,
   layer_sources=_layer_sources,
-  final_norm="final_norm.scale",
-  tunix_fields=_tunix_fields,
-  output_modules=gemma.OUTPUT_MODULES,
-  head_modules=gemma.HEAD_MODULES,
-  norm_streams=10,
+  has_config=lambda config: isinstance(config, tunix_gemma3.ModelConfig),
+  defaults={},
   global_every=6,
   # Published files of Gemma 3 leave these sizes to transformers.
   size_defaults={

@@ -1,5 +1,6 @@
 """The Qwen 2.5 and Qwen 3 families."""
 
+import dataclasses
 import functools
 import types
 from typing import Any, cast
@@ -11,15 +12,6 @@ from tunix.models.qwen3 import model as tunix_qwen3
 
 from tunix_ttt.models.families import family
 
-_TINY = {
-  "num_layers": 2,
-  "embed_dim": 96,
-  "hidden_dim": 256,
-  "num_heads": 6,
-  "num_kv_heads": 6,
-  "head_dim": 16,
-}
-_ALLOWED = {"hidden_act": ("silu",), "quantization_config": (None,)}
 _TUNIX_BLOCK = cast(types.FunctionType, tunix_qwen3.Attention.block)
 
 
@@ -84,94 +76,74 @@ def _read_fields(config: family.Section, num_layers: int) -> dict[str, Any]:
   }
 
 
-def _write_fields(spec: family.Architecture) -> dict[str, Any]:
-  del spec
+def _write_fields(_spec: family.Architecture) -> dict[str, Any]:
   return {"hidden_act": "silu", "use_sliding_window": False}
 
 
-def _tunix_fields(config: Any, *, kind: type) -> dict[str, Any] | None:
-  if not isinstance(config, kind):
-    return None
-  return {
-    "vocab_size": config.vocab_size,
-    "rope_theta": float(config.rope_theta),
-    "norm_eps": config.norm_eps,
-    "tied_embedding": config.use_tied_embedding,
-  }
-
-
 def _layer_sources(
-  spec: family.Architecture,
-  tunix_prefix: str,
-  hub_prefix: str,
-  *,
-  has_biases: bool,
+  spec: family.Architecture, *, has_biases: bool
 ) -> dict[str, family.Source]:
   """Returns a layer's sources; Qwen 3 has norms in place of the biases."""
-  attention = f"{hub_prefix}self_attn."
-  result = {
-    f"{tunix_prefix}attn.o_proj.w": family.attention_output(
-      spec, f"{attention}o_proj.weight"
-    )
-  }
+  result = {"attn.o_proj.w": family.attention_output(spec)}
   for name in "qkv":
     heads = spec.num_heads if name == "q" else spec.num_kv_heads
     width = heads * spec.head_dim
-    result[f"{tunix_prefix}attn.{name}_proj.w"] = family.Source(
-      names=(f"{attention}{name}_proj.weight",),
+    result[f"attn.{name}_proj.w"] = family.Source(
+      names=(f"self_attn.{name}_proj.weight",),
       shapes=((width, spec.embed_dim),),
       split=(heads, spec.head_dim, spec.embed_dim),
       order=(2, 0, 1),
     )
     if has_biases:
-      result[f"{tunix_prefix}attn.{name}_bias"] = family.vector(
-        f"{attention}{name}_proj.bias", (width,)
+      result[f"attn.{name}_bias"] = family.vector(
+        f"self_attn.{name}_proj.bias", (width,)
       )
     elif name != "v":
-      result[f"{tunix_prefix}attn.{name}_norm.w"] = family.vector(
-        f"{attention}{name}_norm.weight", (spec.head_dim,)
+      result[f"attn.{name}_norm.w"] = family.vector(
+        f"self_attn.{name}_norm.weight", (spec.head_dim,)
       )
   for name in ("input_layernorm", "post_attention_layernorm"):
-    result[f"{tunix_prefix}{name}.w"] = family.vector(
-      f"{hub_prefix}{name}.weight", (spec.embed_dim,)
-    )
+    result[f"{name}.w"] = family.vector(f"{name}.weight", (spec.embed_dim,))
   return result
 
 
 QWEN2 = family.Family(
   name="qwen2.5",
   build=_build_qwen2,
-  tiny=_TINY,
+  tiny={
+    "num_layers": 2,
+    "embed_dim": 96,
+    "hidden_dim": 256,
+    "num_heads": 6,
+    "num_kv_heads": 6,
+    "head_dim": 16,
+  },
   model_type="qwen2",
   hub_classes={"Qwen2ForCausalLM": family.HubClass()},
   max_positions=32_768,
   # Qwen 2 has biases whatever its file says.
-  allowed=_ALLOWED,
+  allowed={"hidden_act": ("silu",), "quantization_config": (None,)},
   read_fields=_read_fields,
   write_fields=_write_fields,
   layer_sources=functools.partial(_layer_sources, has_biases=True),
   final_norm="final_norm.w",
-  tunix_fields=functools.partial(_tunix_fields, kind=tunix_qwen2.ModelConfig),
+  has_config=lambda config: isinstance(config, tunix_qwen2.ModelConfig),
   output_modules=("o_proj", "down_proj"),
   tokenizer_note=(
     "`AutoTokenizer` of transformers 5, and vLLM with it, mistake this"
     " tokenizer for Qwen 2.5's own: load it as above, and give vLLM token ids."
   ),
 )
-QWEN3 = family.Family(
+QWEN3 = dataclasses.replace(
+  QWEN2,
   name="qwen3",
   build=_build_qwen3,
-  tiny=_TINY,
   model_type="qwen3",
   hub_classes={"Qwen3ForCausalLM": family.HubClass()},
-  max_positions=32_768,
-  allowed={**_ALLOWED, "attention_bias": (False, None)},
-  read_fields=_read_fields,
-  write_fields=_write_fields,
+  allowed={**QWEN2.allowed, "attention_bias": (False, None)},
   layer_sources=functools.partial(_layer_sources, has_biases=False),
-  final_norm="final_norm.w",
-  tunix_fields=functools.partial(_tunix_fields, kind=tunix_qwen3.ModelConfig),
-  output_modules=("o_proj", "down_proj"),
-  rope_theta=1_000_000.0,
+  has_config=lambda config: isinstance(config, tunix_qwen3.ModelConfig),
+  defaults={"rope_theta": 1_000_000.0},
   size_defaults={"head_dim": 128},
+  tokenizer_note="",
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import math
 import re
 from typing import Any, Literal, cast
 import zlib
@@ -25,20 +26,21 @@ from tunix_ttt.runs import progress
 
 _EMBEDDING_STDDEV = 0.05
 
-FAMILIES: dict[str, family_lib.Family] = {
-  family.name: family
-  for family in (
-    qwen.QWEN2,
-    qwen.QWEN3,
-    gemma.GEMMA,
-    gemma.GEMMA2,
-    gemma3.GEMMA3,
-  )
-}
+_ALL = (qwen.QWEN2, qwen.QWEN3, gemma.GEMMA, gemma.GEMMA2, gemma3.GEMMA3)
+FAMILIES: dict[str, family_lib.Family] = {x.name: x for x in _ALL}
 # Architectures to train from scratch; the tokenizer decides `vocab_size`.
 TINY_MODELS: dict[str, dict[str, Any]] = {
   f"tiny-{name}": {"family": name, **family.tiny}
   for name, family in FAMILIES.items()
+}
+# Fields of `ModelSpec` by their names in Tunix's model configs.
+_TUNIX_NAMES = {
+  **{name: name for name in (*config_lib.SIZES, "vocab_size", "norm_eps")},
+  "num_embed": "vocab_size",
+  "rope_theta": "rope_theta",
+  "global_base_frequency": "rope_theta",
+  "sliding_window_size": "sliding_window",
+  "use_tied_embedding": "tied_embedding",
 }
 
 
@@ -47,12 +49,7 @@ class ModelSpec(family_lib.Architecture):
   """An `Architecture` whose None fields take the defaults of its family."""
 
   def __post_init__(self):
-    """Fills in the defaults of the family.
-
-    Raises:
-      ValueError: if there is no such family, or `layer_types` is not as long as
-        the model is deep.
-    """
+    """Fills in the defaults of the family, or raises a ValueError."""
     if self.family not in FAMILIES:
       raise ValueError(
         f"family: expected one of {', '.join(FAMILIES)}, found {self.family!r}"
@@ -61,10 +58,11 @@ class ModelSpec(family_lib.Architecture):
     defaults = {
       "layer_types": period
       and family_lib.periodic_layers(self.num_layers, period),
-      "rope_theta": traits.rope_theta,
+      "rope_theta": 10_000.0,
       "query_pre_attn_scalar": float(self.head_dim),
-      "attn_logit_softcap": traits.attn_logit_softcap,
-      "final_logit_softcap": traits.final_logit_softcap,
+      "attn_logit_softcap": 0.0,
+      "final_logit_softcap": 0.0,
+      **traits.defaults,
     }
     for field, value in defaults.items():
       if getattr(self, field) is None:
@@ -101,7 +99,29 @@ class ModelSpec(family_lib.Architecture):
     self, prefix: str = "model."
   ) -> dict[str, family_lib.Source]:
     """Returns the transformers tensors of each parameter, by dotted path."""
-    return self.traits.tensor_sources(self, prefix)
+    vector, matrix = family_lib.vector, family_lib.matrix
+    embedding = (self.vocab_size, self.embed_dim)
+    result = {
+      "embedder.input_embedding": vector(
+        f"{prefix}{family_lib.EMBEDDING}", embedding
+      ),
+      self.traits.final_norm: vector(f"{prefix}norm.weight", embedding[1:]),
+    }
+    if not self.tied_embedding:
+      result["lm_head.w"] = matrix(family_lib.HEAD, embedding)
+    # All families have the same feed-forward layer.
+    wide = (self.hidden_dim, self.embed_dim)
+    shapes = {"gate_proj": wide, "up_proj": wide, "down_proj": wide[::-1]}
+    layer = {
+      f"mlp.{name}.kernel": matrix(f"mlp.{name}.weight", shape)
+      for name, shape in shapes.items()
+    } | self.traits.layer_sources(self)
+    for number in range(self.num_layers):
+      for path, source in layer.items():
+        names = (f"{prefix}layers.{number}.{name}" for name in source.names)
+        source = dataclasses.replace(source, names=tuple(names))
+        result[f"layers.{number}.{path}"] = source
+    return result
 
 
 def published(name: str, dtype: str) -> ModelSpec | None:
@@ -113,25 +133,24 @@ def published(name: str, dtype: str) -> ModelSpec | None:
   except (ValueError, AttributeError, TypeError, KeyError):
     # Tunix raises any of these for an unknown model.
     return None
-  for family in FAMILIES.values():
-    if (fields := family.tunix_fields(config)) is not None:
-      sizes = {size: getattr(config, size) for size in config_lib.SIZES}
-      fields |= {"family": family.name, "dtype": dtype, **sizes}
-      return ModelSpec(**fields)
-  return None
+  family = next((x for x in FAMILIES.values() if x.has_config(config)), None)
+  if family is None:
+    return None
+  fields: dict[str, Any] = {
+    field: getattr(config, name)
+    for name, field in _TUNIX_NAMES.items()
+    if hasattr(config, name)
+  }
+  return ModelSpec(family=family.name, dtype=cast(Any, dtype), **fields)
 
 
 def matrix_axes(
   name: str, ndim: int
 ) -> tuple[int | tuple[int, ...], int | tuple[int, ...]] | None:
-  """Returns the input and output axes of a parameter that is a matrix.
+  """Returns the input and output axes of a matrix with `ndim` dimensions.
 
-  Args:
-    name: Path of the parameter.
-    ndim: Number of its dimensions.
-
-  Returns:
-    None for vectors, the embedding and the output head.
+  `name` is the path of the parameter. The result is None for vectors, the
+  embedding and the output head.
   """
   if ndim < 2 or "embedding" in name or "lm_head" in name:
     return None
@@ -212,31 +231,28 @@ def initialize(spec: ModelSpec, seed: int) -> nnx.Module:
   2.3). Norms and biases keep Tunix's ones and zeros. Each value depends only on
   the seed and the parameter's name.
   """
+
+  def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if len(shape) == 1:
+      # Qwen's RMSNorm multiplies by `w`, Gemma's by 1 + `scale`.
+      return np.full(shape, float(name.endswith("norm.w")), np.float32)
+    stddev = spec.embed_dim**-0.5
+    if name.endswith("input_embedding"):
+      stddev = _EMBEDDING_STDDEV
+    elif name.split(".")[-2] in spec.traits.output_modules:
+      fan_in = math.prod(shape) // spec.embed_dim
+      stddev = (fan_in * 2 * spec.num_layers) ** -0.5
+    # Drawn with NumPy: JAX would compile a program for each shape.
+    number = zlib.crc32(name.encode())
+    rng = streams.generator(seed, streams.Stream.MODEL_VALUES, number)
+    return stddev * rng.standard_normal(shape, np.float32)
+
   abstract = nnx.eval_shape(spec.build)
   values = {
-    name: jnp.asarray(_initial_value(seed, name, shape, spec), shape.dtype)
-    for name, shape in parameters(abstract).items()
+    name: jnp.asarray(value(name, x.shape), x.dtype)
+    for name, x in parameters(abstract).items()
   }
   return with_parameters(abstract, values)
-
-
-def _initial_value(
-  seed: int, name: str, shape: jax.ShapeDtypeStruct, spec: ModelSpec
-) -> np.ndarray:
-  if len(shape.shape) == 1:
-    # Qwen's RMSNorm multiplies by `w`, Gemma's by 1 + `scale`.
-    return np.full(shape.shape, float(name.endswith("norm.w")), np.float32)
-  if name.endswith("input_embedding"):
-    stddev = _EMBEDDING_STDDEV
-  elif name.split(".")[-2] in spec.traits.output_modules:
-    fan_in = shape.size // spec.embed_dim
-    stddev = (fan_in * 2 * spec.num_layers) ** -0.5
-  else:
-    stddev = spec.embed_dim**-0.5
-  # Drawn with NumPy: JAX would compile a program for each shape.
-  number = zlib.crc32(name.encode())
-  rng = streams.generator(seed, streams.Stream.MODEL_VALUES, number)
-  return stddev * rng.standard_normal(shape.shape, np.float32)
 
 
 def linear_modules(module: nnx.Module) -> list[str]:
@@ -261,9 +277,7 @@ def apply_lora(
 
   Adapters (Hu et al., 2021) add `alpha / rank * x A B` to the output of a
   linear module. A is random and B is zero. The base's arrays are shared.
-
-  Raises:
-    errors.UserError: if the model has no linear module of a name.
+  A UserError tells which modules a model does not have.
   """
   linear = linear_modules(module)
   names = linear if target_modules == "all-linear" else list(target_modules)

@@ -6,10 +6,8 @@ stack two or three modules of transformers; these share one A.
 """
 
 from collections.abc import Mapping
-import dataclasses
-import math
 import pathlib
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax.numpy as jnp
@@ -40,7 +38,6 @@ _ALLOWED = {
   "lora_alpha",
   "lora_dropout",
   "megatron_core",
-  "peft_type",
   "peft_version",
   "qalora_group_size",
   "r",
@@ -55,17 +52,8 @@ _REQUIRED = {"bias": "none", "peft_type": "LORA"}
 _PLAIN_INITIAL_WEIGHTS = (True, False, "gaussian", None)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Description:
-  """The contents of an `adapter_config.json`.
-
-  Attributes:
-    base: Hub id or path of the base model.
-    revision: Revision of the hub id.
-    rank: Rank r.
-    alpha: Numerator of the scale alpha / r.
-    targets: Suffixes of the adapted modules' names; None for a pattern.
-  """
+class Description(NamedTuple):
+  """An `adapter_config.json`; `targets` is None for a pattern."""
 
   base: str
   revision: str | None
@@ -74,20 +62,19 @@ class Description:
   targets: tuple[str, ...] | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Adapter:
+class Adapter(NamedTuple):
   """An adapter as Qwix represents it.
 
   Attributes:
     lora: Settings for Qwix. Rank and alpha are two or three times those of PEFT
       if a stacked Gemma module has as many different A.
-    parts: Values of each adapted parameter, by its path: the distinct A [r, in]
-      and, for each tensor of the parameter, the index of its A and its B
-      [out, r], or None for a tensor without an adapter.
+    parts: Values of each adapted parameter, by its path: its distinct A, stacked
+      to [R, in], and B [n, out, R] of its n tensors, which is zero for the A of
+      other tensors.
   """
 
   lora: config_lib.LoraConfig
-  parts: dict[str, tuple[list[np.ndarray], list[tuple[int, np.ndarray] | None]]]
+  parts: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def is_adapter(directory: pathlib.Path) -> bool:
@@ -115,15 +102,12 @@ def matrices(
 def tensors(
   values: Mapping[str, Any], spec: specs.ModelSpec, prefix: str
 ) -> dict[str, np.ndarray]:
-  """Returns an adapter's tensors by their names in PEFT.
-
-  All names have the prefix of the decoder's modules.
-  """
-  result = {}
-  for name, pair in matrices(values, spec.tensor_sources(prefix)).items():
-    for kind, matrix in zip("AB", pair, strict=True):
-      result[_key(name, kind)] = matrix
-  return result
+  """Returns an adapter's tensors by PEFT's names; modules have the prefix."""
+  return {
+    _key(name, kind): np.ascontiguousarray(matrix)
+    for name, pair in matrices(values, spec.tensor_sources(prefix)).items()
+    for kind, matrix in zip("AB", pair, strict=True)
+  }
 
 
 def settings(
@@ -154,58 +138,44 @@ def settings(
 
 
 def describe(directory: pathlib.Path) -> Description:
-  """Reads the `adapter_config.json` of a directory.
-
-  Raises:
-    errors.UserError: if Qwix does not support such an adapter.
-  """
+  """Reads an `adapter_config.json`; a UserError tells what Qwix lacks."""
   path = directory / CONFIG
   values = files.read_json(path, "adapter config")
-
-  def refuse(key: str, reason: str) -> NoReturn:
-    value = f"is {files.to_json(values[key])}" if key in values else "missing"
-    raise errors.UserError(f"{path}: {key} {value}; {reason}")
-
+  config = family_lib.Section(path, "", values)
   for key, required in _REQUIRED.items():
     if values.get(key) != required:
-      refuse(key, f"expected {files.to_json(required)}")
+      config.refuse(key, f"expected {files.to_json(required)}")
   if values.get("init_lora_weights") not in _PLAIN_INITIAL_WEIGHTS:
-    refuse(
+    config.refuse(
       "init_lora_weights",
       "initial weights that change the base are not supported",
     )
   for key in ("rank_pattern", "alpha_pattern"):
     if values.get(key):
-      refuse(key, "one rank and one alpha for all modules are supported")
+      config.refuse(key, "one rank and one alpha for all modules are supported")
   for key, value in values.items():
     # 0 equals False, but is a layer.
     is_off = value is None or value is False or value in ("", [], {})
     if not is_off and key not in _ALLOWED and key not in _REQUIRED:
-      refuse(key, "plain LoRA of whole linear modules is supported")
-  rank: Any = values.get("r")
-  alpha: Any = values.get("lora_alpha")
-  if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-    refuse("r", "expected a positive whole number")
-  is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-  if not is_number or not math.isfinite(alpha) or alpha <= 0:
-    refuse("lora_alpha", "expected a positive number")
-  base: Any = values.get("base_model_name_or_path")
-  revision: Any = values.get("revision")
+      config.refuse(key, "plain LoRA of whole linear modules is supported")
+  base, revision = values.get("base_model_name_or_path"), values.get("revision")
   if not isinstance(base, str) or not base:
-    refuse("base_model_name_or_path", "expected a model's hub id or path")
+    config.refuse(
+      "base_model_name_or_path", "expected a model's hub id or path"
+    )
   if not isinstance(revision, str | None):
-    refuse("revision", "expected a commit, branch or tag")
+    config.refuse("revision", "expected a commit, branch or tag")
   targets = values.get("target_modules")
   is_list = isinstance(targets, list) and all(
     isinstance(target, str) for target in targets
   )
   if not isinstance(targets, str) and not is_list:
-    refuse("target_modules", "expected a list of names of modules")
+    config.refuse("target_modules", "expected a list of names of modules")
   return Description(
     base=base,
     revision=revision,
-    rank=rank,
-    alpha=float(alpha),
+    rank=config.size("r"),
+    alpha=config.number("lora_alpha"),
     targets=tuple(targets) if isinstance(targets, list) else None,
   )
 
@@ -213,9 +183,7 @@ def describe(directory: pathlib.Path) -> Description:
 def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
   """Reads an adapter of a base with the architecture `spec`.
 
-  Raises:
-    errors.UserError: if Qwix does not support the adapter, or it does not fit
-      the base.
+  A UserError tells what Qwix lacks or does not fit the base.
   """
   description = describe(directory)
   path = directory / WEIGHTS
@@ -228,12 +196,21 @@ def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
       )
     raise errors.UserError(reason)
   headers = hub_loading.read_headers(path)
-  sources = _layer_sources(spec, headers)
-  shapes = {
-    name: shape
-    for source in sources.values()
-    for name, shape in zip(source.names, source.shapes, strict=True)
+  prefix = next(
+    (
+      prefix
+      for prefix in _PREFIXES
+      if any(name.startswith(_key(f"{prefix}layers.", "")) for name in headers)
+    ),
+    _PREFIXES[0],
+  )
+  # The linear modules in the layers.
+  sources = {
+    path: source
+    for path, source in spec.tensor_sources(prefix).items()
+    if path.startswith("layers.") and len(source.shapes[0]) == 2
   }
+  shapes = hub_loading.tensor_shapes(sources)
   adapted = _adapted(directory, description, [*shapes], headers)
   expected: dict[str, tuple[int, ...]] = {}
   for name in adapted:
@@ -251,19 +228,19 @@ def read(directory: pathlib.Path, spec: specs.ModelSpec) -> Adapter:
 
     for param_path, source in sources.items():
       if not adapted.isdisjoint(source.names):
-        pairs = [
-          (matrix(name, "A"), matrix(name, "B")) if name in adapted else None
-          for name in source.names
-        ]
-        parts[param_path] = _share(pairs)
+        parts[param_path] = _stack(
+          [
+            (matrix(name, "A"), matrix(name, "B")) if name in adapted else None
+            for name in source.names
+          ]
+        )
   # All modules have the same rank.
-  factor = max(len(shared) for shared, _ in parts.values())
+  rank = max(len(a) for a, _ in parts.values())
   modules = sorted({param_path.split(".")[-2] for param_path in parts})
-  is_all = len(parts) == len(sources)
   lora = config_lib.LoraConfig(
-    rank=factor * description.rank,
-    alpha=factor * description.alpha,
-    target_modules="all-linear" if is_all else modules,
+    rank=rank,
+    alpha=rank // description.rank * description.alpha,
+    target_modules="all-linear" if len(parts) == len(sources) else modules,
   )
   return Adapter(lora=lora, parts=parts)
 
@@ -274,20 +251,14 @@ def fill(module: nnx.Module, adapter: Adapter) -> nnx.Module:
   Unused ranks keep their A and a B of zero.
   """
   values = specs.parameters(module)
-  for path, (shared, pairs) in adapter.parts.items():
+  for path, (used_a, used_b) in adapter.parts.items():
     old_a, old_b = (values[f"{path}_lora_{kind}"] for kind in "ab")
-    rank = old_a.shape[-1]
+    rank, used = old_a.shape[-1], len(used_a)
     a = np.array(old_a, np.float32).reshape(-1, rank)
+    a[:, :used] = used_a.T
     # [rank, tensors, outputs]; stacked parameters have several tensors.
-    b = np.zeros((rank, len(pairs), old_b.size // rank // len(pairs)))
-    for number, matrix in enumerate(shared):
-      size = matrix.shape[0]
-      a[:, number * size : (number + 1) * size] = matrix.T
-    for number, pair in enumerate(pairs):
-      if pair is not None:
-        first, matrix = pair
-        size = matrix.shape[1]
-        b[first * size : (first + 1) * size, number] = matrix.T
+    b = np.zeros((rank, *used_b.shape[:2]))
+    b[:used] = used_b.transpose(2, 0, 1)
     values[f"{path}_lora_a"] = jnp.asarray(a.reshape(old_a.shape), old_a.dtype)
     values[f"{path}_lora_b"] = jnp.asarray(b.reshape(old_b.shape), old_b.dtype)
   return specs.with_parameters(module, values)
@@ -297,25 +268,6 @@ def _key(name: str, kind: str) -> str:
   """Returns the name in PEFT of the matrix A or B of a weight."""
   module = name.removesuffix(".weight")
   return f"base_model.model.{module}" + (kind and f".lora_{kind}.weight")
-
-
-def _layer_sources(
-  spec: specs.ModelSpec, headers: Mapping[str, Any]
-) -> dict[str, family_lib.Source]:
-  """Returns the sources of the linear modules in a model's layers."""
-  prefix = next(
-    (
-      prefix
-      for prefix in _PREFIXES
-      if any(name.startswith(_key(f"{prefix}layers.", "")) for name in headers)
-    ),
-    _PREFIXES[0],
-  )
-  return {
-    path: source
-    for path, source in spec.tensor_sources(prefix).items()
-    if path.startswith("layers.") and len(source.shapes[0]) == 2
-  }
 
 
 def _adapted(
@@ -332,14 +284,8 @@ def _adapted(
   if description.targets is None:
     adapted = {name for name in weights if _key(name, "A") in headers}
   else:
-    adapted = {
-      name
-      for name in weights
-      if any(
-        f".{name.removesuffix('.weight')}".endswith(f".{target}")
-        for target in description.targets
-      )
-    }
+    ends = tuple(f".{target}.weight" for target in description.targets)
+    adapted = {name for name in weights if f".{name}".endswith(ends)}
   path = directory / CONFIG
   if not adapted:
     raise errors.UserError(
@@ -355,19 +301,20 @@ def _adapted(
   return adapted
 
 
-def _share(
+def _stack(
   pairs: list[tuple[np.ndarray, np.ndarray] | None],
-) -> tuple[list[np.ndarray], list[tuple[int, np.ndarray] | None]]:
-  """Returns the distinct A, and the index of the A that each B belongs to."""
-  shared: list[np.ndarray] = []
-  result: list[tuple[int, np.ndarray] | None] = []
-  for pair in pairs:
-    if pair is None:
-      result.append(None)
-      continue
-    a, b = pair
-    same = [n for n, other in enumerate(shared) if np.array_equal(other, a)]
-    if not same:
-      shared.append(a)
-    result.append((same[0] if same else len(shared) - 1, b))
-  return shared, result
+) -> tuple[np.ndarray, np.ndarray]:
+  """Stacks A [r, in] and B [out, r] of tensors as in `Adapter.parts`."""
+  distinct: list[np.ndarray] = []
+  for a, _ in filter(None, pairs):
+    if not any(np.array_equal(a, other) for other in distinct):
+      distinct.append(a)
+
+  def columns(pair: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    parts = [
+      pair[1] if pair and np.array_equal(pair[0], a) else zero for a in distinct
+    ]
+    return np.concatenate(parts, axis=1)
+
+  zero = np.zeros_like(next(b for _, b in filter(None, pairs)))
+  return np.concatenate(distinct), np.stack([columns(pair) for pair in pairs])

@@ -1,9 +1,8 @@
 """Downloads models from the Hugging Face hub and publishes them there."""
 
-import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import NamedTuple
 
 import httpx
 import huggingface_hub
@@ -17,14 +16,8 @@ _DESCRIPTION = ("*.json", "*.model", "*.jinja", "merges.txt")
 _WEIGHTS = ("*.safetensors",)
 
 
-@dataclasses.dataclass(frozen=True)
-class Location:
-  """The location of a model's files.
-
-  Attributes:
-    directory: Directory on this machine.
-    commit: Commit of the hub's repository; None for a local directory.
-  """
+class Location(NamedTuple):
+  """A directory; `commit` is the hub repository's, None for a local model."""
 
   directory: pathlib.Path
   commit: str | None = None
@@ -47,17 +40,12 @@ def find(
       f"{name}: no such model directory, and no id of the Hugging Face hub"
     )
   patterns = [*_DESCRIPTION, *(_WEIGHTS if weights else ())]
-  path = pathlib.Path(_download(name, revision, patterns))
-  # The hub's cache names a snapshot's directory by its commit.
-  return Location(path, path.name)
-
-
-def _download(name: str, revision: str | None, patterns: list[str]) -> Any:
-  where = name if revision is None else f"{name} at {revision}"
   try:
-    return huggingface_hub.snapshot_download(
+    path = huggingface_hub.snapshot_download(
       name, revision=revision, allow_patterns=patterns
     )
+    # The hub's cache names a snapshot's directory by its commit.
+    return Location(pathlib.Path(path), pathlib.Path(path).name)
   except hub_errors.GatedRepoError:
     reason = (
       "its terms must be accepted; accept the terms on its hub page and set"
@@ -73,6 +61,7 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Any:
       "it is not in the local cache and the Hugging Face hub cannot be reached;"
       " check the network, or give a directory"
     )
+  where = name if revision is None else f"{name} at {revision}"
   raise errors.UserError(f"{where}: {reason}")
 
 
@@ -93,35 +82,25 @@ def publish(directory: pathlib.Path, name: str, *, private: bool) -> str:
   Raises:
     errors.UserError: if the hub refuses it or cannot be reached.
   """
-  api = huggingface_hub.HfApi()
-  advice = (
-    f"{directory} is written; upload it with: hf upload {name} {directory}"
-  )
+  api, problem = huggingface_hub.HfApi(), ""
   try:
     url = api.create_repo(name, private=private, exist_ok=False)
-  except (httpx.HTTPError, OSError) as error:
-    raise errors.UserError(f"{name}: {_refusal(error)}. {advice}") from None
-  try:
+    problem = "the repository was made, and is empty: "
     api.upload_folder(
       repo_id=name, folder_path=directory, commit_message="Add the model"
     )
+    return str(url)
   except (httpx.HTTPError, OSError) as error:
+    # The text of the error may repeat the request's contents.
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    reasons = {
+      None: "the Hugging Face hub cannot be reached; check the network",
+      401: "no valid token; set HF_TOKEN, or run: hf auth login",
+      403: "the token has no right to write there",
+      409: "it exists already and is never written over; choose another name",
+    }
+    status = f"the Hugging Face hub answers with status {code}"
     raise errors.UserError(
-      f"{name}: the repository was made, and is empty: {_refusal(error)}."
-      f" {advice}"
+      f"{name}: {problem}{reasons.get(code, status)}. {directory} is written;"
+      f" upload it with: hf upload {name} {directory}"
     ) from None
-  return str(url)
-
-
-def _refusal(error: Exception) -> str:
-  """Explains an error of the hub without repeating the request's contents."""
-  response = getattr(error, "response", None)
-  if response is None:
-    return "the Hugging Face hub cannot be reached; check the network"
-  reasons = {
-    401: "no valid token; set HF_TOKEN, or run: hf auth login",
-    403: "the token has no right to write there",
-    409: "it exists already and is never written over; choose another name",
-  }
-  code = response.status_code
-  return reasons.get(code, f"the Hugging Face hub answers with status {code}")

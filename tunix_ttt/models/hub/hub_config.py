@@ -33,18 +33,18 @@ _FAMILY_OF_CLASS = {
 
 
 def read_spec(path: pathlib.Path, dtype: Dtype = "float32") -> specs.ModelSpec:
-  """Reads the architecture in a `config.json` or its directory.
-
-  Raises:
-    errors.UserError: if there is no such file, or Tunix has no such model.
-  """
+  """Reads the architecture in a `config.json` or its directory, as `read`."""
   return read(path, dtype)[1]
 
 
 def read(
   path: pathlib.Path, dtype: Dtype
 ) -> tuple[family_lib.HubClass, specs.ModelSpec]:
-  """Returns the model class and the architecture, as `read_spec` does."""
+  """Reads the model class and the architecture.
+
+  Raises:
+    errors.UserError: if there is no such file, or Tunix has no such model.
+  """
   if not path.exists():
     raise errors.UserError(f"{path}: no such model directory")
   if path.is_dir():
@@ -63,10 +63,35 @@ def of_model(
 
   It keeps all keys of the base's `config.json` that still hold.
   """
-  values = {} if base is None else _text_only(spec, base)
+  sizes = {key: getattr(spec, field) for key, field in _SIZES.items()}
+  model_class = {
+    "architectures": [next(iter(spec.traits.hub_classes))],
+    "model_type": spec.traits.model_type,
+  }
+  values: dict[str, Any] = {}
+  if base is not None:
+    if isinstance(text := base.get("text_config"), dict):
+      base = {key: base[key] for key in _SPECIAL_IDS if key in base} | text
+    # Some files leave sizes to transformers.
+    values = sizes | base | model_class
+    # Local paths, remote code and the base's dtype do not belong to the export.
+    for key in ("_name_or_path", "auto_map", "dtype", "torch_dtype"):
+      values.pop(key, None)
   # The base may have another shape, or be the file of another model.
-  if not values or not describes(values, spec):
-    values = _from_spec(spec)
+  if not describes(values, spec):
+    values = {
+      **model_class,
+      **sizes,
+      "max_position_embeddings": spec.traits.max_positions,
+      "rms_norm_eps": spec.norm_eps,
+      "rope_theta": spec.rope_theta,
+      "tie_word_embeddings": spec.tied_embedding,
+      "attention_bias": False,
+      "attention_dropout": 0.0,
+      "initializer_range": 0.02,
+      "use_cache": True,
+      **spec.traits.write_fields(spec),
+    }
   # Both transformers 4 and 5 read this key.
   values["torch_dtype"] = spec.dtype
   return dict(sorted(values.items()))
@@ -84,9 +109,13 @@ def _parse(
   values: dict[str, Any], path: pathlib.Path, dtype: Dtype
 ) -> tuple[family_lib.HubClass, specs.ModelSpec]:
   whole = family_lib.Section(path, "", values)
-  name = whole.one_of("architectures", list(_FAMILY_OF_CLASS))
-  family = _FAMILY_OF_CLASS[name]
-  hub_class = family.hub_classes[name]
+  names = values.get("architectures")
+  if names not in [[name] for name in _FAMILY_OF_CLASS]:
+    whole.refuse(
+      "architectures", f"supported are {', '.join(_FAMILY_OF_CLASS)}"
+    )
+  family = _FAMILY_OF_CLASS[names[0]]
+  hub_class = family.hub_classes[names[0]]
   config = whole
   if hub_class.section is not None:
     config = whole.section(hub_class.section)
@@ -94,70 +123,24 @@ def _parse(
       whole.only(key, family.allowed[key])
   for key, allowed in family.allowed.items():
     config.only(key, allowed)
-  fields = _read_sizes(config, family)
-  fields |= family.read_fields(config, fields["num_layers"])
-  return hub_class, specs.ModelSpec(family=family.name, dtype=dtype, **fields)
-
-
-def _read_sizes(
-  config: family_lib.Section, family: family_lib.Family
-) -> dict[str, Any]:
-  width = config.size("hidden_size")
+  defaults = family.size_defaults
   heads = config.size(
-    "num_attention_heads", family.size_defaults.get("num_attention_heads")
+    "num_attention_heads", defaults.get("num_attention_heads")
   )
-  defaults = {"num_key_value_heads": heads, "head_dim": width // heads}
-  defaults |= family.size_defaults
-  sizes = {
+  defaults = {
+    "num_key_value_heads": heads,
+    "head_dim": config.size("hidden_size") // heads,
+    **defaults,
+  }
+  fields: dict[str, Any] = {
     field: config.size(key, defaults.get(key)) for key, field in _SIZES.items()
   }
-  if heads % sizes["num_kv_heads"]:
+  if heads % fields["num_kv_heads"]:
     config.refuse(
       "num_key_value_heads",
       f"expected a divisor of num_attention_heads, {heads}",
     )
-  if sizes["head_dim"] % 2:
+  if fields["head_dim"] % 2:
     config.refuse("head_dim", "expected an even number")
-  return sizes
-
-
-def _text_only(spec: specs.ModelSpec, base: dict[str, Any]) -> dict[str, Any]:
-  text = base.get("text_config")
-  values = dict(text) if isinstance(text, dict) else dict(base)
-  if isinstance(text, dict):
-    for name in _SPECIAL_IDS:
-      if name in base:
-        values.setdefault(name, base[name])
-  # Some files leave sizes to transformers.
-  values = _write_sizes(spec) | values | _model_class(spec)
-  # Local paths, remote code and the base's dtype do not belong to the export.
-  for name in ("_name_or_path", "auto_map", "dtype", "torch_dtype"):
-    values.pop(name, None)
-  return values
-
-
-def _model_class(spec: specs.ModelSpec) -> dict[str, Any]:
-  return {
-    "architectures": [next(iter(spec.traits.hub_classes))],
-    "model_type": spec.traits.model_type,
-  }
-
-
-def _write_sizes(spec: specs.ModelSpec) -> dict[str, Any]:
-  return {key: getattr(spec, field) for key, field in _SIZES.items()}
-
-
-def _from_spec(spec: specs.ModelSpec) -> dict[str, Any]:
-  return {
-    **_model_class(spec),
-    **_write_sizes(spec),
-    "max_position_embeddings": spec.traits.max_positions,
-    "rms_norm_eps": spec.norm_eps,
-    "rope_theta": spec.rope_theta,
-    "tie_word_embeddings": spec.tied_embedding,
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "initializer_range": 0.02,
-    "use_cache": True,
-    **spec.traits.write_fields(spec),
-  }
+  fields |= family.read_fields(config, fields["num_layers"])
+  return hub_class, specs.ModelSpec(family=family.name, dtype=dtype, **fields)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,25 +16,17 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import adapters
 from tunix_ttt.models.hub import client
-from tunix_ttt.models.hub import hub_config as hf_config
+from tunix_ttt.models.hub import hub_config
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import progress
 from tunix_ttt.text import hub_tokenizers
 from tunix_ttt.text import tokenizers
 
 GENERATION = "generation_config.json"
-# transformers 4 refuses files without this metadata.
-_METADATA = {"format": "pt"}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tensor:
-  """A tensor that is computed when it is written.
-
-  Attributes:
-    size: Size in bytes.
-    make: Returns the tensor.
-  """
+class Tensor(NamedTuple):
+  """A tensor of `size` bytes that `make` computes when it is written."""
 
   size: int
   make: Callable[[], np.ndarray]
@@ -42,14 +34,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-  """The contents of an exported directory.
-
-  Attributes:
-    is_adapter: Whether the export is a PEFT adapter and not a whole model.
-    contents: Contents of the small files, by name.
-    weights: Tensors of each weight file, by file and tensor name.
-    model: Model to export.
-  """
+  """The small files of an export and the tensors of its weight files."""
 
   is_adapter: bool
   contents: dict[str, bytes]
@@ -68,34 +53,64 @@ class Export:
 def prepare(
   model: checkpoints.Model, *, merge: bool, max_shard_size: int
 ) -> Export:
-  """Prepares the export of a model.
+  """Prepares an export, in weight files of up to `max_shard_size` bytes.
 
-  Args:
-    model: Model to export.
-    merge: Whether to merge adapters into their base.
-    max_shard_size: Maximum size of a weight file in bytes.
-
-  Raises:
-    errors.UserError: if PEFT could not find the base of an adapter.
+  `merge` merges adapters into their base. A UserError tells that PEFT could not
+  find the base of an adapter.
   """
-  if model.lora is None or merge:
-    return _whole(model, max_shard_size)
-  return _adapter(model)
+  tokenizer, is_adapter = model.tokenizer, model.lora is not None and not merge
+  if isinstance(tokenizer, tokenizers.SentencePieceTokenizer):
+    contents = hub_tokenizers.to_hugging_face(tokenizer)
+  else:
+    prefix = f"{hub_tokenizers.FOLDER}/"
+    contents = {
+      name.removeprefix(prefix): data
+      for name, data in tokenizer.files().items()
+    }
+  contents[GENERATION] = _generation(model)
+  if is_adapter:
+    settings, tensors = _adapter(model)
+    # With `config.json`, the directory would be a whole model.
+    contents.pop(hub_config.CONFIG, None)
+    contents[adapters.CONFIG] = _json(settings)
+    weights = {adapters.WEIGHTS: tensors}
+  else:
+    config = hub_config.of_model(model.spec, _of_base(model, hub_config.CONFIG))
+    contents[hub_config.CONFIG] = _json(config)
+    tensors = _merged(model)
+    shards = _shards(tensors, max_shard_size)
+    weights = {
+      f"model-{n:05}-of-{len(shards):05}.safetensors": shard
+      for n, shard in enumerate(shards, start=1)
+    }
+    if len(shards) == 1:
+      weights = {hub_loading.SINGLE: tensors}
+    else:
+      index = {
+        "metadata": {"total_size": sum(x.size for x in tensors.values())},
+        "weight_map": {
+          name: file
+          for file, shard in weights.items()
+          for name in sorted(shard)
+        },
+      }
+      contents[hub_loading.INDEX] = _json(index)
+  return Export(
+    is_adapter=is_adapter, contents=contents, weights=weights, model=model
+  )
 
 
 @progress.stage("writing the model")
 def write(
   export: Export, output: pathlib.Path, other_files: Mapping[str, bytes]
 ) -> None:
-  """Writes an export to a new directory, atomically.
-
-  Raises:
-    errors.UserError: if the directory exists.
-  """
+  """Writes an export to a new directory, atomically."""
+  # transformers 4 refuses files without this metadata.
+  metadata = {"format": "pt"}
   with files.new_directory(output) as new:
     for name, tensors in export.weights.items():
       arrays = {key: tensor.make() for key, tensor in tensors.items()}
-      safetensors.numpy.save_file(arrays, new / name, metadata=_METADATA)
+      safetensors.numpy.save_file(arrays, new / name, metadata=metadata)
     files.write_all(new, export.contents | dict(other_files))
 
 
@@ -109,7 +124,10 @@ def check_public(export: Export) -> None:
     )
 
 
-def _adapter(model: checkpoints.Model) -> Export:
+def _adapter(
+  model: checkpoints.Model,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+  """Returns the settings and the tensors of a PEFT adapter."""
   lora, base = model.lora, model.base
   assert lora is not None and base is not None
   directory = _base_directory(model)
@@ -119,53 +137,14 @@ def _adapter(model: checkpoints.Model) -> Export:
       f"the adapter's base, {name}, is not a Hugging Face model, which PEFT"
       " needs; say --merge to write one model"
     )
-  hub_class, _ = hf_config.read(directory, model.spec.dtype)
-  tensors = adapters.tensors(
-    specs.parameters(model.module), model.spec, hub_class.modules
-  )
+  hub_class, _ = hub_config.read(directory, model.spec.dtype)
+  values = specs.parameters(model.module)
+  tensors = adapters.tensors(values, model.spec, hub_class.modules)
   settings = adapters.settings(lora, tensors, base.path, base.commit)
-  contents = _tokenizer_files(model)
-  # With `config.json`, the directory would be a whole model.
-  contents.pop(hf_config.CONFIG, None)
-  contents[GENERATION] = _generation(model)
-  contents[adapters.CONFIG] = _json(settings)
-  arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-  weights = {
-    name: Tensor(size=array.nbytes, make=lambda x=array: x)
-    for name, array in arrays.items()
+  return settings, {
+    name: Tensor(value.nbytes, lambda x=value: x)
+    for name, value in tensors.items()
   }
-  return Export(
-    is_adapter=True,
-    contents=contents,
-    weights={adapters.WEIGHTS: weights},
-    model=model,
-  )
-
-
-def _whole(model: checkpoints.Model, max_shard_size: int) -> Export:
-  contents = _tokenizer_files(model)
-  config = hf_config.of_model(model.spec, _of_base(model, hf_config.CONFIG))
-  contents[hf_config.CONFIG] = _json(config)
-  contents[GENERATION] = _generation(model)
-  tensors = _merged(model)
-  shards = _shards(tensors, max_shard_size)
-  if len(shards) == 1:
-    weights = {hub_loading.SINGLE: tensors}
-  else:
-    weights = {
-      f"model-{n:05}-of-{len(shards):05}.safetensors": shard
-      for n, shard in enumerate(shards, start=1)
-    }
-    index = {
-      "metadata": {"total_size": sum(x.size for x in tensors.values())},
-      "weight_map": {
-        name: file for file, shard in weights.items() for name in sorted(shard)
-      },
-    }
-    contents[hub_loading.INDEX] = _json(index)
-  return Export(
-    is_adapter=False, contents=contents, weights=weights, model=model
-  )
 
 
 def _merged(model: checkpoints.Model) -> dict[str, Tensor]:
@@ -189,7 +168,7 @@ def _merged(model: checkpoints.Model) -> dict[str, Tensor]:
   for path, source in sources.items():
     for number, name in enumerate(source.names):
       size = int(np.prod(source.shapes[number])) * dtype.itemsize
-      result[name] = Tensor(size=size, make=lambda p=path, n=number: make(p, n))
+      result[name] = Tensor(size, lambda p=path, n=number: make(p, n))
   return result
 
 
@@ -204,17 +183,6 @@ def _shards(tensors: dict[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
     shards[-1][name] = tensor
     room -= tensor.size
   return shards
-
-
-def _tokenizer_files(model: checkpoints.Model) -> dict[str, bytes]:
-  """Returns a tokenizer's files by their names in transformers."""
-  tokenizer = model.tokenizer
-  if isinstance(tokenizer, tokenizers.SentencePieceTokenizer):
-    return hub_tokenizers.to_hugging_face(tokenizer)
-  prefix = f"{hub_tokenizers.FOLDER}/"
-  return {
-    name.removeprefix(prefix): data for name, data in tokenizer.files().items()
-  }
 
 
 def _generation(model: checkpoints.Model) -> bytes:

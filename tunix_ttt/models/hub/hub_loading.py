@@ -1,11 +1,9 @@
 """Loads models that transformers saved, with Tunix's safetensors loader."""
 
-from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
-import functools
+from collections.abc import Mapping, Sequence
 import hashlib
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -19,7 +17,7 @@ from tunix_ttt import files
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import family as family_lib
 from tunix_ttt.models.families import specs
-from tunix_ttt.models.hub import hub_config as config_lib
+from tunix_ttt.models.hub import hub_config
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -28,8 +26,6 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Types that `load` can convert to the types of `ModelSpec`.
 _DTYPES = ("F32", "BF16", "F16")
 
-# Bytes of a file that are hashed together.
-_CHUNK = 1 << 22
 # Rows of a matrix that are compared together.
 _ROWS = 1024
 # Values of a tensor that are checked together.
@@ -38,15 +34,8 @@ _PART = 1 << 22
 _EXPONENT = 0x7F80
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
-  """The header of a tensor.
-
-  Attributes:
-    path: File of the tensor.
-    dtype: Type as safetensors names it: F32, BF16, ...
-    shape: Shape of the tensor.
-  """
+class Header(NamedTuple):
+  """The file, the type as safetensors names it, and the shape of a tensor."""
 
   path: pathlib.Path
   dtype: str
@@ -56,7 +45,7 @@ class Header:
 def load(
   directory: pathlib.Path,
   *,
-  dtype: config_lib.Dtype | None = None,
+  dtype: hub_config.Dtype | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[nnx.Module, specs.ModelSpec]:
   """Loads a model and its architecture from a directory.
@@ -67,20 +56,37 @@ def load(
 
   Args:
     directory: Directory with `config.json` and safetensors weights.
-    dtype: Type of parameters and computation; None for bfloat16 on an
-      accelerator and float32 on a CPU.
-    mesh: Mesh with axes `fsdp` and `tp` to place the parameters on, sharded as
-      in Tunix; None for one device.
+    dtype: Type of parameters and computation; None for `default_dtype`.
+    mesh: Mesh to place the parameters on; None for one device.
 
   Raises:
     errors.UserError: if Tunix has no such model, or the weights do not match
       its parameters or are not finite.
   """
   dtype = dtype or default_dtype()
-  hub_class, spec = config_lib.read(directory, dtype)
+  hub_class, spec = hub_config.read(directory, dtype)
   sources = spec.tensor_sources(hub_class.tensors)
   headers = _check_headers(directory, hub_class, spec, sources)
   faults: list[errors.UserError] = []
+
+  class Parameters:
+    """Makes each parameter when Tunix's loader reads it, and keeps none."""
+
+    def __init__(self, tensors: dict[str, np.ndarray]):
+      self._tensors = tensors
+
+    def __contains__(self, path: str) -> bool:
+      return path in sources
+
+    def __getitem__(self, path: str) -> np.ndarray:
+      tensors = {name: self._tensors[name] for name in sources[path].names}
+      for name, tensor in tensors.items():
+        try:
+          check_finite(headers[name].path, name, tensor)
+        except errors.UserError as fault:
+          # Raised after loading: Tunix's loader would leave files open.
+          faults.append(fault)
+      return sources[path].to_parameter([*tensors.values()])
 
   def build(_: Any, rngs: nnx.Rngs) -> nnx.Module:
     module = spec.traits.build(spec, rngs)
@@ -92,10 +98,10 @@ def load(
     str(directory.absolute()),
     build,
     config=None,
-    # `_Parameters` finds tensors by their original names.
+    # `Parameters` finds tensors by their original names.
     key_mapping=lambda _: {"(.+)": (r"\1", None)},
     mesh=mesh,
-    preprocess_fn=functools.partial(_Parameters, sources, headers, faults),
+    preprocess_fn=Parameters,
     dtype=jnp.dtype(dtype),
     mode="optimized",
   )
@@ -106,28 +112,23 @@ def load(
 
 def is_model(directory: pathlib.Path) -> bool:
   """Returns whether a directory holds a Hugging Face model."""
-  return (directory / config_lib.CONFIG).is_file()
+  return (directory / hub_config.CONFIG).is_file()
 
 
-def default_dtype() -> config_lib.Dtype:
-  """Returns the default dtype of a loaded model on this machine."""
+def default_dtype() -> hub_config.Dtype:
+  """Returns float32 on a CPU, and bfloat16 on an accelerator."""
   return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def revision(directory: pathlib.Path) -> str:
-  """Returns the SHA-256 of a directory's config and weight files.
-
-  Raises:
-    errors.UserError: if there are no such files.
-  """
+  """Returns the SHA-256 of a directory's config and weight files."""
   digest = hashlib.sha256()
-  config = directory / config_lib.CONFIG
+  config = directory / hub_config.CONFIG
   for path in [config, *_weight_files(directory)]:
     try:
       digest.update(f"{path.name} {path.stat().st_size}\n".encode())
       with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-          digest.update(chunk)
+        hashlib.file_digest(file, lambda: digest)
     except OSError as error:
       raise errors.UserError(
         f"{path}: cannot read this file: {error.strerror}"
@@ -136,15 +137,10 @@ def revision(directory: pathlib.Path) -> str:
 
 
 def read_headers(path: pathlib.Path) -> dict[str, Header]:
-  """Returns the header of every tensor in a file.
-
-  Raises:
-    errors.UserError: if the file is damaged.
-  """
+  """Returns the header of every tensor in a file, or raises a UserError."""
   try:
     with safetensors.safe_open(path, "numpy") as file:
-      names = list(file.keys())
-      slices = {name: file.get_slice(name) for name in names}
+      slices = {name: file.get_slice(name) for name in list(file.keys())}
       return {
         name: Header(path, part.get_dtype(), tuple(part.get_shape()))
         for name, part in slices.items()
@@ -156,16 +152,25 @@ def read_headers(path: pathlib.Path) -> dict[str, Header]:
     ) from None
 
 
+def tensor_shapes(
+  sources: Mapping[str, family_lib.Source],
+) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of each transformers tensor of some parameters."""
+  return {
+    name: shape
+    for source in sources.values()
+    for name, shape in zip(source.names, source.shapes, strict=True)
+  }
+
+
 def check(
   headers: Mapping[str, Header],
   shapes: Mapping[str, Sequence[int]],
   where: pathlib.Path,
 ) -> None:
-  """Compares the tensors of files with the shapes of a model's tensors.
+  """Raises a UserError at the first tensor that is not the model's.
 
-  Raises:
-    errors.UserError: at the first tensor that is missing or unknown, or has
-      another shape or an unsupported dtype.
+  It may be missing or unknown, or have another shape or an unsupported dtype.
   """
   dtypes: dict[pathlib.Path, str] = {}
   for name in sorted(shapes.keys() | headers.keys()):
@@ -174,26 +179,22 @@ def check(
         f"{where}: the tensor {name}, {list(shapes[name])}, is in none of its"
         " weight files"
       )
-    header = headers[name]
+    path, dtype, shape = headers[name]
     problem = None
     if name not in shapes:
       problem = "the model has no such tensor"
-    elif header.shape != tuple(shapes[name]):
-      problem = (
-        f"has shape {list(header.shape)}, the model needs {list(shapes[name])}"
-      )
-    elif header.dtype not in _DTYPES:
-      problem = (
-        f"has dtype {header.dtype}, expected one of {', '.join(_DTYPES)}"
-      )
+    elif shape != tuple(shapes[name]):
+      problem = f"has shape {list(shape)}, the model needs {list(shapes[name])}"
+    elif dtype not in _DTYPES:
+      problem = f"has dtype {dtype}, expected one of {', '.join(_DTYPES)}"
     # Tunix's loader reads a whole file in the dtype of its first tensor.
-    elif dtypes.setdefault(header.path, header.dtype) != header.dtype:
+    elif dtypes.setdefault(path, dtype) != dtype:
       problem = (
-        f"has dtype {header.dtype}, others of this file {dtypes[header.path]};"
-        " save the model in one dtype"
+        f"has dtype {dtype}, others of this file {dtypes[path]}; save the model"
+        " in one dtype"
       )
     if problem is not None:
-      raise errors.UserError(f"{header.path}: the tensor {name}: {problem}")
+      raise errors.UserError(f"{path}: the tensor {name}: {problem}")
 
 
 def check_finite(path: pathlib.Path, name: str, values: np.ndarray) -> None:
@@ -213,39 +214,6 @@ def check_finite(path: pathlib.Path, name: str, values: np.ndarray) -> None:
       )
 
 
-class _Parameters(Mapping[str, np.ndarray]):
-  """Makes each parameter when Tunix's loader reads it, and keeps none."""
-
-  def __init__(
-    self,
-    sources: dict[str, family_lib.Source],
-    headers: dict[str, Header],
-    faults: list[errors.UserError],
-    tensors: dict[str, np.ndarray],
-  ):
-    self._sources, self._headers, self._tensors = sources, headers, tensors
-    self._faults = faults
-
-  def __getitem__(self, path: str) -> np.ndarray:
-    source = self._sources[path]
-    for name in source.names:
-      try:
-        check_finite(self._headers[name].path, name, self._tensors[name])
-      except errors.UserError as fault:
-        # Raised after loading: Tunix's loader would leave files open.
-        self._faults.append(fault)
-    return source.to_parameter([self._tensors[name] for name in source.names])
-
-  def __contains__(self, path: Any) -> bool:
-    return path in self._sources
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._sources)
-
-  def __len__(self) -> int:
-    return len(self._sources)
-
-
 def _check_headers(
   directory: pathlib.Path,
   hub_class: family_lib.HubClass,
@@ -253,36 +221,6 @@ def _check_headers(
   sources: dict[str, family_lib.Source],
 ) -> dict[str, Header]:
   """Returns the headers of a model's tensors, checked against its shapes."""
-  shapes = {
-    name: shape
-    for source in sources.values()
-    for name, shape in zip(source.names, source.shapes, strict=True)
-  }
-  headers = _read_all_headers(directory)
-  # The dtype of ignored tensors is checked, too.
-  for name in headers:
-    if name.startswith(hub_class.ignored):
-      shapes[name] = headers[name].shape
-  # A tied model may also save its head, which must equal the embedding.
-  head = family_lib.HEAD
-  has_both = spec.tied_embedding and head in headers
-  if has_both:
-    shapes[head] = (spec.vocab_size, spec.embed_dim)
-  check(headers, shapes, directory)
-  embedding = hub_class.tensors + family_lib.EMBEDDING
-  if has_both and not _are_equal(
-    headers[head], head, headers[embedding], embedding
-  ):
-    raise errors.UserError(
-      f"{headers[head].path}: the tensor {head} is not {embedding},"
-      f" though {config_lib.CONFIG} says tie_word_embeddings; correct it there"
-      " or remove the tensor"
-    )
-  return headers
-
-
-def _read_all_headers(directory: pathlib.Path) -> dict[str, Header]:
-  """Returns the header of every tensor in a model directory."""
   headers: dict[str, Header] = {}
   for path in _weight_files(directory):
     for name, header in read_headers(path).items():
@@ -302,16 +240,29 @@ def _read_all_headers(directory: pathlib.Path) -> dict[str, Header]:
           f"{index}: the tensor {name} is said to be in {stated}, but is in"
           f" {actual}"
         )
+  shapes = tensor_shapes(sources)
+  # The dtype of ignored tensors is checked, too.
+  for name in headers:
+    if name.startswith(hub_class.ignored):
+      shapes[name] = headers[name].shape
+  # A tied model may also save its head, which must equal the embedding.
+  head = family_lib.HEAD
+  has_both = spec.tied_embedding and head in headers
+  if has_both:
+    shapes[head] = (spec.vocab_size, spec.embed_dim)
+  check(headers, shapes, directory)
+  embedding = hub_class.tensors + family_lib.EMBEDDING
+  if has_both and not _are_equal(headers, head, embedding):
+    raise errors.UserError(
+      f"{headers[head].path}: the tensor {head} is not {embedding},"
+      f" though {hub_config.CONFIG} says tie_word_embeddings; correct it there"
+      " or remove the tensor"
+    )
   return headers
 
 
 def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
-  """Lists a model directory's weight files by name.
-
-  Raises:
-    errors.UserError: if there are none, one is missing, or there are files that
-      do not belong to the model.
-  """
+  """Lists a model directory's weight files by name, and refuses others."""
   index = directory / INDEX
   if index.is_file():
     names = sorted(set(_weight_map(index).values()))
@@ -360,15 +311,16 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
   return weights
 
 
-def _are_equal(a: Header, a_name: str, b: Header, b_name: str) -> bool:
+def _are_equal(headers: dict[str, Header], first: str, second: str) -> bool:
   """Returns whether two matrices have the same bytes; reads them in parts."""
+  a, b = headers[first], headers[second]
   if (a.dtype, a.shape) != (b.dtype, b.shape):
     return False
   with (
     safetensors.safe_open(a.path, "numpy") as a_file,
     safetensors.safe_open(b.path, "numpy") as b_file,
   ):
-    x, y = a_file.get_slice(a_name), b_file.get_slice(b_name)
-    ends = range(_ROWS, a.shape[0] + _ROWS, _ROWS)
-    parts = [slice(end - _ROWS, min(end, a.shape[0])) for end in ends]
+    x, y = a_file.get_slice(first), b_file.get_slice(second)
+    size = a.shape[0]
+    parts = [slice(n, min(n + _ROWS, size)) for n in range(0, size, _ROWS)]
     return all(x[part].tobytes() == y[part].tobytes() for part in parts)
