@@ -2,6 +2,7 @@
 
 from collections import Counter
 import hashlib
+import itertools
 import json
 
 import pytest
@@ -99,6 +100,15 @@ def test_weights():
   ):
     with pytest.raises(ValueError):
       generate.parse_weights(text)
+
+
+def test_rows_that_differ_run_out():
+  for count, missing in ((5, 3), (1, 0)):
+    rows = itertools.cycle([{"a": 1}, {"a": 2}])
+    counts = Counter()
+    distinct = list(generate.distinct(rows, count, "row", counts))
+    assert distinct == [{"a": 1}, {"a": 2}][:count]
+    assert counts.total() == missing
 
 
 def test_a_file_and_its_manifest(tmp_path):

@@ -1,8 +1,6 @@
 """Draws positions, labels them by the solver and finds them in prompts."""
 
 from collections.abc import Iterator, Mapping
-import functools
-import hashlib
 import re
 from typing import Any, NamedTuple
 
@@ -19,14 +17,10 @@ from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.games.tictactoe import text_formats as thoughts_lib
-from tunix_ttt.text import chat
 
 Row = dict[str, Any]
 
 REJECTED = ("worse", "illegal", "format")
-# Number of repeated rows in a row after which the search for new ones ends.
-_PATIENCE = 50_000
 _TAG = re.compile(r"<[^>]*>")
 _LAST_MOVE = re.compile(re.escape(text_formats.LAST_MOVE) + r"([A-C][1-3])")
 
@@ -44,21 +38,22 @@ class Start(NamedTuple):
   sample: row_formats.Sample
   position: Position
 
+  def texts(self) -> Iterator[str]:
+    """Yields the text of the sample, to train a tokenizer on."""
+    return self.sample.texts()
+
 
 def parse(row: Row, data_format: str) -> list[Start]:
-  """Finds the positions on which a row asks for a move.
-
-  The position is the last board of the prompt; answers are ignored.
-
-  Args:
-    row: Fields of the row.
-    data_format: Key of `row_formats.FORMATS`, or `auto` to detect the format.
+  """Finds the positions on which a row asks for a move: its prompts' last boards.
 
   Raises:
     ValueError: If the prompt has no board, or no move is possible on it.
   """
   samples = row_formats.parse_row(row, data_format)
-  return [Start(each, _find_position(_last_prompt(each))) for each in samples]
+  return [
+    Start(each, _find_position((row_formats.questions(each) or [""])[-1]))
+    for each in samples
+  ]
 
 
 def endless(rng: np.random.Generator, boards: np.ndarray) -> Iterator[Position]:
@@ -72,22 +67,6 @@ def draw_last_move(rng: np.random.Generator, board: int) -> int | None:
   """Draws one of the opponent's cells, None if it has none."""
   cells = np.flatnonzero(_opponent_cells(board))
   return int(rng.choice(cells)) if len(cells) else None
-
-
-def distinct(rows: Iterator[Row | None], count: int) -> Iterator[Row]:
-  """Yields `count` distinct rows, or fewer if no new row comes for long."""
-  seen: set[bytes] = set()
-  num_repeated = 0
-  while len(seen) < count and num_repeated < _PATIENCE:
-    row = next(rows)
-    num_repeated += 1
-    if row is None:
-      continue
-    digest = hashlib.blake2b(repr(row).encode(), digest_size=16).digest()
-    if digest not in seen:
-      seen.add(digest)
-      num_repeated = 0
-      yield row
 
 
 def labels(board: int, *, every: bool) -> tuple[int, ...]:
@@ -152,7 +131,7 @@ def pairs(
   Args:
     rng: Random generator.
     text_format: Text format of boards and answers.
-    style: Style of explanations, a key of `thoughts.STYLES`.
+    style: Style of explanations, a key of `text_formats.STYLES`.
     weights: Relative frequency of each kind in `REJECTED`.
   """
   positions = {kind: endless(rng, _boards(kind)) for kind in weights}
@@ -162,7 +141,7 @@ def pairs(
     position = next(positions[kind])
     board = position.board
     chosen_cell = int(rng.choice(solver.optimal_cells(board)))
-    thought = thoughts_lib.STYLES[style](board, chosen_cell)
+    thought = text_formats.STYLES[style](board, chosen_cell)
     chosen = text_format.render_answer(chosen_cell, thought)
     cells = rejected_cells(board, kind) or (chosen_cell,)
     cell = int(rng.choice(cells))
@@ -178,12 +157,9 @@ def pairs(
 def _boards(kind: str) -> np.ndarray:
   """Returns the boards that have a rejected answer of a kind."""
   boards = rules.positions()
-  legal = rules.legal_masks()[boards]
-  if kind == "worse":
-    return boards[solver.solve().optimal[boards] != legal]
-  if kind == "illegal":
-    return boards[legal != rules.ALL_CELLS]
-  return boards
+  if kind == "format":
+    return boards
+  return boards[[bool(rejected_cells(board, kind)) for board in boards]]
 
 
 def _other_thought(
@@ -192,9 +168,9 @@ def _other_thought(
   """Returns a thought for a move that `answer` lacks, in `style` if possible."""
   if style == "none":
     return None
-  options = [thoughts_lib.name_tactic(board, cell)]
+  options = [text_formats.name_tactic(board, cell)]
   if rules.legal_masks()[board] >> cell & 1:
-    options.insert(0, thoughts_lib.STYLES[style](board, cell) or "")
+    options.insert(0, text_formats.STYLES[style](board, cell) or "")
   options.append(f"I play {text_formats.coordinate(cell)}.")
   return next(thought for thought in options if thought not in answer)
 
@@ -210,25 +186,13 @@ def _malformed(answer: str) -> list[str]:
   ]
 
 
-def _last_prompt(sample: row_formats.Sample) -> str:
-  """Returns the text prompt, or the last user message."""
-  if isinstance(sample, row_formats.Conversation):
-    prompt = sample.messages
-  else:
-    prompt = sample.prompt
-  if isinstance(prompt, str):
-    return prompt
-  contents = [turn["content"] for turn in prompt if turn["role"] == "user"]
-  return contents[-1] if contents else ""
-
-
 def _find_position(text: str) -> Position:
   boards = board_text.find(text)
   if not boards:
     raise ValueError("the prompt has no board")
   board, player = boards[-1].board, boards[-1].player
   marks = board_text.to_text(board)
-  if board not in _playable():
+  if not solver.solve().optimal[board]:
     raise ValueError(
       f"no move is possible on the board {marks}: it is won, full or"
       " unreachable"
@@ -240,11 +204,6 @@ def _find_position(text: str) -> Position:
       f" prompt says {text_formats.MARK_NAMES[player]}"
     )
   return Position(board, _find_last_move(text[: boards[-1].start], board))
-
-
-@functools.cache
-def _playable() -> frozenset[int]:
-  return frozenset(rules.positions().tolist())
 
 
 def _opponent_cells(board: int) -> np.ndarray:
@@ -270,7 +229,6 @@ def _find_last_move(text: str, board: int) -> int | None:
 
 # The agent moves at most five times, as X on an empty board.
 MAX_TURNS = (rules.NUM_CELLS + 1) // 2
-_STREAMS = streams.Stream
 
 
 class Games(NamedTuple):
@@ -335,15 +293,15 @@ def _play(
   env = env_lib.TicTacToe(opponent=opponents.uniform_random)
 
   def game(number: jax.Array, agent: jax.Array):
-    opponent_key = streams.key(seed, _STREAMS.EXPERT_OPPONENTS, number)
+    opponent_key = streams.key(seed, streams.Stream.EXPERT_OPPONENTS, number)
     opponent_seed = jax.random.bits(opponent_key)
-    start_key = streams.key(seed, _STREAMS.EXPERT_STARTS, number)
+    start_key = streams.key(seed, streams.Stream.EXPERT_STARTS, number)
     board, last_move = _start(start_key, agent, random_starts)
     state = env.init(opponent_seed, agent, board, last_move)
 
     def turn(state: env_lib.State, turn_number: jax.Array):
       mistake_key, move_key = jax.random.split(
-        streams.key(seed, _STREAMS.EXPERT_MISTAKES, number, turn_number)
+        streams.key(seed, streams.Stream.EXPERT_MISTAKES, number, turn_number)
       )
       action = jnp.where(
         jax.random.uniform(mistake_key) < mistakes,
@@ -386,24 +344,19 @@ def keep_won(games: Games) -> Games:
 def keep_decisions(games: Games, share: float, seed: int) -> Games:
   """Drops most positions on which every legal move is optimal.
 
-  Such positions teach nothing but the format. Games lose turns, so this is for
-  the context `board` only.
-
-  Args:
-    games: Games to filter.
-    share: Share of such positions to keep.
-    seed: Random seed of the draw.
+  Such positions teach nothing but the format; a share of them is kept. Games lose
+  turns, so this is for the context `board` only.
   """
   is_any_optimal = solver.solve().optimal == rules.legal_masks()
-  rng = streams.generator(seed, _STREAMS.KEPT_POSITIONS)
+  rng = streams.generator(seed, streams.Stream.KEPT_POSITIONS)
   is_drawn = rng.random(games.boards.shape) < share
   is_kept = is_drawn | ~is_any_optimal[games.boards]
   return games._replace(played=games.played & is_kept)
 
 
 def turns(games: Games, number: int, style: str) -> list[row_formats.Turn]:
-  """Returns the turns of a game, explained in a style of `thoughts.STYLES`."""
-  explain, result = thoughts_lib.STYLES[style], []
+  """Returns the turns of a game, explained in a style of `text_formats.STYLES`."""
+  explain, result = text_formats.STYLES[style], []
   for t in np.flatnonzero(games.played[number]):
     board, cell = int(games.boards[number, t]), int(games.actions[number, t])
     last_move = int(games.last_moves[number, t])
@@ -416,21 +369,3 @@ def turns(games: Games, number: int, style: str) -> list[row_formats.Turn]:
       )
     )
   return result
-
-
-def conversations(
-  games: Games, *, context: str, thoughts: bool
-) -> Iterator[list[chat.Message]]:
-  """Yields games as conversations, in order.
-
-  Args:
-    games: Games to format.
-    context: `board` for a conversation per position, `full` for one per game.
-    thoughts: Whether an answer explains its move first.
-  """
-  text_format = text_formats.GridFormat(thoughts=thoughts)
-  style = "template" if thoughts else "none"
-  for number in range(len(games.agent)):
-    game = turns(games, number, style)
-    for row in row_formats.of_game(game, text_format, context):
-      yield row["messages"]

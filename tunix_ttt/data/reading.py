@@ -49,11 +49,7 @@ class _Manifest(run_manifest.Record):
 
   @classmethod
   def read(cls, path: pathlib.Path) -> Self:
-    """Reads and validates a manifest.
-
-    Raises:
-      errors.UserError: If the file is missing or does not match the schema.
-    """
+    """Reads and validates a manifest."""
     return run_manifest.read_record(cls, path, "dataset manifest")
 
   def to_bytes(self) -> bytes:
@@ -171,10 +167,7 @@ class Rows:
 class Faults:
   """Counts bad rows and describes the first of them.
 
-  Attributes:
-    path: Source of the rows.
-    count: Number of bad rows.
-    first: Location and fault of each of the first few bad rows.
+  The location and fault of the first `FAULTS_KEPT` rows are kept.
   """
 
   path: str
@@ -192,15 +185,7 @@ class Faults:
     return Skipped(rows=self.count, first=self.first)
 
   def check(self, num_good: int, *, skip_bad_rows: bool) -> None:
-    """Checks that the good rows can be used.
-
-    Args:
-      num_good: Number of good rows.
-      skip_bad_rows: Whether bad rows are skipped.
-
-    Raises:
-      errors.UserError: If a row is bad and not skipped, or no row is left.
-    """
+    """Raises a UserError if a row is bad and not skipped, or none is good."""
     if not self.count:
       if not num_good:
         raise errors.UserError(f"{self.path}: this data file has no rows")
@@ -251,10 +236,7 @@ def read(
 ) -> Iterator[tuple[int, Row, T]]:
   """Yields the line number, the fields and the parsed value of each good row.
 
-  Args:
-    rows: Source of the rows.
-    parse: Function that raises a ValueError for a bad row.
-    faults: Collector of bad rows.
+  `parse` raises a ValueError for a bad row; `faults` collects them.
   """
   for line in rows.lines():
     if line.row is None:
@@ -264,8 +246,8 @@ def read(
       parsed = parse(line.row)
     except ValueError as error:
       faults.add(line.number, str(error))
-      continue
-    yield line.number, line.row, parsed
+    else:
+      yield line.number, line.row, parsed
 
 
 def _jsonl(path: pathlib.Path, **version: str) -> Rows:

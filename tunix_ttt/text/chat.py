@@ -56,10 +56,7 @@ def gemma_template(bos_id: int, start_id: int, end_id: int) -> Template:
 class ChatTokenizer(Protocol):
   """Interface of the tokenizer of a conversation."""
 
-  @property
-  def template(self) -> Template:
-    """The chat template."""
-    ...
+  template: Template
 
   @property
   def end_ids(self) -> Sequence[int]:
