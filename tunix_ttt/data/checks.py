@@ -71,9 +71,8 @@ def decisions(sample: row_formats.Trained) -> Iterator[Decision]:
 def grade(board: int, cell: int | None) -> str:
   """Grades a move by the solver.
 
-  Returns:
-    `optimal`, `worse`, `illegal` for a taken cell, `unreadable` for no move, or
-    `impossible` for a board that is over or unreachable.
+  The grade is `optimal`, `worse`, `illegal` for a taken cell, `unreadable` for no
+  move, or `impossible` for a board that is over or unreachable.
   """
   if not solver.solve().optimal[board]:
     return "impossible"
@@ -169,12 +168,9 @@ class Leakage:
   def __init__(
     self, boards: Collection[int], prompts: Collection[str], *, symmetric: bool
   ):
-    """Sets the questions to look for.
+    """Sets the boards of an evalset, and the text of its other questions.
 
-    Args:
-      boards: Boards of the evalset.
-      prompts: Text of the questions that have no board.
-      symmetric: Whether rotated and reflected boards count, too.
+    If `symmetric`, rotated and reflected boards count, too.
     """
     self._form = rules.canonical() if symmetric else np.arange(rules.NUM_BOARDS)
     self._boards = {int(self._form[board]) for board in boards}
@@ -275,8 +271,7 @@ def table(report: dict[str, Any]) -> str:
     f"rows        {report['rows']:,}: {kinds}",
     f"duplicates  {report['duplicates']:,}",
   ]
-  bad = report["bad_rows"]
-  if bad["rows"]:
+  if (bad := report["bad_rows"])["rows"]:
     lines.append(f"bad rows    {bad['rows']:,}, skipped")
     lines += [f"            {line}" for line in bad["first"]]
   if report["moves"]:

@@ -77,12 +77,10 @@ def labels(board: int, *, every: bool) -> tuple[int, ...]:
 
 
 def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
-  """Returns the moves to reject; none for the kind `format`.
+  """Returns the moves to reject for a kind of `REJECTED`.
 
-  Args:
-    board: Board before the move.
-    kind: `worse` for moves of lower value than the optimal ones, `illegal` for
-      taken cells, or `format`, which rejects the text of an optimal move.
+  They are moves of lower value than the optimal ones (`worse`), taken cells
+  (`illegal`), or none (`format`, which rejects the text of an optimal move).
   """
   legal = int(rules.legal_masks()[board])
   masks = {
@@ -143,11 +141,9 @@ def pairs(
     chosen_cell = int(rng.choice(solver.optimal_cells(board)))
     thought = text_formats.STYLES[style](board, chosen_cell)
     chosen = text_format.render_answer(chosen_cell, thought)
-    cells = rejected_cells(board, kind) or (chosen_cell,)
-    cell = int(rng.choice(cells))
-    rejected = text_format.render_answer(
-      cell, _other_thought(board, cell, style, chosen)
-    )
+    cell = int(rng.choice(rejected_cells(board, kind) or (chosen_cell,)))
+    thought = _other_thought(board, cell, style, chosen)
+    rejected = text_format.render_answer(cell, thought)
     if kind == "format":
       malformed = _malformed(rejected)
       rejected = malformed[int(rng.integers(len(malformed)))]
@@ -261,10 +257,10 @@ def expert_games(
   """Plays the solver's preferred moves against a uniformly random opponent.
 
   The agent is X in every other game. Random starts show the solver on positions
-  that its own moves never reach.
+  that its own moves never reach. A game depends on the seed and its number only.
 
   Args:
-    seed: Random seed; a game depends on the seed and its number only.
+    seed: Random seed.
     num_games: Number of games.
     random_starts: Probability that a game starts on a uniformly random reachable
       position instead of the empty board.
@@ -295,8 +291,13 @@ def _play(
   def game(number: jax.Array, agent: jax.Array):
     opponent_key = streams.key(seed, streams.Stream.EXPERT_OPPONENTS, number)
     opponent_seed = jax.random.bits(opponent_key)
-    start_key = streams.key(seed, streams.Stream.EXPERT_STARTS, number)
-    board, last_move = _start(start_key, agent, random_starts)
+    random_key, board_key, last_key = jax.random.split(
+      streams.key(seed, streams.Stream.EXPERT_STARTS, number), 3
+    )
+    is_random = jax.random.uniform(random_key) < random_starts
+    board, last_move = opponents.random_position(board_key, last_key, agent)
+    board = jnp.where(is_random, board, rules.EMPTY_BOARD)
+    last_move = jnp.where(is_random, last_move, -1)
     state = env.init(opponent_seed, agent, board, last_move)
 
     def turn(state: env_lib.State, turn_number: jax.Array):
@@ -320,19 +321,6 @@ def _play(
     return *records, state.outcome
 
   return jax.vmap(game)(numbers, agent)
-
-
-def _start(
-  key: jax.Array, agent: jax.Array, random_starts: float
-) -> tuple[jax.Array, jax.Array]:
-  """Draws a board with `agent` to move, and the opponent's last move."""
-  random_key, board_key, last_key = jax.random.split(key, 3)
-  is_random = jax.random.uniform(random_key) < random_starts
-  board, last_move = opponents.random_position(board_key, last_key, agent)
-  return (
-    jnp.where(is_random, board, rules.EMPTY_BOARD),
-    jnp.where(is_random, last_move, -1),
-  )
 
 
 def keep_won(games: Games) -> Games:
@@ -362,10 +350,7 @@ def turns(games: Games, number: int, style: str) -> list[row_formats.Turn]:
     last_move = int(games.last_moves[number, t])
     result.append(
       row_formats.Turn(
-        board=board,
-        last_move=None if last_move < 0 else last_move,
-        cell=cell,
-        thought=explain(board, cell),
+        board, None if last_move < 0 else last_move, cell, explain(board, cell)
       )
     )
   return result

@@ -186,19 +186,17 @@ class Faults:
 
   def check(self, num_good: int, *, skip_bad_rows: bool) -> None:
     """Raises a UserError if a row is bad and not skipped, or none is good."""
-    if not self.count:
-      if not num_good:
-        raise errors.UserError(f"{self.path}: this data file has no rows")
+    if num_good and (skip_bad_rows or not self.count):
       return
+    if not self.count:
+      raise errors.UserError(f"{self.path}: this data file has no rows")
     lines = list(self.first)
     if more := self.count - len(self.first):
       lines.append(f"and {more:,} more bad rows")
-    if not skip_bad_rows:
-      lines[-1] += " (fix the bad rows, or skip them by --skip-bad-rows)"
-    elif not num_good:
+    if skip_bad_rows:
       lines.append(f"{self.path}: no good row is left")
     else:
-      return
+      lines[-1] += " (fix the bad rows, or skip them by --skip-bad-rows)"
     raise errors.UserError("\n".join(lines))
 
 
@@ -276,8 +274,9 @@ def _table(path: pathlib.Path, kind: str) -> Rows:
   def lines() -> Iterator[files.Line]:
     if not os.path.exists(path):
       raise errors.UserError(f"{path}: no such data file")
-    yield from _load_dataset(
-      str(path), kind, data_files=str(path), split="train", streaming=True
+    source = str(path)
+    return _load_dataset(
+      source, kind, data_files=source, split="train", streaming=True
     )
 
   return Rows(path=str(path), key=path.stem, lines=lines, file=path)

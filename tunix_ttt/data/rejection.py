@@ -55,12 +55,11 @@ class _ModelGames:
 
   def settings(self) -> dict[str, Any]:
     """Returns the name and revision of the model, and all settings."""
-    names = {field.name for field in dataclasses.fields(self)}
-    names -= {"name", "model", "config"}
+    names = sorted(vars(self).keys() - {"name", "model", "config"})
     return {
       "model": self.name,
       "revision": self.model.revision,
-      **{name: getattr(self, name) for name in sorted(names)},
+      **{name: getattr(self, name) for name in names},
       "config": config_lib.to_dict(self.config),
     }
 
@@ -152,8 +151,7 @@ class Mistakes(_ModelGames):
   """Preference pairs: a model's mistakes, verbatim, and better answers.
 
   Attributes:
-    rejected: Kinds of mistakes to use, of `positions.REJECTED`, with equal
-      weights.
+    rejected: Kinds of mistakes, of `positions.REJECTED`, with equal weights.
     thoughts: Style of the chosen answers' thoughts, a key of `text_formats.STYLES`.
   """
 
@@ -208,8 +206,7 @@ class Mistakes(_ModelGames):
   ) -> tuple[int, str | None]:
     """Draws an optimal move, with a thought that `answer` lacks if possible.
 
-    Otherwise the answers differ in their moves alone: a thought of another style
-    would be unlike everything that the model writes.
+    A thought of another style would be unlike everything that the model writes.
     """
     explain = text_formats.STYLES[self.thoughts]
     cells = rng.permutation(solver.optimal_cells(board)).tolist()

@@ -98,8 +98,7 @@ def build(
     skip_bad_rows: Whether to skip rows that cannot be parsed.
 
   Raises:
-    errors.UserError: If the version exists, a source cannot be read, or no row
-      passes the filters.
+    errors.UserError: If the version exists, or no row passes the filters.
   """
   place = directory(root, name, version)
   files.check_output(place)
@@ -167,7 +166,7 @@ def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
     errors.UserError: If the file exists, or the format cannot hold a row.
   """
   rows = reading.find(str(place))
-  faults = reading.Faults(rows.path)
+  faults, num_rows = reading.Faults(rows.path), 0
 
   def convert(row: row_formats.Row) -> list[row_formats.Row]:
     fields = row_formats.FORMATS[row_formats.name_of(row)].fields
@@ -178,7 +177,6 @@ def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
       for converted in row_formats.FORMATS[data_format].write(sample)
     ]
 
-  num_rows = 0
   with files.new_file(output) as file:
     for _, _, converted_rows in reading.read(rows, convert, faults):
       for row in converted_rows:

@@ -77,12 +77,9 @@ def _convert(serialized: bytes) -> tokenizers.Tokenizer:
     )
   )
   converted.normalizer = normalizers.Replace(" ", tokenizers_lib.SPACE)
+  spaces = decoders.Replace(tokenizers_lib.SPACE, " ")
   converted.decoder = decoders.Sequence(
-    [
-      decoders.Replace(tokenizers_lib.SPACE, " "),
-      decoders.ByteFallback(),
-      decoders.Fuse(),
-    ]
+    [spaces, decoders.ByteFallback(), decoders.Fuse()]
   )
   special = (kinds.CONTROL, kinds.UNKNOWN)
   converted.add_special_tokens([x.piece for x in pieces if x.type in special])
@@ -152,12 +149,7 @@ class HuggingFaceTokenizer(tokenizers_lib.IdentifiedTokenizer):
     source: str,
     enable_thinking: bool,
   ):
-    """Wraps a tokenizer of transformers; use `load` to read one.
-
-    Raises:
-      errors.UserError: if the tokenizer does not fit the model or its chat
-        template cannot be used.
-    """
+    """Wraps a tokenizer of transformers; use `load` to read one."""
     self._contents = dict(contents)
     self._tokenizer: tokenizers.Tokenizer = tokenizer.backend_tokenizer
     vocab = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -208,11 +200,8 @@ class HuggingFaceTokenizer(tokenizers_lib.IdentifiedTokenizer):
       directory: Directory of the tokenizer files.
       vocab_size: Rows of the model's embedding.
       chat_template: Jinja file that replaces the directory's template.
-      enable_thinking: Value of the chat template's switch for thinking; a
-        saved tokenizer keeps its value.
-
-    Raises:
-      errors.UserError: if the directory has no usable tokenizer.
+      enable_thinking: Value of the chat template's switch for thinking; a saved
+        tokenizer keeps its value.
     """
     if not has_tokenizer(directory):
       raise errors.UserError(
@@ -305,10 +294,9 @@ def _from_pretrained(directory: pathlib.Path) -> Any:
   try:
     import transformers
 
-    path = directory / "tokenizer_config.json"
-    settings = (
-      files.read_json(path, "tokenizer config") if path.is_file() else {}
-    )
+    path, settings = directory / "tokenizer_config.json", {}
+    if path.is_file():
+      settings = files.read_json(path, "tokenizer config")
     loader: Any = transformers.AutoTokenizer
     # For Qwen 2.5, `AutoTokenizer` would load Qwen's own tokenizer class.
     if settings.get("tokenizer_class") == "PreTrainedTokenizerFast":
@@ -326,9 +314,8 @@ def _from_pretrained(directory: pathlib.Path) -> Any:
     ) from None
   finally:
     logging.disable(logging.NOTSET)
-  if not isinstance(
-    getattr(tokenizer, "backend_tokenizer", None), tokenizers.Tokenizer
-  ):
+  backend = getattr(tokenizer, "backend_tokenizer", None)
+  if not isinstance(backend, tokenizers.Tokenizer):
     raise errors.UserError(
       f"{directory}: its tokenizer, {type(tokenizer).__name__}, has no fast"
       " version; save it with transformers as tokenizer.json"

@@ -59,8 +59,7 @@ _GRID_SYMBOLS = (
 )
 _TOKEN_BOARD_SYMBOLS = (
   *(f"<|{row}-{column}|>" for row in range(3) for column in range(3)),
-  *(f"<|{name}|>" for name in ("X", "O", "blank")),
-  *(f"<|board_{edge}|>" for edge in ("start", "end")),
+  *(f"<|{name}|>" for name in ("X", "O", "blank", "board_start", "board_end")),
   *(f"<|{name}|>" for name in ("player", "turn", "symbol", "move", "end")),
   "<player_think>",
   "</player_think>",
