@@ -68,6 +68,11 @@ def test_positions_have_every_optimal_move_or_one():
   )
   one, _ = rows_of(generate.Positions(), 4520)
   assert len({row["messages"][1]["content"] for row in one}) == 4520
+  answers = {
+    board_text.find(prompt["content"])[-1].board: answer["content"]
+    for _, prompt, answer in (row["messages"] for row in one)
+  }
+  assert answers[0].endswith("<move>B2</move>")
   labels = checks.Labels()
   for number, row in enumerate([*rows[:500], *one[:500]]):
     labels.add(number, row_formats.parse_row(row)[0])

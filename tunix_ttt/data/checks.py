@@ -224,13 +224,11 @@ def check(
 ) -> dict[str, Any]:
   """Reads a data file and reports its formats, moves, lengths and leakage.
 
-  Args:
-    rows: Source of the rows.
-    data_format: Key of `row_formats.FORMATS`, or `auto` to detect the format.
-    skip_bad_rows: Whether to skip rows that cannot be parsed.
-    tokenizer: Tokenizer to measure lengths with, None to measure none.
-    max_seq_length: Length limit in tokens.
-    leakage: Questions of an evalset to look for.
+  `data_format` is a key of `row_formats.FORMATS`, or `auto` to detect it. Lengths
+  are measured if there is a tokenizer, and leakage if there is an evalset's.
+
+  Raises:
+    errors.UserError: If a row is bad and not skipped, or no row is left.
   """
   kinds: Counter[str] = Counter()
   labels, lengths = Labels(), list[int]()

@@ -20,6 +20,7 @@ from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats as rows_lib
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
@@ -137,10 +138,14 @@ class Positions(_TextKind):
     explain, text_format = text_formats.STYLES[self.thoughts], self.text_format
     rng = streams.generator(seed, streams.Stream.POSITION_ROWS)
     drawn = positions.endless(rng, boards)
+    preferred = solver.solve().preferred
     for _ in progress.bar(range(count), total=count, unit="position"):
       board, last_move = next(drawn)
       counts["positions"] += 1
-      for cell in positions.labels(board, every=self.labels == "all"):
+      cells = (int(preferred[board]),)
+      if self.labels == "all":
+        cells = solver.optimal_cells(board)
+      for cell in cells:
         turn = rows_lib.Turn(board, last_move, cell, explain(board, cell))
         yield from rows_lib.of_game([turn], text_format, "board")
 
@@ -219,7 +224,7 @@ def distinct(
 
 
 def parse_weights(text: str) -> dict[str, float]:
-  """Parses kinds of `positions.REJECTED`, as in `worse=0.7,illegal=0.3`.
+  """Parses weights by kind of `positions.REJECTED`: `worse=0.7,illegal=0.3`.
 
   Raises:
     ValueError: If a kind is unknown or repeated, or a weight is not above 0.
@@ -241,14 +246,9 @@ def parse_weights(text: str) -> dict[str, float]:
 def write(
   output: pathlib.Path, generator: str, kind: Kind, count: int, seed: int
 ) -> reading.Generated:
-  """Writes rows and the manifest beside them; both files appear, or neither.
+  """Writes the rows and the manifest beside them; both files appear, or neither.
 
-  Args:
-    output: Data file to create.
-    generator: Name of the kind, for the manifest.
-    kind: Generator of the rows.
-    count: Number of games, positions, pairs or prompts.
-    seed: Random seed.
+  `generator` is the name of the kind in the manifest.
 
   Raises:
     errors.UserError: If a file exists already, or no row is kept.

@@ -69,13 +69,6 @@ def draw_last_move(rng: np.random.Generator, board: int) -> int | None:
   return int(rng.choice(cells)) if len(cells) else None
 
 
-def labels(board: int, *, every: bool) -> tuple[int, ...]:
-  """Returns the solver's preferred move, or every optimal move."""
-  if every:
-    return solver.optimal_cells(board)
-  return (int(solver.solve().preferred[board]),)
-
-
 def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
   """Returns the moves to reject for a kind of `REJECTED`.
 
@@ -126,11 +119,8 @@ def pairs(
 ) -> Iterator[Row]:
   """Yields preference pairs without end.
 
-  Args:
-    rng: Random generator.
-    text_format: Text format of boards and answers.
-    style: Style of explanations, a key of `text_formats.STYLES`.
-    weights: Relative frequency of each kind in `REJECTED`.
+  `style` is a key of `text_formats.STYLES`; `weights` are the relative
+  frequencies of the kinds in `REJECTED`.
   """
   positions = {kind: endless(rng, _boards(kind)) for kind in weights}
   shares = np.array([*weights.values()], float)

@@ -203,10 +203,8 @@ class Faults:
 def find(path: str, split: str = "train") -> Rows:
   """Finds a source of rows; reads only the manifest of a built dataset.
 
-  Args:
-    path: JSONL, Parquet, CSV or Arrow file, directory of a built dataset, or id
-      of a dataset on the Hugging Face hub.
-    split: Split of a dataset on the hub.
+  The path names a JSONL, Parquet, CSV or Arrow file, the directory of a built
+  dataset, or a dataset on the Hugging Face hub, which has splits.
 
   Raises:
     errors.UserError: If a built dataset does not match its manifest.

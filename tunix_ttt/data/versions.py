@@ -86,16 +86,9 @@ def build(
   split: str = "train",
   skip_bad_rows: bool = False,
 ) -> reading.Version:
-  """Builds a version of a dataset.
+  """Builds a new version of a dataset in `ROOT/NAME/VERSION`.
 
-  Args:
-    root: Directory of all datasets.
-    name: Name of the dataset.
-    version: New version of the dataset.
-    sources: Files, directories or hub ids, as for `reading.find`.
-    choice: Selection of rows.
-    split: Split of sources on the hub.
-    skip_bad_rows: Whether to skip rows that cannot be parsed.
+  Sources are paths or hub ids, as for `reading.find`; `split` is of the latter.
 
   Raises:
     errors.UserError: If the version exists, or no row passes the filters.

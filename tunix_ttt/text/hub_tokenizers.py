@@ -196,12 +196,9 @@ class HuggingFaceTokenizer(tokenizers_lib.IdentifiedTokenizer):
   ) -> "HuggingFaceTokenizer":
     """Reads the tokenizer of a model directory.
 
-    Args:
-      directory: Directory of the tokenizer files.
-      vocab_size: Rows of the model's embedding.
-      chat_template: Jinja file that replaces the directory's template.
-      enable_thinking: Value of the chat template's switch for thinking; a saved
-        tokenizer keeps its value.
+    `vocab_size` is the number of rows of the model's embedding. The Jinja file
+    `chat_template` replaces the directory's template. `enable_thinking` is the
+    template's switch for thinking; a saved tokenizer keeps its value.
     """
     if not has_tokenizer(directory):
       raise errors.UserError(
