@@ -24,6 +24,7 @@ from tunix_ttt.text import chat
 
 Batch = dict[str, np.ndarray]
 SampleT = TypeVar("SampleT", covariant=True)
+_Sample = row_formats.Sample | positions_lib.Start
 RowT = TypeVar("RowT", bound=chat.Tokens | row_formats.TokenPair)
 
 
@@ -73,7 +74,6 @@ class Origin(Generic[SampleT]):
     )
 
 
-_Sample = row_formats.Sample | positions_lib.Start
 # The rows of SFT, DPO and GRPO.
 Source = Origin[row_formats.Trained]
 Pairs = Origin[row_formats.Preference]

@@ -205,18 +205,15 @@ class HuggingFaceTokenizer(tokenizers_lib.IdentifiedTokenizer):
         f"{directory}: has no tokenizer: neither tokenizer.json nor"
         " tokenizer.model"
       )
-    paths = [directory / name for name in _FILES]
     contents = {
-      path.name: tokenizers_lib.read_bytes(path)
-      for path in paths
-      if path.is_file()
+      name: tokenizers_lib.read_bytes(directory / name)
+      for name in _FILES
+      if (directory / name).is_file()
     }
     settings = directory / _SETTINGS
     if settings.is_file():
-      enable_thinking = (
-        json.loads(tokenizers_lib.read_bytes(settings))["enable_thinking"]
-        is True
-      )
+      saved = json.loads(tokenizers_lib.read_bytes(settings))
+      enable_thinking = saved["enable_thinking"] is True
     text = json.dumps({"enable_thinking": enable_thinking}) + "\n"
     contents[_SETTINGS] = text.encode()
     tokenizer = _from_pretrained(directory)
