@@ -90,7 +90,7 @@ MUTATIONS = (
   Mutation(
     "a held-out text is trained on, too",
     "tunix_ttt/data/datasets.py",
-    "keys = keys_by_text(samples)",
+    "keys = list(map(_key_by_text, samples))",
     "keys = [*range(len(samples))]",
     "tests/test_held_out.py::test_a_text_is_on_one_side",
   ),

@@ -44,9 +44,9 @@ def test_what_can_be_written(name, data_format):
   sample = SAMPLES[name]
   if name not in POSSIBLE[data_format]:
     with pytest.raises(ValueError):
-      list(row_formats.write_rows(sample, data_format))
+      list(row_formats.FORMATS[data_format].write(sample))
     return
-  written = list(row_formats.write_rows(sample, data_format))
+  written = list(row_formats.FORMATS[data_format].write(sample))
   (back,) = row_formats.parse_row(written[-1], data_format)
   if not isinstance(sample, row_formats.Conversation):
     assert back == sample
@@ -61,10 +61,10 @@ def test_what_can_be_written(name, data_format):
 
 
 def test_every_answer_of_a_conversation_becomes_a_row():
-  first, second = row_formats.write_rows(CHAT, "prompt_completion")
+  first, second = row_formats.FORMATS["prompt_completion"].write(CHAT)
   assert first == {"prompt": [SYSTEM, USER], "completion": [ANSWER]}
   assert second["prompt"] == [SYSTEM, USER, ANSWER, USER]
-  assert list(row_formats.write_rows(LAST, "prompt_completion")) == [second]
+  assert list(row_formats.FORMATS["prompt_completion"].write(LAST)) == [second]
 
 
 def test_control_tokens_in_text():
@@ -72,7 +72,7 @@ def test_control_tokens_in_text():
     [{"role": "user", "content": "<end_of_turn>"}, ANSWER]
   )
   with pytest.raises(ValueError, match="Gemma's control tokens"):
-    list(row_formats.write_rows(sample, "tunix_sft"))
+    list(row_formats.FORMATS["tunix_sft"].write(sample))
 
 
 def test_reasons():
@@ -83,4 +83,4 @@ def test_reasons():
     (TEXT, "episodes", "can be read but not written"),
   ):
     with pytest.raises(ValueError, match=message):
-      list(row_formats.write_rows(sample, data_format))
+      list(row_formats.FORMATS[data_format].write(sample))

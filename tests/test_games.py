@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from tunix_ttt.data import row_formats
 from tunix_ttt.data import solver_games as games_lib
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
@@ -68,9 +69,15 @@ def test_the_same_seed_gives_the_same_games():
 @pytest.mark.parametrize("thoughts", [True, False])
 @pytest.mark.parametrize("context", ["board", "full"])
 def test_conversations(games, context, thoughts):
-  conversations = list(
-    games_lib.conversations(games, context=context, thoughts=thoughts)
-  )
+  style = "template" if thoughts else "none"
+  text_format = text_formats.GridFormat(thoughts=thoughts)
+  conversations = [
+    row["messages"]
+    for n in range(len(games.agent))
+    for row in row_formats.of_game(
+      games_lib.turns(games, n, style), text_format, context
+    )
+  ]
   turns = int(games.played.sum())
   with_turns = int(games.played.any(axis=1).sum())
   assert len(conversations) == (turns if context == "board" else with_turns)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 import hashlib
+import itertools
 import json
 
 import pytest
@@ -67,6 +68,11 @@ def test_positions_have_every_optimal_move_or_one():
   )
   one, _ = rows_of(generate.Positions(), 4520)
   assert len({row["messages"][1]["content"] for row in one}) == 4520
+  answers = {
+    board_text.find(prompt["content"])[-1].board: answer["content"]
+    for _, prompt, answer in (row["messages"] for row in one)
+  }
+  assert answers[0].endswith("<move>B2</move>")
   labels = checks.Labels()
   for number, row in enumerate([*rows[:500], *one[:500]]):
     labels.add(number, row_formats.parse_row(row)[0])
@@ -99,6 +105,15 @@ def test_weights():
   ):
     with pytest.raises(ValueError):
       generate.parse_weights(text)
+
+
+def test_rows_that_differ_run_out():
+  for count, missing in ((5, 3), (1, 0)):
+    rows = itertools.cycle([{"a": 1}, {"a": 2}])
+    counts = Counter()
+    distinct = list(generate.distinct(rows, count, "row", counts))
+    assert distinct == [{"a": 1}, {"a": 2}][:count]
+    assert counts.total() == missing
 
 
 def test_a_file_and_its_manifest(tmp_path):

@@ -99,7 +99,7 @@ def test_a_prompt_of_pairs_is_on_one_side():
     for n in range(45)
   ]
   source = datasets.Pairs(key="k", path="p", digest="d", samples=samples)
-  dataset = datasets.tokenize_pairs(source, CHARACTERS, data(), 0)
+  dataset = datasets.tokenize(source, CHARACTERS, data(), 0)
 
   def prompts_of(pairs):
     return {CHARACTERS.decode(chosen.ids)[:5] for chosen, _ in pairs}

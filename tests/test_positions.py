@@ -90,18 +90,6 @@ def test_last_moves_are_the_opponents():
       assert rules.cells()[board, cell] == rules.X + rules.O - mark
 
 
-def test_labels():
-  assert positions.labels(0, every=True) == tuple(range(9))
-  assert positions.labels(0, every=False) == (4,)
-
-
-def test_rows_that_differ_run_out():
-  rows = itertools.cycle([{"a": 1}, {"a": 2}])
-  assert list(positions.distinct(rows, 5)) == [{"a": 1}, {"a": 2}]
-  rows = itertools.cycle([{"a": 1}, {"a": 2}])
-  assert list(positions.distinct(rows, 1)) == [{"a": 1}]
-
-
 def test_prompts_have_the_optimal_moves():
   row = positions.prompt_row(
     positions.Position(0, None), text_formats.GridFormat()

@@ -28,7 +28,7 @@ def pairs(count=10):
 
 def dataset(tokenizer, **settings):
   config = config_lib.DataConfig(eval_fraction=0.2, **settings)
-  return datasets.tokenize_pairs(pairs(), tokenizer, config, 0)
+  return datasets.tokenize(pairs(), tokenizer, config, 0)
 
 
 def test_a_batch_has_both_answers_of_each_pair(tokenizer):

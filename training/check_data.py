@@ -50,15 +50,6 @@ def _parse() -> argparse.Namespace:
   return flags
 
 
-def _leakage(path: pathlib.Path, symmetric: bool) -> checks.Leakage:
-  items = evalsets.load(path)
-  return checks.Leakage(
-    [board_text.from_text(item.board) for item in items if item.board],
-    [item.prompt for item in items if not item.board],
-    symmetric=symmetric,
-  )
-
-
 def _tokenizer(
   config: config_lib.SFTConfig, rows: reading.Rows, flags: argparse.Namespace
 ) -> chat.ChatTokenizer:
@@ -66,12 +57,11 @@ def _tokenizer(
 
   from tunix_ttt.train import reference_log_probs
 
-  def parse(row: row_formats.Row) -> list[row_formats.Sample]:
-    return row_formats.parse_row(row, flags.format)
-
   def all_samples() -> Iterator[row_formats.Sample]:
     faults, count = reading.Faults(rows.path), 0
-    for _, _, samples in reading.read(rows, parse, faults):
+    for _, _, samples in reading.read(
+      rows, lambda row: row_formats.parse_row(row, flags.format), faults
+    ):
       yield from samples
       count += len(samples)
     faults.check(count, skip_bad_rows=flags.skip_bad_rows)
@@ -85,8 +75,14 @@ def main() -> None:
   if flags.json is not None:
     files.check_output(flags.json)
   rows = reading.find(flags.file, flags.split)
-  leakage = flags.evalset and _leakage(flags.evalset, flags.symmetry)
-  tokenizer, limit = None, None
+  leakage, tokenizer, limit = None, None, None
+  if flags.evalset is not None:
+    items = evalsets.load(flags.evalset)
+    leakage = checks.Leakage(
+      [board_text.from_text(item.board) for item in items if item.board],
+      [item.prompt for item in items if not item.board],
+      symmetric=flags.symmetry,
+    )
   if flags.config is not None:
     config = config_lib.load_any(flags.config, flags.set)
     tokenizer = _tokenizer(config, rows, flags)

@@ -135,6 +135,11 @@ def _weights(text: str) -> dict[str, float]:
     raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _make(kind: Any, settings: dict[str, Any]) -> generate.Kind:
+  names = _fields(kind)
+  return kind(**{k: v for k, v in settings.items() if k in names})
+
+
 def _model_kind(flags: dict[str, Any]) -> generate.Kind:
   overrides = cli.overrides(
     flags["set"],
@@ -152,17 +157,11 @@ def _model_kind(flags: dict[str, Any]) -> generate.Kind:
 
   if "no_transform" in flags:
     flags["transform"] = False
-  kind: Any = rejection.Rejection
-  if flags["kind"] == "dpo":
-    kind = rejection.Mistakes
-  names = _fields(kind) - {"name", "model", "config"}
+  is_pairs = flags["kind"] == "dpo"
+  kind = rejection.Mistakes if is_pairs else rejection.Rejection
   name = flags.get("model", "base")
-  return kind(
-    **{k: v for k, v in flags.items() if k in names},
-    name=name,
-    model=reference_log_probs.load(name, config),
-    config=config,
-  )
+  model = reference_log_probs.load(name, config)
+  return _make(kind, {**flags, "name": name, "model": model, "config": config})
 
 
 def main() -> None:
@@ -173,9 +172,7 @@ def main() -> None:
   if _needs_model(flags):
     kind = _model_kind(vars(flags))
   else:
-    make: Any = generate.KINDS[flags.kind]
-    names = _fields(make)
-    kind = make(**{k: v for k, v in vars(flags).items() if k in names})
+    kind = _make(generate.KINDS[flags.kind], vars(flags))
   manifest = generate.write(
     flags.output, flags.kind, kind, flags.count, flags.seed
   )

@@ -18,12 +18,15 @@ import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import datasets
+from tunix_ttt.data import row_formats
 from tunix_ttt.models import meshes
 from tunix_ttt.text import chat
 
 Batch = datasets.Batch
-Row = chat.Tokens | datasets.TokenPair
-Dataset = datasets.Dataset[chat.Tokens] | datasets.Dataset[datasets.TokenPair]
+Row = chat.Tokens | row_formats.TokenPair
+Dataset = (
+  datasets.Dataset[chat.Tokens] | datasets.Dataset[row_formats.TokenPair]
+)
 
 # Lengths to try for packed rows, as multiples of the longest sequence.
 _MULTIPLES = (1, 2, 3, 4)
@@ -37,11 +40,6 @@ class Layout:
 
   rows: int
   length: int
-
-  @property
-  def size(self) -> int:
-    """Number of tokens in a batch, including padding."""
-    return self.rows * self.length
 
 
 class Part(NamedTuple):
@@ -115,40 +113,41 @@ def train_parts(
   size = batch_size // gradient_accumulation_steps
   while True:
     numbers = list(itertools.islice(order, batch_size))
-    total = _num_loss_terms([dataset.train[n] for n in numbers])
-    for start in range(0, batch_size, size):
-      part = numbers[start : start + size]
-      yield _part(
-        dataset.train, part, size, total / gradient_accumulation_steps
-      )
+    yield from ordered_parts(dataset.train, size, numbers)
 
 
-def ordered_parts(rows: Sequence[Row], batch_size: int) -> list[Part]:
-  """Splits rows in order; the mean loss of the parts is the mean over all rows."""
-  starts = range(0, len(rows), batch_size)
-  total, numbers = _num_loss_terms(rows), range(len(rows))
-  return [
-    _part(
-      rows,
-      numbers[start : start + batch_size],
-      batch_size,
-      total / len(starts),
-    )
-    for start in starts
-  ]
+def ordered_parts(
+  rows: Sequence[Row], batch_size: int, numbers: Sequence[int] | None = None
+) -> list[Part]:
+  """Splits rows in order; the mean loss of the parts is the mean over all rows.
+
+  `numbers` are the indices of the rows to use, None for all.
+  """
+  numbers = range(len(rows)) if numbers is None else numbers
+  starts = range(0, len(numbers), batch_size)
+  # The terms of the mean loss: supervised tokens, or pairs.
+  total = sum(
+    sum(row.loss_mask[1:]) if isinstance(row, chat.Tokens) else 1
+    for row in (rows[n] for n in numbers)
+  )
+  parts = []
+  for start in starts:
+    members = numbers[start : start + batch_size]
+    padded_numbers = np.full(batch_size, -1, np.int32)
+    padded_numbers[: len(members)] = members
+    sequences: list[chat.Tokens] = []
+    for row in (rows[n] for n in members):
+      sequences += [row] if isinstance(row, chat.Tokens) else row
+    parts.append(Part(padded_numbers, sequences, total / len(starts)))
+  return parts
 
 
 def bin_pack(lengths: Sequence[int], length: int) -> list[list[int]]:
   """Assigns sequences to rows by best-fit decreasing (Johnson, 1973).
 
-  Each sequence, longest first, goes to the row with the least sufficient room.
-
-  Args:
-    lengths: Lengths of the sequences, none above `length`.
-    length: Length of a row.
-
-  Returns:
-    The indices of the sequences in each row, in order.
+  Each sequence, longest first, goes to the row with the least sufficient room. No
+  length exceeds `length`, the room of an empty row. Returns the indices of the
+  sequences in each row, in order.
   """
   rows: list[list[int]] = []
   # Room and index of each row that is not full, sorted.
@@ -172,24 +171,17 @@ def find_layout(
   """Returns a shape that every packed batch fits into, so that one is compiled.
 
   A row is as long as the longest sequence, or a small multiple of it where that
-  makes the batch much smaller.
-
-  Args:
-    batches: Sequences of each batch.
-    divisor: Divisor of the number of rows.
+  makes the batch much smaller. `divisor` divides the number of rows.
   """
   lengths = [[len(row.ids) for row in rows] for rows in batches]
   longest = max(map(max, lengths))
-  layouts = []
-  for multiple in _MULTIPLES:
-    length = multiple * longest
+  best, smallest = None, float("inf")
+  for length in (multiple * longest for multiple in _MULTIPLES):
     most = max(len(bin_pack(each, length)) for each in lengths)
     rows = -(-most // divisor) * divisor
-    layouts.append(Layout(rows=rows, length=length))
-  best = layouts[0]
-  for other in layouts[1:]:
-    if other.size <= (1 - _MIN_SAVING) * best.size:
-      best = other
+    if rows * length <= (1 - _MIN_SAVING) * smallest:
+      best, smallest = Layout(rows=rows, length=length), rows * length
+  assert best is not None
   return best
 
 
@@ -239,28 +231,6 @@ def make_batch(
 def _micro_batch_size(config: config_lib.SFTConfig) -> int:
   training = config.training
   return training.batch_size // training.gradient_accumulation_steps
-
-
-def _num_loss_terms(rows: Sequence[Row]) -> int:
-  """Counts the terms of the mean loss: supervised tokens, or pairs."""
-  return sum(
-    sum(row.loss_mask[1:]) if isinstance(row, chat.Tokens) else 1
-    for row in rows
-  )
-
-
-def _part(
-  rows: Sequence[Row],
-  numbers: Sequence[int],
-  batch_size: int,
-  denominator: float,
-) -> Part:
-  padded_numbers = np.full(batch_size, -1, np.int32)
-  padded_numbers[: len(numbers)] = numbers
-  sequences: list[chat.Tokens] = []
-  for row in (rows[n] for n in numbers):
-    sequences += [row] if isinstance(row, chat.Tokens) else row
-  return Part(padded_numbers, sequences, denominator)
 
 
 def _train_parts(

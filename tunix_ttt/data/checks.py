@@ -71,9 +71,8 @@ def decisions(sample: row_formats.Trained) -> Iterator[Decision]:
 def grade(board: int, cell: int | None) -> str:
   """Grades a move by the solver.
 
-  Returns:
-    `optimal`, `worse`, `illegal` for a taken cell, `unreadable` for no move, or
-    `impossible` for a board that is over or unreachable.
+  The grade is `optimal`, `worse`, `illegal` for a taken cell, `unreadable` for no
+  move, or `impossible` for a board that is over or unreachable.
   """
   if not solver.solve().optimal[board]:
     return "impossible"
@@ -98,13 +97,10 @@ class Labels:
     if isinstance(sample, row_formats.Prompt):
       return
     if isinstance(sample, row_formats.Preference):
-      chosen, rejected = (
-        next(reversed([*decisions(answer)]), None)
-        for answer in sample.answers()
-      )
+      chosen, rejected = map(list, map(decisions, sample.answers()))
       if chosen and rejected:
-        self._grade(number, chosen)
-        self._compare(chosen.board, chosen.move(), rejected.move())
+        self._grade(number, chosen[-1])
+        self._compare(chosen[-1], rejected[-1].move())
       return
     is_text = isinstance(sample, row_formats.PlainText)
     if is_text and _OPEN_TAG.search(sample.prompt):
@@ -141,18 +137,17 @@ class Labels:
     if decision.player not in (None, rules.side_to_move()[decision.board]):
       self._remark(number, "it is the other player's turn on the board")
 
-  def _compare(
-    self, board: int, chosen: board_text.Move, rejected: board_text.Move
-  ) -> None:
+  def _compare(self, decision: Decision, rejected: board_text.Move) -> None:
     if not rejected.is_strict:
       self._rejected["not_of_the_format"] += 1
       return
-    self._rejected[grade(board, rejected.cell)] += 1
+    self._rejected[grade(decision.board, rejected.cell)] += 1
     # Reported even if it stays 0.
     self._pairs["rejected_as_good"] += 0
+    chosen = decision.move()
     if chosen.cell is None or rejected.cell is None:
       return
-    values = solver.solve().move_values[board]
+    values = solver.solve().move_values[decision.board]
     if rejected.cell == chosen.cell:
       self._pairs["same_move"] += 1
     elif values[rejected.cell] >= values[chosen.cell] >= solver.LOSS:
@@ -171,18 +166,11 @@ class Leakage:
   """Counts the questions of an evalset that appear in rows."""
 
   def __init__(
-    self,
-    boards: Collection[int],
-    prompts: Collection[str],
-    *,
-    symmetric: bool,
+    self, boards: Collection[int], prompts: Collection[str], *, symmetric: bool
   ):
-    """Sets the questions to look for.
+    """Sets the boards of an evalset, and the text of its other questions.
 
-    Args:
-      boards: Boards of the evalset.
-      prompts: Text of the questions that have no board.
-      symmetric: Whether rotated and reflected boards count, too.
+    If `symmetric`, rotated and reflected boards count, too.
     """
     self._form = rules.canonical() if symmetric else np.arange(rules.NUM_BOARDS)
     self._boards = {int(self._form[board]) for board in boards}
@@ -200,8 +188,8 @@ class Leakage:
         for text in sample.texts()
         for match in board_text.find(text)
       }
-      if self._prompts:
-        seen |= self._prompts & _questions(sample)
+      questions = row_formats.questions(sample)
+      seen |= self._prompts & {text.strip() for text in questions}
     self._seen |= seen
     self._rows += bool(seen)
 
@@ -215,33 +203,7 @@ class Leakage:
     }
 
 
-def _questions(sample: row_formats.Sample) -> set[str]:
-  """Returns the user messages of a sample, or its text prompt."""
-  if isinstance(sample, row_formats.Conversation):
-    turns = sample.messages
-  elif isinstance(sample.prompt, str):
-    return {sample.prompt.strip()}
-  else:
-    turns = sample.prompt
-  return {t["content"].strip() for t in turns if t["role"] == "user"}
-
-
-def _length(sample: row_formats.Sample, tokenizer: chat.ChatTokenizer) -> int:
-  """Returns the number of tokens; the longer answer of a pair counts."""
-  answers: tuple[row_formats.Trained, ...]
-  if isinstance(sample, row_formats.Preference):
-    answers = sample.answers()
-  elif not isinstance(sample, row_formats.Prompt):
-    answers = (sample,)
-  elif isinstance(sample.prompt, str):
-    answers = (row_formats.PlainText(sample.prompt, ""),)
-  else:
-    answers = (row_formats.Conversation(sample.prompt),)
-  return max(len(answer.encode(tokenizer).ids) for answer in answers)
-
-
 def _summarize(lengths: list[int], limit: int | None) -> dict[str, int]:
-  """Returns quantiles of lengths and the number of rows over the limit."""
   values = np.quantile(lengths, [*_QUANTILES.values()], method="inverted_cdf")
   report = dict(zip(_QUANTILES, values.tolist(), strict=True))
   if limit is not None:
@@ -262,13 +224,8 @@ def check(
 ) -> dict[str, Any]:
   """Reads a data file and reports its formats, moves, lengths and leakage.
 
-  Args:
-    rows: Source of the rows.
-    data_format: Key of `row_formats.FORMATS`, or `auto` to detect the format.
-    skip_bad_rows: Whether to skip rows that cannot be parsed.
-    tokenizer: Tokenizer to measure lengths with, None to measure none.
-    max_seq_length: Length limit in tokens.
-    leakage: Questions of an evalset to look for.
+  `data_format` is a key of `row_formats.FORMATS`, or `auto` to detect it. Lengths
+  are measured if there is a tokenizer, and leakage if there is an evalset's.
 
   Raises:
     errors.UserError: If a row is bad and not skipped, or no row is left.
@@ -278,18 +235,17 @@ def check(
   contents: set[bytes] = set()
   faults = reading.Faults(rows.path)
 
-  def parse(row: row_formats.Row) -> list[row_formats.Sample]:
-    return row_formats.parse_row(row, data_format)
-
-  for number, row, samples in reading.read(rows, parse, faults):
-    is_auto = data_format == "auto"
+  is_auto = data_format == "auto"
+  for number, row, samples in reading.read(
+    rows, lambda row: row_formats.parse_row(row, data_format), faults
+  ):
     kinds[row_formats.name_of(row) if is_auto else data_format] += 1
     content = repr(samples).encode()
     contents.add(hashlib.blake2b(content, digest_size=16).digest())
     for sample in samples:
       labels.add(number, sample)
       if tokenizer:
-        lengths.append(_length(sample, tokenizer))
+        lengths.append(row_formats.num_tokens(sample.encode(tokenizer)))
     if leakage:
       leakage.add(samples)
   faults.check(kinds.total(), skip_bad_rows=skip_bad_rows)
@@ -313,8 +269,7 @@ def table(report: dict[str, Any]) -> str:
     f"rows        {report['rows']:,}: {kinds}",
     f"duplicates  {report['duplicates']:,}",
   ]
-  bad = report["bad_rows"]
-  if bad["rows"]:
+  if (bad := report["bad_rows"])["rows"]:
     lines.append(f"bad rows    {bad['rows']:,}, skipped")
     lines += [f"            {line}" for line in bad["first"]]
   if report["moves"]:
@@ -322,9 +277,8 @@ def table(report: dict[str, Any]) -> str:
   if report["rejected_moves"]:
     lines.append(f"rejected    {_format_shares(report['rejected_moves'])}")
     pairs = dict(report["pairs"])
-    judged = f"{pairs.pop('judged'):,} judged"
-    line = "; ".join([judged, _format_shares(pairs)] if pairs else [judged])
-    lines.append(f"pairs       {line}")
+    line = f"pairs       {pairs.pop('judged'):,} judged"
+    lines.append(f"{line}; {_format_shares(pairs)}" if pairs else line)
   for remark, entry in report["format_errors"].items():
     numbers = [str(number) for number in entry["lines"][:_PRINTED]]
     more = ", …" * (entry["count"] > len(numbers))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -17,18 +17,20 @@ from tunix_ttt.data import positions as positions_lib
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
 
 Batch = dict[str, np.ndarray]
-SampleT = TypeVar("SampleT")
-RowT = TypeVar("RowT")
+SampleT = TypeVar("SampleT", covariant=True)
+_Sample = row_formats.Sample | positions_lib.Start
+RowT = TypeVar("RowT", bound=chat.Tokens | row_formats.TokenPair)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Origin:
-  """The rows of a run and their source.
+class Origin(Generic[SampleT]):
+  """The rows of a run before tokenization, and their source.
 
   Attributes:
     key: Short name of the source.
@@ -43,12 +45,12 @@ class Origin:
   key: str
   path: str | None
   digest: str
-  samples: Sequence[row_formats.Sample]
+  samples: Sequence[SampleT]
   name: str | None = None
   version: str | None = None
   skipped: reading.Skipped = dataclasses.field(default_factory=reading.Skipped)
 
-  def texts(self, limit: int) -> Iterator[str]:
+  def texts(self: "Origin[_Sample]", limit: int) -> Iterator[str]:
     """Yields the texts of the first `limit` rows, to train a tokenizer on."""
     for sample in self.samples[:limit]:
       yield from sample.texts()
@@ -72,36 +74,10 @@ class Origin:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source(Origin):
-  """The rows of an SFT run before tokenization."""
-
-  samples: Sequence[row_formats.Trained]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pairs(Origin):
-  """The preference pairs of a DPO run before tokenization."""
-
-  samples: Sequence[row_formats.Preference]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prompts(Origin):
-  """The prompts of a GRPO run.
-
-  Attributes:
-    positions: Position of each sample.
-  """
-
-  positions: Sequence[positions_lib.Position]
-
-
-class TokenPair(NamedTuple):
-  """A tokenized preference pair; each sequence is the prompt and an answer."""
-
-  chosen: chat.Tokens
-  rejected: chat.Tokens
+# The rows of SFT, DPO and GRPO.
+Source = Origin[row_formats.Trained]
+Pairs = Origin[row_formats.Preference]
+Prompts = Origin[positions_lib.Start]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,82 +99,61 @@ class Dataset(Generic[RowT]):
 
 @progress.stage("reading the data")
 def load(config: config_lib.DataConfig, seed: int) -> Source:
-  """Reads the rows of `data.path`, or generates games.
-
-  Raises:
-    errors.UserError: If the data cannot be read.
-  """
+  """Reads the rows of `data.path`, or generates games."""
   if config.path is None:
     return _generate(config, seed)
-  samples, origin = _read(config, row_formats.parse_trained)
-  return Source(samples=samples, **origin)
+  return _read(config, row_formats.parse_trained)
 
 
 @progress.stage("reading the data")
 def load_pairs(config: config_lib.DataConfig) -> Pairs:
-  """Reads the preference pairs of `data.path`.
-
-  Raises:
-    errors.UserError: If there is no path or the data cannot be read.
-  """
+  """Reads the preference pairs of `data.path`."""
   if config.path is None:
     raise errors.UserError(
       "data.path: DPO needs a file of preference pairs; make one with"
       " training/generate_data.py --kind dpo"
     )
-  samples, origin = _read(config, row_formats.parse_preference)
-  return Pairs(samples=samples, **origin)
+  return _read(config, row_formats.parse_preference)
 
 
 @progress.stage("reading the data")
 def load_prompts(config: config_lib.DataConfig) -> Prompts:
-  """Reads the prompts of `data.path` and finds their positions.
-
-  Raises:
-    errors.UserError: If the data cannot be read.
-  """
-  starts, origin = _read(config, positions_lib.parse)
-  return Prompts(
-    samples=[start.sample for start in starts],
-    positions=[start.position for start in starts],
-    **origin,
-  )
+  """Reads the prompts of `data.path` and finds their positions."""
+  return _read(config, positions_lib.parse)
 
 
 @progress.stage("tokenizing the data")
 def tokenize(
-  source: Source,
+  source: Origin[row_formats.Encodable[RowT]],
   tokenizer: chat.ChatTokenizer,
   config: config_lib.DataConfig,
   seed: int,
-) -> Dataset[chat.Tokens]:
+) -> Dataset[RowT]:
   """Tokenizes rows, drops those over the length limit and splits the rest.
 
   Raises:
     errors.UserError: If no row is left.
   """
   rows = [sample.encode(tokenizer) for sample in source.samples]
-  return _split(source, rows, lambda row: len(row.ids), config, seed)
-
-
-@progress.stage("tokenizing the data")
-def tokenize_pairs(
-  source: Pairs,
-  tokenizer: chat.ChatTokenizer,
-  config: config_lib.DataConfig,
-  seed: int,
-) -> Dataset[TokenPair]:
-  """Tokenizes pairs, drops those over the length limit and splits the rest.
-
-  Raises:
-    errors.UserError: If no pair is left.
-  """
-  pairs = [
-    TokenPair(*(answer.encode(tokenizer) for answer in sample.answers()))
-    for sample in source.samples
-  ]
-  return _split(
-    source, pairs, lambda pair: max(len(row.ids) for row in pair), config, seed
+  limit, name = config.max_seq_length, source.path or source.key
+  lengths = list(map(row_formats.num_tokens, rows))
+  kept = [i for i, length in enumerate(lengths) if length <= limit]
+  if not kept:
+    raise errors.UserError(
+      f"{name}: every row is longer than data.max_seq_length = {limit} tokens"
+      f" (the shortest has {min(lengths)}); raise the limit"
+    )
+  samples: list[Any] = [source.samples[i] for i in kept]
+  if config.held_out_by == "position":
+    keys = keys_by_position(samples, name)
+  else:
+    keys = list(map(_key_by_text, samples))
+  held_out = draw_held_out(keys, config.eval_fraction, seed)
+  return Dataset(
+    train=[rows[i] for n, i in enumerate(kept) if n not in held_out],
+    eval=[rows[kept[n]] for n in sorted(held_out)],
+    dropped_too_long=len(rows) - len(kept),
+    length=max(lengths[i] for i in kept),
   )
 
 
@@ -208,36 +163,25 @@ def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
   return rng.permutation(num_rows)
 
 
-def keys_by_text(samples: Iterable[row_formats.Sample]) -> list[Hashable]:
-  """Returns a key per sample: its text, or the prompt of a preference pair."""
-
-  def key(sample: row_formats.Sample) -> bytes:
-    is_pair = isinstance(sample, row_formats.Preference)
-    text = repr(sample.prompt if is_pair else sample)
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-  return list(map(key, samples))
+def _key_by_text(sample: row_formats.Trained | row_formats.Preference) -> bytes:
+  """Returns a key of the sample's text, or of the prompt of a pair."""
+  is_pair = isinstance(sample, row_formats.Preference)
+  text = repr(sample.prompt if is_pair else sample)
+  return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def keys_by_position(
-  samples: Iterable[row_formats.Sample], source: str
-) -> list[Hashable]:
+  samples: Iterable[row_formats.Trained | row_formats.Preference], source: str
+) -> list[int]:
   """Returns a key per sample: its supervised board up to symmetry.
 
-  Args:
-    samples: Rows with one supervised answer each.
-    source: Name of the data, for error messages.
-
   Raises:
-    errors.UserError: If a row answers no board, or several.
+    errors.UserError: If a row of `source` answers no board, or several.
   """
   forms, keys = rules.canonical(), []
   for number, sample in enumerate(samples, start=1):
-    if isinstance(sample, row_formats.Preference):
-      answer, _ = sample.answers()
-    else:
-      assert not isinstance(sample, row_formats.Prompt)
-      answer = sample
+    is_pair = isinstance(sample, row_formats.Preference)
+    answer = sample.answers()[0] if is_pair else sample
     boards = [each.board for each in checks.decisions(answer)]
     if len(boards) != 1:
       raise errors.UserError(
@@ -252,18 +196,10 @@ def keys_by_position(
 def draw_held_out(
   keys: Sequence[Hashable], share: float, seed: int
 ) -> set[int]:
-  """Draws rows to hold out; rows with equal keys stay together.
+  """Draws the indices of rows to hold out; equal keys stay together.
 
-  Groups are drawn in random order, skipping each that would exceed the share.
-  At least one row is left to train on.
-
-  Args:
-    keys: Key of each row.
-    share: Maximum share of all rows to hold out.
-    seed: Random seed for the order of the groups.
-
-  Returns:
-    The indices of the held-out rows.
+  Groups of rows with equal keys are drawn in random order, skipping each that
+  would exceed the share. At least one row is left to train on.
   """
   room = min(int(np.ceil(len(keys) * share)), len(keys) - 1)
   groups: dict[Hashable, list[int]] = {}
@@ -280,8 +216,7 @@ def draw_held_out(
 def _read(
   config: config_lib.DataConfig,
   parse: Callable[[row_formats.Row, str], list[SampleT]],
-) -> tuple[list[SampleT], dict[str, Any]]:
-  """Returns the samples and the other fields of their `Origin`."""
+) -> Origin[SampleT]:
   assert config.path is not None
   rows = reading.find(config.path, config.split)
   faults = reading.Faults(rows.path)
@@ -289,14 +224,15 @@ def _read(
   parsed = itertools.chain.from_iterable(samples for _, _, samples in good)
   samples = list(itertools.islice(parsed, config.max_samples))
   faults.check(len(samples), skip_bad_rows=config.skip_bad_rows)
-  return samples, {
-    "key": rows.key,
-    "path": rows.path,
-    "digest": rows.digest(),
-    "name": rows.name,
-    "version": rows.version,
-    "skipped": faults.record(),
-  }
+  return Origin(
+    key=rows.key,
+    path=rows.path,
+    digest=rows.digest(),
+    samples=samples,
+    name=rows.name,
+    version=rows.version,
+    skipped=faults.record(),
+  )
 
 
 def _generate(config: config_lib.DataConfig, seed: int) -> Source:
@@ -310,13 +246,17 @@ def _generate(config: config_lib.DataConfig, seed: int) -> Source:
   if settings.keep == "won":
     games = solver_games.keep_won(games)
   if settings.context == "board":
-    games = solver_games.keep_decisions(
-      games, settings.any_move_positions, seed
+    share = settings.any_move_positions
+    games = solver_games.keep_decisions(games, share, seed)
+  text_format = text_formats.GridFormat(thoughts=settings.thoughts != "none")
+  conversations = (
+    row["messages"]
+    for number in range(len(games.agent))
+    for row in row_formats.of_game(
+      solver_games.turns(games, number, settings.thoughts),
+      text_format,
+      settings.context,
     )
-  conversations = solver_games.conversations(
-    games,
-    context=settings.context,
-    thoughts=settings.thoughts == "template",
   )
   rows = list(itertools.islice(conversations, config.max_samples))
   text = "".join(files.to_json(row) + "\n" for row in rows)
@@ -325,33 +265,4 @@ def _generate(config: config_lib.DataConfig, seed: int) -> Source:
     path=None,
     digest=hashlib.sha256(text.encode()).hexdigest(),
     samples=[row_formats.Conversation(row) for row in rows],
-  )
-
-
-def _split(
-  source: Origin,
-  rows: Sequence[RowT],
-  length: Callable[[RowT], int],
-  config: config_lib.DataConfig,
-  seed: int,
-) -> Dataset[RowT]:
-  """Drops rows over the length limit and holds some of the others out."""
-  limit, name = config.max_seq_length, source.path or source.key
-  kept = [i for i, row in enumerate(rows) if length(row) <= limit]
-  if not kept:
-    raise errors.UserError(
-      f"{name}: every row is longer than data.max_seq_length = {limit} tokens"
-      f" (the shortest has {min(map(length, rows))}); raise the limit"
-    )
-  samples = [source.samples[i] for i in kept]
-  if config.held_out_by == "position":
-    keys = keys_by_position(samples, name)
-  else:
-    keys = keys_by_text(samples)
-  held_out = draw_held_out(keys, config.eval_fraction, seed)
-  return Dataset(
-    train=[rows[i] for n, i in enumerate(kept) if n not in held_out],
-    eval=[rows[kept[n]] for n in sorted(held_out)],
-    dropped_too_long=len(rows) - len(kept),
-    length=max(length(rows[i]) for i in kept),
   )

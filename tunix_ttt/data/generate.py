@@ -6,7 +6,7 @@ count gives a prefix of the rows.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import hashlib
 import pathlib
@@ -19,8 +19,8 @@ from tunix_ttt.data import positions
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats as rows_lib
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.games.tictactoe import text_formats as thoughts_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 
@@ -37,6 +37,8 @@ KEPT: Mapping[str, tuple[str, ...]] = {
   "all": ("win", "draw", "loss"),
 }
 _BATCH = 2048
+# Number of repeated rows in a row after which the search for new ones ends.
+_PATIENCE = 50_000
 
 
 class Kind(Protocol):
@@ -47,13 +49,7 @@ class Kind(Protocol):
     ...
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
-    """Yields rows.
-
-    Args:
-      count: Number of games, positions, pairs or prompts.
-      seed: Random seed.
-      counts: Counter to update with generated and dropped items.
-    """
+    """Yields the rows of `count` items; counts generated and dropped ones."""
     ...
 
 
@@ -63,7 +59,7 @@ class _TextKind:
 
   Attributes:
     format: Text format of boards and answers.
-    thoughts: Style of explanations, a key of `thoughts.STYLES`.
+    thoughts: Style of explanations, a key of `text_formats.STYLES`.
   """
 
   format: Format = "grid"
@@ -84,7 +80,7 @@ class Games(_TextKind):
   """Games of the solver against a random opponent.
 
   Attributes:
-    context: Context of a row; `rows.of_game` lists the choices.
+    context: Context of a row; `row_formats.of_game` lists the choices.
     mistakes: Probability that a move is a random legal one.
     keep: Outcomes to keep, a key of `KEPT`.
     random_starts: Share of games that start on a random position.
@@ -105,7 +101,9 @@ class Games(_TextKind):
     from tunix_ttt.games.tictactoe import env as env_lib
 
     text_format = self.text_format
-    initialize_counts(counts, KEPT["all"], self.keep)
+    for outcome in KEPT["all"]:
+      # The manifest lists all outcomes.
+      tally(counts, outcome, self.keep, games=0)
     with progress.bar(total=count, unit="game") as bar:
       for first in range(0, count, _BATCH):
         games = solver_games.expert_games(
@@ -140,14 +138,17 @@ class Positions(_TextKind):
       raise errors.UserError(
         f"--count: {count} is too many; there are {len(boards)} positions"
       )
-    explain = thoughts_lib.STYLES[self.thoughts]
-    text_format = self.text_format
+    explain, text_format = text_formats.STYLES[self.thoughts], self.text_format
     rng = streams.generator(seed, streams.Stream.POSITION_ROWS)
     drawn = positions.endless(rng, boards)
+    preferred = solver.solve().preferred
     for _ in progress.bar(range(count), total=count, unit="position"):
       board, last_move = next(drawn)
       counts["positions"] += 1
-      for cell in positions.labels(board, every=self.labels == "all"):
+      cells = (int(preferred[board]),)
+      if self.labels == "all":
+        cells = solver.optimal_cells(board)
+      for cell in cells:
         turn = rows_lib.Turn(board, last_move, cell, explain(board, cell))
         yield from rows_lib.of_game([turn], text_format, "board")
 
@@ -166,9 +167,8 @@ class Pairs(_TextKind):
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields `count` distinct pairs, or all that exist."""
-    text_format = self.text_format
     rng = streams.generator(seed, streams.Stream.PAIR_ROWS)
-    pairs = positions.pairs(rng, text_format, self.thoughts, self.rejected)
+    pairs = positions.pairs(rng, self.text_format, self.thoughts, self.rejected)
     for row in distinct(pairs, count, "pair", counts):
       counts[row["rejected_is"]] += 1
       yield row
@@ -195,38 +195,39 @@ KINDS: Mapping[str, type[Kind]] = {
 }
 
 
-def initialize_counts(
-  counts: Counter[str], endings: Iterable[str], keep: Keep
-) -> None:
-  """Sets the count of each ending to 0, so that a manifest lists all."""
-  for ending in endings:
-    counts[_count_name(ending, keep)] = 0
-
-
-def tally(counts: Counter[str], ending: str, keep: Keep) -> bool:
-  """Counts a game and returns whether it is kept."""
-  counts[_count_name(ending, keep)] += 1
-  return ending in KEPT[keep]
-
-
-def _count_name(ending: str, keep: Keep) -> str:
-  return f"{'kept' if ending in KEPT[keep] else 'dropped'} {ending}"
+def tally(
+  counts: Counter[str], ending: str, keep: Keep, games: int = 1
+) -> bool:
+  """Counts games of an ending and returns whether they are kept."""
+  is_kept = ending in KEPT[keep]
+  counts[f"{'kept' if is_kept else 'dropped'} {ending}"] += games
+  return is_kept
 
 
 def distinct(
   rows: Iterator[Row | None], count: int, unit: str, counts: Counter[str]
 ) -> Iterator[Row]:
-  """Yields `count` distinct rows with a progress bar; counts missing ones."""
-  missing, new_rows = count, positions.distinct(rows, count)
-  for row in progress.bar(new_rows, total=count, unit=unit):
-    missing -= 1
-    yield row
-  if missing:
+  """Yields `count` distinct rows, or fewer if no new row comes for long."""
+  seen: set[bytes] = set()
+  num_repeated = 0
+  with progress.bar(total=count, unit=unit) as bar:
+    while len(seen) < count and num_repeated < _PATIENCE:
+      row = next(rows)
+      num_repeated += 1
+      if row is None:
+        continue
+      digest = hashlib.blake2b(repr(row).encode(), digest_size=16).digest()
+      if digest not in seen:
+        seen.add(digest)
+        num_repeated = 0
+        bar.update()
+        yield row
+  if missing := count - len(seen):
     counts["not found, as there are no more different ones"] = missing
 
 
 def parse_weights(text: str) -> dict[str, float]:
-  """Parses kinds of `positions.REJECTED`, as in `worse=0.7,illegal=0.3`.
+  """Parses weights by kind of `positions.REJECTED`: `worse=0.7,illegal=0.3`.
 
   Raises:
     ValueError: If a kind is unknown or repeated, or a weight is not above 0.
@@ -246,20 +247,11 @@ def parse_weights(text: str) -> dict[str, float]:
 
 
 def write(
-  output: pathlib.Path,
-  generator: str,
-  kind: Kind,
-  count: int,
-  seed: int,
+  output: pathlib.Path, generator: str, kind: Kind, count: int, seed: int
 ) -> reading.Generated:
-  """Writes rows and the manifest beside them; both files appear, or neither.
+  """Writes the rows and the manifest beside them; both files appear, or neither.
 
-  Args:
-    output: Data file to create.
-    generator: Name of the kind, for the manifest.
-    kind: Generator of the rows.
-    count: Number of games, positions, pairs or prompts.
-    seed: Random seed.
+  `generator` is the name of the kind in the manifest.
 
   Raises:
     errors.UserError: If a file exists already, or no row is kept.

@@ -1,8 +1,6 @@
 """Draws positions, labels them by the solver and finds them in prompts."""
 
 from collections.abc import Iterator, Mapping
-import functools
-import hashlib
 import re
 from typing import Any, NamedTuple
 
@@ -17,8 +15,6 @@ from tunix_ttt.games.tictactoe import text_formats
 Row = dict[str, Any]
 
 REJECTED = ("worse", "illegal", "format")
-# Number of repeated rows in a row after which the search for new ones ends.
-_PATIENCE = 50_000
 _TAG = re.compile(r"<[^>]*>")
 _LAST_MOVE = re.compile(re.escape(text_formats.LAST_MOVE) + r"([A-C][1-3])")
 
@@ -36,21 +32,22 @@ class Start(NamedTuple):
   sample: row_formats.Sample
   position: Position
 
+  def texts(self) -> Iterator[str]:
+    """Yields the text of the sample, to train a tokenizer on."""
+    return self.sample.texts()
+
 
 def parse(row: Row, data_format: str) -> list[Start]:
-  """Finds the positions on which a row asks for a move.
-
-  The position is the last board of the prompt; answers are ignored.
-
-  Args:
-    row: Fields of the row.
-    data_format: Key of `row_formats.FORMATS`, or `auto` to detect the format.
+  """Finds the positions on which a row asks for a move: its prompts' last boards.
 
   Raises:
     ValueError: If the prompt has no board, or no move is possible on it.
   """
   samples = row_formats.parse_row(row, data_format)
-  return [Start(each, _find_position(_last_prompt(each))) for each in samples]
+  return [
+    Start(each, _find_position((row_formats.questions(each) or [""])[-1]))
+    for each in samples
+  ]
 
 
 def endless(rng: np.random.Generator, boards: np.ndarray) -> Iterator[Position]:
@@ -66,36 +63,11 @@ def draw_last_move(rng: np.random.Generator, board: int) -> int | None:
   return int(rng.choice(cells)) if len(cells) else None
 
 
-def distinct(rows: Iterator[Row | None], count: int) -> Iterator[Row]:
-  """Yields `count` distinct rows, or fewer if no new row comes for long."""
-  seen: set[bytes] = set()
-  num_repeated = 0
-  while len(seen) < count and num_repeated < _PATIENCE:
-    row = next(rows)
-    num_repeated += 1
-    if row is None:
-      continue
-    digest = hashlib.blake2b(repr(row).encode(), digest_size=16).digest()
-    if digest not in seen:
-      seen.add(digest)
-      num_repeated = 0
-      yield row
-
-
-def labels(board: int, *, every: bool) -> tuple[int, ...]:
-  """Returns the solver's preferred move, or every optimal move."""
-  if every:
-    return solver.optimal_cells(board)
-  return (int(solver.solve().preferred[board]),)
-
-
 def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
-  """Returns the moves to reject; none for the kind `format`.
+  """Returns the moves to reject for a kind of `REJECTED`.
 
-  Args:
-    board: Board before the move.
-    kind: `worse` for moves of lower value than the optimal ones, `illegal` for
-      taken cells, or `format`, which rejects the text of an optimal move.
+  They are moves of lower value than the optimal ones (`worse`), taken cells
+  (`illegal`), or none (`format`, which rejects the text of an optimal move).
   """
   legal = int(rules.legal_masks()[board])
   masks = {
@@ -141,11 +113,8 @@ def pairs(
 ) -> Iterator[Row]:
   """Yields preference pairs without end.
 
-  Args:
-    rng: Random generator.
-    text_format: Text format of boards and answers.
-    style: Style of explanations, a key of `thoughts.STYLES`.
-    weights: Relative frequency of each kind in `REJECTED`.
+  `style` is a key of `text_formats.STYLES`; `weights` are the relative
+  frequencies of the kinds in `REJECTED`.
   """
   positions = {kind: endless(rng, _boards(kind)) for kind in weights}
   shares = np.array([*weights.values()], float)
@@ -156,11 +125,9 @@ def pairs(
     chosen_cell = int(rng.choice(solver.optimal_cells(board)))
     thought = text_formats.STYLES[style](board, chosen_cell)
     chosen = text_format.render_answer(chosen_cell, thought)
-    cells = rejected_cells(board, kind) or (chosen_cell,)
-    cell = int(rng.choice(cells))
-    rejected = text_format.render_answer(
-      cell, _other_thought(board, cell, style, chosen)
-    )
+    cell = int(rng.choice(rejected_cells(board, kind) or (chosen_cell,)))
+    thought = _other_thought(board, cell, style, chosen)
+    rejected = text_format.render_answer(cell, thought)
     if kind == "format":
       malformed = _malformed(rejected)
       rejected = malformed[int(rng.integers(len(malformed)))]
@@ -170,12 +137,9 @@ def pairs(
 def _boards(kind: str) -> np.ndarray:
   """Returns the boards that have a rejected answer of a kind."""
   boards = rules.positions()
-  legal = rules.legal_masks()[boards]
-  if kind == "worse":
-    return boards[solver.solve().optimal[boards] != legal]
-  if kind == "illegal":
-    return boards[legal != rules.ALL_CELLS]
-  return boards
+  if kind == "format":
+    return boards
+  return boards[[bool(rejected_cells(board, kind)) for board in boards]]
 
 
 def _other_thought(
@@ -202,25 +166,13 @@ def _malformed(answer: str) -> list[str]:
   ]
 
 
-def _last_prompt(sample: row_formats.Sample) -> str:
-  """Returns the text prompt, or the last user message."""
-  if isinstance(sample, row_formats.Conversation):
-    prompt = sample.messages
-  else:
-    prompt = sample.prompt
-  if isinstance(prompt, str):
-    return prompt
-  contents = [turn["content"] for turn in prompt if turn["role"] == "user"]
-  return contents[-1] if contents else ""
-
-
 def _find_position(text: str) -> Position:
   boards = board_text.find(text)
   if not boards:
     raise ValueError("the prompt has no board")
   board, player = boards[-1].board, boards[-1].player
   marks = board_text.to_text(board)
-  if board not in _playable():
+  if not solver.solve().optimal[board]:
     raise ValueError(
       f"no move is possible on the board {marks}: it is won, full or"
       " unreachable"
@@ -232,11 +184,6 @@ def _find_position(text: str) -> Position:
       f" prompt says {text_formats.MARK_NAMES[player]}"
     )
   return Position(board, _find_last_move(text[: boards[-1].start], board))
-
-
-@functools.cache
-def _playable() -> frozenset[int]:
-  return frozenset(rules.positions().tolist())
 
 
 def _opponent_cells(board: int) -> np.ndarray:

@@ -49,11 +49,7 @@ class _Manifest(run_manifest.Record):
 
   @classmethod
   def read(cls, path: pathlib.Path) -> Self:
-    """Reads and validates a manifest.
-
-    Raises:
-      errors.UserError: If the file is missing or does not match the schema.
-    """
+    """Reads and validates a manifest."""
     return run_manifest.read_record(cls, path, "dataset manifest")
 
   def to_bytes(self) -> bytes:
@@ -171,10 +167,7 @@ class Rows:
 class Faults:
   """Counts bad rows and describes the first of them.
 
-  Attributes:
-    path: Source of the rows.
-    count: Number of bad rows.
-    first: Location and fault of each of the first few bad rows.
+  The location and fault of the first `FAULTS_KEPT` rows are kept.
   """
 
   path: str
@@ -192,38 +185,26 @@ class Faults:
     return Skipped(rows=self.count, first=self.first)
 
   def check(self, num_good: int, *, skip_bad_rows: bool) -> None:
-    """Checks that the good rows can be used.
-
-    Args:
-      num_good: Number of good rows.
-      skip_bad_rows: Whether bad rows are skipped.
-
-    Raises:
-      errors.UserError: If a row is bad and not skipped, or no row is left.
-    """
-    if not self.count:
-      if not num_good:
-        raise errors.UserError(f"{self.path}: this data file has no rows")
+    """Raises a UserError if a row is bad and not skipped, or none is good."""
+    if num_good and (skip_bad_rows or not self.count):
       return
+    if not self.count:
+      raise errors.UserError(f"{self.path}: this data file has no rows")
     lines = list(self.first)
     if more := self.count - len(self.first):
       lines.append(f"and {more:,} more bad rows")
-    if not skip_bad_rows:
-      lines[-1] += " (fix the bad rows, or skip them by --skip-bad-rows)"
-    elif not num_good:
+    if skip_bad_rows:
       lines.append(f"{self.path}: no good row is left")
     else:
-      return
+      lines[-1] += " (fix the bad rows, or skip them by --skip-bad-rows)"
     raise errors.UserError("\n".join(lines))
 
 
 def find(path: str, split: str = "train") -> Rows:
   """Finds a source of rows; reads only the manifest of a built dataset.
 
-  Args:
-    path: JSONL, Parquet, CSV or Arrow file, directory of a built dataset, or id
-      of a dataset on the Hugging Face hub.
-    split: Split of a dataset on the hub.
+  The path names a JSONL, Parquet, CSV or Arrow file, the directory of a built
+  dataset, or a dataset on the Hugging Face hub, which has splits.
 
   Raises:
     errors.UserError: If a built dataset does not match its manifest.
@@ -251,10 +232,7 @@ def read(
 ) -> Iterator[tuple[int, Row, T]]:
   """Yields the line number, the fields and the parsed value of each good row.
 
-  Args:
-    rows: Source of the rows.
-    parse: Function that raises a ValueError for a bad row.
-    faults: Collector of bad rows.
+  `parse` raises a ValueError for a bad row; `faults` collects them.
   """
   for line in rows.lines():
     if line.row is None:
@@ -264,8 +242,8 @@ def read(
       parsed = parse(line.row)
     except ValueError as error:
       faults.add(line.number, str(error))
-      continue
-    yield line.number, line.row, parsed
+    else:
+      yield line.number, line.row, parsed
 
 
 def _jsonl(path: pathlib.Path, **version: str) -> Rows:
@@ -294,8 +272,9 @@ def _table(path: pathlib.Path, kind: str) -> Rows:
   def lines() -> Iterator[files.Line]:
     if not os.path.exists(path):
       raise errors.UserError(f"{path}: no such data file")
-    yield from _load_dataset(
-      str(path), kind, data_files=str(path), split="train", streaming=True
+    source = str(path)
+    return _load_dataset(
+      source, kind, data_files=source, split="train", streaming=True
     )
 
   return Rows(path=str(path), key=path.stem, lines=lines, file=path)

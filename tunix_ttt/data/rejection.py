@@ -13,15 +13,14 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import streams
+from tunix_ttt.data import checks
 from tunix_ttt.data import generate
 from tunix_ttt.data import positions
 from tunix_ttt.data import row_formats as rows_lib
 from tunix_ttt.evaluate import matches
 from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.games.tictactoe import text_formats as thoughts_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
@@ -56,26 +55,16 @@ class _ModelGames:
 
   def settings(self) -> dict[str, Any]:
     """Returns the name and revision of the model, and all settings."""
-    names = {field.name for field in dataclasses.fields(self)}
-    names -= {"name", "model", "config"}
+    names = sorted(vars(self).keys() - {"name", "model", "config"})
     return {
       "model": self.name,
       "revision": self.model.revision,
-      **{name: getattr(self, name) for name in sorted(names)},
+      **{name: getattr(self, name) for name in names},
       "config": config_lib.to_dict(self.config),
     }
 
-  def text_format(self, *, thoughts: bool) -> text_formats.TextFormat:
-    """Returns the text format that the model plays in."""
-    return text_formats.named(self.config.play.format, thoughts=thoughts)
-
   def play(self, seed: int) -> Iterator[tuple[trajectory_lib.Trajectory, int]]:
-    """Yields games without end, each as a batch of games and its index there.
-
-    Raises:
-      errors.UserError: If the opponent is unknown, or the length limits leave
-        no room for an answer.
-    """
+    """Yields games without end, each as a batch of games and its index there."""
     play = dataclasses.replace(self.config.play, on_parse_error="end")
     config = dataclasses.replace(self.config, play=play)
     env = matches.environment(play)
@@ -138,11 +127,14 @@ class Rejection(_ModelGames):
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields the rows of `count` games."""
     thoughts = self.config.data.games.thoughts == "template"
-    text_format = self.text_format(thoughts=thoughts)
-    context = self.config.play.context
+    play = self.config.play
+    text_format = text_formats.named(play.format, thoughts=thoughts)
+    context = play.context
     if context != "board":
       context = "truncated" if self.transform else "full"
-    generate.initialize_counts(counts, _ENDINGS.values(), self.keep)
+    for ending in _ENDINGS.values():
+      # The manifest lists all endings.
+      generate.tally(counts, ending, self.keep, games=0)
     games_played = itertools.islice(self.play(seed), count)
     for games, number in progress.bar(games_played, total=count, unit="game"):
       ending = _ENDINGS[trajectory_lib.Ending(int(games.ending[number]))]
@@ -159,9 +151,8 @@ class Mistakes(_ModelGames):
   """Preference pairs: a model's mistakes, verbatim, and better answers.
 
   Attributes:
-    rejected: Kinds of mistakes to use, of `positions.REJECTED`, with equal
-      weights.
-    thoughts: Style of the chosen answers' thoughts, a key of `thoughts.STYLES`.
+    rejected: Kinds of mistakes, of `positions.REJECTED`, with equal weights.
+    thoughts: Style of the chosen answers' thoughts, a key of `text_formats.STYLES`.
   """
 
   rejected: Mapping[str, float] = dataclasses.field(
@@ -189,16 +180,19 @@ class Mistakes(_ModelGames):
   def _pairs(self, seed: int, counts: Counter[str]) -> Iterator[Row | None]:
     """Yields a pair for each turn, None for a turn without a mistake."""
     rng = streams.generator(seed, streams.Stream.BETTER_MOVES)
-    text_format = self.text_format(thoughts=self.thoughts != "none")
+    text_format = text_formats.named(
+      self.config.play.format, thoughts=self.thoughts != "none"
+    )
     for games, number in self.play(seed):
       counts["games"] += 1
       for turn in self.turns(games, number):
-        kind = _mistake(turn)
-        counts[f"turns: {kind or 'optimal'}"] += 1
+        is_move = turn.cell >= 0
+        kind = checks.grade(turn.board, turn.cell) if is_move else "format"
+        counts[f"turns: {kind}"] += 1
         if kind not in self.rejected:
           yield None
           continue
-        assert kind is not None and turn.answer is not None
+        assert turn.answer is not None
         chosen = text_format.render_answer(
           *self._better(turn.board, turn.answer, rng)
         )
@@ -212,21 +206,10 @@ class Mistakes(_ModelGames):
   ) -> tuple[int, str | None]:
     """Draws an optimal move, with a thought that `answer` lacks if possible.
 
-    Otherwise the answers differ in their moves alone: a thought of another style
-    would be unlike everything that the model writes.
+    A thought of another style would be unlike everything that the model writes.
     """
-    explain = thoughts_lib.STYLES[self.thoughts]
+    explain = text_formats.STYLES[self.thoughts]
     cells = rng.permutation(solver.optimal_cells(board)).tolist()
     options = [(cell, explain(board, cell)) for cell in cells]
     distinct = (each for each in options if (each[1] or "") not in answer)
     return next(distinct, options[0])
-
-
-def _mistake(turn: rows_lib.Turn) -> str | None:
-  """Returns the kind of a mistake in `positions.REJECTED`, None if optimal."""
-  if turn.cell < 0:
-    return "format"
-  if turn.cell in solver.optimal_cells(turn.board):
-    return None
-  is_legal = rules.legal_masks()[turn.board] >> turn.cell & 1
-  return "worse" if is_legal else "illegal"

@@ -6,7 +6,7 @@ Conversations go through the chat template; plain text is encoded without one.
 
 from collections.abc import Callable, Iterator, Sequence
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import text_formats
@@ -14,6 +14,7 @@ from tunix_ttt.text import chat
 from tunix_ttt.text import tokenizers
 
 Row = dict[str, Any]
+RowT = TypeVar("RowT", covariant=True)
 
 _GEMMA_ROLES = {"user": "user", "assistant": "model"}
 _GEMMA_TURN = re.compile(
@@ -68,6 +69,21 @@ class PlainText(NamedTuple):
 Trained = Conversation | PlainText
 
 
+class TokenPair(NamedTuple):
+  """A tokenized preference pair; each sequence is the prompt and an answer."""
+
+  chosen: chat.Tokens
+  rejected: chat.Tokens
+
+
+class Encodable(Protocol[RowT]):
+  """A sample that tokenizes to `chat.Tokens` or a `TokenPair`."""
+
+  def encode(self, tokenizer: chat.ChatTokenizer) -> RowT:
+    """Returns the tokens."""
+    ...
+
+
 class Preference(NamedTuple):
   """A prompt with a chosen and a rejected answer; text or lists of messages."""
 
@@ -82,6 +98,10 @@ class Preference(NamedTuple):
       _answered(self.prompt, self.rejected),
     )
 
+  def encode(self, tokenizer: chat.ChatTokenizer) -> TokenPair:
+    """Returns the tokens of both answers."""
+    return TokenPair(*(each.encode(tokenizer) for each in self.answers()))
+
   def texts(self) -> Iterator[str]:
     """Yields the text of both answers, to train a tokenizer on."""
     for answer in self.answers():
@@ -93,25 +113,41 @@ class Prompt(NamedTuple):
 
   prompt: chat.Text
 
+  def _unanswered(self) -> Trained:
+    if isinstance(self.prompt, str):
+      return PlainText(self.prompt, "")
+    return Conversation(self.prompt)
+
   def texts(self) -> Iterator[str]:
     """Yields the text of the prompt, to train a tokenizer on."""
-    if isinstance(self.prompt, str):
-      yield self.prompt
-    else:
-      yield from Conversation(self.prompt).texts()
+    return self._unanswered().texts()
+
+  def encode(self, tokenizer: chat.ChatTokenizer) -> chat.Tokens:
+    """Returns the tokens and the loss mask."""
+    return self._unanswered().encode(tokenizer)
 
 
 Sample = Trained | Preference | Prompt
 
 
-class Format(NamedTuple):
-  """A row format.
+def questions(sample: Sample) -> list[str]:
+  """Returns the text prompt or the user messages of a sample."""
+  is_chat = isinstance(sample, Conversation)
+  turns = sample.messages if is_chat else sample.prompt
+  if isinstance(turns, str):
+    return [turns]
+  return [turn["content"] for turn in turns if turn["role"] == "user"]
 
-  Attributes:
-    fields: Fields that identify a row of the format.
-    parse: Function from a row to its samples.
-    write: Function from a sample to its rows.
-  """
+
+def num_tokens(row: chat.Tokens | TokenPair) -> int:
+  """Returns the number of tokens; the longer sequence of a pair counts."""
+  if isinstance(row, chat.Tokens):
+    return len(row.ids)
+  return max(map(num_tokens, row))
+
+
+class Format(NamedTuple):
+  """A row format: the fields that identify it, its parser and its writer."""
 
   fields: tuple[str, ...]
   parse: Callable[[Row], list[Sample]]
@@ -119,11 +155,7 @@ class Format(NamedTuple):
 
 
 def name_of(row: Row) -> str:
-  """Returns the name of a row's format.
-
-  Raises:
-    ValueError: If the fields of the row match no format.
-  """
+  """Returns the name of a row's format; raises a ValueError if none matches."""
   for name, row_format in FORMATS.items():
     if all(field in row for field in row_format.fields):
       return name
@@ -136,28 +168,23 @@ def name_of(row: Row) -> str:
 def parse_row(row: Row, data_format: str = "auto") -> list[Sample]:
   """Parses a row; an episode has one sample per step, other formats have one.
 
-  Args:
-    row: Fields of the row; fields outside the format are ignored.
-    data_format: Key of `FORMATS`, or `auto` to detect the format.
+  The format is a key of `FORMATS`, or `auto` to detect it. Fields outside the
+  format are ignored.
 
   Raises:
     ValueError: If a field is missing or invalid.
   """
-  name = name_of(row) if data_format == "auto" else data_format
-  for field in FORMATS[name].fields:
+  row_format = FORMATS[name_of(row) if data_format == "auto" else data_format]
+  for field in row_format.fields:
     if field not in row:
       raise ValueError(
         f"the field {field!r} is missing; found {', '.join(row) or 'none'}"
       )
-  return FORMATS[name].parse(row)
+  return row_format.parse(row)
 
 
 def parse_trained(row: Row, data_format: str = "auto") -> list[Trained]:
-  """Parses a row for SFT with `parse_row`.
-
-  Raises:
-    ValueError: If the row is invalid, a preference pair or a bare prompt.
-  """
+  """Parses a row for SFT; raises a ValueError for pairs and bare prompts."""
   samples: list[Trained] = []
   for sample in parse_row(row, data_format):
     if isinstance(sample, Preference):
@@ -169,11 +196,7 @@ def parse_trained(row: Row, data_format: str = "auto") -> list[Trained]:
 
 
 def parse_preference(row: Row, data_format: str = "auto") -> list[Preference]:
-  """Parses a preference pair with `parse_row`.
-
-  Raises:
-    ValueError: If the row is invalid or has another format.
-  """
+  """Parses a preference pair; raises a ValueError for another format."""
   samples = parse_row(row, data_format)
   pairs = [sample for sample in samples if isinstance(sample, Preference)]
   if len(pairs) < len(samples):
@@ -181,15 +204,6 @@ def parse_preference(row: Row, data_format: str = "auto") -> list[Preference]:
       "this is not a preference pair; expected prompt + chosen + rejected"
     )
   return pairs
-
-
-def write_rows(sample: Sample, data_format: str) -> list[Row]:
-  """Writes a sample as rows of a format, a key of `FORMATS`.
-
-  Raises:
-    ValueError: If the format cannot hold the sample.
-  """
-  return FORMATS[data_format].write(sample)
 
 
 def _conversation(
@@ -224,21 +238,12 @@ def _as_conversation(sample: Sample) -> Conversation:
 
 def _supervised_messages(sample: Sample) -> list[chat.Message]:
   """Returns the messages of a conversation if all its answers are supervised."""
-  conversation = _as_conversation(sample)
-  unsupervised = conversation.messages[: conversation.supervised_from]
-  if any(turn["role"] == "assistant" for turn in unsupervised):
+  messages, supervised_from = _as_conversation(sample)
+  if any(turn["role"] == "assistant" for turn in messages[:supervised_from]):
     raise ValueError(
       "some answers are not trained on; use the format prompt_completion"
     )
-  return conversation.messages
-
-
-def _parse_messages(row: Row) -> list[Sample]:
-  return [_conversation(chat.check_messages(row["messages"]))]
-
-
-def _write_messages(sample: Sample) -> list[Row]:
-  return [{"messages": _supervised_messages(sample)}]
+  return messages
 
 
 def _parse_preference(row: Row) -> list[Sample]:
@@ -376,7 +381,11 @@ def _write_prompt(sample: Sample) -> list[Row]:
 
 # `name_of` returns the first format whose fields a row has.
 FORMATS: dict[str, Format] = {
-  "messages": Format(("messages",), _parse_messages, _write_messages),
+  "messages": Format(
+    ("messages",),
+    lambda row: [_conversation(chat.check_messages(row["messages"]))],
+    lambda sample: [{"messages": _supervised_messages(sample)}],
+  ),
   "preference": Format(
     ("prompt", "chosen", "rejected"), _parse_preference, _write_preference
   ),
@@ -420,14 +429,11 @@ def check_context(context: str, text_format: str) -> None:
 def of_game(
   turns: Sequence[Turn], text_format: text_formats.TextFormat, context: str
 ) -> Iterator[Row]:
-  """Yields the rows of a game.
+  """Yields the rows of a game from a player's turns in order.
 
-  Args:
-    turns: Turns of the player, in order.
-    text_format: Text format of boards and answers.
-    context: `board` for one row per turn with its board only; `full` for one
-      conversation whose answers are all trained on; `truncated` for one row per
-      turn with the conversation so far, its thoughts replaced.
+  The context is `board` for one row per turn with its board only, `full` for one
+  conversation whose answers are all trained on, or `truncated` for one row per
+  turn with the conversation so far, its thoughts replaced.
   """
   messages: list[chat.Message] = []
   for turn in turns:

@@ -1,6 +1,5 @@
 """Plays games of the solver against a random opponent."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -15,11 +14,9 @@ from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.text import chat
 
 # The agent moves at most five times, as X on an empty board.
 MAX_TURNS = (rules.NUM_CELLS + 1) // 2
-_STREAMS = streams.Stream
 
 
 class Games(NamedTuple):
@@ -52,10 +49,10 @@ def expert_games(
   """Plays the solver's preferred moves against a uniformly random opponent.
 
   The agent is X in every other game. Random starts show the solver on positions
-  that its own moves never reach.
+  that its own moves never reach. A game depends on the seed and its number only.
 
   Args:
-    seed: Random seed; a game depends on the seed and its number only.
+    seed: Random seed.
     num_games: Number of games.
     random_starts: Probability that a game starts on a uniformly random reachable
       position instead of the empty board.
@@ -84,15 +81,20 @@ def _play(
   env = env_lib.TicTacToe(opponent=opponents.uniform_random)
 
   def game(number: jax.Array, agent: jax.Array):
-    opponent_key = streams.key(seed, _STREAMS.EXPERT_OPPONENTS, number)
+    opponent_key = streams.key(seed, streams.Stream.EXPERT_OPPONENTS, number)
     opponent_seed = jax.random.bits(opponent_key)
-    start_key = streams.key(seed, _STREAMS.EXPERT_STARTS, number)
-    board, last_move = _start(start_key, agent, random_starts)
+    random_key, board_key, last_key = jax.random.split(
+      streams.key(seed, streams.Stream.EXPERT_STARTS, number), 3
+    )
+    is_random = jax.random.uniform(random_key) < random_starts
+    board, last_move = opponents.random_position(board_key, last_key, agent)
+    board = jnp.where(is_random, board, rules.EMPTY_BOARD)
+    last_move = jnp.where(is_random, last_move, -1)
     state = env.init(opponent_seed, agent, board, last_move)
 
     def turn(state: env_lib.State, turn_number: jax.Array):
       mistake_key, move_key = jax.random.split(
-        streams.key(seed, _STREAMS.EXPERT_MISTAKES, number, turn_number)
+        streams.key(seed, streams.Stream.EXPERT_MISTAKES, number, turn_number)
       )
       action = jnp.where(
         jax.random.uniform(mistake_key) < mistakes,
@@ -113,19 +115,6 @@ def _play(
   return jax.vmap(game)(numbers, agent)
 
 
-def _start(
-  key: jax.Array, agent: jax.Array, random_starts: float
-) -> tuple[jax.Array, jax.Array]:
-  """Draws a board with `agent` to move, and the opponent's last move."""
-  random_key, board_key, last_key = jax.random.split(key, 3)
-  is_random = jax.random.uniform(random_key) < random_starts
-  board, last_move = opponents.random_position(board_key, last_key, agent)
-  return (
-    jnp.where(is_random, board, rules.EMPTY_BOARD),
-    jnp.where(is_random, last_move, -1),
-  )
-
-
 def keep_won(games: Games) -> Games:
   """Returns the games that the agent won."""
   is_won = games.outcome == env_lib.Outcome.WIN
@@ -135,51 +124,25 @@ def keep_won(games: Games) -> Games:
 def keep_decisions(games: Games, share: float, seed: int) -> Games:
   """Drops most positions on which every legal move is optimal.
 
-  Such positions teach nothing but the format. Games lose turns, so this is for
-  the context `board` only.
-
-  Args:
-    games: Games to filter.
-    share: Share of such positions to keep.
-    seed: Random seed of the draw.
+  Such positions teach nothing but the format; a share of them is kept. Games lose
+  turns, so this is for the context `board` only.
   """
   is_any_optimal = solver.solve().optimal == rules.legal_masks()
-  rng = streams.generator(seed, _STREAMS.KEPT_POSITIONS)
+  rng = streams.generator(seed, streams.Stream.KEPT_POSITIONS)
   is_drawn = rng.random(games.boards.shape) < share
   is_kept = is_drawn | ~is_any_optimal[games.boards]
   return games._replace(played=games.played & is_kept)
 
 
 def turns(games: Games, number: int, style: str) -> list[row_formats.Turn]:
-  """Returns the turns of a game, explained in a style of `thoughts.STYLES`."""
+  """Returns the turns of a game, explained in a style of `text_formats.STYLES`."""
   explain, result = text_formats.STYLES[style], []
   for t in np.flatnonzero(games.played[number]):
     board, cell = int(games.boards[number, t]), int(games.actions[number, t])
     last_move = int(games.last_moves[number, t])
     result.append(
       row_formats.Turn(
-        board=board,
-        last_move=None if last_move < 0 else last_move,
-        cell=cell,
-        thought=explain(board, cell),
+        board, None if last_move < 0 else last_move, cell, explain(board, cell)
       )
     )
   return result
-
-
-def conversations(
-  games: Games, *, context: str, thoughts: bool
-) -> Iterator[list[chat.Message]]:
-  """Yields games as conversations, in order.
-
-  Args:
-    games: Games to format.
-    context: `board` for a conversation per position, `full` for one per game.
-    thoughts: Whether an answer explains its move first.
-  """
-  text_format = text_formats.GridFormat(thoughts=thoughts)
-  style = "template" if thoughts else "none"
-  for number in range(len(games.agent)):
-    game = turns(games, number, style)
-    for row in row_formats.of_game(game, text_format, context):
-      yield row["messages"]

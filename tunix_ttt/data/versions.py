@@ -6,9 +6,9 @@ format.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-import hashlib
+import itertools
 import pathlib
 import re
 from typing import Any, Literal
@@ -45,9 +45,7 @@ class Choice:
 
   def passes(self, row: row_formats.Row) -> bool:
     """Returns whether a row passes the filters."""
-    return all(
-      _text_of(row, key) == value for key, value in self.filters.items()
-    )
+    return all(_text_of(row, k) == v for k, v in self.filters.items())
 
   def take(self, created_at: Sequence[str | None]) -> np.ndarray:
     """Returns which of N rows to take, bool [N], by their creation times."""
@@ -67,11 +65,7 @@ class Choice:
 
 
 def directory(root: pathlib.Path, name: str, version: str) -> pathlib.Path:
-  """Returns the directory of a dataset's version.
-
-  Raises:
-    errors.UserError: If the name or the version has other characters.
-  """
+  """Returns the directory of a version; raises a UserError for a bad name."""
   for flag, text in (("--name", name), ("--version", version)):
     if not _NAME.fullmatch(text):
       raise errors.UserError(
@@ -92,20 +86,12 @@ def build(
   split: str = "train",
   skip_bad_rows: bool = False,
 ) -> reading.Version:
-  """Builds a version of a dataset.
+  """Builds a new version of a dataset in `ROOT/NAME/VERSION`.
 
-  Args:
-    root: Directory of all datasets.
-    name: Name of the dataset.
-    version: New version of the dataset.
-    sources: Files, directories or hub ids, as for `reading.find`.
-    choice: Selection of rows.
-    split: Split of sources on the hub.
-    skip_bad_rows: Whether to skip rows that cannot be parsed.
+  Sources are paths or hub ids, as for `reading.find`; `split` is of the latter.
 
   Raises:
-    errors.UserError: If the version exists, a source cannot be read, or no row
-      passes the filters.
+    errors.UserError: If the version exists, or no row passes the filters.
   """
   place = directory(root, name, version)
   files.check_output(place)
@@ -129,19 +115,25 @@ def build(
       f" {dict(choice.filters)}"
     )
   kinds: Counter[str] = Counter()
-  digest = hashlib.sha256()
   with files.new_directory(place) as new:
     with files.new_file(new / reading.DATA) as data:
-      for row in _taken_rows(all_rows, choice, is_taken):
+      # The first reading reported the bad rows.
+      passing = (
+        row
+        for rows in all_rows
+        for _, row, _ in reading.read(
+          rows, row_formats.parse_row, reading.Faults(rows.path)
+        )
+        if choice.passes(row)
+      )
+      for row in itertools.compress(passing, is_taken):
         kinds[row_formats.name_of(row)] += 1
-        line = files.to_json(row).encode() + b"\n"
-        digest.update(line)
-        data.write(line)
+        data.write(files.to_json(row).encode() + b"\n")
     manifest = reading.Version(
       name=name,
       version=version,
       created_at=run_directory.now(),
-      digest=digest.hexdigest(),
+      digest=files.digest(new / reading.DATA, "data file"),
       rows=int(is_taken.sum()),
       parents=parents,
       filters=dict(choice.filters),
@@ -161,21 +153,13 @@ def build(
 
 @progress.stage("exporting the rows")
 def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
-  """Writes a built dataset as JSONL of one format.
-
-  Args:
-    place: Directory of the version.
-    output: JSONL file to create.
-    data_format: Key of `row_formats.FORMATS`.
-
-  Returns:
-    The number of rows written.
+  """Writes a built dataset as JSONL of a format; returns the number of rows.
 
   Raises:
     errors.UserError: If the file exists, or the format cannot hold a row.
   """
   rows = reading.find(str(place))
-  faults = reading.Faults(rows.path)
+  faults, num_rows = reading.Faults(rows.path), 0
 
   def convert(row: row_formats.Row) -> list[row_formats.Row]:
     fields = row_formats.FORMATS[row_formats.name_of(row)].fields
@@ -183,10 +167,9 @@ def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
     return [
       {**other, **converted}
       for sample in row_formats.parse_row(row)
-      for converted in row_formats.write_rows(sample, data_format)
+      for converted in row_formats.FORMATS[data_format].write(sample)
     ]
 
-  num_rows = 0
   with files.new_file(output) as file:
     for _, _, converted_rows in reading.read(rows, convert, faults):
       for row in converted_rows:
@@ -228,18 +211,3 @@ def _parent(
     version=rows.version,
     generator=generator,
   )
-
-
-def _taken_rows(
-  sources: Sequence[reading.Rows], choice: Choice, is_taken: np.ndarray
-) -> Iterator[row_formats.Row]:
-  """Yields the rows of all sources that pass the filters and are taken."""
-  number = 0
-  for rows in sources:
-    # The first reading reported the bad rows.
-    bad = reading.Faults(rows.path)
-    for _, row, _ in reading.read(rows, row_formats.parse_row, bad):
-      if choice.passes(row):
-        if is_taken[number]:
-          yield row
-        number += 1

@@ -56,10 +56,7 @@ def gemma_template(bos_id: int, start_id: int, end_id: int) -> Template:
 class ChatTokenizer(Protocol):
   """Interface of the tokenizer of a conversation."""
 
-  @property
-  def template(self) -> Template:
-    """The chat template."""
-    ...
+  template: Template
 
   @property
   def end_ids(self) -> Sequence[int]:
@@ -112,11 +109,9 @@ def check_messages(messages: object) -> list[Message]:
   if not isinstance(messages, list) or not messages:
     raise ValueError("expected a non-empty list of messages")
   for i, item in enumerate(messages):
-    if (
-      not isinstance(item, dict)
-      or item.get("role") not in ROLES
-      or not isinstance(item.get("content"), str)
-    ):
+    fields = item if isinstance(item, dict) else {}
+    has_text = isinstance(fields.get("content"), str)
+    if fields.get("role") not in ROLES or not has_text:
       raise ValueError(
         f"message {i} is not an object with a role ({', '.join(ROLES)}) and"
         " text as its content"
@@ -142,11 +137,8 @@ def encode_chat(
 ) -> Tokens:
   """Tokenizes a conversation with the tokenizer's template.
 
-  Args:
-    messages: Conversation that `check_messages` accepts. If the last message is
-      the user's, the assistant header follows it.
-    tokenizer: Tokenizer with the template.
-    supervised_from: Index of the first supervised message.
+  The messages are as `check_messages` accepts; the assistant header follows a
+  last message of the user. Supervision starts at the message `supervised_from`.
   """
   template = tokenizer.template
   ids: list[int] = []
@@ -159,9 +151,9 @@ def encode_chat(
 
   before = template.begin
   for i, turn in enumerate(messages):
-    content = (
-      turn["content"].strip() if template.is_trimmed else turn["content"]
-    )
+    content = turn["content"]
+    if template.is_trimmed:
+      content = content.strip()
     if turn["role"] == "system":
       if template.system is None:
         before = (*before, f"{content}\n\n")
@@ -223,9 +215,7 @@ _SYSTEM, _USER, _ANSWER, _NEXT, _THOUGHT = (
 def derive(
   tokenizer: Any, source: str, enable_thinking: bool
 ) -> tuple[Template, str]:
-  """Derives the template of a transformers tokenizer.
-
-  `source` names the tokenizer in error messages.
+  """Derives the template of the transformers tokenizer `source`.
 
   Returns:
     The template, and a note on how conversations differ from the Jinja

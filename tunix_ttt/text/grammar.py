@@ -61,30 +61,33 @@ class _Builder:
   """Builds an automaton state by state."""
 
   def __init__(self):
-    self._rows: list[np.ndarray] = []
+    self.rows: list[np.ndarray] = []
     self._moves: dict[int, int] = {}
     assert (self.state(), self.state()) == (DEAD, START)
+    self.skip(START, WHITESPACE)
 
   def state(self) -> int:
     """Adds a state whose bytes all lead to `DEAD`."""
-    self._rows.append(np.full(256, DEAD, np.uint8))
-    return len(self._rows) - 1
+    self.rows.append(np.full(256, DEAD, np.uint8))
+    return len(self.rows) - 1
+
+  def thought(self, opening: str, closing: str) -> int:
+    """Reads a thought and whitespace; returns the state after them."""
+    state = self.until(self.literal(START, opening), closing)
+    self.skip(state, WHITESPACE)
+    return state
 
   def skip(self, state: int, skipped: bytes) -> None:
     """Allows any number of the bytes `skipped` in a state."""
-    self._rows[state][list(skipped)] = state
+    self.rows[state][list(skipped)] = state
 
   def literal(self, state: int, text: str) -> int:
     """Adds the path of `text` from a state; returns its last state."""
     for byte in text.encode():
-      if self._rows[state][byte] == DEAD:
-        self._rows[state][byte] = self.state()
-      state = int(self._rows[state][byte])
+      if self.rows[state][byte] == DEAD:
+        self.rows[state][byte] = self.state()
+      state = int(self.rows[state][byte])
     return state
-
-  def link(self, state: int, byte: str, target: int) -> None:
-    """Adds a transition between two states."""
-    self._rows[state][ord(byte)] = target
 
   def until(self, state: int, delimiter: str) -> int:
     """Reads bytes up to the first `delimiter` (Knuth-Morris-Pratt)."""
@@ -96,7 +99,7 @@ class _Builder:
         length_after = max(
           k for k in range(length + 2) if read.endswith(text[:k])
         )
-        self._rows[matched[length]][byte] = matched[length_after]
+        self.rows[matched[length]][byte] = matched[length_after]
     return matched[-1]
 
   def accept(self, state: int, cell: int) -> None:
@@ -106,28 +109,19 @@ class _Builder:
 
   def build(self) -> Automaton:
     """Returns the automaton."""
-    moves = np.full(len(self._rows), -1, np.int8)
-    for state, cell in self._moves.items():
-      moves[state] = cell
-    return Automaton(transitions=np.stack(self._rows), moves=moves)
-
-
-def _thought(builder: _Builder, opening: str, closing: str) -> int:
-  state = builder.literal(START, opening)
-  state = builder.until(state, closing)
-  builder.skip(state, WHITESPACE)
-  return state
+    moves = np.full(len(self.rows), -1, np.int8)
+    moves[[*self._moves]] = [*self._moves.values()]
+    return Automaton(transitions=np.stack(self.rows), moves=moves)
 
 
 def grid_grammar(*, thoughts: bool = True) -> Automaton:
   """Returns the grammar of `prompts.parse_answer`."""
   builder = _Builder()
-  builder.skip(START, WHITESPACE)
-  state = _thought(builder, "<think>", "</think>") if thoughts else START
+  state = builder.thought("<think>", "</think>") if thoughts else START
   opened = builder.literal(state, "<move>")
   for cell, (row, column) in enumerate(text_formats.COORDINATES):
     after_row = builder.literal(opened, row)
-    builder.link(opened, row.lower(), after_row)
+    builder.rows[opened][ord(row.lower())] = after_row
     builder.accept(builder.literal(after_row, f"{column}</move>"), cell)
   return builder.build()
 
@@ -139,10 +133,9 @@ def token_board_grammar(*, thoughts: bool = True) -> Automaton:
   `<player_think>...</player_think>` and whitespace.
   """
   builder = _Builder()
-  builder.skip(START, WHITESPACE)
   state = START
   if thoughts:
-    state = _thought(builder, "<player_think>", "</player_think>")
+    state = builder.thought("<player_think>", "</player_think>")
   for cell in range(rules.NUM_CELLS):
     row, column = divmod(cell, 3)
     end = builder.literal(state, f"<|move|><|{row}-{column}|><|end|>")
@@ -155,12 +148,11 @@ def compile_table(
   token_bytes: Sequence[bytes | None],
   end_ids: Collection[int],
 ) -> TokenTable:
-  """Compiles an automaton for a tokenizer.
+  """Compiles an automaton for a tokenizer with V tokens.
 
   Args:
     automaton: Automaton of the text of answers.
-    token_bytes: Bytes of each of V tokens; None for tokens without text, which
-      no answer contains.
+    token_bytes: Bytes of each token; None for tokens that no answer contains.
     end_ids: Ids that end a turn.
 
   Raises:
@@ -196,11 +188,7 @@ def compile_table(
 
 
 def _tokens_left(next_state: np.ndarray, moves: np.ndarray) -> np.ndarray:
-  """Returns the minimum number of tokens to the end of a turn, -1 for none.
-
-  Raises:
-    errors.UserError: if the start does not reach every move.
-  """
+  """Returns the minimum number of tokens to the end of a turn, -1 for none."""
   num_states = len(next_state)
   reaches = np.zeros((num_states, num_states), bool)
   for state, row in enumerate(next_state):

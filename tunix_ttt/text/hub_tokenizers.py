@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 import functools
 import hashlib
-import itertools
 import json
 import logging
 import pathlib
@@ -45,18 +44,12 @@ def to_hugging_face(
   `tokenizers.train_tokenizer` returns it.
   """
   contents = tokenizer.files()
-  converted = _convert(contents[tokenizers_lib.FILE])
-  names = {
-    "bos_token": tokenizer.bos_id(),
-    "eos_token": tokenizer.eos_id(),
-    "pad_token": tokenizer.pad_id(),
-  }
+  converted: Any = _convert(contents[tokenizers_lib.FILE])
   settings = {
-    name: converted.id_to_token(token) for name, token in names.items()
-  }
-  model: Any = converted.model
-  settings |= {
-    "unk_token": model.unk_token,
+    "bos_token": converted.id_to_token(tokenizer.bos_id()),
+    "eos_token": converted.id_to_token(tokenizer.eos_id()),
+    "pad_token": converted.id_to_token(tokenizer.pad_id()),
+    "unk_token": converted.model.unk_token,
     "tokenizer_class": "PreTrainedTokenizerFast",
     "clean_up_tokenization_spaces": False,
   }
@@ -84,12 +77,9 @@ def _convert(serialized: bytes) -> tokenizers.Tokenizer:
     )
   )
   converted.normalizer = normalizers.Replace(" ", tokenizers_lib.SPACE)
+  spaces = decoders.Replace(tokenizers_lib.SPACE, " ")
   converted.decoder = decoders.Sequence(
-    [
-      decoders.Replace(tokenizers_lib.SPACE, " "),
-      decoders.ByteFallback(),
-      decoders.Fuse(),
-    ]
+    [spaces, decoders.ByteFallback(), decoders.Fuse()]
   )
   special = (kinds.CONTROL, kinds.UNKNOWN)
   converted.add_special_tokens([x.piece for x in pieces if x.type in special])
@@ -139,7 +129,7 @@ _JINJA_FILE = "chat_template.jinja"
 _SETTINGS = "chat_settings.json"
 
 
-class HuggingFaceTokenizer:
+class HuggingFaceTokenizer(tokenizers_lib.IdentifiedTokenizer):
   """A byte-level or byte-fallback BPE tokenizer loaded by transformers.
 
   Attributes:
@@ -157,15 +147,9 @@ class HuggingFaceTokenizer:
     tokenizer: Any,
     vocab_size: int,
     source: str,
-    *,
     enable_thinking: bool,
   ):
-    """Wraps a tokenizer of transformers; use `load` to read one.
-
-    Raises:
-      errors.UserError: if the tokenizer does not fit the model or its chat
-        template cannot be used.
-    """
+    """Wraps a tokenizer of transformers; use `load` to read one."""
     self._contents = dict(contents)
     self._tokenizer: tokenizers.Tokenizer = tokenizer.backend_tokenizer
     vocab = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -176,21 +160,20 @@ class HuggingFaceTokenizer:
         f" {vocab_size} (vocab_size in config.json); use the files of one model"
       )
     self.vocab_size = vocab_size
-    self._bos_id: int | None = tokenizer.bos_token_id
     self.template, self.note = chat.derive(tokenizer, source, enable_thinking)
     template = self.template
     ends = [template.end_of_turn_id, *_generation_ends(contents, source)]
     ends += [tokenizer.eos_token_id]
     ends = [i for i in ends if i is not None and i < self._num_tokens]
     self.end_ids = tuple(dict.fromkeys(ends))
-    self._eos_id: int = self.end_ids[-1]
-    pad: int | None = tokenizer.pad_token_id
-    self._pad_id = self._eos_id if pad is None else pad
-    texts = (template.begin, template.answer, template.follow)
-    parts = itertools.chain(*texts, *(template.system or ()))
+    bos, eos = tokenizer.bos_token_id, self.end_ids[-1]
+    pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    self._ids_of_text = bos, eos, pad
+    parts = (*template.begin, *template.answer, *template.follow)
+    parts += sum(template.system or (), ())
     control = {part for part in parts if isinstance(part, int)}
-    control |= {*self.end_ids, self._pad_id}
-    control |= {self._bos_id, tokenizer.unk_token_id} - {None}
+    control |= {*self.end_ids, pad}
+    control |= {bos, tokenizer.unk_token_id} - {None}
     self._control_ids: frozenset[int] = frozenset(control)
     names = (self._tokenizer.id_to_token(i) for i in sorted(control))
     self._control = re.compile("|".join(re.escape(name) for name in names))
@@ -201,16 +184,6 @@ class HuggingFaceTokenizer:
       checksum = hashlib.sha256(self._contents[name]).hexdigest()
       digest.update(f"{name} {checksum}\n".encode())
     self.digest = digest.hexdigest()
-
-  def __eq__(self, other: object) -> bool:
-    return (
-      isinstance(other, HuggingFaceTokenizer)
-      and self.digest == other.digest
-      and self.vocab_size == other.vocab_size
-    )
-
-  def __hash__(self) -> int:
-    return hash(self.digest)
 
   @classmethod
   def load(
@@ -223,26 +196,24 @@ class HuggingFaceTokenizer:
   ) -> "HuggingFaceTokenizer":
     """Reads the tokenizer of a model directory.
 
-    Args:
-      directory: Directory of the tokenizer files.
-      vocab_size: Rows of the model's embedding.
-      chat_template: Jinja file that replaces the directory's template.
-      enable_thinking: Value of the chat template's switch for thinking; a
-        saved tokenizer keeps its value.
-
-    Raises:
-      errors.UserError: if the directory has no usable tokenizer.
+    `vocab_size` is the number of rows of the model's embedding. The Jinja file
+    `chat_template` replaces the directory's template. `enable_thinking` is the
+    template's switch for thinking; a saved tokenizer keeps its value.
     """
     if not has_tokenizer(directory):
       raise errors.UserError(
         f"{directory}: has no tokenizer: neither tokenizer.json nor"
         " tokenizer.model"
       )
-    paths = [directory / name for name in _FILES]
-    contents = {path.name: _read(path) for path in paths if path.is_file()}
+    contents = {
+      name: tokenizers_lib.read_bytes(directory / name)
+      for name in _FILES
+      if (directory / name).is_file()
+    }
     settings = directory / _SETTINGS
     if settings.is_file():
-      enable_thinking = json.loads(_read(settings))["enable_thinking"] is True
+      saved = json.loads(tokenizers_lib.read_bytes(settings))
+      enable_thinking = saved["enable_thinking"] is True
     text = json.dumps({"enable_thinking": enable_thinking}) + "\n"
     contents[_SETTINGS] = text.encode()
     tokenizer = _from_pretrained(directory)
@@ -254,13 +225,7 @@ class HuggingFaceTokenizer:
         f"{directory}: has no chat template; take the instruction-tuned model,"
         " or name a Jinja file in model.chat_template"
       )
-    return cls(
-      contents,
-      tokenizer,
-      vocab_size,
-      str(directory),
-      enable_thinking=enable_thinking,
-    )
+    return cls(contents, tokenizer, vocab_size, str(directory), enable_thinking)
 
   def files(self) -> dict[str, bytes]:
     """Returns the contents of the tokenizer files by path."""
@@ -271,18 +236,15 @@ class HuggingFaceTokenizer:
     return [*self._ids(text)]
 
   def _encode(self, text: str) -> tuple[int, ...]:
-    if self._control.search(text):
-      return tuple(self._encode_forged(text))
-    return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-  def _encode_forged(self, text: str) -> list[int]:
-    """Encodes text with the names of control tokens, as plain text."""
+    """Encodes text; the names of control tokens become plain text."""
     ids, end = [], 0
     for match in self._control.finditer(text):
-      ids += [*self.encode(text[end : match.start()])]
+      ids += self._ids(text[end : match.start()])
       ids += self._literal.encode(match[0], add_special_tokens=False).ids
       end = match.end()
-    return [*ids, *self.encode(text[end:])]
+    if ids:
+      return (*ids, *self._ids(text[end:]))
+    return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
   @functools.cached_property
   def _literal(self) -> tokenizers.Tokenizer:
@@ -301,18 +263,6 @@ class HuggingFaceTokenizer:
     spellings = token_bytes(self._tokenizer, self._control_ids)
     return spellings + [None] * (self.vocab_size - len(spellings))
 
-  def bos_id(self) -> int | None:
-    """Returns the beginning-of-text id; None if there is none."""
-    return self._bos_id
-
-  def eos_id(self) -> int:
-    """Returns the end-of-text id."""
-    return self._eos_id
-
-  def pad_id(self) -> int:
-    """Returns the padding id."""
-    return self._pad_id
-
 
 def has_tokenizer(directory: pathlib.Path) -> bool:
   """Returns whether a directory has tokenizer files."""
@@ -325,21 +275,11 @@ def load_saved(
   """Reads a saved tokenizer, SentencePiece or Hugging Face.
 
   `vocab_size` is the number of rows of the model's embedding.
-
-  Raises:
-    errors.UserError: if the directory has no usable tokenizer.
   """
   if (directory / FOLDER).is_dir():
     return HuggingFaceTokenizer.load(directory / FOLDER, vocab_size)
   path = directory / tokenizers_lib.FILE
   return tokenizers_lib.SentencePieceTokenizer.load(path)
-
-
-def _read(path: pathlib.Path) -> bytes:
-  try:
-    return path.read_bytes()
-  except OSError as error:
-    raise errors.UserError(f"{path}: {error.strerror}") from None
 
 
 def _from_pretrained(directory: pathlib.Path) -> Any:
@@ -348,10 +288,9 @@ def _from_pretrained(directory: pathlib.Path) -> Any:
   try:
     import transformers
 
-    path = directory / "tokenizer_config.json"
-    settings = (
-      files.read_json(path, "tokenizer config") if path.is_file() else {}
-    )
+    path, settings = directory / "tokenizer_config.json", {}
+    if path.is_file():
+      settings = files.read_json(path, "tokenizer config")
     loader: Any = transformers.AutoTokenizer
     # For Qwen 2.5, `AutoTokenizer` would load Qwen's own tokenizer class.
     if settings.get("tokenizer_class") == "PreTrainedTokenizerFast":
@@ -369,9 +308,8 @@ def _from_pretrained(directory: pathlib.Path) -> Any:
     ) from None
   finally:
     logging.disable(logging.NOTSET)
-  if not isinstance(
-    getattr(tokenizer, "backend_tokenizer", None), tokenizers.Tokenizer
-  ):
+  backend = getattr(tokenizer, "backend_tokenizer", None)
+  if not isinstance(backend, tokenizers.Tokenizer):
     raise errors.UserError(
       f"{directory}: its tokenizer, {type(tokenizer).__name__}, has no fast"
       " version; save it with transformers as tokenizer.json"
@@ -389,27 +327,25 @@ def _generation_ends(contents: Mapping[str, bytes], source: str) -> list[int]:
     raise errors.UserError(
       f"{source}/generation_config.json: not a JSON object ({error})"
     ) from None
-  return [
-    i for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)
-  ]
+  ids = ids if isinstance(ids, list) else [ids]
+  return [i for i in ids if isinstance(i, int)]
 
 
 def token_bytes(
   tokenizer: tokenizers.Tokenizer, control_ids: Collection[int]
 ) -> list[bytes | None]:
-  """Returns the bytes of each token of a `tokenizer.json`.
+  """Returns the bytes by token id; None for control tokens and unused ids.
 
-  Byte-level BPE (such as Qwen's) and BPE with byte fallback (such as Gemma's)
-  are supported.
-
-  Returns:
-    A list by token id; None for control tokens and unused ids.
+  Byte-level BPE (such as Qwen's) and BPE with byte fallback (such as Gemma's) are
+  supported.
 
   Raises:
     errors.UserError: if the tokenizer is of another kind.
   """
   settings = json.loads(tokenizer.to_str())
-  kinds = _component_types(settings["decoder"])
+  # Types of the decoder and of its parts.
+  decoder = json.dumps(settings["decoder"])
+  kinds = re.findall(r'"type": "(\w+)"', decoder)
   if "ByteLevel" in kinds:
     codes = {char: byte for byte, char in _byte_level_alphabet().items()}
     added = {x.content for x in tokenizer.get_added_tokens_decoder().values()}
@@ -432,17 +368,6 @@ def token_bytes(
     if token not in control_ids:
       result[token] = spell(piece)
   return result
-
-
-def _component_types(component: dict[str, Any] | None) -> list[str]:
-  """Lists the types of a `tokenizer.json` component and its parts."""
-  if component is None:
-    return []
-  parts = component.get("decoders", [])
-  return [
-    component["type"],
-    *(t for part in parts for t in _component_types(part)),
-  ]
 
 
 def _spell_with_byte_fallback(piece: str) -> bytes:

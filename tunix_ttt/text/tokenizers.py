@@ -59,8 +59,7 @@ _GRID_SYMBOLS = (
 )
 _TOKEN_BOARD_SYMBOLS = (
   *(f"<|{row}-{column}|>" for row in range(3) for column in range(3)),
-  *(f"<|{name}|>" for name in ("X", "O", "blank")),
-  *(f"<|board_{edge}|>" for edge in ("start", "end")),
+  *(f"<|{name}|>" for name in ("X", "O", "blank", "board_start", "board_end")),
   *(f"<|{name}|>" for name in ("player", "turn", "symbol", "move", "end")),
   "<player_think>",
   "</player_think>",
@@ -76,17 +75,15 @@ MIN_VOCAB_SIZE = 512
 
 
 class Tokenizer(chat.ChatTokenizer, Protocol):
-  """A model's tokenizer."""
+  """A model's tokenizer.
 
-  @property
-  def vocab_size(self) -> int:
-    """Number of tokens in the vocabulary."""
-    ...
+  Attributes:
+    vocab_size: Number of tokens in the vocabulary.
+    digest: SHA-256 of the tokenizer in hexadecimal.
+  """
 
-  @property
-  def digest(self) -> str:
-    """SHA-256 of the tokenizer in hexadecimal."""
-    ...
+  vocab_size: int
+  digest: str
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of ids without control tokens."""
@@ -101,7 +98,45 @@ class Tokenizer(chat.ChatTokenizer, Protocol):
     ...
 
 
-class SentencePieceTokenizer:
+def read_bytes(path: pathlib.Path) -> bytes:
+  """Reads a file; raises a UserError if it cannot be read."""
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise errors.UserError(f"{path}: {error.strerror}") from None
+
+
+class IdentifiedTokenizer:
+  """A tokenizer that equals those of its class, size and digest."""
+
+  vocab_size: int
+  digest: str
+  _ids_of_text: tuple[int | None, int, int]
+
+  def __eq__(self, other: object) -> bool:
+    return (
+      isinstance(other, IdentifiedTokenizer)
+      and type(self) is type(other)
+      and (self.digest, self.vocab_size) == (other.digest, other.vocab_size)
+    )
+
+  def __hash__(self) -> int:
+    return hash(self.digest)
+
+  def bos_id(self) -> int | None:
+    """Returns the beginning-of-text id; None if there is none."""
+    return self._ids_of_text[0]
+
+  def eos_id(self) -> int:
+    """Returns the end-of-text id."""
+    return self._ids_of_text[1]
+
+  def pad_id(self) -> int:
+    """Returns the padding id."""
+    return self._ids_of_text[2]
+
+
+class SentencePieceTokenizer(IdentifiedTokenizer):
   """A SentencePiece model with Gemma's control tokens.
 
   Attributes:
@@ -132,17 +167,15 @@ class SentencePieceTokenizer:
     self.start_of_turn_id = self._control_id(START_OF_TURN, source)
     self.end_of_turn_id = self._control_id(END_OF_TURN, source)
     self.end_ids = (self.end_of_turn_id,)
+    bos_id: int = self._processor.bos_id()
+    self._ids_of_text = (
+      bos_id,
+      self._processor.eos_id(),
+      self._processor.pad_id(),
+    )
     self.template = chat.gemma_template(
-      self.bos_id(), self.start_of_turn_id, self.end_of_turn_id
+      bos_id, self.start_of_turn_id, self.end_of_turn_id
     )
-
-  def __eq__(self, other: object) -> bool:
-    return (
-      isinstance(other, SentencePieceTokenizer) and self.digest == other.digest
-    )
-
-  def __hash__(self) -> int:
-    return hash(self.digest)
 
   def _control_id(self, piece: str, source: str) -> int:
     token = self._processor.PieceToId(piece)
@@ -153,11 +186,7 @@ class SentencePieceTokenizer:
   @classmethod
   def load(cls, path: pathlib.Path) -> "SentencePieceTokenizer":
     """Reads a `tokenizer.model` file."""
-    try:
-      model = path.read_bytes()
-    except OSError as error:
-      raise errors.UserError(f"{path}: {error.strerror}") from None
-    return cls(model, str(path))
+    return cls(read_bytes(path), str(path))
 
   def files(self) -> dict[str, bytes]:
     """Returns the file of the SentencePiece model."""
@@ -185,18 +214,6 @@ class SentencePieceTokenizer:
 
     return [spell(token) for token in range(self.vocab_size)]
 
-  def bos_id(self) -> int:
-    """Returns the beginning-of-text id."""
-    return self._processor.bos_id()
-
-  def eos_id(self) -> int:
-    """Returns the end-of-text id."""
-    return self._processor.eos_id()
-
-  def pad_id(self) -> int:
-    """Returns the padding id."""
-    return self._processor.pad_id()
-
 
 @progress.stage("training the tokenizer")
 def train_tokenizer(
@@ -211,8 +228,7 @@ def train_tokenizer(
     vocab_size: Maximum number of pieces, at least `MIN_VOCAB_SIZE`.
 
   Raises:
-    errors.UserError: if there is no text or `vocab_size` is too small for its
-      characters.
+    errors.UserError: if there is no text or `vocab_size` is too small.
   """
   texts = [text for text in texts if text]
   if not texts:

@@ -8,6 +8,7 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
+from tunix_ttt.data import row_formats
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import tokenizers
 from tunix_ttt.train import recorder
@@ -16,7 +17,7 @@ from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
 from tunix_ttt.train import trainer as trainer_lib
 
-Dataset = datasets.Dataset[datasets.TokenPair]
+Dataset = datasets.Dataset[row_formats.TokenPair]
 DPOPlan = sft.Plan[config_lib.DPOConfig, datasets.Pairs, Dataset]
 
 # Number of token sequences in a row of the data.
@@ -34,7 +35,7 @@ def tokenize(
   config: config_lib.DPOConfig,
 ) -> Dataset:
   """Tokenizes the pairs and splits them into train and held-out pairs."""
-  return datasets.tokenize_pairs(source, tokenizer, config.data, config.seed)
+  return datasets.tokenize(source, tokenizer, config.data, config.seed)
 
 
 def plan(
@@ -70,7 +71,7 @@ def run(
   train, held_out = batches.make(config, dataset, pad_id)
   if config.dpo.algorithm == "dpo":
     # Computed before the trainer restores a checkpoint into the model.
-    def log_probs(pairs: list[datasets.TokenPair]) -> np.ndarray:
+    def log_probs(pairs: list[row_formats.TokenPair]) -> np.ndarray:
       ordered = batches.in_order(config, dataset, pairs, pad_id)
       return reference_log_probs.log_probs(model.module, ordered, len(pairs))
 

@@ -69,8 +69,9 @@ class GRPORun:
     self.trainer = trainer_lib.GRPOTrainer(model.module, config, path)
     self.first_step = self.trainer.first_step
     self.pool = game_rollout.OpponentPool(config, path)
+    starts = plan.source.samples if plan.source else ()
     self.rollout = game_rollout.GameRollout(
-      model, config, self.pool, plan.source.positions if plan.source else ()
+      model, config, self.pool, [start.position for start in starts]
     )
     self.rollout.sync()
     self._policy: reference_log_probs.Scorer | None = None
