@@ -98,15 +98,14 @@ def _custom(name: str, value: Any) -> CustomReward:
 
 def records(custom: CustomRewards) -> dict[str, run_manifest.RewardRecord]:
   """Returns the manifest's records of custom rewards, with source digests."""
-  return {name: _record(*value) for name, value in custom.items()}
-
-
-def _record(function: Reward, weight: float) -> run_manifest.RewardRecord:
-  return run_manifest.RewardRecord(
-    function=custom_lib.definition(function).__qualname__,
-    weight=weight,
-    source=custom_lib.digest(function),
-  )
+  return {
+    name: run_manifest.RewardRecord(
+      function=custom_lib.definition(function).__qualname__,
+      weight=weight,
+      source=custom_lib.digest(function),
+    )
+    for name, (function, weight) in custom.items()
+  }
 
 
 def answer_texts(games: Trajectory, decode: Decode) -> list[list[str]]:
@@ -181,16 +180,7 @@ def _takes_texts(function: Reward) -> bool:
 def check_custom(
   custom: CustomRewards, num_turns: int, max_new_tokens: int
 ) -> None:
-  """Evaluates custom rewards on dummy games, to report errors early.
-
-  Args:
-    custom: Custom rewards.
-    num_turns: Maximum number of turns in a game.
-    max_new_tokens: Maximum number of tokens in an answer.
-
-  Raises:
-    errors.UserError: if a result has a wrong shape.
-  """
+  """Evaluates custom rewards on dummy games, to report errors early."""
   games = trajectory_lib.dummy_trajectory(num_turns, max_new_tokens)
   for name, (function, _) in custom.items():
     _checked_shape(name, function, games, lambda ids: "")
