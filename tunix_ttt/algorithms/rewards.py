@@ -248,18 +248,9 @@ def total(games: Trajectory, rewards: Mapping[str, np.ndarray]) -> np.ndarray:
 def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
   """Returns the outcome reward float32 [B, T], at each game's last turn."""
   endings, played = np.asarray(games.ending), np.asarray(games.turn_mask)
-  values = {
-    Ending.WIN: config.win,
-    Ending.DRAW: config.draw,
-    Ending.LOSS: config.loss,
-    Ending.ILLEGAL: config.illegal,
-    Ending.PARSE_ERROR: config.parse_error,
-    Ending.LENGTH: config.length,
-    Ending.UNFINISHED: config.unfinished,
-  }
   rewards = np.zeros(len(endings), np.float32)
-  for ending, value in values.items():
-    rewards[endings == ending] = value
+  for ending in set(Ending) - {Ending.ONGOING}:
+    rewards[endings == ending] = getattr(config, ending.name.lower())
   value = solver.solve().value[np.asarray(games.boards)]
   had_won = ((value == solver.WIN) & played).any(axis=1)
   rewards[(endings == Ending.DRAW) & ~had_won] = config.forced_draw
@@ -274,14 +265,8 @@ def move_quality(
   A move counts as a win > block > center > corner > edge.
   """
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
-  values = [
-    config.invalid,
-    config.edge,
-    config.corner,
-    config.center,
-    config.block,
-    config.win,
-  ]
+  names = ("invalid", "edge", "corner", "center", "block", "win")
+  values = [getattr(config, name) for name in names]
   kinds = _move_kinds()[boards, np.maximum(moves, 0)]
   return np.array(values, np.float32)[np.where(moves < 0, 0, kinds)]
 

@@ -27,8 +27,6 @@ from tunix_ttt.text import grammar as grammar_lib
 from tunix_ttt.text import tokenizers
 
 Ending = trajectory_lib.Ending
-# Arrays of one turn of a trajectory.
-_Record = dict[str, jax.Array]
 # Row of unreadable answers in the table of past answers.
 _UNREADABLE = rules.NUM_CELLS
 
@@ -204,7 +202,7 @@ class Sampler:
     active: jax.Array,
     *,
     is_first_turn: bool,
-  ) -> tuple[policy_lib.Memory, _Games, _Record]:
+  ) -> tuple[policy_lib.Memory, _Games, schedule.Record]:
     """Plays one turn of the games in the mask `active`, bool [B]."""
     tokens, mask, retried = self._chunk(
       tables, memory, games, is_first_turn=is_first_turn
