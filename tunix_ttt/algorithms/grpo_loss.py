@@ -87,13 +87,9 @@ def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
 def log_probs(
   model: nnx.Module, tokens: jax.Array, mask: jax.Array, temperature: float
 ) -> token_log_probs.TokenLogProbs:
-  """Returns log-probabilities [N, L - 1] of rows.
+  """Returns log-probabilities [N, L - 1] of rows [N, L].
 
-  Args:
-    model: Model of Tunix.
-    tokens: int [N, L].
-    mask: bool [N, L], mask of real tokens.
-    temperature: Sampling temperature of the rollout.
+  `mask` is True at real tokens.
   """
   return token_log_probs.token_log_probs(
     model,

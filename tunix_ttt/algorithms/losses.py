@@ -87,14 +87,9 @@ def supervised_loss(
 
 
 def pair_log_probs(model: nnx.Module, batch: Batch) -> jax.Array:
-  """Returns the log-probabilities of both answers of each pair.
+  """Returns the log-probabilities of the chosen and the rejected answers.
 
-  Args:
-    model: Model of Tunix.
-    batch: Batch of B pairs.
-
-  Returns:
-    float32 [2, B], the chosen and the rejected answers; 0 for missing pairs.
+  The result is float32 [2, B] for a batch of B pairs, 0 for missing pairs.
   """
   scores = token_log_probs.token_log_probs(
     model, batch["input_tokens"], *_attention_inputs(batch)

@@ -98,15 +98,14 @@ def _custom(name: str, value: Any) -> CustomReward:
 
 def records(custom: CustomRewards) -> dict[str, run_manifest.RewardRecord]:
   """Returns the manifest's records of custom rewards, with source digests."""
-  return {name: _record(*value) for name, value in custom.items()}
-
-
-def _record(function: Reward, weight: float) -> run_manifest.RewardRecord:
-  return run_manifest.RewardRecord(
-    function=custom_lib.definition(function).__qualname__,
-    weight=weight,
-    source=custom_lib.digest(function),
-  )
+  return {
+    name: run_manifest.RewardRecord(
+      function=custom_lib.definition(function).__qualname__,
+      weight=weight,
+      source=custom_lib.digest(function),
+    )
+    for name, (function, weight) in custom.items()
+  }
 
 
 def answer_texts(games: Trajectory, decode: Decode) -> list[list[str]]:
@@ -181,16 +180,7 @@ def _takes_texts(function: Reward) -> bool:
 def check_custom(
   custom: CustomRewards, num_turns: int, max_new_tokens: int
 ) -> None:
-  """Evaluates custom rewards on dummy games, to report errors early.
-
-  Args:
-    custom: Custom rewards.
-    num_turns: Maximum number of turns in a game.
-    max_new_tokens: Maximum number of tokens in an answer.
-
-  Raises:
-    errors.UserError: if a result has a wrong shape.
-  """
+  """Evaluates custom rewards on dummy games, to report errors early."""
   games = trajectory_lib.dummy_trajectory(num_turns, max_new_tokens)
   for name, (function, _) in custom.items():
     _checked_shape(name, function, games, lambda ids: "")
@@ -258,18 +248,9 @@ def total(games: Trajectory, rewards: Mapping[str, np.ndarray]) -> np.ndarray:
 def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
   """Returns the outcome reward float32 [B, T], at each game's last turn."""
   endings, played = np.asarray(games.ending), np.asarray(games.turn_mask)
-  values = {
-    Ending.WIN: config.win,
-    Ending.DRAW: config.draw,
-    Ending.LOSS: config.loss,
-    Ending.ILLEGAL: config.illegal,
-    Ending.PARSE_ERROR: config.parse_error,
-    Ending.LENGTH: config.length,
-    Ending.UNFINISHED: config.unfinished,
-  }
   rewards = np.zeros(len(endings), np.float32)
-  for ending, value in values.items():
-    rewards[endings == ending] = value
+  for ending in set(Ending) - {Ending.ONGOING}:
+    rewards[endings == ending] = getattr(config, ending.name.lower())
   value = solver.solve().value[np.asarray(games.boards)]
   had_won = ((value == solver.WIN) & played).any(axis=1)
   rewards[(endings == Ending.DRAW) & ~had_won] = config.forced_draw
@@ -284,14 +265,8 @@ def move_quality(
   A move counts as a win > block > center > corner > edge.
   """
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
-  values = [
-    config.invalid,
-    config.edge,
-    config.corner,
-    config.center,
-    config.block,
-    config.win,
-  ]
+  names = ("invalid", "edge", "corner", "center", "block", "win")
+  values = [getattr(config, name) for name in names]
   kinds = _move_kinds()[boards, np.maximum(moves, 0)]
   return np.array(values, np.float32)[np.where(moves < 0, 0, kinds)]
 

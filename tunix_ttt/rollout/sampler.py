@@ -19,7 +19,6 @@ from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import policy as policy_lib
-from tunix_ttt.rollout import sampling
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import schedule
 from tunix_ttt.rollout import tables as tables_lib
@@ -28,15 +27,13 @@ from tunix_ttt.text import grammar as grammar_lib
 from tunix_ttt.text import tokenizers
 
 Ending = trajectory_lib.Ending
-# Arrays of one turn of a trajectory.
-_Record = dict[str, jax.Array]
 # Row of unreadable answers in the table of past answers.
 _UNREADABLE = rules.NUM_CELLS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RolloutConfig:
-  """Settings of a rollout.
+class SamplerConfig:
+  """Settings of a sampler.
 
   Attributes:
     context: What the model sees each turn: `full` the whole conversation,
@@ -94,7 +91,7 @@ class Sampler:
     policy: policy_lib.Policy,
     env: env_lib.TicTacToe,
     tables: tables_lib.Tables,
-    config: RolloutConfig,
+    config: SamplerConfig,
   ):
     """Checks the settings; the first call compiles.
 
@@ -106,8 +103,20 @@ class Sampler:
     self._tables = tables
     self._config = config
     self.num_traces = 0
-    self._check_limits()
     self._play = jax.jit(self._rollout)
+    shortest = int(tables.tokens_left[grammar_lib.START])
+    if config.max_new_tokens < shortest:
+      raise errors.UserError(
+        f"max_new_tokens: {config.max_new_tokens} is too few; use at least"
+        f" {shortest}, the length of the shortest answer"
+      )
+    limit = config.max_game_tokens
+    needed = int(tables.observations.begin.lengths.max()) + shortest
+    if limit is not None and limit < needed:
+      raise errors.UserError(
+        f"max_game_tokens: {limit} is too few; use at least {needed}, the"
+        " length of a board and the shortest answer"
+      )
 
   def __call__(
     self,
@@ -126,22 +135,6 @@ class Sampler:
         `jax.tree_util.Partial` may change between calls.
     """
     return self._play(params, self._tables, keys, states, opponent)
-
-  def _check_limits(self) -> None:
-    config, tables = self._config, self._tables
-    shortest = int(tables.tokens_left[grammar_lib.START])
-    if config.max_new_tokens < shortest:
-      raise errors.UserError(
-        f"max_new_tokens: {config.max_new_tokens} is too few; use at least"
-        f" {shortest}, the length of the shortest answer"
-      )
-    limit = config.max_game_tokens
-    needed = int(tables.observations.begin.lengths.max()) + shortest
-    if limit is not None and limit < needed:
-      raise errors.UserError(
-        f"max_game_tokens: {limit} is too few; use at least {needed}, the"
-        " length of a board and the shortest answer"
-      )
 
   def _rollout(
     self,
@@ -209,7 +202,7 @@ class Sampler:
     active: jax.Array,
     *,
     is_first_turn: bool,
-  ) -> tuple[policy_lib.Memory, _Games, _Record]:
+  ) -> tuple[policy_lib.Memory, _Games, schedule.Record]:
     """Plays one turn of the games in the mask `active`, bool [B]."""
     tokens, mask, retried = self._chunk(
       tables, memory, games, is_first_turn=is_first_turn
@@ -228,7 +221,7 @@ class Sampler:
       self._policy, params, memory, tokens, mask & active[:, None]
     )
     memory_after_prompt = memory
-    memory, answers = sampling.decode(
+    memory, answers = sampling_lib.decode(
       self._policy,
       params,
       tables,
@@ -311,7 +304,7 @@ class Sampler:
     env: env_lib.TicTacToe,
     games: _Games,
     active: jax.Array,
-    answers: sampling.Answers,
+    answers: sampling_lib.Answers,
   ) -> _Games:
     """Plays the moves of the answers and the opponent's replies."""
     cell = tables.moves[answers.state].astype(jnp.int32)
@@ -336,11 +329,7 @@ class Sampler:
 def make_tables(
   config: config_lib.SFTConfig, tokenizer: tokenizers.Tokenizer
 ) -> tables_lib.Tables:
-  """Returns the lookup tables of the config's text format.
-
-  Raises:
-    errors.UserError: if the tokenizer cannot encode the answers.
-  """
+  """Returns the lookup tables of the config's text format."""
   thoughts = config.data.games.thoughts == "template"
   text_format = text_formats.named(config.play.format, thoughts=thoughts)
   return tables_lib.build(text_format, tokenizer)
@@ -356,24 +345,20 @@ def make_sampler(
   """Returns a sampler of whole games.
 
   `rollout`, if not None, replaces the settings of token sampling in `play`.
-
-  Raises:
-    errors.UserError: if the token limits are too small for an answer.
   """
   settings = rollout or play
-  sampling = sampling_lib.Sampling(
-    temperature=settings.temperature,
-    top_k=settings.top_k,
-    top_p=settings.top_p,
-    constrained=settings.constrained,
-  )
-  config = RolloutConfig(
+  config = SamplerConfig(
     context=play.context,
     max_turns=play.max_turns,
     max_new_tokens=play.max_new_tokens,
     max_game_tokens=play.max_game_tokens,
     on_parse_error=play.on_parse_error,
-    sampling=sampling,
+    sampling=sampling_lib.Sampling(
+      temperature=settings.temperature,
+      top_k=settings.top_k,
+      top_p=settings.top_p,
+      constrained=settings.constrained,
+    ),
   )
   return Sampler(policy, env, tables, config)
 
@@ -383,9 +368,7 @@ def single_moves(play: config_lib.PlayConfig) -> config_lib.PlayConfig:
   return dataclasses.replace(play, max_turns=1)
 
 
-def greedy_single_moves(
-  play: config_lib.PlayConfig,
-) -> config_lib.PlayConfig:
+def greedy_single_moves(play: config_lib.PlayConfig) -> config_lib.PlayConfig:
   """Returns the settings with one greedy move per game in context `board`."""
   return dataclasses.replace(
     play, max_turns=1, context="board", temperature=0.0, on_parse_error="end"

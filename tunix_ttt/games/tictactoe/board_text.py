@@ -13,10 +13,15 @@ from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import grammar
 
-_MARKS = {".": rules.EMPTY, "X": rules.X, "O": rules.O}
-_TOKEN_MARKS = {"blank": rules.EMPTY, "X": rules.X, "O": rules.O}
-_FREE = ("", ".", "_", "-")
+_MARKS = {
+  ".": rules.EMPTY,
+  "blank": rules.EMPTY,
+  "X": rules.X,
+  "O": rules.O,
+}
 _NAME = re.compile(r"\[?([A-Ca-c][1-3])\]?")
+_CELL = re.compile(rf"[XO._-]?|{_NAME.pattern}")
+_SEPARATOR = re.compile(r"[-+=| ]+")
 _TRANSPOSED = tuple(
   text_formats.COORDINATES[3 * c + r] for r in range(3) for c in range(3)
 )
@@ -91,7 +96,7 @@ def _token_boards(text: str) -> list[Position]:
   boards = []
   for match in _TOKEN_BOARD.finditer(text):
     marks = {
-      3 * int(row) + int(column): _TOKEN_MARKS[mark]
+      3 * int(row) + int(column): _MARKS[mark]
       for row, column, mark in _TOKEN_CELL.findall(match[0])
     }
     if len(marks) == rules.NUM_CELLS:
@@ -104,10 +109,10 @@ def _grids(text: str) -> list[Position]:
   boards, rows, offset, start = [], [], 0, 0
   for line in text.splitlines(keepends=True):
     row = [part.strip() for part in line.split("|")]
-    if len(row) == 3 and all(map(_is_cell, row)):
+    if len(row) == 3 and all(map(_CELL.fullmatch, row)):
       start = start if rows else offset
       rows.append(row)
-    elif not _is_separator(line):
+    elif not _SEPARATOR.fullmatch(line.strip()):
       rows = []
     if len(rows) == 3:
       cells = _grid_cells([cell for row in rows for cell in row])
@@ -117,14 +122,6 @@ def _grids(text: str) -> list[Position]:
       rows = []
     offset += len(line)
   return boards
-
-
-def _is_cell(text: str) -> bool:
-  return text in ("X", "O", *_FREE) or _NAME.fullmatch(text) is not None
-
-
-def _is_separator(line: str) -> bool:
-  return bool(line.strip()) and not line.strip().strip("-+=| ")
 
 
 def _grid_cells(texts: list[str]) -> list[int] | None:

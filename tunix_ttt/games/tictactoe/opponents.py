@@ -241,9 +241,7 @@ def from_name(name: str) -> Opponent:
 def check_traceable(opponent: Opponent, name: str) -> Opponent:
   """Returns an opponent, after checking that JAX can compile it.
 
-  Args:
-    opponent: Function of an opponent's seed and a board.
-    name: Name of the opponent in messages.
+  `name` is the name of the opponent in messages.
 
   Raises:
     errors.UserError: if it cannot be traced, or returns no integer.

@@ -289,12 +289,12 @@ class GridFormat(TextFormat):
     return grammar.grid_grammar(thoughts=self.thoughts)
 
   def observation(self, board: int, last_move: int | None) -> str:
-    """Renders a board with `prompts.render_observation`."""
+    """Renders a board with `render_observation`."""
     agent = int(rules.side_to_move()[board])
     return render_observation(board, agent, last_move)
 
   def render_answer(self, cell: int, thought: str | None) -> str:
-    """Renders an answer with `prompts.render_answer`."""
+    """Renders an answer with `render_answer`."""
     return render_answer(cell, thought if self.thoughts else None)
 
   def prompt(self, text: str) -> list[chat.Message]:
