@@ -16,13 +16,13 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import recipes
-from tunix_ttt.algorithms import rewards
 from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import reference_log_probs
+from tunix_ttt.train import run_loop
 
 MANIFEST = "pipeline_manifest.json"
 PAIRS = "pairs.jsonl"
@@ -75,8 +75,7 @@ def stages(
       settings.append(f"data.path={output / PAIRS}")
     path = pathlib.Path(stage.config)
     configs[name] = loaded = config_lib.load(recipe.config, path, settings)
-    if isinstance(loaded, config_lib.GRPOConfig):
-      rewards.custom_rewards(None, loaded.rewards)
+    run_loop.options(loaded)
   return configs
 
 

@@ -38,25 +38,10 @@ Settings = pathlib.Path | str | Mapping[str, Any]
 MAX_SHARD_SIZE = 4 * 10**9
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-  """A trainer.
-
-  Attributes:
-    config: Class of the trainer's config.
-    plan: Checks a config and builds the model; writes nothing.
-    run: Trains from the latest checkpoint to the last step.
-  """
-
-  config: type[config_lib.SFTConfig]
-  plan: Callable[..., Any]
-  run: run_loop.Train[Any]
-
-
-RECIPES: dict[run_manifest.Recipe, Recipe] = {
-  "sft": Recipe(config_lib.SFTConfig, sft.plan, sft.run),
-  "dpo": Recipe(config_lib.DPOConfig, dpo.plan, dpo.run),
-  "grpo": Recipe(config_lib.GRPOConfig, grpo_plan.plan, grpo.run),
+RECIPES: dict[run_manifest.Recipe, run_loop.Recipe] = {
+  "sft": run_loop.Recipe(config_lib.SFTConfig, sft.plan, sft.run),
+  "dpo": run_loop.Recipe(config_lib.DPOConfig, dpo.plan, dpo.run),
+  "grpo": run_loop.Recipe(config_lib.GRPOConfig, grpo_plan.plan, grpo.run),
 }
 
 
@@ -140,16 +125,8 @@ def start(
   Raises:
     errors.UserError: If the input is wrong; nothing is written then.
   """
-  recipe = RECIPES[name]
-  options, records = _options(config, rewards)
-  return run_loop.start(
-    name,
-    config,
-    None if output is None else pathlib.Path(output),
-    lambda: recipe.plan(config, **options),
-    recipe.run,
-    records,
-  )
+  output = None if output is None else pathlib.Path(output)
+  return run_loop.start(name, RECIPES[name], config, output, rewards)
 
 
 def resume(
@@ -190,15 +167,7 @@ def resume(
   if base is not None:
     config = resume_checks.with_model(config, base=str(base))
   recipe = next(r for r in RECIPES.values() if r.config is type(config))
-  options, records = _options(config, rewards)
-  return run_loop.resume(
-    config,
-    run,
-    step,
-    lambda config, path: recipe.plan(config, path, **options),
-    recipe.run,
-    records,
-  )
+  return run_loop.resume(recipe, config, run, step, rewards)
 
 
 def answer_evalset(
@@ -384,15 +353,3 @@ def _load(kind: type[ConfigT], config: ConfigT | Settings) -> ConfigT:
       f" keys, found a {type(config).__name__}"
     )
   return config
-
-
-def _options(
-  config: config_lib.SFTConfig, rewards: rewards_lib.Rewards | None
-) -> tuple[dict[str, Any], resume_checks.Rewards]:
-  """Returns keyword arguments of a recipe's plan, and their manifest records."""
-  if isinstance(config, config_lib.GRPOConfig):
-    custom = rewards_lib.custom_rewards(rewards, config.rewards)
-    return {"rewards": custom}, rewards_lib.records(custom)
-  if rewards:
-    raise errors.UserError("rewards are for GRPO; leave them out")
-  return {}, {}

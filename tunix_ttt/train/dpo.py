@@ -9,18 +9,12 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.text import tokenizers
-from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
-from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
 from tunix_ttt.train import trainer as trainer_lib
 
 Dataset = datasets.Dataset[datasets.TokenPair]
 DPOPlan = sft.Plan[config_lib.DPOConfig, datasets.Pairs, Dataset]
-
-# Number of token sequences in a row of the data.
-SEQUENCES_PER_ROW = 2
 
 
 def load(config: config_lib.DPOConfig) -> datasets.Pairs:
@@ -28,37 +22,13 @@ def load(config: config_lib.DPOConfig) -> datasets.Pairs:
   return datasets.load_pairs(config.data)
 
 
-def tokenize(
-  source: datasets.Pairs,
-  tokenizer: tokenizers.Tokenizer,
-  config: config_lib.DPOConfig,
-) -> Dataset:
-  """Tokenizes the pairs and splits them into train and held-out pairs."""
-  return datasets.tokenize_pairs(source, tokenizer, config.data, config.seed)
-
-
-def plan(
-  config: config_lib.DPOConfig, tokenizer: pathlib.Path | None = None
-) -> DPOPlan:
-  """Reads the pairs and makes the model; writes nothing.
-
-  Args:
-    config: Settings of the run.
-    tokenizer: File of a tiny model's trained tokenizer.
-
-  Raises:
-    errors.UserError: if the config or one of its files is invalid.
-  """
-  recorder.check(config.logging)
-  source = load(config)
-  base = reference_log_probs.base_model(config, source, tokenizer)
-  dataset = tokenize(source, base.tokenizer, config)
-  model, record = run_loop.adapt(base, config)
-  sequences = [*itertools.chain.from_iterable(dataset.train)]
-  sft.check_memory(model, config, dataset, sequences)
-  return DPOPlan(
-    config=config, source=source, dataset=dataset, model=model, record=record
-  )
+LOADER = sft.Loader[config_lib.DPOConfig, datasets.Pairs, Dataset](
+  load=load,
+  tokenize=datasets.tokenize_pairs,
+  sequences=lambda dataset: [*itertools.chain.from_iterable(dataset.train)],
+  per_row=2,
+)
+plan, describe = LOADER.plan, LOADER.describe
 
 
 def run(

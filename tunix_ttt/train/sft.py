@@ -1,6 +1,6 @@
-"""Supervised fine-tuning runs."""
+"""Supervised fine-tuning runs, and what they share with preference runs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 import dataclasses
 import pathlib
 from typing import Any, Generic, TypeVar
@@ -9,14 +9,12 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
-from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
+from tunix_ttt.models import sources
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
-from tunix_ttt.text import tokenizers
-from tunix_ttt.train import recorder
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
@@ -29,22 +27,12 @@ DatasetT = TypeVar("DatasetT", bound=datasets.Dataset[Any])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(Generic[ConfigT, SourceT, DatasetT]):
-  """The checked parts of a run, in memory.
-
-  Attributes:
-    config: Settings of the run.
-    source: Rows of the data.
-    dataset: Tokenized rows.
-    model: Model to train.
-    record: Record of the model for the manifest.
-  """
+class Plan(run_loop.Plan, Generic[ConfigT, SourceT, DatasetT]):
+  """The checked parts of a run, with its rows before and after tokenization."""
 
   config: ConfigT
   source: SourceT
   dataset: DatasetT
-  model: checkpoints.Model
-  record: run_manifest.ModelRecord
 
   def dataset_record(self) -> run_manifest.DatasetRecord:
     """Returns the manifest's record of the data."""
@@ -56,27 +44,78 @@ class Plan(Generic[ConfigT, SourceT, DatasetT]):
     )
 
 
-def check_memory(
-  model: checkpoints.Model,
-  config: config_lib.SFTConfig,
-  dataset: datasets.Dataset[Any],
-  sequences: Sequence[chat.Tokens],
-) -> None:
-  """Raises a UserError if a step needs far more memory than devices have.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loader(Generic[ConfigT, SourceT, DatasetT]):
+  """Prepares the data of runs that train on rows.
 
-  Args:
-    model: Model with its adapters.
-    config: Settings of the run.
-    dataset: Tokenized rows.
-    sequences: Token sequences of the train rows.
+  Attributes:
+    load: Reads or generates the rows.
+    tokenize: Tokenizes the rows and splits off held-out rows.
+    sequences: Returns the token sequences of the train rows.
+    per_row: Number of token sequences in a row.
   """
-  length = dataset.length
-  if config.data.packing:
-    # Packed batches have little padding.
-    total = sum(len(sequence.ids) for sequence in sequences)
-    length = -(-total // len(sequences))
-  rows = config.training.batch_size * len(sequences) // len(dataset.train)
-  memory.check(model, config, rows, length)
+
+  load: Callable[[ConfigT], SourceT]
+  tokenize: Callable[
+    [SourceT, chat.ChatTokenizer, config_lib.DataConfig, int], DatasetT
+  ]
+  sequences: Callable[[DatasetT], list[chat.Tokens]]
+  per_row: int
+
+  def plan(
+    self, config: ConfigT, tokenizer: pathlib.Path | None = None
+  ) -> Plan[ConfigT, SourceT, DatasetT]:
+    """Reads the data and makes the model; writes nothing.
+
+    Args:
+      config: Settings of the run.
+      tokenizer: File of a tiny model's trained tokenizer.
+
+    Raises:
+      errors.UserError: if the config or one of its files is invalid, or a step
+        needs far more memory than devices have.
+    """
+    recorder_lib.check(config.logging)
+    source = self.load(config)
+    base = reference_log_probs.base_model(config, source, tokenizer)
+    dataset = self.tokenize(source, base.tokenizer, config.data, config.seed)
+    model, record = run_loop.adapt(base, config)
+    length = dataset.length
+    if config.data.packing:
+      # Packed batches have little padding.
+      lengths = [len(each.ids) for each in self.sequences(dataset)]
+      length = -(-sum(lengths) // len(lengths))
+    rows = config.training.batch_size * self.per_row
+    memory.check(model, config, rows, length)
+    return Plan(
+      config=config, source=source, dataset=dataset, model=model, record=record
+    )
+
+  def describe(
+    self, model: sources.Outline, config: ConfigT, source: SourceT
+  ) -> tuple[list[str], int, int]:
+    """Returns lines about the data, the rows of a step and their length."""
+    training, limit = config.training, config.data.max_seq_length
+    if model.tokenizer is None:
+      line = f"data     {source.key}: {len(source.samples):,} rows, of {limit} tokens at the most"
+      return [line], self.per_row * training.batch_size, limit
+    dataset = self.tokenize(source, model.tokenizer, config.data, config.seed)
+    layout = batches.layout(config, dataset)
+    rows = layout.rows * training.gradient_accumulation_steps
+    form = f"padded to {layout.length}"
+    if config.data.packing:
+      form = f"packed into {rows} of {layout.length}"
+    num_rows = len(dataset.train)
+    epochs = training.max_steps * training.batch_size / num_rows
+    lines = [
+      f"data     {source.key}: {num_rows:,} row{'s' if num_rows > 1 else ''} to"
+      f" train on, {len(dataset.eval):,} held out,"
+      f" {dataset.dropped_too_long:,} dropped as longer than {limit} tokens,"
+      f" {source.skipped.rows:,} bad and skipped",
+      f"steps    {training.max_steps:,} of {training.batch_size} rows, {form}"
+      f" tokens: {epochs:.1f} epochs",
+    ]
+    return lines, rows, layout.length
 
 
 def fit(
@@ -89,16 +128,8 @@ def fit(
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model.
 
-  Args:
-    prepared: Parts of the run.
-    manifest: Manifest of the run.
-    run: Run directory.
-    trainer: Trainer, restored from the latest checkpoint.
-    train_batches: Micro-batches of the whole run; restored steps are skipped.
-    eval_batches: Batches of held-out rows, possibly none.
-
-  Returns:
-    The run directory.
+  `train_batches` has the micro-batches of the whole run; the trainer skips
+  restored steps.
   """
   config = prepared.config
   manifest = run_loop.begin_session(manifest, run, trainer.train_steps)
@@ -123,13 +154,6 @@ def fit(
   return run
 
 
-Dataset = datasets.Dataset[chat.Tokens]
-SFTPlan = Plan[config_lib.SFTConfig, datasets.Source, Dataset]
-
-# Number of token sequences in a row of the data.
-SEQUENCES_PER_ROW = 1
-
-
 def load(config: config_lib.SFTConfig) -> datasets.Source:
   """Reads or generates the rows.
 
@@ -147,40 +171,21 @@ def load(config: config_lib.SFTConfig) -> datasets.Source:
   return datasets.load(config.data, config.seed)
 
 
-def tokenize(
-  source: datasets.Source,
-  tokenizer: tokenizers.Tokenizer,
-  config: config_lib.SFTConfig,
-) -> Dataset:
-  """Tokenizes the rows and splits them into train and held-out rows."""
-  return datasets.tokenize(source, tokenizer, config.data, config.seed)
-
-
-def plan(
-  config: config_lib.SFTConfig, tokenizer: pathlib.Path | None = None
-) -> SFTPlan:
-  """Reads the data and makes the model; writes nothing.
-
-  Args:
-    config: Settings of the run.
-    tokenizer: File of a tiny model's trained tokenizer.
-
-  Raises:
-    errors.UserError: if the config or one of its files is invalid.
-  """
-  recorder.check(config.logging)
-  source = load(config)
-  base = reference_log_probs.base_model(config, source, tokenizer)
-  dataset = tokenize(source, base.tokenizer, config)
-  model, record = run_loop.adapt(base, config)
-  check_memory(model, config, dataset, dataset.train)
-  return SFTPlan(
-    config=config, source=source, dataset=dataset, model=model, record=record
-  )
+LOADER = Loader[
+  config_lib.SFTConfig, datasets.Source, datasets.Dataset[chat.Tokens]
+](
+  load=load,
+  tokenize=datasets.tokenize,
+  sequences=lambda dataset: dataset.train,
+  per_row=1,
+)
+plan, describe = LOADER.plan, LOADER.describe
 
 
 def run(
-  prepared: SFTPlan, manifest: run_manifest.RunManifest, path: pathlib.Path
+  prepared: Plan[Any, Any, Any],
+  manifest: run_manifest.RunManifest,
+  path: pathlib.Path,
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, model = prepared.config, prepared.model
