@@ -148,9 +148,8 @@ def resume(
   requirements.check()
   manifest = run_manifest.RunManifest.read(run)
   with _working_on(run):
-    resume_checks.check_same_config(config, manifest, run)
-    resume_checks.check_same_rewards(_records(custom_rewards), manifest, run)
-    resume_checks.check_same_functions(config, manifest, run)
+    records = _records(custom_rewards)
+    resume_checks.check_settings(config, records, manifest, run)
     resume_checks.remove_temporaries(run)
     if manifest.status == "finished" and step is None:
       fault = integrity.damage(run / run_directory.FINAL_CHECKPOINT)
@@ -160,8 +159,8 @@ def resume(
     from_step = resume_checks.choose(run, step)
     config = resume_checks.relocate(config, manifest, run)
     plan = recipe.plan(config, run / run_directory.TOKENIZER, **custom_rewards)
-    resume_checks.check_same_data(plan.dataset_record(), manifest.dataset, run)
-    resume_checks.check_same_model(plan.record, manifest, run)
+    data = plan.dataset_record()
+    resume_checks.check_sources(data, plan.record, manifest, run)
     resume_checks.go_back(run, manifest, from_step, chosen=step is not None)
     return recipe.run(plan, manifest, run)
 
