@@ -94,22 +94,30 @@ def run(
   path = output / MANIFEST
   manifest = PipelineManifest(config=config_lib.to_dict(config))
   if path.exists():
-    manifest = _read(path, manifest.config)
+    previous = run_manifest.read_record(
+      PipelineManifest, path, "pipeline manifest"
+    )
+    if previous.config != manifest.config:
+      raise errors.UserError(
+        f"{path}: the directory belongs to a pipeline with another config;"
+        " choose another --output"
+      )
+    manifest = previous
   else:
     files.check_output(output)
     dry_run.check_chain([*configs.values()])
     _write(manifest, path)
   for name, record in _run_stages(config, configs, output):
     print(f"{name}: {output / record.path}", flush=True)
-    previous = manifest.stages.get(name)
-    if previous is None or previous.digest != record.digest:
+    finished = manifest.stages.get(name)
+    if finished is None or finished.digest != record.digest:
       if name in configs:
         played = recipes.play_finished(output / record.path, configs[name])
         exact = {m: dataclasses.asdict(r) for m, r in played.results.items()}
         record = record.model_copy(update={"exact_play": exact})
         recipes.report(output / record.path, configs[name])
-      finished = {**manifest.stages, name: record}
-      manifest = manifest.model_copy(update={"stages": finished})
+      records = {**manifest.stages, name: record}
+      manifest = manifest.model_copy(update={"stages": records})
       _write(manifest, path)
   return manifest
 
@@ -159,18 +167,6 @@ def _record(
     path=str(path.relative_to(output)),
     digest=files.digest(hashed_file, "file of this pipeline"),
   )
-
-
-def _read(path: pathlib.Path, config: dict[str, Any]) -> PipelineManifest:
-  manifest = run_manifest.read_record(
-    PipelineManifest, path, "pipeline manifest"
-  )
-  if manifest.config != config:
-    raise errors.UserError(
-      f"{path}: the directory belongs to a pipeline with another config; choose"
-      " another --output"
-    )
-  return manifest
 
 
 def _write(manifest: PipelineManifest, path: pathlib.Path) -> None:

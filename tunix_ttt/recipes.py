@@ -162,8 +162,7 @@ def resume(
   run = pathlib.Path(run)
   progress.hush()
   if config is None:
-    manifest = run_manifest.RunManifest.read(run)
-    config = resume_checks.config_of(manifest, run)
+    config = resume_checks.config_of(run_manifest.RunManifest.read(run), run)
   if base is not None:
     config = resume_checks.with_model(config, base=str(base))
   recipe = next(r for r in RECIPES.values() if r.config is type(config))
@@ -217,7 +216,7 @@ def play_finished(
     summary.unlink(missing_ok=True)
     matches.write(games, played, model, name, config, openings)
     print(matches.table(played), flush=True)
-  names = (run_directory.GAMES, run_directory.GAMES_SUMMARY)
+  names = games.name, summary.name
   manifest = run_manifest.RunManifest.read(run)
   if not played_before or not manifest.files.keys() >= {*names}:
     manifest.with_files(run, *names).write(run)
@@ -252,27 +251,6 @@ def report(
   return output
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Export:
-  """The contents of an exported directory.
-
-  Attributes:
-    model: Weights, config and tokenizer.
-    model_card: Model card in UTF-8.
-  """
-
-  model: export_lib.Export
-  model_card: bytes
-
-  def sizes(self) -> dict[str, int]:
-    """Returns the bytes of each file, without the headers of weight files."""
-    return self.model.sizes() | {model_card.README: len(self.model_card)}
-
-  def write(self, output: pathlib.Path) -> None:
-    """Writes the directory, which must not exist, atomically."""
-    export_lib.write(self.model, output, {model_card.README: self.model_card})
-
-
 def prepare(
   name: str,
   title: str,
@@ -281,21 +259,13 @@ def prepare(
   merge: bool = False,
   max_shard_size: int = MAX_SHARD_SIZE,
   evaluation: pathlib.Path | None = None,
-) -> Export:
+) -> export_lib.Export:
   """Reads a model and builds its model card; writes nothing.
 
-  Args:
-    name: Checkpoint, other model directory, or hub id.
-    title: Name on the model card: a repository or a directory.
-    base: New directory of an adapter's base model, if it was moved.
-    merge: Whether to merge an adapter into its base model; PEFT loads an
-      unmerged adapter.
-    max_shard_size: Maximum bytes in a weight file of a whole model.
-    evaluation: Summary of games for the model card; None uses the summaries in
-      the run directory.
-
-  Returns:
-    The files to write.
+  See `export_model`. The name may also be a hub id, and the title is the name
+  on the model card: a repository or a directory. `max_shard_size` limits the
+  bytes in a weight file of a whole model. The model card shows the summary of
+  games `evaluation`, or the summaries in the run directory.
 
   Raises:
     errors.UserError: If the model does not exist or cannot be exported.
@@ -308,7 +278,8 @@ def prepare(
   )
   export = export_lib.prepare(model, merge=merge, max_shard_size=max_shard_size)
   text = model_card.render(export, title, run, summaries)
-  return Export(model=export, model_card=text.encode())
+  contents = export.contents | {model_card.README: text.encode()}
+  return dataclasses.replace(export, contents=contents)
 
 
 def export_model(
@@ -338,7 +309,7 @@ def export_model(
   files.check_absent(output)
   base = None if base is None else str(base)
   export = prepare(str(name), output.absolute().name, base=base, merge=merge)
-  export.write(output)
+  export_lib.write(export, output, {})
   return output
 
 

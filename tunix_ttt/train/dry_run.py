@@ -61,10 +61,7 @@ def describe(config: config_lib.SFTConfig) -> str:
 def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
   """Checks a chain of runs, each of which starts from the previous model.
 
-  The data of later runs need not exist yet.
-
-  Args:
-    configs: Settings of the runs; the first run is SFT.
+  The first run is SFT. The data of later runs need not exist yet.
 
   Raises:
     errors.UserError: if the settings of a run are invalid.
@@ -82,28 +79,6 @@ def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
       grpo_plan.check_play(model, config)
   if model.tokenizer is not None:
     datasets.tokenize(source, model.tokenizer, first.data, first.seed)
-
-
-def memory_of_games(
-  model: sources.Outline, config: config_lib.GRPOConfig
-) -> dict[str, memory.Estimate]:
-  """Estimates the memory of each device in a GRPO run.
-
-  Args:
-    model: Outline of the model with its adapters. Without a tokenizer, a board
-      is assumed to have `data.max_seq_length` tokens.
-    config: Settings of the run; the mesh may be larger than this machine.
-
-  Returns:
-    A single estimate with the key "" or, in the layout `split`, estimates with
-    the keys `trainer` and `sampler`.
-
-  Raises:
-    errors.UserError: if the mesh does not divide rows or heads.
-  """
-  meshes.check(config, model.spec)
-  _, rows, length = grpo_plan.describe(model, config, None)
-  return memory.of_run(model, config, rows, length)
 
 
 def _mesh_line(config: config_lib.MeshConfig) -> str:

@@ -42,13 +42,9 @@ def of_reference(
 ) -> Scorer:
   """Returns a scorer by the reference of the KL divergence.
 
-  Only the trained parameters are copied. The reference `base` of a model with
-  adapters is the trained model without adapters, which needs no copy.
-
-  Args:
-    model: Model before training.
-    module: Module that is trained, before a checkpoint is restored into it.
-    config: Settings, of which `grpo.reference` chooses the reference.
+  Only the trained parameters of `module` are copied, before a checkpoint is
+  restored into it. The reference `base` of a model with adapters is the trained
+  model without adapters, which needs no copy.
   """
   if model.lora is not None and config.grpo.reference == "base":
     graph, _ = nnx.split(nnx.eval_shape(model.spec.build))
@@ -103,15 +99,10 @@ def _make(
 def log_probs(
   module: nnx.Module, batches: Iterable[datasets.Batch], num_pairs: int
 ) -> np.ndarray:
-  """Returns the log-probabilities of the answers of N pairs.
+  """Returns the log-probabilities of answers, chosen and rejected.
 
-  Args:
-    module: Module of Tunix.
-    batches: Batches of all pairs, as `batches.in_order` yields them.
-    num_pairs: Number of pairs, N.
-
-  Returns:
-    float32 [2, N], the chosen and the rejected answers.
+  `batches` are of all N pairs, as `batches.in_order` yields them; the result is
+  float32 [2, N].
   """
   graph, state = nnx.split(module)
 
@@ -153,10 +144,7 @@ def tokenizer_maker(
 ) -> Callable[[], tokenizers.SentencePieceTokenizer]:
   """Returns a function that trains or loads a tiny model's tokenizer.
 
-  Args:
-    config: Settings of the run.
-    source: Rows to train the tokenizer on; None reads the config's.
-    tokenizer: File of a trained tokenizer, which is loaded instead.
+  It loads the file `tokenizer`, or trains on `source` or the config's rows.
   """
 
   def make_tokenizer() -> tokenizers.SentencePieceTokenizer:
@@ -175,13 +163,7 @@ def base_model(
   source: datasets.Origin | None = None,
   tokenizer: pathlib.Path | None = None,
 ) -> checkpoints.Model:
-  """Returns the model that training starts from.
-
-  Args:
-    config: Settings of the run.
-    source: Rows to train a tiny model's tokenizer on; None reads the config's.
-    tokenizer: File of a tiny model's trained tokenizer.
-  """
+  """Returns the model that training starts from; see `tokenizer_maker`."""
   make_tokenizer = tokenizer_maker(config, source, tokenizer)
   return sources.start_from(
     config.model, make_tokenizer, config.seed, config.mesh
@@ -235,9 +217,7 @@ def tokenizer(
 ) -> tokenizers.Tokenizer:
   """Returns the tokenizer of a config's model, without reading weights.
 
-  Args:
-    config: Settings of the model.
-    samples: Rows to train a tiny model's tokenizer on.
+  A tiny model's tokenizer is trained on `samples`.
 
   Raises:
     errors.UserError: if the model or its tokenizer is unavailable.

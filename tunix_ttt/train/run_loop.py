@@ -253,20 +253,17 @@ def _announce(plan: Plan) -> None:
         "note: sampler and trainer wait for each other; set"
         " rollout.max_staleness=1 to run them in parallel"
       )
-  if used < jax.device_count():
-    progress.say(
-      f"note: {used} of {jax.device_count()} devices {'is' if used == 1 else 'are'}"
-      f" used; {advice}"
-    )
+  if used < (count := jax.device_count()):
+    verb = "is" if used == 1 else "are"
+    progress.say(f"note: {used} of {count} devices {verb} used; {advice}")
 
 
 def begin_session(
   manifest: run_manifest.RunManifest, run: pathlib.Path, from_step: int
 ) -> run_manifest.RunManifest:
   """Adds a session to the manifest, and returns the manifest."""
-  session = run_manifest.Session(
-    started_at=run_directory.now(), from_step=from_step
-  )
+  now = run_directory.now()
+  session = run_manifest.Session(started_at=now, from_step=from_step)
   if url := recorder.wandb_url(run):
     progress.say(f"W&B: {url}")
   manifest = manifest.model_copy(
@@ -295,16 +292,12 @@ def finish(
   final = run / run_directory.FINAL_CHECKPOINT
   processes.remove(final)
   checkpoints.save(model, final)
-  finished = manifest.model_copy(
-    update={
-      "status": "finished",
-      "finished_at": run_directory.now(),
-      "final_metrics": final_metrics,
-    }
+  finished = {"status": "finished", "finished_at": run_directory.now()}
+  manifest = manifest.model_copy(
+    update={**finished, "final_metrics": final_metrics}
   )
-  finished.with_files(run, run_directory.METRICS, run_directory.ROLLOUTS).write(
-    run
-  )
+  names = run_directory.METRICS, run_directory.ROLLOUTS
+  manifest.with_files(run, *names).write(run)
 
 
 def save_best(model: checkpoints.Model, run: pathlib.Path) -> None:
