@@ -1,6 +1,5 @@
 """DPO and ORPO runs on preference pairs."""
 
-import itertools
 import pathlib
 
 import numpy as np
@@ -17,18 +16,12 @@ Dataset = datasets.Dataset[datasets.TokenPair]
 DPOPlan = sft.Plan[config_lib.DPOConfig, datasets.Pairs, Dataset]
 
 
-def load(config: config_lib.DPOConfig) -> datasets.Pairs:
-  """Reads the preference pairs."""
-  return datasets.load_pairs(config.data)
-
-
 LOADER = sft.Loader[config_lib.DPOConfig, datasets.Pairs, Dataset](
-  load=load,
+  load=lambda config: datasets.load_pairs(config.data),
   tokenize=datasets.tokenize_pairs,
-  sequences=lambda dataset: [*itertools.chain.from_iterable(dataset.train)],
   per_row=2,
 )
-plan, describe = LOADER.plan, LOADER.describe
+plan = LOADER.plan
 
 
 def run(

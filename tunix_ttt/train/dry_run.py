@@ -17,10 +17,10 @@ from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import sft
 
-# Modules that load and describe the data of a recipe.
+# Each loads and describes the data of a recipe.
 _RECIPES: dict[type[config_lib.SFTConfig], Any] = {
-  config_lib.SFTConfig: sft,
-  config_lib.DPOConfig: dpo,
+  config_lib.SFTConfig: sft.LOADER,
+  config_lib.DPOConfig: dpo.LOADER,
   config_lib.GRPOConfig: grpo_plan,
 }
 
@@ -34,9 +34,9 @@ def describe(config: config_lib.SFTConfig) -> str:
   recorder.check(config.logging)
   recipe = _RECIPES[type(config)]
   source = recipe.load(config)
-  model = sources.outline(
-    config.model, reference_log_probs.tokenizer_maker(config, source)
-  )
+  samples = source and source.samples
+  tokenizer = reference_log_probs.tokenizer_maker(config, samples)
+  model = sources.outline(config.model, tokenizer)
   model = sources.adapt_outline(model, config.lora, config.model.name)
   lines = [_model_line(model, config)]
   if model.tokenizer is None:
@@ -68,9 +68,8 @@ def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
   """
   first = configs[0]
   source = datasets.load(first.data, first.seed)
-  model = sources.outline(
-    first.model, reference_log_probs.tokenizer_maker(first, source)
-  )
+  tokenizer = reference_log_probs.tokenizer_maker(first, source.samples)
+  model = sources.outline(first.model, tokenizer)
   for config in configs:
     recorder.check(config.logging)
     model = sources.adapt_outline(model, config.lora, config.model.name)

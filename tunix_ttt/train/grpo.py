@@ -17,7 +17,6 @@ Tunix's are the trainer with its optimizer and checkpoint manager, the estimator
 of whole games, the KL divergence and the aggregation of the loss.
 """
 
-from collections.abc import Iterator
 import contextlib
 import dataclasses
 import pathlib
@@ -88,7 +87,11 @@ class GRPORun:
 
   def fit(self) -> None:
     """Trains from the latest checkpoint to the end."""
-    with self._closing(), interrupts.between_steps() as stop:
+    with (
+      contextlib.closing(self.trainer),
+      contextlib.closing(self.recorder),
+      interrupts.between_steps() as stop,
+    ):
       self.pool.restore(self.first_step)
       # Rewinding removed this step's row of an evaluation.
       self.evaluate_if_due(self.first_step)
@@ -106,11 +109,7 @@ class GRPORun:
           self._check_stop(stop, step + 1)
 
   def step(self, step: int) -> None:
-    """Plays a batch of games and trains on it.
-
-    Args:
-      step: Number of the step, from 0.
-    """
+    """Plays a batch of games and trains on it; steps are counted from 0."""
     config, started = self.config, time.perf_counter()
     games, sequences = self.rollout.play(step)
     seconds_sampling = time.perf_counter() - started
@@ -174,11 +173,3 @@ class GRPORun:
     if is_exact and step not in run_directory.checkpoint_steps(self.path):
       self.trainer.save(step)
     raise stop.interrupted(step)
-
-  @contextlib.contextmanager
-  def _closing(self) -> Iterator[None]:
-    try:
-      yield
-    finally:
-      self.recorder.close()
-      self.trainer.close()

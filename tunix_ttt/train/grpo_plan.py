@@ -67,10 +67,7 @@ def plan(
 ) -> Plan:
   """Reads the prompts, if any, and makes the model; writes nothing.
 
-  Args:
-    config: Settings of the run.
-    tokenizer: File of a tiny model's trained tokenizer.
-    rewards: Custom rewards.
+  `tokenizer` is the file of a tiny model's trained tokenizer.
 
   Raises:
     errors.UserError: if the config or one of its files is invalid.

@@ -139,21 +139,23 @@ TOKENIZER_ROWS = 2000
 
 def tokenizer_maker(
   config: config_lib.SFTConfig,
-  source: datasets.Origin | None = None,
+  samples: Iterable[row_formats.Sample] | None = None,
   tokenizer: pathlib.Path | None = None,
 ) -> Callable[[], tokenizers.SentencePieceTokenizer]:
   """Returns a function that trains or loads a tiny model's tokenizer.
 
-  It loads the file `tokenizer`, or trains on `source` or the config's rows.
+  It loads the file `tokenizer`, or trains on `samples` or the config's rows.
   """
 
   def make_tokenizer() -> tokenizers.SentencePieceTokenizer:
     if tokenizer is not None:
       return tokenizers.SentencePieceTokenizer.load(tokenizer)
-    rows = source or datasets.load(config.data, config.seed)
-    return tokenizers.train_tokenizer(
-      rows.texts(TOKENIZER_ROWS), config.tokenizer.vocab_size
-    )
+    rows = samples
+    if rows is None:
+      rows = datasets.load(config.data, config.seed).samples
+    first = itertools.islice(rows, TOKENIZER_ROWS)
+    texts = (text for sample in first for text in sample.texts())
+    return tokenizers.train_tokenizer(texts, config.tokenizer.vocab_size)
 
   return make_tokenizer
 
@@ -164,7 +166,8 @@ def base_model(
   tokenizer: pathlib.Path | None = None,
 ) -> checkpoints.Model:
   """Returns the model that training starts from; see `tokenizer_maker`."""
-  make_tokenizer = tokenizer_maker(config, source, tokenizer)
+  samples = source and source.samples
+  make_tokenizer = tokenizer_maker(config, samples, tokenizer)
   return sources.start_from(
     config.model, make_tokenizer, config.seed, config.mesh
   )
@@ -222,13 +225,8 @@ def tokenizer(
   Raises:
     errors.UserError: if the model or its tokenizer is unavailable.
   """
-
-  def train() -> tokenizers.SentencePieceTokenizer:
-    first = itertools.islice(samples, TOKENIZER_ROWS)
-    texts = (text for sample in first for text in sample.texts())
-    return tokenizers.train_tokenizer(texts, config.tokenizer.vocab_size)
-
-  result = sources.outline(config.model, train).tokenizer
+  maker = tokenizer_maker(config, samples)
+  result = sources.outline(config.model, maker).tokenizer
   if result is None:
     raise errors.UserError(
       f"{config.model.name}: its tokenizer is not in the local cache, and the"

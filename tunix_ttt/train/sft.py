@@ -1,7 +1,9 @@
 """Supervised fine-tuning runs, and what they share with preference runs."""
 
 from collections.abc import Callable, Iterable
+import contextlib
 import dataclasses
+import itertools
 import pathlib
 from typing import Any, Generic, TypeVar
 
@@ -51,7 +53,6 @@ class Loader(Generic[ConfigT, SourceT, DatasetT]):
   Attributes:
     load: Reads or generates the rows.
     tokenize: Tokenizes the rows and splits off held-out rows.
-    sequences: Returns the token sequences of the train rows.
     per_row: Number of token sequences in a row.
   """
 
@@ -59,7 +60,6 @@ class Loader(Generic[ConfigT, SourceT, DatasetT]):
   tokenize: Callable[
     [SourceT, chat.ChatTokenizer, config_lib.DataConfig, int], DatasetT
   ]
-  sequences: Callable[[DatasetT], list[chat.Tokens]]
   per_row: int
 
   def plan(
@@ -67,9 +67,7 @@ class Loader(Generic[ConfigT, SourceT, DatasetT]):
   ) -> Plan[ConfigT, SourceT, DatasetT]:
     """Reads the data and makes the model; writes nothing.
 
-    Args:
-      config: Settings of the run.
-      tokenizer: File of a tiny model's trained tokenizer.
+    `tokenizer` is the file of a tiny model's trained tokenizer.
 
     Raises:
       errors.UserError: if the config or one of its files is invalid, or a step
@@ -83,8 +81,10 @@ class Loader(Generic[ConfigT, SourceT, DatasetT]):
     length = dataset.length
     if config.data.packing:
       # Packed batches have little padding.
-      lengths = [len(each.ids) for each in self.sequences(dataset)]
-      length = -(-sum(lengths) // len(lengths))
+      sequences: Any = dataset.train
+      if self.per_row > 1:
+        sequences = [*itertools.chain.from_iterable(sequences)]
+      length = -(-sum(len(each.ids) for each in sequences) // len(sequences))
     rows = config.training.batch_size * self.per_row
     memory.check(model, config, rows, length)
     return Plan(
@@ -141,14 +141,12 @@ def fit(
     steps_per_epoch=len(prepared.dataset.train) / config.training.batch_size,
     names=trainer.names,
   )
-  try:
-    with (
-      meshes.use(meshes.make(config.mesh)),
-      interrupts.between_steps() as stop,
-    ):
-      trainer.fit(train_batches, eval_batches, recorder, stop)
-  finally:
-    recorder.close()
+  with (
+    contextlib.closing(recorder),
+    meshes.use(meshes.make(config.mesh)),
+    interrupts.between_steps() as stop,
+  ):
+    trainer.fit(train_batches, eval_batches, recorder, stop)
   trained = dataclasses.replace(prepared.model, module=trainer.model)
   run_loop.finish(manifest, run, trained, recorder.summary())
   return run
@@ -176,10 +174,9 @@ LOADER = Loader[
 ](
   load=load,
   tokenize=datasets.tokenize,
-  sequences=lambda dataset: dataset.train,
   per_row=1,
 )
-plan, describe = LOADER.plan, LOADER.describe
+plan = LOADER.plan
 
 
 def run(

@@ -130,11 +130,10 @@ class RecordedTrainer(LeanSteps):
 
   names: ClassVar[Mapping[str, str]]
 
-  def _prepare(self, config: config_lib.SFTConfig) -> None:
-    """Sets the state of this class; call it after the parent's `__init__`."""
-    training = config.training
-    self._schedule = optimizers.learning_rate(training)
-    self._max_steps = training.max_steps
+  def __init__(self, config: config_lib.SFTConfig, *parent_arguments: Any):
+    super().__init__(*parent_arguments)
+    self._schedule = optimizers.learning_rate(config.training)
+    self._max_steps = config.training.max_steps
     self._save_interval = config.checkpoint.save_interval_steps
     self._evaluated: set[int] = set()
     self._eval_batches: list[Any] = []
@@ -251,11 +250,11 @@ class SFTTrainer(RecordedTrainer):
   ):
     """Restores the latest checkpoint of the run directory, if any."""
     super().__init__(
+      config,
       model,
       optimizers.make(config.training),
       peft_trainer.TrainingConfig(**training_settings(config, run, "sft")),
     )
-    self._prepare(config)
     self.with_gen_model_input_fn(losses.model_inputs)
     self.with_loss_fn(losses.supervised_loss, has_aux=True)
 
@@ -282,6 +281,7 @@ class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
     """Restores the latest checkpoint of the run directory, if any."""
     algorithm = config.dpo
     super().__init__(
+      config,
       model,
       None,
       optimizers.make(config.training),
@@ -293,7 +293,6 @@ class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
         **training_settings(config, run, "dpo"),
       ),
     )
-    self._prepare(config)
     self.with_loss_fn(losses.preference_loss, has_aux=True)
 
 

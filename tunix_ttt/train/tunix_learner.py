@@ -59,12 +59,7 @@ class GameLearner(grpo_learner.GRPOLearner):
   """Tunix's learner on batches of games from `GameRollout`."""
 
   def __init__(self, model: checkpoints.Model, config: config_lib.GRPOConfig):
-    """Makes a cluster of one device.
-
-    Args:
-      model: Model to train, without adapters.
-      config: Settings, without past selves or several devices.
-    """
+    """Makes a cluster of one device; without adapters and past selves."""
     groups = config.training.batch_size // config.grpo.num_generations
     parts = config.training.gradient_accumulation_steps
     mesh = meshes.make(config.mesh) or Mesh(np.empty((), dtype=object), ())
