@@ -13,7 +13,6 @@ from tunix_ttt.train import sft
 from tunix_ttt.train import trainer as trainer_lib
 
 Dataset = datasets.Dataset[datasets.TokenPair]
-DPOPlan = sft.Plan[config_lib.DPOConfig, datasets.Pairs, Dataset]
 
 
 LOADER = sft.Loader[config_lib.DPOConfig, datasets.Pairs, Dataset](
@@ -25,7 +24,9 @@ plan = LOADER.plan
 
 
 def run(
-  prepared: DPOPlan, manifest: run_manifest.RunManifest, path: pathlib.Path
+  prepared: sft.Plan[config_lib.DPOConfig, datasets.Pairs, Dataset],
+  manifest: run_manifest.RunManifest,
+  path: pathlib.Path,
 ) -> pathlib.Path:
   """Trains from the latest checkpoint to the end and saves the model."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model

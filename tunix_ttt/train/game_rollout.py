@@ -223,14 +223,11 @@ class GameRollout:
       return None
     count = len(self._boards)
     epochs, indices = np.divmod(groups, count)
-    orders = {
-      epoch: datasets.epoch_order(count, self._config.seed, epoch)
-      for epoch in np.unique(epochs).tolist()
-    }
-    rows = [
-      orders[epoch][index]
-      for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)
-    ]
+    rows = np.empty_like(groups)
+    for epoch in np.unique(epochs):
+      in_epoch = epochs == epoch
+      order = datasets.epoch_order(count, self._config.seed, int(epoch))
+      rows[in_epoch] = order[indices[in_epoch]]
     return self._boards[rows], self._last_moves[rows]
 
   def _start_game_batch(

@@ -39,13 +39,11 @@ class Plan(run_loop.Plan):
   Attributes:
     evaluate: Function from parameters to metrics by name, with a `score`.
     source: Prompts; None for whole games.
-    rewards: Custom rewards.
   """
 
   config: config_lib.GRPOConfig
   evaluate: Callable[[Any], dict[str, float]]
   source: datasets.Prompts | None
-  rewards: rewards_lib.CustomRewards
 
   def dataset_record(self) -> run_manifest.DatasetRecord | None:
     """Returns the manifest's record of the prompts, if any."""
@@ -143,6 +141,4 @@ def reference(plan: Plan) -> reference_log_probs.Scorer | None:
     return None
   if reference_log_probs.starts_from_adapters(plan.model):
     progress.say(_REFERENCE_NOTES[plan.config.grpo.reference])
-  return reference_log_probs.of_reference(
-    plan.model, plan.model.module, plan.config
-  )
+  return reference_log_probs.of_reference(plan.model, plan.config)

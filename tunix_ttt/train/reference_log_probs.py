@@ -38,14 +38,15 @@ def of_policy(module: nnx.Module, config: config_lib.GRPOConfig) -> Scorer:
 
 
 def of_reference(
-  model: checkpoints.Model, module: nnx.Module, config: config_lib.GRPOConfig
+  model: checkpoints.Model, config: config_lib.GRPOConfig
 ) -> Scorer:
   """Returns a scorer by the reference of the KL divergence.
 
-  Only the trained parameters of `module` are copied, before a checkpoint is
-  restored into it. The reference `base` of a model with adapters is the trained
-  model without adapters, which needs no copy.
+  Only the trained parameters are copied, so call it before a checkpoint is
+  restored. The reference `base` of a model with adapters is the trained model
+  without adapters, which needs no copy.
   """
+  module = model.module
   if model.lora is not None and config.grpo.reference == "base":
     graph, _ = nnx.split(nnx.eval_shape(model.spec.build))
     score = _make(graph, meshes.of(module), config)

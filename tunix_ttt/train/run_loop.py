@@ -40,11 +40,13 @@ class Plan:
     config: Settings of the run.
     model: Model to train.
     record: Record of the model for the manifest.
+    rewards: Custom rewards of a GRPO run.
   """
 
   config: config_lib.SFTConfig
   model: checkpoints.Model
   record: run_manifest.ModelRecord
+  rewards: rewards_lib.CustomRewards = rewards_lib.NO_CUSTOM_REWARDS
 
   def dataset_record(self) -> run_manifest.DatasetRecord | None:
     """Returns the manifest's record of the data; None for played games."""
@@ -103,7 +105,7 @@ def start(
   if processes.is_first():
     files.check_output(output)
   plan = recipe.plan(config, **custom_rewards)
-  manifest = _manifest(name, plan, output, custom_rewards)
+  manifest = _manifest(name, plan, output)
   _announce(plan)
   with processes.new_directory(output) as directory:
     if processes.is_first():
@@ -148,7 +150,7 @@ def resume(
   requirements.check()
   manifest = run_manifest.RunManifest.read(run)
   with _working_on(run):
-    records = _records(custom_rewards)
+    records = rewards_lib.records(custom_rewards.get("rewards", {}))
     resume_checks.check_settings(config, records, manifest, run)
     resume_checks.remove_temporaries(run)
     if manifest.status == "finished" and step is None:
@@ -163,12 +165,6 @@ def resume(
     resume_checks.check_sources(data, plan.record, manifest, run)
     resume_checks.go_back(run, manifest, from_step, chosen=step is not None)
     return recipe.run(plan, manifest, run)
-
-
-def _records(
-  custom_rewards: dict[str, Any],
-) -> dict[str, run_manifest.RewardRecord]:
-  return rewards_lib.records(custom_rewards.get("rewards", {}))
 
 
 @progress.stage("placing the model on its devices")
@@ -202,10 +198,7 @@ def adapt(
 
 
 def _manifest(
-  name: run_manifest.Recipe,
-  plan: Plan,
-  output: pathlib.Path,
-  custom_rewards: dict[str, Any],
+  name: run_manifest.Recipe, plan: Plan, output: pathlib.Path
 ) -> run_manifest.RunManifest:
   """Returns the manifest of a new run."""
   config, dataset = plan.config, plan.dataset_record()
@@ -220,7 +213,7 @@ def _manifest(
     dataset=dataset,
     dataset_key="games" if dataset is None else dataset.key,
     model=plan.record,
-    rewards=_records(custom_rewards),
+    rewards=rewards_lib.records(plan.rewards),
     functions=custom.digests(config_lib.flatten(config_lib.to_dict(config))),
     versions=run_manifest.versions(),
     platform=platform.platform(),

@@ -95,7 +95,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     """Trains to `training.max_steps`."""
     training = self._config.training
     groups = training.batch_size // self._config.grpo.num_generations
-    prompts = {"prompts": np.arange(groups)}
+    prompts: Any = {"prompts": np.arange(groups)}
     self.train(itertools.repeat(prompts, training.max_steps))
 
   def _generate_and_compute_advantage(
