@@ -63,7 +63,7 @@ def stages(
     errors.UserError: If a stage's config is wrong.
   """
   configs: dict[run_manifest.Recipe, config_lib.SFTConfig] = {}
-  for name, recipe in recipes.RECIPES.items():
+  for name in recipes.RECIPES:
     stage: config_lib.StageConfig | None = getattr(config, name)
     if stage is None:
       continue
@@ -74,8 +74,9 @@ def stages(
     if name == "dpo":
       settings.append(f"data.path={output / PAIRS}")
     path = pathlib.Path(stage.config)
-    configs[name] = loaded = config_lib.load(recipe.config, path, settings)
-    run_loop.options(loaded)
+    kind = config_lib.RECIPES[name]
+    configs[name] = config_lib.load(kind, path, settings)
+    run_loop.options(configs[name])
   return configs
 
 

@@ -37,11 +37,10 @@ ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 Settings = pathlib.Path | str | Mapping[str, Any]
 MAX_SHARD_SIZE = 4 * 10**9
 
-
 RECIPES: dict[run_manifest.Recipe, run_loop.Recipe] = {
-  "sft": run_loop.Recipe(config_lib.SFTConfig, sft.plan, sft.run),
-  "dpo": run_loop.Recipe(config_lib.DPOConfig, dpo.plan, dpo.run),
-  "grpo": run_loop.Recipe(config_lib.GRPOConfig, grpo_plan.plan, grpo.run),
+  "sft": run_loop.Recipe(sft.plan, sft.run),
+  "dpo": run_loop.Recipe(dpo.plan, dpo.run),
+  "grpo": run_loop.Recipe(grpo_plan.plan, grpo.run),
 }
 
 
@@ -161,12 +160,13 @@ def resume(
   """
   run = pathlib.Path(run)
   progress.hush()
+  manifest = run_manifest.RunManifest.read(run)
   if config is None:
-    config = resume_checks.config_of(run_manifest.RunManifest.read(run), run)
+    config = resume_checks.config_of(manifest, run)
   if base is not None:
     config = resume_checks.with_model(config, base=str(base))
-  recipe = next(r for r in RECIPES.values() if r.config is type(config))
-  return run_loop.resume(recipe, config, run, step, rewards)
+  recipe = RECIPES[manifest.recipe]
+  return run_loop.resume(recipe, manifest, config, run, step, rewards)
 
 
 def answer_evalset(

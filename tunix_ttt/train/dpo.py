@@ -14,7 +14,6 @@ from tunix_ttt.train import trainer as trainer_lib
 
 Dataset = datasets.Dataset[datasets.TokenPair]
 
-
 LOADER = sft.Loader[config_lib.DPOConfig, datasets.Pairs, Dataset](
   load=lambda config: datasets.load_pairs(config.data),
   tokenize=datasets.tokenize_pairs,

@@ -58,12 +58,10 @@ class Recipe:
   """A trainer.
 
   Attributes:
-    config: Class of the trainer's config.
     plan: Checks a config and builds the model; writes nothing.
     run: Trains from the latest checkpoint to the last step.
   """
 
-  config: type[config_lib.SFTConfig]
   plan: Callable[..., Plan]
   run: Callable[[Any, run_manifest.RunManifest, pathlib.Path], pathlib.Path]
 
@@ -133,6 +131,7 @@ def _working_on(run: pathlib.Path) -> Iterator[None]:
 
 def resume(
   recipe: Recipe,
+  manifest: run_manifest.RunManifest,
   config: config_lib.SFTConfig,
   run: pathlib.Path,
   step: int | None,
@@ -148,7 +147,6 @@ def resume(
   """
   custom_rewards = options(config, rewards)
   requirements.check()
-  manifest = run_manifest.RunManifest.read(run)
   with _working_on(run):
     records = rewards_lib.records(custom_rewards.get("rewards", {}))
     resume_checks.check_settings(config, records, manifest, run)
