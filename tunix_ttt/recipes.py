@@ -40,7 +40,7 @@ MAX_SHARD_SIZE = 4 * 10**9
 RECIPES: dict[run_manifest.Recipe, run_loop.Recipe] = {
   "sft": run_loop.Recipe(sft.plan, sft.run),
   "dpo": run_loop.Recipe(dpo.plan, dpo.run),
-  "grpo": run_loop.Recipe(grpo_plan.plan, grpo.run),
+  "grpo": run_loop.Recipe(grpo_plan.plan, grpo.GRPORun),
 }
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
-from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import sft
 from tunix_ttt.train import trainer as trainer_lib
@@ -24,10 +23,9 @@ plan = LOADER.plan
 
 def run(
   prepared: sft.Plan[config_lib.DPOConfig, datasets.Pairs, Dataset],
-  manifest: run_manifest.RunManifest,
   path: pathlib.Path,
-) -> pathlib.Path:
-  """Trains from the latest checkpoint to the end and saves the model."""
+) -> sft.RowRun:
+  """Restores the latest checkpoint and makes the batches of a run."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
   pad_id = model.tokenizer.pad_id()
   train, held_out = batches.make(config, dataset, pad_id)
@@ -42,4 +40,4 @@ def run(
       reference_log_probs.attach(held_out, log_probs(dataset.eval))
     )
   trainer = trainer_lib.DPOTrainer(model.module, config, path)
-  return sft.fit(prepared, manifest, path, trainer, train, held_out)
+  return sft.RowRun(prepared, path, trainer, train, held_out)

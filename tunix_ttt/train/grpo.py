@@ -30,7 +30,6 @@ from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
-from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo_plan
@@ -40,20 +39,6 @@ from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import trainer as trainer_lib
-
-
-def run(
-  plan: grpo_plan.Plan,
-  manifest: run_manifest.RunManifest,
-  path: pathlib.Path,
-) -> pathlib.Path:
-  """Trains from the latest checkpoint to the end and saves the model."""
-  training = GRPORun(plan, path)
-  manifest = run_loop.begin_session(manifest, path, training.first_step)
-  training.fit()
-  trained = dataclasses.replace(plan.model, module=training.trainer.model)
-  run_loop.finish(manifest, path, trained, training.recorder.summary())
-  return path
 
 
 class GRPORun:

@@ -59,11 +59,12 @@ class Recipe:
 
   Attributes:
     plan: Checks a config and builds the model; writes nothing.
-    run: Trains from the latest checkpoint to the last step.
+    run: Restores the latest checkpoint. The result has `first_step`, `fit()`,
+      which trains to the last step, `trainer` and `recorder`.
   """
 
   plan: Callable[..., Plan]
-  run: Callable[[Any, run_manifest.RunManifest, pathlib.Path], pathlib.Path]
+  run: Callable[[Any, pathlib.Path], Any]
 
 
 def options(
@@ -111,7 +112,7 @@ def start(
       files.write_all(directory, plan.model.tokenizer.files())
       files.write_text(directory / run_directory.METRICS, "")
   with _working_on(output):
-    return recipe.run(plan, manifest, output)
+    return _train(recipe, plan, manifest, output)
 
 
 @contextlib.contextmanager
@@ -162,7 +163,22 @@ def resume(
     data = plan.dataset_record()
     resume_checks.check_sources(data, plan.record, manifest, run)
     resume_checks.go_back(run, manifest, from_step, chosen=step is not None)
-    return recipe.run(plan, manifest, run)
+    return _train(recipe, plan, manifest, run)
+
+
+def _train(
+  recipe: Recipe,
+  plan: Plan,
+  manifest: run_manifest.RunManifest,
+  path: pathlib.Path,
+) -> pathlib.Path:
+  """Trains from the latest checkpoint to the end and saves the model."""
+  run = recipe.run(plan, path)
+  manifest = begin_session(manifest, path, run.first_step)
+  run.fit()
+  model = dataclasses.replace(plan.model, module=run.trainer.model)
+  _finish(manifest, path, model, run.recorder.summary())
+  return path
 
 
 @progress.stage("placing the model on its devices")
@@ -272,7 +288,7 @@ def begin_session(
 
 
 @progress.stage("saving the model")
-def finish(
+def _finish(
   manifest: run_manifest.RunManifest,
   run: pathlib.Path,
   model: checkpoints.Model,

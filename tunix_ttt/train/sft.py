@@ -118,38 +118,38 @@ class Loader(Generic[ConfigT, SourceT, DatasetT]):
     return lines, rows, layout.length
 
 
-def fit(
-  prepared: Plan[Any, Any, Any],
-  manifest: run_manifest.RunManifest,
-  run: pathlib.Path,
-  trainer: trainer_lib.RecordedTrainer,
-  train_batches: Iterable[Any],
-  eval_batches: list[Any],
-) -> pathlib.Path:
-  """Trains from the latest checkpoint to the end and saves the model.
+class RowRun:
+  """A run in progress that trains on rows."""
 
-  `train_batches` has the micro-batches of the whole run; the trainer skips
-  restored steps.
-  """
-  config = prepared.config
-  manifest = run_loop.begin_session(manifest, run, trainer.train_steps)
-  recorder = recorder_lib.Recorder(
-    run,
-    manifest.recipe,
-    config,
-    previous_rows=resume_checks.rewind(run, trainer.train_steps),
-    steps_per_epoch=len(prepared.dataset.train) / config.training.batch_size,
-    names=trainer.names,
-  )
-  with (
-    contextlib.closing(recorder),
-    meshes.use(meshes.make(config.mesh)),
-    interrupts.between_steps() as stop,
+  def __init__(
+    self,
+    prepared: Plan[Any, Any, Any],
+    path: pathlib.Path,
+    trainer: trainer_lib.RecordedTrainer,
+    train_batches: Iterable[Any],
+    eval_batches: list[Any],
   ):
-    trainer.fit(train_batches, eval_batches, recorder, stop)
-  trained = dataclasses.replace(prepared.model, module=trainer.model)
-  run_loop.finish(manifest, run, trained, recorder.summary())
-  return run
+    """Opens the run's files; `train_batches` are of the whole run."""
+    config = prepared.config
+    self.trainer, self.first_step = trainer, trainer.train_steps
+    self._batches, self._mesh = (train_batches, eval_batches), config.mesh
+    self.recorder = recorder_lib.Recorder(
+      path,
+      trainer.metrics_prefix,
+      config,
+      previous_rows=resume_checks.rewind(path, self.first_step),
+      steps_per_epoch=len(prepared.dataset.train) / config.training.batch_size,
+      names=trainer.names,
+    )
+
+  def fit(self) -> None:
+    """Trains from the latest checkpoint to the end."""
+    with (
+      contextlib.closing(self.recorder),
+      meshes.use(meshes.make(self._mesh)),
+      interrupts.between_steps() as stop,
+    ):
+      self.trainer.fit(*self._batches, self.recorder, stop)
 
 
 def load(config: config_lib.SFTConfig) -> datasets.Source:
@@ -179,15 +179,10 @@ LOADER = Loader[
 plan = LOADER.plan
 
 
-def run(
-  prepared: Plan[Any, Any, Any],
-  manifest: run_manifest.RunManifest,
-  path: pathlib.Path,
-) -> pathlib.Path:
-  """Trains from the latest checkpoint to the end and saves the model."""
+def run(prepared: Plan[Any, Any, Any], path: pathlib.Path) -> RowRun:
+  """Restores the latest checkpoint and makes the batches of a run."""
   config, model = prepared.config, prepared.model
   trainer = trainer_lib.SFTTrainer(model.module, config, path)
-  train_batches, eval_batches = batches.make(
-    config, prepared.dataset, model.tokenizer.pad_id()
-  )
-  return fit(prepared, manifest, path, trainer, train_batches, eval_batches)
+  pad_id = model.tokenizer.pad_id()
+  made = batches.make(config, prepared.dataset, pad_id)
+  return RowRun(prepared, path, trainer, *made)
