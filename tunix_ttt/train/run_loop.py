@@ -46,7 +46,7 @@ class Plan:
   config: config_lib.SFTConfig
   model: checkpoints.Model
   record: run_manifest.ModelRecord
-  rewards: rewards_lib.CustomRewards = rewards_lib.NO_CUSTOM_REWARDS
+  rewards: rewards_lib.CustomRewards = dataclasses.field(default_factory=dict)
 
   def dataset_record(self) -> run_manifest.DatasetRecord | None:
     """Returns the manifest's record of the data; None for played games."""
