@@ -1,4 +1,4 @@
-"""Supervised fine-tuning runs, and what they share with preference runs."""
+"""Supervised fine-tuning runs, and the parts shared by all runs on rows."""
 
 from collections.abc import Callable, Iterable
 import contextlib

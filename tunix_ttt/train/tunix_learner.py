@@ -59,7 +59,7 @@ class GameLearner(grpo_learner.GRPOLearner):
   """Tunix's learner on batches of games from `GameRollout`."""
 
   def __init__(self, model: checkpoints.Model, config: config_lib.GRPOConfig):
-    """Makes a cluster of one device; without adapters and past selves."""
+    """Makes a cluster of one device, for models without adapters."""
     groups = config.training.batch_size // config.grpo.num_generations
     parts = config.training.gradient_accumulation_steps
     mesh = meshes.make(config.mesh) or Mesh(np.empty((), dtype=object), ())
