@@ -14,9 +14,11 @@ from flax import nnx
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt.models import memory
+from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
-from tunix_ttt.train import dry_run
+from tunix_ttt.train import grpo_plan
 
 MODELS = (
   "Qwen/Qwen2.5-0.5B",
@@ -84,7 +86,9 @@ def row(name: str, config: config_lib.GRPOConfig) -> dict[str, Any]:
       changed = dataclasses.replace(
         config, lora=lora, mesh=config_lib.MeshConfig(**shape)
       )
-      estimates = dry_run.memory_of_games(model, changed)
+      meshes.check(changed, model.spec)
+      _, rows, length = grpo_plan.describe(model, changed, None)
+      estimates = memory.of_run(model, changed, rows, length)
       sizes.setdefault(trained, {})[mesh] = {
         role: round(estimate.total / 2**30, 1)
         for role, estimate in estimates.items()

@@ -49,7 +49,7 @@ class Steps:
 
   def __init__(
     self,
-    plan: sft.Plan | dpo.DPOPlan,
+    plan: sft.Plan,
     *,
     is_packed: bool,
     num_steps: int,
@@ -96,7 +96,7 @@ class Steps:
 
 
 def measure(
-  name: str, plan: sft.Plan | dpo.DPOPlan, num_steps: int, repeats: int
+  name: str, plan: sft.Plan, num_steps: int, repeats: int
 ) -> dict[str, Any]:
   """Trains on the same rows both ways."""
   with (
@@ -122,7 +122,7 @@ def measure(
 
 def plans(
   path: pathlib.Path, settings: list[str], num_pairs: int
-) -> Iterator[tuple[str, sft.Plan | dpo.DPOPlan]]:
+) -> Iterator[tuple[str, sft.Plan]]:
   """Yields what is trained on: games of each kind, then pairs."""
   for name, changes in DATA.items():
     config = config_lib.load(config_lib.SFTConfig, path, [*settings, *changes])

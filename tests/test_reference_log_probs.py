@@ -100,7 +100,7 @@ def test_the_reference_stays_what_it_is(reference, has_adapters):
     expected = reference_log_probs.of_policy(base, config)(tokens, mask)
   is_start = reference == "start" or not has_adapters
   assert (expected == start).all() == is_start
-  score = reference_log_probs.of_reference(model, model.module, config)
+  score = reference_log_probs.of_reference(model, config)
   change(model.module, 0.1)
   np.testing.assert_array_equal(score(tokens, mask), expected)
   moved = reference_log_probs.of_policy(model.module, config)(tokens, mask)

@@ -88,7 +88,7 @@ def main() -> None:
     evaluation=flags.evaluation,
   )
   if repository:
-    export_lib.check_public(export.model)
+    export_lib.check_public(export)
   if flags.dry_run:
     for file, size in export.sizes().items():
       print(f"would write {flags.output / file}: {size:,} bytes")
@@ -96,7 +96,7 @@ def main() -> None:
       kind = "private" if flags.private else "public"
       print(f"would upload them to {repository}, a new {kind} repository")
     return
-  export.write(flags.output)
+  export_lib.write(export, flags.output, {})
   print(f"written: {flags.output}")
   if repository:
     address = client.publish(flags.output, repository, private=flags.private)

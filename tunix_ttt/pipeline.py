@@ -16,13 +16,13 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import recipes
-from tunix_ttt.algorithms import rewards
 from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import dry_run
 from tunix_ttt.train import reference_log_probs
+from tunix_ttt.train import run_loop
 
 MANIFEST = "pipeline_manifest.json"
 PAIRS = "pairs.jsonl"
@@ -74,9 +74,8 @@ def stages(
     if name == "dpo":
       settings.append(f"data.path={output / PAIRS}")
     path = pathlib.Path(stage.config)
-    configs[name] = loaded = config_lib.load(kind, path, settings)
-    if isinstance(loaded, config_lib.GRPOConfig):
-      rewards.custom_rewards(None, loaded.rewards)
+    configs[name] = config_lib.load(kind, path, settings)
+    run_loop.options(configs[name])
   return configs
 
 
@@ -95,22 +94,30 @@ def run(
   path = output / MANIFEST
   manifest = PipelineManifest(config=config_lib.to_dict(config))
   if path.exists():
-    manifest = _read(path, manifest.config)
+    previous = run_manifest.read_record(
+      PipelineManifest, path, "pipeline manifest"
+    )
+    if previous.config != manifest.config:
+      raise errors.UserError(
+        f"{path}: the directory belongs to a pipeline with another config;"
+        " choose another --output"
+      )
+    manifest = previous
   else:
     files.check_output(output)
     dry_run.check_chain([*configs.values()])
     _write(manifest, path)
   for name, record in _run_stages(config, configs, output):
     print(f"{name}: {output / record.path}", flush=True)
-    previous = manifest.stages.get(name)
-    if previous is None or previous.digest != record.digest:
+    finished = manifest.stages.get(name)
+    if finished is None or finished.digest != record.digest:
       if name in configs:
         played = recipes.play_finished(output / record.path, configs[name])
         exact = {m: dataclasses.asdict(r) for m, r in played.results.items()}
         record = record.model_copy(update={"exact_play": exact})
         recipes.report(output / record.path, configs[name])
-      finished = {**manifest.stages, name: record}
-      manifest = manifest.model_copy(update={"stages": finished})
+      records = {**manifest.stages, name: record}
+      manifest = manifest.model_copy(update={"stages": records})
       _write(manifest, path)
   return manifest
 
@@ -160,18 +167,6 @@ def _record(
     path=str(path.relative_to(output)),
     digest=files.digest(hashed_file, "file of this pipeline"),
   )
-
-
-def _read(path: pathlib.Path, config: dict[str, Any]) -> PipelineManifest:
-  manifest = run_manifest.read_record(
-    PipelineManifest, path, "pipeline manifest"
-  )
-  if manifest.config != config:
-    raise errors.UserError(
-      f"{path}: the directory belongs to a pipeline with another config; choose"
-      " another --output"
-    )
-  return manifest
 
 
 def _write(manifest: PipelineManifest, path: pathlib.Path) -> None:

@@ -34,15 +34,10 @@ from tunix_ttt.train import sft
 Function = Callable[..., Any] | str
 MAX_SHARD_SIZE = 4 * 10**9
 
-
-# Functions of each recipe: `plan` checks a config and builds the model without
-# writing anything; `run` trains from the latest checkpoint to the last step.
-_TRAINERS: dict[
-  config_lib.Recipe, tuple[Callable[..., Any], run_loop.Train[Any]]
-] = {
-  "sft": (sft.plan, sft.run),
-  "dpo": (dpo.plan, dpo.run),
-  "grpo": (grpo_plan.plan, grpo.run),
+RECIPES: dict[config_lib.Recipe, run_loop.Recipe] = {
+  "sft": run_loop.Recipe(sft.plan, sft.run),
+  "dpo": run_loop.Recipe(dpo.plan, dpo.run),
+  "grpo": run_loop.Recipe(grpo_plan.plan, grpo.GRPORun),
 }
 
 
@@ -127,16 +122,8 @@ def start(
     errors.UserError: If the input is wrong; nothing is written then.
   """
   progress.hush()
-  plan, run = _TRAINERS[name]
-  options, records = _options(config, rewards)
-  return run_loop.start(
-    name,
-    config,
-    None if output is None else pathlib.Path(output),
-    lambda: plan(config, **options),
-    run,
-    records,
-  )
+  output = None if output is None else pathlib.Path(output)
+  return run_loop.start(name, RECIPES[name], config, output, rewards)
 
 
 def resume(
@@ -172,24 +159,15 @@ def resume(
   """
   run = pathlib.Path(run)
   progress.hush()
-  if not isinstance(config, config_lib.SFTConfig):
-    manifest = run_manifest.RunManifest.read(run)
-    if config is None:
-      config = manifest.load_config(run)
-    else:
-      config = config_lib.load(config_lib.RECIPES[manifest.recipe], config)
+  manifest = run_manifest.RunManifest.read(run)
+  if config is None:
+    config = manifest.load_config(run)
+  else:
+    config = config_lib.load(config_lib.RECIPES[manifest.recipe], config)
   if base is not None:
     config = resume_checks.with_model(config, base=str(base))
-  plan, train = _TRAINERS[config_lib.recipe_of(config)]
-  options, records = _options(config, rewards)
-  return run_loop.resume(
-    config,
-    run,
-    step,
-    lambda config, path: plan(config, path, **options),
-    train,
-    records,
-  )
+  recipe = RECIPES[manifest.recipe]
+  return run_loop.resume(recipe, manifest, config, run, step, rewards)
 
 
 def answer_evalset(
@@ -240,7 +218,7 @@ def play_finished(
     summary.unlink(missing_ok=True)
     matches.write(games, played, model, name, config, openings)
     print(matches.table(played), flush=True)
-  names = (run_directory.GAMES, run_directory.GAMES_SUMMARY)
+  names = games.name, summary.name
   manifest = run_manifest.RunManifest.read(run)
   if not played_before or not manifest.files.keys() >= {*names}:
     manifest.with_files(run, *names).write(run)
@@ -275,27 +253,6 @@ def report(
   return output
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Export:
-  """The contents of an exported directory.
-
-  Attributes:
-    model: Weights, config and tokenizer.
-    model_card: Model card in UTF-8.
-  """
-
-  model: export_lib.Export
-  model_card: bytes
-
-  def sizes(self) -> dict[str, int]:
-    """Returns the bytes of each file, without the headers of weight files."""
-    return self.model.sizes() | {model_card.README: len(self.model_card)}
-
-  def write(self, output: pathlib.Path) -> None:
-    """Writes the directory, which must not exist, atomically."""
-    export_lib.write(self.model, output, {model_card.README: self.model_card})
-
-
 def prepare(
   name: str,
   title: str,
@@ -304,21 +261,13 @@ def prepare(
   merge: bool = False,
   max_shard_size: int = MAX_SHARD_SIZE,
   evaluation: pathlib.Path | None = None,
-) -> Export:
+) -> export_lib.Export:
   """Reads a model and builds its model card; writes nothing.
 
-  Args:
-    name: Checkpoint, other model directory, or hub id.
-    title: Name on the model card: a repository or a directory.
-    base: New directory of an adapter's base model, if it was moved.
-    merge: Whether to merge an adapter into its base model; PEFT loads an
-      unmerged adapter.
-    max_shard_size: Maximum bytes in a weight file of a whole model.
-    evaluation: Summary of games for the model card; None uses the summaries in
-      the run directory.
-
-  Returns:
-    The files to write.
+  See `export_model`. The name may also be a hub id, and the title is the name
+  on the model card: a repository or a directory. `max_shard_size` limits the
+  bytes in a weight file of a whole model. The model card shows the summary of
+  games `evaluation`, or the summaries in the run directory.
 
   Raises:
     errors.UserError: If the model does not exist or cannot be exported.
@@ -331,7 +280,8 @@ def prepare(
   )
   export = export_lib.prepare(model, merge=merge, max_shard_size=max_shard_size)
   text = model_card.render(export, title, run, summaries)
-  return Export(model=export, model_card=text.encode())
+  contents = export.contents | {model_card.README: text.encode()}
+  return dataclasses.replace(export, contents=contents)
 
 
 def export_model(
@@ -361,17 +311,5 @@ def export_model(
   files.check_absent(output)
   base = None if base is None else str(base)
   export = prepare(str(name), output.absolute().name, base=base, merge=merge)
-  export.write(output)
+  export_lib.write(export, output, {})
   return output
-
-
-def _options(
-  config: config_lib.SFTConfig, rewards: rewards_lib.Rewards | None
-) -> tuple[dict[str, Any], resume_checks.Rewards]:
-  """Returns keyword arguments of a recipe's plan, and their manifest records."""
-  if isinstance(config, config_lib.GRPOConfig):
-    custom = rewards_lib.custom_rewards(rewards, config.rewards)
-    return {"rewards": custom}, rewards_lib.records(custom)
-  if rewards:
-    raise errors.UserError("rewards are for GRPO; leave them out")
-  return {}, {}

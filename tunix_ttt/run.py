@@ -43,10 +43,7 @@ class Run:
   def model(
     self, name: str = run_directory.FINAL_CHECKPOINT
   ) -> checkpoints.Model:
-    """Loads a model of the run.
-
-    Args:
-      name: Directory in the run: `checkpoint-final` or `checkpoint-best`.
+    """Loads a model of the run: `checkpoint-final` or `checkpoint-best`.
 
     Raises:
       errors.UserError: if the run has no such model, or it is damaged.
@@ -54,11 +51,7 @@ class Run:
     return reference_log_probs.load(self.path / name, self.config)
 
   def metrics(self, split: str | None = None) -> list[dict[str, Any]]:
-    """Returns the rows of `metrics.jsonl`.
-
-    Args:
-      split: `train` or `eval`; None for both.
-    """
+    """Returns the rows of `metrics.jsonl` with a split, `train` or `eval`."""
     rows = run_directory.read_metrics(self.path)
     return [row for row in rows if split in (None, row["split"])]
 

@@ -8,7 +8,7 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.models import meshes
-from tunix_ttt.rollout import trajectory as sequences_lib
+from tunix_ttt.rollout import trajectory
 from tunix_ttt.train import reference_log_probs
 
 # Lengths are rounded up to a multiple, to compile fewer programs.
@@ -18,7 +18,7 @@ _MIN_ROWS = 64
 
 
 def make(
-  sequences: sequences_lib.Sequences,
+  sequences: trajectory.Sequences,
   advantages: np.ndarray,
   is_trained: np.ndarray,
   config: config_lib.GRPOConfig,
@@ -33,11 +33,8 @@ def make(
     is_trained: bool [B, T], mask of trained turns.
     config: Settings of the run.
     reference: Scorer by the KL reference; None without a KL penalty.
-    policy: Scorer by the trainer's weights; None if the sampler has the same
-      weights.
-
-  Returns:
-    The batch, and metrics by name, which are empty without `policy`.
+    policy: Scorer by the trainer's weights; None, without metrics, if the
+      sampler has the same weights.
   """
   rows_per_game = len(sequences.tokens) // len(is_trained)
   turns: Any = sequences.turns
@@ -119,12 +116,11 @@ def pack(
   longest = rows["mask"][used].sum(axis=1).max(initial=1)
   length = min(-(-longest // _MULTIPLE) * _MULTIPLE, rows["mask"].shape[1])
 
-  def pack_one(values: np.ndarray) -> np.ndarray:
-    packed = np.zeros((size * per_game, length), values.dtype)
-    packed[: len(used)] = values[used, :length]
-    return packed.reshape(size, per_game, length)
-
-  return {name: pack_one(values) for name, values in rows.items()}
+  padding = ((0, size * per_game - len(used)), (0, 0))
+  return {
+    name: np.pad(values[used, :length], padding).reshape(size, per_game, length)
+    for name, values in rows.items()
+  }
 
 
 def micro_batch_weights(
@@ -132,13 +128,9 @@ def micro_batch_weights(
 ) -> np.ndarray:
   """Returns the weight of each game's micro-batch, float32 [B].
 
-  Tunix averages the mean losses of micro-batches. These weights turn that
-  average into the mean over the batch.
-
-  Args:
-    trained: bool [B, R, L], mask of trained tokens.
-    parts: Number of micro-batches; divides B.
-    loss_agg_mode: Tunix's name of the aggregation mode.
+  Tunix averages the mean losses of `parts` micro-batches. These weights turn
+  that average into the mean over the batch. `trained` is a mask of tokens, bool
+  [B, R, L], and `loss_agg_mode` Tunix's name of the aggregation.
   """
   counts = trained.sum(axis=-1)
   if loss_agg_mode != "token-mean":
@@ -157,16 +149,9 @@ def importance_weights(
   """Returns Tunix's `sampler_is_weights`, and metrics of the weights.
 
   They are truncated importance weights (Yao et al., 2025): the trainer's
-  probability of a token over the sampler's, at most `threshold`.
-
-  Args:
-    trainer: float32 [...], the trainer's log-probabilities before the update.
-    sampler: float32 [...], the sampler's log-probabilities.
-    trained: bool [...], mask of trained tokens.
-    threshold: Maximum weight.
-
-  Returns:
-    Weights float32 [...], 0 for other tokens, and metrics by name.
+  probability of a token before the update over the sampler's, at most
+  `threshold`. `trainer` and `sampler` are log-probabilities float32 [...];
+  weights are 0 outside of the mask `trained`, bool [...].
   """
   log_ratio = np.where(trained, np.clip(trainer - sampler, -20, 20), 0)
   ratio = np.exp(log_ratio)
@@ -175,8 +160,6 @@ def importance_weights(
   metrics = {
     "log_ratio": float(np.abs(log_ratio).sum() / count),
     "sampler_is/weight_mean": float(weights.sum() / count),
-    "sampler_is/share_cut": float(
-      ((ratio > threshold) & trained).sum() / count
-    ),
+    "sampler_is/share_cut": float(trained[ratio > threshold].sum() / count),
   }
   return weights.astype(np.float32), metrics

@@ -23,7 +23,6 @@ from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy
 from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory
-from tunix_ttt.rollout import trajectory as sequences_lib
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
 
@@ -100,7 +99,6 @@ class OpponentPool:
     )
 
 
-_STREAMS = streams.Stream
 # Number of boards in a batch of greedy moves.
 _GREEDY_BATCH = 512
 
@@ -122,11 +120,7 @@ class GameRollout:
   ):
     """Builds the sampler, without compiling it.
 
-    Args:
-      model: Model that is trained.
-      config: Settings of the run.
-      pool: Opponents.
-      prompts: Start positions of the episode source `prompts`.
+    `prompts` are the start positions of the episode source `prompts`.
     """
     self._config, self._pool = config, pool
     # In the layout `split`, the sampler has a copy of the model.
@@ -144,7 +138,7 @@ class GameRollout:
       self._policy, env_lib.TicTacToe(), self._tables, play, config.rollout
     )
     self._sequences = jax.jit(
-      lambda games, tables: sequences_lib.sequences(
+      lambda games, tables: trajectory.sequences(
         games, tables, config.play.context
       )
     )
@@ -157,13 +151,11 @@ class GameRollout:
 
   def play(
     self, step: int
-  ) -> tuple[trajectory.Trajectory, sequences_lib.Sequences]:
-    """Returns the games of a step and their token sequences, on the host.
+  ) -> tuple[trajectory.Trajectory, trajectory.Sequences]:
+    """Returns a step's games and their token sequences, on the host.
 
-    Also starts later games that may be sampled from the current weights.
-
-    Args:
-      step: Step of the run, counted from 0.
+    Steps are counted from 0. Also starts later games that may be sampled from
+    the current weights.
     """
     config = self._config
     ahead = step + config.rollout.max_staleness
@@ -201,9 +193,8 @@ class GameRollout:
   ) -> tuple[jax.Array, env_lib.State]:
     """Returns the token keys [B] and the initial states of games.
 
-    Args:
-      groups: int [B], group numbers of the games.
-      opponent: Opponent, which opens some of the games.
+    `groups` has the group numbers of the games, int [B]. The opponent opens
+    some of the games.
     """
     members = np.arange(len(groups)) % self._config.grpo.num_generations
     return self._start(
@@ -232,14 +223,11 @@ class GameRollout:
       return None
     count = len(self._boards)
     epochs, indices = np.divmod(groups, count)
-    orders = {
-      epoch: datasets.epoch_order(count, self._config.seed, epoch)
-      for epoch in np.unique(epochs).tolist()
-    }
-    rows = [
-      orders[epoch][index]
-      for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)
-    ]
+    rows = np.empty_like(groups)
+    for epoch in np.unique(epochs):
+      in_epoch = epochs == epoch
+      order = datasets.epoch_order(count, self._config.seed, int(epoch))
+      rows[in_epoch] = order[indices[in_epoch]]
     return self._boards[rows], self._last_moves[rows]
 
   def _start_game_batch(
@@ -261,7 +249,7 @@ class GameRollout:
     ) -> Any:
       opponent_member = member if episodes.opponent_seed == "game" else 0
       opponent_seed = jax.random.bits(
-        streams.key(seed, _STREAMS.GAME_OPPONENTS, group, opponent_member)
+        streams.key(seed, streams.Stream.GAME_OPPONENTS, group, opponent_member)
       )
       if prompt is not None:
         board, last = prompt
@@ -269,14 +257,14 @@ class GameRollout:
       else:
         agent = marks[group % 2]
         board, last = opponents.random_position(
-          streams.key(seed, _STREAMS.GROUP_STARTS, group),
-          streams.key(seed, _STREAMS.GROUP_LAST_MOVES, group),
+          streams.key(seed, streams.Stream.GROUP_STARTS, group),
+          streams.key(seed, streams.Stream.GROUP_LAST_MOVES, group),
           agent,
         )
         board = jnp.where(has_random_start, board, rules.EMPTY_BOARD)
         last = jnp.where(has_random_start, last, -1)
       state = env.init(opponent_seed, agent, board, last)
-      return streams.key(seed, _STREAMS.GAME_TOKENS, group, member), state
+      return streams.key(seed, streams.Stream.GAME_TOKENS, group, member), state
 
     return jax.vmap(start_game)(groups, members, has_random_start, prompts)
 
@@ -303,7 +291,9 @@ class GameRollout:
         jnp.asarray(boards[rows]),
         jnp.asarray(last[rows], jnp.int8),
       )
-      keys = streams.keys(0, _STREAMS.GREEDY, last=jnp.arange(_GREEDY_BATCH))
+      keys = streams.keys(
+        0, streams.Stream.GREEDY, last=jnp.arange(_GREEDY_BATCH)
+      )
       moves.append(meshes.fetch(self._greedy(params, keys, states).moves)[:, 0])
     table = np.full(rules.NUM_BOARDS, -1, np.int8)
     table[boards] = np.concatenate(moves)[: len(boards)]

@@ -17,7 +17,6 @@ Tunix's are the trainer with its optimizer and checkpoint manager, the estimator
 of whole games, the KL divergence and the aggregation of the loss.
 """
 
-from collections.abc import Iterator
 import contextlib
 import dataclasses
 import pathlib
@@ -31,7 +30,6 @@ from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
-from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo_plan
@@ -41,20 +39,6 @@ from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import trainer as trainer_lib
-
-
-def run(
-  plan: grpo_plan.Plan,
-  manifest: run_manifest.RunManifest,
-  path: pathlib.Path,
-) -> pathlib.Path:
-  """Trains from the latest checkpoint to the end and saves the model."""
-  training = GRPORun(plan, path)
-  manifest = run_loop.begin_session(manifest, path, training.first_step)
-  training.fit()
-  trained = dataclasses.replace(plan.model, module=training.trainer.model)
-  run_loop.finish(manifest, path, trained, training.recorder.summary())
-  return path
 
 
 class GRPORun:
@@ -89,7 +73,11 @@ class GRPORun:
 
   def fit(self) -> None:
     """Trains from the latest checkpoint to the end."""
-    with self._closing(), interrupts.between_steps() as stop:
+    with (
+      contextlib.closing(self.trainer),
+      contextlib.closing(self.recorder),
+      interrupts.between_steps() as stop,
+    ):
       self.pool.restore(self.first_step)
       # Rewinding removed this step's row of an evaluation.
       self.evaluate_if_due(self.first_step)
@@ -107,11 +95,7 @@ class GRPORun:
           self._check_stop(stop, step + 1)
 
   def step(self, step: int) -> None:
-    """Plays a batch of games and trains on it.
-
-    Args:
-      step: Number of the step, from 0.
-    """
+    """Plays a batch of games and trains on it; steps are counted from 0."""
     config, started = self.config, time.perf_counter()
     games, sequences = self.rollout.play(step)
     seconds_sampling = time.perf_counter() - started
@@ -175,11 +159,3 @@ class GRPORun:
     if is_exact and step not in run_directory.checkpoint_steps(self.path):
       self.trainer.save(step)
     raise stop.interrupted(step)
-
-  @contextlib.contextmanager
-  def _closing(self) -> Iterator[None]:
-    try:
-      yield
-    finally:
-      self.recorder.close()
-      self.trainer.close()

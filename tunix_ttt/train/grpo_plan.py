@@ -10,9 +10,12 @@ from tunix_ttt import errors
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.data import datasets
 from tunix_ttt.evaluate import matches
-from tunix_ttt.models import checkpoints
+from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.models import memory
+from tunix_ttt.models import model_policy
+from tunix_ttt.models import sources
 from tunix_ttt.rollout import sampler
+from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import recorder
@@ -30,30 +33,22 @@ _REFERENCE_NOTES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(run_loop.Plan):
   """The checked parts of a GRPO run, in memory.
 
   Attributes:
-    config: Settings of the run.
-    model: Model to train.
-    record: Record of the model for the manifest.
     evaluate: Function from parameters to metrics by name, with a `score`.
     source: Prompts; None for whole games.
-    rewards: Custom rewards.
   """
 
   config: config_lib.GRPOConfig
-  model: checkpoints.Model
-  record: run_manifest.ModelRecord
   evaluate: Callable[[Any], dict[str, float]]
   source: datasets.Prompts | None
-  rewards: rewards_lib.CustomRewards
 
   def dataset_record(self) -> run_manifest.DatasetRecord | None:
     """Returns the manifest's record of the prompts, if any."""
-    if self.source is None:
-      return None
-    return self.source.record(train_rows=len(self.source.samples))
+    source = self.source
+    return source and source.record(train_rows=len(source.samples))
 
 
 def load(config: config_lib.GRPOConfig) -> datasets.Prompts | None:
@@ -70,10 +65,7 @@ def plan(
 ) -> Plan:
   """Reads the prompts, if any, and makes the model; writes nothing.
 
-  Args:
-    config: Settings of the run.
-    tokenizer: File of a tiny model's trained tokenizer.
-    rewards: Custom rewards.
+  `tokenizer` is the file of a tiny model's trained tokenizer.
 
   Raises:
     errors.UserError: if the config or one of its files is invalid.
@@ -102,6 +94,44 @@ def plan(
   )
 
 
+def describe(
+  model: sources.Outline,
+  config: config_lib.GRPOConfig,
+  source: datasets.Prompts | None,
+) -> tuple[list[str], int, int]:
+  """Returns lines about the games, the rows of a step and their length."""
+  rewards_lib.custom_rewards(None, config.rewards)
+  training, play = config.training, config.play
+  group_size = config.grpo.num_generations
+  num_games = training.max_steps * training.batch_size
+  lines = [
+    f"games    {num_games:,}: {training.max_steps:,} steps of"
+    f" {training.batch_size // group_size} groups of {group_size}",
+    f"turns    context {play.context}, answers of {play.max_new_tokens} tokens"
+    " at the most",
+  ]
+  if source is not None:
+    lines.append(
+      f"prompts  {source.key}: {len(source.samples):,}, {source.skipped.rows:,} rows bad and skipped"
+    )
+  prompt_tokens = config.data.max_seq_length
+  if model.tokenizer is not None:
+    tables = check_play(model, config)
+    prompt_tokens = int(tables.observations.begin.lengths.max())
+  return lines, *memory.shape_of_games(config, prompt_tokens)
+
+
+def check_play(
+  model: sources.Outline, config: config_lib.SFTConfig
+) -> tables_lib.Tables:
+  """Returns the tables of a model's play, after checking its settings."""
+  assert model.tokenizer is not None
+  tables = sampler.make_tables(config, model.tokenizer)
+  policy = model_policy.ModelPolicy(model.module, model.spec)
+  sampler.make_sampler(policy, env_lib.TicTacToe(), tables, config.play)
+  return tables
+
+
 def reference(plan: Plan) -> reference_log_probs.Scorer | None:
   """Returns the scorer of the KL reference; None without a KL penalty.
 
@@ -111,6 +141,4 @@ def reference(plan: Plan) -> reference_log_probs.Scorer | None:
     return None
   if reference_log_probs.starts_from_adapters(plan.model):
     progress.say(_REFERENCE_NOTES[plan.config.grpo.reference])
-  return reference_log_probs.of_reference(
-    plan.model, plan.model.module, plan.config
-  )
+  return reference_log_probs.of_reference(plan.model, plan.config)

@@ -54,12 +54,7 @@ def make(config: config_lib.TrainingConfig) -> optax.GradientTransformation:
 
 
 class Float32State(NamedTuple):
-  """The state of `in_float32` for parameters of lower precision.
-
-  Attributes:
-    params: Parameters in float32, before rounding.
-    inner: State of the inner optimizer.
-  """
+  """The state of `in_float32`: unrounded parameters, and the inner state."""
 
   params: Any
   inner: Any

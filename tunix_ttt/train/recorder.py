@@ -64,10 +64,7 @@ def options(
 ) -> metrics_logger.MetricsLoggerOptions:
   """Returns Tunix's options for TensorBoard and, if enabled, W&B.
 
-  Args:
-    config: Settings of logging.
-    run: Run directory.
-    prefix: Prefix of the trainer's metrics, `metrics_prefix` in Tunix.
+  `prefix` is the `metrics_prefix` of the trainer.
   """
   directory = str(run / run_directory.TENSORBOARD)
   factories: list[metrics_logger.BackendFactory] = [
@@ -148,14 +145,9 @@ class Recorder:
   ):
     """Opens a run's files.
 
-    Args:
-      run: Run directory.
-      recipe: Name of the recipe, which names the text log.
-      config: Settings of the run.
-      previous_rows: Rows already in `metrics.jsonl`.
-      steps_per_epoch: Number of optimizer steps in an epoch.
-      names: Console names of the loss metrics, in the order of a row; metrics
-        with the name "" are not printed.
+    `previous_rows` are already in `metrics.jsonl`. `names` has the console
+    names of the loss metrics, in the order of a row; metrics with the name ""
+    are not printed.
     """
     self._names = names
     self._metrics = run_directory.open_to_append(run / run_directory.METRICS)
@@ -180,35 +172,25 @@ class Recorder:
     self._compiling.enter_context(progress.stage("compiling the first step"))
 
   def train(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
-    """Records an optimizer step.
+    """Records an optimizer step, counted from 1.
 
-    Args:
-      step: Number of the step, from 1.
-      loss: Loss of the step.
-      metrics: Metrics of the loss, `grad_norm`, `learning_rate`, the number of
-        `tokens` in the batch, and `clock`, the step's `time.perf_counter()`.
+    The metrics are those of the loss, `grad_norm`, `learning_rate`, the number
+    of `tokens` in the batch, and `clock`, the step's `time.perf_counter()`.
 
     Raises:
       errors.UserError: if the loss is not finite.
     """
-    self._num_tokens += int(metrics["tokens"])
     elapsed = metrics["clock"] - self._started
-    row = {
-      "step": step,
-      "split": "train",
+    values = {
       "loss": loss,
       **{name: metrics[name] for name in self._names},
       "grad_norm": metrics["grad_norm"],
       "learning_rate": metrics["learning_rate"],
       "epoch": round(step / self._steps_per_epoch, 4),
-      "num_tokens": self._num_tokens,
-      "seconds": round(elapsed, 3),
-      "tokens_per_second": self._speed(elapsed),
     }
-    self._write(row)
+    row = self._write_step(step, values, metrics["tokens"], elapsed)
     speed = _show_speed(row)
-    self._bar.set_postfix_str(f"loss {loss:.4f}{speed}", False)
-    self._bar.update()
+    self._advance(f"loss {loss:.4f}{speed}")
     if self._is_logged(step):
       # Unknown at the first step, whose time is mostly compilation.
       if speed:
@@ -266,14 +248,30 @@ class Recorder:
     if not progress.is_hidden():
       self._bar.write(text, file=sys.stderr)
 
-  def _speed(self, elapsed: float) -> float:
-    """Returns tokens per second over the last steps, 0 while unknown."""
+  def _write_step(
+    self, step: int, values: dict[str, float], tokens: float, elapsed: float
+  ) -> dict[str, Any]:
+    """Writes and returns the row of a training step, with its speed."""
+    self._num_tokens += int(tokens)
     self._window.append((elapsed, self._num_tokens))
+    # The speed over the last steps, 0 while unknown.
     first_elapsed, first_tokens = self._window[0]
-    if elapsed == first_elapsed:
-      return 0.0
-    tokens = self._num_tokens - first_tokens
-    return round(tokens / (elapsed - first_elapsed), 1)
+    seconds = elapsed - first_elapsed
+    new_tokens = self._num_tokens - first_tokens
+    row = {
+      "step": step,
+      "split": "train",
+      **values,
+      "num_tokens": self._num_tokens,
+      "seconds": round(elapsed, 3),
+      "tokens_per_second": round(new_tokens / seconds, 1) if seconds else 0.0,
+    }
+    self._write(row)
+    return row
+
+  def _advance(self, text: str) -> None:
+    self._bar.set_postfix_str(text, False)
+    self._bar.update()
 
   def _write(self, row: dict[str, Any]) -> None:
     if not abs(row.get("loss", 0.0)) < float("inf"):
@@ -310,14 +308,7 @@ class GameRecorder(Recorder):
     previous_rows: list[dict[str, Any]],
     decode: Callable[[list[int]], str],
   ):
-    """Opens a run's files.
-
-    Args:
-      run: Run directory.
-      config: Settings of the run.
-      previous_rows: Rows already in `metrics.jsonl`.
-      decode: Function from token ids to text.
-    """
+    """Opens a run's files; `decode` turns token ids into text."""
     super().__init__(run, "grpo", config, previous_rows=previous_rows)
     self._config, self._decode = config, decode
     self._games = run_directory.open_to_append(run / run_directory.ROLLOUTS)
@@ -334,37 +325,25 @@ class GameRecorder(Recorder):
     metrics: Mapping[str, float],
     learning_rate: float,
   ) -> None:
-    """Records a training step on a batch of games.
+    """Records a training step, counted from 1, on games on the host.
 
-    Args:
-      step: Number of the step, from 1.
-      games: Games of the batch, on the host.
-      metrics: Metrics of the games and of the loss.
-      learning_rate: Learning rate of the step's first update.
+    `learning_rate` is the rate of the step's first update.
 
     Raises:
       errors.UserError: if the loss is not finite.
     """
-    metrics = dict(metrics)
-    self._num_tokens += int(metrics.pop("tokens"))
-    elapsed = time.perf_counter() - self._started
-    row = {
-      "step": step,
-      "split": "train",
+    values = {
       **metrics,
       "learning_rate": learning_rate,
-      "num_tokens": self._num_tokens,
       "memory_bytes": _memory_bytes(),
-      "seconds": round(elapsed, 3),
-      "tokens_per_second": self._speed(elapsed),
     }
-    self._write(row)
+    elapsed = time.perf_counter() - self._started
+    row = self._write_step(step, values, values.pop("tokens"), elapsed)
     text = (
       f"reward {row['reward']:.3f}  win {row['win_rate']:.1%}  loss"
       f" {row['loss_rate']:.1%}  optimal moves {row['optimal_move_rate']:.1%}"
     )
-    self._bar.set_postfix_str(text, False)
-    self._bar.update()
+    self._advance(text)
     if self._is_logged(step):
       self._write_games(step, games)
       self._log_row(row, f"{text}{_show_speed(row)}")

@@ -38,18 +38,15 @@ def of_policy(module: nnx.Module, config: config_lib.GRPOConfig) -> Scorer:
 
 
 def of_reference(
-  model: checkpoints.Model, module: nnx.Module, config: config_lib.GRPOConfig
+  model: checkpoints.Model, config: config_lib.GRPOConfig
 ) -> Scorer:
   """Returns a scorer by the reference of the KL divergence.
 
-  Only the trained parameters are copied. The reference `base` of a model with
-  adapters is the trained model without adapters, which needs no copy.
-
-  Args:
-    model: Model before training.
-    module: Module that is trained, before a checkpoint is restored into it.
-    config: Settings, of which `grpo.reference` chooses the reference.
+  Only the trained parameters are copied, so call it before a checkpoint is
+  restored. The reference `base` of a model with adapters is the trained model
+  without adapters, which needs no copy.
   """
+  module = model.module
   if model.lora is not None and config.grpo.reference == "base":
     graph, _ = nnx.split(nnx.eval_shape(model.spec.build))
     score = _make(graph, meshes.of(module), config)
@@ -103,15 +100,10 @@ def _make(
 def log_probs(
   module: nnx.Module, batches: Iterable[datasets.Batch], num_pairs: int
 ) -> np.ndarray:
-  """Returns the log-probabilities of the answers of N pairs.
+  """Returns the log-probabilities of answers, chosen and rejected.
 
-  Args:
-    module: Module of Tunix.
-    batches: Batches of all pairs, as `batches.in_order` yields them.
-    num_pairs: Number of pairs, N.
-
-  Returns:
-    float32 [2, N], the chosen and the rejected answers.
+  `batches` are of all N pairs, as `batches.in_order` yields them; the result is
+  float32 [2, N].
   """
   graph, state = nnx.split(module)
 
@@ -148,24 +140,23 @@ TOKENIZER_ROWS = 2000
 
 def tokenizer_maker(
   config: config_lib.SFTConfig,
-  source: datasets.Origin | None = None,
+  samples: Iterable[row_formats.Sample] | None = None,
   tokenizer: pathlib.Path | None = None,
 ) -> Callable[[], tokenizers.SentencePieceTokenizer]:
   """Returns a function that trains or loads a tiny model's tokenizer.
 
-  Args:
-    config: Settings of the run.
-    source: Rows to train the tokenizer on; None reads the config's.
-    tokenizer: File of a trained tokenizer, which is loaded instead.
+  It loads the file `tokenizer`, or trains on `samples` or the config's rows.
   """
 
   def make_tokenizer() -> tokenizers.SentencePieceTokenizer:
     if tokenizer is not None:
       return tokenizers.SentencePieceTokenizer.load(tokenizer)
-    rows = source or datasets.load(config.data, config.seed)
-    return tokenizers.train_tokenizer(
-      rows.texts(TOKENIZER_ROWS), config.tokenizer.vocab_size
-    )
+    rows = samples
+    if rows is None:
+      rows = datasets.load(config.data, config.seed).samples
+    first = itertools.islice(rows, TOKENIZER_ROWS)
+    texts = (text for sample in first for text in sample.texts())
+    return tokenizers.train_tokenizer(texts, config.tokenizer.vocab_size)
 
   return make_tokenizer
 
@@ -175,14 +166,9 @@ def base_model(
   source: datasets.Origin | None = None,
   tokenizer: pathlib.Path | None = None,
 ) -> checkpoints.Model:
-  """Returns the model that training starts from.
-
-  Args:
-    config: Settings of the run.
-    source: Rows to train a tiny model's tokenizer on; None reads the config's.
-    tokenizer: File of a tiny model's trained tokenizer.
-  """
-  make_tokenizer = tokenizer_maker(config, source, tokenizer)
+  """Returns the model that training starts from; see `tokenizer_maker`."""
+  samples = source and source.samples
+  make_tokenizer = tokenizer_maker(config, samples, tokenizer)
   return sources.start_from(
     config.model, make_tokenizer, config.seed, config.mesh
   )
@@ -238,20 +224,13 @@ def tokenizer(
 ) -> tokenizers.Tokenizer:
   """Returns the tokenizer of a config's model, without reading weights.
 
-  Args:
-    config: Settings of the model.
-    samples: Rows to train a tiny model's tokenizer on.
+  A tiny model's tokenizer is trained on `samples`.
 
   Raises:
     errors.UserError: if the model or its tokenizer is unavailable.
   """
-
-  def train() -> tokenizers.SentencePieceTokenizer:
-    first = itertools.islice(samples, TOKENIZER_ROWS)
-    texts = (text for sample in first for text in sample.texts())
-    return tokenizers.train_tokenizer(texts, config.tokenizer.vocab_size)
-
-  result = sources.outline(config.model, train).tokenizer
+  maker = tokenizer_maker(config, samples)
+  result = sources.outline(config.model, maker).tokenizer
   if result is None:
     raise errors.UserError(
       f"{config.model.name}: its tokenizer is not in the local cache, and the"

@@ -38,8 +38,6 @@ _FREE_ON_RESUME = (
   "distributed",
 )
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
-# Records of a run's custom rewards, by name.
-Rewards = Mapping[str, run_manifest.RewardRecord]
 
 
 def relocate(
@@ -49,11 +47,6 @@ def relocate(
 
   Paths are resolved against the working directory, the run's original working
   directory, and the latter moved along with the run.
-
-  Args:
-    config: Settings of the run.
-    manifest: Manifest of the run.
-    run: Run directory.
 
   Raises:
     errors.UserError: if the model that the run started from is missing.
@@ -77,7 +70,7 @@ def relocate(
     return config
   if model.base is not None:
     base = pathlib.Path(model.base)
-    # `check_same_model` checks the loaded model again.
+    # `check_sources` checks the loaded model again.
     if adapters.is_adapter(base) or (
       checkpoints.is_model(base) and checkpoints.digest(base) == record.revision
     ):
@@ -108,34 +101,31 @@ def with_model(config: ConfigT, **changes: Any) -> ConfigT:
   return dataclasses.replace(config, model=model)
 
 
-def check_same_config(
+def check_settings(
   config: config_lib.SFTConfig,
+  rewards: Mapping[str, run_manifest.RewardRecord],
   manifest: run_manifest.RunManifest,
   run: pathlib.Path,
 ) -> None:
-  """Raises a UserError if a run started with another config."""
+  """Raises a UserError if a run started with other settings or functions.
+
+  `rewards` has the records of the custom rewards, by name.
+  """
   path = run / run_directory.MANIFEST
   if type(config) is not config_lib.RECIPES[manifest.recipe]:
     raise errors.UserError(
       f"{path}: this is a {manifest.recipe} run; use its own script"
     )
-  original = manifest.load_config(run)
-  changed = [
+  keys = [
     key
-    for key in config_lib.differences(config, original)
+    for key in config_lib.differences(config, manifest.load_config(run))
     if not key.startswith(_FREE_ON_RESUME)
   ]
-  if changed:
+  if keys:
     raise errors.UserError(
       f"{run}: resume with the original config; these keys differ from {path}:"
-      f" {', '.join(changed)}"
+      f" {', '.join(keys)}"
     )
-
-
-def check_same_rewards(
-  rewards: Rewards, manifest: run_manifest.RunManifest, run: pathlib.Path
-) -> None:
-  """Raises a UserError if a run started with other custom rewards."""
   original = manifest.rewards
   if rewards.keys() != original.keys():
     raise errors.UserError(
@@ -143,20 +133,11 @@ def check_same_rewards(
       f" the run has {', '.join(original) or 'none'}; resume with the run's own:"
       " tunix_ttt.resume(run, rewards=...)"
     )
-  changed = [name for name in rewards if rewards[name] != original[name]]
-  if changed:
+  if changed := [name for name in rewards if rewards[name] != original[name]]:
     raise errors.UserError(
       f"{run}: the source or weight of these rewards has changed since the run"
       f" started: {', '.join(changed)}"
     )
-
-
-def check_same_functions(
-  config: config_lib.SFTConfig,
-  manifest: run_manifest.RunManifest,
-  run: pathlib.Path,
-) -> None:
-  """Raises a UserError if a function that the config names has changed."""
   digests = custom.digests(config_lib.flatten(config_lib.to_dict(config)))
   changed = [k for k in digests if digests[k] != manifest.functions.get(k)]
   if changed:
@@ -166,34 +147,27 @@ def check_same_functions(
     )
 
 
-def check_same_data(
-  record: run_manifest.DatasetRecord | None,
-  original: run_manifest.DatasetRecord | None,
+def check_sources(
+  data: run_manifest.DatasetRecord | None,
+  model: run_manifest.ModelRecord,
+  manifest: run_manifest.RunManifest,
   run: pathlib.Path,
 ) -> None:
-  """Raises a UserError if a run started with other data."""
-  digest = record and record.digest
-  expected = original and original.digest
+  """Raises a UserError if a run started with other data or another model."""
+  digest = data and data.digest
+  expected = manifest.dataset and manifest.dataset.digest
   if digest != expected:
-    source = record and (record.path or record.key)
+    source = data and (data.path or data.key)
     raise errors.UserError(
       f"{run}: the data has changed since the run started: {source} has the"
       f" digest {digest}, the manifest has {expected}"
     )
-
-
-def check_same_model(
-  record: run_manifest.ModelRecord,
-  manifest: run_manifest.RunManifest,
-  run: pathlib.Path,
-) -> None:
-  """Raises a UserError if a run started from another model."""
   # A model may have moved, or have been loaded from the hub.
   original = manifest.model
-  update = {"name": record.name, "commit": record.commit}
-  if record != original.model_copy(update=update):
+  update = {"name": model.name, "commit": model.commit}
+  if model != original.model_copy(update=update):
     raise errors.UserError(
-      f"{run}: the model has changed since the run started: {record}, in the"
+      f"{run}: the model has changed since the run started: {model}, in the"
       f" manifest {original}; give the model with the digest"
       f" {original.revision}: --base DIR"
     )
@@ -270,9 +244,7 @@ def _written_until(run: pathlib.Path, step: int) -> dict[str, integrity.Prefix]:
 def choose(run: pathlib.Path, step: int | None) -> int:
   """Returns the step of the checkpoint to resume from, 0 for the beginning.
 
-  Args:
-    run: Run directory.
-    step: Step of the checkpoint; None for the latest undamaged checkpoint.
+  None chooses the latest undamaged checkpoint.
 
   Raises:
     errors.UserError: if the checkpoint is missing or damaged, or the run's
@@ -282,6 +254,10 @@ def choose(run: pathlib.Path, step: int | None) -> int:
   if root.exists() and not root.is_dir():
     raise errors.UserError(f"{root}: expected a directory, found a file")
   steps = run_directory.checkpoint_steps(run)
+
+  def undamaged() -> list[int]:
+    return [s for s in steps if integrity.damage(root / str(s)) is None]
+
   if step is None:
     step = _latest(root, steps)
   elif step not in steps:
@@ -289,26 +265,17 @@ def choose(run: pathlib.Path, step: int | None) -> int:
       f"{root}: no checkpoint of step {step}; available: {_list(steps)}"
     )
   elif fault := integrity.damage(root / str(step)):
-    others = [s for s in steps if integrity.damage(root / str(s)) is None]
     raise errors.UserError(
       f"{fault}; the checkpoint of step {step} is damaged; undamaged:"
-      f" {_list(others)}"
+      f" {_list(undamaged())}"
     )
   if step and (fault := _fault_of_run(run, step)):
-    undamaged = [
-      s
-      for s in steps
-      if s < step
-      and integrity.damage(root / str(s)) is None
-      and _fault_of_run(run, s) is None
-    ]
+    earlier = [s for s in undamaged() if s < step and not _fault_of_run(run, s)]
+    advice = "start a new run"
+    if earlier:
+      advice = f"resume from step {earlier[-1]} (--resume {earlier[-1]})"
     raise errors.UserError(
-      f"{fault}; restore the file as of step {step}, or "
-      + (
-        f"resume from step {undamaged[-1]} (--resume {undamaged[-1]})"
-        if undamaged
-        else "start a new run"
-      )
+      f"{fault}; restore the file as of step {step}, or {advice}"
     )
   return step
 
@@ -372,13 +339,8 @@ def go_back(
 ) -> None:
   """Moves files from after a checkpoint into a directory `superseded-…`.
 
-  If the process is killed, the run can still be resumed.
-
-  Args:
-    run: Run directory.
-    manifest: Manifest of the run.
-    step: Step of the checkpoint, 0 for the beginning.
-    chosen: Whether the user chose the checkpoint.
+  If the process is killed, the run can still be resumed. `step` is 0 for the
+  beginning; `chosen` says whether the user chose the checkpoint.
   """
   # No process moves a file before all have chosen a checkpoint.
   processes.wait("chosen a checkpoint")
@@ -405,12 +367,7 @@ def go_back(
 
 
 def rewind(run: pathlib.Path, step: int) -> list[dict[str, Any]]:
-  """Truncates metrics and rollouts to a checkpoint; returns the metrics rows.
-
-  Args:
-    run: Run directory.
-    step: Step of the checkpoint, 0 for the beginning.
-  """
+  """Truncates metrics and rollouts to a checkpoint; returns the metrics rows."""
   written: dict[str, integrity.Prefix] = {}
   if step:
     checkpoint = run / run_directory.CHECKPOINTS / str(step)

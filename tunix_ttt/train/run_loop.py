@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import math
 import os
 import pathlib
 import platform
 import shutil
-from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import jax
 
@@ -17,6 +17,7 @@ from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
+from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
@@ -30,79 +31,88 @@ from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import recorder
 from tunix_ttt.train import resume_checks
 
-_NO_REWARDS: resume_checks.Rewards = MappingProxyType({})
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """The checked parts of a run, in memory.
 
-class Prepared(Protocol):
-  """The checked parts of a run, in memory."""
+  Attributes:
+    config: Settings of the run.
+    model: Model to train.
+    record: Record of the model for the manifest.
+    rewards: Custom rewards of a GRPO run.
+  """
 
-  @property
-  def model(self) -> checkpoints.Model:
-    """The model to train."""
-    ...
-
-  @property
-  def record(self) -> run_manifest.ModelRecord:
-    """The manifest's record of the model."""
-    ...
+  config: config_lib.SFTConfig
+  model: checkpoints.Model
+  record: run_manifest.ModelRecord
+  rewards: rewards_lib.CustomRewards = dataclasses.field(default_factory=dict)
 
   def dataset_record(self) -> run_manifest.DatasetRecord | None:
     """Returns the manifest's record of the data; None for played games."""
-    ...
+    return None
 
 
-ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
-PreparedT = TypeVar("PreparedT", bound=Prepared)
-# Function that trains from the latest checkpoint and returns the run directory.
-Train = Callable[
-  [PreparedT, run_manifest.RunManifest, pathlib.Path], pathlib.Path
-]
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """A trainer.
+
+  Attributes:
+    plan: Checks a config and builds the model; writes nothing.
+    run: Restores the latest checkpoint. The result has `first_step`, `fit()`,
+      which trains to the last step, `trainer` and `recorder`.
+  """
+
+  plan: Callable[..., Plan]
+  run: Callable[[Any, pathlib.Path], Any]
+
+
+def options(
+  config: config_lib.SFTConfig, rewards: rewards_lib.Rewards | None = None
+) -> dict[str, Any]:
+  """Returns the checked custom rewards, as keyword arguments of a plan.
+
+  Raises:
+    errors.UserError: if the rewards are invalid, or not for GRPO.
+  """
+  if isinstance(config, config_lib.GRPOConfig):
+    return {"rewards": rewards_lib.custom_rewards(rewards, config.rewards)}
+  if rewards:
+    raise errors.UserError("rewards are for GRPO; leave them out")
+  return {}
 
 
 def start(
-  recipe: config_lib.Recipe,
+  name: config_lib.Recipe,
+  recipe: Recipe,
   config: config_lib.SFTConfig,
   output: pathlib.Path | None,
-  plan: Callable[[], PreparedT],
-  train: Train[PreparedT],
-  rewards: resume_checks.Rewards = _NO_REWARDS,
+  rewards: rewards_lib.Rewards | None,
 ) -> pathlib.Path:
-  """Trains a model in a new run directory.
-
-  Args:
-    recipe: Name of the recipe.
-    config: Settings of the run.
-    output: Run directory, which must not exist; None makes a directory under
-      `artifacts/training_runs`.
-    plan: Function that prepares the run.
-    train: Function that trains.
-    rewards: Records of custom rewards.
-
-  Returns:
-    The run directory, with the model in `checkpoint-final`.
+  """Trains a model in a new run directory; returns the directory.
 
   Raises:
     errors.UserError: if the input is invalid, before any file is written.
     interrupts.Interrupted: at Ctrl-C or SIGTERM, after saving a checkpoint of
       the current step.
   """
+  custom_rewards = options(config, rewards)
   requirements.check()
-  name = run_directory.new_run_id(f"{recipe}-{config.seed}")
-  output = output or run_directory.RUNS_ROOT / name
+  run_id = run_directory.new_run_id(f"{name}-{config.seed}")
+  output = output or run_directory.RUNS_ROOT / run_id
   files.check_absent(output)
   if processes.is_first():
     files.check_output(output)
-  prepared = plan()
-  dataset = prepared.dataset_record()
-  new = manifest(recipe, config, prepared.record, output, dataset, rewards)
-  _announce(prepared, config)
+  plan = recipe.plan(config, **custom_rewards)
+  manifest = _manifest(name, plan, output)
+  _announce(plan)
   with processes.new_directory(output) as directory:
     if processes.is_first():
-      new.write(directory)
-      files.write_all(directory, prepared.model.tokenizer.files())
+      manifest.write(directory)
+      files.write_all(directory, plan.model.tokenizer.files())
       files.write_text(directory / run_directory.METRICS, "")
   with _working_on(output):
-    return train(prepared, new, output)
+    return _train(recipe, plan, manifest, output)
 
 
 @contextlib.contextmanager
@@ -121,30 +131,14 @@ def _working_on(run: pathlib.Path) -> Iterator[None]:
 
 
 def resume(
-  config: ConfigT,
+  recipe: Recipe,
+  manifest: run_manifest.RunManifest,
+  config: config_lib.SFTConfig,
   run: pathlib.Path,
   step: int | None,
-  plan: Callable[[ConfigT, pathlib.Path], PreparedT],
-  train: Train[PreparedT],
-  rewards: resume_checks.Rewards = _NO_REWARDS,
+  rewards: rewards_lib.Rewards | None,
 ) -> pathlib.Path:
-  """Resumes a run, with the same results as without an interruption.
-
-  Args:
-    config: Original settings of the run. Only `logging`, `mesh`, `distributed`,
-      `checkpoint.max_to_keep`, `rollouts_per_log` and the paths of data and
-      model may differ.
-    run: Run directory.
-    step: Step of the checkpoint to resume from; later checkpoints are moved
-      away. None takes the latest undamaged checkpoint, or the beginning of a
-      run without checkpoints.
-    plan: Function of the settings and the tokenizer's file that prepares the
-      run.
-    train: Function that trains.
-    rewards: Records of custom rewards.
-
-  Returns:
-    The run directory.
+  """Resumes a run; see `recipes.resume`.
 
   Raises:
     errors.UserError: if the run or the checkpoint is missing or damaged, or
@@ -152,27 +146,39 @@ def resume(
     interrupts.Interrupted: at Ctrl-C or SIGTERM, after saving a checkpoint of
       the current step.
   """
+  custom_rewards = options(config, rewards)
   requirements.check()
-  original = run_manifest.RunManifest.read(run)
   with _working_on(run):
-    resume_checks.check_same_config(config, original, run)
-    resume_checks.check_same_rewards(rewards, original, run)
-    resume_checks.check_same_functions(config, original, run)
+    records = rewards_lib.records(custom_rewards.get("rewards", {}))
+    resume_checks.check_settings(config, records, manifest, run)
     resume_checks.remove_temporaries(run)
-    if original.status == "finished" and step is None:
+    if manifest.status == "finished" and step is None:
       fault = integrity.damage(run / run_directory.FINAL_CHECKPOINT)
       if fault is None:
         return run
       progress.say(f"note: {fault}; saving the model again")
     from_step = resume_checks.choose(run, step)
-    config = resume_checks.relocate(config, original, run)
-    prepared = plan(config, run / run_directory.TOKENIZER)
-    resume_checks.check_same_data(
-      prepared.dataset_record(), original.dataset, run
-    )
-    resume_checks.check_same_model(prepared.record, original, run)
-    resume_checks.go_back(run, original, from_step, chosen=step is not None)
-    return train(prepared, original, run)
+    config = resume_checks.relocate(config, manifest, run)
+    plan = recipe.plan(config, run / run_directory.TOKENIZER, **custom_rewards)
+    data = plan.dataset_record()
+    resume_checks.check_sources(data, plan.record, manifest, run)
+    resume_checks.go_back(run, manifest, from_step, chosen=step is not None)
+    return _train(recipe, plan, manifest, run)
+
+
+def _train(
+  recipe: Recipe,
+  plan: Plan,
+  manifest: run_manifest.RunManifest,
+  path: pathlib.Path,
+) -> pathlib.Path:
+  """Trains from the latest checkpoint to the end and saves the model."""
+  run = recipe.run(plan, path)
+  manifest = begin_session(manifest, path, run.first_step)
+  run.fit()
+  model = dataclasses.replace(plan.model, module=run.trainer.model)
+  _finish(manifest, path, model, run.recorder.summary())
+  return path
 
 
 @progress.stage("placing the model on its devices")
@@ -205,27 +211,23 @@ def adapt(
   return model, record
 
 
-def manifest(
-  recipe: config_lib.Recipe,
-  config: config_lib.SFTConfig,
-  model: run_manifest.ModelRecord,
-  output: pathlib.Path,
-  dataset: run_manifest.DatasetRecord | None,
-  rewards: resume_checks.Rewards,
+def _manifest(
+  name: config_lib.Recipe, plan: Plan, output: pathlib.Path
 ) -> run_manifest.RunManifest:
   """Returns the manifest of a new run."""
+  config, dataset = plan.config, plan.dataset_record()
   sha, dirty = run_manifest.git_state()
   return run_manifest.RunManifest(
     run_id=output.name,
     created_at=run_directory.now(),
-    recipe=recipe,
+    recipe=name,
     seed=config.seed,
     # The path of an adapter's base belongs to this machine, not to the run.
     config=config_lib.to_dict(resume_checks.with_model(config, base=None)),
     dataset=dataset,
     dataset_key="games" if dataset is None else dataset.key,
-    model=model,
-    rewards=dict(rewards),
+    model=plan.record,
+    rewards=rewards_lib.records(plan.rewards),
     functions=custom.digests(config_lib.flatten(config_lib.to_dict(config))),
     versions=run_manifest.versions(),
     platform=platform.platform(),
@@ -238,15 +240,15 @@ def manifest(
   )
 
 
-def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
+def _announce(plan: Plan) -> None:
   """Prints the model's size, and notes on its tokenizer and unused devices."""
-  record = prepared.record
+  config, record = plan.config, plan.record
   share = record.trainable_parameters / record.parameters
   progress.say(
     f"model {record.name}: {record.parameters:,} parameters,"
     f" {record.trainable_parameters:,} trained ({share:.2%})"
   )
-  if note := getattr(prepared.model.tokenizer, "note", ""):
+  if note := getattr(plan.model.tokenizer, "note", ""):
     progress.say(f"note: {note}")
   used, advice = meshes.count(config.mesh), "mesh.fsdp=auto takes all"
   if config.mesh.layout == "split":
@@ -258,20 +260,17 @@ def _announce(prepared: Prepared, config: config_lib.SFTConfig) -> None:
         "note: sampler and trainer wait for each other; set"
         " rollout.max_staleness=1 to run them in parallel"
       )
-  if used < jax.device_count():
-    progress.say(
-      f"note: {used} of {jax.device_count()} devices {'is' if used == 1 else 'are'}"
-      f" used; {advice}"
-    )
+  if used < (count := jax.device_count()):
+    verb = "is" if used == 1 else "are"
+    progress.say(f"note: {used} of {count} devices {verb} used; {advice}")
 
 
 def begin_session(
   manifest: run_manifest.RunManifest, run: pathlib.Path, from_step: int
 ) -> run_manifest.RunManifest:
   """Adds a session to the manifest, and returns the manifest."""
-  session = run_manifest.Session(
-    started_at=run_directory.now(), from_step=from_step
-  )
+  now = run_directory.now()
+  session = run_manifest.Session(started_at=now, from_step=from_step)
   if url := recorder.wandb_url(run):
     progress.say(f"W&B: {url}")
   manifest = manifest.model_copy(
@@ -289,7 +288,7 @@ def begin_session(
 
 
 @progress.stage("saving the model")
-def finish(
+def _finish(
   manifest: run_manifest.RunManifest,
   run: pathlib.Path,
   model: checkpoints.Model,
@@ -300,16 +299,12 @@ def finish(
   final = run / run_directory.FINAL_CHECKPOINT
   processes.remove(final)
   checkpoints.save(model, final)
-  finished = manifest.model_copy(
-    update={
-      "status": "finished",
-      "finished_at": run_directory.now(),
-      "final_metrics": final_metrics,
-    }
+  finished = {"status": "finished", "finished_at": run_directory.now()}
+  manifest = manifest.model_copy(
+    update={**finished, "final_metrics": final_metrics}
   )
-  finished.with_files(run, run_directory.METRICS, run_directory.ROLLOUTS).write(
-    run
-  )
+  names = run_directory.METRICS, run_directory.ROLLOUTS
+  manifest.with_files(run, *names).write(run)
 
 
 def save_best(model: checkpoints.Model, run: pathlib.Path) -> None:

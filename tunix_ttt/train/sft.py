@@ -1,7 +1,9 @@
-"""Supervised fine-tuning runs."""
+"""Supervised fine-tuning runs, and the parts shared by all runs on rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+import contextlib
 import dataclasses
+import itertools
 import pathlib
 from typing import Any, Generic, TypeVar
 
@@ -9,14 +11,12 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
-from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
+from tunix_ttt.models import sources
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
-from tunix_ttt.text import tokenizers
-from tunix_ttt.train import recorder
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
@@ -29,22 +29,12 @@ DatasetT = TypeVar("DatasetT", bound=datasets.Dataset[Any])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(Generic[ConfigT, SourceT, DatasetT]):
-  """The checked parts of a run, in memory.
-
-  Attributes:
-    config: Settings of the run.
-    source: Rows of the data.
-    dataset: Tokenized rows.
-    model: Model to train.
-    record: Record of the model for the manifest.
-  """
+class Plan(run_loop.Plan, Generic[ConfigT, SourceT, DatasetT]):
+  """The checked parts of a run, with its rows before and after tokenization."""
 
   config: ConfigT
   source: SourceT
   dataset: DatasetT
-  model: checkpoints.Model
-  record: run_manifest.ModelRecord
 
   def dataset_record(self) -> run_manifest.DatasetRecord:
     """Returns the manifest's record of the data."""
@@ -56,78 +46,110 @@ class Plan(Generic[ConfigT, SourceT, DatasetT]):
     )
 
 
-def check_memory(
-  model: checkpoints.Model,
-  config: config_lib.SFTConfig,
-  dataset: datasets.Dataset[Any],
-  sequences: Sequence[chat.Tokens],
-) -> None:
-  """Raises a UserError if a step needs far more memory than devices have.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loader(Generic[ConfigT, SourceT, DatasetT]):
+  """Prepares the data of runs that train on rows.
 
-  Args:
-    model: Model with its adapters.
-    config: Settings of the run.
-    dataset: Tokenized rows.
-    sequences: Token sequences of the train rows.
+  Attributes:
+    load: Reads or generates the rows.
+    tokenize: Tokenizes the rows and splits off held-out rows.
+    per_row: Number of token sequences in a row.
   """
-  length = dataset.length
-  if config.data.packing:
-    # Packed batches have little padding.
-    total = sum(len(sequence.ids) for sequence in sequences)
-    length = -(-total // len(sequences))
-  rows = config.training.batch_size * len(sequences) // len(dataset.train)
-  memory.check(model, config, rows, length)
+
+  load: Callable[[ConfigT], SourceT]
+  tokenize: Callable[
+    [SourceT, chat.ChatTokenizer, config_lib.DataConfig, int], DatasetT
+  ]
+  per_row: int
+
+  def plan(
+    self, config: ConfigT, tokenizer: pathlib.Path | None = None
+  ) -> Plan[ConfigT, SourceT, DatasetT]:
+    """Reads the data and makes the model; writes nothing.
+
+    `tokenizer` is the file of a tiny model's trained tokenizer.
+
+    Raises:
+      errors.UserError: if the config or one of its files is invalid, or a step
+        needs far more memory than devices have.
+    """
+    recorder_lib.check(config.logging)
+    source = self.load(config)
+    base = reference_log_probs.base_model(config, source, tokenizer)
+    dataset = self.tokenize(source, base.tokenizer, config.data, config.seed)
+    model, record = run_loop.adapt(base, config)
+    length = dataset.length
+    if config.data.packing:
+      # Packed batches have little padding.
+      sequences: Any = dataset.train
+      if self.per_row > 1:
+        sequences = [*itertools.chain.from_iterable(sequences)]
+      length = -(-sum(len(each.ids) for each in sequences) // len(sequences))
+    rows = config.training.batch_size * self.per_row
+    memory.check(model, config, rows, length)
+    return Plan(
+      config=config, source=source, dataset=dataset, model=model, record=record
+    )
+
+  def describe(
+    self, model: sources.Outline, config: ConfigT, source: SourceT
+  ) -> tuple[list[str], int, int]:
+    """Returns lines about the data, the rows of a step and their length."""
+    training, limit = config.training, config.data.max_seq_length
+    if model.tokenizer is None:
+      line = f"data     {source.key}: {len(source.samples):,} rows, of {limit} tokens at the most"
+      return [line], self.per_row * training.batch_size, limit
+    dataset = self.tokenize(source, model.tokenizer, config.data, config.seed)
+    layout = batches.layout(config, dataset)
+    rows = layout.rows * training.gradient_accumulation_steps
+    form = f"padded to {layout.length}"
+    if config.data.packing:
+      form = f"packed into {rows} of {layout.length}"
+    num_rows = len(dataset.train)
+    epochs = training.max_steps * training.batch_size / num_rows
+    lines = [
+      f"data     {source.key}: {num_rows:,} row{'s' if num_rows > 1 else ''} to"
+      f" train on, {len(dataset.eval):,} held out,"
+      f" {dataset.dropped_too_long:,} dropped as longer than {limit} tokens,"
+      f" {source.skipped.rows:,} bad and skipped",
+      f"steps    {training.max_steps:,} of {training.batch_size} rows, {form}"
+      f" tokens: {epochs:.1f} epochs",
+    ]
+    return lines, rows, layout.length
 
 
-def fit(
-  prepared: Plan[Any, Any, Any],
-  manifest: run_manifest.RunManifest,
-  run: pathlib.Path,
-  trainer: trainer_lib.RecordedTrainer,
-  train_batches: Iterable[Any],
-  eval_batches: list[Any],
-) -> pathlib.Path:
-  """Trains from the latest checkpoint to the end and saves the model.
+class RowRun:
+  """A run in progress that trains on rows."""
 
-  Args:
-    prepared: Parts of the run.
-    manifest: Manifest of the run.
-    run: Run directory.
-    trainer: Trainer, restored from the latest checkpoint.
-    train_batches: Micro-batches of the whole run; restored steps are skipped.
-    eval_batches: Batches of held-out rows, possibly none.
+  def __init__(
+    self,
+    prepared: Plan[Any, Any, Any],
+    path: pathlib.Path,
+    trainer: trainer_lib.RecordedTrainer,
+    train_batches: Iterable[Any],
+    eval_batches: list[Any],
+  ):
+    """Opens the run's files; `train_batches` are of the whole run."""
+    config = prepared.config
+    self.trainer, self.first_step = trainer, trainer.train_steps
+    self._batches, self._mesh = (train_batches, eval_batches), config.mesh
+    self.recorder = recorder_lib.Recorder(
+      path,
+      trainer.metrics_prefix,
+      config,
+      previous_rows=resume_checks.rewind(path, self.first_step),
+      steps_per_epoch=len(prepared.dataset.train) / config.training.batch_size,
+      names=trainer.names,
+    )
 
-  Returns:
-    The run directory.
-  """
-  config = prepared.config
-  manifest = run_loop.begin_session(manifest, run, trainer.train_steps)
-  recorder = recorder_lib.Recorder(
-    run,
-    manifest.recipe,
-    config,
-    previous_rows=resume_checks.rewind(run, trainer.train_steps),
-    steps_per_epoch=len(prepared.dataset.train) / config.training.batch_size,
-    names=trainer.names,
-  )
-  try:
+  def fit(self) -> None:
+    """Trains from the latest checkpoint to the end."""
     with (
-      meshes.use(meshes.make(config.mesh)),
+      contextlib.closing(self.recorder),
+      meshes.use(meshes.make(self._mesh)),
       interrupts.between_steps() as stop,
     ):
-      trainer.fit(train_batches, eval_batches, recorder, stop)
-  finally:
-    recorder.close()
-  trained = dataclasses.replace(prepared.model, module=trainer.model)
-  run_loop.finish(manifest, run, trained, recorder.summary())
-  return run
-
-
-Dataset = datasets.Dataset[chat.Tokens]
-SFTPlan = Plan[config_lib.SFTConfig, datasets.Source, Dataset]
-
-# Number of token sequences in a row of the data.
-SEQUENCES_PER_ROW = 1
+      self.trainer.fit(*self._batches, self.recorder, stop)
 
 
 def load(config: config_lib.SFTConfig) -> datasets.Source:
@@ -147,45 +169,20 @@ def load(config: config_lib.SFTConfig) -> datasets.Source:
   return datasets.load(config.data, config.seed)
 
 
-def tokenize(
-  source: datasets.Source,
-  tokenizer: tokenizers.Tokenizer,
-  config: config_lib.SFTConfig,
-) -> Dataset:
-  """Tokenizes the rows and splits them into train and held-out rows."""
-  return datasets.tokenize(source, tokenizer, config.data, config.seed)
+LOADER = Loader[
+  config_lib.SFTConfig, datasets.Source, datasets.Dataset[chat.Tokens]
+](
+  load=load,
+  tokenize=datasets.tokenize,
+  per_row=1,
+)
+plan = LOADER.plan
 
 
-def plan(
-  config: config_lib.SFTConfig, tokenizer: pathlib.Path | None = None
-) -> SFTPlan:
-  """Reads the data and makes the model; writes nothing.
-
-  Args:
-    config: Settings of the run.
-    tokenizer: File of a tiny model's trained tokenizer.
-
-  Raises:
-    errors.UserError: if the config or one of its files is invalid.
-  """
-  recorder.check(config.logging)
-  source = load(config)
-  base = reference_log_probs.base_model(config, source, tokenizer)
-  dataset = tokenize(source, base.tokenizer, config)
-  model, record = run_loop.adapt(base, config)
-  check_memory(model, config, dataset, dataset.train)
-  return SFTPlan(
-    config=config, source=source, dataset=dataset, model=model, record=record
-  )
-
-
-def run(
-  prepared: SFTPlan, manifest: run_manifest.RunManifest, path: pathlib.Path
-) -> pathlib.Path:
-  """Trains from the latest checkpoint to the end and saves the model."""
+def run(prepared: Plan[Any, Any, Any], path: pathlib.Path) -> RowRun:
+  """Restores the latest checkpoint and makes the batches of a run."""
   config, model = prepared.config, prepared.model
   trainer = trainer_lib.SFTTrainer(model.module, config, path)
-  train_batches, eval_batches = batches.make(
-    config, prepared.dataset, model.tokenizer.pad_id()
-  )
-  return fit(prepared, manifest, path, trainer, train_batches, eval_batches)
+  pad_id = model.tokenizer.pad_id()
+  made = batches.make(config, prepared.dataset, pad_id)
+  return RowRun(prepared, path, trainer, *made)

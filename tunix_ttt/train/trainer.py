@@ -23,7 +23,6 @@ from tunix_ttt.models import meshes
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import optimizers
-from tunix_ttt.train import recorder
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import resume_checks
 
@@ -36,8 +35,6 @@ class LeanSteps(peft_trainer.PeftTrainer):
   `skip_jit=True`, because these steps are compiled already.
   """
 
-  _steps: tuple[Callable[..., Any], ...] | None = None
-
   @functools.cached_property
   def mesh(self) -> Mesh | None:
     """The mesh of the model; None for a single device."""
@@ -46,32 +43,31 @@ class LeanSteps(peft_trainer.PeftTrainer):
   def clear_jit_cache(self) -> None:
     """Discards the compiled steps."""
     super().clear_jit_cache()
-    self._steps = None
+    self.__dict__.pop("_steps", None)
 
   def create_train_step_fn(self) -> Callable[..., Any]:
     """Returns the step that updates the model and the optimizer in place."""
-    return self._compiled_steps()[0]
+    return self._steps[0]
 
   def create_eval_step_fn(self) -> Callable[..., Any]:
     """Returns the step that only computes the loss."""
-    return self._compiled_steps()[1]
+    return self._steps[1]
 
   def lower_train_step(self, inputs: Any) -> jax.stages.Lowered:
     """Lowers the train step, without running it."""
-    return self._compiled_steps()[2](inputs)
+    return self._steps[2](inputs)
 
-  def _compiled_steps(self) -> tuple[Callable[..., Any], ...]:
-    if self._steps is None:
-      self._steps = self._make_steps()
-    return self._steps
-
-  def _make_steps(self) -> tuple[Callable[..., Any], ...]:
+  @functools.cached_property
+  def _steps(self) -> tuple[Callable[..., Any], ...]:
     trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
     # The first step's arguments must be committed to devices like its results,
     # or the second step is compiled again.
     meshes.place(self.optimizer, self.mesh)
     for node in (self.model, self.optimizer):
-      nnx.update(node, jax.tree.map(_committed, nnx.state(node)))
+      committed = jax.tree.map(
+        lambda value: jax.device_put(value, value.sharding), nnx.state(node)
+      )
+      nnx.update(node, committed)
     shardings = tuple(
       jax.tree.map(lambda value: value.sharding, state)
       for state in (nnx.state(self.model, trained), nnx.state(self.optimizer))
@@ -116,10 +112,6 @@ class LeanSteps(peft_trainer.PeftTrainer):
     return train_step, eval_step, lower
 
 
-def _committed(value: jax.Array) -> jax.Array:
-  return jax.device_put(value, value.sharding)
-
-
 class RecordedTrainer(LeanSteps):
   """A `PeftTrainer` that records every step.
 
@@ -138,11 +130,10 @@ class RecordedTrainer(LeanSteps):
 
   names: ClassVar[Mapping[str, str]]
 
-  def _prepare(self, config: config_lib.SFTConfig) -> None:
-    """Sets the state of this class; call it after the parent's `__init__`."""
-    training = config.training
-    self._schedule = optimizers.learning_rate(training)
-    self._max_steps = training.max_steps
+  def __init__(self, config: config_lib.SFTConfig, *parent_arguments: Any):
+    super().__init__(*parent_arguments)
+    self._schedule = optimizers.learning_rate(config.training)
+    self._max_steps = config.training.max_steps
     self._save_interval = config.checkpoint.save_interval_steps
     self._evaluated: set[int] = set()
     self._eval_batches: list[Any] = []
@@ -159,11 +150,8 @@ class RecordedTrainer(LeanSteps):
   ) -> None:
     """Trains from the latest checkpoint to the end of `train_batches`.
 
-    Args:
-      train_batches: Micro-batches of the whole run; restored steps are skipped.
-      eval_batches: Batches of held-out rows, possibly none.
-      recorder: Recorder of the metrics.
-      stop: Signal to stop early.
+    `train_batches` has the micro-batches of the whole run; restored steps are
+    skipped.
 
     Raises:
       interrupts.Interrupted: if `stop` is set, after saving a checkpoint of the
@@ -207,14 +195,12 @@ class RecordedTrainer(LeanSteps):
   def _write_train_metrics(self) -> None:
     super()._write_train_metrics()
     step, is_asked = self._train_steps, self._stop.is_asked()
-    if is_asked or self._is_written_at(step):
+    is_saved = step % self._save_interval == 0
+    if is_asked or is_saved or self._is_eval_step(step):
       # The second call writes the metrics that the first call delayed.
       super()._write_train_metrics()
     if is_asked:
       self._stop_run()
-
-  def _is_written_at(self, step: int) -> bool:
-    return step % self._save_interval == 0 or self._is_eval_step(step)
 
   def _stop_run(self) -> NoReturn:
     self._save_last_checkpoint()
@@ -260,18 +246,15 @@ class SFTTrainer(RecordedTrainer):
   names: ClassVar[Mapping[str, str]] = {"token_accuracy": "accuracy"}
 
   def __init__(
-    self,
-    model: nnx.Module,
-    config: config_lib.SFTConfig,
-    run: pathlib.Path,
+    self, model: nnx.Module, config: config_lib.SFTConfig, run: pathlib.Path
   ):
     """Restores the latest checkpoint of the run directory, if any."""
     super().__init__(
+      config,
       model,
       optimizers.make(config.training),
       peft_trainer.TrainingConfig(**training_settings(config, run, "sft")),
     )
-    self._prepare(config)
     self.with_gen_model_input_fn(losses.model_inputs)
     self.with_loss_fn(losses.supervised_loss, has_aux=True)
 
@@ -293,14 +276,12 @@ class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
   }
 
   def __init__(
-    self,
-    model: nnx.Module,
-    config: config_lib.DPOConfig,
-    run: pathlib.Path,
+    self, model: nnx.Module, config: config_lib.DPOConfig, run: pathlib.Path
   ):
     """Restores the latest checkpoint of the run directory, if any."""
     algorithm = config.dpo
     super().__init__(
+      config,
       model,
       None,
       optimizers.make(config.training),
@@ -312,7 +293,6 @@ class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
         **training_settings(config, run, "dpo"),
       ),
     )
-    self._prepare(config)
     self.with_loss_fn(losses.preference_loss, has_aux=True)
 
 
@@ -356,9 +336,8 @@ class GRPOTrainer(LeanSteps):
   def update(self, batch: grpo_loss.GameExample) -> dict[str, float]:
     """Makes `grpo.num_iterations` updates on a batch; returns mean metrics.
 
-    Args:
-      batch: Batch of games, on the host, which is split along its first axis
-        into `training.gradient_accumulation_steps` micro-batches.
+    The batch, on the host, is split along its first axis into
+    `training.gradient_accumulation_steps` micro-batches.
     """
     step, results = self.create_train_step_fn(), []
     size = len(batch.completion_ids) // self._parts
@@ -408,15 +387,11 @@ class GRPOTrainer(LeanSteps):
 def training_settings(
   config: config_lib.SFTConfig, run: pathlib.Path, prefix: str
 ) -> dict[str, Any]:
-  """Returns the fields of Tunix's `TrainingConfig`.
-
-  Args:
-    config: Settings of the run.
-    run: Run directory.
-    prefix: Prefix of metric names.
-  """
+  """Returns the fields of Tunix's `TrainingConfig`."""
   accumulation = config.training.gradient_accumulation_steps
-  policies = ocp.checkpoint_managers
+  policy = ocp.checkpoint_managers.FixedIntervalPolicy(
+    config.checkpoint.save_interval_steps
+  )
   return {
     "eval_every_n_steps": config.training.eval_every_n_steps,
     # The data ends after `max_steps`; setting it here would start Tunix's
@@ -427,11 +402,10 @@ def training_settings(
       (run / run_directory.CHECKPOINTS).absolute()
     ),
     "checkpointing_options": resume_checks.options(
-      config.checkpoint,
-      save_decision_policy=policies.FixedIntervalPolicy(
-        config.checkpoint.save_interval_steps
-      ),
+      config.checkpoint, save_decision_policy=policy
     ),
     "metrics_prefix": prefix,
-    "metrics_logging_options": recorder.options(config.logging, run, prefix),
+    "metrics_logging_options": recorder_lib.options(
+      config.logging, run, prefix
+    ),
   }

@@ -4,7 +4,7 @@ It is an example for users of `GRPOLearner` and `RLCluster`, with the rollout,
 rewards and advantages of this library. Runs of `train.grpo` do not use it.
 """
 
-from collections.abc import Iterator
+import itertools
 import pathlib
 from typing import Any
 
@@ -33,13 +33,11 @@ class _Engine(base_rollout.BaseRollout):
   def __init__(self, rollout_actor: Any, tokenizer: Any, **_: Any):
     self._actor, self._tokenizer = rollout_actor, tokenizer
 
-  def generate(self, prompts: Any, rollout_config: Any, **_: Any) -> Any:
-    """Is not supported."""
+  def generate(self, *_: Any, **__: Any) -> Any:
+    """Is not supported: batches have games and their log-probabilities."""
     raise NotImplementedError("games are played by `GameRollout`")
 
-  def get_per_token_logps(self, *_: Any, **__: Any) -> Any:
-    """Is not supported."""
-    raise NotImplementedError("batches have the sampler's log-probabilities")
+  get_per_token_logps = generate
 
   def update_params(self, params: Any, filter_types: Any = None) -> None:
     """Does nothing, because the sampler shares the actor's arrays."""
@@ -61,12 +59,7 @@ class GameLearner(grpo_learner.GRPOLearner):
   """Tunix's learner on batches of games from `GameRollout`."""
 
   def __init__(self, model: checkpoints.Model, config: config_lib.GRPOConfig):
-    """Makes a cluster of one device.
-
-    Args:
-      model: Model to train, without adapters.
-      config: Settings, without past selves or several devices.
-    """
+    """Makes a cluster of one device, for models without adapters."""
     groups = config.training.batch_size // config.grpo.num_generations
     parts = config.training.gradient_accumulation_steps
     mesh = meshes.make(config.mesh) or Mesh(np.empty((), dtype=object), ())
@@ -100,13 +93,10 @@ class GameLearner(grpo_learner.GRPOLearner):
 
   def fit(self) -> None:
     """Trains to `training.max_steps`."""
-    self.train(self._prompts())
-
-  def _prompts(self) -> Iterator[Any]:
-    config = self._config
-    count = config.training.batch_size // config.grpo.num_generations
-    for _ in range(config.training.max_steps):
-      yield {"prompts": np.arange(count)}
+    training = self._config.training
+    groups = training.batch_size // self._config.grpo.num_generations
+    prompts: Any = {"prompts": np.arange(groups)}
+    self.train(itertools.repeat(prompts, training.max_steps))
 
   def _generate_and_compute_advantage(
     self, training_input: Any, mode: Any = rl_cluster_lib.Mode.TRAIN
