@@ -56,7 +56,7 @@ class HostDriven:
   def __call__(self, states: env_lib.State) -> None:
     """Plays games to their end."""
     count = len(states.board)
-    tokenizer, shown = self._model.tokenizer, text_formats.GridFormat()
+    tokenizer, text_format = self._model.tokenizer, text_formats.GridFormat()
     texts: list[list[int]] = [[] for _ in range(count)]
     for turn in range(MAX_TURNS):
       ongoing = np.asarray(states.outcome) == env_lib.Outcome.ONGOING
@@ -64,13 +64,13 @@ class HostDriven:
         break
       for n in np.flatnonzero(ongoing):
         last = int(states.last_move[n])
-        text = shown.observation(
+        text = text_format.observation(
           int(states.board[n]), None if last < 0 else last
         )
         if turn == 0 or self._play.context == "board":
-          texts[n] = shown.begin(text, tokenizer)
+          texts[n] = text_format.begin(text, tokenizer)
         else:
-          texts[n] = texts[n] + shown.follow(text, tokenizer)
+          texts[n] = texts[n] + text_format.follow(text, tokenizer)
       answers = list(self._generate(texts, batch_size=count))
       cells = np.full(count, -1)
       for n in np.flatnonzero(ongoing):
@@ -81,7 +81,7 @@ class HostDriven:
         if self._play.context == "full":
           texts[n] = texts[n] + tokenizer.encode(answers[n])
         elif self._play.context == "truncated":
-          texts[n] = texts[n] + shown.answer(
+          texts[n] = texts[n] + text_format.answer(
             None if answer is None else answer.cell,
             text_formats.TRUNCATED,
             tokenizer,

@@ -127,12 +127,12 @@ def costs(
   """Returns what a chunk, a token and a training step cost.
 
   Args:
-    module: the model, on its devices.
-    spec: its architecture.
+    module: Model on its devices.
+    spec: Architecture of the model.
     trainer: Trainer of the model.
     batch: Batch of a step, whose rows are as long as the cache.
-    games: sampled together.
-    chunk: tokens that are read at a time.
+    games: Number of games sampled together.
+    chunk: Number of tokens read at a time.
   """
   mesh = meshes.of(module)
   count = 1 if mesh is None else mesh.size

@@ -24,7 +24,7 @@ _RULES = {
   ),
   "has an entry that begins with 'of'": re.compile(r"^ *\*{0,2}\w+: of ", re.M),
   "has an entry that begins in lower case": re.compile(
-    r"^ +\*{0,2}\w+: (?!int|float|bool|uint)[a-z]", re.M
+    r"^ +\*{0,2}(?!\w*Error)\w+: (?!int|float|bool|uint)[a-z]", re.M
   ),
 }
 

@@ -1,35 +1,23 @@
-"""Docstrings say what they describe, in whole noun phrases."""
-
-import ast
-import re
+"""Docstrings and names follow the rules that `tests/prose.py` counts."""
 
 import pytest
 
-from tests import conftest
-
-SOURCES = sorted(
-  path
-  for name in ("tunix_ttt", "training", "benchmarks", "docs")
-  for path in (conftest.ROOT / name).rglob("*.py")
-  if "_build" not in path.parts
-)
-DOCUMENTED = (
-  ast.Module,
-  ast.ClassDef,
-  ast.FunctionDef,
-  ast.AsyncFunctionDef,
-)
-FAULT = re.compile(
-  r"\A(What|That|Those|How|Where|Who) |^ *\*{0,2}\w+: of ", re.M
-)
+from tests import prose
 
 
 @pytest.mark.parametrize(
-  "path", SOURCES, ids=lambda path: str(path.relative_to(conftest.ROOT))
+  "path",
+  prose.sources(prose.ROOT),
+  ids=lambda path: str(path.relative_to(prose.ROOT)),
 )
-def test_docstrings(path):
-  tree = ast.parse(path.read_text())
-  for node in ast.walk(tree):
-    if isinstance(node, DOCUMENTED):
-      found = FAULT.search(ast.get_docstring(node) or "")
-      assert not found, f"{getattr(node, 'name', 'module')}: {found}"
+def test_prose(path):
+  assert list(prose.breaches(path)) == []
+
+
+def test_breaches_are_found(tmp_path):
+  path = tmp_path / "a.py"
+  path.write_text(
+    '"""What is here."""\ndef f(told):\n  """F.\n\n  Args:\n    told: of a."""\n'
+  )
+  rules = [rule for rule, _ in prose.breaches(path)]
+  assert len(rules) == 4 and rules[-1] == "vague name"

@@ -76,10 +76,12 @@ def reference(function: Callable[..., Any] | str, key: str) -> str:
     return function
   module = getattr(function, "__module__", None)
   name = f"{module}:{getattr(function, '__qualname__', '')}"
-  found = None
+  imported = None
   if is_reference(name):
-    found = getattr(sys.modules.get(str(module)), name.partition(":")[2], None)
-  if found is not function:
+    imported = getattr(
+      sys.modules.get(str(module)), name.partition(":")[2], None
+    )
+  if imported is not function:
     raise errors.UserError(
       f"{key}: {function!r} cannot be found by name; define it with def at the"
       " top level of a module or notebook"

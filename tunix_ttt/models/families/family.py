@@ -170,9 +170,10 @@ class Architecture:
       are always tied.
     query_pre_attn_scalar: Queries of Gemma 2 and 3 are divided by its square
       root; `head_dim` by default.
-    attn_logit_softcap: c in c tanh(x / c) of Gemma 2's attention; 0 for none.
-    final_logit_softcap: c in c tanh(x / c) of the logits of Gemma and Gemma 2;
-      0 for none.
+    attn_logit_softcap: Constant c of c tanh(x / c) in Gemma 2's attention; 0
+      for none.
+    final_logit_softcap: Constant c of c tanh(x / c) on the logits of Gemma and
+      Gemma 2; 0 for none.
     dtype: Type of parameters and computation.
   """
 
