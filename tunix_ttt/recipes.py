@@ -10,6 +10,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt import files
+from tunix_ttt import requirements
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.evaluate import evalsets
 from tunix_ttt.evaluate import game_files
@@ -159,10 +160,11 @@ def resume(
   """
   run = pathlib.Path(run)
   progress.hush()
+  requirements.check()
   manifest = run_manifest.RunManifest.read(run)
   if config is None:
     config = manifest.load_config(run)
-  else:
+  elif not isinstance(config, config_lib.SFTConfig):
     config = config_lib.load(config_lib.RECIPES[manifest.recipe], config)
   if base is not None:
     config = resume_checks.with_model(config, base=str(base))

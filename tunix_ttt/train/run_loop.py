@@ -147,7 +147,6 @@ def resume(
       the current step.
   """
   custom_rewards = options(config, rewards)
-  requirements.check()
   with _working_on(run):
     records = rewards_lib.records(custom_rewards.get("rewards", {}))
     resume_checks.check_settings(config, records, manifest, run)
