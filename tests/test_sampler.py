@@ -86,7 +86,7 @@ def token_keys(num_games=GAMES, seed=1):
 def make(model, tables, **settings):
   spec, module = model
   policy = policy_lib.ModelPolicy(module, spec)
-  config = sampler_lib.RolloutConfig(**{"max_turns": TURNS, **settings})
+  config = sampler_lib.SamplerConfig(**{"max_turns": TURNS, **settings})
   sampler = sampler_lib.Sampler(policy, ENV, tables, config)
   return lambda keys, states: sampler(policy.params, keys, states), sampler
 
@@ -181,7 +181,7 @@ class Reference:
 
 
 def references(model, tables, settings, keys, states):
-  config = sampler_lib.RolloutConfig(**{"max_turns": TURNS, **settings})
+  config = sampler_lib.SamplerConfig(**{"max_turns": TURNS, **settings})
   reference = Reference(model, tables, config)
   return [
     reference.play(key, jax.tree.map(operator.itemgetter(n), states))

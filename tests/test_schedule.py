@@ -58,7 +58,7 @@ def play(tables, logits, batch_size, **settings):
   states = jax.vmap(ENV.init)(
     opponent_seed, env_lib.starting_marks("mixed", batch_size)
   )
-  config = sampler_lib.RolloutConfig(max_new_tokens=8, **settings)
+  config = sampler_lib.SamplerConfig(max_new_tokens=8, **settings)
   sampler = sampler_lib.Sampler(TablePolicy(), ENV, tables, config)
   return jax.device_get(sampler(logits, keys, states))
 

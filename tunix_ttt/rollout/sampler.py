@@ -19,7 +19,6 @@ from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import policy as policy_lib
-from tunix_ttt.rollout import sampling
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import schedule
 from tunix_ttt.rollout import tables as tables_lib
@@ -28,14 +27,12 @@ from tunix_ttt.text import grammar as grammar_lib
 from tunix_ttt.text import tokenizers
 
 Ending = trajectory_lib.Ending
-# Arrays of one turn of a trajectory.
-_Record = dict[str, jax.Array]
 # Row of unreadable answers in the table of past answers.
 _UNREADABLE = rules.NUM_CELLS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RolloutConfig:
+class SamplerConfig:
   """Settings of a rollout.
 
   Attributes:
@@ -69,16 +66,12 @@ class RolloutConfig:
 
 @struct.dataclass
 class _Games:
-  """State of B games.
-
-  Attributes:
-    state: State of the environment.
-    ending: `Ending` of each game, int8 [B].
-    last_answer: Cell of the last answer, or `_UNREADABLE`, int32 [B].
-  """
+  """State of B games."""
 
   state: env_lib.State
+  # `Ending` of each game, int8 [B].
   ending: jax.Array
+  # Cell of the last answer, or `_UNREADABLE`, int32 [B].
   last_answer: jax.Array
 
 
@@ -94,7 +87,7 @@ class Sampler:
     policy: policy_lib.Policy,
     env: env_lib.TicTacToe,
     tables: tables_lib.Tables,
-    config: RolloutConfig,
+    config: SamplerConfig,
   ):
     """Checks the settings; the first call compiles.
 
@@ -106,29 +99,7 @@ class Sampler:
     self._tables = tables
     self._config = config
     self.num_traces = 0
-    self._check_limits()
     self._play = jax.jit(self._rollout)
-
-  def __call__(
-    self,
-    params: Any,
-    keys: jax.Array,
-    states: env_lib.State,
-    opponent: opponents.Opponent | None = None,
-  ) -> trajectory_lib.Trajectory:
-    """Plays games to their end.
-
-    Args:
-      params: Parameters of the policy.
-      keys: Random key of each game's tokens, [B]; not used elsewhere.
-      states: Initial states of B games.
-      opponent: Opponent that replaces `env.opponent`. Arrays of a
-        `jax.tree_util.Partial` may change between calls.
-    """
-    return self._play(params, self._tables, keys, states, opponent)
-
-  def _check_limits(self) -> None:
-    config, tables = self._config, self._tables
     shortest = int(tables.tokens_left[grammar_lib.START])
     if config.max_new_tokens < shortest:
       raise errors.UserError(
@@ -142,6 +113,21 @@ class Sampler:
         f"max_game_tokens: {limit} is too few; use at least {needed}, the"
         " length of a board and the shortest answer"
       )
+
+  def __call__(
+    self,
+    params: Any,
+    keys: jax.Array,
+    states: env_lib.State,
+    opponent: opponents.Opponent | None = None,
+  ) -> trajectory_lib.Trajectory:
+    """Plays B games from their initial `states` to their end.
+
+    `keys` [B] has the random key of each game's tokens; it is consumed.
+    `opponent`, if not None, replaces `env.opponent`; arrays of a
+    `jax.tree_util.Partial` may change between calls.
+    """
+    return self._play(params, self._tables, keys, states, opponent)
 
   def _rollout(
     self,
@@ -209,7 +195,7 @@ class Sampler:
     active: jax.Array,
     *,
     is_first_turn: bool,
-  ) -> tuple[policy_lib.Memory, _Games, _Record]:
+  ) -> tuple[policy_lib.Memory, _Games, schedule.Record]:
     """Plays one turn of the games in the mask `active`, bool [B]."""
     tokens, mask, retried = self._chunk(
       tables, memory, games, is_first_turn=is_first_turn
@@ -228,7 +214,7 @@ class Sampler:
       self._policy, params, memory, tokens, mask & active[:, None]
     )
     memory_after_prompt = memory
-    memory, answers = sampling.decode(
+    memory, answers = sampling_lib.decode(
       self._policy,
       params,
       tables,
@@ -274,12 +260,12 @@ class Sampler:
     config, observations = self._config, tables.observations
     row = observations.rows[games.state.board, games.state.last_move + 1]
     tokens, mask = tables_lib.look_up(observations.begin, row)
-    no_rows = jnp.zeros(row.shape, bool)
+    retried = jnp.zeros(row.shape, bool)
     if is_first_turn:
-      return tokens, mask, no_rows
-    retried = games.last_answer == _UNREADABLE
+      return tokens, mask, retried
     tokens, mask = tables_lib.look_up(observations.follow, row)
     if config.on_parse_error == "retry":
+      retried = games.last_answer == _UNREADABLE
       # In `truncated` the answer and its end token are dropped.
       is_kept = config.context == "full"
       last_token = jnp.where(is_kept, memory.pending, -1)
@@ -293,8 +279,6 @@ class Sampler:
         )
         for a, b in zip((tokens, mask), retry, strict=True)
       )
-    else:
-      retried = no_rows
     if config.context == "full":
       head = memory.pending[:, None], memory.is_pending[:, None]
     else:
@@ -311,7 +295,7 @@ class Sampler:
     env: env_lib.TicTacToe,
     games: _Games,
     active: jax.Array,
-    answers: sampling.Answers,
+    answers: sampling_lib.Answers,
   ) -> _Games:
     """Plays the moves of the answers and the opponent's replies."""
     cell = tables.moves[answers.state].astype(jnp.int32)
@@ -336,11 +320,7 @@ class Sampler:
 def make_tables(
   config: config_lib.SFTConfig, tokenizer: tokenizers.Tokenizer
 ) -> tables_lib.Tables:
-  """Returns the lookup tables of the config's text format.
-
-  Raises:
-    errors.UserError: if the tokenizer cannot encode the answers.
-  """
+  """Returns the lookup tables of the config's text format."""
   thoughts = config.data.games.thoughts == "template"
   text_format = text_formats.named(config.play.format, thoughts=thoughts)
   return tables_lib.build(text_format, tokenizer)
@@ -356,31 +336,22 @@ def make_sampler(
   """Returns a sampler of whole games.
 
   `rollout`, if not None, replaces the settings of token sampling in `play`.
-
-  Raises:
-    errors.UserError: if the token limits are too small for an answer.
   """
   settings = rollout or play
-  sampling = sampling_lib.Sampling(
-    temperature=settings.temperature,
-    top_k=settings.top_k,
-    top_p=settings.top_p,
-    constrained=settings.constrained,
-  )
-  config = RolloutConfig(
+  config = SamplerConfig(
     context=play.context,
     max_turns=play.max_turns,
     max_new_tokens=play.max_new_tokens,
     max_game_tokens=play.max_game_tokens,
     on_parse_error=play.on_parse_error,
-    sampling=sampling,
+    sampling=sampling_lib.Sampling(
+      temperature=settings.temperature,
+      top_k=settings.top_k,
+      top_p=settings.top_p,
+      constrained=settings.constrained,
+    ),
   )
   return Sampler(policy, env, tables, config)
-
-
-def single_moves(play: config_lib.PlayConfig) -> config_lib.PlayConfig:
-  """Returns the settings with one move per game."""
-  return dataclasses.replace(play, max_turns=1)
 
 
 def greedy_single_moves(
