@@ -50,7 +50,9 @@ def boards():
 @pytest.mark.parametrize("me, mark", [("X", rules.X), ("O", rules.O)])
 def test_values_of_every_board_for_both_sides(me, mark):
   for board, text, mover in boards():
-    assert solver.value_for(board, mark) == minimax(text, mover, me), text
+    sign = 1 if rules.side_to_move()[board] == mark else -1
+    value = sign * solver.solve().value[board]
+    assert value == minimax(text, mover, me), text
 
 
 def test_optimal_moves_of_every_board():

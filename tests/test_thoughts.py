@@ -25,7 +25,8 @@ def test_every_thought_of_every_legal_move_is_true():
       after = int(rules.successors()[board, cell])
       free = [c for c in range(9) if rules.cells()[after][c] == rules.EMPTY]
       wins_next = sum(completes(after, c, mark) for c in free)
-      value = solver.value_for(after, mark)
+      # After the move, the other side is to move.
+      value = -solver.solve().value[after]
       truth = {
         "I complete a line at #": rules.winners()[after] == mark,
         "I block #": completes(board, cell, other),

@@ -21,11 +21,7 @@ _TOLERANCE = 1e-6
 class Statistics(NamedTuple):
   """Statistics of each turn's peers.
 
-  Attributes:
-    num_values: Number of values.
-    mean: Mean of the values.
-    std: Standard deviation with Bessel's correction.
-    spread: Difference between the highest and the lowest value.
+  `std` has Bessel's correction; `spread` is the highest minus the lowest value.
   """
 
   num_values: np.ndarray
@@ -70,16 +66,9 @@ def advantages(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns advantages and the mask of trained turns.
 
-  A turn is not trained if all of its peers earned the same value.
-
-  Args:
-    rewards: float32 [B, T], in consecutive groups of `num_generations` games.
-    played: bool [B, T], mask of played turns.
-    boards: int32 [B, T], boards before each move.
-    config: Settings of the algorithm.
-
-  Returns:
-    Advantages float32 [B, T] and the mask bool [B, T].
+  A turn is not trained if all of its peers earned the same value. All arrays
+  are [B, T], in consecutive groups of `num_generations` games: float32
+  `rewards`, the mask of `played` turns and the `boards` before each move.
   """
   size, name = config.num_generations, config.advantage_estimator
   if config.advantage_level == "turn":
@@ -192,8 +181,5 @@ def turn_advantages(
 def differs_in_group(values: np.ndarray, num_generations: int) -> np.ndarray:
   """Returns a mask bool [B, T] of groups whose values [B, T] differ."""
   grouped = values.reshape(-1, num_generations, values.shape[1])
-  highest = grouped.max(axis=1, keepdims=True)
-  spread = highest - grouped.min(axis=1, keepdims=True)
-  return np.repeat(spread > _TOLERANCE, num_generations, axis=1).reshape(
-    values.shape
-  )
+  differs = np.ptp(grouped, axis=1) > _TOLERANCE
+  return np.repeat(differs, num_generations, axis=0)

@@ -66,8 +66,7 @@ class AlgorithmConfig(grpo_learner.GRPOConfig):
 
 def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
   """Converts a run's settings to Tunix's."""
-  algorithm = config.grpo
-  high = algorithm.epsilon_high
+  algorithm, high = config.grpo, config.grpo.epsilon_high
   return AlgorithmConfig(
     num_generations=algorithm.num_generations,
     num_iterations=algorithm.num_iterations,
@@ -87,10 +86,7 @@ def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
 def log_probs(
   model: nnx.Module, tokens: jax.Array, mask: jax.Array, temperature: float
 ) -> token_log_probs.TokenLogProbs:
-  """Returns log-probabilities [N, L - 1] of rows [N, L].
-
-  `mask` is True at real tokens.
-  """
+  """Returns log-probabilities [N, L - 1] of the `tokens` [N, L] in `mask`."""
   return token_log_probs.token_log_probs(
     model,
     tokens,
@@ -111,13 +107,8 @@ def games_loss(
   """Returns the GRPO loss [] of a micro-batch of games, and its metrics.
 
   Averages over the micro-batches of a batch equal the values of the batch.
-
-  Args:
-    model: Policy.
-    train_example: Micro-batch of games.
-    algo_config: Settings, see `AlgorithmConfig`.
-    pad_id: Unused argument of Tunix's interface.
-    eos_id: Unused argument of Tunix's interface.
+  `algo_config` is an `AlgorithmConfig`. `pad_id` and `eos_id` belong to Tunix's
+  interface and are not used.
   """
   mask, weight = train_example.mask, train_example.weight
   token_weight = train_example.token_weight

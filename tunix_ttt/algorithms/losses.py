@@ -15,14 +15,10 @@ Batch = dict[str, jax.Array]
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
   """Returns the arguments of `supervised_loss`, except for the model."""
-  positions, attention_mask = _attention_inputs(batch)
-  return {
-    "input_tokens": batch["input_tokens"],
-    "loss_mask": batch["loss_mask"],
-    "denominator": batch["denominator"],
-    "positions": positions,
-    "attention_mask": attention_mask,
-  }
+  names = ("input_tokens", "loss_mask", "denominator")
+  inputs: dict[str, Any] = {name: batch[name] for name in names}
+  inputs["positions"], inputs["attention_mask"] = _attention_inputs(batch)
+  return inputs
 
 
 def _attention_inputs(batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -39,13 +35,9 @@ def _attention_inputs(batch: Batch) -> tuple[jax.Array, jax.Array]:
 def segment_inputs(segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns positions and the attention mask of packed rows.
 
-  Args:
-    segment_ids: int [B, L], the number of each token's sequence. Padding counts
-      as a sequence.
-
-  Returns:
-    Positions int [B, L], which restart with each sequence, and a mask bool
-    [B, L, L], which is causal within each sequence.
+  `segment_ids` int [B, L] has the number of each token's sequence; padding
+  counts as a sequence. Positions int [B, L] restart with each sequence, and the
+  mask bool [B, L, L] is causal within each sequence.
   """
   index = jnp.arange(segment_ids.shape[1])
   before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
@@ -63,19 +55,11 @@ def supervised_loss(
   positions: jax.Array,
   attention_mask: jax.Array,
 ) -> tuple[jax.Array, dict[str, Any]]:
-  """Returns the summed cross-entropy of supervised tokens over a denominator.
+  """Returns the summed cross-entropy of supervised tokens over `denominator`.
 
-  Args:
-    model: Model of Tunix.
-    input_tokens: int [B, L].
-    loss_mask: bool [B, L], True at the tokens to predict.
-    denominator: float [], divisor of the sum.
-    positions: int [B, L].
-    attention_mask: bool [B, L, L].
-
-  Returns:
-    The loss [] and the metric `token_accuracy` [], the number of supervised
-    tokens that the model ranks first over the same denominator.
+  `loss_mask` bool [B, L] is True at the tokens to predict. `attention_mask` is
+  bool [B, L, L]. The metric `token_accuracy` [] is the number of supervised
+  tokens that the model ranks first over the same denominator.
   """
   scores = token_log_probs.token_log_probs(
     model, input_tokens, positions, attention_mask

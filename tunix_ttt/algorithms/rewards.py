@@ -25,7 +25,6 @@ from tunix_ttt.runs import run_manifest
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
 
-_CENTER, _CORNERS = 4, (0, 2, 6, 8)
 # Regret of an answer that is no legal move: a win becomes a loss.
 _WORST_REGRET = 2
 
@@ -143,11 +142,14 @@ def _checked_shape(
 ) -> np.ndarray:
   """Returns a reward float32 [B, T], 0 for unplayed turns."""
   played = np.asarray(games.turn_mask)
+  try:
+    takes_texts = "texts" in inspect.signature(function).parameters
+  except ValueError:
+    # Some compiled functions have no signature.
+    takes_texts = False
   # Errors of the function keep their traceback.
-  if _takes_texts(function):
-    result = function(games, texts=answer_texts(games, decode))
-  else:
-    result = function(games)
+  texts = {"texts": answer_texts(games, decode)} if takes_texts else {}
+  result = function(games, **texts)
   try:
     values = np.asarray(result)
   except ValueError:
@@ -167,14 +169,6 @@ def _checked_shape(
       f" {values.shape}"
     )
   return np.where(played, values, np.float32(0))
-
-
-def _takes_texts(function: Reward) -> bool:
-  try:
-    return "texts" in inspect.signature(function).parameters
-  except ValueError:
-    # Some compiled functions have no signature.
-    return False
 
 
 def check_custom(
@@ -203,17 +197,10 @@ def components(
   custom: CustomRewards = NO_CUSTOM_REWARDS,
   decode: Decode = str,
 ) -> dict[str, np.ndarray]:
-  """Returns the weighted rewards by name, without those of weight 0.
+  """Returns the weighted rewards float32 [B, T] of B games on the host, by name.
 
-  Args:
-    games: B games of at most T turns, on the host.
-    config: Values and weights.
-    max_new_tokens: Maximum number of tokens in an answer.
-    custom: Custom rewards.
-    decode: Function from token ids to text, for custom rewards on texts.
-
-  Returns:
-    float32 [B, T] by name; 0 for unplayed turns.
+  Values of unplayed turns are 0. Rewards of weight 0 are left out. `decode` maps
+  token ids to text, for custom rewards on texts.
 
   Raises:
     errors.UserError: if a custom reward has a wrong shape or is not finite.
@@ -260,23 +247,20 @@ def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
 def move_quality(
   games: Trajectory, config: config_lib.MoveQualityConfig
 ) -> np.ndarray:
-  """Returns the heuristic move reward float32 [B, T].
-
-  A move counts as a win > block > center > corner > edge.
-  """
+  """Returns the heuristic reward [B, T]: win > block > center > corner > edge."""
   boards, moves = np.asarray(games.boards), np.asarray(games.moves)
-  names = ("invalid", "edge", "corner", "center", "block", "win")
-  values = [getattr(config, name) for name in names]
   kinds = _move_kinds()[boards, np.maximum(moves, 0)]
-  return np.array(values, np.float32)[np.where(moves < 0, 0, kinds)]
+  names = ("invalid", "edge", "corner", "center", "block", "win")
+  values = np.array([getattr(config, name) for name in names], np.float32)
+  return values[np.where(moves < 0, 0, kinds)]
 
 
 @functools.cache
 def _move_kinds() -> np.ndarray:
   """Returns indices int8 [boards, cells] into the values of `move_quality`."""
   kinds = np.ones((rules.NUM_BOARDS, rules.NUM_CELLS), np.int8)
-  kinds[:, _CORNERS] = 2
-  kinds[:, _CENTER] = 3
+  kinds[:, rules.CORNERS] = 2
+  kinds[:, rules.CENTER] = 3
   boards = np.arange(rules.NUM_BOARDS)[:, None]
   mine = rules.side_to_move()[:, None]
   for kind, mark in ((4, rules.X + rules.O - mine), (5, mine)):

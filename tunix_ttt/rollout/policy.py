@@ -97,10 +97,9 @@ def feed(
   tokens: jax.Array,
   mask: jax.Array,
 ) -> tuple[Memory, jax.Array]:
-  """Feeds the tokens in `mask` to the policy; both are [B, L].
+  """Feeds the tokens [B, L] in `mask` to the policy.
 
-  Returns:
-    The memory and the logits after each row's last token, [B, V].
+  Returns the memory and the logits after each row's last token, [B, V].
   """
   length = tokens.shape[1]
   order = jnp.cumsum(mask, axis=1)

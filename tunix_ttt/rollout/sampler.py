@@ -66,16 +66,12 @@ class SamplerConfig:
 
 @struct.dataclass
 class _Games:
-  """State of B games.
-
-  Attributes:
-    state: State of the environment.
-    ending: `Ending` of each game, int8 [B].
-    last_answer: Cell of the last answer, or `_UNREADABLE`, int32 [B].
-  """
+  """State of B games."""
 
   state: env_lib.State
+  # `Ending` of each game, int8 [B].
   ending: jax.Array
+  # Cell of the last answer, or `_UNREADABLE`, int32 [B].
   last_answer: jax.Array
 
 
@@ -125,14 +121,11 @@ class Sampler:
     states: env_lib.State,
     opponent: opponents.Opponent | None = None,
   ) -> trajectory_lib.Trajectory:
-    """Plays games to their end.
+    """Plays B games from their initial `states` to their end.
 
-    Args:
-      params: Parameters of the policy.
-      keys: Random key of each game's tokens, [B]; not used elsewhere.
-      states: Initial states of B games.
-      opponent: Opponent that replaces `env.opponent`. Arrays of a
-        `jax.tree_util.Partial` may change between calls.
+    `keys` [B] has the random key of each game's tokens; it is consumed.
+    `opponent`, if not None, replaces `env.opponent`; arrays of a
+    `jax.tree_util.Partial` may change between calls.
     """
     return self._play(params, self._tables, keys, states, opponent)
 
@@ -267,12 +260,12 @@ class Sampler:
     config, observations = self._config, tables.observations
     row = observations.rows[games.state.board, games.state.last_move + 1]
     tokens, mask = tables_lib.look_up(observations.begin, row)
-    no_rows = jnp.zeros(row.shape, bool)
+    retried = jnp.zeros(row.shape, bool)
     if is_first_turn:
-      return tokens, mask, no_rows
-    retried = games.last_answer == _UNREADABLE
+      return tokens, mask, retried
     tokens, mask = tables_lib.look_up(observations.follow, row)
     if config.on_parse_error == "retry":
+      retried = games.last_answer == _UNREADABLE
       # In `truncated` the answer and its end token are dropped.
       is_kept = config.context == "full"
       last_token = jnp.where(is_kept, memory.pending, -1)
@@ -286,8 +279,6 @@ class Sampler:
         )
         for a, b in zip((tokens, mask), retry, strict=True)
       )
-    else:
-      retried = no_rows
     if config.context == "full":
       head = memory.pending[:, None], memory.is_pending[:, None]
     else:
@@ -363,12 +354,9 @@ def make_sampler(
   return Sampler(policy, env, tables, config)
 
 
-def single_moves(play: config_lib.PlayConfig) -> config_lib.PlayConfig:
-  """Returns the settings with one move per game."""
-  return dataclasses.replace(play, max_turns=1)
-
-
-def greedy_single_moves(play: config_lib.PlayConfig) -> config_lib.PlayConfig:
+def greedy_single_moves(
+  play: config_lib.PlayConfig,
+) -> config_lib.PlayConfig:
   """Returns the settings with one greedy move per game in context `board`."""
   return dataclasses.replace(
     play, max_turns=1, context="board", temperature=0.0, on_parse_error="end"

@@ -34,16 +34,10 @@ def conversation_turns(
 ) -> tuple[AnyGames, Record]:
   """Runs turns that depend on the earlier turns of their conversation.
 
-  Args:
-    play: Function `play(memory, keys, games, active, is_first_turn=...)` that
-      plays one turn of the active games, bool [B].
-    memory: Initial memory of the policy. Its shapes may grow each turn.
-    keys: Random key of each game, [B].
-    games: State of B games.
-    max_turns: Maximum number of turns per game.
-
-  Returns:
-    The games at their end and the records [B, T, ...].
+  `play(memory, keys, games, active, is_first_turn=...)` plays one turn of the
+  active games, bool [B]. The shapes of the policy's memory may grow each turn.
+  `keys` [B] has a random key for each game. Returns the games at their end and
+  the records [B, T, ...].
   """
   turns = []
   for number in range(max_turns):
@@ -78,18 +72,10 @@ def independent_turns(
 ) -> tuple[AnyGames, Record]:
   """Runs independent turns with at most `width` active games.
 
-  Waiting games replace finished ones.
-
-  Args:
-    play: Function `play(keys, games, active)` that plays one turn of the active
-      games, bool [width], and leaves the other games unchanged.
-    keys: Random key of each game, [B].
-    games: State of B games.
-    max_turns: Maximum number of turns per game.
-    width: Maximum number of active games, at most B.
-
-  Returns:
-    The games at their end and the records [B, T, ...].
+  Waiting games replace finished ones. `play(keys, games, active)` plays one
+  turn of the active games, bool [width], and leaves the other games unchanged.
+  `keys` [B] has a random key for each game; `width` is at most B. Returns the
+  games at their end and the records [B, T, ...].
   """
   batch_size = len(keys)
 

@@ -33,8 +33,7 @@ def build(
 ) -> Tables:
   """Tokenizes all observations and compiles the answer grammar.
 
-  Raises:
-    errors.UserError: if the tokenizer cannot encode the answers.
+  Raises a `UserError` if the tokenizer cannot encode the answers.
   """
   end_ids = text_format.end_ids(tokenizer)
   table = grammar_lib.compile_table(

@@ -14,6 +14,7 @@ from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import tables as tables_lib
 
 
@@ -177,23 +178,26 @@ def sequences(
 ) -> Sequences:
   """Returns the token sequences of a sampler's games in its context."""
   num_turns = games.turn_mask.shape[1]
-  first = [_chunk(games, tables, turn) for turn in range(num_turns)]
-  last_tokens = _last_tokens(games, is_kept=context == "full")
-  later = [
-    _chunk(games, tables, turn, last_token=last_tokens[:, turn - 1])
-    for turn in range(1, num_turns)
-  ]
   answers = [_answer(games, turn) for turn in range(num_turns)]
   if context == "board":
-    rows = [[a, b] for a, b in zip(first, answers, strict=True)]
+    rows = [[_chunk(games, tables, n), a] for n, a in enumerate(answers)]
   else:
-    past_answers = (
-      answers if context == "full" else _replacements(games, tables)
-    )
     # All parts before the answer of each turn.
-    prompts = [[first[0]]]
-    for turn, chunk in enumerate(later):
-      prompts.append([*prompts[-1], past_answers[turn], chunk])
+    prompts = [[_chunk(games, tables, 0)]]
+    for turn in range(1, num_turns):
+      if context == "full":
+        past = answers[turn - 1]
+        last = jnp.maximum(past.mask.sum(axis=1, keepdims=True) - 1, 0)
+        last_token = jnp.take_along_axis(past.tokens, last, axis=1)[:, 0]
+      else:
+        move = games.moves[:, turn - 1].astype(jnp.int32)
+        row = jnp.where(move < 0, rules.NUM_CELLS, move)
+        tokens, mask = tables_lib.look_up(tables.observations.answers, row)
+        past = _read(tokens, mask & games.turn_mask[:, turn, None])
+        # The end token of an answer is dropped with it.
+        last_token = jnp.full(row.shape, -1)
+      chunk = _chunk(games, tables, turn, last_token)
+      prompts.append([*prompts[-1], past, chunk])
     rows = [[*prompt, a] for prompt, a in zip(prompts, answers, strict=True)]
     rows = rows[-1:] if context == "full" else rows
   width = max(sum(part.tokens.shape[1] for part in row) for row in rows)
@@ -228,14 +232,6 @@ def _chunk(
   return _read(tokens, mask & is_played)
 
 
-def _last_tokens(games: Trajectory, *, is_kept: bool) -> jax.Array:
-  """Returns the last token of each answer, or -1 if not kept: int32 [B, T]."""
-  if not is_kept:
-    return jnp.full(games.turn_mask.shape, -1)
-  last = jnp.maximum(games.action_mask.sum(axis=-1) - 1, 0)
-  return jnp.take_along_axis(games.actions, last[..., None], axis=-1)[..., 0]
-
-
 def _answer(games: Trajectory, turn: int) -> Sequences:
   mask = games.action_mask[:, turn]
   return Sequences(
@@ -245,19 +241,6 @@ def _answer(games: Trajectory, turn: int) -> Sequences:
     log_probs=games.log_probs[:, turn],
     turns=jnp.full(mask.shape, turn, jnp.int32),
   )
-
-
-def _replacements(
-  games: Trajectory, tables: tables_lib.Tables
-) -> list[Sequences]:
-  """Returns the truncated form of each answer that a turn follows."""
-  parts = []
-  for turn in range(games.turn_mask.shape[1] - 1):
-    move = games.moves[:, turn].astype(jnp.int32)
-    row = jnp.where(move < 0, rules.NUM_CELLS, move)
-    tokens, mask = tables_lib.look_up(tables.observations.answers, row)
-    parts.append(_read(tokens, mask & games.turn_mask[:, turn + 1, None]))
-  return parts
 
 
 def _read(tokens: jax.Array, mask: jax.Array) -> Sequences:
@@ -281,6 +264,6 @@ def _compact(parts: list[Sequences], width: int) -> Sequences:
   def arrange(leaf: jax.Array) -> jax.Array:
     leaf = jnp.where(mask, leaf, jnp.zeros_like(leaf))
     leaf = jnp.take_along_axis(leaf, order, axis=1)
-    return jnp.pad(leaf, ((0, 0), (0, width - leaf.shape[1])))
+    return policy_lib.widen(leaf, width)
 
   return jax.tree.map(arrange, joined.replace(mask=mask))

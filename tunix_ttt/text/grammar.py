@@ -115,7 +115,7 @@ class _Builder:
 
 
 def grid_grammar(*, thoughts: bool = True) -> Automaton:
-  """Returns the grammar of `prompts.parse_answer`."""
+  """Returns the grammar of `text_formats.parse_answer`."""
   builder = _Builder()
   state = builder.thought("<think>", "</think>") if thoughts else START
   opened = builder.literal(state, "<move>")

@@ -1,6 +1,7 @@
 """Plays the games of each GRPO step with the trained model."""
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -132,7 +133,7 @@ class GameRollout:
     self._tables = sampler.make_tables(config, model.tokenizer)
     play = config.play
     if config.episodes.are_single_moves:
-      play = sampler.single_moves(play)
+      play = dataclasses.replace(play, max_turns=1)
     self._policy = model_policy.ModelPolicy(self._module, model.spec)
     self._sample = sampler.make_sampler(
       self._policy, env_lib.TicTacToe(), self._tables, play, config.rollout

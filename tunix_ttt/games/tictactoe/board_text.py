@@ -46,15 +46,10 @@ _MOVES = {
 
 
 class Position(NamedTuple):
-  """A board in a text.
+  """A board of a `kind` (`grid` or `token_board`) in a text.
 
-  Attributes:
-    board: Index of the board.
-    kind: `grid` or `token_board`.
-    start: Start of the board in the text.
-    end: End of the board and its header in the text.
-    player: Mark of the side to move according to the header; None if the header
-      does not name one.
+  The board and its header extend from `start` to `end`. `player` is the mark of
+  the side to move according to the header; None if it does not name one.
   """
 
   board: int
@@ -65,12 +60,7 @@ class Position(NamedTuple):
 
 
 class Move(NamedTuple):
-  """A move in an answer.
-
-  Attributes:
-    cell: Cell of the move; None if the answer has no move.
-    is_strict: Whether the answer matches the format exactly.
-  """
+  """The cell of an answer's move, if any, and whether it matches the format."""
 
   cell: int | None
   is_strict: bool
@@ -88,12 +78,7 @@ def to_text(board: int) -> str:
 
 def find(text: str) -> list[Position]:
   """Lists the boards in a text, in order."""
-  positions = [*_token_boards(text), *_grids(text)]
-  return sorted(positions, key=lambda position: position.start)
-
-
-def _token_boards(text: str) -> list[Position]:
-  boards = []
+  boards = _grids(text)
   for match in _TOKEN_BOARD.finditer(text):
     marks = {
       3 * int(row) + int(column): _MARKS[mark]
@@ -102,7 +87,7 @@ def _token_boards(text: str) -> list[Position]:
     if len(marks) == rules.NUM_CELLS:
       cells = [marks[cell] for cell in range(rules.NUM_CELLS)]
       boards.append(_position(cells, "token_board", match.span(), text))
-  return boards
+  return sorted(boards, key=lambda position: position.start)
 
 
 def _grids(text: str) -> list[Position]:
@@ -133,9 +118,8 @@ def _grid_cells(texts: list[str]) -> list[int] | None:
   matches = {cell: _NAME.fullmatch(text) for cell, text in enumerate(texts)}
   names = {cell: match[1].upper() for cell, match in matches.items() if match}
   marks = [_MARKS.get(text, rules.EMPTY) for text in texts]
-  if all(
-    text_formats.COORDINATES[cell] == name for cell, name in names.items()
-  ):
+  coordinates = text_formats.COORDINATES
+  if all(coordinates[cell] == name for cell, name in names.items()):
     return marks
   if all(_TRANSPOSED[cell] == name for cell, name in names.items()):
     return [marks[3 * c + r] for r in range(3) for c in range(3)]

@@ -49,11 +49,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TicTacToe:
-  """The environment.
-
-  Attributes:
-    opponent: Opponent that plays the other mark.
-  """
+  """The environment, in which `opponent` plays the other mark."""
 
   opponent: opponents.Opponent = opponents.uniform_random
 
@@ -66,16 +62,12 @@ class TicTacToe:
   ) -> State:
     """Starts a game in which it is the agent's turn.
 
-    Args:
-      opponent_seed: Random seed of the opponent, such as `jax.random.bits(key)`
-        or an element of `opponents.enumerate_opponent_seeds`.
-      agent: Mark of the agent.
-      board: Reachable board to start from. The opponent moves first if it is
-        the opponent's turn on this board.
-      last_move: Cell of the opponent's last move on that board, -1 for none.
+    `opponent_seed` is, for example, `jax.random.bits(key)` or an element of
+    `opponents.enumerate_opponent_seeds`. The opponent moves first if it is the
+    opponent's turn on the reachable `board`. `last_move` is the cell of the
+    opponent's last move on this board, -1 for none.
     """
-    board = jnp.asarray(board, jnp.int32)
-    agent = jnp.asarray(agent, jnp.int8)
+    board, agent = jnp.asarray(board, jnp.int32), jnp.asarray(agent, jnp.int8)
     outcome = _outcome(board, agent)
     state = State(
       board=board,
@@ -110,9 +102,8 @@ class TicTacToe:
 
   def _reply(self, state: State, is_turn: jax.Array) -> State:
     """Plays the opponent's move if `is_turn` and updates the outcome."""
-    cell = jnp.asarray(
-      self.opponent(state.opponent_seed, state.board), jnp.int32
-    )
+    reply = self.opponent(state.opponent_seed, state.board)
+    cell = jnp.asarray(reply, jnp.int32)
     mark = (rules.X + rules.O - state.agent).astype(jnp.int8)
     placed = _placed(state, cell, mark, is_turn)
     return dataclasses.replace(
@@ -132,12 +123,8 @@ def legal_actions(state: State) -> jax.Array:
 def starting_marks(agent: str, num_games: int) -> jax.Array:
   """Returns the agent's mark in each game of a batch: int8 [num_games].
 
-  Args:
-    agent: `x`, `o`, or `mixed` for alternating X and O.
-    num_games: Batch size.
-
-  Raises:
-    ValueError: if `agent` is not one of these names.
+  `agent` is `x`, `o`, or `mixed` for alternating X and O; other names raise a
+  `ValueError`.
   """
   marks = {"x": (rules.X,), "o": (rules.O,), "mixed": (rules.X, rules.O)}
   if agent not in marks:

@@ -211,13 +211,9 @@ def random_position(
 def from_name(name: str) -> Opponent:
   """Returns the opponent with a name from a config or flag.
 
-  Args:
-    name: `random`, `optimal`, `epsilon-optimal:EPSILON`,
-      `scripted:CELL,CELL,…` with cells from 0 to 8, or
-      `package.module:function`.
-
-  Raises:
-    ValueError: if no opponent has this name.
+  Names are `random`, `optimal`, `epsilon-optimal:EPSILON`,
+  `scripted:CELL,CELL,…` with cells from 0 to 8, and `package.module:function`;
+  others raise a `ValueError`.
   """
   kind, _, setting = name.partition(":")
   plain = {"random": uniform_random, "optimal": optimal}
@@ -239,9 +235,7 @@ def from_name(name: str) -> Opponent:
 
 
 def check_traceable(opponent: Opponent, name: str) -> Opponent:
-  """Returns an opponent, after checking that JAX can compile it.
-
-  `name` is the name of the opponent in messages.
+  """Returns an opponent, after checking that JAX can compile it; `name` is for messages.
 
   Raises:
     errors.UserError: if it cannot be traced, or returns no integer.

@@ -16,6 +16,7 @@ NUM_CELLS = 9
 NUM_BOARDS = 3**NUM_CELLS
 ALL_CELLS = (1 << NUM_CELLS) - 1
 EMPTY_BOARD = 0
+CENTER, CORNERS = 4, (0, 2, 6, 8)
 
 # Values of `winners()` besides X and O: no line yet; a full board without one.
 NO_WINNER, DRAWN = 0, 3

@@ -79,12 +79,6 @@ def solve() -> Solution:
   return Solution(value, move_values, optimal, plies, preferred)
 
 
-def value_for(board: int, mark: int) -> int:
-  """Returns the value of a reachable board for the side `mark`."""
-  value = int(solve().value[board])
-  return value if rules.side_to_move()[board] == mark else -value
-
-
 def optimal_cells(board: int) -> tuple[int, ...]:
   """Returns the optimal moves on a board."""
   return rules.mask_to_cells(int(solve().optimal[board]))

@@ -167,9 +167,6 @@ def explain_move(board: int, cell: int) -> str:
   return "I am losing, so I hold out."
 
 
-_CENTRE, _CORNERS = 4, (0, 2, 6, 8)
-
-
 @functools.cache
 def name_tactic(board: int, cell: int) -> str:
   """Names the tactic and the cell of a move (Newell and Simon, 1972).
@@ -190,9 +187,9 @@ def name_tactic(board: int, cell: int) -> str:
     return f"I make two threats at once at {name}."
   if is_free and _num_threats(board, cell, other) > 1:
     return f"I take {name}, where a fork threatens."
-  if cell == _CENTRE:
+  if cell == rules.CENTER:
     return f"I take the centre, {name}."
-  if cell in _CORNERS:
+  if cell in rules.CORNERS:
     opposite = int(rules.cells()[board, rules.NUM_CELLS - 1 - cell])
     if is_free and opposite == other:
       return f"I take {name}, the corner opposite to theirs."
@@ -394,13 +391,8 @@ _FORMATS = {"grid": GridFormat, "token_board": TokenBoardFormat}
 def named(name: str, *, thoughts: bool) -> TextFormat:
   """Returns the format `grid` or `token_board`, or a custom one.
 
-  Args:
-    name: Name of the format, or `package.module:function` for a function (or
-      class) that takes `thoughts` and returns a `TextFormat`.
-    thoughts: Whether answers have a thought.
-
-  Raises:
-    errors.UserError: if there is no such function.
+  The name `package.module:function` is a function (or class) that takes
+  `thoughts`, whether answers have a thought, and returns a `TextFormat`.
   """
   make = _FORMATS.get(name) or custom.resolve(name, "play.format")
   return make(thoughts=thoughts)
