@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from tunix_ttt import errors
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
 
@@ -63,6 +64,24 @@ def test_a_fault_that_ends_the_work_counts(told):
     raise FULL
   fail_in_thread(RuntimeError("handle is closed"))
   assert told == []
+
+
+class EndlessError(ValueError):
+  """An error whose message is too long to format."""
+
+  def __str__(self):
+    raise AssertionError("formatted")
+
+
+def test_the_cause_of_a_message_is_not_formatted():
+  with (
+    pytest.raises(errors.UserError, match="a message"),
+    integrity.silence_consequences(),
+  ):
+    try:
+      raise EndlessError
+    except EndlessError:
+      raise errors.UserError("a message") from None
 
 
 def test_in_a_script_it_stays_so_until_the_end(told):

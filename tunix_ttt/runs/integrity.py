@@ -167,7 +167,10 @@ def silence_consequences() -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    is_expected(error.__cause__ or error.__context__ or error)
+    # Another context may be of any length: an invalid config in full, say.
+    context = error.__context__
+    is_disk_fault = isinstance(context, OSError)
+    is_expected(context if is_disk_fault else error.__cause__ or error)
     raise
   finally:
     if not is_faulty:
