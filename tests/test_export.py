@@ -78,7 +78,7 @@ def with_adapter(case: str, dtype: Any = "float32") -> checkpoints.Model:
 
 def written(model, path, *, merge, size=WHOLE):
   made = hub_export.prepare(model, merge=merge, max_shard_size=size)
-  hub_export.write(made, path, {})
+  hub_export.write(made, path)
   return made
 
 

@@ -99,7 +99,7 @@ def test_texts(family, merge, tmp_path):
   module = test_adapters.adapted(model.module, lora)
   adapted = dataclasses.replace(adapted, module=module)
   prepared = hub_export.prepare(adapted, merge=merge, max_shard_size=10**9)
-  hub_export.write(prepared, tmp_path / "export", {})
+  hub_export.write(prepared, tmp_path / "export")
   loaded: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
   text = made_turns.OBSERVATION
   assert loaded(text)["input_ids"] == model.tokenizer.encode(text)

@@ -96,7 +96,7 @@ def main() -> None:
       kind = "private" if flags.private else "public"
       print(f"would upload them to {repository}, a new {kind} repository")
     return
-  export_lib.write(export, flags.output, {})
+  export_lib.write(export, flags.output)
   print(f"written: {flags.output}")
   if repository:
     address = client.publish(flags.output, repository, private=flags.private)

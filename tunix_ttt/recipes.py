@@ -123,6 +123,7 @@ def start(
     errors.UserError: If the input is wrong; nothing is written then.
   """
   progress.hush()
+  requirements.check()
   output = None if output is None else pathlib.Path(output)
   return run_loop.start(name, RECIPES[name], config, output, rewards)
 
@@ -313,5 +314,5 @@ def export_model(
   files.check_absent(output)
   base = None if base is None else str(base)
   export = prepare(str(name), output.absolute().name, base=base, merge=merge)
-  export_lib.write(export, output, {})
+  export_lib.write(export, output)
   return output

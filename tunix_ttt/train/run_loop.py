@@ -16,7 +16,6 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt import requirements
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
@@ -97,7 +96,6 @@ def start(
       the current step.
   """
   custom_rewards = options(config, rewards)
-  requirements.check()
   run_id = run_directory.new_run_id(f"{name}-{config.seed}")
   output = output or run_directory.RUNS_ROOT / run_id
   files.check_absent(output)

@@ -1,6 +1,6 @@
 """Exports models to transformers and adapters to PEFT."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
@@ -101,9 +101,7 @@ def prepare(
 
 
 @progress.stage("writing the model")
-def write(
-  export: Export, output: pathlib.Path, other_files: Mapping[str, bytes]
-) -> None:
+def write(export: Export, output: pathlib.Path) -> None:
   """Writes an export to a new directory, atomically."""
   # transformers 4 refuses files without this metadata.
   metadata = {"format": "pt"}
@@ -111,7 +109,7 @@ def write(
     for name, tensors in export.weights.items():
       arrays = {key: tensor.make() for key, tensor in tensors.items()}
       safetensors.numpy.save_file(arrays, new / name, metadata=metadata)
-    files.write_all(new, export.contents | dict(other_files))
+    files.write_all(new, export.contents)
 
 
 def check_public(export: Export) -> None:
