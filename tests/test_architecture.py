@@ -20,7 +20,7 @@ FLOORS = [
   {"data"},
   {"report"},
   {"train"},
-  {"recipes", "pipeline", "run"},
+  {"dry_run", "recipes", "pipeline", "run"},
 ]
 # Anyone may import these, and they import only each other.
 GROUND = {

@@ -11,13 +11,13 @@ import yaml
 
 from tests import conftest
 from tunix_ttt import config as config_lib
+from tunix_ttt import dry_run
 from tunix_ttt import recipes
 from tunix_ttt.data import generate
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import dry_run
 from tunix_ttt.train import recorder
 
 SETTINGS: dict[str, Any] = {

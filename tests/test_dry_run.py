@@ -6,7 +6,7 @@ import pytest
 
 from tests import conftest
 from tunix_ttt import config as config_lib
-from tunix_ttt.train import dry_run
+from tunix_ttt import dry_run
 
 # Parameters of the model, as its card says, and what the config is meant for.
 PUBLISHED = {

@@ -13,6 +13,7 @@ import yaml
 
 from tests import conftest
 from tunix_ttt import config as config_lib
+from tunix_ttt import dry_run
 from tunix_ttt import errors
 from tunix_ttt import recipes
 from tunix_ttt.data import generate
@@ -21,7 +22,6 @@ from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import dry_run
 from tunix_ttt.train import recorder
 
 CONFIG = config_lib.GRPOConfig(

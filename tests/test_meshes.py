@@ -20,6 +20,7 @@ from tests import test_grpo
 from tests import test_hugging_face
 from tests import test_sft
 from tunix_ttt import config as config_lib
+from tunix_ttt import dry_run
 from tunix_ttt import errors
 from tunix_ttt import recipes
 from tunix_ttt.models import checkpoints
@@ -28,7 +29,6 @@ from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import dry_run
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop

@@ -14,13 +14,13 @@ import pytest
 from tests import conftest
 from tests import test_sft
 from tunix_ttt import config as config_lib
+from tunix_ttt import dry_run
 from tunix_ttt import recipes
 from tunix_ttt.algorithms import losses
 from tunix_ttt.data import batches
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.text import chat
-from tunix_ttt.train import dry_run
 from tunix_ttt.train import sft
 
 VOCAB = 32

@@ -379,7 +379,7 @@ def train(
   require_tunix()
   if flags.dry_run:
     # Imported lazily: pulls in Tunix.
-    from tunix_ttt.train import dry_run
+    from tunix_ttt import dry_run
     from tunix_ttt.train import resume_checks
 
     if flags.resume is not None:

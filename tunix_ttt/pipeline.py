@@ -13,6 +13,7 @@ from typing import Any
 import pydantic
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import dry_run
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import recipes
@@ -20,7 +21,6 @@ from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
-from tunix_ttt.train import dry_run
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
 
