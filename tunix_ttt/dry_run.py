@@ -6,23 +6,15 @@ from typing import Any
 import jax
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import recipes
 from tunix_ttt.data import datasets
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
-from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
-from tunix_ttt.train import sft
-
-# Each loads and describes the data of a recipe.
-_RECIPES: dict[type[config_lib.SFTConfig], Any] = {
-  config_lib.SFTConfig: sft.LOADER,
-  config_lib.DPOConfig: dpo.LOADER,
-  config_lib.GRPOConfig: grpo_plan,
-}
 
 
 def describe(config: config_lib.SFTConfig) -> str:
@@ -32,7 +24,7 @@ def describe(config: config_lib.SFTConfig) -> str:
     errors.UserError: if the config or one of its files is invalid.
   """
   recorder.check(config.logging)
-  recipe = _RECIPES[type(config)]
+  recipe = recipes.RECIPES[config_lib.recipe_of(config)]
   source = recipe.load(config)
   samples = source and source.samples
   tokenizer = reference_log_probs.tokenizer_maker(config, samples)

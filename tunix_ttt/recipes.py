@@ -25,7 +25,6 @@ from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import dpo
 from tunix_ttt.train import grpo
-from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_loop
@@ -36,9 +35,9 @@ Function = Callable[..., Any] | str
 MAX_SHARD_SIZE = 4 * 10**9
 
 RECIPES: dict[config_lib.Recipe, run_loop.Recipe] = {
-  "sft": run_loop.Recipe(sft.plan, sft.run),
-  "dpo": run_loop.Recipe(dpo.plan, dpo.run),
-  "grpo": run_loop.Recipe(grpo_plan.plan, grpo.GRPORun),
+  "sft": sft.RECIPE,
+  "dpo": dpo.RECIPE,
+  "grpo": grpo.RECIPE,
 }
 
 

@@ -3,8 +3,6 @@
 Both ways validate every value.
 """
 
-from tunix_ttt.config.loading import RECIPES as RECIPES
-from tunix_ttt.config.loading import Recipe as Recipe
 from tunix_ttt.config.loading import Settings as Settings
 from tunix_ttt.config.loading import differences as differences
 from tunix_ttt.config.loading import flatten as flatten
@@ -12,6 +10,7 @@ from tunix_ttt.config.loading import load as load
 from tunix_ttt.config.loading import load_any as load_any
 from tunix_ttt.config.loading import recipe_of as recipe_of
 from tunix_ttt.config.loading import to_dict as to_dict
+from tunix_ttt.config.recipe_configs import RECIPES as RECIPES
 from tunix_ttt.config.recipe_configs import AlgorithmConfig as AlgorithmConfig
 from tunix_ttt.config.recipe_configs import DPOConfig as DPOConfig
 from tunix_ttt.config.recipe_configs import EpisodesConfig as EpisodesConfig
@@ -24,6 +23,7 @@ from tunix_ttt.config.recipe_configs import OutcomeConfig as OutcomeConfig
 from tunix_ttt.config.recipe_configs import PairsConfig as PairsConfig
 from tunix_ttt.config.recipe_configs import PipelineConfig as PipelineConfig
 from tunix_ttt.config.recipe_configs import PreferenceConfig as PreferenceConfig
+from tunix_ttt.config.recipe_configs import Recipe as Recipe
 from tunix_ttt.config.recipe_configs import RewardsConfig as RewardsConfig
 from tunix_ttt.config.recipe_configs import RolloutConfig as RolloutConfig
 from tunix_ttt.config.recipe_configs import StageConfig as StageConfig

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import pathlib
 import re
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
@@ -156,14 +156,6 @@ def _reason(error: Exception) -> str:
 ConfigT = TypeVar("ConfigT")
 # Path of a YAML file, or its content as a dictionary.
 Settings = pathlib.Path | str | Mapping[str, Any]
-Recipe = Literal["sft", "dpo", "grpo"]
-# Config classes by recipe, in the order of a pipeline. `load_any` prefers the
-# first of equal matches.
-RECIPES: dict[Recipe, type[sections.SFTConfig]] = {
-  "sft": sections.SFTConfig,
-  "dpo": recipe_configs.DPOConfig,
-  "grpo": recipe_configs.GRPOConfig,
-}
 # Keys of earlier versions and the keys that replace them.
 RENAMED_KEYS = {"episodes.luck": "episodes.opponent_seed"}
 
@@ -202,12 +194,18 @@ def load_any(
   def num_shared_keys(kind: type) -> int:
     return len(content.values.keys() & _fields(kind).keys())
 
-  return _parse(max(RECIPES.values(), key=num_shared_keys), content)
+  return _parse(
+    max(recipe_configs.RECIPES.values(), key=num_shared_keys), content
+  )
 
 
-def recipe_of(config: sections.SFTConfig) -> Recipe:
+def recipe_of(config: sections.SFTConfig) -> recipe_configs.Recipe:
   """Returns the name of a config's recipe."""
-  return next(name for name, kind in RECIPES.items() if kind is type(config))
+  return next(
+    name
+    for name, kind in recipe_configs.RECIPES.items()
+    if kind is type(config)
+  )
 
 
 def _read(

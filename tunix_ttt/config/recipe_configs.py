@@ -443,3 +443,13 @@ class PipelineConfig:
   sft: StageConfig
   dpo: StageConfig | None = None
   grpo: StageConfig | None = None
+
+
+Recipe = Literal["sft", "dpo", "grpo"]
+# Config classes by recipe, in the order of a pipeline. `load_any` prefers the
+# first of equal matches.
+RECIPES: dict[Recipe, type[sections.SFTConfig]] = {
+  "sft": sections.SFTConfig,
+  "dpo": DPOConfig,
+  "grpo": GRPOConfig,
+}

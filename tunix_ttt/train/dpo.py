@@ -9,6 +9,7 @@ from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.data import row_formats
 from tunix_ttt.train import reference_log_probs
+from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
 from tunix_ttt.train import trainer as trainer_lib
 
@@ -42,3 +43,6 @@ def run(
     )
   trainer = trainer_lib.DPOTrainer(model.module, config, path)
   return sft.RowRun(prepared, path, trainer, train, held_out)
+
+
+RECIPE = run_loop.Recipe(LOADER.load, LOADER.describe, plan, run)

@@ -159,3 +159,8 @@ class GRPORun:
     if is_exact and step not in run_directory.checkpoint_steps(self.path):
       self.trainer.save(step)
     raise stop.interrupted(step)
+
+
+RECIPE = run_loop.Recipe(
+  grpo_plan.load, grpo_plan.describe, grpo_plan.plan, GRPORun
+)

@@ -57,11 +57,16 @@ class Recipe:
   """A trainer.
 
   Attributes:
+    load: Reads the data of a config; None for a config without data.
+    describe: Describes data and steps of a dry run, from a model's outline, the
+      config and its data. Also returns the rows of a step and their length.
     plan: Checks a config and builds the model; writes nothing.
     run: Restores the latest checkpoint. The result has `first_step`, `fit()`,
       which trains to the last step, `trainer` and `recorder`.
   """
 
+  load: Callable[[Any], Any]
+  describe: Callable[[sources.Outline, Any, Any], tuple[list[str], int, int]]
   plan: Callable[..., Plan]
   run: Callable[[Any, pathlib.Path], Any]
 

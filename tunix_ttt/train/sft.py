@@ -186,3 +186,6 @@ def run(prepared: Plan[Any, Any, Any], path: pathlib.Path) -> RowRun:
   pad_id = model.tokenizer.pad_id()
   made = batches.make(config, prepared.dataset, pad_id)
   return RowRun(prepared, path, trainer, *made)
+
+
+RECIPE = run_loop.Recipe(LOADER.load, LOADER.describe, plan, run)
