@@ -12,11 +12,12 @@ import pathlib
 import resource
 import statistics
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tunix.generate import sampler as tunix_sampler
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -24,7 +25,6 @@ from tunix_ttt.evaluate import matches
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import model_policy
 from tunix_ttt.text import segments
 from tunix_ttt.train import reference_log_probs
 
@@ -39,6 +39,14 @@ def start(batch_size: int) -> env_lib.State:
   return jax.vmap(ENV.init)(opponent_seed, marks)
 
 
+class TokenSampler(tunix_sampler.Sampler):
+  """Tunix's sampler for prompts of token ids."""
+
+  def tokenize(self, input_string: Any) -> np.ndarray:
+    """Returns the token ids, unchanged."""
+    return np.asarray(input_string, np.int32)
+
+
 class HostDriven:
   """Tunix's sampler, called once a turn."""
 
@@ -47,10 +55,16 @@ class HostDriven:
     self._model, self._play = model, config.play
     self._step = jax.jit(jax.vmap(ENV.step))
     self.num_tokens = 0
-    self._generate = model_policy.Generator(
-      model,
-      max_prompt_length=_longest_prompt(model, config.play),
-      max_new_tokens=config.play.max_new_tokens,
+    spec, self._longest = model.spec, _longest_prompt(model, config.play)
+    self._sampler = TokenSampler(
+      model.module,
+      model.tokenizer,
+      tunix_sampler.CacheConfig(
+        cache_size=self._longest + config.play.max_new_tokens,
+        num_layers=spec.num_layers,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+      ),
     )
 
   def __call__(self, states: env_lib.State) -> None:
@@ -71,7 +85,7 @@ class HostDriven:
           texts[n] = text_format.begin(text, tokenizer)
         else:
           texts[n] = texts[n] + text_format.follow(text, tokenizer)
-      answers = list(self._generate(texts, batch_size=count))
+      answers = self._generate(texts)
       cells = np.full(count, -1)
       for n in np.flatnonzero(ongoing):
         answer = text_formats.parse_answer(answers[n])
@@ -87,6 +101,20 @@ class HostDriven:
             tokenizer,
           )
       states = self._step(states, jnp.asarray(cells))
+
+  def _generate(self, prompts: list[list[int]]) -> list[str]:
+    tokenizer = self._model.tokenizer
+    ends = {*tokenizer.end_ids, tokenizer.eos_id()}
+    output = self._sampler(
+      cast(Any, prompts),
+      max_generation_steps=self._play.max_new_tokens,
+      max_prompt_length=self._longest,
+      eos_tokens=[*ends],
+      # The sampler takes a sampled pad token for padding.
+      forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
+      temperature=0.0,
+    )
+    return output.text
 
 
 def _longest_prompt(

@@ -164,7 +164,7 @@ class Work:
     meshes.place(module, self._mesh)
     policy = policy_lib.ModelPolicy(module, model.spec)
     tables = sampler.make_tables(config, tokenizer)
-    play_games = sampler.make_sampler(
+    play_games = sampler.Sampler(
       policy, Lenient(), tables, config.play, config.rollout
     )
     count = point.games

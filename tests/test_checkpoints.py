@@ -18,6 +18,7 @@ from tunix_ttt import files
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import sources
 from tunix_ttt.models.families import specs
+from tunix_ttt.text import chat as chat_lib
 
 # As many layers as `tiny-qwen2.5`.
 CONFIG = dataclasses.replace(conftest.SMALL_MODEL, num_layers=2)
@@ -273,15 +274,32 @@ def test_the_revision_is_of_names_types_shapes_and_values():
   )
 
 
+def greedy(model, prompt, max_new_tokens):
+  """Decodes the most likely tokens without a cache."""
+  if isinstance(prompt, str):
+    prompt = [chat_lib.message("user", prompt)]
+  ids, answer = chat_lib.encode_chat(prompt, model.tokenizer).ids, []
+  for _ in range(max_new_tokens):
+    tokens = jnp.array([ids + answer])
+    size = tokens.shape[1]
+    positions, mask = jnp.arange(size)[None], jnp.tri(size, dtype=bool)[None]
+    logits = model.module(tokens, positions, None, mask)[0][0, -1]
+    answer.append(int(logits.argmax()))
+    if answer[-1] in model.tokenizer.end_ids:
+      break
+  return model.tokenizer.decode(answer)
+
+
 def test_a_model_answers_prompts(base):
   chat = [{"role": "user", "content": "a1"}]
   prompts = ["a1", "b2, please", chat]
   settings = {"max_new_tokens": 5, "temperature": 1.0}
   answers = base.generate(prompts, batch_size=2, seed=1, **settings)
-  assert answers == base.generate(prompts, batch_size=2, seed=1, **settings)
-  assert answers != base.generate(prompts, batch_size=2, seed=2, **settings)
-  first, second = base.generate(["a1", chat], max_new_tokens=5)
-  assert first == second != ""
+  assert answers == base.generate(prompts, seed=1, **settings)
+  assert answers != base.generate(prompts, seed=2, **settings)
+  texts = base.generate(prompts, max_new_tokens=5)
+  assert texts[0] == texts[2] != ""
+  assert texts == [greedy(base, prompt, 5) for prompt in prompts]
   assert base.generate([]) == []
   with pytest.raises(ValueError, match="the last message is not the user's"):
     base.generate([[*chat, {"role": "assistant", "content": "b2"}]])

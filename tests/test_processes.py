@@ -207,7 +207,13 @@ def test_only_errors_of_jax_tell_of_a_lost_process():
   hub.__context__ = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory")
   wrapped = ValueError("not saved")
   wrapped.__cause__ = lost
-  for error, is_lost in ((lost, True), (wrapped, True), (hub, False)):
+  plain = ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+  for error, is_lost in (
+    (lost, True),
+    (plain, True),
+    (wrapped, True),
+    (hub, False),
+  ):
     text = processes.explain(error)
     assert str(error) in text
     assert (LOST in text.splitlines()[-1]) == is_lost

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import conftest
+from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
@@ -19,7 +20,6 @@ from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampler as sampler_lib
-from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.text import grammar
@@ -83,11 +83,21 @@ def token_keys(num_games=GAMES, seed=1):
   return jax.random.split(jax.random.key(seed), num_games)
 
 
-def make(model, tables, **settings):
+def play_config(**settings):
+  defaults = {"max_turns": TURNS, "temperature": 1.0}
+  return config_lib.PlayConfig(**defaults | settings)
+
+
+def make(model, tables, rows_at_once=None, **settings):
   spec, module = model
   policy = policy_lib.ModelPolicy(module, spec)
-  config = sampler_lib.SamplerConfig(**{"max_turns": TURNS, **settings})
-  sampler = sampler_lib.Sampler(policy, ENV, tables, config)
+  sampler = sampler_lib.Sampler(
+    policy,
+    ENV,
+    tables,
+    play_config(**settings),
+    rows_at_once=rows_at_once,
+  )
   return lambda keys, states: sampler(policy.params, keys, states), sampler
 
 
@@ -154,7 +164,7 @@ class Reference:
     return turns, ending, int(state.board)
 
   def answer(self, key, text):
-    sampling, room = self.config.sampling, self.config.max_new_tokens
+    sampling, room = self.config, self.config.max_new_tokens
     answer, log_probs, mass, at = [], [], [], grammar.START
     while (
       len(answer) < room and at != grammar.DEAD and self.tables.moves[at] < 0
@@ -181,8 +191,7 @@ class Reference:
 
 
 def references(model, tables, settings, keys, states):
-  config = sampler_lib.SamplerConfig(**{"max_turns": TURNS, **settings})
-  reference = Reference(model, tables, config)
+  reference = Reference(model, tables, play_config(**settings))
   return [
     reference.play(key, jax.tree.map(operator.itemgetter(n), states))
     for n, key in enumerate(keys)
@@ -234,11 +243,11 @@ def test_greedy_games_are_the_references(model, tables, context):
 
 
 def check_reference(any_model, tables, context, temperature):
-  sampling = sampling_lib.Sampling(temperature=temperature, constrained=True)
+  sampling = {"temperature": temperature, "constrained": True}
   settings = {
     "context": context,
     "max_new_tokens": 12,
-    "sampling": sampling,
+    **sampling,
   }
   play, sampler = make(any_model, tables, **settings)
   # Enough games for the greedy cell to be free in some of them.
@@ -283,8 +292,8 @@ def test_an_unreadable_answer_ends_the_game(model, tables):
 
 
 def test_a_game_does_not_depend_on_its_batch(model, tables):
-  sampling = sampling_lib.Sampling(temperature=1.3, constrained=True)
-  play, sampler = make(model, tables, max_new_tokens=14, sampling=sampling)
+  sampling = {"temperature": 1.3, "constrained": True}
+  play, sampler = make(model, tables, max_new_tokens=14, **sampling)
   whole = play(token_keys(), starts())
   order = jnp.array([2, 0])
   part = play(
@@ -300,8 +309,8 @@ def test_a_game_does_not_depend_on_its_batch(model, tables):
 # See test_schedule.py.
 @pytest.mark.slow
 def test_a_game_does_not_depend_on_those_beside_it(model, tables):
-  sampling = sampling_lib.Sampling(temperature=1.3, constrained=True)
-  settings = {"max_new_tokens": 14, "sampling": sampling}
+  sampling = {"temperature": 1.3, "constrained": True}
+  settings = {"max_new_tokens": 14, **sampling}
   several, one = (
     make(model, tables, rows_at_once=n, **settings)[0](token_keys(), starts())
     for n in (2, 1)
@@ -313,10 +322,8 @@ def test_a_game_does_not_depend_on_those_beside_it(model, tables):
 
 def test_a_group_shares_its_start_and_the_opponent_seed(model, tables):
   groups, size = 4, 6
-  sampling = sampling_lib.Sampling(temperature=1.5, constrained=True)
-  play, _ = make(
-    model, tables, context="full", max_new_tokens=12, sampling=sampling
-  )
+  sampling = {"temperature": 1.5, "constrained": True}
+  play, _ = make(model, tables, context="full", max_new_tokens=12, **sampling)
   states = jax.tree.map(lambda leaf: leaf.repeat(size, 0), starts(groups))
   games = jax.device_get(play(token_keys(groups * size), states))
   replies = {}
@@ -336,14 +343,14 @@ def test_a_group_shares_its_start_and_the_opponent_seed(model, tables):
 def test_limits_of_a_turn_and_of_a_game(model, tables):
   # The constraint ends a thought early enough for the move.
   longest = int(tables.observations.begin.lengths.max())
-  sampling = sampling_lib.Sampling(temperature=0.0, constrained=True)
+  sampling = {"temperature": 0.0, "constrained": True}
   play, _ = make(
     model,
     tables,
     context="full",
     max_new_tokens=12,
     max_game_tokens=longest + 20,
-    sampling=sampling,
+    **sampling,
   )
   played = jax.device_get(play(token_keys(), starts()))
   assert (played.ending == Ending.LENGTH).all()
@@ -356,8 +363,8 @@ def test_limits_of_a_turn_and_of_a_game(model, tables):
 def test_limits_that_leave_no_room(model, tables):
   with pytest.raises(errors.UserError, match="max_new_tokens: 3 is too few"):
     make(model, tables, max_new_tokens=3)
-  with pytest.raises(errors.UserError, match="max_game_tokens: 9 is too few"):
-    make(model, tables, max_game_tokens=9)
+  with pytest.raises(errors.UserError, match="max_game_tokens: 13 is too few"):
+    make(model, tables, max_new_tokens=12, max_game_tokens=13)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tunix_ttt import config as config_lib
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import sampler as sampler_lib
-from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
@@ -52,14 +52,19 @@ def logits(tables, tokenizer):
   return jnp.asarray(logits, jnp.float32)
 
 
-def play(tables, logits, batch_size, **settings):
+def play(tables, logits, batch_size, rows_at_once, **settings):
   keys = jax.random.split(jax.random.key(1), batch_size)
   opponent_seed = jax.random.bits(jax.random.key(0), (batch_size,))
   states = jax.vmap(ENV.init)(
     opponent_seed, env_lib.starting_marks("mixed", batch_size)
   )
-  config = sampler_lib.SamplerConfig(max_new_tokens=8, **settings)
-  sampler = sampler_lib.Sampler(TablePolicy(), ENV, tables, config)
+  sampler = sampler_lib.Sampler(
+    TablePolicy(),
+    ENV,
+    tables,
+    config_lib.PlayConfig(temperature=1, max_new_tokens=8, **settings),
+    rows_at_once=rows_at_once,
+  )
   return jax.device_get(sampler(logits, keys, states))
 
 
@@ -101,8 +106,7 @@ def test_games_do_not_depend_on_those_beside_them(
 
 
 def test_games_do_not_depend_on_the_default_width(tables, logits):
-  sampling = sampling_lib.Sampling(constrained=True)
   games = check_widths(
-    tables, logits, 48, (None,), max_turns=1, sampling=sampling
+    tables, logits, 48, (None,), max_turns=1, constrained=True
   )
   assert (games.ending == Ending.UNFINISHED).sum() > 32

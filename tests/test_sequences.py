@@ -13,7 +13,6 @@ from tests import test_sampler
 from tunix_ttt.algorithms import losses
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models.families import specs
-from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as sequences_lib
 
@@ -50,15 +49,13 @@ def test_a_trainers_log_probabilities_are_the_samplers(
 ):
   temperature = 0.7
   retry = "on_parse_error" in settings
-  sampling = sampling_lib.Sampling(
-    temperature=temperature, constrained=not retry
-  )
+  sampling = {"temperature": temperature, "constrained": not retry}
   play, _ = test_sampler.make(
     model,
     tables,
     context=context,
     max_new_tokens=30 if retry else 12,
-    sampling=sampling,
+    **sampling,
     **settings,
   )
   games = play(test_sampler.token_keys(), test_sampler.starts())
@@ -163,8 +160,8 @@ def test_control_tokens_in_the_middle_of_an_answer(
 
 
 def test_full_sequences_are_the_conversation(model, tables):
-  sampling = sampling_lib.Sampling(temperature=0.0, constrained=True)
-  settings = {"context": "full", "max_new_tokens": 12, "sampling": sampling}
+  sampling = {"temperature": 0.0, "constrained": True}
+  settings = {"context": "full", "max_new_tokens": 12, **sampling}
   play, _ = test_sampler.make(model, tables, **settings)
   games = play(test_sampler.token_keys(), test_sampler.starts())
   batch = sequences_lib.sequences(games, tables, "full")

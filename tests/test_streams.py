@@ -3,7 +3,6 @@
 import argparse
 import ast
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,6 @@ from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt import streams
 from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.models import model_policy
-from tunix_ttt.testing import CharacterTokenizer
 
 Stream = streams.Stream
 MODULES = [
@@ -121,28 +118,3 @@ def test_seeds_that_jax_cannot_tell_apart_are_refused(seed):
   with pytest.raises(argparse.ArgumentTypeError, match=message):
     cli.seed(str(seed))
   assert cli.seed(str(streams.MAX_SEED)) == streams.MAX_SEED
-
-
-def test_batches_of_completions_have_keys_of_their_own(monkeypatch):
-  keys = []
-
-  class Sampler:
-    def __init__(self, *arguments):
-      pass
-
-    def __call__(self, prompts, **settings):
-      keys.append(jax.random.key_data(settings["seed"]).tolist())
-      return argparse.Namespace(text=[""] * len(prompts))
-
-  monkeypatch.setattr(model_policy, "_TokenSampler", Sampler)
-  spec = argparse.Namespace(num_layers=1, num_kv_heads=1, head_dim=2)
-  model: Any = argparse.Namespace(
-    module=None, spec=spec, tokenizer=CharacterTokenizer()
-  )
-  for seed in (0, 1, 2, 4):
-    generator = model_policy.Generator(
-      model, max_prompt_length=1, max_new_tokens=1
-    )
-    answers = generator([[2]] * 5, batch_size=2, seed=seed)
-    assert len(list(answers)) == 5
-  assert len(set(map(tuple, keys))) == len(keys) == 4 * 3

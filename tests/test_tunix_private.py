@@ -43,9 +43,6 @@ FUNCTIONS: dict[str, dict[str, str | None]] = {
     ),
     "tunix.rl.algo_core:masked_mean": "x mask axis",
   },
-  "model_policy": {
-    "tunix.generate.sampler:Sampler.tokenize": "self input_string",
-  },
   "meshes": {
     "tunix.models.gemma.model:shard": "x s",
     "tunix.models.qwen2.model:shard": "x s",

@@ -91,34 +91,40 @@ def run(
       directory belongs to another pipeline.
   """
   configs = stages(config, output)
-  path = output / MANIFEST
+  manifest_path = output / MANIFEST
   manifest = PipelineManifest(config=config_lib.to_dict(config))
-  if path.exists():
+  if manifest_path.exists():
     previous = run_manifest.read_record(
-      PipelineManifest, path, "pipeline manifest"
+      PipelineManifest, manifest_path, "pipeline manifest"
     )
     if previous.config != manifest.config:
       raise errors.UserError(
-        f"{path}: the directory belongs to a pipeline with another config;"
-        " choose another --output"
+        f"{manifest_path}: the directory belongs to a pipeline with another"
+        " config; choose another --output"
       )
     manifest = previous
   else:
     files.check_output(output)
     dry_run.check_chain([*configs.values()])
-    _write(manifest, path)
-  for name, record in _run_stages(config, configs, output):
-    print(f"{name}: {output / record.path}", flush=True)
+    _write(manifest, manifest_path)
+  for name, path in _run_stages(config, configs, output):
+    print(f"{name}: {path}", flush=True)
     finished = manifest.stages.get(name)
-    if finished is None or finished.digest != record.digest:
+    if finished is None or finished.digest != _digest(path):
+      exact = None
       if name in configs:
-        played = recipes.play_finished(output / record.path, configs[name])
+        played = recipes.play_finished(path, configs[name])
         exact = {m: dataclasses.asdict(r) for m, r in played.results.items()}
-        record = record.model_copy(update={"exact_play": exact})
-        recipes.report(output / record.path, configs[name])
+        recipes.report(path, configs[name])
+      # The run's manifest lists the games now.
+      record = StageRecord(
+        path=str(path.relative_to(output)),
+        digest=_digest(path),
+        exact_play=exact,
+      )
       records = {**manifest.stages, name: record}
       manifest = manifest.model_copy(update={"stages": records})
-      _write(manifest, path)
+      _write(manifest, manifest_path)
   return manifest
 
 
@@ -126,21 +132,21 @@ def _run_stages(
   config: config_lib.PipelineConfig,
   configs: dict[config_lib.Recipe, config_lib.SFTConfig],
   output: pathlib.Path,
-) -> Iterator[tuple[str, StageRecord]]:
-  """Runs or resumes each stage and yields its name and record."""
+) -> Iterator[tuple[str, pathlib.Path]]:
+  """Runs or resumes each stage and yields its name and file or directory."""
   for name, settings in configs.items():
     if name == "dpo":
       pairs = output / PAIRS
       if not pairs.exists():
         kind = _pairs(config.pairs, settings)
         generate.write(pairs, "dpo", kind, config.pairs.count, config.seed)
-      yield "pairs", _record(pairs, pairs, output)
+      yield "pairs", pairs
     directory = output / name
     if directory.exists():
       recipes.resume(directory, settings)
     else:
       recipes.start(name, settings, directory)
-    yield name, _record(directory, directory / run_directory.MANIFEST, output)
+    yield name, directory
 
 
 def _pairs(
@@ -160,13 +166,11 @@ def _pairs(
   )
 
 
-def _record(
-  path: pathlib.Path, hashed_file: pathlib.Path, output: pathlib.Path
-) -> StageRecord:
-  return StageRecord(
-    path=str(path.relative_to(output)),
-    digest=files.digest(hashed_file, "file of this pipeline"),
-  )
+def _digest(path: pathlib.Path) -> str:
+  """Returns the digest of a file, or of a run's manifest."""
+  if path.is_dir():
+    path /= run_directory.MANIFEST
+  return files.digest(path, "file of this pipeline")
 
 
 def _write(manifest: PipelineManifest, path: pathlib.Path) -> None:

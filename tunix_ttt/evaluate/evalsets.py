@@ -251,15 +251,13 @@ def generate(
     "eval.batch_size or eval.max_new_tokens, or shorten the questions",
   )
   generator = model_policy.Generator(
-    model, max_prompt_length=longest, max_new_tokens=max_new_tokens
-  )
-  responses = generator(
-    encoded,
-    batch_size=size,
+    model,
+    max_prompt_length=longest,
+    max_new_tokens=max_new_tokens,
     temperature=config.eval.temperature,
     top_p=config.eval.top_p,
-    seed=seed,
   )
+  responses = generator(encoded, batch_size=size, seed=seed)
   bar = progress.bar(responses, total=len(items), desc="answers", unit="item")
   with progress.stage("answering", has_bar=True):
     for item, response in zip(items, bar, strict=True):

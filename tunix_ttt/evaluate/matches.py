@@ -71,7 +71,7 @@ class Player:
     play = play or config.play
     longest_prompt = int(tables.observations.begin.lengths.max())
     memory.check_play(model.spec, play, longest_prompt)
-    self._sample = sampler.make_sampler(policy, env, tables, play)
+    self._sample = sampler.Sampler(policy, env, tables, play)
 
   def __call__(self, keys: jax.Array, states: env_lib.State) -> Trajectory:
     """Plays a game from each of B states with B keys; returns it on the host."""

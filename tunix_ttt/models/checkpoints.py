@@ -157,15 +157,11 @@ class Model:
       self,
       max_prompt_length=max(map(len, ids), default=0),
       max_new_tokens=max_new_tokens,
-    )
-    answers = generator(
-      ids,
-      batch_size=min(batch_size, max(len(ids), 1)),
       temperature=temperature,
       top_p=top_p,
-      seed=seed,
     )
-    return list(answers)
+    batch_size = min(batch_size, max(len(ids), 1))
+    return list(generator(ids, batch_size=batch_size, seed=seed))
 
 
 def revision(params: dict[str, jax.Array]) -> str:

@@ -1,17 +1,22 @@
 """Runs Tunix's models as policies of games and as generators of text."""
 
 from collections.abc import Iterator, Sequence
+import functools
 from typing import TYPE_CHECKING, Any, cast
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tunix.generate import sampler as sampler_lib
 
 from tunix_ttt import streams
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
+from tunix_ttt.rollout import policy as policy_lib
+from tunix_ttt.rollout import sampling as sampling_lib
+from tunix_ttt.rollout import tables as tables_lib
+from tunix_ttt.text import grammar as grammar_lib
+from tunix_ttt.text import tokenizers
 
 if TYPE_CHECKING:
   from tunix_ttt.models import checkpoints
@@ -88,15 +93,8 @@ class ModelPolicy:
     return logits, cache
 
 
-class _TokenSampler(sampler_lib.Sampler):
-  """Tunix's sampler for prompts of token ids, which need not be valid text."""
-
-  def tokenize(self, input_string: Any) -> np.ndarray:
-    return np.asarray(input_string, np.int32)
-
-
 class Generator:
-  """Generates text with Tunix's sampler, compiled once per batch size."""
+  """Generates text, compiled once per batch size."""
 
   def __init__(
     self,
@@ -104,58 +102,76 @@ class Generator:
     *,
     max_prompt_length: int,
     max_new_tokens: int,
-  ):
-    """Takes a model and the limits of its tokens."""
-    self._tokenizer, spec = model.tokenizer, model.spec
-    self._max_prompt_length = max_prompt_length
-    self._max_new_tokens = max_new_tokens
-    self._sampler = _TokenSampler(
-      model.module,
-      model.tokenizer,
-      sampler_lib.CacheConfig(
-        cache_size=max_prompt_length + max_new_tokens,
-        num_layers=spec.num_layers,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-      ),
-    )
-
-  def __call__(
-    self,
-    prompts: Sequence[Sequence[int]],
-    *,
-    batch_size: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    seed: int = 0,
+  ):
+    """Takes a model, the limits of its tokens and settings of sampling."""
+    self._tokenizer, self._length = model.tokenizer, max_prompt_length
+    policy = ModelPolicy(model.module, model.spec)
+    tables = _free_text(model.tokenizer, model.spec.vocab_size)
+    sampling = sampling_lib.Sampling(temperature=temperature, top_p=top_p)
+
+    @jax.jit
+    def generate(
+      params: Any, keys: jax.Array, tokens: jax.Array, mask: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+      memory = policy_lib.empty(policy, len(tokens))
+      num_slots = max_prompt_length + max_new_tokens
+      memory = policy_lib.grow(policy, memory, num_slots)
+      memory, logits = policy_lib.feed(policy, params, memory, tokens, mask)
+      _, answers = sampling_lib.decode(
+        policy,
+        params,
+        tables,
+        keys,
+        memory,
+        logits,
+        mask.any(axis=1),
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        max_game_tokens=None,
+      )
+      return answers.actions, answers.action_mask
+
+    self._generate = functools.partial(generate, policy.params)
+
+  def __call__(
+    self, prompts: Sequence[Sequence[int]], *, batch_size: int, seed: int = 0
   ) -> Iterator[str]:
     """Yields the completion of each prompt, up to the end of the turn.
+
+    A completion depends on its prompt, the prompt's number and the seed only.
 
     Args:
       prompts: Token ids of each prompt, starting with the bos token.
       batch_size: Number of prompts sampled together.
-      temperature: Sampling temperature; 0 for greedy decoding.
-      top_p: Nucleus sampling threshold; ignored by greedy decoding.
       seed: Random seed for sampling.
     """
-    tokenizer = self._tokenizer
-    ends = {*tokenizer.end_ids, tokenizer.eos_id()}
-    for number, start in enumerate(range(0, len(prompts), batch_size)):
-      batch = list(prompts[start : start + batch_size])
-      # One shape for all batches, so that the sampler compiles once.
-      padded = batch + batch[:1] * (batch_size - len(batch))
-      key = streams.key(seed, streams.Stream.COMPLETIONS, number)
-      output = self._sampler(
-        cast(Any, padded),
-        max_generation_steps=self._max_new_tokens,
-        max_prompt_length=self._max_prompt_length,
-        eos_tokens=[*ends],
-        # The sampler takes a sampled pad token for padding.
-        forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
-        temperature=temperature,
-        # Tunix decodes greedily if top_p is None, whatever the temperature.
-        top_p=top_p if temperature > 0 else None,
-        # Tunix declares an int but accepts a key.
-        seed=cast(Any, key),
-      )
-      yield from output.text[: len(batch)]
+    for first in range(0, len(prompts), batch_size):
+      batch = prompts[first : first + batch_size]
+      tokens = np.zeros((batch_size, self._length), np.int32)
+      mask = np.zeros(tokens.shape, bool)
+      for row, prompt in enumerate(batch):
+        tokens[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
+      numbers = jnp.arange(first, first + batch_size)
+      keys = streams.keys(seed, streams.Stream.COMPLETIONS, last=numbers)
+      completions = meshes.fetch(self._generate(keys, tokens, mask))
+      for ids, is_sampled, _ in zip(*completions, batch, strict=False):
+        yield self._tokenizer.decode(ids[is_sampled].tolist())
+
+
+def _free_text(
+  tokenizer: tokenizers.Tokenizer, vocab_size: int
+) -> tables_lib.Tables:
+  """Returns tables of an answer of any text, without observations."""
+  ends = [*{*tokenizer.end_ids, tokenizer.eos_id()}]
+  ended = grammar_lib.START + 1
+  next_state = np.full((ended + 1, vocab_size), grammar_lib.START, np.uint8)
+  next_state[:, ends] = ended
+  return tables_lib.Tables(
+    observations=cast(Any, None),
+    next_state=jnp.asarray(next_state),
+    moves=jnp.array([-1, -1, 0], jnp.int8),
+    tokens_left=jnp.array([0, 1, 0]),
+    end_ids=jnp.asarray(ends, jnp.int32),
+  )

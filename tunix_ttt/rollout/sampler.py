@@ -6,7 +6,7 @@ every row has answered.
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any
 
 from flax import struct
 import jax
@@ -29,39 +29,6 @@ from tunix_ttt.text import tokenizers
 Ending = trajectory_lib.Ending
 # Row of unreadable answers in the table of past answers.
 _UNREADABLE = rules.NUM_CELLS
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-  """Settings of a sampler.
-
-  Attributes:
-    context: What the model sees each turn: `full` the whole conversation,
-      `truncated` the conversation with past thoughts replaced, `board` the
-      current board only.
-    max_turns: Maximum number of the model's turns per game. Values above five
-      are useful only with `on_parse_error` set to `retry`; 1 samples single
-      moves.
-    max_new_tokens: Maximum number of tokens per answer.
-    max_game_tokens: Maximum number of tokens per conversation, chunks and
-      answers; None for no limit.
-    rows_at_once: Number of active games in the context `board`; finished games
-      are replaced. Results do not depend on it. None selects a quarter of the
-      batch, but at least 32, on a CPU and the whole batch elsewhere.
-    on_parse_error: `end` ends the game at an unreadable answer; `retry` shows
-      the board again.
-    sampling: Settings of token sampling.
-  """
-
-  context: Literal["full", "truncated", "board"] = "board"
-  max_turns: int = 5
-  max_new_tokens: int = 32
-  max_game_tokens: int | None = None
-  rows_at_once: int | None = None
-  on_parse_error: Literal["end", "retry"] = "end"
-  sampling: sampling_lib.Sampling = dataclasses.field(
-    default_factory=sampling_lib.Sampling
-  )
 
 
 @struct.dataclass
@@ -87,9 +54,22 @@ class Sampler:
     policy: policy_lib.Policy,
     env: env_lib.TicTacToe,
     tables: tables_lib.Tables,
-    config: SamplerConfig,
+    play: config_lib.PlayConfig,
+    sampling: config_lib.RolloutConfig | None = None,
+    *,
+    rows_at_once: int | None = None,
   ):
     """Checks the settings; the first call compiles.
+
+    Args:
+      policy: Policy that plays.
+      env: Environment of the games.
+      tables: Tables of the text format.
+      play: Settings of games.
+      sampling: Settings of token sampling; None for those in `play`.
+      rows_at_once: Number of active games in the context `board`; finished
+        games are replaced. Results do not depend on it. None selects a quarter
+        of the batch, but at least 32, on a CPU and the whole batch elsewhere.
 
     Raises:
       errors.UserError: if the token limits are too small for an answer.
@@ -97,16 +77,17 @@ class Sampler:
     self._policy = policy
     self._env = env
     self._tables = tables
-    self._config = config
+    self._config, self._rows_at_once = play, rows_at_once
+    self._sampling = sampling_lib.Sampling.of(sampling or play)
     self.num_traces = 0
     self._play = jax.jit(self._rollout)
     shortest = int(tables.tokens_left[grammar_lib.START])
-    if config.max_new_tokens < shortest:
+    if play.max_new_tokens < shortest:
       raise errors.UserError(
-        f"max_new_tokens: {config.max_new_tokens} is too few; use at least"
+        f"max_new_tokens: {play.max_new_tokens} is too few; use at least"
         f" {shortest}, the length of the shortest answer"
       )
-    limit = config.max_game_tokens
+    limit = play.max_game_tokens
     needed = int(tables.observations.begin.lengths.max()) + shortest
     if limit is not None and limit < needed:
       raise errors.UserError(
@@ -152,7 +133,7 @@ class Sampler:
       fastest = batch_size
       if jax.default_backend() == "cpu":
         fastest = max(32, batch_size // 4)
-      width = min(batch_size, self._config.rows_at_once or fastest)
+      width = min(batch_size, self._rows_at_once or fastest)
       games, records = schedule.independent_turns(
         lambda *rows: play(
           policy_lib.empty(self._policy, width), *rows, is_first_turn=True
@@ -222,7 +203,7 @@ class Sampler:
       memory,
       logits,
       active,
-      sampling=self._config.sampling,
+      sampling=self._sampling,
       max_new_tokens=self._config.max_new_tokens,
       max_game_tokens=self._config.max_game_tokens,
     )
@@ -324,34 +305,6 @@ def make_tables(
   thoughts = config.data.games.thoughts == "template"
   text_format = text_formats.named(config.play.format, thoughts=thoughts)
   return tables_lib.build(text_format, tokenizer)
-
-
-def make_sampler(
-  policy: policy_lib.Policy,
-  env: env_lib.TicTacToe,
-  tables: tables_lib.Tables,
-  play: config_lib.PlayConfig,
-  rollout: config_lib.RolloutConfig | None = None,
-) -> Sampler:
-  """Returns a sampler of whole games.
-
-  `rollout`, if not None, replaces the settings of token sampling in `play`.
-  """
-  settings = rollout or play
-  config = SamplerConfig(
-    context=play.context,
-    max_turns=play.max_turns,
-    max_new_tokens=play.max_new_tokens,
-    max_game_tokens=play.max_game_tokens,
-    on_parse_error=play.on_parse_error,
-    sampling=sampling_lib.Sampling(
-      temperature=settings.temperature,
-      top_k=settings.top_k,
-      top_p=settings.top_p,
-      constrained=settings.constrained,
-    ),
-  )
-  return Sampler(policy, env, tables, config)
 
 
 def greedy_single_moves(

@@ -7,6 +7,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from tunix_ttt import config as config_lib
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.text import grammar as grammar_lib
@@ -38,6 +39,14 @@ class Sampling:
       raise ValueError(f"top_k must be at least 1: {self.top_k}")
     if not 0 < self.top_p <= 1:
       raise ValueError(f"top_p must be in (0, 1]: {self.top_p}")
+
+  @classmethod
+  def of(
+    cls, settings: config_lib.PlayConfig | config_lib.RolloutConfig
+  ) -> "Sampling":
+    """Returns the settings of token sampling in a section of a config."""
+    names = (field.name for field in dataclasses.fields(cls))
+    return cls(**{name: getattr(settings, name) for name in names})
 
   @property
   def is_cut(self) -> bool:

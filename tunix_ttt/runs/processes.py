@@ -148,14 +148,15 @@ def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def explain(error: BaseException) -> str:
   """Returns an error's traceback, with an explanation if a process was lost.
 
-  Only JAX's own errors report a lost process; other errors may mention a
-  connection too, for instance to a hub.
+  Only errors of JAX report a lost process; others, such as an `OSError` of the
+  hub, may mention a connection, too.
   """
   import jax
 
   text = "".join(traceback.format_exception(error))
   is_lost = any(
-    isinstance(cause, jax.errors.JaxRuntimeError)
+    # From version 0.12 on, JAX also raises a ValueError.
+    isinstance(cause, jax.errors.JaxRuntimeError | ValueError)
     and any(word in str(cause) for word in _LOST)
     for cause in errors.causes(error)
   )

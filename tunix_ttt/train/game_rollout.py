@@ -135,7 +135,7 @@ class GameRollout:
     if config.episodes.are_single_moves:
       play = dataclasses.replace(play, max_turns=1)
     self._policy = model_policy.ModelPolicy(self._module, model.spec)
-    self._sample = sampler.make_sampler(
+    self._sample = sampler.Sampler(
       self._policy, env_lib.TicTacToe(), self._tables, play, config.rollout
     )
     self._sequences = jax.jit(
@@ -277,7 +277,7 @@ class GameRollout:
     boards = rules.positions()
     if self._greedy is None:
       play = sampler.greedy_single_moves(self._config.play)
-      self._greedy = sampler.make_sampler(
+      self._greedy = sampler.Sampler(
         self._policy, env_lib.TicTacToe(), self._tables, play
       )
     opponent_mark = rules.X + rules.O - rules.side_to_move()[boards]

@@ -128,7 +128,7 @@ def check_play(
   assert model.tokenizer is not None
   tables = sampler.make_tables(config, model.tokenizer)
   policy = model_policy.ModelPolicy(model.module, model.spec)
-  sampler.make_sampler(policy, env_lib.TicTacToe(), tables, config.play)
+  sampler.Sampler(policy, env_lib.TicTacToe(), tables, config.play)
   return tables
 
 
