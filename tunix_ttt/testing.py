@@ -180,20 +180,18 @@ def scripted_play(
       active = state.outcome == env_lib.Outcome.ONGOING
       move = cells[state.board]
       moves = jnp.where(active, move, jnp.int8(-1))
-      record = state.board, state.last_move, active, moves
+      record = state, active, moves
       return jax.vmap(env.step)(state, move), record
 
     end, records = jax.lax.scan(turn, states, None, num_turns)
-    boards, last_moves, turn_mask, moves = (
-      jnp.swapaxes(leaf, 0, 1) for leaf in records
+    played, turn_mask, moves = jax.tree.map(
+      lambda leaf: jnp.swapaxes(leaf, 0, 1), records
     )
     no_tokens = jnp.zeros((*turn_mask.shape, 0))
     return trajectory_lib.Trajectory(
-      agent=states.agent,
       ending=end.outcome,
-      board=end.board,
-      boards=boards,
-      last_moves=last_moves,
+      state=end,
+      states=played,
       retried=jnp.zeros_like(turn_mask),
       turn_mask=turn_mask,
       moves=moves,

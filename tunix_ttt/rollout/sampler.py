@@ -158,9 +158,8 @@ class Sampler:
       has_moved = games.last_answer != _UNREADABLE
       ending = jnp.where(has_moved, jnp.int8(Ending.UNFINISHED), ending)
     return trajectory_lib.Trajectory(
-      agent=states.agent,
       ending=jnp.where(games.ending == Ending.ONGOING, ending, games.ending),
-      board=games.state.board,
+      state=games.state,
       moves=jnp.where(records["turn_mask"], moves, jnp.int8(-1)),
       **records,
     )
@@ -217,8 +216,7 @@ class Sampler:
         is_pending=memory_after_prompt.is_pending,
       )
     record = {
-      "boards": games.state.board,
-      "last_moves": games.state.last_move,
+      "states": games.state,
       "retried": retried & active,
       "turn_mask": active,
       "moves": tables.moves[answers.state],
