@@ -69,7 +69,7 @@ class Player:
     tables = sampler.make_tables(config, model.tokenizer)
     self.params, self.env = policy.params, env
     play = play or config.play
-    longest_prompt = int(tables.observations.begin.lengths.max())
+    longest_prompt = tables.observations.max_begin
     memory.check_play(model.spec, play, longest_prompt)
     self._sample = sampler.Sampler(policy, env, tables, play)
 

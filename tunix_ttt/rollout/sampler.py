@@ -16,7 +16,6 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
-from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
@@ -27,8 +26,6 @@ from tunix_ttt.text import grammar as grammar_lib
 from tunix_ttt.text import tokenizers
 
 Ending = trajectory_lib.Ending
-# Row of unreadable answers in the table of past answers.
-_UNREADABLE = rules.NUM_CELLS
 
 
 @struct.dataclass
@@ -38,7 +35,7 @@ class _Games:
   state: env_lib.State
   # `Ending` of each game, int8 [B].
   ending: jax.Array
-  # Cell of the last answer, or `_UNREADABLE`, int32 [B].
+  # Action of the last answer, or `Tables.unreadable`, int32 [B].
   last_answer: jax.Array
 
 
@@ -88,7 +85,7 @@ class Sampler:
         f" {shortest}, the length of the shortest answer"
       )
     limit = play.max_game_tokens
-    needed = int(tables.observations.begin.lengths.max()) + shortest
+    needed = tables.observations.max_begin + shortest
     if limit is not None and limit < needed:
       raise errors.UserError(
         f"max_game_tokens: {limit} is too few; use at least {needed}, the"
@@ -126,7 +123,7 @@ class Sampler:
     games = _Games(
       state=states,
       ending=states.outcome,
-      last_answer=jnp.full(batch_size, _UNREADABLE),
+      last_answer=jnp.full(batch_size, tables.unreadable),
     )
     play = functools.partial(self._turn, params, tables, env)
     if self._config.context == "board":
@@ -155,7 +152,7 @@ class Sampler:
     # Ending of games that ran out of turns.
     ending = jnp.full(batch_size, Ending.LENGTH, jnp.int8)
     if self._config.max_turns == 1:
-      has_moved = games.last_answer != _UNREADABLE
+      has_moved = games.last_answer != tables.unreadable
       ending = jnp.where(has_moved, jnp.int8(Ending.UNFINISHED), ending)
     return trajectory_lib.Trajectory(
       ending=jnp.where(games.ending == Ending.ONGOING, ending, games.ending),
@@ -237,18 +234,16 @@ class Sampler:
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the next tokens [B, L], their mask and the rows to retry [B]."""
     config, observations = self._config, tables.observations
-    row = observations.rows[games.state.board, games.state.last_move + 1]
-    tokens, mask = tables_lib.look_up(observations.begin, row)
-    retried = jnp.zeros(row.shape, bool)
+    retried = jnp.zeros(games.ending.shape, bool)
     if is_first_turn:
-      return tokens, mask, retried
-    tokens, mask = tables_lib.look_up(observations.follow, row)
+      return *observations.chunks("begin", games.state), retried
+    tokens, mask = observations.chunks("follow", games.state)
     if config.on_parse_error == "retry":
-      retried = games.last_answer == _UNREADABLE
+      retried = games.last_answer == tables.unreadable
       # In `truncated` the answer and its end token are dropped.
       is_kept = config.context == "full"
       last_token = jnp.where(is_kept, memory.pending, -1)
-      retry = tables_lib.retry_chunk(tables, row, last_token)
+      retry = tables.retry(games.state, last_token)
       width = max(tokens.shape[1], retry[0].shape[1])
       tokens, mask = (
         jnp.where(
@@ -261,7 +256,7 @@ class Sampler:
     if config.context == "full":
       head = memory.pending[:, None], memory.is_pending[:, None]
     else:
-      head = tables_lib.look_up(observations.answers, games.last_answer)
+      head = observations.answers.take(games.last_answer)
     return (
       jnp.concatenate([head[0], tokens], axis=1),
       jnp.concatenate([head[1], mask], axis=1),
@@ -288,7 +283,7 @@ class Sampler:
     if self._config.on_parse_error == "end":
       is_unreadable = active & (answers.state == grammar_lib.DEAD)
       ending = jnp.where(is_unreadable, jnp.int8(Ending.PARSE_ERROR), ending)
-    last_answer = jnp.where(is_answered, cell, _UNREADABLE)
+    last_answer = jnp.where(is_answered, cell, tables.unreadable)
     return _Games(
       state=state,
       ending=ending,

@@ -1,5 +1,7 @@
 """Lookup tables of a rollout: tokenized observations and the answer grammar."""
 
+from typing import Any
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,23 @@ class Tables(struct.PyTreeNode):
   tokens_left: jax.Array
   end_ids: jax.Array
 
+  @property
+  def unreadable(self) -> int:
+    """Row of `observations.answers` that replaces an unreadable answer."""
+    return len(self.observations.answers.lengths) - 1
+
+  def retry(
+    self, states: Any, last_token: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the chunks after unreadable answers and their mask, [B, L].
+
+    The first token ends the model's turn. It is masked if the last token of the
+    answer in the context, int32 [B], already ends it.
+    """
+    tokens, mask = self.observations.chunks("retry", states)
+    is_ended = jnp.isin(last_token, self.end_ids)
+    return tokens, mask.at[:, 0].set(~is_ended)
+
 
 def build(
   text_format: text_formats.TextFormat, tokenizer: tokenizers.Tokenizer
@@ -47,28 +66,3 @@ def build(
     tokens_left=jnp.asarray(table.tokens_left),
     end_ids=jnp.asarray(end_ids, jnp.int32),
   )
-
-
-def retry_chunk(
-  tables: Tables, row: jax.Array, last_token: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the chunks after unreadable answers and their mask, [B, L].
-
-  The first token ends the model's turn. It is masked if the answer already ends
-  with such a token.
-
-  `row` and `last_token` are int32 [B]: the observation and the last token of
-  each answer in the context.
-  """
-  tokens, mask = look_up(tables.observations.retry, row)
-  is_ended = jnp.isin(last_token, tables.end_ids)
-  return tokens, mask.at[:, 0].set(~is_ended)
-
-
-def look_up(
-  chunks: segments.Chunks, row: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the tokens of chunks and their mask, [B, L]."""
-  tokens = jnp.asarray(chunks.ids)[row]
-  lengths = jnp.asarray(chunks.lengths)[row]
-  return tokens, jnp.arange(tokens.shape[1]) < lengths[:, None]

@@ -196,8 +196,8 @@ def sequences(
         last_token = jnp.take_along_axis(past.tokens, last, axis=1)[:, 0]
       else:
         move = games.moves[:, turn - 1].astype(jnp.int32)
-        row = jnp.where(move < 0, rules.NUM_CELLS, move)
-        tokens, mask = tables_lib.look_up(tables.observations.answers, row)
+        row = jnp.where(move < 0, tables.unreadable, move)
+        tokens, mask = tables.observations.answers.take(row)
         past = _read(tokens, mask & games.turn_mask[:, turn, None])
         # The end token of an answer is dropped with it.
         last_token = jnp.full(row.shape, -1)
@@ -219,16 +219,14 @@ def _chunk(
   last_token: jax.Array | None = None,
 ) -> Sequences:
   """Returns the chunk of a turn; the first of a conversation if no last token."""
-  observations = tables.observations
-  states = games.states
-  row = observations.rows[states.board[:, turn], states.last_move[:, turn] + 1]
+  states = jax.tree.map(lambda leaf: leaf[:, turn], games.states)
   is_played = games.turn_mask[:, turn, None]
   if last_token is None:
-    tokens, mask = tables_lib.look_up(observations.begin, row)
+    tokens, mask = tables.observations.chunks("begin", states)
   else:
     retried = games.retried[:, turn, None]
-    follow = tables_lib.look_up(observations.follow, row)
-    retry = tables_lib.retry_chunk(tables, row, last_token)
+    follow = tables.observations.chunks("follow", states)
+    retry = tables.retry(states, last_token)
     tokens, mask = (
       jnp.concatenate([a, b], axis=1)
       for a, b in zip(follow, retry, strict=True)

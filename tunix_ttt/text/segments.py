@@ -6,10 +6,13 @@ rendered and tokenized once, so games need no text and no tokenizer.
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import chat
@@ -25,6 +28,12 @@ class Chunks(NamedTuple):
 
   ids: np.ndarray
   lengths: np.ndarray
+
+  def take(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the tokens of rows and their mask, [B, L]."""
+    tokens = jnp.asarray(self.ids)[rows]
+    lengths = jnp.asarray(self.lengths)[rows]
+    return tokens, jnp.arange(tokens.shape[1]) < lengths[:, None]
 
 
 class Observations(NamedTuple):
@@ -45,6 +54,18 @@ class Observations(NamedTuple):
   follow: Chunks
   retry: Chunks
   answers: Chunks
+
+  @property
+  def max_begin(self) -> int:
+    """Maximum length of the first chunk of a conversation."""
+    return int(self.begin.lengths.max())
+
+  def chunks(
+    self, name: Literal["begin", "follow", "retry"], states: env_lib.State
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the chunks of B states and their mask, [B, L]."""
+    rows = jnp.asarray(self.rows)[states.board, states.last_move + 1]
+    return getattr(self, name).take(rows)
 
 
 # A run builds the same tables for its rollouts and for its evaluation.
