@@ -4,9 +4,10 @@ Each turn feeds the chunk of tokens that presents the board and decodes until
 every row has answered.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 from flax import struct
 import jax
@@ -14,8 +15,6 @@ import jax.numpy as jnp
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
@@ -28,11 +27,26 @@ from tunix_ttt.text import tokenizers
 Ending = trajectory_lib.Ending
 
 
+class Environment(Protocol):
+  """A game in which it is always the model's turn, such as `games.view.View`.
+
+  States are pytrees of arrays of one game.
+  """
+
+  def step(self, state: Any, action: jax.Array) -> Any:
+    """Plays the model's action and all others up to its next turn."""
+    ...
+
+  def ending(self, state: Any) -> jax.Array:
+    """Returns an `Ending` up to `ILLEGAL`, int8 []."""
+    ...
+
+
 @struct.dataclass
 class _Games:
   """State of B games."""
 
-  state: env_lib.State
+  state: Any
   # `Ending` of each game, int8 [B].
   ending: jax.Array
   # Action of the last answer, or `Tables.unreadable`, int32 [B].
@@ -49,7 +63,7 @@ class Sampler:
   def __init__(
     self,
     policy: policy_lib.Policy,
-    env: env_lib.TicTacToe,
+    env: Environment,
     tables: tables_lib.Tables,
     play: config_lib.PlayConfig,
     sampling: config_lib.RolloutConfig | None = None,
@@ -96,8 +110,8 @@ class Sampler:
     self,
     params: Any,
     keys: jax.Array,
-    states: env_lib.State,
-    opponent: opponents.Opponent | None = None,
+    states: Any,
+    opponent: Callable[..., jax.Array] | None = None,
   ) -> trajectory_lib.Trajectory:
     """Plays B games from their initial `states` to their end.
 
@@ -112,17 +126,17 @@ class Sampler:
     params: Any,
     tables: tables_lib.Tables,
     keys: jax.Array,
-    states: env_lib.State,
-    opponent: opponents.Opponent | None,
+    states: Any,
+    opponent: Callable[..., jax.Array] | None,
   ) -> trajectory_lib.Trajectory:
     self.num_traces += 1
-    env = self._env
+    env: Any = self._env
     if opponent is not None:
       env = dataclasses.replace(env, opponent=opponent)
     batch_size = keys.shape[0]
     games = _Games(
       state=states,
-      ending=states.outcome,
+      ending=jax.vmap(env.ending)(states),
       last_answer=jnp.full(batch_size, tables.unreadable),
     )
     play = functools.partial(self._turn, params, tables, env)
@@ -165,7 +179,7 @@ class Sampler:
     self,
     params: Any,
     tables: tables_lib.Tables,
-    env: env_lib.TicTacToe,
+    env: Environment,
     memory: policy_lib.Memory,
     keys: jax.Array,
     games: _Games,
@@ -266,7 +280,7 @@ class Sampler:
   def _move(
     self,
     tables: tables_lib.Tables,
-    env: env_lib.TicTacToe,
+    env: Environment,
     games: _Games,
     active: jax.Array,
     answers: sampling_lib.Answers,
@@ -278,7 +292,7 @@ class Sampler:
     state = jax.tree.map(
       lambda new, old: jnp.where(is_answered, new, old), stepped, games.state
     )
-    ending = jnp.where(is_answered, state.outcome, games.ending)
+    ending = jnp.where(is_answered, jax.vmap(env.ending)(state), games.ending)
     ending = jnp.where(answers.is_cut, jnp.int8(Ending.LENGTH), ending)
     if self._config.on_parse_error == "end":
       is_unreadable = active & (answers.state == grammar_lib.DEAD)

@@ -100,6 +100,10 @@ class TicTacToe:
       outcome=jnp.where(is_ongoing, outcome, state.outcome).astype(jnp.int8),
     )
 
+  def ending(self, state: State) -> jax.Array:
+    """Returns the `Outcome`, int8 []."""
+    return state.outcome
+
   def _reply(self, state: State, is_turn: jax.Array) -> State:
     """Plays the opponent's move if `is_turn` and updates the outcome."""
     reply = self.opponent(state.opponent_seed, state.board)
