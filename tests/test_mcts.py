@@ -93,11 +93,11 @@ def after(game, actions):
 )
 def test_wins_and_blocks(moves, best):
   state = after(tic_tac_toe(), moves)
-  keys = jax.random.split(jax.random.key(0), 7)
-  assert searching(64)(keys, state).tolist() == [best] * 7
+  keys = jax.random.split(jax.random.key(0), 31)
+  assert searching(32)(keys, state).tolist() == [best] * 31
 
 
-@pytest.mark.parametrize("stones", [5, 6, 7, 9, 10, 11])
+@pytest.mark.parametrize("stones", [5, 6, 7])
 def test_a_multiple_of_four_is_left_in_nim(stones):
   player = mcts_lib.mcts(Nim(stones), simulations=128, rollouts=4)
   state = Nim(stones).init(None)

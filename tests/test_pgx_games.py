@@ -60,12 +60,19 @@ def test_random_games_are_those_of_pgx(name):
     jax.jit(jax.vmap(env.step)),
   )
   our_view = jax.jit(
-    jax.vmap(lambda s: (game.to_act(s), game.legal(s), game.returns(s)))
+    jax.vmap(
+      lambda s: (
+        game.to_act(s),
+        game.legal(s),
+        game.returns(s),
+        game.marks(s),
+      )
+    )
   )
   rng = np.random.default_rng(0)
   returns, plies = np.zeros((BATCH, 2)), 0
   while True:
-    to_act, legal, our_returns = map(np.asarray, our_view(ours))
+    to_act, legal, our_returns, marks = map(np.asarray, our_view(ours))
     is_over = np.asarray(theirs.terminated)
     player = np.asarray(theirs.current_player) ^ first
     np.testing.assert_array_equal(
@@ -77,6 +84,11 @@ def test_random_games_are_those_of_pgx(name):
     rewards = np.asarray(theirs.rewards)
     returns += np.where(first[:, None] == 1, rewards[:, ::-1], rewards)
     np.testing.assert_array_equal(our_returns, returns)
+    # The stones of the player to move, and the others.
+    planes = np.asarray(theirs.observation)[..., :2].reshape(BATCH, -1, 2)
+    expected = planes[..., 0] * (1 + player[:, None])
+    expected += planes[..., 1] * (2 - player[:, None])
+    np.testing.assert_array_equal(marks, expected)
     if is_over.all():
       break
     actions = random_actions(rng, legal)
@@ -86,28 +98,6 @@ def test_random_games_are_those_of_pgx(name):
   assert plies <= game.max_plies
   assert np.abs(returns).sum() > 0
   assert_same(our_step(ours, actions), ours)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_marks_are_those_that_pgx_observes(name):
-  game, env = pgx_games.PgxGame(name), pgx.make(name)
-  rng = np.random.default_rng(1)
-  key = next(
-    key
-    for key in jax.random.split(jax.random.key(0), 20)
-    if env.init(key).current_player == 0
-  )
-  ours, theirs = game.init(key), env.init(key)
-  step, their_step = jax.jit(game.step), jax.jit(env.step)
-  for _ in range(9):
-    planes = np.asarray(theirs.observation)[..., :2].reshape(-1, 2)
-    player = int(theirs.current_player)
-    expected = planes @ [player + 1, 2 - player]
-    np.testing.assert_array_equal(game.marks(ours), expected)
-    if theirs.terminated:
-      break
-    action = rng.choice(np.flatnonzero(game.legal(ours)))
-    ours, theirs = step(ours, action), their_step(theirs, action)
 
 
 @pytest.mark.parametrize(
