@@ -154,7 +154,13 @@ def test_a_move_depends_on_its_own_key_and_state():
   assert single(keys[0], states[0]).dtype == jnp.int32
   keys = jax.random.split(jax.random.key(0), 30)
   openings = jax.jit(jax.vmap(player, (0, None)))(keys, states[0])
-  assert len(set(openings.tolist())) > 3
+  assert len(set(openings.tolist())) > 6
+
+
+def test_a_finished_game():
+  state = after(tic_tac_toe(), [0, 3, 1, 4, 2])
+  keys = jax.random.split(jax.random.key(0), 31)
+  assert searching(32)(keys, state).tolist() == [0] * 31
 
 
 def play_random(name, simulations, num_games, **settings):
@@ -208,6 +214,10 @@ def test_games_that_cannot_be_searched(monkeypatch, game, found):
 
 @pytest.mark.parametrize("setting", ["simulations", "rollouts"])
 def test_numbers_below_one(setting):
-  settings = {"simulations": 4, setting: 0}
+  numbers = {"simulations": 4, "rollouts": 1} | {setting: 0}
   with pytest.raises(errors.UserError, match=f"{setting} must be 1 or more"):
-    mcts_lib.mcts(Nim(), **settings)
+    mcts_lib.mcts(
+      Nim(),
+      simulations=numbers["simulations"],
+      rollouts=numbers["rollouts"],
+    )

@@ -71,6 +71,7 @@ def test_random_games_are_those_of_pgx(name):
   )
   rng = np.random.default_rng(0)
   returns, plies = np.zeros((BATCH, 2)), 0
+  actions = np.zeros(BATCH, np.int32)
   while True:
     to_act, legal, our_returns, marks = map(np.asarray, our_view(ours))
     is_over = np.asarray(theirs.terminated)
@@ -118,7 +119,7 @@ def test_equal_positions_are_equal_states(name, one, other):
 
 def test_a_swap_in_hex():
   game = pgx_games.PgxGame("hex")
-  opened, swap = play(game, [13]), 121
+  opened, swap = play(game, [13]), jnp.int32(121)
   # The stone of X in row 2, column 3 becomes one of O in row 3, column 2.
   swapped = game.step(opened, swap)
   assert np.flatnonzero(game.marks(swapped) == 2).tolist() == [23]

@@ -14,6 +14,7 @@ import numpy as np
 
 from tunix_ttt import errors
 from tunix_ttt import requirements
+from tunix_ttt import streams
 from tunix_ttt.games import game as game_lib
 
 # (key, state) -> legal action of the seat to act, int32 [].
@@ -91,7 +92,7 @@ def mcts(
 
   def play(key: jax.Array, state: Any) -> jax.Array:
     # A batch of one game: the key decides its move, whatever others there are.
-    value_key, search_key = jax.random.split(key)
+    value_key, search_key, tie_key = jax.random.split(key, 3)
     root = mctx.RootFnOutput(
       prior_logits=logits(state)[None],
       value=evaluate(value_key, state)[None],
@@ -109,9 +110,10 @@ def mcts(
       pb_c_init=_EXPLORATION,
     ).search_tree
     visits, values = tree.children_visits[0, 0], tree.summary().qvalues[0]
-    # The most visited action, and of several the one of the highest value.
-    is_best = visits == visits.max()
-    return jnp.argmax(jnp.where(is_best, values, -jnp.inf)).astype(jnp.int32)
+    # The most visited actions, of these the most valuable, of these any.
+    best = visits == visits.max()
+    best &= values == values.max(where=best, initial=-jnp.inf)
+    return random_action(tie_key, best)
 
   return play
 
@@ -148,8 +150,8 @@ def random_action(key: jax.Array, legal: jax.Array) -> jax.Array:
 
 def _check(game: game_lib.Game, simulations: int, rollouts: int) -> None:
   """Raises a UserError unless the game and the numbers can be searched with."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  outcomes = jax.eval_shape(lambda key: game.chance(game.init(key)), key)
+  key = streams.key(0, streams.Stream.GREEDY)
+  outcomes = jax.eval_shape(lambda: game.chance(game.init(key)))
   if game.num_seats != 2 or outcomes.size:
     raise errors.UserError(
       "MCTS plays games of two seats without chance or hidden information,"

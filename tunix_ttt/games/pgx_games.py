@@ -153,7 +153,7 @@ def _misfit(name: str) -> str:
   env = pgx.make(name)
   if env.num_players != 2:
     return f"found {env.num_players} players, expected 2"
-  start = jax.eval_shape(env.init, jax.eval_shape(lambda: jax.random.key(0)))
+  start = jax.eval_shape(env.init, streams.key(0, streams.Stream.PGX_PLAYERS))
   if (size := start.legal_action_mask.size) > MAX_ACTIONS:
     return f"found {size:,} actions, at most {MAX_ACTIONS} are supported"
   return "it has hidden information or chance"
@@ -198,7 +198,7 @@ def _canonical_go(board: Any, action: jax.Array) -> Any:
 
 
 class _Rules(NamedTuple):
-  """What the adapter needs to know of a game.
+  """Settings of the adapter for one game.
 
   Attributes:
     max_plies: Upper bound on the plies of a game.

@@ -30,8 +30,9 @@ _BOARDS = {
     size=9,
     rules=(
       "You are playing Go with area scoring and 7.5 points of komi for O. X moves"
-      " first. Stones without liberties are captured. You may pass; two passes"
-      " end the game. Whoever repeats an earlier board loses."
+      " first. Stones without liberties are captured; a move may neither capture"
+      " its own stones alone nor retake a ko at once. You may pass; two passes or"
+      " 162 moves end the game. Whoever repeats an earlier board loses."
     ),
     extra="pass",
     options={"listed": (81,), "moves": "free cells"},
