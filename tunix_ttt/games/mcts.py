@@ -28,6 +28,8 @@ Value = Callable[[jax.Array, Any], jax.Array]
 _EXPLORATION = 2.5
 # Beyond all scaled values, which are from 0 to 1.
 _UNTRIED, _ILLEGAL = 2.0, -1.0
+# Untried actions come in a random order: mctx's noise of 1e-7 is rounded away.
+_JITTER = 0.01
 _NO_PRIOR = float(np.finfo(np.float32).min)
 
 
@@ -57,12 +59,15 @@ def mcts(
   _check(game, simulations, rollouts)
   evaluate = value or rollout_value(game, rollouts=rollouts)
 
-  def logits(state: Any) -> jax.Array:
-    return jnp.where(game.legal(state), 0.0, _NO_PRIOR)
+  def logits(key: jax.Array, state: Any) -> jax.Array:
+    legal = game.legal(state)
+    jitter = jax.random.uniform(key, legal.shape, maxval=_JITTER)
+    return jnp.where(legal, jitter, _NO_PRIOR)
 
   def expand(
     key: jax.Array, action: jax.Array, state: Any
   ) -> tuple[dict[str, jax.Array], Any]:
+    value_key, order_key = jax.random.split(key)
     seat, after = game.to_act(state), game.step(state, action)
     next_seat = game.to_act(after)
     # A search may go on past the end of a game, where nothing counts.
@@ -71,8 +76,8 @@ def mcts(
     output = {
       "reward": reward,
       "discount": jnp.where(next_seat >= 0, sign, 0.0),
-      "prior_logits": logits(after),
-      "value": evaluate(key, after),
+      "prior_logits": logits(order_key, after),
+      "value": evaluate(value_key, after),
     }
     return output, after
 
@@ -92,9 +97,9 @@ def mcts(
 
   def play(key: jax.Array, state: Any) -> jax.Array:
     # A batch of one game: the key decides its move, whatever others there are.
-    value_key, search_key, tie_key = jax.random.split(key, 3)
+    value_key, order_key, search_key, tie_key = jax.random.split(key, 4)
     root = mctx.RootFnOutput(
-      prior_logits=logits(state)[None],
+      prior_logits=logits(order_key, state)[None],
       value=evaluate(value_key, state)[None],
       embedding=jax.tree.map(lambda leaf: leaf[None], state),
     )
