@@ -63,6 +63,7 @@ class Stream(enum.StrEnum):
   # Greedy samplers take a key and do not use it.
   GREEDY = "nothing"  # game
   CONFORMANCE = "games that check an environment"
+  PGX_PLAYERS = "which player of a pgx game moves first"  # attempt
 
   @property
   def number(self) -> int:
