@@ -21,7 +21,7 @@ import numpy as np
 from tunix_ttt import errors
 from tunix_ttt.games import game
 from tunix_ttt.text import chat
-from tunix_ttt.text import joins
+from tunix_ttt.text import slot_groups
 
 
 class Chunk(struct.PyTreeNode):
@@ -144,7 +144,7 @@ def build(
 
   The tokens of every observation in `shows` are compared with those of its
   whole text. Without `exhaustive`, so are those of pairs of texts that can be
-  neighbors, unless two slots have more than `joins.MAX_PAIRS` pairs.
+  neighbors, unless two slots have more than `slot_groups.MAX_PAIRS` pairs.
 
   Args:
     segments: Texts of each slot.
@@ -157,20 +157,20 @@ def build(
 
   Raises:
     errors.UserError: if the tokenizer merges slots whose product has more than
-      `joins.MAX_TEXTS` texts.
+      `slot_groups.MAX_TEXTS` texts.
   """
   shows = np.unique(shows, axis=0)
 
   @functools.cache
-  def pieces(prefix: str, suffix: str) -> list[joins.Piece]:
-    groups = joins.Groups(
+  def pieces(prefix: str, suffix: str) -> list[slot_groups.Piece]:
+    groups = slot_groups.Groups(
       [(prefix,), *(("", *texts) for texts in segments), (suffix,)],
       tokenizer.encode,
     )
     choices = np.pad(shows + 1, ((0, 0), (1, 1)))
     if not exhaustive:
       groups.join_pairs((choices == 0).any(axis=0))
-    # Most joins turn up in a sample, so few passes over all are needed.
+    # Most slot_groups turn up in a sample, so few passes over all are needed.
     for sample in (choices[:: len(choices) // 256 + 1], choices):
       while groups.join_observations(sample):
         pass
@@ -180,7 +180,7 @@ def build(
     (head, prefix), (tail, suffix) = _split(before), _split(after[::-1])
     fixed = np.zeros(len(segments), np.int32)
     first, last = (
-      joins.Piece([chat.encode_parts(parts, tokenizer)], fixed)
+      slot_groups.Piece([chat.encode_parts(parts, tokenizer)], fixed)
       for parts in (head, tail[::-1])
     )
     between = pieces("".join(prefix), "".join(suffix[::-1]))
@@ -204,7 +204,7 @@ def _split(parts: chat.Parts) -> tuple[chat.Parts, tuple[str, ...]]:
 
 
 def _tabulate(
-  pieces: Sequence[joins.Piece], *, pad_id: int, shows: np.ndarray | None
+  pieces: Sequence[slot_groups.Piece], *, pad_id: int, shows: np.ndarray | None
 ) -> Chunk:
   """Returns a chunk; `shows` has all observations, if they are known."""
   merged = [pieces[0]]
@@ -212,7 +212,7 @@ def _tabulate(
     # Neighboring groups that have one text each are one.
     if len(piece.rows) == len(merged[-1].rows) == 1:
       row = merged[-1].rows[0] + piece.rows[0]
-      merged[-1] = joins.Piece([row], piece.strides)
+      merged[-1] = slot_groups.Piece([row], piece.strides)
     else:
       merged.append(piece)
   rows = [row for piece in merged for row in piece.rows]
