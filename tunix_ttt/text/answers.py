@@ -233,43 +233,57 @@ def _tokens_needed(
 ) -> np.ndarray:
   """Returns the number of tokens that suffice to end with any one spelling.
 
-  From a state with the spelling w to come, a token may be chosen for w alone,
-  but the number of tokens after it has to suffice for each spelling that can
-  then follow: needed(state) = 1 + max over w of min over tokens of
-  needed(next state).
+  From a state with the spelling w to come, a token may be chosen for w, but the
+  tokens after it have to suffice for every spelling that can then follow:
+  needed(state) = 1 + max over w of min over tokens of needed(next state).
 
   Raises:
     errors.UserError: if no number of tokens suffices.
   """
-  needed = np.full(len(next_state), NEVER)
-  needed[ENDED] = 0
   sizes = automaton.num_spellings
+  # Next states and offsets of each state, without repetitions.
   edges = [
     np.unique(np.stack(pair)[:, pair[0] != DEAD], axis=1)
     for pair in zip(next_state, offset, strict=True)
   ]
-
-  def by_spelling(state: int) -> np.ndarray:
-    result = np.full(sizes[state], NEVER)
-    after, first = edges[state]
-    for i in np.argsort(-needed[after]):
-      result[first[i] : first[i] + sizes[after[i]]] = needed[after[i]]
-    return result
-
+  needed = np.full(len(next_state), NEVER)
+  needed[ENDED] = 0
   is_changed = True
   while is_changed:
     is_changed = False
-    # States of spellings follow those that they lead to, so one pass will do.
-    for state in [s for s, pairs in enumerate(edges) if pairs.size]:
-      fewest = by_spelling(state).max() + 1
-      if fewest < needed[state]:
-        needed[state], is_changed = fewest, True
+    for state, (after, first) in enumerate(edges):
+      fewest = np.full(max(sizes[state], 1), NEVER)
+      for i in np.argsort(-needed[after]):
+        fewest[first[i] : first[i] + sizes[after[i]]] = needed[after[i]]
+      if fewest.max() + 1 < needed[state]:
+        needed[state], is_changed = fewest.max() + 1, True
   if needed[START] == NEVER:
-    missing = np.flatnonzero(by_spelling(START) == NEVER)
-    names = ", ".join(automaton.spellings[rank] for rank in missing[:9])
-    more = f" and {len(missing) - 9} others" if len(missing) > 9 else ""
+    names = [
+      spelling
+      for rank, spelling in enumerate(automaton.spellings)
+      if not _is_spelled(rank, edges, sizes)
+    ] or automaton.spellings
+    more = f" and {len(names) - 9} others" if len(names) > 9 else ""
     raise errors.UserError(
       "the tokenizer cannot spell the answer format: no tokens spell an answer"
-      f" that plays {names}{more}"
+      f" that plays {', '.join(names[:9])}{more}"
     )
   return needed
+
+
+def _is_spelled(
+  rank: int, edges: Sequence[np.ndarray], sizes: np.ndarray
+) -> bool:
+  """Returns whether tokens lead to the end of the spelling of a rank."""
+  reached, frontier = {START: 0}, [START]
+  while frontier:
+    state = frontier.pop()
+    after, first = edges[state]
+    first = reached[state] + first
+    is_open = (first <= rank) & (rank < first + sizes[after])
+    new = dict(
+      zip(after[is_open].tolist(), first[is_open].tolist(), strict=True)
+    )
+    frontier += new.keys() - reached.keys()
+    reached |= new
+  return ENDED in reached
