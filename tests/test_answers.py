@@ -327,6 +327,17 @@ def test_actions_that_a_tokenizer_cannot_spell():
     answers.compile_answers(GRID, [None, b"a"], [0])
 
 
+def test_a_state_that_tokens_cannot_leave_is_dead():
+  tokens = [*(f"<move>{name}</move>".encode() for name, _ in GRID)]
+  tokens += [b"<mo", b" ", None, b""]
+  actions = [(name,) for name, _ in GRID]
+  table = answers.compile_answers(actions, tokens, [11], thoughts=False)
+  reader = Reader(table)
+  assert [reader.action([9 + 1, n, 11]) for n in range(9)] == [*range(9)]
+  states = [reader.read([token])[0] for token in (9, 10, 11, 12)]
+  assert states == [answers.DEAD, answers.START, answers.DEAD, answers.DEAD]
+
+
 def test_other_tags():
   actions = [(f"{row}-{column}",) for row in range(3) for column in range(3)]
   token_bytes = testing.CharacterTokenizer().token_bytes()

@@ -108,7 +108,7 @@ def test_the_mask_has_the_tokens_that_legal_answers_begin_with():
         for word in words
       )
 
-    counts = answers.count_legal(table, legal)
+    counts = answers.count_legal(table, jnp.asarray(legal))
     state, rank, text = jnp.int32(answers.START), jnp.int32(0), b""
     while state != answers.ENDED:
       mask = mask_of(table, state, rank, counts)
@@ -118,7 +118,7 @@ def test_the_mask_has_the_tokens_that_legal_answers_begin_with():
       if not words:
         break
       token = int(rng.choice(np.flatnonzero(mask)))
-      state, rank = answers.advance(table, state, rank, token)
+      state, rank = answers.advance(table, state, rank, jnp.int32(token))
       text += vocabulary[token] or b""
 
 
@@ -128,19 +128,18 @@ def test_the_mask_without_legal_actions_or_room():
   table = answers.compile_answers(GRID, toy.token_bytes(), [end])
   shortest = len("<think></think><move>A1</move>") + 1
   start = jnp.int32([answers.START, answers.START, answers.DEAD])
+  rank = jnp.zeros(3, jnp.int32)
   room = jnp.int32([shortest, shortest - 1, 99])
-  masks = answers.allowed(table, start, room=room)
+  masks = answers.allowed(table, start, rank, room=room)
   assert masks.sum(axis=1).tolist() == [1, 0, 0]
   assert masks[0, toy.encode("<")[0]]
   # Without a limit, whitespace may come first.
-  free = answers.allowed(table, start)
+  free = answers.allowed(table, start, rank)
   assert free.sum(axis=1).tolist() == [1 + len(grammar.WHITESPACE)] * 2 + [0]
   # Without a legal action, no token is allowed.
   counts = answers.count_legal(table, jnp.zeros(9, bool))
   counts = jnp.broadcast_to(counts, (3, *counts.shape))
-  assert not answers.allowed(
-    table, start, jnp.zeros(3, jnp.int32), counts
-  ).any()
+  assert not answers.allowed(table, start, rank, counts).any()
 
 
 def test_tokens_that_suffice_for_any_action():
@@ -164,7 +163,7 @@ def test_tokens_that_suffice_for_any_action():
   counts = answers.count_legal(table, legal)
   mask = answers.allowed(table, state, rank, counts)
   assert mask.tolist() == [False, False, True, False, False, False, False]
-  assert answers.allowed(table, state).tolist()[:5] == [
+  assert answers.allowed(table, state, rank).tolist()[:5] == [
     False,
     *[True] * 3,
     False,

@@ -1,5 +1,6 @@
 """Composed tokens are those of the whole text, for any tokenizer."""
 
+from collections.abc import Sequence
 import itertools
 import re
 
@@ -34,19 +35,19 @@ ROWS = [
 class Text:
   """The text of a game; `show` is computed outside JAX."""
 
-  seats = ("X", "O")
-  actions = ()
-  rules = text_formats.system_prompt()
+  rules: str = text_formats.system_prompt()
+  seats: Sequence[str] = ("X", "O")
+  actions: Sequence[Sequence[str]] = ()
 
   def __init__(self, *texts):
-    self.segments = texts
+    self.segments: Sequence[Sequence[str]] = texts
 
   def show(self, state, seat):
     raise NotImplementedError
 
   def observation(self, show):
     shown = zip(self.segments, show, strict=True)
-    return "".join(texts[n] for texts, n in shown if n >= 0)
+    return "".join(texts[int(n)] for texts, n in shown if n >= 0)
 
 
 LAST_MOVE = [
@@ -336,6 +337,14 @@ def test_merges_across_a_slot_that_shows_nothing():
     assert composed(chunk, shows) == [
       toy.encode(Text(*texts).observation(show)) for show in shows
     ]
+
+
+def test_merges_of_pairs_across_a_slot_that_no_observation_shows():
+  texts = [["a", "x"], ["-"], ["b", "y"]]
+  toy = GreedyTokenizer("ab")
+  shows = np.array([[1, 0, 0], [1, -1, 0]])
+  (chunk,) = slots.build(texts, toy, shows, [((), ())])
+  assert composed(chunk, [[0, -1, 0]]) == [toy.encode("ab")]
 
 
 def test_too_many_joined_texts():

@@ -32,11 +32,11 @@ class AnswerTable(struct.PyTreeNode):
     next_state: Next state by state and class, uint [S, C]; `DEAD` if no tokens
       can complete the answer, `ENDED` after the token that ends the turn.
     offset: Increase of the rank by state and class, uint [S, C].
-    num_spellings: Number of spellings that can follow a state, int32 [S]; 0 if
-      tokens cannot complete all of them.
+    num_spellings: Number of spellings that can follow a state, int32 [S].
     tokens_left: Minimum number of tokens to the end of the turn, int32 [S].
     tokens_needed: Number of tokens that suffice to end the turn with any one of
-      the spellings that can follow a state, int32 [S].
+      the spellings that can follow a state, int32 [S]; `NEVER` if tokens cannot
+      complete all of them.
     actions: Action of each rank, int32 [N].
   """
 
@@ -78,7 +78,7 @@ def count_legal(table: AnswerTable, legal: jax.Array) -> jax.Array:
 def allowed(
   table: AnswerTable,
   state: jax.Array,
-  rank: jax.Array | None = None,
+  rank: jax.Array,
   legal_counts: jax.Array | None = None,
   *,
   room: jax.Array | int = NEVER,
@@ -92,7 +92,7 @@ def allowed(
   Args:
     table: Grammar of the answers.
     state: States, int32 [...].
-    rank: Ranks, int32 [...]; required with `legal_counts`.
+    rank: Ranks, int32 [...].
     legal_counts: Result of `count_legal`, int32 [..., N + 1]; None to allow
       all actions.
     room: Number of tokens left in the turn, int32 [...] or an int.
@@ -152,14 +152,13 @@ def compile_answers(
   columns *= tokens_left[columns[0]] < NEVER
   columns, merged = np.unique(columns, axis=2, return_inverse=True)
   token_class = merged.reshape(-1)[token_class]
-  tokens_needed = _tokens_needed(*columns, automaton)
-  count = np.where(tokens_needed < NEVER, automaton.num_spellings, 0)
   next_state, offset = columns
+  tokens_needed = _tokens_needed(next_state, offset, automaton)
   return AnswerTable(
     token_class=_narrow(token_class),
     next_state=_narrow(next_state),
     offset=_narrow(offset),
-    num_spellings=jnp.asarray(count, jnp.int32),
+    num_spellings=jnp.asarray(automaton.num_spellings),
     tokens_left=jnp.asarray(tokens_left, jnp.int32),
     tokens_needed=jnp.asarray(tokens_needed, jnp.int32),
     actions=jnp.asarray(automaton.actions),

@@ -72,7 +72,7 @@ class Groups:
     """
     is_changed = False
     for choice in choices.tolist():
-      texts = [t[n] for t, n in zip(self._options, choice, strict=True)]
+      texts = [t[int(n)] for t, n in zip(self._options, choice, strict=True)]
       whole = self._encode_whole("".join(texts))
       while whole != self._concatenate(pieces := self._pieces(texts)):
         self._join(*self._smallest_merge(pieces))

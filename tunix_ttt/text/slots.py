@@ -123,7 +123,8 @@ def _check_trimmed(
   segments: Sequence[Sequence[str]], shows: np.ndarray
 ) -> None:
   for show in np.unique(shows, axis=0).tolist():
-    text = "".join(t[n] for t, n in zip(segments, show, strict=True) if n >= 0)
+    slots = zip(segments, show, strict=True)
+    text = "".join(texts[int(n)] for texts, n in slots if n >= 0)
     if text != text.strip():
       raise errors.UserError(
         "the chat template removes whitespace around messages, but the"
