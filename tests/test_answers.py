@@ -1,4 +1,4 @@
-"""Tests answer tables against regular expressions and the older grammar."""
+"""Tests answer tables against regular expressions."""
 
 import functools
 import itertools
@@ -15,7 +15,6 @@ from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import answers
-from tunix_ttt.text import grammar
 
 BYTES = [bytes([byte]) for byte in range(256)]
 # Spellings of which some start or end as others do.
@@ -203,42 +202,6 @@ def test_however_text_is_split(thoughts):
     assert reader.read([*tokens, empty])[0] == answers.DEAD
 
   agrees()
-
-
-@pytest.mark.parametrize("thoughts", [True, False])
-def test_tictactoe_as_its_own_grammar(tokenizer, thoughts):
-  token_bytes, end = tokenizer.token_bytes(), tokenizer.end_of_turn_id
-  automaton = grammar.grid_grammar(thoughts=thoughts)
-  old = grammar.compile_table(automaton, token_bytes, [end])
-  new = Reader(
-    answers.compile_answers(GRID, token_bytes, [end], thoughts=thoughts)
-  )
-  assert new.tokens_left[answers.START] == old.tokens_left[grammar.START]
-  rng = np.random.default_rng(2)
-  num_ended = 0
-  for _ in range(2_000):
-    state, tokens = grammar.START, []
-    for _ in range(40):
-      # Mostly tokens that can be completed, which random ones rarely are, and
-      # often those that are on the way to the end.
-      after = old.next_state[state]
-      weights = 1e-4 + (after != grammar.DEAD)
-      weights += (
-        50
-        * (after != grammar.DEAD)
-        * (old.tokens_left[after] < old.tokens_left[state])
-      )
-      token = int(rng.choice(len(after), p=weights / weights.sum()))
-      tokens.append(token)
-      state = int(after[token])
-      found, _ = new.read(tokens)
-      assert (found == answers.DEAD) == (state == grammar.DEAD)
-      assert new.action(tokens) == old.moves[state]
-      if state == grammar.DEAD or old.moves[state] >= 0:
-        break
-      assert new.tokens_left[found] == old.tokens_left[state]
-    num_ended += old.moves[state] >= 0
-  assert num_ended > 500
 
 
 SQUARES = [file + rank for file in "abcdefgh" for rank in "12345678"]

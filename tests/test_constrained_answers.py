@@ -16,7 +16,7 @@ from tests.test_answers import chess
 from tests.test_answers import random_vocabulary
 from tunix_ttt import testing
 from tunix_ttt.text import answers
-from tunix_ttt.text import grammar
+from tunix_ttt.text.spellings import WHITESPACE
 
 
 @functools.partial(jax.jit, static_argnames="length")
@@ -102,9 +102,9 @@ def test_the_mask_has_the_tokens_that_legal_answers_begin_with():
     words = [f"<move>{spelling}</move>".encode() for spelling in spellings]
 
     def is_start(text, words=words):
-      text = text.lstrip(grammar.WHITESPACE)
+      text = text.lstrip(WHITESPACE)
       return any(
-        word.startswith(text) or text.rstrip(grammar.WHITESPACE) == word
+        word.startswith(text) or text.rstrip(WHITESPACE) == word
         for word in words
       )
 
@@ -113,7 +113,7 @@ def test_the_mask_has_the_tokens_that_legal_answers_begin_with():
     while state != answers.ENDED:
       mask = mask_of(table, state, rank, counts)
       expected = [bool(t) and is_start(text + t) for t in vocabulary]
-      expected[end] = text.strip(grammar.WHITESPACE) in words
+      expected[end] = text.strip(WHITESPACE) in words
       assert mask.tolist() == expected
       if not words:
         break
@@ -135,7 +135,7 @@ def test_the_mask_without_legal_actions_or_room():
   assert masks[0, toy.encode("<")[0]]
   # Without a limit, whitespace may come first.
   free = answers.allowed(table, start, rank)
-  assert free.sum(axis=1).tolist() == [1 + len(grammar.WHITESPACE)] * 2 + [0]
+  assert free.sum(axis=1).tolist() == [1 + len(WHITESPACE)] * 2 + [0]
   # Without a legal action, no token is allowed.
   counts = answers.count_legal(table, jnp.zeros(9, bool))
   counts = jnp.broadcast_to(counts, (3, *counts.shape))

@@ -22,7 +22,7 @@ from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.text import grammar
+from tunix_ttt.text import answers as answers_lib
 
 Ending = trajectory_lib.Ending
 ENV = env_lib.TicTacToe()
@@ -143,16 +143,16 @@ class Reference:
           else self.tables.observations.follow,
           row,
         )
-      answer, log_probs, mass, at = self.answer(
+      answer, log_probs, mass, (at, rank) = self.answer(
         jax.random.fold_in(key, number), text
       )
-      cell = int(self.tables.moves[at])
+      cell = int(answers_lib.action(self.tables.answers, at, rank))
       if cell >= 0:
         state = ENV.step(state, cell)
         ending, past = Ending(int(state.outcome)), cell
       else:
         past = rules.NUM_CELLS
-        if at != grammar.DEAD:
+        if at != answers_lib.DEAD:
           ending = Ending.LENGTH
         elif self.config.on_parse_error == "end":
           ending = Ending.PARSE_ERROR
@@ -165,18 +165,16 @@ class Reference:
 
   def answer(self, key, text):
     sampling, room = self.config, self.config.max_new_tokens
-    answer, log_probs, mass, at = [], [], [], grammar.START
-    while (
-      len(answer) < room and at != grammar.DEAD and self.tables.moves[at] < 0
-    ):
+    table, ends = self.tables.answers, (answers_lib.DEAD, answers_lib.ENDED)
+    answer, log_probs, mass, at = [], [], [], (answers_lib.START, 0)
+    while len(answer) < room and at[0] not in ends:
       logits = self.logits(text + answer)
       if sampling.temperature:
         logits = logits / sampling.temperature
       allowed = jnp.ones(logits.shape, bool)
       if sampling.constrained:
-        after = self.tables.next_state[at]
-        left = room - len(answer) - 1
-        allowed = (after != 0) & (self.tables.tokens_left[after] <= left)
+        after = table.next_state[at[0], table.token_class]
+        allowed = table.tokens_left[after] <= room - len(answer) - 1
       masked = jnp.where(allowed, logits, -jnp.inf)
       if sampling.temperature:
         token_key = jax.random.fold_in(key, len(answer))
@@ -186,7 +184,7 @@ class Reference:
       answer.append(token)
       log_probs.append(float(jax.nn.log_softmax(logits)[token]))
       mass.append(float(jax.nn.softmax(logits)[allowed].sum()))
-      at = int(self.tables.next_state[at, token])
+      at = conftest.read_tokens(table, [token], at)
     return answer, log_probs, mass, at
 
 
@@ -285,10 +283,10 @@ def test_an_unreadable_answer_ends_the_game(model, tables):
   assert (played.ending == Ending.PARSE_ERROR).any()
   assert played.turn_mask.sum(axis=1).max() == 1
   # The last token is the one that makes the answer unreadable.
-  at = grammar.START
-  for token in played.actions[0, 0][played.action_mask[0, 0]][:-1]:
-    at = tables.next_state[at, token]
-    assert at != grammar.DEAD
+  tokens = played.actions[0, 0][played.action_mask[0, 0]].tolist()
+  for count in (len(tokens) - 1, len(tokens)):
+    state, _ = conftest.read_tokens(tables.answers, tokens[:count])
+    assert (state == answers_lib.DEAD) == (count == len(tokens))
 
 
 def test_a_game_does_not_depend_on_its_batch(model, tables):

@@ -170,7 +170,7 @@ def scripted_play(
 
   `table` has the cell to play on each board, int [3^9].
   """
-  cells = jnp.asarray(table, jnp.int8)
+  cells = jnp.asarray(table, jnp.int32)
 
   @jax.jit
   def play(keys: jax.Array, states: env_lib.State) -> trajectory_lib.Trajectory:
@@ -179,7 +179,7 @@ def scripted_play(
     def turn(state: env_lib.State, _: None) -> tuple[env_lib.State, Any]:
       active = state.outcome == env_lib.Outcome.ONGOING
       move = cells[state.board]
-      moves = jnp.where(active, move, jnp.int8(-1))
+      moves = jnp.where(active, move, -1)
       record = state, active, moves
       return jax.vmap(env.step)(state, move), record
 

@@ -21,7 +21,7 @@ from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import schedule
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.text import grammar as grammar_lib
+from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import tokenizers
 
 Ending = trajectory_lib.Ending
@@ -92,7 +92,7 @@ class Sampler:
     self._sampling = sampling_lib.Sampling.of(sampling or play)
     self.num_traces = 0
     self._play = jax.jit(self._rollout)
-    shortest = int(tables.tokens_left[grammar_lib.START])
+    shortest = tables.min_answer
     if play.max_new_tokens < shortest:
       raise errors.UserError(
         f"max_new_tokens: {play.max_new_tokens} is too few; use at least"
@@ -171,7 +171,7 @@ class Sampler:
     return trajectory_lib.Trajectory(
       ending=jnp.where(games.ending == Ending.ONGOING, ending, games.ending),
       state=games.state,
-      moves=jnp.where(records["turn_mask"], moves, jnp.int8(-1)),
+      moves=jnp.where(records["turn_mask"], moves, -1),
       **records,
     )
 
@@ -208,7 +208,7 @@ class Sampler:
     memory, answers = sampling_lib.decode(
       self._policy,
       params,
-      tables,
+      tables.answers,
       keys,
       memory,
       logits,
@@ -230,7 +230,7 @@ class Sampler:
       "states": games.state,
       "retried": retried & active,
       "turn_mask": active,
-      "moves": tables.moves[answers.state],
+      "moves": answers_lib.action(tables.answers, answers.state, answers.rank),
       "actions": answers.actions,
       "action_mask": answers.action_mask,
       "log_probs": answers.log_probs,
@@ -286,18 +286,18 @@ class Sampler:
     answers: sampling_lib.Answers,
   ) -> _Games:
     """Plays the moves of the answers and the opponent's replies."""
-    cell = tables.moves[answers.state].astype(jnp.int32)
-    is_answered = active & (cell >= 0)
-    stepped = jax.vmap(env.step)(games.state, jnp.maximum(cell, 0))
+    action = answers_lib.action(tables.answers, answers.state, answers.rank)
+    is_answered = active & (action >= 0)
+    stepped = jax.vmap(env.step)(games.state, jnp.maximum(action, 0))
     state = jax.tree.map(
       lambda new, old: jnp.where(is_answered, new, old), stepped, games.state
     )
     ending = jnp.where(is_answered, jax.vmap(env.ending)(state), games.ending)
     ending = jnp.where(answers.is_cut, jnp.int8(Ending.LENGTH), ending)
     if self._config.on_parse_error == "end":
-      is_unreadable = active & (answers.state == grammar_lib.DEAD)
+      is_unreadable = active & (answers.state == answers_lib.DEAD)
       ending = jnp.where(is_unreadable, jnp.int8(Ending.PARSE_ERROR), ending)
-    last_answer = jnp.where(is_answered, cell, tables.unreadable)
+    last_answer = jnp.where(is_answered, action, tables.unreadable)
     return _Games(
       state=state,
       ending=ending,

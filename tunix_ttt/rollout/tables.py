@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.text import grammar as grammar_lib
+from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import segments
 from tunix_ttt.text import tokenizers
 
@@ -17,17 +17,18 @@ class Tables(struct.PyTreeNode):
 
   Attributes:
     observations: Token chunks of all observations.
-    next_state: State of the answer automaton after a token, uint8 [S, V].
-    moves: Cell of the answer that ends in a state, else -1, int8 [S].
-    tokens_left: Minimum number of tokens to the end of an answer, int32 [S].
+    answers: Grammar of the answers.
     end_ids: Ids that end a turn, int32 [E].
   """
 
   observations: segments.Observations
-  next_state: jax.Array
-  moves: jax.Array
-  tokens_left: jax.Array
+  answers: answers_lib.AnswerTable
   end_ids: jax.Array
+
+  @property
+  def min_answer(self) -> int:
+    """Number of tokens of the shortest answer."""
+    return int(self.answers.tokens_left[answers_lib.START])
 
   @property
   def unreadable(self) -> int:
@@ -55,14 +56,11 @@ def build(
   Raises a `UserError` if the tokenizer cannot encode the answers.
   """
   end_ids = text_format.end_ids(tokenizer)
-  table = grammar_lib.compile_table(
-    text_format.grammar(), tokenizer.token_bytes(), end_ids
-  )
   observations = segments.build(text_format, tokenizer)
   return Tables(
     observations=jax.tree.map(jnp.asarray, observations),
-    next_state=jnp.asarray(table.next_state),
-    moves=jnp.asarray(table.moves),
-    tokens_left=jnp.asarray(table.tokens_left),
+    answers=answers_lib.compile_automaton(
+      text_format.grammar(), tokenizer.token_bytes(), end_ids
+    ),
     end_ids=jnp.asarray(end_ids, jnp.int32),
   )

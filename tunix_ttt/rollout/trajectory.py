@@ -55,8 +55,7 @@ class Trajectory:
     states: State at each turn of the model, a pytree [B, T].
     retried: Whether the turn follows an unreadable answer, bool [B, T].
     turn_mask: Mask of the turns that were played, bool [B, T].
-    moves: Cell of the model's move, -1 if the answer is unreadable, int8
-      [B, T].
+    moves: Action of the model, -1 if the answer is unreadable, int32 [B, T].
     actions: Sampled tokens, int32 [B, T, A].
     action_mask: Mask of the sampled tokens, bool [B, T, A].
     log_probs: Log-probabilities of the sampled tokens, as `sampling.sample`
@@ -84,7 +83,7 @@ def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
   one of `num_turns` turns and one of `max_new_tokens` tokens.
   """
   turns, tokens = (2, num_turns), (2, num_turns, max_new_tokens)
-  turn_mask, moves = np.zeros(turns, bool), np.full(turns, -1, np.int8)
+  turn_mask, moves = np.zeros(turns, bool), np.full(turns, -1, np.int32)
   turn_mask[:, 0], moves[0, 0] = True, 4
   action_mask = np.zeros(tokens, bool)
   action_mask[..., 0] = turn_mask

@@ -146,6 +146,15 @@ def compile_answers(
     closing=closing,
     thought_tags=thought_tags if thoughts else None,
   )
+  return compile_automaton(automaton, token_bytes, end_ids)
+
+
+def compile_automaton(
+  automaton: spellings.Automaton,
+  token_bytes: Sequence[bytes | None],
+  end_ids: Collection[int],
+) -> AnswerTable:
+  """Compiles the grammar of answers; see `compile_answers`."""
   token_class, columns = _classify(automaton, token_bytes, end_ids)
   # States from which no tokens reach an end are dead.
   tokens_left = _tokens_left(columns[0])

@@ -40,6 +40,14 @@ class Automaton:
   spellings: tuple[str, ...]
   actions: np.ndarray
 
+  def read(self, text: str) -> int:
+    """Returns the action of an answer; -1 if it is not of the format."""
+    state, rank = START, 0
+    for byte in text.encode():
+      rank += int(self.offset[byte, state])
+      state = int(self.next_state[byte, state])
+    return int(self.actions[rank]) if state == WHOLE else -1
+
 
 def build(
   actions: Sequence[Sequence[str]],
