@@ -1,5 +1,7 @@
 """Tests the moves of players of any game and their frequencies."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ def take(number):
 
 
 def state(stones):
-  return NIM.init(None).replace(stones=jnp.int32(stones))
+  return dataclasses.replace(NIM.init(None), stones=jnp.int32(stones))
 
 
 def moves(player, stones, num_moves, *, num_games=None, seed=0):
@@ -67,6 +69,14 @@ def test_random_moves_are_legal_and_uniform():
 def test_a_player_of_a_mask_plays_each_of_its_actions():
   player = players.uniform_over(lambda state: jnp.array([True, False, True]))
   assert_frequencies(moves(player, 7, 6001), [1 / 2, 0, 1 / 2])
+
+
+def test_a_move_of_each_ply_takes_its_key():
+  player = players.per_ply(
+    lambda key, state: jax.random.randint(key, (), 0, state.stones)
+  )
+  # In one game, so the key of the game cannot be the source.
+  assert_frequencies(moves(player, 3, 6001, num_games=1), [1 / 3] * 3)
 
 
 def test_without_a_possible_action_the_result_is_the_first():
@@ -167,7 +177,7 @@ def test_bad_settings():
     match="^shares: expected one for each of 2 players, found 1$",
   ):
     players.mixture([take(1), take(2)], [1.0])
-  for shares in ([0.5, -0.5], [0.0, 0.0], jnp.array([1.0, -1.0])):
+  for shares in ([0.5, -0.5], [0.0, 0.0], [float("nan"), 1.0]):
     with pytest.raises(errors.UserError, match="shares: must not be negative"):
       players.mixture([take(1), take(2)], shares)
   with pytest.raises(errors.UserError, match="shares: must not be negative"):

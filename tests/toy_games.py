@@ -1,12 +1,16 @@
 """Small games with chance, hidden cards and hidden randomness, for tests."""
 
-import dataclasses
+from collections.abc import Sequence
+import re
+from typing import Any
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from tunix_ttt import testing
 from tunix_ttt.games import game as game_lib
 
 
@@ -17,7 +21,6 @@ class ClimbState:
   is_windy: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
 class Climb:
   """A puzzle: climb 1 or 2 meters, then the wind blows 0, 1 or 2 meters down.
 
@@ -28,7 +31,6 @@ class Climb:
   num_seats = 1
   num_actions = 2
   max_plies = 8
-  wind: tuple[float, ...] = (0.5, 0.0, 0.3, 0.2)
 
   def init(self, key):
     del key
@@ -45,7 +47,7 @@ class Climb:
 
   def chance(self, state):
     del state
-    return jnp.array(self.wind, jnp.float32)
+    return jnp.array([0.5, 0.0, 0.3, 0.2], jnp.float32)
 
   def step(self, state, action):
     climbed = ClimbState(
@@ -78,7 +80,6 @@ class NimState:
   dealt: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
 class Nim:
   """Seats take 1 to 3 of 7 stones in turn; who takes the last one wins 1.
 
@@ -86,15 +87,14 @@ class Nim:
   seat sees, and the winner's card 1 doubles its win.
   """
 
-  num_seats: int = 2
-  cards: bool = False
   num_actions = 3
 
-  @property
-  def max_plies(self):
-    return 7 + (self.num_seats if self.cards else 0)
+  def __init__(self, *, num_seats: int = 2, cards: bool = False):
+    self.num_seats = num_seats
+    self.cards = cards
+    self.max_plies = 7 + (num_seats if cards else 0)
 
-  def init(self, key):
+  def init(self, key) -> Any:
     del key
     return NimState(
       stones=jnp.int32(7),
@@ -118,7 +118,7 @@ class Nim:
     del state
     return jnp.array([0.25, 0.75] if self.cards else [], jnp.float32)
 
-  def step(self, state, action):
+  def step(self, state, action) -> Any:
     turn = self.to_act(state)
     is_deal = turn == game_lib.CHANCE
     is_dealt = jnp.arange(self.num_seats) == state.dealt
@@ -147,13 +147,17 @@ class Nim:
 class NimText:
   """Shows the stones and the seat's card, if it has one."""
 
-  rules = "Take 1 to 3 stones. Answer with a number. The last stone wins."
-  seats = ("first", "second")
-  segments = (
+  rules: str = "Take 1 to 3 stones. Answer with a number. The last stone wins."
+  seats: Sequence[str] = ("first", "second")
+  segments: Sequence[Sequence[str]] = (
     tuple(f"Stones: {n}.\n" for n in range(8)),
     ("Your card is low.\n", "Your card is high.\n"),
   )
-  actions = (("1", "one"), ("2", "two"), ("3", "three"))
+  actions: Sequence[Sequence[str]] = (
+    ("1", "one"),
+    ("2", "two"),
+    ("3", "three"),
+  )
 
   def __init__(self, game):
     self.game = game
@@ -234,3 +238,12 @@ def assert_equal(actual, expected):
   jax.tree_util.tree_map_with_path(
     assert_leaf, to_numpy(actual), to_numpy(expected)
   )
+
+
+def refuse(message, game, text=None):
+  """Asserts the whole message of a check; `…` stands for anything in it."""
+  with pytest.raises(AssertionError) as caught:
+    testing.check_game(game, text, num_games=13)
+  expected = f"the game breaks a rule: {message}"
+  pattern = ".*".join(map(re.escape, expected.split("…")))
+  assert re.fullmatch(pattern, str(caught.value)), caught.value

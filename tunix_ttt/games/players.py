@@ -41,7 +41,16 @@ def uniform_over(best: Callable[[Any], jax.Array]) -> Player:
   Args:
     best: Mask of a state's actions, for example of its optimal ones, bool [A].
   """
-  return lambda keys, state: choose(keys.ply, best(state))
+  return per_ply(lambda key, state: choose(key, best(state)))
+
+
+def per_ply(move: Callable[[jax.Array, Any], jax.Array]) -> Player:
+  """Returns a player without choices for a whole game, such as a search.
+
+  Args:
+    move: Function from the key of a ply and a state to an action, int32 [].
+  """
+  return lambda keys, state: move(keys.ply, state)
 
 
 def tabular(
@@ -98,8 +107,8 @@ def mixture(
 
   Args:
     players: P players.
-    shares: Unnormalized probability of each player, float [P]; traced values
-      are not checked.
+    shares: Unnormalized probability of each player, float [P]. The values of
+      an array, which can be an input of a compiled program, are not checked.
 
   Raises:
     errors.UserError: if the shares do not fit the players, if one is negative
@@ -110,7 +119,7 @@ def mixture(
       f"shares: expected one for each of {len(players)} players, found"
       f" {len(shares)}"
     )
-  if not isinstance(shares, jax.core.Tracer) and not (
+  if not isinstance(shares, jax.Array) and not (
     min(shares, default=0) >= 0 and sum(shares) > 0
   ):
     raise errors.UserError(
