@@ -9,6 +9,7 @@ import pytest
 
 from tests import toy_games
 from tunix_ttt import testing
+from tunix_ttt.games import game as game_lib
 
 CARDS = toy_games.Nim(cards=True)
 
@@ -51,6 +52,33 @@ def test_text_that_leaks_by_saying_nothing():
     "show: tells seat 1 (second) more than…: slot 0 is … in equal observations",
     CARDS,
     Silent(CARDS),
+  )
+
+
+def test_a_seat_knows_its_turn_and_the_end():
+  class Blind(toy_games.Nim):
+    def observe(self, state, seat):
+      return jnp.zeros(0)
+
+  class Turns(toy_games.NimText):
+    segments: Sequence[Sequence[str]] = (("Your turn.", "Over.", "Wait."),)
+
+    def show(self, state, seat):
+      turn = self.game.to_act(state)
+      others = jnp.where(turn == game_lib.OVER, 1, 2)
+      return jnp.where(turn == seat, 0, others)[None].astype(jnp.int32)
+
+  class Dealing(Turns):
+    def show(self, state, seat):
+      is_chance = self.game.to_act(state) == game_lib.CHANCE
+      return jnp.where(is_chance, -1, super().show(state, seat))
+
+  game = Blind(cards=True)
+  testing.check_game(game, Turns(game))
+  toy_games.refuse(
+    "show: tells seat 0 (first) more than…: slot 0 is None or 'Wait.'…",
+    game,
+    Dealing(game),
   )
 
 

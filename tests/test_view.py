@@ -100,7 +100,7 @@ class Reference:
     self.players = [jax.jit(player) for player in opponents]
 
   def init(self, key, seat):
-    first = self.view.game.init(streams.fold_in(key, Stream.FIRST_STATES))
+    first = self.view.game.init(streams.fold_in(key, Stream.GAME_STARTS))
     return (seat, key, *self.advance(first, seat, key, 0))
 
   def step(self, reference, action):

@@ -64,7 +64,7 @@ class Stream(enum.StrEnum):
   GREEDY = "nothing"  # game
   CONFORMANCE = "games that check an environment"
   # Games of any kind, folded into the game's key.
-  FIRST_STATES = "first states of games"
+  GAME_STARTS = "first states of games"
   CHANCE_OUTCOMES = "outcomes of chance nodes"  # ply
   PLAYER_GAMES = "choices of a player for a whole game"  # seat
   PLAYER_MOVES = "moves of players"  # ply

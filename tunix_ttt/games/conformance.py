@@ -57,7 +57,8 @@ def check_game(
   - spells every action, and no spelling is a prefix of another action's;
   - shows texts that exist;
   - shows a seat nothing that is not in the game's `observe`, an optional method
-    from a state and a seat to a pytree of everything that the seat knows.
+    from a state and a seat to a pytree of everything that the seat knows, apart
+    from whether it is the seat's turn and whether the game is over.
 
   Args:
     game: Rules of the game.

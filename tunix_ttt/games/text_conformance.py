@@ -63,9 +63,9 @@ def check_show(
 
   Args:
     text: Text of the game.
-    values: By `show`, for each ply, the slots of each seat in N games, int32
-      [N, K]; by `observe`, if the game has it, a pytree of arrays [N, …] for
-      each seat.
+    values: For each ply, arrays of N games by the method that returned them:
+      `to_act` int32 [N]; `show`, for each seat, int32 [N, K]; `observe`, if the
+      game has it, a pytree of arrays [N, …] for each seat.
   """
   sizes = np.array([len(texts) for texts in text.segments], np.int32)
   for seat in range(len(text.seats)):
@@ -77,21 +77,24 @@ def check_show(
       slots,
     )
     if "observe" in values[0]:
-      observed = [
-        row
-        for each in values
-        for row in assertions.rows(
-          each["observe"][seat], len(each["show"][seat])
-        )
-      ]
-      for old, new in _same_observations(observed):
+      seen = [row for each in values for row in _knowledge(each, seat)]
+      for old, new in _same_knowledge(seen):
         _check_same(text, seat, slots[old], slots[new])
 
 
-def _same_observations(observed: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-  """Yields each number with the first number of the same observation."""
+def _knowledge(values: dict[str, Any], seat: int) -> list[bytes]:
+  """Returns a seat's observation of each game, and if it is its turn."""
+  turn = values["to_act"]
+  # A seat knows when it is asked for an action and when the game is over.
+  is_public = np.isin(turn, (seat, game_lib.OVER))
+  turn = np.where(is_public, turn, game_lib.CHANCE)
+  return assertions.rows((turn, values["observe"][seat]), len(turn))
+
+
+def _same_knowledge(rows: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+  """Yields each row's number after the number of the first row like it."""
   first: dict[bytes, int] = {}
-  for number, row in enumerate(observed):
+  for number, row in enumerate(rows):
     yield first.setdefault(row, number), number
 
 

@@ -89,7 +89,7 @@ class View(Generic[game_lib.StateT]):
       raise errors.UserError(
         f"seat: expected 0 to {self.game.num_seats - 1}, found {seat}"
       )
-    first_key = streams.fold_in(key, streams.Stream.FIRST_STATES)
+    first_key = streams.fold_in(key, streams.Stream.GAME_STARTS)
     return self._advance(
       ViewState(
         game=self.game.init(first_key),
