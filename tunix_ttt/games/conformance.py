@@ -5,7 +5,7 @@ pytree of everything that a seat knows. With it, the text is checked to show
 nothing else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +19,10 @@ from tunix_ttt.games import text_conformance
 
 # Methods of a game and its text as functions of the state.
 _Readers = dict[str, Callable[[Any], Any]]
-# Games that are repeated without batching and compilation.
-_NUM_REPLAYS = 2
 
 
 class _Ply(NamedTuple):
-  """One ply of N games: states and values of readers as NumPy arrays."""
+  """One ply of N games: states, NumPy results of readers, and actions."""
 
   states: Any
   values: dict[str, Any]
@@ -79,8 +77,7 @@ def check_game(
   history = _play(game, readers, keys, streams.generator(seed, stream))
   if text is not None:
     text_conformance.check_show(text, [ply.values for ply in history])
-  for row in range(min(_NUM_REPLAYS, num_games)):
-    _check_replay(game, readers, keys[row], history, row)
+  _check_calls(game, readers, keys[0], history)
 
 
 def _readers(game: game_lib.Game, text: game_lib.GameText | None) -> _Readers:
@@ -187,7 +184,7 @@ def _play(
     choices = _choices(values)
     noise = np.where(choices, rng.random(choices.shape), -1)
     actions = noise.argmax(axis=1).astype(np.int32)
-    history.append(_Ply(assertions.to_numpy(states), values, actions))
+    history.append(_Ply(states, values, actions))
     if over.all():
       break
     if len(history) > game.max_plies:
@@ -196,11 +193,11 @@ def _play(
         f" {game.max_plies} steps"
       )
     after = step(states, actions)
-    _check_over(history[-1].states, after, over, actions)
+    _check_over(states, after, over, actions)
     states = after
   for action in range(choices.shape[1]):
     actions = np.full(len(over), action, np.int32)
-    _check_over(history[-1].states, step(states, actions), over, actions)
+    _check_over(states, step(states, actions), over, actions)
   return history
 
 
@@ -252,7 +249,7 @@ def _check_over(
   before: Any, after: Any, over: np.ndarray, actions: np.ndarray
 ) -> None:
   num_games = len(over)
-  old = assertions.rows(before, num_games)
+  old = assertions.rows(assertions.to_numpy(before), num_games)
   new = assertions.rows(assertions.to_numpy(after), num_games)
   is_same = np.array([a == b for a, b in zip(old, new, strict=True)])
   assertions.check(
@@ -262,26 +259,42 @@ def _check_over(
   )
 
 
-def _check_replay(
+def _check_calls(
   game: game_lib.Game,
   readers: _Readers,
   key: jax.Array,
   history: Sequence[_Ply],
-  row: int,
 ) -> None:
-  """Repeats a game and each of its calls, without batching and compilation."""
-  name, state = "init", _call("init", game.init, key)
-  for states, values, actions in history:
-    results = {n: _call(n, reader, state) for n, reader in readers.items()}
-    for method, expected in {name: states, **values}.items():
-      batched = jax.tree.map(lambda leaf: leaf[row], expected)
-      result = assertions.to_numpy({name: state, **results}[method])
-      if not assertions.is_close(result, batched):
-        assertions.fail(
-          f"{method}: its result depends on batching or compilation"
-        )
-    action = jnp.int32(actions[row])
-    name, state = "step", _call("step", game.step, state, action)
+  """Repeats calls without batching and compilation, for each kind of node."""
+  first = _call("init", game.init, key)
+  _check_same("init", first, history[0].states, 0)
+  for ply, row in _examples([values["to_act"] for _, values, _ in history]):
+    states, values, actions = history[ply]
+    is_first = (ply, row) == (0, 0)
+    state = first if is_first else _row(states, row)
+    for name, reader in readers.items():
+      _check_same(name, _call(name, reader, state), values[name], row)
+    after = _call("step", game.step, state, jnp.int32(actions[row]))
+    # All games are over at the last ply and stay as they are.
+    next_ply = min(ply + 1, len(history) - 1)
+    _check_same("step", after, history[next_ply].states, row)
+
+
+def _examples(turns: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]:
+  """Yields the first and the last ply and row of each value of `to_act`."""
+  for turn in np.unique(turns):
+    places = np.argwhere(np.equal(turns, turn))
+    yield from {tuple(places[n].tolist()) for n in (0, -1)}
+
+
+def _row(tree: Any, row: int) -> Any:
+  return jax.tree.map(lambda leaf: leaf[row], tree)
+
+
+def _check_same(name: str, single: Any, batched: Any, row: int) -> None:
+  expected = assertions.to_numpy(_row(batched, row))
+  if not assertions.is_close(assertions.to_numpy(single), expected):
+    assertions.fail(f"{name}: its result depends on batching or compilation")
 
 
 def _call(name: str, method: Callable[..., Any], *arguments: Any) -> Any:
