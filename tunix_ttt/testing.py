@@ -1,4 +1,4 @@
-"""Test helpers: environment checks, a toy tokenizer and a scripted player."""
+"""Test helpers: checks of games, a toy tokenizer and a scripted player."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import streams
+from tunix_ttt.games import conformance
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.text import chat
+
+check_game = conformance.check_game
 
 
 class Environment(Protocol):

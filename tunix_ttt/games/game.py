@@ -85,6 +85,8 @@ class GameText(Protocol[StateT]):
   def show(self, state: StateT, seat: jax.Array) -> jax.Array:
     """Returns the text that each slot shows to a seat, -1 for none: int32 [K].
 
-    It may depend only on what the seat knows.
+    It may depend only on what the seat knows. `conformance.check_game` checks
+    this for games with the optional method `observe(state, seat)`, a pytree of
+    everything that the seat knows.
     """
     ...
