@@ -63,6 +63,7 @@ class Stream(enum.StrEnum):
   # Greedy samplers take a key and do not use it.
   GREEDY = "nothing"  # game
   CONFORMANCE = "games that check an environment"
+  FIRST_STATES = "first states that an exact solver compares"
 
   @property
   def number(self) -> int:
