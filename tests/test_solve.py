@@ -1,7 +1,9 @@
 """Enumeration and exact solution of small games drawn as tables."""
 
 import dataclasses
+import functools
 import itertools
+from typing import Any
 
 from flax import struct
 import jax
@@ -16,6 +18,8 @@ from tunix_ttt.games import solve
 from tunix_ttt.games import state_graph
 
 CHANCE, OVER = game_lib.CHANCE, game_lib.OVER
+ints = functools.partial(np.array, dtype=np.int32)
+floats = functools.partial(np.array, dtype=np.float32)
 
 
 @struct.dataclass
@@ -84,7 +88,7 @@ MIXED = Table(
 )
 
 
-def host(tree):
+def host(tree: Any) -> Any:
   return jax.tree.map(np.asarray, tree)
 
 
@@ -102,14 +106,12 @@ def test_states_are_numbered_breadth_first():
     dataclasses.replace(
       graph,
       states=host(jax.vmap(MIXED.state)(jnp.arange(6))),
-      to_act=np.int32([0, 1, CHANCE, OVER, OVER, OVER]),
-      children=np.int32([[1, 2], [3, 4]] + [[-1, -1]] * 4),
-      outcomes=np.int32([[-1] * 3] * 2 + [[4, 5, -1]] + [[-1] * 3] * 3),
-      probabilities=np.float32(
-        [[0] * 3] * 2 + [[0.25, 0.75, 0]] + [[0] * 3] * 3
-      ),
+      to_act=ints([0, 1, CHANCE, OVER, OVER, OVER]),
+      children=ints([[1, 2], [3, 4]] + [[-1, -1]] * 4),
+      outcomes=ints([[-1] * 3] * 2 + [[4, 5, -1]] + [[-1] * 3] * 3),
+      probabilities=floats([[0] * 3] * 2 + [[0.25, 0.75, 0]] + [[0] * 3] * 3),
       returns=MIXED.paid[:6],
-      levels=np.int32([0, 1, 3, 6]),
+      levels=ints([0, 1, 3, 6]),
     ),
   )
   assert graph.states.number.dtype == np.int16
@@ -119,11 +121,12 @@ def test_each_seat_maximizes_its_own_return():
   solution = host(solve.solve(MIXED))
   ended = [[3, 1], [0, 2], [-1, 6]]
   inf = np.inf
-  expected = solve.Solution(
+  expected = dataclasses.replace(
+    solution,
     graph=host(solve.enumerate_states(MIXED)),
     # Seat 1 prefers 4; chance pays seat 0 3/4 of -1.
-    values=np.float32([[0, 2], [0, 2], [-0.75, 5], *ended]),
-    action_values=np.float32([[0, -0.75], [1, 2]] + [[-inf, -inf]] * 4),
+    values=floats([[0, 2], [0, 2], [-0.75, 5], *ended]),
+    action_values=floats([[0, -0.75], [1, 2]] + [[-inf, -inf]] * 4),
     optimal=np.array([[True, False], [False, True]] + [[False, False]] * 4),
   )
   assert_trees_equal(solution, expected)
@@ -172,12 +175,12 @@ class Counter:
 
   num_seats, num_actions = 1, 2
 
-  def __init__(self, last):
+  def __init__(self, last: int):
     self.last = self.max_plies = last
 
-  def init(self, key):
+  def init(self, key) -> Any:
     del key
-    return (jnp.int32(0), jnp.float32(0))
+    return (jints(0), jfloats(0))
 
   def to_act(self, state):
     return jnp.where(state[0] >= self.last, OVER, 0)
@@ -262,7 +265,7 @@ def test_states_with_equal_hashes_are_told_apart(monkeypatch):
   graph = solve.enumerate_states(Counter(23))
   assert int(graph.salt) == 2 and graph.num_candidates >= 25 / 4
   assert jax.vmap(graph.index)(graph.states).tolist() == [*range(25)]
-  assert int(graph.index((jnp.int32(5), jnp.float32(-6)))) == -1
+  assert int(graph.index((jints(5), jfloats(-6)))) == -1
   monkeypatch.undo()
   jax.clear_caches()
 
@@ -339,6 +342,8 @@ def test_chance_hidden_in_the_key_is_refused(hide):
 
 def test_states_that_look_alike_to_their_seat_are_refused():
   class Blind(Table):
+    blind = -1
+
     def observe(self, state, seat):
       return jnp.where(seat == self.blind, 0, state.number)
 

@@ -187,7 +187,7 @@ def _first_state(game: game_lib.Game[Any]) -> Any:
   first = jax.jit(jax.vmap(game.init))(keys)
   if (
     any(
-      jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+      jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
       for leaf in jax.tree.leaves(first)
     )
     or num_distinct(first) > 1
@@ -232,12 +232,14 @@ def _unpack(rows: list[bytes], record: np.dtype, structure: Any) -> Any:
 
 def _lookup(states: Any) -> dict[str, Any]:
   """Returns the fields of a `StateGraph` that `StateGraph.index` needs."""
-  for salt in itertools.count():
+  salt = 0
+  while True:
     fingerprints = np.asarray(_fingerprints(states, jnp.uint32(salt))).T
     order = np.lexsort(fingerprints[::-1])
     ordered = fingerprints[:, order]
     if not (ordered[:, 1:] == ordered[:, :-1]).all(axis=0).any():
       break
+    salt += 1
   _, counts = np.unique(ordered[0], return_counts=True)
   return {
     "fingerprints": jnp.asarray(ordered),

@@ -59,7 +59,7 @@ class LeducPokerText:
     legal = game.legal(state)
     question = legal[leduc_game.FOLD] + 2 * legal[leduc_game.RAISE]
     question = jnp.where(game.to_act(state) == seat, question, -1)
-    own, public = state.cards[seat], state.cards[leduc_game.PUBLIC]
+    private, public = state.cards[seat], state.cards[leduc_game.PUBLIC]
     return jnp.concatenate(
-      [own[None], lines[0], public[None], lines[1], question[None]]
+      [private[None], lines[0], public[None], lines[1], question[None]]
     )
