@@ -180,7 +180,7 @@ class Counter:
 
   def init(self, key) -> Any:
     del key
-    return (jints(0), jfloats(0))
+    return (jnp.int32(0), jnp.float32(0))
 
   def to_act(self, state):
     return jnp.where(state[0] >= self.last, OVER, 0)
@@ -265,7 +265,7 @@ def test_states_with_equal_hashes_are_told_apart(monkeypatch):
   graph = solve.enumerate_states(Counter(23))
   assert int(graph.salt) == 2 and graph.num_candidates >= 25 / 4
   assert jax.vmap(graph.index)(graph.states).tolist() == [*range(25)]
-  assert int(graph.index((jints(5), jfloats(-6)))) == -1
+  assert int(graph.index((jnp.int32(5), jnp.float32(-6)))) == -1
   monkeypatch.undo()
   jax.clear_caches()
 

@@ -63,11 +63,11 @@ class StateGraph:
     No two states of the graph share a fingerprint. Other states give -1, but
     for a chance of about N / 2^64 that their fingerprint is in the graph.
     """
-    found = _fingerprint(state, self.salt)
-    first = jnp.searchsorted(self.fingerprints[0], found[0])
+    wanted = _fingerprint(state, self.salt)
+    first = jnp.searchsorted(self.fingerprints[0], wanted[0])
     near = first + jnp.arange(self.num_candidates)
     near = jnp.minimum(near, len(self.order) - 1)
-    is_equal = (self.fingerprints[:, near] == found[:, None]).all(axis=0)
+    is_equal = (self.fingerprints[:, near] == wanted[:, None]).all(axis=0)
     number = self.order[near[jnp.argmax(is_equal)]]
     return jnp.where(is_equal.any(), number, -1)
 
