@@ -70,6 +70,7 @@ class Stream(enum.StrEnum):
   PLAYER_GAMES = "choices of a player for a whole game"  # seat
   PLAYER_MOVES = "moves of players"  # ply
   GAME_CONFORMANCE = "games that check a game's rules and text"  # game
+  FIRST_STATES = "first states that an exact solver compares"
 
   @property
   def number(self) -> int:
