@@ -139,7 +139,7 @@ def assert_state(state, expected):
   expected = view_lib.ViewState(
     game=game_state,
     seat=jnp.int32(seat),
-    key=key,
+    key=jax.random.key_data(key),
     plies=jnp.int32(plies),
     ending=jnp.int8(ending),
   )

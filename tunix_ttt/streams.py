@@ -65,6 +65,14 @@ class Stream(enum.StrEnum):
   CONFORMANCE = "games that check an environment"
   PGX_PLAYERS = "which player of a pgx game moves first"  # attempt
   # Games of any kind, folded into the game's key.
+  EXPERT_GAMES = "games of an expert"  # game
+  EXPERT_CHOICES = "choices of an expert for a whole game"
+  EXPERT_MOVES = "moves of an expert"  # turn
+  JUDGED_GAMES = "games that judge a model"  # seat, game
+  JUDGED_TOKENS = "tokens of a model that is judged"  # seat, game
+  OBSERVATIONS = (
+    "games whose observations are compared with whole texts"  # game
+  )
   GAME_STARTS = "first states of games"
   CHANCE_OUTCOMES = "outcomes of chance nodes"  # ply
   PLAYER_GAMES = "choices of a player for a whole game"  # seat

@@ -88,18 +88,27 @@ def exact(games: Trajectory) -> Exact:
 
 def sampled(games: Trajectory) -> Sampled:
   """Computes rates and confidence intervals from sampled games."""
-  total = len(games.ending)
-  rates, intervals = _rates(games, np.ones(total)), {}
-  for name, rate in rates.items():
-    test = stats.binomtest(round(rate * total), total)
-    low, high = test.proportion_ci(method="wilson")
-    intervals[name] = float(low), float(high)
+  rates, intervals = rates_of(np.asarray(games.ending))
   return Sampled(
-    games=total,
+    games=len(games.ending),
     rates=rates,
     intervals=intervals,
     optimal_move_rate=_optimal_move_rate(games),
   )
+
+
+def rates_of(
+  endings: np.ndarray,
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+  """Returns the rates of endings, int [N], and their Wilson intervals."""
+  rates, intervals = {}, {}
+  for name, value in RATES.items():
+    count = int((endings == value).sum())
+    test = stats.binomtest(count, len(endings))
+    low, high = test.proportion_ci(method="wilson")
+    rates[name] = count / len(endings)
+    intervals[name] = float(low), float(high)
+  return rates, intervals
 
 
 def distinct_games(games: Trajectory) -> np.ndarray:

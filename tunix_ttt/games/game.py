@@ -7,9 +7,21 @@ state can be played and trained on, but is judged by sampling.
 """
 
 from collections.abc import Sequence
+import enum
 from typing import Protocol, TypeVar
 
 import jax
+
+
+class Outcome(enum.IntEnum):
+  """Outcome of a game for one seat: the sign of its return, or `ILLEGAL`."""
+
+  ONGOING = 0
+  WIN = 1
+  DRAW = 2
+  LOSS = 3
+  ILLEGAL = 4
+
 
 # A frozen pytree of arrays.
 StateT = TypeVar("StateT")

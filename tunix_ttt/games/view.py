@@ -34,7 +34,7 @@ class ViewState(Generic[game_lib.StateT]):
   Attributes:
     game: State of the game.
     seat: Seat of the agent, int32 [].
-    key: Random key of the game. Chance and opponents are functions of this key,
+    key: Data of the game's random key, uint32 [...]. Chance and opponents are functions of this key,
       the ply and the game's state, so games with equal keys meet the same
       chance and the same opponents.
     plies: Number of steps of the game so far, int32 [].
@@ -94,7 +94,7 @@ class View(Generic[game_lib.StateT]):
       ViewState(
         game=self.game.init(first_key),
         seat=jnp.asarray(seat, jnp.int32),
-        key=key,
+        key=jax.random.key_data(key),
         plies=jnp.int32(0),
         ending=jnp.int8(Ending.ONGOING),
       )
@@ -129,6 +129,17 @@ class View(Generic[game_lib.StateT]):
     """Returns the agent's return, float32 []; 0 before the end and if `ILLEGAL`."""
     return self.game.returns(state.game)[state.seat]
 
+  def outcome(self, state: ViewState[game_lib.StateT]) -> jax.Array:
+    """Returns the `game.Outcome` for the agent, int8 []."""
+    outcome = game_lib.Outcome
+    sign = jnp.sign(self.returns(state)).astype(jnp.int8)
+    ends = jnp.array([outcome.LOSS, outcome.DRAW, outcome.WIN], jnp.int8)
+    return jnp.select(
+      [state.ending == Ending.OVER, state.ending == Ending.ILLEGAL],
+      [ends[sign + 1], jnp.int8(outcome.ILLEGAL)],
+      jnp.int8(outcome.ONGOING),
+    )
+
   def _advance(
     self, state: ViewState[game_lib.StateT]
   ) -> ViewState[game_lib.StateT]:
@@ -160,15 +171,15 @@ class View(Generic[game_lib.StateT]):
   def _action(self, state: ViewState[game_lib.StateT]) -> jax.Array:
     """Returns the action of the opponent to act, or an outcome of chance."""
     turn = self.game.to_act(state.game)
-    stream = streams.Stream
+    stream, key = streams.Stream, jax.random.wrap_key_data(state.key)
     keys = players.Keys(
-      game=streams.fold_in(state.key, stream.PLAYER_GAMES, turn),
-      ply=streams.fold_in(state.key, stream.PLAYER_MOVES, state.plies),
+      game=streams.fold_in(key, stream.PLAYER_GAMES, turn),
+      ply=streams.fold_in(key, stream.PLAYER_MOVES, state.plies),
     )
 
     def chance() -> jax.Array:
-      key = streams.fold_in(state.key, stream.CHANCE_OUTCOMES, state.plies)
-      return players.draw(key, self.game.chance(state.game))
+      outcome_key = streams.fold_in(key, stream.CHANCE_OUTCOMES, state.plies)
+      return players.draw(outcome_key, self.game.chance(state.game))
 
     def turn_of(player: players.Player) -> Callable[[], jax.Array]:
       return lambda: jnp.asarray(player(keys, state.game), jnp.int32)

@@ -37,8 +37,8 @@ class Environment(Protocol):
     """Plays the model's action and all others up to its next turn."""
     ...
 
-  def ending(self, state: Any) -> jax.Array:
-    """Returns an `Ending` up to `ILLEGAL`, int8 []."""
+  def outcome(self, state: Any) -> jax.Array:
+    """Returns the `game.Outcome` for the model, int8 []."""
     ...
 
 
@@ -136,7 +136,7 @@ class Sampler:
     batch_size = keys.shape[0]
     games = _Games(
       state=states,
-      ending=jax.vmap(env.ending)(states),
+      ending=jax.vmap(env.outcome)(states),
       last_answer=jnp.full(batch_size, tables.unreadable),
     )
     play = functools.partial(self._turn, params, tables, env)
@@ -289,10 +289,11 @@ class Sampler:
     action = answers_lib.action(tables.answers, answers.state, answers.rank)
     is_answered = active & (action >= 0)
     stepped = jax.vmap(env.step)(games.state, jnp.maximum(action, 0))
+    select = jax.vmap(lambda chosen, a, b: jnp.where(chosen, a, b))
     state = jax.tree.map(
-      lambda new, old: jnp.where(is_answered, new, old), stepped, games.state
+      functools.partial(select, is_answered), stepped, games.state
     )
-    ending = jnp.where(is_answered, jax.vmap(env.ending)(state), games.ending)
+    ending = jnp.where(is_answered, jax.vmap(env.outcome)(state), games.ending)
     ending = jnp.where(answers.is_cut, jnp.int8(Ending.LENGTH), ending)
     if self._config.on_parse_error == "end":
       is_unreadable = active & (answers.state == answers_lib.DEAD)

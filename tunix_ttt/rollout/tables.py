@@ -16,12 +16,13 @@ class Tables(struct.PyTreeNode):
   """Device arrays of a text format and tokenizer.
 
   Attributes:
-    observations: Token chunks of all observations.
+    observations: Token chunks of all observations: `segments.Observations` or
+      `game_tables.GameObservations`.
     answers: Grammar of the answers.
     end_ids: Ids that end a turn, int32 [E].
   """
 
-  observations: segments.Observations
+  observations: Any
   answers: answers_lib.AnswerTable
   end_ids: jax.Array
 

@@ -85,7 +85,7 @@ def build(
   texts = [text_format.observation(board, cell) for board, cell in pairs]
 
   def chunks(encode: Callable[[str], list[int]]) -> Chunks:
-    return _pad([encode(text) for text in texts], tokenizer.pad_id())
+    return pad([encode(text) for text in texts], tokenizer.pad_id())
 
   answers = [
     text_format.answer(cell, text_formats.TRUNCATED, tokenizer)
@@ -96,11 +96,12 @@ def build(
     begin=chunks(lambda text: text_format.begin(text, tokenizer)),
     follow=chunks(lambda text: text_format.follow(text, tokenizer)),
     retry=chunks(lambda text: text_format.follow(text, tokenizer, retry=True)),
-    answers=_pad(answers, tokenizer.pad_id()),
+    answers=pad(answers, tokenizer.pad_id()),
   )
 
 
-def _pad(rows: Sequence[list[int]], pad_id: int) -> Chunks:
+def pad(rows: Sequence[list[int]], pad_id: int) -> Chunks:
+  """Returns token sequences as chunks."""
   lengths = np.array([len(row) for row in rows], np.int32)
   ids = np.full((len(rows), int(lengths.max())), pad_id, np.int32)
   for i, row in enumerate(rows):
