@@ -162,8 +162,8 @@ def test_a_wrong_number_of_slots():
     ),
     (
       "actions",
-      (("1",), ("2", "13"), ("3",)),
-      "actions: '1' of action 0 is a prefix of '13' of action 1",
+      (("1",), ("2", "1234"), ("3",)),
+      "actions: '1' of action 0 is a prefix of '1234' of action 1",
     ),
     (
       # Sorted, a longer spelling of action 0 comes between them.
