@@ -170,6 +170,17 @@ def test_illegal_actions_have_infinite_regret():
   assert regrets == [0, np.inf, 0.5]
 
 
+def test_states_out_of_reach_have_no_best_action():
+  # A seat acts in the last state, 2; no step leads to 3.
+  game = Table((0, 1, 2), (OVER, 1, -1), (1, 0), (OVER, 0, 0))
+  solution = solve.solve(game)
+  assert solution.best(game.state(2)).tolist() == [True, False]
+  assert float(solution.regret(game.state(2), 0)) == 0
+  assert int(solution.index(game.state(3))) == -1
+  assert not solution.best(game.state(3)).any()
+  assert np.isnan(solution.regret(game.state(3), 0))
+
+
 class Counter:
   """One seat adds 1 or 2 to a number until it is `last` or more."""
 

@@ -104,6 +104,7 @@ def enumerate_states(
       padding = rows[:1] * (_CHUNK - len(rows))
       states = _unpack(rows + padding, record, structure)
       is_played, node, after = jax.tree.map(np.asarray, expand(states))
+      # The padding repeats a state; skipping its steps saves time.
       is_played = is_played & (np.arange(_CHUNK) < len(rows))[:, None]
       target = np.full(is_played.shape, -1, np.int32)
       played = jax.tree.map(lambda leaf, mask=is_played: leaf[mask], after)
