@@ -171,7 +171,7 @@ def build(
     choices = np.pad(shows + 1, ((0, 0), (1, 1)))
     if not exhaustive:
       groups.join_pairs((choices == 0).any(axis=0))
-    # Most slot_groups turn up in a sample, so few passes over all are needed.
+    # Most joins turn up in a sample, so few passes over all are needed.
     for sample in (choices[:: len(choices) // 256 + 1], choices):
       while groups.join_observations(sample):
         pass
