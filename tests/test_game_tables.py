@@ -54,6 +54,8 @@ def played(request, tokenizer):
 class Reference(test_sampler.Reference):
   """Plays one game token by token on whole texts, without a cache."""
 
+  length = 1024
+
   def __init__(self, model, played, config, tokenizer):
     self.view, self.text, tables = played
     super().__init__(model, tables, config)

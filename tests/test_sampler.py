@@ -26,8 +26,6 @@ from tunix_ttt.text import answers as answers_lib
 
 Ending = trajectory_lib.Ending
 ENV = env_lib.TicTacToe()
-# Padded length of the reference, which so compiles once.
-LENGTH = 320
 GAMES = 3
 
 
@@ -108,10 +106,13 @@ def chunk(chunks, row):
 class Reference:
   """Plays one game token by token without a cache."""
 
+  # Padded length, which so compiles once.
+  length = 320
+
   def __init__(self, model, tables, config):
     module: Any = model[1]
-    positions = jnp.arange(LENGTH)[None]
-    mask = jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool))
+    positions = jnp.arange(self.length)[None]
+    mask = jnp.tri(self.length, dtype=bool)[None]
     self.forward = jax.jit(
       lambda tokens: module(tokens, positions, None, mask)[0]
     )
@@ -119,7 +120,7 @@ class Reference:
     self.tables, self.config = jax.device_get(tables), config
 
   def logits(self, ids):
-    tokens = np.zeros((1, LENGTH), np.int32)
+    tokens = np.zeros((1, self.length), np.int32)
     tokens[0, : len(ids)] = ids
     logits = self.forward(jnp.asarray(tokens))
     return logits[0, len(ids) - 1].astype(jnp.float32)
