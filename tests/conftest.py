@@ -182,10 +182,15 @@ def read_tokens(
   start: tuple[int, int] = (answers.START, 0),
 ) -> tuple[int, int]:
   """Returns the state and rank of an answer after tokens."""
+  state, rank = map(jnp.int32, start)
   for token in tokens:
-    state, rank = answers.advance(table, *map(jnp.asarray, start), token)
-    start = int(state), int(rank)
-  return start
+    state, rank = answers.advance(table, state, rank, jnp.int32(token))
+  return int(state), int(rank)
+
+
+def action_after(table: answers.AnswerTable, state: int, rank: int) -> int:
+  """Returns the action of an ended answer, -1 for others."""
+  return int(answers.action(table, jnp.int32(state), jnp.int32(rank)))
 
 
 def listing() -> list[str]:

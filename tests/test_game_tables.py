@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import conftest
 from tests import test_sampler
 from tunix_ttt.games import pgx_games
 from tunix_ttt.games import players
@@ -90,7 +91,7 @@ class Reference(test_sampler.Reference):
       answer, log_probs, _, at = self.answer(
         jax.random.fold_in(key, number), prompt
       )
-      action = int(answers_lib.action(self.tables.answers, *at))
+      action = conftest.action_after(self.tables.answers, *at)
       turns.append((state, answer, log_probs, action))
       if action >= 0:
         state = self.view.step(state, action)

@@ -58,7 +58,7 @@ def test_text_that_leaks_by_saying_nothing():
 def test_a_seat_knows_its_turn_and_the_end():
   class Blind(toy_games.Nim):
     def observe(self, state, seat):
-      return jnp.zeros(0)
+      return {"nothing": jnp.zeros(0)}
 
   class Turns(toy_games.NimText):
     segments: Sequence[Sequence[str]] = (("Your turn.", "Over.", "Wait."),)

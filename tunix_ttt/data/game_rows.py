@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tunix_ttt import streams
 from tunix_ttt.games import game as game_lib
@@ -47,10 +46,10 @@ def rows(
   bar = progress.bar(total=num_games, unit="game")
   with progress.stage("playing", has_bar=True), bar:
     for first in range(0, num_games, _BATCH):
-      numbers = np.arange(first, first + _BATCH)
+      numbers = jnp.arange(first, first + _BATCH)
       keys = streams.keys(seed, streams.Stream.EXPERT_GAMES, last=numbers)
       seats = numbers % view.game.num_seats
-      games = jax.device_get(play(keys, jnp.asarray(seats)))
+      games = jax.device_get(play(keys, seats))
       for shows, actions, is_turn, value in zip(*games, strict=True):
         if first == num_games:
           break
@@ -100,5 +99,7 @@ def _play(
     return view.step(state, action), record
 
   turns = jnp.arange(view.game.max_plies)
-  state, record = jax.lax.scan(turn, view.init(key, seat), turns)
-  return *record, view.returns(state)
+  state, (shows, actions, is_turn) = jax.lax.scan(
+    turn, view.init(key, seat), turns
+  )
+  return shows, actions, is_turn, view.returns(state)

@@ -25,6 +25,7 @@ class Outcome(enum.IntEnum):
 
 # A frozen pytree of arrays.
 StateT = TypeVar("StateT")
+ShownT = TypeVar("ShownT", contravariant=True)
 
 # Values of `Game.to_act` besides the numbers of seats.
 CHANCE = -1
@@ -32,17 +33,22 @@ OVER = -2
 
 
 class Game(Protocol[StateT]):
-  """The rules of a game with A actions and C outcomes of chance.
+  """The rules of a game with A actions and C outcomes of chance."""
 
-  Attributes:
-    num_seats: Number of players; 1 for a puzzle.
-    num_actions: Number of actions A of all players together.
-    max_plies: Upper bound on the steps of a game, those of chance included.
-  """
+  @property
+  def num_seats(self) -> int:
+    """Number of players; 1 for a puzzle."""
+    ...
 
-  num_seats: int
-  num_actions: int
-  max_plies: int
+  @property
+  def num_actions(self) -> int:
+    """Number of actions A of all players together."""
+    ...
+
+  @property
+  def max_plies(self) -> int:
+    """Upper bound on the steps of a game, those of chance included."""
+    ...
 
   def init(self, key: jax.Array) -> StateT:
     """Returns the first state; games with explicit chance ignore the key."""
@@ -76,25 +82,34 @@ class Game(Protocol[StateT]):
     ...
 
 
-class GameText(Protocol[StateT]):
+class GameText(Protocol[ShownT]):
   """The text of a game.
 
   An observation is the concatenation of K slots, each of which shows one of its
   texts or none.
-
-  Attributes:
-    rules: System prompt, with the format of moves.
-    seats: Name of each seat.
-    segments: Texts of each slot.
-    actions: Spellings of each action; a model is taught the first.
   """
 
-  rules: str
-  seats: Sequence[str]
-  segments: Sequence[Sequence[str]]
-  actions: Sequence[Sequence[str]]
+  @property
+  def rules(self) -> str:
+    """System prompt, with the format of moves."""
+    ...
 
-  def show(self, state: StateT, seat: jax.Array) -> jax.Array:
+  @property
+  def seats(self) -> Sequence[str]:
+    """Name of each seat."""
+    ...
+
+  @property
+  def segments(self) -> Sequence[Sequence[str]]:
+    """Texts of each slot."""
+    ...
+
+  @property
+  def actions(self) -> Sequence[Sequence[str]]:
+    """Spellings of each action; a model is taught the first."""
+    ...
+
+  def show(self, state: ShownT, seat: jax.Array) -> jax.Array:
     """Returns the text that each slot shows to a seat, -1 for none: int32 [K].
 
     It may depend only on what the seat knows. `conformance.check_game` checks

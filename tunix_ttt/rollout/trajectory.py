@@ -51,7 +51,8 @@ class Trajectory:
 
   Attributes:
     ending: `Ending` of the game, never `ONGOING`, int8 [B].
-    state: State of the environment at the end, a pytree [B].
+    state: State of the environment at the end, a pytree [B], such as
+      `env.State`.
     states: State at each turn of the model, a pytree [B, T].
     retried: Whether the turn follows an unreadable answer, bool [B, T].
     turn_mask: Mask of the turns that were played, bool [B, T].
@@ -65,8 +66,8 @@ class Trajectory:
   """
 
   ending: jax.Array
-  state: env_lib.State
-  states: env_lib.State
+  state: Any
+  states: Any
   retried: jax.Array
   turn_mask: jax.Array
   moves: jax.Array
@@ -88,13 +89,8 @@ def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
   action_mask = np.zeros(tokens, bool)
   action_mask[..., 0] = turn_mask
   first = Ending.UNFINISHED if num_turns == 1 else Ending.LENGTH
-  states = env_lib.State(
-    board=np.full(turns, rules.EMPTY_BOARD, np.int32),
-    agent=np.full(turns, rules.X, np.int8),
-    last_move=np.full(turns, -1, np.int8),
-    outcome=np.full(turns, env_lib.Outcome.ONGOING, np.int8),
-    opponent_seed=np.zeros(turns, np.uint32),
-  )
+  start = env_lib.TicTacToe().init(0)
+  states = jax.tree.map(lambda x: np.full(turns, x, x.dtype), start)
   # Typed as Any: the fields are NumPy arrays on the host.
   fields: dict[str, Any] = {
     "ending": np.array([first, Ending.PARSE_ERROR], np.int8),
