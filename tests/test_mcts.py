@@ -11,6 +11,7 @@ from tunix_ttt import errors
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import mcts as mcts_lib
 from tunix_ttt.games import pgx_games
+from tunix_ttt.games import players
 
 pytest.importorskip("mctx")
 pytest.importorskip("pgx")
@@ -55,10 +56,16 @@ def tic_tac_toe():
   return pgx_games.PgxGame("tic_tac_toe")
 
 
+def searched(game, **settings):
+  """Returns a search as a function of a key and a state."""
+  player = mcts_lib.mcts(game, **settings)
+  return lambda key, state: player(players.Keys(game=key, ply=key), state)
+
+
 @functools.cache
 def searching(simulations):
   """Returns moves of a batch of keys in one state of tic-tac-toe."""
-  player = mcts_lib.mcts(tic_tac_toe(), simulations=simulations)
+  player = searched(tic_tac_toe(), simulations=simulations)
   return jax.jit(jax.vmap(player, (0, None)))
 
 
@@ -99,7 +106,7 @@ def test_wins_and_blocks(moves, best):
 
 @pytest.mark.parametrize("stones", [5, 6, 7])
 def test_a_multiple_of_four_is_left_in_nim(stones):
-  player = mcts_lib.mcts(Nim(stones), simulations=128, rollouts=4)
+  player = searched(Nim(stones), simulations=128, rollouts=4)
   state = Nim(stones).init(None)
   keys = jax.random.split(jax.random.key(1), 5)
   moves = jax.jit(jax.vmap(player, (0, None)))(keys, state)
@@ -112,7 +119,7 @@ def test_a_value_function_replaces_rollouts():
     del key
     return jnp.where(state[0] % 4 == 0, -1.0, 1.0)
 
-  player = mcts_lib.mcts(Nim(), simulations=6, value=value)
+  player = searched(Nim(), simulations=6, value=value)
   keys = jax.random.split(jax.random.key(0), 9)
   moves = jax.vmap(player, (0, None))(keys, jnp.array([14, 1]))
   assert moves.tolist() == [1] * 9
@@ -129,18 +136,8 @@ def test_rollout_values_have_the_sign_of_the_seat_to_act():
   assert abs(float(value(jax.random.key(0), jnp.array([2, 1])))) < 0.06
 
 
-def test_random_actions_are_uniform_over_the_legal_ones():
-  keys = jax.random.split(jax.random.key(0), 3000)
-  legal = jnp.array([False, True, False, True, True])
-  actions = jax.vmap(mcts_lib.random_action, (0, None))(keys, legal)
-  counts = np.bincount(actions, minlength=5)
-  assert (counts[[0, 2]] == 0).all()
-  assert (abs(counts[[1, 3, 4]] - 1000) < 100).all()
-  assert mcts_lib.random_action(keys[0], jnp.zeros(5, bool)) == 0
-
-
 def test_a_move_depends_on_its_own_key_and_state():
-  player = mcts_lib.mcts(tic_tac_toe(), simulations=5, rollouts=1)
+  player = searched(tic_tac_toe(), simulations=5, rollouts=1)
   moves = [[], [4], [0, 4, 1]]
   states = [after(tic_tac_toe(), m) for m in moves]
   batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -166,7 +163,7 @@ def test_a_finished_game():
 def play_random(name, simulations, num_games, **settings):
   """Returns each game's return for the search, and whether all was legal."""
   game = pgx_games.PgxGame(name)
-  player = mcts_lib.mcts(game, simulations=simulations, **settings)
+  player = searched(game, simulations=simulations, **settings)
 
   def play(key, seat):
     def ply(carry, n):
@@ -175,7 +172,7 @@ def play_random(name, simulations, num_games, **settings):
       legal = game.legal(state)
       action = player(search_key, state)
       is_legal &= legal[action] | ~legal.any()
-      other = mcts_lib.random_action(random_key, legal)
+      other = players.choose(random_key, legal)
       action = jnp.where(game.to_act(state) == seat, action, other)
       return (game.step(state, action), is_legal), None
 

@@ -1,7 +1,7 @@
 """Text of board games on a grid of visible cells.
 
 An observation has a slot for each cell, one for each move that is listed, and
-fixed text between them:
+fixed text between them::
 
     Board:
      a b c d e f g

@@ -16,9 +16,8 @@ from tunix_ttt import errors
 from tunix_ttt import requirements
 from tunix_ttt import streams
 from tunix_ttt.games import game as game_lib
+from tunix_ttt.games import players
 
-# (key, state) -> legal action of the seat to act, int32 [].
-Player = Callable[[jax.Array, Any], jax.Array]
 # (key, state) -> expected return of the seat to act, float32 []. The result is
 # ignored at the end of a game.
 Value = Callable[[jax.Array, Any], jax.Array]
@@ -39,11 +38,11 @@ def mcts(
   simulations: int,
   rollouts: int = 8,
   value: Value | None = None,
-) -> Player:
+) -> players.Player:
   """Returns a player that searches before each move.
 
-  The player takes one state, is a pure function of the key and the state, and
-  can be batched and compiled. It returns 0 for a finished game.
+  The player is a pure function of the ply's key and the state. It returns 0 for
+  a finished game.
 
   Args:
     game: Zero-sum game of two seats, who both see the whole state.
@@ -118,9 +117,9 @@ def mcts(
     # The most visited actions, of these the most valuable, of these any.
     best = visits == visits.max()
     best &= values == values.max(where=best, initial=-jnp.inf)
-    return random_action(tie_key, best)
+    return players.choose(tie_key, best)
 
-  return play
+  return players.per_ply(play)
 
 
 def rollout_value(game: game_lib.Game, *, rollouts: int) -> Value:
@@ -133,7 +132,8 @@ def rollout_value(game: game_lib.Game, *, rollouts: int) -> Value:
 
     def ply(carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
       state, plies = carry
-      action = random_action(jax.random.fold_in(key, plies), game.legal(state))
+      ply_key = jax.random.fold_in(key, plies)
+      action = players.choose(ply_key, game.legal(state))
       return game.step(state, action), plies + 1
 
     end, _ = jax.lax.while_loop(is_ongoing, ply, (state, jnp.int32(0)))
@@ -145,12 +145,6 @@ def rollout_value(game: game_lib.Game, *, rollouts: int) -> Value:
     return returns.mean(axis=0)[jnp.maximum(game.to_act(state), 0)]
 
   return value
-
-
-def random_action(key: jax.Array, legal: jax.Array) -> jax.Array:
-  """Draws one of the legal actions, bool [A]; 0 if there are none: int32 []."""
-  number = jax.random.randint(key, (), 0, jnp.maximum(legal.sum(), 1))
-  return jnp.argmax(jnp.cumsum(legal) > number).astype(jnp.int32)
 
 
 def _check(game: game_lib.Game, simulations: int, rollouts: int) -> None:
