@@ -47,6 +47,42 @@ class TokenSampler(tunix_sampler.Sampler):
     return np.asarray(input_string, np.int32)
 
 
+class Generator:
+  """Tunix's sampler, greedily, with this library's arguments."""
+
+  def __init__(
+    self, model: checkpoints.Model, longest: int, max_new_tokens: int
+  ):
+    """Takes a model and the maximum length of prompts and of answers."""
+    spec, self._tokenizer = model.spec, model.tokenizer
+    self._longest, self._max_new_tokens = longest, max_new_tokens
+    self._sampler = TokenSampler(
+      model.module,
+      model.tokenizer,
+      tunix_sampler.CacheConfig(
+        cache_size=longest + max_new_tokens,
+        num_layers=spec.num_layers,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+      ),
+    )
+
+  def __call__(self, prompts: list[list[int]]) -> list[str]:
+    """Returns the answers to prompts of token ids."""
+    tokenizer = self._tokenizer
+    ends = {*tokenizer.end_ids, tokenizer.eos_id()}
+    output = self._sampler(
+      cast(Any, prompts),
+      max_generation_steps=self._max_new_tokens,
+      max_prompt_length=self._longest,
+      eos_tokens=[*ends],
+      # The sampler takes a sampled pad token for padding.
+      forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
+      temperature=0.0,
+    )
+    return output.text
+
+
 class HostDriven:
   """Tunix's sampler, called once a turn."""
 
@@ -55,17 +91,8 @@ class HostDriven:
     self._model, self._play = model, config.play
     self._step = jax.jit(jax.vmap(ENV.step))
     self.num_tokens = 0
-    spec, self._longest = model.spec, _longest_prompt(model, config.play)
-    self._sampler = TokenSampler(
-      model.module,
-      model.tokenizer,
-      tunix_sampler.CacheConfig(
-        cache_size=self._longest + config.play.max_new_tokens,
-        num_layers=spec.num_layers,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-      ),
-    )
+    longest = _longest_prompt(model, config.play)
+    self._generate = Generator(model, longest, config.play.max_new_tokens)
 
   def __call__(self, states: env_lib.State) -> None:
     """Plays games to their end."""
@@ -102,20 +129,6 @@ class HostDriven:
           )
       states = self._step(states, jnp.asarray(cells))
 
-  def _generate(self, prompts: list[list[int]]) -> list[str]:
-    tokenizer = self._model.tokenizer
-    ends = {*tokenizer.end_ids, tokenizer.eos_id()}
-    output = self._sampler(
-      cast(Any, prompts),
-      max_generation_steps=self._play.max_new_tokens,
-      max_prompt_length=self._longest,
-      eos_tokens=[*ends],
-      # The sampler takes a sampled pad token for padding.
-      forbidden_tokens=[*({tokenizer.pad_id()} - ends)] or None,
-      temperature=0.0,
-    )
-    return output.text
-
 
 def _longest_prompt(
   model: checkpoints.Model, play: config_lib.PlayConfig
@@ -135,7 +148,7 @@ def _longest_prompt(
   )
 
 
-def timed(play: Callable[[env_lib.State], Any], states: env_lib.State) -> float:
+def timed(play: Callable[[Any], Any], states: Any) -> float:
   """Returns the seconds that games take."""
   started = time.perf_counter()
   jax.block_until_ready(play(states))

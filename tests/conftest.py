@@ -43,6 +43,7 @@ from flax import nnx
 import hypothesis
 import jax
 from jax._src import lru_cache
+import jax.numpy as jnp
 import pytest
 
 from tunix_ttt import config as config_lib
@@ -51,6 +52,7 @@ from tunix_ttt.data import datasets
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
+from tunix_ttt.text import answers
 from tunix_ttt.text import tokenizers
 
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -172,6 +174,23 @@ def kill_at(process: subprocess.Popen, run: pathlib.Path, step: int) -> None:
   signal_at(process, run, step, signal.SIGKILL)
   process.communicate()
   assert process.returncode == -signal.SIGKILL
+
+
+def read_tokens(
+  table: answers.AnswerTable,
+  tokens: Iterable[int],
+  start: tuple[int, int] = (answers.START, 0),
+) -> tuple[int, int]:
+  """Returns the state and rank of an answer after tokens."""
+  state, rank = map(jnp.int32, start)
+  for token in tokens:
+    state, rank = answers.advance(table, state, rank, jnp.int32(token))
+  return int(state), int(rank)
+
+
+def action_after(table: answers.AnswerTable, state: int, rank: int) -> int:
+  """Returns the action of an ended answer, -1 for others."""
+  return int(answers.action(table, jnp.int32(state), jnp.int32(rank)))
 
 
 def listing() -> list[str]:

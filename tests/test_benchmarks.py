@@ -26,6 +26,10 @@ SFT += ["data.games.num_games=60"]
 # All that is not the size of the work is as in the pages.
 SMALLEST = {
   "environment": ["--num-games", 3, "--repeats", 1],
+  "games": [
+    "--games", "kuhn_poker", "--batch-sizes", 3, "--repeats", 1,
+    "--train-games", 5, "--train-steps", 1,
+  ],
   "grpo": ["--steps", 1, "--no-peer"],
   "layouts": ["--steps", 1, "--repeats", 1, "--new-tokens", 5],
   "memory_tables": ["--models", "Qwen/Qwen2.5-0.5B"],

@@ -127,17 +127,22 @@ def test_settings_in_commands_are_known():
     config_lib.load_any(ROOT / config, pairs)
 
 
-PYTHON = [
-  pytest.param(code, id=f"{name(page)}-{number}")
+PYTHON = {
+  name(page): [
+    code
+    for language, code in BLOCK.findall(page.read_text())
+    if language == "python"
+  ]
   for page in PAGES
-  for number, (language, code) in enumerate(BLOCK.findall(page.read_text()))
-  if language == "python"
-]
+}
 
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_python_runs(code):
-  exec(compile(code, "<page>", "exec"), {})
+@pytest.mark.parametrize("page", [page for page in PYTHON if PYTHON[page]])
+def test_python_runs(page):
+  # The blocks of a page are one module.
+  names = {"__name__": page}
+  for code in PYTHON[page]:
+    exec(compile(code, f"<{page}>", "exec"), names)
 
 
 # What would take long is fenced as py: its names are there.
@@ -157,4 +162,4 @@ def test_names_in_python_are_public(code):
 
 
 def test_there_is_something_to_test():
-  assert len(COMMANDS) > 30 and len(PYTHON) >= 2
+  assert len(COMMANDS) > 30 and sum(map(len, PYTHON.values())) >= 2

@@ -5,7 +5,7 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
-import numpy as np
+import jax
 import pytest
 import tokenizers as hf_tokenizers
 from tokenizers import decoders
@@ -15,9 +15,8 @@ from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
 from tunix_ttt import errors
-from tunix_ttt import testing
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.text import grammar
+from tunix_ttt.text import answers
 from tunix_ttt.text import hub_tokenizers
 
 _TOKEN_ANSWER = re.compile(
@@ -40,8 +39,8 @@ def parse_grid_answer(text, *, thoughts):
 
 
 FORMATS = {
-  "grid": (grammar.grid_grammar, parse_grid_answer),
-  "token board": (grammar.token_board_grammar, parse_token_answer),
+  "grid": (text_formats.GridFormat, parse_grid_answer),
+  "token board": (text_formats.TokenBoardFormat, parse_token_answer),
 }
 FRAGMENTS = [
   *("<think>", "</think>", "<move>", "</move>", "A1", "c3", "B", "2", "d1"),
@@ -70,12 +69,11 @@ TEXT = st.one_of(
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_automaton_is_the_regular_expression(name, thoughts):
   make, parse = FORMATS[name]
-  automaton = make(thoughts=thoughts)
+  automaton = make(thoughts=thoughts).grammar()
 
   @given(TEXT)
   def agrees(text):
-    state = automaton.read(text.encode())
-    assert automaton.moves[state] == parse(text, thoughts=thoughts)
+    assert automaton.read(text) == parse(text, thoughts=thoughts)
 
   agrees()
 
@@ -83,10 +81,9 @@ def test_the_automaton_is_the_regular_expression(name, thoughts):
 @pytest.mark.parametrize("thoughts", [True, False])
 def test_every_answer_is_read(thoughts):
   thought = "I block <B2>.</think" if thoughts else None
-  automaton = grammar.grid_grammar(thoughts=thoughts)
+  automaton = text_formats.GridFormat(thoughts=thoughts).grammar()
   for cell in range(9):
-    text = text_formats.render_answer(cell, thought)
-    assert automaton.moves[automaton.read(text.encode())] == cell
+    assert automaton.read(text_formats.render_answer(cell, thought)) == cell
 
 
 def byte_level_tokenizer() -> hf_tokenizers.Tokenizer:
@@ -143,14 +140,17 @@ def spelled(request, tokenizer):
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_table_is_the_automaton_however_text_is_split(spelled, name):
   encode, token_bytes, (end, pad) = spelled
-  automaton = FORMATS[name][0]()
-  table = grammar.compile_table(automaton, token_bytes, [end])
+  automaton = FORMATS[name][0]().grammar()
+  table = jax.device_get(
+    answers.compile_automaton(automaton, token_bytes, [end])
+  )
 
   def fold(tokens):
-    state = grammar.START
+    state, rank = answers.START, 0
     for token in tokens:
-      state = int(table.next_state[state, token])
-    return state
+      index = state, table.token_class[token]
+      state, rank = int(table.next_state[index]), rank + table.offset[index]
+    return state, int(table.actions[rank]) if state == answers.ENDED else -1
 
   @given(TEXT, st.lists(st.integers(0, 60), max_size=4))
   def agrees(text, cuts):
@@ -160,66 +160,16 @@ def test_the_table_is_the_automaton_however_text_is_split(spelled, name):
     parts = [text[a:b] for a, b in itertools.pairwise(edges)]
     tokens = [token for part in parts for token in encode(part)]
     assert b"".join(token_bytes[t] or b"" for t in tokens) == text.encode()
-    assert fold(tokens) == automaton.read(text.encode())
-    assert fold([*tokens, pad]) == grammar.DEAD
+    assert fold([*tokens, pad]) == (answers.DEAD, -1)
     # Nothing but the end of the turn ends it, and nothing comes after that.
-    ended = fold([*tokens, end])
-    assert table.moves[fold(tokens)] == -1
-    assert table.moves[ended] == automaton.moves[automaton.read(text.encode())]
-    assert fold([*tokens, end, end]) == grammar.DEAD
+    assert fold(tokens)[1] == -1
+    assert fold([*tokens, end])[1] == automaton.read(text)
+    assert fold([*tokens, end, end]) == (answers.DEAD, -1)
 
   agrees()
-
-
-def test_the_fewest_tokens_to_the_end():
-  toy = testing.CharacterTokenizer()
-  end = [toy.end_of_turn_id]
-  table = grammar.compile_table(grammar.grid_grammar(), toy.token_bytes(), end)
-  shortest = len("<think></think><move>A1</move>") + len(end)
-  assert table.tokens_left[grammar.START] == shortest
-  state = grammar.START
-  for token in toy.encode("<think>a</thi"):
-    state = int(table.next_state[state, token])
-  assert table.tokens_left[state] == len("nk><move>A1</move>") + len(end)
-  assert (table.tokens_left[table.moves >= 0] == 0).all()
-
-
-def test_a_state_that_tokens_cannot_leave_is_dead():
-  answers = [text_formats.render_answer(cell).encode() for cell in range(9)]
-  tokens = [*answers, b"<mo", b" ", None, b""]
-  automaton = grammar.grid_grammar(thoughts=False)
-  table = grammar.compile_table(automaton, tokens, [11])
-  after = table.next_state[grammar.START]
-  ended = table.next_state[after[:9], 11]
-  assert table.moves[ended].tolist() == list(range(9))
-  assert after[9:].tolist() == [
-    grammar.DEAD,
-    grammar.START,
-    grammar.DEAD,
-    grammar.DEAD,
-  ]
-
-
-def test_a_tokenizer_that_cannot_spell_the_format():
-  tokens = testing.CharacterTokenizer().token_bytes()
-  tokens[tokens.index(b"3")] = None
-  with pytest.raises(errors.UserError, match="that plays A3, B3, C3"):
-    grammar.compile_table(grammar.grid_grammar(), tokens, [1])
-  with pytest.raises(errors.UserError, match="cannot spell the answer format"):
-    grammar.compile_table(grammar.grid_grammar(), [None, b"a"], [0])
 
 
 def test_a_tokenizer_of_another_kind():
   made = hf_tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
   with pytest.raises(errors.UserError, match="neither byte-level BPE nor"):
     hub_tokenizers.token_bytes(made, set())
-
-
-def test_a_table_for_a_large_vocabulary_is_small():
-  rng = np.random.default_rng(0)
-  characters = [bytes([b]) for b in range(256)]
-  words = [rng.bytes(n) for n in rng.integers(2, 20, 150_000 - 256)]
-  tokens = characters + words
-  table = grammar.compile_table(grammar.grid_grammar(), tokens, [256])
-  assert table.next_state.shape[1] == 150_000
-  assert table.next_state.nbytes < 20e6

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import pytest
 import transformers
 
+from tests import conftest
 from tests import hugging_face as made
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import rules
@@ -143,7 +144,7 @@ def test_what_is_saved_is_the_same(loaded, tmp_path):
 def test_observations_and_answers(loaded):
   text_format = text_formats.GridFormat()
   tables = tables_lib.build(text_format, loaded)
-  assert tables.next_state.shape[1] == VOCAB_SIZE
+  assert tables.answers.token_class.shape == (VOCAB_SIZE,)
   row = tables.observations.rows[rules.EMPTY_BOARD, 0]
   ids = tables.observations.begin.ids[row]
   length = tables.observations.begin.lengths[row]
@@ -152,10 +153,9 @@ def test_observations_and_answers(loaded):
   assert ids[:length].tolist() == expected
   answer = text_format.answer(4, "I take the centre.", loaded)
   for end in loaded.end_ids:
-    state = 1
-    for token in [*answer[:-1], end]:
-      state = int(tables.next_state[state, token])
-    assert tables.moves[state] == 4
+    tokens = [*answer[:-1], end]
+    at = conftest.read_tokens(tables.answers, tokens)
+    assert conftest.action_after(tables.answers, *at) == 4
 
 
 def write(tmp_path, name, text):

@@ -113,7 +113,7 @@ def test_lines_are_weighted_with_the_openings_of_x(openings, monkeypatch):
   changed = solved._replace(optimal=optimal)
   monkeypatch.setattr(rates.solver, "solve", lambda: changed)
   weights = rates._optimal_over_random(games)
-  first = games.last_moves[:, 0]
+  first = games.states.last_move[:, 0]
   sums = np.bincount(first, weights, minlength=9)
   cells = rules.mask_to_bool(openings)
   np.testing.assert_allclose(sums, cells * len(weights) / cells.sum())

@@ -26,15 +26,20 @@ def replaced(games, **changes):
   return changed
 
 
+def at_board(games, board, move):
+  """Replaces the only turn of a game."""
+  states = replaced(games.states, board=np.array([[board]]))
+  return replaced(games, states=states, moves=np.array([[move]], np.int8))
+
+
 def games_of(moves, script, agent=rules.X, turns=5):
   """Plays listed moves against a scripted opponent."""
   env = env_lib.TicTacToe(opponent=opponents.scripted(script))
   state = env.init(0, agent)
-  boards, last_moves, played, actions = [], [], [], []
+  states, played, actions = [], [], []
   for n in range(turns):
     on = bool(state.outcome == env_lib.Outcome.ONGOING) and n < len(moves)
-    boards.append(int(state.board) if on else 0)
-    last_moves.append(int(state.last_move))
+    states.append(state)
     played.append(on)
     actions.append(moves[n] if on else -1)
     if on:
@@ -44,11 +49,9 @@ def games_of(moves, script, agent=rules.X, turns=5):
   mask = np.zeros((1, turns, 4), bool)
   mask[0, :, 0] = played
   fields: dict[str, Any] = {
-    "agent": np.array([agent], np.int8),
     "ending": np.array([ending], np.int8),
-    "board": np.array([int(state.board)]),
-    "boards": np.array([boards]),
-    "last_moves": np.array([last_moves], np.int8),
+    "state": jax.tree.map(lambda leaf: np.asarray(leaf)[None], state),
+    "states": jax.tree.map(lambda *each: np.stack(each)[None], *states),
     "retried": np.zeros((1, turns), bool),
     "turn_mask": np.array([played]),
     "moves": np.array([actions], np.int8),
@@ -99,11 +102,7 @@ def test_move_quality():
   games = games_of([0], [3], turns=1)
   expected = {2: 1.0, 5: 0.8, 6: 0.4, 7: 0.2, 0: -1.0, -1: -1.0}
   for move, worth in expected.items():
-    changed = replaced(
-      games,
-      boards=np.array([[board]]),
-      moves=np.array([[move]], np.int8),
-    )
+    changed = at_board(games, board, move)
     found = rewards.move_quality(changed, config_lib.MoveQualityConfig())
     assert found[0, 0] == pytest.approx(worth), move
   empty = replaced(games, moves=np.array([[4]], np.int8))
@@ -131,9 +130,7 @@ def test_regret_is_what_a_move_gives_away():
   solved, games = solver.solve(), games_of([0], [3], turns=1)
   for board in boards[::11].tolist():
     for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
-      games = replaced(
-        games, boards=np.array([[board]]), moves=np.array([[cell]], np.int8)
-      )
+      games = at_board(games, board, cell)
       found = float(rewards.regret(games)[0, 0])
       assert 0 <= found <= 2
       assert (found == 0) == bool(solved.optimal[board] >> cell & 1)

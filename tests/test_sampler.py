@@ -1,5 +1,6 @@
 """Tests the compiled sampler against an uncached token-by-token loop."""
 
+import dataclasses
 import itertools
 import math
 import operator
@@ -22,12 +23,10 @@ from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.text import grammar
+from tunix_ttt.text import answers as answers_lib
 
 Ending = trajectory_lib.Ending
 ENV = env_lib.TicTacToe()
-# Padded length of the reference, which so compiles once.
-LENGTH = 320
 GAMES = 3
 
 
@@ -108,10 +107,13 @@ def chunk(chunks, row):
 class Reference:
   """Plays one game token by token without a cache."""
 
+  # Padded length, which so compiles once.
+  length = 320
+
   def __init__(self, model, tables, config):
     module: Any = model[1]
-    positions = jnp.arange(LENGTH)[None]
-    mask = jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool))
+    positions = jnp.arange(self.length)[None]
+    mask = jnp.tri(self.length, dtype=bool)[None]
     self.forward = jax.jit(
       lambda tokens: module(tokens, positions, None, mask)[0]
     )
@@ -119,7 +121,7 @@ class Reference:
     self.tables, self.config = jax.device_get(tables), config
 
   def logits(self, ids):
-    tokens = np.zeros((1, LENGTH), np.int32)
+    tokens = np.zeros((1, self.length), np.int32)
     tokens[0, : len(ids)] = ids
     logits = self.forward(jnp.asarray(tokens))
     return logits[0, len(ids) - 1].astype(jnp.float32)
@@ -143,16 +145,16 @@ class Reference:
           else self.tables.observations.follow,
           row,
         )
-      answer, log_probs, mass, at = self.answer(
+      answer, log_probs, mass, (at, rank) = self.answer(
         jax.random.fold_in(key, number), text
       )
-      cell = int(self.tables.moves[at])
+      cell = conftest.action_after(self.tables.answers, at, rank)
       if cell >= 0:
         state = ENV.step(state, cell)
         ending, past = Ending(int(state.outcome)), cell
       else:
         past = rules.NUM_CELLS
-        if at != grammar.DEAD:
+        if at != answers_lib.DEAD:
           ending = Ending.LENGTH
         elif self.config.on_parse_error == "end":
           ending = Ending.PARSE_ERROR
@@ -165,18 +167,16 @@ class Reference:
 
   def answer(self, key, text):
     sampling, room = self.config, self.config.max_new_tokens
-    answer, log_probs, mass, at = [], [], [], grammar.START
-    while (
-      len(answer) < room and at != grammar.DEAD and self.tables.moves[at] < 0
-    ):
+    table, ends = self.tables.answers, (answers_lib.DEAD, answers_lib.ENDED)
+    answer, log_probs, mass, at = [], [], [], (answers_lib.START, 0)
+    while len(answer) < room and at[0] not in ends:
       logits = self.logits(text + answer)
       if sampling.temperature:
         logits = logits / sampling.temperature
       allowed = jnp.ones(logits.shape, bool)
       if sampling.constrained:
-        after = self.tables.next_state[at]
-        left = room - len(answer) - 1
-        allowed = (after != 0) & (self.tables.tokens_left[after] <= left)
+        after = table.next_state[at[0], table.token_class]
+        allowed = table.tokens_left[after] <= room - len(answer) - 1
       masked = jnp.where(allowed, logits, -jnp.inf)
       if sampling.temperature:
         token_key = jax.random.fold_in(key, len(answer))
@@ -186,7 +186,7 @@ class Reference:
       answer.append(token)
       log_probs.append(float(jax.nn.log_softmax(logits)[token]))
       mass.append(float(jax.nn.softmax(logits)[allowed].sum()))
-      at = int(self.tables.next_state[at, token])
+      at = conftest.read_tokens(table, [token], at)
     return answer, log_probs, mass, at
 
 
@@ -201,7 +201,7 @@ def references(model, tables, settings, keys, states):
 def check_equal(played, references):
   for n, (turns, ending, board) in enumerate(references):
     assert played.ending[n] == ending
-    assert played.board[n] == board
+    assert played.state.board[n] == board
     assert played.turn_mask[n].sum() == len(turns)
     for t, (answer, log_probs, mass, cell) in enumerate(turns):
       mask = np.asarray(played.action_mask[n, t])
@@ -285,10 +285,10 @@ def test_an_unreadable_answer_ends_the_game(model, tables):
   assert (played.ending == Ending.PARSE_ERROR).any()
   assert played.turn_mask.sum(axis=1).max() == 1
   # The last token is the one that makes the answer unreadable.
-  at = grammar.START
-  for token in played.actions[0, 0][played.action_mask[0, 0]][:-1]:
-    at = tables.next_state[at, token]
-    assert at != grammar.DEAD
+  tokens = played.actions[0, 0][played.action_mask[0, 0]].tolist()
+  for count in (len(tokens) - 1, len(tokens)):
+    state, _ = conftest.read_tokens(tables.answers, tokens[:count])
+    assert (state == answers_lib.DEAD) == (count == len(tokens))
 
 
 def test_a_game_does_not_depend_on_its_batch(model, tables):
@@ -300,9 +300,12 @@ def test_a_game_does_not_depend_on_its_batch(model, tables):
     token_keys()[order], jax.tree.map(lambda leaf: leaf[order], starts())
   )
   assert sampler.num_traces == 2
-  for name in ("actions", "action_mask", "moves", "ending", "board"):
-    expected, found = getattr(whole, name)[order], getattr(part, name)
-    np.testing.assert_array_equal(expected, found, err_msg=name)
+  exact = {"log_probs": None, "sampled_mass": None}
+  jax.tree.map(
+    lambda leaf, found: np.testing.assert_array_equal(leaf[order], found),
+    dataclasses.replace(whole, **exact),
+    dataclasses.replace(part, **exact),
+  )
   np.testing.assert_allclose(whole.log_probs[order], part.log_probs, atol=1e-5)
 
 
@@ -316,7 +319,7 @@ def test_a_game_does_not_depend_on_those_beside_it(model, tables):
     for n in (2, 1)
   )
   np.testing.assert_array_equal(several.actions, one.actions)
-  np.testing.assert_array_equal(several.boards, one.boards)
+  np.testing.assert_array_equal(several.states.board, one.states.board)
   assert len(set(several.turn_mask.sum(axis=1).tolist())) > 1
 
 
@@ -329,11 +332,11 @@ def test_a_group_shares_its_start_and_the_opponent_seed(model, tables):
   replies = {}
   for n in range(groups * size):
     group = n // size
-    assert games.boards[n, 0] == games.boards[group * size, 0]
+    assert games.states.board[n, 0] == games.states.board[group * size, 0]
     turns = np.flatnonzero(games.turn_mask[n])
     for t, after in itertools.pairwise(turns):
-      asked = group, games.boards[n, t], games.moves[n, t]
-      replies.setdefault(asked, set()).add(games.last_moves[n, after])
+      asked = group, games.states.board[n, t], games.moves[n, t]
+      replies.setdefault(asked, set()).add(games.states.last_move[n, after])
   assert all(len(found) == 1 for found in replies.values())
   # The games of a group differ in their tokens and moves.
   assert len({game.tobytes() for game in games.actions}) > groups * size // 2
@@ -355,7 +358,9 @@ def test_limits_of_a_turn_and_of_a_game(model, tables):
   played = jax.device_get(play(token_keys(), starts()))
   assert (played.ending == Ending.LENGTH).all()
   used = tables.observations.begin.lengths[
-    tables.observations.rows[played.boards[:, 0], played.last_moves[:, 0] + 1]
+    tables.observations.rows[
+      played.states.board[:, 0], played.states.last_move[:, 0] + 1
+    ]
   ] + played.action_mask.sum(axis=(1, 2))
   assert (used <= longest + 20).all()
 

@@ -169,7 +169,9 @@ def test_full_sequences_are_the_conversation(model, tables):
   for n in range(test_sampler.GAMES):
     expected = []
     for t in np.flatnonzero(games.turn_mask[n]):
-      row = known.rows[games.boards[n, t], games.last_moves[n, t] + 1]
+      row = known.rows[
+        games.states.board[n, t], games.states.last_move[n, t] + 1
+      ]
       chunks = known.begin if t == 0 else known.follow
       expected += test_sampler.chunk(chunks, row)
       expected += games.actions[n, t][games.action_mask[n, t]].tolist()

@@ -1,7 +1,9 @@
 """Checks installed package versions and device memory before work starts."""
 
+import importlib
 import importlib.metadata
 import os
+from types import ModuleType
 
 from packaging import requirements
 
@@ -43,6 +45,21 @@ def check() -> None:
       f"{_PACKAGE} needs {', '.join(problems)}; run: python -m pip install"
       f" {install}"
     )
+
+
+def import_extra(name: str, extra: str) -> ModuleType:
+  """Imports a module of an optional dependency.
+
+  Raises:
+    errors.UserError: if it is not installed; names the extra that has it.
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise errors.UserError(
+      f"{name} cannot be imported ({error}); run: pip install"
+      f" '{_PACKAGE}[{extra}]'"
+    ) from error
 
 
 def check_fits(needed: int, what: str, advice: str) -> None:

@@ -63,6 +63,22 @@ class Stream(enum.StrEnum):
   # Greedy samplers take a key and do not use it.
   GREEDY = "nothing"  # game
   CONFORMANCE = "games that check an environment"
+  PGX_PLAYERS = "which player of a pgx game moves first"  # attempt
+  # Games of any kind, folded into the game's key.
+  EXPERT_GAMES = "games of an expert"  # game
+  EXPERT_CHOICES = "choices of an expert for a whole game"
+  EXPERT_MOVES = "moves of an expert"  # turn
+  JUDGED_GAMES = "games that judge a model"  # seat, game
+  JUDGED_TOKENS = "tokens of a model that is judged"  # seat, game
+  OBSERVATIONS = (
+    "games whose observations are compared with whole texts"  # game
+  )
+  GAME_STARTS = "first states of games"
+  CHANCE_OUTCOMES = "outcomes of chance nodes"  # ply
+  PLAYER_GAMES = "choices of a player for a whole game"  # seat
+  PLAYER_MOVES = "moves of players"  # ply
+  GAME_CONFORMANCE = "games that check a game's rules and text"  # game
+  FIRST_STATES = "first states that an exact solver compares"
 
   @property
   def number(self) -> int:
@@ -95,10 +111,18 @@ def key(
 
   if isinstance(seed, numbers.Integral):
     check_seed(int(seed))
-  result = jax.random.key(seed)
+  return fold_in(jax.random.key(seed), stream, *counters)
+
+
+def fold_in(
+  base: "jax.Array", stream: Stream, *counters: "int | jax.Array"
+) -> "jax.Array":
+  """Returns the key of a stream that starts at a key instead of a seed."""
+  import jax
+
   for number in (stream.number, *counters):
-    result = jax.random.fold_in(result, number)
-  return result
+    base = jax.random.fold_in(base, number)
+  return base
 
 
 def keys(

@@ -1,4 +1,4 @@
-"""Test helpers: environment checks, a toy tokenizer and a scripted player."""
+"""Test helpers: checks of games, a toy tokenizer and a scripted player."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import streams
+from tunix_ttt.games import conformance
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.text import chat
+
+check_game = conformance.check_game
 
 
 class Environment(Protocol):
@@ -170,7 +173,7 @@ def scripted_play(
 
   `table` has the cell to play on each board, int [3^9].
   """
-  cells = jnp.asarray(table, jnp.int8)
+  cells = jnp.asarray(table, jnp.int32)
 
   @jax.jit
   def play(keys: jax.Array, states: env_lib.State) -> trajectory_lib.Trajectory:
@@ -179,21 +182,19 @@ def scripted_play(
     def turn(state: env_lib.State, _: None) -> tuple[env_lib.State, Any]:
       active = state.outcome == env_lib.Outcome.ONGOING
       move = cells[state.board]
-      moves = jnp.where(active, move, jnp.int8(-1))
-      record = state.board, state.last_move, active, moves
+      moves = jnp.where(active, move, -1)
+      record = state, active, moves
       return jax.vmap(env.step)(state, move), record
 
     end, records = jax.lax.scan(turn, states, None, num_turns)
-    boards, last_moves, turn_mask, moves = (
-      jnp.swapaxes(leaf, 0, 1) for leaf in records
+    played, turn_mask, moves = jax.tree.map(
+      lambda leaf: jnp.swapaxes(leaf, 0, 1), records
     )
     no_tokens = jnp.zeros((*turn_mask.shape, 0))
     return trajectory_lib.Trajectory(
-      agent=states.agent,
       ending=end.outcome,
-      board=end.board,
-      boards=boards,
-      last_moves=last_moves,
+      state=end,
+      states=played,
       retried=jnp.zeros_like(turn_mask),
       turn_mask=turn_mask,
       moves=moves,

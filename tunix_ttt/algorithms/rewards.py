@@ -238,7 +238,7 @@ def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
   rewards = np.zeros(len(endings), np.float32)
   for ending in set(Ending) - {Ending.ONGOING}:
     rewards[endings == ending] = getattr(config, ending.name.lower())
-  value = solver.solve().value[np.asarray(games.boards)]
+  value = solver.solve().value[np.asarray(games.states.board)]
   had_won = ((value == solver.WIN) & played).any(axis=1)
   rewards[(endings == Ending.DRAW) & ~had_won] = config.forced_draw
   return at_last_turn(games, rewards)
@@ -248,7 +248,7 @@ def move_quality(
   games: Trajectory, config: config_lib.MoveQualityConfig
 ) -> np.ndarray:
   """Returns the heuristic reward [B, T]: win > block > center > corner > edge."""
-  boards, moves = np.asarray(games.boards), np.asarray(games.moves)
+  boards, moves = np.asarray(games.states.board), np.asarray(games.moves)
   kinds = _move_kinds()[boards, np.maximum(moves, 0)]
   names = ("invalid", "edge", "corner", "center", "block", "win")
   values = np.array([getattr(config, name) for name in names], np.float32)
@@ -273,7 +273,7 @@ def _move_kinds() -> np.ndarray:
 
 def regret(games: Trajectory) -> np.ndarray:
   """Returns the regret of each move by the solver, float32 [B, T], 0 to 2."""
-  boards, moves = np.asarray(games.boards), np.asarray(games.moves)
+  boards, moves = np.asarray(games.states.board), np.asarray(games.moves)
   value = solver.solve().value
   after = rules.successors()[boards, np.maximum(moves, 0)]
   is_legal = (moves >= 0) & (after >= 0)

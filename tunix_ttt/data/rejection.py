@@ -94,10 +94,10 @@ class _ModelGames:
     for t in np.flatnonzero(games.turn_mask[number]):
       mask = games.action_mask[number, t]
       tokens = np.asarray(games.actions[number, t])[mask]
-      last_move = int(games.last_moves[number, t])
+      last_move = int(games.states.last_move[number, t])
       turns.append(
         rows_lib.Turn(
-          board=int(games.boards[number, t]),
+          board=int(games.states.board[number, t]),
           last_move=None if last_move < 0 else last_move,
           cell=int(games.moves[number, t]),
           answer=self.model.tokenizer.decode(tokens.tolist()),
@@ -141,7 +141,7 @@ class Rejection(_ModelGames):
       if not generate.tally(counts, ending, self.keep):
         continue
       turns = self.turns(games, number)
-      agent = text_formats.MARK_NAMES[int(games.agent[number])]
+      agent = text_formats.MARK_NAMES[int(games.state.agent[number])]
       for row in rows_lib.of_game(turns, text_format, context):
         yield {**row, "agent": agent, "outcome": ending}
 

@@ -69,7 +69,7 @@ class Player:
     tables = sampler.make_tables(config, model.tokenizer)
     self.params, self.env = policy.params, env
     play = play or config.play
-    longest_prompt = int(tables.observations.begin.lengths.max())
+    longest_prompt = tables.observations.max_begin
     memory.check_play(model.spec, play, longest_prompt)
     self._sample = sampler.Sampler(policy, env, tables, play)
 
@@ -252,7 +252,7 @@ def sample_openings(
   with progress.stage("sampling openings"):
     for agent in (rules.X, rules.O):
       games = _play(player, env, agent, num_games, size, draw, leave=False)
-      before, moves = games.last_moves[:, 0], games.moves[:, 0]
+      before, moves = games.states.last_move[:, 0], games.moves[:, 0]
       # -1, for no cell, indexes the last row and the last column.
       np.add.at(counts, (before, np.where(moves == before, -1, moves)), 1)
   return game_files.Openings(

@@ -85,7 +85,7 @@ class Partner:
     for number, game in enumerate(moves):
       before = len(game) - (len(game) % 2 != int(mark == rules.O))
       board = board_after(game[:before])
-      matching = games.turn_mask[number] & (games.boards[number] == board)
+      matching = games.turn_mask[number] & (games.states.board[number] == board)
       if not matching.any():
         # The game ended before the model's first turn.
         answers.append(Answer("", -1, False))

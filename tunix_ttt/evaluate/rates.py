@@ -88,18 +88,27 @@ def exact(games: Trajectory) -> Exact:
 
 def sampled(games: Trajectory) -> Sampled:
   """Computes rates and confidence intervals from sampled games."""
-  total = len(games.ending)
-  rates, intervals = _rates(games, np.ones(total)), {}
-  for name, rate in rates.items():
-    test = stats.binomtest(round(rate * total), total)
-    low, high = test.proportion_ci(method="wilson")
-    intervals[name] = float(low), float(high)
+  rates, intervals = rates_of(np.asarray(games.ending))
   return Sampled(
-    games=total,
+    games=len(games.ending),
     rates=rates,
     intervals=intervals,
     optimal_move_rate=_optimal_move_rate(games),
   )
+
+
+def rates_of(
+  endings: np.ndarray,
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+  """Returns the rates of endings, int [N], and their Wilson intervals."""
+  rates, intervals = {}, {}
+  for name, value in RATES.items():
+    count = int((endings == value).sum())
+    test = stats.binomtest(count, len(endings))
+    low, high = test.proportion_ci(method="wilson")
+    rates[name] = count / len(endings)
+    intervals[name] = float(low), float(high)
+  return rates, intervals
 
 
 def distinct_games(games: Trajectory) -> np.ndarray:
@@ -107,8 +116,8 @@ def distinct_games(games: Trajectory) -> np.ndarray:
   first: dict[Any, int] = {}
   for n in range(len(games.ending)):
     played = np.asarray(games.turn_mask[n])
-    boards = np.asarray(games.boards[n])[played].tolist()
-    first.setdefault((*boards, int(games.board[n])), n)
+    boards = np.asarray(games.states.board[n])[played].tolist()
+    first.setdefault((*boards, int(games.state.board[n])), n)
   return np.array(list(first.values()))
 
 
@@ -134,16 +143,16 @@ def _optimal_over_random(games: Trajectory) -> np.ndarray:
   weights, float [B], give exact expectations under the optimal opponent.
   """
   ratio = np.ones(len(games.ending))
-  boards, moves = np.asarray(games.boards), np.asarray(games.moves)
+  boards, moves = np.asarray(games.states.board), np.asarray(games.moves)
   played = np.asarray(games.turn_mask)
   for n in range(len(ratio)):
-    if games.agent[n] == rules.O:
+    if games.state.agent[n] == rules.O:
       # X opens before the agent's first turn.
       ratio[n] *= _reply_ratio(rules.EMPTY_BOARD, int(boards[n, 0]))
     for t in np.flatnonzero(played[n] & (moves[n] >= 0)):
       before = rules.successors()[boards[n, t], moves[n, t]]
       has_next = t + 1 < played.shape[1] and played[n, t + 1]
-      after = boards[n, t + 1] if has_next else games.board[n]
+      after = boards[n, t + 1] if has_next else games.state.board[n]
       # An illegal move and the last move of a game have no reply.
       if before >= 0 and before != after:
         ratio[n] *= _reply_ratio(int(before), int(after))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import functools
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from flax import nnx
 import jax
@@ -14,8 +14,7 @@ from tunix_ttt.models import meshes
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
-from tunix_ttt.rollout import tables as tables_lib
-from tunix_ttt.text import grammar as grammar_lib
+from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import tokenizers
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Generator:
     """Takes a model, the limits of its tokens and settings of sampling."""
     self._tokenizer, self._length = model.tokenizer, max_prompt_length
     policy = ModelPolicy(model.module, model.spec)
-    tables = _free_text(model.tokenizer, model.spec.vocab_size)
+    table = _free_text(model.tokenizer, model.spec.vocab_size)
     sampling = sampling_lib.Sampling(temperature=temperature, top_p=top_p)
 
     @jax.jit
@@ -122,7 +121,7 @@ class Generator:
       _, answers = sampling_lib.decode(
         policy,
         params,
-        tables,
+        table,
         keys,
         memory,
         logits,
@@ -162,16 +161,19 @@ class Generator:
 
 def _free_text(
   tokenizer: tokenizers.Tokenizer, vocab_size: int
-) -> tables_lib.Tables:
-  """Returns tables of an answer of any text, without observations."""
-  ends = [*{*tokenizer.end_ids, tokenizer.eos_id()}]
-  ended = grammar_lib.START + 1
-  next_state = np.full((ended + 1, vocab_size), grammar_lib.START, np.uint8)
-  next_state[:, ends] = ended
-  return tables_lib.Tables(
-    observations=cast(Any, None),
+) -> answers_lib.AnswerTable:
+  """Returns the grammar of any text up to an end token."""
+  token_class = np.zeros(vocab_size, np.uint8)
+  token_class[[*tokenizer.end_ids, tokenizer.eos_id()]] = 1
+  start, ended = answers_lib.START, answers_lib.ENDED
+  # States DEAD, START and ENDED; classes of text and of end tokens.
+  next_state = np.array([[0, 0], [start, ended], [0, 0]], np.uint8)
+  return answers_lib.AnswerTable(
+    token_class=jnp.asarray(token_class),
     next_state=jnp.asarray(next_state),
-    moves=jnp.array([-1, -1, 0], jnp.int8),
-    tokens_left=jnp.array([0, 1, 0]),
-    end_ids=jnp.asarray(ends, jnp.int32),
+    offset=jnp.zeros_like(next_state),
+    num_spellings=jnp.array([0, 1, 1]),
+    tokens_left=jnp.array([answers_lib.NEVER, 1, 0]),
+    tokens_needed=jnp.array([answers_lib.NEVER, 1, 0]),
+    actions=jnp.zeros(1, jnp.int32),
   )

@@ -4,9 +4,10 @@ Each turn feeds the chunk of tokens that presents the board and decodes until
 every row has answered.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 from flax import struct
 import jax
@@ -14,31 +15,41 @@ import jax.numpy as jnp
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import opponents
-from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import schedule
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.text import grammar as grammar_lib
+from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import tokenizers
 
 Ending = trajectory_lib.Ending
-# Row of unreadable answers in the table of past answers.
-_UNREADABLE = rules.NUM_CELLS
+
+
+class Environment(Protocol):
+  """A game in which it is always the model's turn, such as `games.view.View`.
+
+  States are pytrees of arrays of one game.
+  """
+
+  def step(self, state: Any, action: jax.Array) -> Any:
+    """Plays the model's action and all others up to its next turn."""
+    ...
+
+  def outcome(self, state: Any) -> jax.Array:
+    """Returns the `game.Outcome` for the model, int8 []."""
+    ...
 
 
 @struct.dataclass
 class _Games:
   """State of B games."""
 
-  state: env_lib.State
+  state: Any
   # `Ending` of each game, int8 [B].
   ending: jax.Array
-  # Cell of the last answer, or `_UNREADABLE`, int32 [B].
+  # Action of the last answer, or `Tables.unreadable`, int32 [B].
   last_answer: jax.Array
 
 
@@ -52,7 +63,7 @@ class Sampler:
   def __init__(
     self,
     policy: policy_lib.Policy,
-    env: env_lib.TicTacToe,
+    env: Environment,
     tables: tables_lib.Tables,
     play: config_lib.PlayConfig,
     sampling: config_lib.RolloutConfig | None = None,
@@ -81,14 +92,14 @@ class Sampler:
     self._sampling = sampling_lib.Sampling.of(sampling or play)
     self.num_traces = 0
     self._play = jax.jit(self._rollout)
-    shortest = int(tables.tokens_left[grammar_lib.START])
+    shortest = tables.min_answer
     if play.max_new_tokens < shortest:
       raise errors.UserError(
         f"max_new_tokens: {play.max_new_tokens} is too few; use at least"
         f" {shortest}, the length of the shortest answer"
       )
     limit = play.max_game_tokens
-    needed = int(tables.observations.begin.lengths.max()) + shortest
+    needed = tables.observations.max_begin + shortest
     if limit is not None and limit < needed:
       raise errors.UserError(
         f"max_game_tokens: {limit} is too few; use at least {needed}, the"
@@ -99,8 +110,8 @@ class Sampler:
     self,
     params: Any,
     keys: jax.Array,
-    states: env_lib.State,
-    opponent: opponents.Opponent | None = None,
+    states: Any,
+    opponent: Callable[..., jax.Array] | None = None,
   ) -> trajectory_lib.Trajectory:
     """Plays B games from their initial `states` to their end.
 
@@ -115,18 +126,18 @@ class Sampler:
     params: Any,
     tables: tables_lib.Tables,
     keys: jax.Array,
-    states: env_lib.State,
-    opponent: opponents.Opponent | None,
+    states: Any,
+    opponent: Callable[..., jax.Array] | None,
   ) -> trajectory_lib.Trajectory:
     self.num_traces += 1
-    env = self._env
+    env: Any = self._env
     if opponent is not None:
       env = dataclasses.replace(env, opponent=opponent)
     batch_size = keys.shape[0]
     games = _Games(
       state=states,
-      ending=states.outcome,
-      last_answer=jnp.full(batch_size, _UNREADABLE),
+      ending=jax.vmap(env.outcome)(states),
+      last_answer=jnp.full(batch_size, tables.unreadable),
     )
     play = functools.partial(self._turn, params, tables, env)
     if self._config.context == "board":
@@ -155,13 +166,12 @@ class Sampler:
     # Ending of games that ran out of turns.
     ending = jnp.full(batch_size, Ending.LENGTH, jnp.int8)
     if self._config.max_turns == 1:
-      has_moved = games.last_answer != _UNREADABLE
+      has_moved = games.last_answer != tables.unreadable
       ending = jnp.where(has_moved, jnp.int8(Ending.UNFINISHED), ending)
     return trajectory_lib.Trajectory(
-      agent=states.agent,
       ending=jnp.where(games.ending == Ending.ONGOING, ending, games.ending),
-      board=games.state.board,
-      moves=jnp.where(records["turn_mask"], moves, jnp.int8(-1)),
+      state=games.state,
+      moves=jnp.where(records["turn_mask"], moves, -1),
       **records,
     )
 
@@ -169,7 +179,7 @@ class Sampler:
     self,
     params: Any,
     tables: tables_lib.Tables,
-    env: env_lib.TicTacToe,
+    env: Environment,
     memory: policy_lib.Memory,
     keys: jax.Array,
     games: _Games,
@@ -198,7 +208,7 @@ class Sampler:
     memory, answers = sampling_lib.decode(
       self._policy,
       params,
-      tables,
+      tables.answers,
       keys,
       memory,
       logits,
@@ -217,11 +227,10 @@ class Sampler:
         is_pending=memory_after_prompt.is_pending,
       )
     record = {
-      "boards": games.state.board,
-      "last_moves": games.state.last_move,
+      "states": games.state,
       "retried": retried & active,
       "turn_mask": active,
-      "moves": tables.moves[answers.state],
+      "moves": answers_lib.action(tables.answers, answers.state, answers.rank),
       "actions": answers.actions,
       "action_mask": answers.action_mask,
       "log_probs": answers.log_probs,
@@ -239,18 +248,16 @@ class Sampler:
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the next tokens [B, L], their mask and the rows to retry [B]."""
     config, observations = self._config, tables.observations
-    row = observations.rows[games.state.board, games.state.last_move + 1]
-    tokens, mask = tables_lib.look_up(observations.begin, row)
-    retried = jnp.zeros(row.shape, bool)
+    retried = jnp.zeros(games.ending.shape, bool)
     if is_first_turn:
-      return tokens, mask, retried
-    tokens, mask = tables_lib.look_up(observations.follow, row)
+      return *observations.chunks("begin", games.state), retried
+    tokens, mask = observations.chunks("follow", games.state)
     if config.on_parse_error == "retry":
-      retried = games.last_answer == _UNREADABLE
+      retried = games.last_answer == tables.unreadable
       # In `truncated` the answer and its end token are dropped.
       is_kept = config.context == "full"
       last_token = jnp.where(is_kept, memory.pending, -1)
-      retry = tables_lib.retry_chunk(tables, row, last_token)
+      retry = tables.retry(games.state, last_token)
       width = max(tokens.shape[1], retry[0].shape[1])
       tokens, mask = (
         jnp.where(
@@ -263,7 +270,7 @@ class Sampler:
     if config.context == "full":
       head = memory.pending[:, None], memory.is_pending[:, None]
     else:
-      head = tables_lib.look_up(observations.answers, games.last_answer)
+      head = observations.answers.take(games.last_answer)
     return (
       jnp.concatenate([head[0], tokens], axis=1),
       jnp.concatenate([head[1], mask], axis=1),
@@ -273,24 +280,25 @@ class Sampler:
   def _move(
     self,
     tables: tables_lib.Tables,
-    env: env_lib.TicTacToe,
+    env: Environment,
     games: _Games,
     active: jax.Array,
     answers: sampling_lib.Answers,
   ) -> _Games:
     """Plays the moves of the answers and the opponent's replies."""
-    cell = tables.moves[answers.state].astype(jnp.int32)
-    is_answered = active & (cell >= 0)
-    stepped = jax.vmap(env.step)(games.state, jnp.maximum(cell, 0))
+    action = answers_lib.action(tables.answers, answers.state, answers.rank)
+    is_answered = active & (action >= 0)
+    stepped = jax.vmap(env.step)(games.state, jnp.maximum(action, 0))
+    select = jax.vmap(lambda chosen, a, b: jnp.where(chosen, a, b))
     state = jax.tree.map(
-      lambda new, old: jnp.where(is_answered, new, old), stepped, games.state
+      functools.partial(select, is_answered), stepped, games.state
     )
-    ending = jnp.where(is_answered, state.outcome, games.ending)
+    ending = jnp.where(is_answered, jax.vmap(env.outcome)(state), games.ending)
     ending = jnp.where(answers.is_cut, jnp.int8(Ending.LENGTH), ending)
     if self._config.on_parse_error == "end":
-      is_unreadable = active & (answers.state == grammar_lib.DEAD)
+      is_unreadable = active & (answers.state == answers_lib.DEAD)
       ending = jnp.where(is_unreadable, jnp.int8(Ending.PARSE_ERROR), ending)
-    last_answer = jnp.where(is_answered, cell, _UNREADABLE)
+    last_answer = jnp.where(is_answered, action, tables.unreadable)
     return _Games(
       state=state,
       ending=ending,

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.rollout import policy as policy_lib
-from tunix_ttt.rollout import tables as tables_lib
-from tunix_ttt.text import grammar as grammar_lib
+from tunix_ttt.text import answers as answers_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +121,8 @@ class Answers:
   Attributes:
     count: Number of decoding steps so far, int32 [].
     is_active: Rows whose answer is unfinished, bool [B].
-    state: State of the grammar's automaton, uint8 [B].
+    state: State of the grammar's automaton, int32 [B].
+    rank: Rank of the spellings in the grammar, int32 [B].
     actions: Sampled tokens, int32 [B, A].
     action_mask: Mask of the sampled tokens, bool [B, A].
     log_probs: Log-probabilities of the sampled tokens, float32 [B, A].
@@ -134,6 +134,7 @@ class Answers:
   count: jax.Array
   is_active: jax.Array
   state: jax.Array
+  rank: jax.Array
   actions: jax.Array
   action_mask: jax.Array
   log_probs: jax.Array
@@ -144,7 +145,7 @@ class Answers:
 def decode(
   policy: policy_lib.Policy,
   params: Any,
-  tables: tables_lib.Tables,
+  table: answers_lib.AnswerTable,
   keys: jax.Array,
   memory: policy_lib.Memory,
   logits: jax.Array,
@@ -164,7 +165,8 @@ def decode(
   answers = Answers(
     count=jnp.int32(0),
     is_active=active,
-    state=jnp.full(shape[:1], grammar_lib.START, jnp.uint8),
+    state=jnp.full(shape[:1], answers_lib.START),
+    rank=jnp.zeros(shape[:1], jnp.int32),
     actions=jnp.zeros(shape, jnp.int32),
     action_mask=jnp.zeros(shape, bool),
     log_probs=jnp.zeros(shape, jnp.float32),
@@ -178,15 +180,20 @@ def decode(
     count, is_active = answers.count, answers.is_active
     allowed = None
     if sampling.constrained:
-      after = tables.next_state[answers.state]
-      fits = tables.tokens_left[after] < max_new_tokens - count
-      allowed = (after != grammar_lib.DEAD) & fits
+      allowed = answers_lib.allowed(
+        table, answers.state, answers.rank, room=max_new_tokens - count
+      )
     token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
     tokens, log_probs, mass = sample(token_keys, logits, sampling, allowed)
-    state = jnp.where(
-      is_active, tables.next_state[answers.state, tokens], answers.state
+    state, rank = (
+      jnp.where(is_active, after, before)
+      for before, after in zip(
+        (answers.state, answers.rank),
+        answers_lib.advance(table, answers.state, answers.rank, tokens),
+        strict=True,
+      )
     )
-    is_done = (state == grammar_lib.DEAD) | (tables.moves[state] >= 0)
+    is_done = (state == answers_lib.DEAD) | (state == answers_lib.ENDED)
     is_cut = count + 1 == max_new_tokens
     if max_game_tokens is not None:
       is_cut |= memory.positions + 1 >= max_game_tokens
@@ -199,6 +206,7 @@ def decode(
       count=count + 1,
       is_active=is_active & ~is_done & ~is_cut,
       state=state,
+      rank=rank,
       actions=put(tokens, answers.actions),
       action_mask=put(is_active, answers.action_mask),
       log_probs=put(log_probs, answers.log_probs),

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
-# Arrays of one turn of a trajectory, with a row for each game.
-Record = dict[str, jax.Array]
+# Arrays and pytrees of one turn of a trajectory, with a row for each game.
+Record = dict[str, Any]
 
 
 class Games(Protocol):

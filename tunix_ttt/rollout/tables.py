@@ -1,11 +1,13 @@
 """Lookup tables of a rollout: tokenized observations and the answer grammar."""
 
+from typing import Any
+
 from flax import struct
 import jax
 import jax.numpy as jnp
 
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.text import grammar as grammar_lib
+from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import segments
 from tunix_ttt.text import tokenizers
 
@@ -14,18 +16,37 @@ class Tables(struct.PyTreeNode):
   """Device arrays of a text format and tokenizer.
 
   Attributes:
-    observations: Token chunks of all observations.
-    next_state: State of the answer automaton after a token, uint8 [S, V].
-    moves: Cell of the answer that ends in a state, else -1, int8 [S].
-    tokens_left: Minimum number of tokens to the end of an answer, int32 [S].
+    observations: Token chunks of all observations: `segments.Observations` or
+      `game_tables.GameObservations`.
+    answers: Grammar of the answers.
     end_ids: Ids that end a turn, int32 [E].
   """
 
-  observations: segments.Observations
-  next_state: jax.Array
-  moves: jax.Array
-  tokens_left: jax.Array
+  observations: Any
+  answers: answers_lib.AnswerTable
   end_ids: jax.Array
+
+  @property
+  def min_answer(self) -> int:
+    """Number of tokens of the shortest answer."""
+    return int(self.answers.tokens_left[answers_lib.START])
+
+  @property
+  def unreadable(self) -> int:
+    """Row of `observations.answers` that replaces an unreadable answer."""
+    return len(self.observations.answers.lengths) - 1
+
+  def retry(
+    self, states: Any, last_token: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the chunks after unreadable answers and their mask, [B, L].
+
+    The first token ends the model's turn. It is masked if the last token of the
+    answer in the context, int32 [B], already ends it.
+    """
+    tokens, mask = self.observations.chunks("retry", states)
+    is_ended = jnp.isin(last_token, self.end_ids)
+    return tokens, mask.at[:, 0].set(~is_ended)
 
 
 def build(
@@ -36,39 +57,11 @@ def build(
   Raises a `UserError` if the tokenizer cannot encode the answers.
   """
   end_ids = text_format.end_ids(tokenizer)
-  table = grammar_lib.compile_table(
-    text_format.grammar(), tokenizer.token_bytes(), end_ids
-  )
   observations = segments.build(text_format, tokenizer)
   return Tables(
     observations=jax.tree.map(jnp.asarray, observations),
-    next_state=jnp.asarray(table.next_state),
-    moves=jnp.asarray(table.moves),
-    tokens_left=jnp.asarray(table.tokens_left),
+    answers=answers_lib.compile_automaton(
+      text_format.grammar(), tokenizer.token_bytes(), end_ids
+    ),
     end_ids=jnp.asarray(end_ids, jnp.int32),
   )
-
-
-def retry_chunk(
-  tables: Tables, row: jax.Array, last_token: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the chunks after unreadable answers and their mask, [B, L].
-
-  The first token ends the model's turn. It is masked if the answer already ends
-  with such a token.
-
-  `row` and `last_token` are int32 [B]: the observation and the last token of
-  each answer in the context.
-  """
-  tokens, mask = look_up(tables.observations.retry, row)
-  is_ended = jnp.isin(last_token, tables.end_ids)
-  return tokens, mask.at[:, 0].set(~is_ended)
-
-
-def look_up(
-  chunks: segments.Chunks, row: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the tokens of chunks and their mask, [B, L]."""
-  tokens = jnp.asarray(chunks.ids)[row]
-  lengths = jnp.asarray(chunks.lengths)[row]
-  return tokens, jnp.arange(tokens.shape[1]) < lengths[:, None]

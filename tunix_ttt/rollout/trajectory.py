@@ -50,15 +50,13 @@ class Trajectory:
   """B games of at most T turns of at most A sampled tokens each.
 
   Attributes:
-    agent: Mark of the model, int8 [B].
     ending: `Ending` of the game, never `ONGOING`, int8 [B].
-    board: Board at the end, int32 [B].
-    boards: Board at each turn of the model, int32 [B, T].
-    last_moves: Cell of the opponent's last move, -1 for none, int8 [B, T].
+    state: State of the environment at the end, a pytree [B], such as
+      `env.State`.
+    states: State at each turn of the model, a pytree [B, T].
     retried: Whether the turn follows an unreadable answer, bool [B, T].
     turn_mask: Mask of the turns that were played, bool [B, T].
-    moves: Cell of the model's move, -1 if the answer is unreadable, int8
-      [B, T].
+    moves: Action of the model, -1 if the answer is unreadable, int32 [B, T].
     actions: Sampled tokens, int32 [B, T, A].
     action_mask: Mask of the sampled tokens, bool [B, T, A].
     log_probs: Log-probabilities of the sampled tokens, as `sampling.sample`
@@ -67,11 +65,9 @@ class Trajectory:
       elsewhere, float32 [B, T, A]; None if all tokens could be.
   """
 
-  agent: jax.Array
   ending: jax.Array
-  board: jax.Array
-  boards: jax.Array
-  last_moves: jax.Array
+  state: Any
+  states: Any
   retried: jax.Array
   turn_mask: jax.Array
   moves: jax.Array
@@ -88,18 +84,20 @@ def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
   one of `num_turns` turns and one of `max_new_tokens` tokens.
   """
   turns, tokens = (2, num_turns), (2, num_turns, max_new_tokens)
-  turn_mask, moves = np.zeros(turns, bool), np.full(turns, -1, np.int8)
+  turn_mask, moves = np.zeros(turns, bool), np.full(turns, -1, np.int32)
   turn_mask[:, 0], moves[0, 0] = True, 4
   action_mask = np.zeros(tokens, bool)
   action_mask[..., 0] = turn_mask
   first = Ending.UNFINISHED if num_turns == 1 else Ending.LENGTH
+  start = env_lib.TicTacToe().init(0)
+  states = jax.tree.map(lambda x: np.full(turns, x, x.dtype), start)
   # Typed as Any: the fields are NumPy arrays on the host.
   fields: dict[str, Any] = {
-    "agent": np.full(2, rules.X, np.int8),
     "ending": np.array([first, Ending.PARSE_ERROR], np.int8),
-    "board": np.array([rules.X * rules.POWERS[4], rules.EMPTY_BOARD], np.int32),
-    "boards": np.full(turns, rules.EMPTY_BOARD, np.int32),
-    "last_moves": np.full(turns, -1, np.int8),
+    "state": jax.tree.map(lambda leaf: leaf[:, 0], states).replace(
+      board=np.array([rules.X * rules.POWERS[4], rules.EMPTY_BOARD], np.int32)
+    ),
+    "states": states,
     "retried": np.zeros(turns, bool),
     "turn_mask": turn_mask,
     "moves": moves,
@@ -112,7 +110,9 @@ def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
 
 def optimal_moves(games: Trajectory) -> np.ndarray:
   """Returns the mask of turns with an optimal move: bool [B, T]."""
-  masks = solver.solve().optimal[np.asarray(games.boards)].astype(np.int32)
+  masks = (
+    solver.solve().optimal[np.asarray(games.states.board)].astype(np.int32)
+  )
   moves = np.asarray(games.moves).astype(np.int32)
   is_optimal = (masks >> np.maximum(moves, 0) & 1).astype(bool)
   return is_optimal & (moves >= 0) & np.asarray(games.turn_mask)
@@ -125,13 +125,13 @@ def describe(
   optimal = optimal_moves(games)
   for n in range(len(games.ending)):
     yield {
-      "agent": text_formats.MARK_NAMES[int(games.agent[n])],
+      "agent": text_formats.MARK_NAMES[int(games.state.agent[n])],
       "ending": Ending(int(games.ending[n])).name.lower(),
-      "board": board_text.to_text(int(games.board[n])),
+      "board": board_text.to_text(int(games.state.board[n])),
       "turns": [
         {
-          "board": board_text.to_text(int(games.boards[n, t])),
-          "opponent_move": _coordinate(int(games.last_moves[n, t])),
+          "board": board_text.to_text(int(games.states.board[n, t])),
+          "opponent_move": _coordinate(int(games.states.last_move[n, t])),
           "response": decode(
             np.asarray(games.actions[n, t])[games.action_mask[n, t]].tolist()
           ),
@@ -191,8 +191,8 @@ def sequences(
         last_token = jnp.take_along_axis(past.tokens, last, axis=1)[:, 0]
       else:
         move = games.moves[:, turn - 1].astype(jnp.int32)
-        row = jnp.where(move < 0, rules.NUM_CELLS, move)
-        tokens, mask = tables_lib.look_up(tables.observations.answers, row)
+        row = jnp.where(move < 0, tables.unreadable, move)
+        tokens, mask = tables.observations.answers.take(row)
         past = _read(tokens, mask & games.turn_mask[:, turn, None])
         # The end token of an answer is dropped with it.
         last_token = jnp.full(row.shape, -1)
@@ -214,15 +214,14 @@ def _chunk(
   last_token: jax.Array | None = None,
 ) -> Sequences:
   """Returns the chunk of a turn; the first of a conversation if no last token."""
-  observations = tables.observations
-  row = observations.rows[games.boards[:, turn], games.last_moves[:, turn] + 1]
+  states = jax.tree.map(lambda leaf: leaf[:, turn], games.states)
   is_played = games.turn_mask[:, turn, None]
   if last_token is None:
-    tokens, mask = tables_lib.look_up(observations.begin, row)
+    tokens, mask = tables.observations.chunks("begin", states)
   else:
     retried = games.retried[:, turn, None]
-    follow = tables_lib.look_up(observations.follow, row)
-    retry = tables_lib.retry_chunk(tables, row, last_token)
+    follow = tables.observations.chunks("follow", states)
+    retry = tables.retry(states, last_token)
     tokens, mask = (
       jnp.concatenate([a, b], axis=1)
       for a, b in zip(follow, retry, strict=True)

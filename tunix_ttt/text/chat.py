@@ -145,7 +145,7 @@ def encode_chat(
   loss_mask: list[bool] = []
 
   def add(parts: Parts, supervised: bool = False) -> None:
-    tokens = _encode_parts(parts, tokenizer)
+    tokens = encode_parts(parts, tokenizer)
     ids.extend(tokens)
     loss_mask.extend([supervised] * len(tokens))
 
@@ -155,10 +155,7 @@ def encode_chat(
     if template.is_trimmed:
       content = content.strip()
     if turn["role"] == "system":
-      if template.system is None:
-        before = (*before, f"{content}\n\n")
-      else:
-        before = (*template.system[0], content, *template.system[1])
+      before = system_parts(content, template)
     elif turn["role"] == "user":
       add((*before, content, *template.answer))
       before = template.follow
@@ -168,14 +165,23 @@ def encode_chat(
   return Tokens(ids, loss_mask)
 
 
+def system_parts(content: str, template: Template) -> Parts:
+  """Returns the parts before the first user message, with a system message."""
+  if template.is_trimmed:
+    content = content.strip()
+  if template.system is None:
+    return (*template.begin, f"{content}\n\n")
+  return (*template.system[0], content, *template.system[1])
+
+
 def encode_follow(content: str, tokenizer: ChatTokenizer) -> list[int]:
   """Tokenizes a user message between two answers, without their tokens."""
   template = tokenizer.template
   parts = (*template.follow, content, *template.answer)
-  return _encode_parts(parts, tokenizer)
+  return encode_parts(parts, tokenizer)
 
 
-def _encode_parts(parts: Parts, tokenizer: ChatTokenizer) -> list[int]:
+def encode_parts(parts: Parts, tokenizer: ChatTokenizer) -> list[int]:
   """Tokenizes adjacent text parts as one text."""
   ids, text = [], ""
   for part in parts:

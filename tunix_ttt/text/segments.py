@@ -6,10 +6,13 @@ rendered and tokenized once, so games need no text and no tokenizer.
 
 from collections.abc import Callable, Sequence
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import chat
@@ -25,6 +28,12 @@ class Chunks(NamedTuple):
 
   ids: np.ndarray
   lengths: np.ndarray
+
+  def take(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the tokens of rows and their mask, [B, L]."""
+    tokens = jnp.asarray(self.ids)[rows]
+    lengths = jnp.asarray(self.lengths)[rows]
+    return tokens, jnp.arange(tokens.shape[1]) < lengths[:, None]
 
 
 class Observations(NamedTuple):
@@ -46,6 +55,18 @@ class Observations(NamedTuple):
   retry: Chunks
   answers: Chunks
 
+  @property
+  def max_begin(self) -> int:
+    """Maximum length of the first chunk of a conversation."""
+    return int(self.begin.lengths.max())
+
+  def chunks(
+    self, name: Literal["begin", "follow", "retry"], states: env_lib.State
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the chunks of B states and their mask, [B, L]."""
+    rows = jnp.asarray(self.rows)[states.board, states.last_move + 1]
+    return getattr(self, name).take(rows)
+
 
 # A run builds the same tables for its rollouts and for its evaluation.
 @functools.lru_cache(maxsize=2)
@@ -64,7 +85,7 @@ def build(
   texts = [text_format.observation(board, cell) for board, cell in pairs]
 
   def chunks(encode: Callable[[str], list[int]]) -> Chunks:
-    return _pad([encode(text) for text in texts], tokenizer.pad_id())
+    return pad([encode(text) for text in texts], tokenizer.pad_id())
 
   answers = [
     text_format.answer(cell, text_formats.TRUNCATED, tokenizer)
@@ -75,11 +96,12 @@ def build(
     begin=chunks(lambda text: text_format.begin(text, tokenizer)),
     follow=chunks(lambda text: text_format.follow(text, tokenizer)),
     retry=chunks(lambda text: text_format.follow(text, tokenizer, retry=True)),
-    answers=_pad(answers, tokenizer.pad_id()),
+    answers=pad(answers, tokenizer.pad_id()),
   )
 
 
-def _pad(rows: Sequence[list[int]], pad_id: int) -> Chunks:
+def pad(rows: Sequence[list[int]], pad_id: int) -> Chunks:
+  """Returns token sequences as chunks."""
   lengths = np.array([len(row) for row in rows], np.int32)
   ids = np.full((len(rows), int(lengths.max())), pad_id, np.int32)
   for i, row in enumerate(rows):

@@ -109,7 +109,7 @@ class GRPORun:
     advantages, is_trained = advantages_lib.advantages(
       rewards_lib.total(games, rewards),
       np.asarray(games.turn_mask),
-      np.asarray(games.boards),
+      np.asarray(games.states.board),
       config.grpo,
     )
     batch, corrections = game_batches.make(

@@ -82,7 +82,7 @@ def plan(
   # Building the tables validates them before training.
   evaluate = matches.Evaluator(model, config)
   tables = sampler.make_tables(config, model.tokenizer)
-  prompt_tokens = int(tables.observations.begin.lengths.max())
+  prompt_tokens = tables.observations.max_begin
   memory.check(model, config, *memory.shape_of_games(config, prompt_tokens))
   return Plan(
     config=config,
@@ -117,7 +117,7 @@ def describe(
   prompt_tokens = config.data.max_seq_length
   if model.tokenizer is not None:
     tables = check_play(model, config)
-    prompt_tokens = int(tables.observations.begin.lengths.max())
+    prompt_tokens = tables.observations.max_begin
   return lines, *memory.shape_of_games(config, prompt_tokens)
 
 

@@ -111,7 +111,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     advantages, is_trained = advantages_lib.advantages(
       rewards_lib.total(games, rewards),
       np.asarray(games.turn_mask),
-      np.asarray(games.boards),
+      np.asarray(games.states.board),
       config.grpo,
     )
     batch, _ = game_batches.make(sequences, advantages, is_trained, config)

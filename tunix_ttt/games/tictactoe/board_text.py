@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.text import grammar
+from tunix_ttt.text import spellings
 
 _MARKS = {
   ".": rules.EMPTY,
@@ -147,12 +147,9 @@ def read_answer(text: str, kind: str) -> Move:
   `kind` is the kind of the board in the prompt.
   """
   for thoughts in (True, False):
-    transitions, cells = _grammar(kind, thoughts)
-    state = grammar.START
-    for byte in text.encode():
-      state = transitions[state][byte]
-    if cells[state] >= 0:
-      return Move(cells[state], True)
+    cell = _grammar(kind, thoughts).read(text)
+    if cell >= 0:
+      return Move(cell, True)
   moves = _MOVES[kind].findall(text)
   if not moves:
     return Move(None, False)
@@ -163,6 +160,5 @@ def read_answer(text: str, kind: str) -> Move:
 
 
 @functools.cache
-def _grammar(kind: str, thoughts: bool) -> tuple[list[list[int]], list[int]]:
-  automaton = text_formats.named(kind, thoughts=thoughts).grammar()
-  return automaton.transitions.tolist(), automaton.moves.tolist()
+def _grammar(kind: str, thoughts: bool) -> spellings.Automaton:
+  return text_formats.named(kind, thoughts=thoughts).grammar()

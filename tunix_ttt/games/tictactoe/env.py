@@ -6,24 +6,16 @@ batch them with `jax.vmap`.
 """
 
 import dataclasses
-import enum
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 
+from tunix_ttt.games import game as game_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 
-
-class Outcome(enum.IntEnum):
-  """Outcome of a game for the agent."""
-
-  ONGOING = 0
-  WIN = 1
-  DRAW = 2
-  LOSS = 3
-  ILLEGAL = 4
+Outcome = game_lib.Outcome
 
 
 @struct.dataclass
@@ -99,6 +91,10 @@ class TicTacToe:
       replied,
       outcome=jnp.where(is_ongoing, outcome, state.outcome).astype(jnp.int8),
     )
+
+  def outcome(self, state: State) -> jax.Array:
+    """Returns the `Outcome` for the agent, int8 []."""
+    return state.outcome
 
   def _reply(self, state: State, is_turn: jax.Array) -> State:
     """Plays the opponent's move if `is_turn` and updates the outcome."""

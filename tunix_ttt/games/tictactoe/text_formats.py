@@ -15,7 +15,7 @@ from tunix_ttt import custom
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.text import chat
-from tunix_ttt.text import grammar
+from tunix_ttt.text import spellings
 
 MARK_NAMES = {rules.X: "X", rules.O: "O"}
 COORDINATES = tuple(row + column for row in "ABC" for column in "123")
@@ -217,8 +217,8 @@ _RETRY = "That is not an answer of the required format.\n"
 class TextFormat(Protocol):
   """Interface between a rollout and a text format."""
 
-  def grammar(self) -> grammar.Automaton:
-    """Returns the grammar of answers."""
+  def grammar(self) -> spellings.Automaton:
+    """Returns the grammar of answers, whose actions are cells."""
     ...
 
   def observation(self, board: int, last_move: int | None) -> str:
@@ -281,9 +281,14 @@ class GridFormat(TextFormat):
 
   thoughts: bool = True
 
-  def grammar(self) -> grammar.Automaton:
-    """Returns the grammar of `<think>…</think><move>B2</move>`."""
-    return grammar.grid_grammar(thoughts=self.thoughts)
+  def grammar(self) -> spellings.Automaton:
+    """Returns the grammar of `parse_answer`."""
+    return spellings.build(
+      [(name, name.lower()) for name in COORDINATES],
+      opening="<move>",
+      closing="</move>",
+      thought_tags=("<think>", "</think>") if self.thoughts else None,
+    )
 
   def observation(self, board: int, last_move: int | None) -> str:
     """Renders a board with `render_observation`."""
@@ -332,9 +337,15 @@ class TokenBoardFormat(TextFormat):
 
   thoughts: bool = True
 
-  def grammar(self) -> grammar.Automaton:
+  def grammar(self) -> spellings.Automaton:
     """Returns the grammar of `<|move|><|1-1|><|end|>`."""
-    return grammar.token_board_grammar(thoughts=self.thoughts)
+    tags = "<player_think>", "</player_think>"
+    return spellings.build(
+      [(f"<|{row}-{column}|>",) for row in range(3) for column in range(3)],
+      opening="<|move|>",
+      closing="<|end|>",
+      thought_tags=tags if self.thoughts else None,
+    )
 
   def observation(self, board: int, last_move: int | None) -> str:
     """Renders a board cell by cell, without the last move."""

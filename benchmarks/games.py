@@ -1,0 +1,213 @@
+"""Several games of one model in one program, and by Tunix's sampler from the host.
+
+For each game a tiny model learns the format of moves from random games. Then it
+plays the same games both ways, against a random player and greedily, on single
+observations: in one compiled program, and by Tunix's sampler, called once a turn,
+whose answers are parsed and played on the host.
+"""
+
+import argparse
+from collections.abc import Callable
+import pathlib
+import re
+import statistics
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sampler as sampler_benchmark
+
+from tunix_ttt import cli
+from tunix_ttt import config as config_lib
+from tunix_ttt import files
+from tunix_ttt import recipes
+from tunix_ttt.data import game_rows
+from tunix_ttt.games import game as game_lib
+from tunix_ttt.games import pgx_games
+from tunix_ttt.games import players
+from tunix_ttt.games import view as view_lib
+from tunix_ttt.games.connect_four import connect_four_text
+from tunix_ttt.games.frozen_lake import lake_game
+from tunix_ttt.games.frozen_lake import lake_text
+from tunix_ttt.games.kuhn_poker import kuhn_game
+from tunix_ttt.games.kuhn_poker import kuhn_text
+from tunix_ttt.games.tictactoe import tictactoe_game
+from tunix_ttt.games.tictactoe import tictactoe_text
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import model_policy
+from tunix_ttt.rollout import game_tables
+from tunix_ttt.rollout import sampler as sampler_lib
+from tunix_ttt.text import chat
+from tunix_ttt.train import reference_log_probs
+
+MAX_NEW_TOKENS = 16
+
+
+def _connect_four() -> tuple[game_lib.Game, game_lib.GameText]:
+  game = pgx_games.PgxGame("connect_four")
+  return game, connect_four_text.connect_four_text(game, thoughts=False)
+
+
+GAMES: dict[str, Callable[[], tuple[game_lib.Game, game_lib.GameText]]] = {
+  "tictactoe": lambda: (
+    tictactoe_game.TicTacToe(),
+    tictactoe_text.TicTacToeText(thoughts=False),
+  ),
+  "kuhn_poker": lambda: (kuhn_game.KuhnPoker(), kuhn_text.KuhnPokerText()),
+  "frozen_lake": lambda: (
+    lake_game.FrozenLake(max_moves=20),
+    lake_text.FrozenLakeText(max_moves=20),
+  ),
+  "connect_four": _connect_four,
+}
+
+
+def teach(
+  view: view_lib.View, text: game_lib.GameText, num_games: int, steps: int
+) -> checkpoints.Model:
+  """Returns a tiny model that has learned the format from random games."""
+  with tempfile.TemporaryDirectory() as directory:
+    path = pathlib.Path(directory)
+    rows = game_rows.rows(
+      view, text, players.random(view.game), num_games=num_games
+    )
+    lines = (files.to_json(row) + "\n" for row in rows)
+    files.write_text(path / "rows.jsonl", "".join(lines))
+    run = recipes.train_sft(
+      {
+        "model": {"name": "tiny-qwen2.5"},
+        "data": {"path": str(path / "rows.jsonl"), "eval_fraction": 0},
+        "training": {
+          "max_steps": steps,
+          "optimizer": "muon",
+          "learning_rate": 5e-3,
+        },
+      },
+      path / "run",
+    )
+    return reference_log_probs.load(run)
+
+
+class HostDriven:
+  """Tunix's sampler, called once a turn."""
+
+  def __init__(
+    self, model: checkpoints.Model, view: view_lib.View, text: Any, longest: int
+  ):
+    """Takes a model, a game and the maximum length of a prompt."""
+    self._view, self._text, self._tokenizer = view, text, model.tokenizer
+    self._show = jax.jit(
+      jax.vmap(lambda state: text.show(state.game, state.seat))
+    )
+    self._step = jax.jit(jax.vmap(view.step))
+    self._actions = {
+      spelling: action
+      for action, spellings in enumerate(text.actions)
+      for spelling in spellings
+    }
+    self._generate = sampler_benchmark.Generator(model, longest, MAX_NEW_TOKENS)
+
+  def __call__(self, states: view_lib.ViewState) -> np.ndarray:
+    """Plays games to their end; returns their endings."""
+    count = len(states.seat)
+    for _ in range(self._view.game.max_plies):
+      ending = np.asarray(states.ending)
+      ongoing = ending == view_lib.Ending.ONGOING
+      if not ongoing.any():
+        break
+      prompts = []
+      for show in np.asarray(self._show(states)).tolist():
+        messages = [
+          chat.message("system", self._text.rules),
+          chat.message("user", game_rows.observation(self._text, show)),
+        ]
+        prompts.append(chat.encode_chat(messages, self._tokenizer).ids)
+      actions = np.full(count, -1)
+      for n, answer in enumerate(self._generate(prompts)):
+        match = re.fullmatch(r"\s*<move>(.*)</move>\s*", answer)
+        actions[n] = self._actions.get(match[1], -1) if match else -1
+      states = self._step(states, jnp.asarray(actions))
+    return np.asarray(states.ending)
+
+
+def measure(
+  name: str,
+  model: checkpoints.Model,
+  view: view_lib.View,
+  text: game_lib.GameText,
+  batch_size: int,
+  repeats: int,
+) -> dict[str, Any]:
+  """Plays the same games both ways."""
+  play = config_lib.PlayConfig(
+    max_turns=view.game.max_plies, max_new_tokens=MAX_NEW_TOKENS
+  )
+  tables = game_tables.build(view.game, text, model.tokenizer, thoughts=False)
+  policy = model_policy.ModelPolicy(model.module, model.spec)
+  sampler = sampler_lib.Sampler(policy, view, tables, play)
+  host = HostDriven(model, view, text, tables.observations.max_begin)
+  keys = jax.random.split(jax.random.key(0), batch_size)
+  seats = jnp.arange(batch_size) % view.game.num_seats
+  states = jax.jit(jax.vmap(view.init))(keys, seats)
+
+  def jitted(states: view_lib.ViewState) -> Any:
+    return sampler(policy.params, keys, states)
+
+  timed = sampler_benchmark.timed
+  first = timed(jitted, states), timed(host, states)
+  # Taken in turn, so that a change in the machine's speed meets both.
+  seconds = [
+    (timed(jitted, states), timed(host, states)) for _ in range(repeats)
+  ]
+  ours, theirs = map(statistics.median, zip(*seconds, strict=True))
+  games = jax.device_get(jitted(states))
+  return {
+    "game": name,
+    "batch_size": batch_size,
+    "turns_per_game": round(float(games.turn_mask.sum() / batch_size), 2),
+    "first_result_seconds": round(first[0], 2),
+    "peer_first_result_seconds": round(first[1], 2),
+    "games_per_second": round(batch_size / ours, 1),
+    "peer_games_per_second": round(batch_size / theirs, 1),
+    "ratio": round(theirs / ours, 1),
+  }
+
+
+def main() -> None:
+  """Measures, prints and writes."""
+  parser = cli.parser(
+    __doc__ or "", "python benchmarks/games.py --games kuhn_poker connect_four"
+  )
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.add_argument("--games", nargs="+", choices=GAMES, default=[*GAMES])
+  parser.add_argument(
+    "--batch-sizes", type=cli.positive, nargs="+", default=[16, 64, 256]
+  )
+  parser.add_argument("--repeats", type=cli.positive, default=5)
+  parser.add_argument(
+    "--train-games",
+    type=cli.positive,
+    default=500,
+    help="random games that a model learns the format from",
+  )
+  parser.add_argument("--train-steps", type=cli.positive, default=150)
+  parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
+  flags = parser.parse_args()
+  cli.require_tunix()
+  rows = []
+  for name in flags.games:
+    game, text = GAMES[name]()
+    opponents = players.random(game) if game.num_seats > 1 else ()
+    view = view_lib.View(game=game, opponents=opponents)
+    model = teach(view, text, flags.train_games, flags.train_steps)
+    for batch_size in flags.batch_sizes:
+      row = measure(name, model, view, text, batch_size, flags.repeats)
+      rows.append(row)
+      print("  ".join(f"{key} {value}" for key, value in row.items()))
+  cli.write_results(flags.output, {**cli.machine(), "rows": rows})
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,1 @@
+"""Connect Four: pgx's rules and its text."""

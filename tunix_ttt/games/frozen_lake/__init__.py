@@ -1,0 +1,1 @@
+"""Frozen Lake, the slippery puzzle of Gymnasium."""

@@ -1,0 +1,1 @@
+"""High Card Duel, the smallest card game of UNGAR."""

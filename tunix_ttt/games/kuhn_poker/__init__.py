@@ -1,0 +1,1 @@
+"""Kuhn poker (Kuhn, 1950): one card and one bet."""

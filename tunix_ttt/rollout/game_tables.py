@@ -1,0 +1,136 @@
+"""Tables of a rollout for any game with a text."""
+
+from typing import Literal
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tunix_ttt import streams
+from tunix_ttt.games import game as game_lib
+from tunix_ttt.games import players
+from tunix_ttt.games import view
+from tunix_ttt.rollout import tables as tables_lib
+from tunix_ttt.text import answers as answers_lib
+from tunix_ttt.text import segments
+from tunix_ttt.text import slots
+from tunix_ttt.text import tokenizers
+
+# Replaces the thoughts of past answers in the context `truncated`.
+TRUNCATED = "[TRUNCATED]"
+REJECTION = "That is not an answer of the required format.\n"
+
+
+class GameObservations(struct.PyTreeNode):
+  """Observations that are composed on the device.
+
+  Attributes:
+    conversation: Chunks of a conversation.
+    answers: Replacements of past answers in the context `truncated`, by action;
+      the last row replaces an unreadable answer.
+    text: Text of the game.
+  """
+
+  conversation: slots.Conversation
+  answers: segments.Chunks
+  text: game_lib.GameText = struct.field(pytree_node=False)
+
+  @property
+  def max_begin(self) -> int:
+    """Maximum length of the first chunk of a conversation."""
+    return self.conversation.begin.max_length
+
+  def chunks(
+    self, name: Literal["begin", "follow", "retry"], states: view.ViewState
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the chunks of B states and their mask, [B, L]."""
+    shows = jax.vmap(self.text.show)(states.game, states.seat)
+    chunk = getattr(self.conversation, name)
+    tokens, lengths = jax.vmap(slots.compose, (None, 0))(chunk, shows)
+    return tokens, jnp.arange(tokens.shape[1]) < lengths[:, None]
+
+
+def build(
+  game: game_lib.Game,
+  text: game_lib.GameText,
+  tokenizer: tokenizers.Tokenizer,
+  *,
+  thoughts: bool = True,
+  num_games: int = 1024,
+) -> tables_lib.Tables:
+  """Builds the tables of a game for `sampler.Sampler`.
+
+  Composed tokens are compared with those of whole texts in random games.
+
+  Args:
+    game: Rules of the game.
+    text: Text of the game.
+    tokenizer: Tokenizer of the model.
+    thoughts: Whether answers begin with a thought.
+    num_games: Number of random games.
+
+  Raises:
+    errors.UserError: if the tokenizer cannot encode the answers, or merges too
+      many texts.
+  """
+  end_ids = [*tokenizer.end_ids]
+  observations = GameObservations(
+    conversation=slots.build_conversation(
+      text, tokenizer, sample_shows(game, text, num_games), rejection=REJECTION
+    ),
+    answers=segments.pad(
+      [
+        *(
+          [*tokenizer.encode(render_answer(names[0], thoughts)), end_ids[0]]
+          for names in text.actions
+        ),
+        tokenizer.encode(TRUNCATED),
+      ],
+      tokenizer.pad_id(),
+    ),
+    text=text,
+  )
+  return tables_lib.Tables(
+    observations=jax.tree.map(jnp.asarray, observations),
+    answers=answers_lib.compile_answers(
+      text.actions, tokenizer.token_bytes(), end_ids, thoughts=thoughts
+    ),
+    end_ids=jnp.asarray(end_ids, jnp.int32),
+  )
+
+
+def render_answer(spelling: str, thoughts: bool) -> str:
+  """Returns the answer that plays an action, with a truncated thought."""
+  thought = f"<think>{TRUNCATED}</think>\n" if thoughts else ""
+  return f"{thought}<move>{spelling}</move>"
+
+
+def sample_shows(
+  game: game_lib.Game, text: game_lib.GameText, num_games: int
+) -> np.ndarray:
+  """Returns the distinct observations in random games: int32 [S, K].
+
+  An observation is what `GameText.show` returns for the seat to act.
+  """
+
+  def play(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    first_key, key = jax.random.split(key)
+    first = game.init(first_key)
+    has_chance = jax.eval_shape(game.chance, first).shape != (0,)
+
+    def ply(state: object, number: jax.Array) -> tuple[object, tuple]:
+      ply_key, turn = jax.random.fold_in(key, number), game.to_act(state)
+      action = players.choose(ply_key, game.legal(state))
+      if has_chance:
+        outcome = players.draw(ply_key, game.chance(state))
+        action = jnp.where(turn == game_lib.CHANCE, outcome, action)
+      show = text.show(state, jnp.maximum(turn, 0))
+      return game.step(state, action), (show, turn >= 0)
+
+    return jax.lax.scan(ply, first, jnp.arange(game.max_plies))[1]
+
+  numbers = jnp.arange(num_games)
+  keys = streams.keys(0, streams.Stream.OBSERVATIONS, last=numbers)
+  shows, is_turn = jax.device_get(jax.jit(jax.vmap(play))(keys))
+  return np.unique(shows[is_turn], axis=0)
