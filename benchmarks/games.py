@@ -78,6 +78,7 @@ def teach(
     run = recipes.train_sft(
       {
         "model": {"name": "tiny-qwen2.5"},
+        "tokenizer": {"split_by_whitespace": True},
         "data": {"path": str(path / "rows.jsonl"), "eval_fraction": 0},
         "training": {
           "max_steps": steps,
@@ -161,7 +162,7 @@ def measure(
   seconds = [
     (timed(jitted, states), timed(host, states)) for _ in range(repeats)
   ]
-  ours, theirs = map(statistics.median, zip(*seconds, strict=True))
+  ours, peer = map(statistics.median, zip(*seconds, strict=True))
   games = jax.device_get(jitted(states))
   return {
     "game": name,
@@ -170,8 +171,8 @@ def measure(
     "first_result_seconds": round(first[0], 2),
     "peer_first_result_seconds": round(first[1], 2),
     "games_per_second": round(batch_size / ours, 1),
-    "peer_games_per_second": round(batch_size / theirs, 1),
-    "ratio": round(theirs / ours, 1),
+    "peer_games_per_second": round(batch_size / peer, 1),
+    "ratio": round(peer / ours, 1),
   }
 
 

@@ -83,3 +83,14 @@ def test_too_many_different_characters():
   with pytest.raises(errors.UserError, match="512 pieces do not fit this data"):
     tokenizers.train_tokenizer([text], 512)
   assert tokenizers.train_tokenizer([text], 2048).vocab_size <= 2048
+
+
+@pytest.mark.parametrize("is_split", [True, False])
+def test_pieces_end_before_spaces(is_split):
+  text = "X . . O . .\n. X . . O ."
+  tokenizer = tokenizers.train_tokenizer(
+    [text] * 20, 600, split_by_whitespace=is_split
+  )
+  pieces = [tokenizer.decode([i]) for i in tokenizer.encode(text)]
+  assert "".join(pieces) == text
+  assert any(" " in piece[1:] for piece in pieces) == (not is_split)

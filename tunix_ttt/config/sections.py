@@ -118,9 +118,12 @@ class TokenizerConfig:
 
   Attributes:
     vocab_size: Maximum number of pieces.
+    split_by_whitespace: Whether a piece ends before each space. Games whose
+      observations have many slots need it.
   """
 
   vocab_size: Annotated[int, Strict, pydantic.Field(ge=512, le=65536)] = 512
+  split_by_whitespace: Flag = False
 
 
 @settings

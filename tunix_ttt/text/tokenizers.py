@@ -217,15 +217,16 @@ class SentencePieceTokenizer(IdentifiedTokenizer):
 
 @progress.stage("training the tokenizer")
 def train_tokenizer(
-  texts: Iterable[str], vocab_size: int
+  texts: Iterable[str], vocab_size: int, *, split_by_whitespace: bool = False
 ) -> SentencePieceTokenizer:
   """Trains a lossless BPE tokenizer with byte fallback.
 
-  Pieces may span words. `SYMBOLS` are pieces that are never merged.
+  `SYMBOLS` are pieces that are never merged.
 
   Args:
     texts: Training texts in a fixed order.
     vocab_size: Maximum number of pieces, at least `MIN_VOCAB_SIZE`.
+    split_by_whitespace: Whether a piece ends before each space.
 
   Raises:
     errors.UserError: if there is no text or `vocab_size` is too small.
@@ -246,7 +247,7 @@ def train_tokenizer(
       # Characters outside this share of the text become bytes.
       character_coverage=0.9995,
       byte_fallback=True,
-      split_by_whitespace=False,
+      split_by_whitespace=split_by_whitespace,
       split_by_number=False,
       split_by_unicode_script=False,
       max_sentencepiece_length=64,

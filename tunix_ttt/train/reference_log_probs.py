@@ -156,7 +156,12 @@ def tokenizer_maker(
       rows = datasets.load(config.data, config.seed).samples
     first = itertools.islice(rows, TOKENIZER_ROWS)
     texts = (text for sample in first for text in sample.texts())
-    return tokenizers.train_tokenizer(texts, config.tokenizer.vocab_size)
+    settings = config.tokenizer
+    return tokenizers.train_tokenizer(
+      texts,
+      settings.vocab_size,
+      split_by_whitespace=settings.split_by_whitespace,
+    )
 
   return make_tokenizer
 

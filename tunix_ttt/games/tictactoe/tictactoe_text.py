@@ -13,7 +13,10 @@ _ROW = 3
 
 
 class TicTacToeText:
-  """The last move, the rows, the free cells of each row and the mark."""
+  """The last move, the rows, the free cells of each row and the mark.
+
+  The slots end where the symbols of `tokenizers.SYMBOLS` do.
+  """
 
   seats = ("X", "O")
   actions = tuple((name, name.lower()) for name in text_formats.COORDINATES)
@@ -21,15 +24,17 @@ class TicTacToeText:
   def __init__(self, *, thoughts: bool = True):
     """Asks for a thought before each move if `thoughts` is set."""
     self.rules = text_formats.system_prompt(thoughts=thoughts)
+    board = text_formats.BOARD
     last_moves = (
-      f"{text_formats.LAST_MOVE}{name}.\n" for name in text_formats.COORDINATES
+      f"{text_formats.LAST_MOVE}{name}.\n{board}"
+      for name in text_formats.COORDINATES
     )
     first, later = text_formats.MOVES, text_formats.MOVE_SEPARATOR
     self.segments = (
-      tuple(last_moves),
-      tuple(_rows(0, text_formats.BOARD)),
+      (board, *last_moves),
+      tuple(_rows(0, text_formats.ROW_SEPARATOR)),
       tuple(_rows(1, text_formats.ROW_SEPARATOR)),
-      tuple(_rows(2, text_formats.ROW_SEPARATOR)),
+      tuple(_rows(2, "")),
       (first, *_free_cells(0, first)),
       (*_free_cells(1, ""), *_free_cells(1, later)),
       (*_free_cells(2, ""), *_free_cells(2, later)),
@@ -52,14 +57,14 @@ class TicTacToeText:
     is_next = jnp.asarray(rules.num_marks())[state.board] % 2 == seat
     last_move = jnp.where(is_next, state.last_move, -1).astype(jnp.int32)
     return jnp.concatenate(
-      [last_move[None], marks, lists, jnp.asarray(seat, jnp.int32)[None]]
+      [last_move[None] + 1, marks, lists, jnp.asarray(seat, jnp.int32)[None]]
     )
 
 
-def _rows(row: int, before: str) -> Iterator[str]:
-  """Yields the 27 texts of a row after `before`."""
+def _rows(row: int, after: str) -> Iterator[str]:
+  """Yields the 27 texts of a row before `after`."""
   for marks in rules.cells()[: 3**_ROW, :_ROW].tolist():
-    yield before + text_formats.render_row(row, marks)
+    yield text_formats.render_row(row, marks) + after
 
 
 def _free_cells(row: int, before: str) -> Iterator[str]:
