@@ -121,7 +121,8 @@ class Groups:
         f"the tokenizer merges the text of slots {slots[0]} to {slots[-1]} of"
         f" the observation ({examples}, ...), which have {size:,} texts"
         f" together, more than {MAX_TEXTS:,}; end or start slots with text that"
-        " it does not merge, such as a newline"
+        " it does not merge, such as a newline, or train the tokenizer with"
+        " tokenizer.split_by_whitespace=true"
       )
     position = self._groups.index(joined[0])
     self._groups[position : position + len(joined)] = [(start, stop)]
