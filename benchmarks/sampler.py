@@ -26,6 +26,7 @@ from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
 from tunix_ttt.text import segments
+from tunix_ttt.text import spellings
 from tunix_ttt.train import reference_log_probs
 
 ENV = env_lib.TicTacToe()
@@ -124,7 +125,7 @@ class HostDriven:
         elif self._play.context == "truncated":
           texts[n] = texts[n] + text_format.answer(
             None if answer is None else answer.cell,
-            text_formats.TRUNCATED,
+            spellings.TRUNCATED,
             tokenizer,
           )
       states = self._step(states, jnp.asarray(cells))

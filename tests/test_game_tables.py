@@ -21,6 +21,7 @@ from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import chat
+from tunix_ttt.text import spellings
 
 Ending = trajectory_lib.Ending
 model = test_sampler.model
@@ -75,7 +76,7 @@ class Reference(test_sampler.Reference):
       return chat.encode_chat(messages, self.tokenizer).ids
     if is_retry:
       end = self.tokenizer.template.end_of_turn_id
-      text = game_tables.REJECTION + text
+      text = spellings.REJECTION + text
       return [*past, end, *chat.encode_follow(text, self.tokenizer)]
     return past + chat.encode_follow(text, self.tokenizer)
 

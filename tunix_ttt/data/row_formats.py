@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import chat
+from tunix_ttt.text import spellings
 from tunix_ttt.text import tokenizers
 
 Row = dict[str, Any]
@@ -455,7 +456,7 @@ def of_game(
       messages += completion
       continue
     yield {"prompt": list(messages), "completion": completion}
-    truncated = text_format.render_answer(turn.cell, text_formats.TRUNCATED)
+    truncated = text_format.render_answer(turn.cell, spellings.TRUNCATED)
     messages.append(chat.message("assistant", truncated))
   if context == "full" and messages:
     yield {"messages": messages}

@@ -15,11 +15,8 @@ from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import segments
 from tunix_ttt.text import slots
+from tunix_ttt.text import spellings
 from tunix_ttt.text import tokenizers
-
-# Replaces the thoughts of past answers in the context `truncated`.
-TRUNCATED = "[TRUNCATED]"
-REJECTION = "That is not an answer of the required format.\n"
 
 
 class GameObservations(struct.PyTreeNode):
@@ -77,7 +74,10 @@ def build(
   end_ids = [*tokenizer.end_ids]
   observations = GameObservations(
     conversation=slots.build_conversation(
-      text, tokenizer, sample_shows(game, text, num_games), rejection=REJECTION
+      text,
+      tokenizer,
+      sample_shows(game, text, num_games),
+      rejection=spellings.REJECTION,
     ),
     answers=segments.pad(
       [
@@ -85,7 +85,7 @@ def build(
           [*tokenizer.encode(render_answer(names[0], thoughts)), end_ids[0]]
           for names in text.actions
         ),
-        tokenizer.encode(TRUNCATED),
+        tokenizer.encode(spellings.TRUNCATED),
       ],
       tokenizer.pad_id(),
     ),
@@ -102,7 +102,7 @@ def build(
 
 def render_answer(spelling: str, thoughts: bool) -> str:
   """Returns the answer that plays an action, with a truncated thought."""
-  thought = f"<think>{TRUNCATED}</think>\n" if thoughts else ""
+  thought = f"<think>{spellings.TRUNCATED}</think>\n" if thoughts else ""
   return f"{thought}<move>{spelling}</move>"
 
 

@@ -16,6 +16,7 @@ from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import chat
+from tunix_ttt.text import spellings
 
 
 class Chunks(NamedTuple):
@@ -88,7 +89,7 @@ def build(
     return pad([encode(text) for text in texts], tokenizer.pad_id())
 
   answers = [
-    text_format.answer(cell, text_formats.TRUNCATED, tokenizer)
+    text_format.answer(cell, spellings.TRUNCATED, tokenizer)
     for cell in (*range(rules.NUM_CELLS), None)
   ]
   return Observations(

@@ -17,6 +17,10 @@ from tunix_ttt import errors
 # and a complete answer.
 DEAD, START, ENDED, WHOLE = range(4)
 WHITESPACE = b" \t\n\r\f\v"
+# Replaces the thoughts of past answers in the context `truncated`.
+TRUNCATED = "[TRUNCATED]"
+# Precedes an observation after an unreadable answer.
+REJECTION = "That is not an answer of the required format.\n"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

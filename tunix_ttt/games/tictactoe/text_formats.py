@@ -210,10 +210,6 @@ STYLES: dict[str, Callable[[int, int], str | None]] = {
 }
 
 
-TRUNCATED = "[TRUNCATED]"
-_RETRY = "That is not an answer of the required format.\n"
-
-
 class TextFormat(Protocol):
   """Interface between a rollout and a text format."""
 
@@ -323,7 +319,7 @@ class GridFormat(TextFormat):
     if not retry:
       return chat.encode_follow(text, tokenizer)
     end = tokenizer.template.end_of_turn_id
-    return [end, *chat.encode_follow(_RETRY + text, tokenizer)]
+    return [end, *chat.encode_follow(spellings.REJECTION + text, tokenizer)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
