@@ -11,6 +11,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from tunix_ttt.games import cards
 from tunix_ttt.games import game as game_lib
 
 REVEAL = 0
@@ -56,14 +57,12 @@ class HighCardDuel:
 
   def chance(self, state: State) -> jax.Array:
     """Returns the probability of each card to be dealt next: float32 [56]."""
-    is_left = jnp.arange(NUM_CARDS) != state.cards[0]
-    return is_left / is_left.sum(dtype=jnp.float32)
+    return cards.odds(state.cards, NUM_CARDS)
 
   def step(self, state: State, action: jax.Array) -> State:
     """Deals the card `action` or reveals one; a finished game stays."""
     to_act = self.to_act(state)
-    num_dealt = (state.cards >= 0).sum()
-    dealt = state.cards.at[num_dealt].set(action.astype(jnp.int8), mode="drop")
+    dealt = cards.deal(state.cards, action)
     return dataclasses.replace(
       state,
       cards=jnp.where(to_act == game_lib.CHANCE, dealt, state.cards),

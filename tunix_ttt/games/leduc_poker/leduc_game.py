@@ -12,6 +12,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from tunix_ttt.games import cards
 from tunix_ttt.games import game as game_lib
 
 FOLD, CALL, RAISE = 0, 1, 2
@@ -75,15 +76,13 @@ class LeducPoker:
 
   def chance(self, state: State) -> jax.Array:
     """Returns the probability of each card to be dealt next: float32 [6]."""
-    is_left = (jnp.arange(NUM_CARDS)[:, None] != state.cards).all(axis=1)
-    return is_left / is_left.sum(dtype=jnp.float32)
+    return cards.odds(state.cards, NUM_CARDS)
 
   def step(self, state: State, action: jax.Array) -> State:
     """Deals the card or plays the move `action`; a finished game stays."""
     to_act = self.to_act(state)
     stage, num_moves, _ = _turn(state)
-    num_dealt = (state.cards >= 0).sum()
-    dealt = state.cards.at[num_dealt].set(action.astype(jnp.int8), mode="drop")
+    dealt = cards.deal(state.cards, action)
     moved = state.moves.at[stage, num_moves].set(
       action.astype(jnp.int8), mode="drop"
     )
