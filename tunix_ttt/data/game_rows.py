@@ -12,6 +12,7 @@ from tunix_ttt.games import players
 from tunix_ttt.games import view as view_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
+from tunix_ttt.text import spellings
 
 Row = dict[str, Any]
 _BATCH = 256
@@ -59,7 +60,7 @@ def rows(
         if value < min_return:
           continue
         for show, action in zip(shows[is_turn], actions[is_turn], strict=True):
-          answer = f"<move>{text.actions[action][0]}</move>"
+          answer = spellings.render_answer(text.actions[action][0])
           yield {
             "messages": [
               chat.message("system", text.rules),

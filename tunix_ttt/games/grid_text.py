@@ -118,11 +118,3 @@ def row_names(number: int) -> tuple[str, ...]:
   """
   width = len(str(number))
   return tuple(f"{row:0{width}}" for row in range(1, number + 1))
-
-
-def answer_format(example: str, *, thoughts: bool) -> str:
-  """Returns the sentence that asks for one move, after a thought if set."""
-  move = f"exactly one move such as <move>{example}</move>."
-  if thoughts:
-    return f" Think between <think> and </think>, then give {move}"
-  return f" Answer with {move}"

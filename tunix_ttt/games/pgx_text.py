@@ -6,6 +6,7 @@ from typing import Any
 from tunix_ttt import errors
 from tunix_ttt.games import grid_text
 from tunix_ttt.games import pgx_games
+from tunix_ttt.text import spellings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def pgx_text(
     f" Columns are {columns[0]} to {columns[-1]} from the left, rows"
     f" {rows[0]} to {rows[-1]} from the top."
   )
-  answers = grid_text.answer_format(cells[board.size + 2][0], thoughts=thoughts)
+  answers = spellings.ask(cells[board.size + 2][0], thoughts=thoughts)
   return grid_text.GridText(
     game=game,
     rules=board.rules + places + answers,

@@ -72,6 +72,8 @@ def build(
       many texts.
   """
   end_ids = [*tokenizer.end_ids]
+  thought = spellings.TRUNCATED if thoughts else None
+  past = [spellings.render_answer(names[0], thought) for names in text.actions]
   observations = GameObservations(
     conversation=slots.build_conversation(
       text,
@@ -81,10 +83,7 @@ def build(
     ),
     answers=segments.pad(
       [
-        *(
-          [*tokenizer.encode(render_answer(names[0], thoughts)), end_ids[0]]
-          for names in text.actions
-        ),
+        *([*tokenizer.encode(answer), end_ids[0]] for answer in past),
         tokenizer.encode(spellings.TRUNCATED),
       ],
       tokenizer.pad_id(),
@@ -98,12 +97,6 @@ def build(
     ),
     end_ids=jnp.asarray(end_ids, jnp.int32),
   )
-
-
-def render_answer(spelling: str, thoughts: bool) -> str:
-  """Returns the answer that plays an action, with a truncated thought."""
-  thought = f"<think>{spellings.TRUNCATED}</think>\n" if thoughts else ""
-  return f"{thought}<move>{spelling}</move>"
 
 
 def sample_shows(

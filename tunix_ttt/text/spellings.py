@@ -23,6 +23,20 @@ TRUNCATED = "[TRUNCATED]"
 REJECTION = "That is not an answer of the required format.\n"
 
 
+def render_answer(spelling: str, thought: str | None = None) -> str:
+  """Returns the answer that plays an action, after a thought if not None."""
+  move = f"<move>{spelling}</move>"
+  return move if thought is None else f"<think>{thought}</think>\n{move}"
+
+
+def ask(example: str, *, thoughts: bool) -> str:
+  """Returns the sentence that asks for one move, after a thought if set."""
+  move = f"exactly one move such as {render_answer(example)}."
+  if thoughts:
+    return f" Think between <think> and </think>, then give {move}"
+  return f" Answer with {move}"
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Automaton:
   """A deterministic automaton over bytes with S states and N spellings.

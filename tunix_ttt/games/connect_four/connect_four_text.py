@@ -2,6 +2,7 @@
 
 from tunix_ttt.games import grid_text
 from tunix_ttt.games import pgx_games
+from tunix_ttt.text import spellings
 
 _ROWS, _COLUMNS = 6, 7
 _RULES = (
@@ -23,7 +24,7 @@ def connect_four_text(
   columns = grid_text.column_names(_COLUMNS)
   return grid_text.GridText(
     game=game,
-    rules=_RULES + grid_text.answer_format("d", thoughts=thoughts),
+    rules=_RULES + spellings.ask("d", thoughts=thoughts),
     actions=tuple((column, column.upper()) for column in columns),
     columns=columns,
     rows=("",) * _ROWS,

@@ -33,11 +33,6 @@ _RULES = (
   " from the left. A free cell shows its coordinate. Three of your marks in a"
   " row, column or diagonal win."
 )
-_WITH_THOUGHT = (
-  " Think between <think> and </think>, then give exactly one move such as"
-  " <move>B2</move>."
-)
-_WITHOUT_THOUGHT = " Answer with exactly one move such as <move>B2</move>."
 
 _ANSWER = re.compile(
   r"\s*(?:<think>(?P<thought>(?:(?!</think>).)*)</think>\s*)?"
@@ -72,7 +67,7 @@ def cell_from_coordinate(text: str) -> int:
 
 def system_prompt(*, thoughts: bool = True) -> str:
   """Returns the instructions, which ask for a thought if `thoughts` is set."""
-  return _RULES + (_WITH_THOUGHT if thoughts else _WITHOUT_THOUGHT)
+  return _RULES + spellings.ask("B2", thoughts=thoughts)
 
 
 def render_row(row: int, marks: Sequence[int]) -> str:
@@ -112,8 +107,7 @@ def render_observation(
 
 def render_answer(cell: int, thought: str | None = None) -> str:
   """Returns the answer that plays `cell`, with `thought` before it if not None."""
-  move = f"<move>{coordinate(cell)}</move>"
-  return move if thought is None else f"<think>{thought}</think>\n{move}"
+  return spellings.render_answer(coordinate(cell), thought)
 
 
 def parse_answer(text: str, *, thoughts: bool = True) -> Answer | None:
