@@ -78,11 +78,11 @@ def assert_text_shows_what_seats_know(game: Any, text: Any) -> None:
   graph = state_graph.enumerate_states(game)
   to_act = np.asarray(graph.to_act)
   for seat, rows in enumerate(texts(text, graph.states, game.num_seats)):
-    known = observations(game, graph.states, seat)
-    pairs = set(zip(known, to_act == seat, rows, strict=True))
-    assert len(pairs) == len(set(zip(known, to_act == seat, strict=True)))
+    seen = observations(game, graph.states, seat)
+    pairs = set(zip(seen, to_act == seat, rows, strict=True))
+    assert len(pairs) == len(set(zip(seen, to_act == seat, strict=True)))
     turns = np.flatnonzero(to_act == seat)
-    turn_pairs = {(known[n], rows[n]) for n in turns}
+    turn_pairs = {(seen[n], rows[n]) for n in turns}
     assert len(turn_pairs) == len({rows[n] for n in turns})
 
 
@@ -100,16 +100,16 @@ def assert_equals_open_spiel(game: Any, name: str) -> None:
       graph.returns,
     ),
   )
-  known = [
+  seen = [
     observations(game, graph.states, seat) for seat in range(game.num_seats)
   ]
   visited: list[int] = []
-  pairs: list[set[tuple[str, bytes]]] = [set() for _ in known]
+  pairs: list[set[tuple[str, bytes]]] = [set() for _ in seen]
 
   def walk(history: Any, n: int, depth: int) -> int:
     """Returns the longest rest of a history."""
     visited.append(n)
-    for seat, rows in enumerate(known):
+    for seat, rows in enumerate(seen):
       pairs[seat].add((history.information_state_string(seat), rows[n]))
     if history.is_terminal():
       assert to_act[n] == game_lib.OVER

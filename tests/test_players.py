@@ -117,7 +117,7 @@ def test_a_mixture_is_one_player_for_a_whole_game():
 
 
 def test_players_of_a_mixture_have_random_moves():
-  """Of a fair choice of uniform moves and 1: 2/3, 1/6, 1/6."""
+  """Mixes uniform moves and action 1 evenly: 2/3, 1/6, 1/6."""
   player = players.mixture([take(1), players.random(NIM)], [0.5, 0.5])
   assert_frequencies(moves(player, 7, 6001), [2 / 3, 1 / 6, 1 / 6])
 
