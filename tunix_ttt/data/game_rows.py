@@ -44,23 +44,24 @@ def rows(
   play = jax.jit(
     jax.vmap(lambda key, seat: _play(view, text, expert, key, seat))
   )
+  size = min(_BATCH, num_games)
   bar = progress.bar(total=num_games, unit="game")
   with progress.stage("playing", has_bar=True), bar:
-    for first in range(0, num_games, _BATCH):
-      numbers = jnp.arange(first, first + _BATCH)
+    for first in range(0, num_games, size):
+      numbers = jnp.arange(first, first + size)
       keys = streams.keys(seed, streams.Stream.EXPERT_GAMES, last=numbers)
       seats = numbers % view.game.num_seats
       games = jax.device_get(play(keys, seats))
-      for shows, actions, is_turn, value in zip(*games, strict=True):
-        if first == num_games:
-          break
-        seat = text.seats[first % view.game.num_seats]
-        first += 1
+      # The last batch is full, but not all of its games are asked for.
+      for number, (shows, actions, is_turn, value) in zip(
+        range(first, num_games), zip(*games, strict=True), strict=False
+      ):
         bar.update()
         if value < min_return:
           continue
+        seat = text.seats[number % view.game.num_seats]
         for show, action in zip(shows[is_turn], actions[is_turn], strict=True):
-          answer = spellings.render_answer(text.actions[action][0])
+          answer = spellings.render_answer(text.actions[int(action)][0])
           yield {
             "messages": [
               chat.message("system", text.rules),

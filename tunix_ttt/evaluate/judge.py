@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import streams
+from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import view as view_lib
@@ -18,7 +19,6 @@ from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy
 from tunix_ttt.rollout import game_tables
 from tunix_ttt.rollout import sampler as sampler_lib
-from tunix_ttt.runs import progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,32 +71,24 @@ def judge(
     view.game, text, model.tokenizer, thoughts=thoughts
   )
   sampler = sampler_lib.Sampler(policy, view, tables, play)
-  start, value = jax.jit(jax.vmap(view.init)), jax.vmap(view.returns)
-  size, results = play.batch_size, {}
-  for seat, name in enumerate(text.seats):
-    batches = []
-    with (
-      progress.stage(f"playing as {name}", has_bar=True),
-      progress.bar(total=play.num_games, desc=name, unit="game") as bar,
-    ):
-      for first in range(0, play.num_games, size):
-        numbers = jnp.arange(first, first + size)
-        keys, token_keys = (
-          streams.keys(seed, stream, seat, last=numbers)
-          for stream in (
-            streams.Stream.JUDGED_GAMES,
-            streams.Stream.JUDGED_TOKENS,
-          )
-        )
-        states = start(keys, jnp.full(size, seat))
-        games = sampler(policy.params, token_keys, states)
-        batches.append(meshes.fetch((games.ending, value(games.state))))
-        bar.update(min(size, play.num_games - first))
-    endings, returns = (
-      np.concatenate(parts)[: play.num_games]
-      for parts in zip(*batches, strict=True)
+
+  def player(keys: jax.Array, states: view_lib.ViewState) -> Any:
+    return meshes.fetch(sampler(policy.params, keys, states))
+
+  def draw(seat: int, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    names = streams.Stream
+    return (
+      streams.keys(seed, names.JUDGED_GAMES, seat, last=numbers),
+      streams.keys(seed, names.JUDGED_TOKENS, seat, last=numbers),
     )
-    results[name] = _verdict(endings, returns)
+
+  results = {}
+  for seat, name in enumerate(text.seats):
+    games = matches.play_batches(
+      player, view, seat, play.num_games, play.batch_size, draw, name=name
+    )
+    returns = np.asarray(jax.vmap(view.returns)(games.state))
+    results[name] = _verdict(np.asarray(games.ending), returns)
   return results
 
 

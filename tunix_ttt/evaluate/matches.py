@@ -201,8 +201,36 @@ def _play(
   *,
   leave: bool,
 ) -> Trajectory:
-  """Plays games in batches; if `leave`, the progress bar stays at the end."""
   name = text_formats.MARK_NAMES[agent]
+  return play_batches(
+    play, env, agent, num_games, batch_size, draw, name=name, leave=leave
+  )
+
+
+def play_batches(
+  play: Callable[[jax.Array, Any], Trajectory],
+  env: Any,
+  agent: int,
+  num_games: int,
+  batch_size: int,
+  draw: _Draw,
+  *,
+  name: str,
+  leave: bool = True,
+) -> Trajectory:
+  """Plays games of one agent in batches; returns them on the host.
+
+  Args:
+    play: Function from keys and initial states to games.
+    env: Environment; `init` takes a seed or key of a game and the agent.
+    agent: Mark or seat of the agent.
+    num_games: Number of games.
+    batch_size: Number of games in a batch.
+    draw: Function from the agent and the numbers of games to the seeds or keys
+      of games and to the keys of tokens.
+    name: Name of the agent's mark or seat for the progress bar.
+    leave: Whether the progress bar stays at the end.
+  """
   init, batches = jax.jit(jax.vmap(env.init, (0, None))), []
   stage = contextlib.nullcontext()
   if leave:

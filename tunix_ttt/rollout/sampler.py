@@ -217,7 +217,8 @@ class Sampler:
       max_new_tokens=self._config.max_new_tokens,
       max_game_tokens=self._config.max_game_tokens,
     )
-    games_after = self._move(tables, env, games, active, answers)
+    moves = answers_lib.action(tables.answers, answers.state, answers.rank)
+    games_after = self._move(tables, env, games, active, answers, moves)
     if self._config.context == "truncated":
       # Drop the sampled tokens; the next chunk starts with their replacement.
       memory = dataclasses.replace(
@@ -230,7 +231,7 @@ class Sampler:
       "states": games.state,
       "retried": retried & active,
       "turn_mask": active,
-      "moves": answers_lib.action(tables.answers, answers.state, answers.rank),
+      "moves": moves,
       "actions": answers.actions,
       "action_mask": answers.action_mask,
       "log_probs": answers.log_probs,
@@ -284,11 +285,11 @@ class Sampler:
     games: _Games,
     active: jax.Array,
     answers: sampling_lib.Answers,
+    moves: jax.Array,
   ) -> _Games:
     """Plays the moves of the answers and the opponent's replies."""
-    action = answers_lib.action(tables.answers, answers.state, answers.rank)
-    is_answered = active & (action >= 0)
-    stepped = jax.vmap(env.step)(games.state, jnp.maximum(action, 0))
+    is_answered = active & (moves >= 0)
+    stepped = jax.vmap(env.step)(games.state, jnp.maximum(moves, 0))
     select = jax.vmap(lambda chosen, a, b: jnp.where(chosen, a, b))
     state = jax.tree.map(
       functools.partial(select, is_answered), stepped, games.state
@@ -298,7 +299,7 @@ class Sampler:
     if self._config.on_parse_error == "end":
       is_unreadable = active & (answers.state == answers_lib.DEAD)
       ending = jnp.where(is_unreadable, jnp.int8(Ending.PARSE_ERROR), ending)
-    last_answer = jnp.where(is_answered, action, tables.unreadable)
+    last_answer = jnp.where(is_answered, moves, tables.unreadable)
     return _Games(
       state=state,
       ending=ending,
