@@ -22,10 +22,10 @@ from tunix.generate import sampler as tunix_sampler
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import matches
+from tunix_ttt.games.tictactoe import board_tables
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
-from tunix_ttt.text import segments
 from tunix_ttt.text import spellings
 from tunix_ttt.train import reference_log_probs
 
@@ -135,7 +135,7 @@ def _longest_prompt(
   model: checkpoints.Model, play: config_lib.PlayConfig
 ) -> int:
   """Returns a bound that is no looser than the jitted sampler's own."""
-  observations = segments.build(text_formats.GridFormat(), model.tokenizer)
+  observations = board_tables.build(text_formats.GridFormat(), model.tokenizer)
   begin, follow = (
     chunks.ids.shape[1] for chunks in (observations.begin, observations.follow)
   )

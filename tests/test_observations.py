@@ -7,10 +7,10 @@ import pytest
 
 from tunix_ttt import testing
 from tunix_ttt.data import row_formats as data_formats
+from tunix_ttt.games.tictactoe import board_tables
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import chat
-from tunix_ttt.text import segments
 
 #  X | O |
 # ---+---+---
@@ -25,7 +25,7 @@ def row(chunks, n):
 
 @pytest.fixture(scope="module")
 def grid(tokenizer):
-  return segments.build(text_formats.GridFormat(), tokenizer)
+  return board_tables.build(text_formats.GridFormat(), tokenizer)
 
 
 def test_a_whole_conversation_has_the_same_ids(grid, tokenizer):
@@ -77,7 +77,7 @@ def test_rows_read_as_what_they_stand_for(grid, tokenizer):
 @pytest.mark.parametrize("thoughts", [True, False])
 def test_token_boards_are_those_of_thinktactoe(tokenizer, thoughts):
   text_format = text_formats.TokenBoardFormat(thoughts=thoughts)
-  table = segments.build(text_format, tokenizer)
+  table = board_tables.build(text_format, tokenizer)
   board = (
     "<|board_start|>\n<|0-0|><|X|> <|0-1|><|O|> <|0-2|><|blank|>\n"
     "<|1-0|><|blank|> <|1-1|><|X|> <|1-2|><|blank|>\n"

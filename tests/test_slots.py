@@ -14,11 +14,11 @@ import pytest
 from tests import hugging_face as made
 from tunix_ttt import errors
 from tunix_ttt import testing
+from tunix_ttt.games.tictactoe import board_tables
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import chat
 from tunix_ttt.text import hub_tokenizers
-from tunix_ttt.text import segments
 from tunix_ttt.text import slot_groups
 from tunix_ttt.text import slots
 
@@ -180,7 +180,7 @@ def check_all_of_tictactoe(tokenizer, all_shows):
   conversation = slots.build_conversation(
     TICTACTOE, tokenizer, shows, rejection=REJECTION, exhaustive=True
   )
-  tables = segments.build(text_formats.GridFormat(), tokenizer)
+  tables = board_tables.build(text_formats.GridFormat(), tokenizer)
   boards, last_moves = np.array(pairs).T
   rows = tables.rows[boards, last_moves + 1]
   assert len(rows) == len(tables.begin.ids) and (rows >= 0).all()

@@ -6,9 +6,9 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from tunix_ttt.games.tictactoe import board_tables
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import answers as answers_lib
-from tunix_ttt.text import segments
 from tunix_ttt.text import tokenizers
 
 
@@ -16,7 +16,7 @@ class Tables(struct.PyTreeNode):
   """Device arrays of a text format and tokenizer.
 
   Attributes:
-    observations: Token chunks of all observations: `segments.Observations` or
+    observations: Token chunks of all observations: `board_tables.Observations` or
       `game_tables.GameObservations`.
     answers: Grammar of the answers.
     end_ids: Ids that end a turn, int32 [E].
@@ -57,7 +57,7 @@ def build(
   Raises a `UserError` if the tokenizer cannot encode the answers.
   """
   end_ids = text_format.end_ids(tokenizer)
-  observations = segments.build(text_format, tokenizer)
+  observations = board_tables.build(text_format, tokenizer)
   return Tables(
     observations=jax.tree.map(jnp.asarray, observations),
     answers=answers_lib.compile_automaton(
