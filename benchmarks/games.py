@@ -7,7 +7,6 @@ whose answers are parsed and played on the host.
 """
 
 import argparse
-from collections.abc import Callable
 import pathlib
 import re
 import statistics
@@ -21,72 +20,52 @@ import sampler as sampler_benchmark
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt import files
 from tunix_ttt import recipes
-from tunix_ttt.data import game_rows
-from tunix_ttt.games import game as game_lib
-from tunix_ttt.games import pgx_games
-from tunix_ttt.games import players
+from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
 from tunix_ttt.games import view as view_lib
-from tunix_ttt.games.connect_four import connect_four_text
-from tunix_ttt.games.frozen_lake import lake_game
-from tunix_ttt.games.frozen_lake import lake_text
-from tunix_ttt.games.kuhn_poker import kuhn_game
-from tunix_ttt.games.kuhn_poker import kuhn_text
-from tunix_ttt.games.tictactoe import tictactoe_game
-from tunix_ttt.games.tictactoe import tictactoe_text
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import model_policy
-from tunix_ttt.rollout import game_tables
 from tunix_ttt.rollout import sampler as sampler_lib
+from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.text import chat
 from tunix_ttt.train import reference_log_probs
 
 MAX_NEW_TOKENS = 16
 
 
-def _connect_four() -> tuple[game_lib.Game, game_lib.GameText]:
-  game = pgx_games.PgxGame("connect_four")
-  return game, connect_four_text.connect_four_text(game, thoughts=False)
-
-
-GAMES: dict[str, Callable[[], tuple[game_lib.Game, game_lib.GameText]]] = {
-  "tictactoe": lambda: (
-    tictactoe_game.TicTacToe(),
-    tictactoe_text.TicTacToeText(thoughts=False),
-  ),
-  "kuhn_poker": lambda: (kuhn_game.KuhnPoker(), kuhn_text.KuhnPokerText()),
-  "frozen_lake": lambda: (
-    lake_game.FrozenLake(max_moves=20),
-    lake_text.FrozenLakeText(max_moves=20),
-  ),
-  "connect_four": _connect_four,
+# Options of each game; of tic-tac-toe pgx's, played without its own tables.
+GAMES: dict[str, dict[str, Any]] = {
+  "tic_tac_toe": {},
+  "kuhn_poker": {},
+  "frozen_lake": {"max_moves": 20},
+  "connect_four": {},
 }
 
 
-def teach(
-  view: view_lib.View, text: game_lib.GameText, num_games: int, steps: int
-) -> checkpoints.Model:
+def teach(name: str, num_games: int, steps: int) -> checkpoints.Model:
   """Returns a tiny model that has learned the format from random games."""
   with tempfile.TemporaryDirectory() as directory:
-    path = pathlib.Path(directory)
-    rows = game_rows.rows(
-      view, text, players.random(view.game), num_games=num_games
-    )
-    lines = (files.to_json(row) + "\n" for row in rows)
-    files.write_text(path / "rows.jsonl", "".join(lines))
     run = recipes.train_sft(
       {
+        "game": {"name": name, "options": GAMES[name]},
         "model": {"name": "tiny-qwen2.5"},
-        "tokenizer": {"split_by_whitespace": True},
-        "data": {"path": str(path / "rows.jsonl"), "eval_fraction": 0},
+        "data": {
+          "games": {
+            "num_games": num_games,
+            "expert": "random",
+            "thoughts": "none",
+          },
+          "eval_fraction": 0,
+        },
         "training": {
           "max_steps": steps,
           "optimizer": "muon",
           "learning_rate": 5e-3,
         },
+        "logging": {"report": False},
       },
-      path / "run",
+      pathlib.Path(directory) / "run",
     )
     return reference_log_probs.load(run)
 
@@ -122,7 +101,7 @@ class HostDriven:
       for show in np.asarray(self._show(states)).tolist():
         messages = [
           chat.message("system", self._text.rules),
-          chat.message("user", game_rows.observation(self._text, show)),
+          chat.message("user", definition.observation_text(self._text, show)),
         ]
         prompts.append(chat.encode_chat(messages, self._tokenizer).ids)
       actions = np.full(count, -1)
@@ -136,16 +115,16 @@ class HostDriven:
 def measure(
   name: str,
   model: checkpoints.Model,
-  view: view_lib.View,
-  text: game_lib.GameText,
   batch_size: int,
   repeats: int,
 ) -> dict[str, Any]:
   """Plays the same games both ways."""
+  game = catalog.load(name, **GAMES[name])
+  view, text = game.environment(), game.text
   play = config_lib.PlayConfig(
     max_turns=view.game.max_plies, max_new_tokens=MAX_NEW_TOKENS
   )
-  tables = game_tables.build(view.game, text, model.tokenizer, thoughts=False)
+  tables = tables_lib.build(game, model.tokenizer)
   policy = model_policy.ModelPolicy(model.module, model.spec)
   sampler = sampler_lib.Sampler(policy, view, tables, play)
   host = HostDriven(model, view, text, tables.observations.max_begin)
@@ -199,12 +178,9 @@ def main() -> None:
   cli.require_tunix()
   rows = []
   for name in flags.games:
-    game, text = GAMES[name]()
-    opponents = players.random(game) if game.num_seats > 1 else ()
-    view = view_lib.View(game=game, opponents=opponents)
-    model = teach(view, text, flags.train_games, flags.train_steps)
+    model = teach(name, flags.train_games, flags.train_steps)
     for batch_size in flags.batch_sizes:
-      row = measure(name, model, view, text, batch_size, flags.repeats)
+      row = measure(name, model, batch_size, flags.repeats)
       rows.append(row)
       print("  ".join(f"{key} {value}" for key, value in row.items()))
   cli.write_results(flags.output, {**cli.machine(), "rows": rows})

@@ -46,6 +46,7 @@ from jax._src import lru_cache
 import jax.numpy as jnp
 import pytest
 
+from tests import players
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.data import datasets
@@ -313,4 +314,6 @@ def source() -> datasets.Source:
 @pytest.fixture(scope="session")
 def tokenizer(source: datasets.Source) -> tokenizers.SentencePieceTokenizer:
   """A tokenizer trained on `source`."""
-  return tokenizers.train_tokenizer(source.texts(100), 512)
+  return tokenizers.train_tokenizer(
+    source.texts(100), 512, players.GAME.symbols()
+  )

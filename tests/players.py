@@ -11,12 +11,13 @@ from tunix_ttt import testing
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import matches as matches_lib
 from tunix_ttt.evaluate import rates
+from tunix_ttt.games import catalog
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.rollout import trajectory
 
+GAME = catalog.load("tictactoe", thoughts=True)
 # The cell to take on each board: int32 [NUM_BOARDS].
 PERFECT = solver.solve().preferred.astype(np.int32)
 FIRST_LEGAL = rules.nth_cell()[rules.legal_masks(), 0].astype(np.int32)
@@ -25,7 +26,7 @@ FIRST_LEGAL = rules.nth_cell()[rules.legal_masks(), 0].astype(np.int32)
 def matches(table: np.ndarray) -> list[matches_lib.Match]:
   """Returns the games of a player on every line, as X and as O."""
   scripted = testing.scripted_play(env_lib.TicTacToe(), table)
-  return list(matches_lib.exact_matches(scripted, 128))
+  return list(matches_lib.exact_matches(scripted, GAME, 128))
 
 
 def exact(
@@ -52,8 +53,8 @@ def write(
   """
   rows = []
   for match in played:
-    every = list(trajectory.describe(match.games, str))
-    for game in (every[number] for number in rates.distinct_games(match.games)):
+    every = list(trajectory.describe(GAME, match.games, str))
+    for game in (every[number] for number in GAME.distinct_lines(match.games)):
       said = [{**turn, "response": say(turn["move"])} for turn in game["turns"]]
       rows.append({**game, "turns": said})
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -61,8 +62,7 @@ def write(
     "model": "a scripted player",
     "play": {"opponent": "random"},
     "results": {
-      text_formats.MARK_NAMES[match.agent]: dataclasses.asdict(match.result)
-      for match in played
+      match.seat: dataclasses.asdict(match.result) for match in played
     },
     "openings": dataclasses.asdict(
       game_files.Openings(

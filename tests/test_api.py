@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests import conftest
+from tests import players
 from tests import test_grpo
 import tunix_ttt as ttt
 from tunix_ttt import config as config_lib
@@ -104,16 +105,18 @@ def test_a_run_from_python(tmp_path, monkeypatch, capsys):
 
   model = ttt.load_model(run, config)
   played = list(ttt.play_games(model, config, opponent=lazy))
-  assert [match.agent for match in played] == [ttt.rules.X, ttt.rules.O]
+  assert [match.seat for match in played] == ["X", "O"]
   assert ttt.results_table(played).startswith("as X: 8 games\n")
-  (game, *_) = ttt.describe_games(played[0].games, model.tokenizer.decode)
+  (game, *_) = ttt.describe_games(
+    players.GAME, played[0].games, model.tokenizer.decode
+  )
   assert game["agent"] == "X" and game["turns"][0]["response"]
   assert game["ending"].upper() in trajectory.Ending.__members__
 
   said = iter(["B2", "nowhere"])
   partner = ttt.Partner(model, config)
-  ended = ttt.play(partner, ttt.rules.X, lambda _: next(said, "q"))
-  assert ended in (None, "won")
+  ended = ttt.play(partner, "x", lambda _: next(said, "q"))
+  assert ended in (None, 1)
   assert "The model: " in capsys.readouterr().out
 
   made = ttt.export_model(run, "exported")

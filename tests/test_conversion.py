@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import transformers
 
+from tests import players
 from tests import test_hugging_face_tokenizers as hf
 from tunix_ttt import files
 from tunix_ttt.text import chat
@@ -16,7 +17,9 @@ from tunix_ttt.text import tokenizers
 @pytest.fixture(scope="module", params=[512, 1024])
 def converted(source, request, tmp_path_factory):
   """Writes a converted tokenizer and returns it with its directory."""
-  tokenizer = tokenizers.train_tokenizer(source.texts(100), request.param)
+  tokenizer = tokenizers.train_tokenizer(
+    source.texts(100), request.param, players.GAME.symbols()
+  )
   path = tmp_path_factory.mktemp("converted")
   files.write_all(path, hub_tokenizers.to_hugging_face(tokenizer))
   return tokenizer, path
@@ -24,7 +27,7 @@ def converted(source, request, tmp_path_factory):
 
 def texts(source):
   rng = random.Random(0)
-  pieces = [s.replace("\u2581", " ") for s in tokenizers.SYMBOLS]
+  pieces = [s.replace("\u2581", " ") for s in players.GAME.symbols()]
   # Rare characters become bytes; pieces overlap in runs of one character.
   characters = "abAB123 \n\t\r<>-|[]./\u2581\x01\u00e9\u6f22\U0001f642\u200b"
   for length in range(1, 400):

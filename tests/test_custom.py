@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tests import custom_functions
+from tests import players
 from tests import test_grpo
+from tests import test_own_rewards
 from tests import test_rewards
 from tunix_ttt import config as config_lib
 from tunix_ttt import custom
@@ -81,7 +83,9 @@ def test_an_estimator_of_ones_own(level):
   )
   earned = np.array([[3], [1], [2], [5], [5], [5]], np.float32)
   played, boards = np.ones((6, 1), bool), np.full((6, 1), rules.EMPTY_BOARD)
-  values, is_trained = advantages.advantages(earned, played, boards, config)
+  values, is_trained = advantages.advantages(
+    earned, played, boards, np.zeros((6, 1), int), config
+  )
   assert values[:, 0].tolist() == [1, -1, 0, 0, 0, 0]
   assert is_trained[:, 0].tolist() == [True] * 3 + [False] * 3
 
@@ -158,6 +162,10 @@ def test_a_reward_on_what_the_model_wrote():
     "polite", custom_functions.polite, games, lambda ids: f"{len(ids)} B2"
   )
   np.testing.assert_array_equal(values, np.asarray(games.turn_mask))
-  rewards.check_custom(
-    {"r": rewards.CustomReward(custom_functions.polite, 1.0)}, 3, 4
+  rewards.check(
+    players.GAME,
+    test_own_rewards.NONE,
+    {"r": rewards.CustomReward(custom_functions.polite, 1.0)},
+    3,
+    4,
   )

@@ -80,7 +80,7 @@ def test_the_agent_as_o_finds_an_opening_move():
   state = play([], [6], agent=rules.O)
   assert rules.cells()[int(state.board)].tolist() == [0] * 6 + [1, 0, 0]
   assert state.last_move == 6
-  assert env_lib.legal_actions(state).tolist() == [True] * 6 + [
+  assert env_lib.TicTacToe().legal(state).tolist() == [True] * 6 + [
     False,
     True,
     True,

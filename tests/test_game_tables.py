@@ -7,17 +7,11 @@ import pytest
 
 from tests import conftest
 from tests import test_sampler
-from tunix_ttt.games import pgx_games
-from tunix_ttt.games import players
-from tunix_ttt.games import view as view_lib
-from tunix_ttt.games.connect_four import connect_four_text
-from tunix_ttt.games.frozen_lake import lake_game
-from tunix_ttt.games.frozen_lake import lake_text
-from tunix_ttt.games.kuhn_poker import kuhn_game
-from tunix_ttt.games.kuhn_poker import kuhn_text
+from tunix_ttt.games import catalog
+from tunix_ttt.games import game_observations
 from tunix_ttt.models import model_policy
-from tunix_ttt.rollout import game_tables
 from tunix_ttt.rollout import sampler as sampler_lib
+from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import chat
@@ -28,29 +22,20 @@ model = test_sampler.model
 GAMES = 5
 
 
-def connect_four():
-  pytest.importorskip("pgx")
-  game = pgx_games.PgxGame("connect_four")
-  return game, connect_four_text.connect_four_text(game)
-
-
 MADE = {
-  "kuhn_poker": lambda: (kuhn_game.KuhnPoker(), kuhn_text.KuhnPokerText()),
-  "frozen_lake": lambda: (
-    lake_game.FrozenLake(max_moves=7),
-    lake_text.FrozenLakeText(),
-  ),
-  "connect_four": connect_four,
+  "kuhn_poker": {},
+  "frozen_lake": {"max_moves": 7},
+  "connect_four": {"thoughts": True},
 }
 
 
 @pytest.fixture(scope="module", params=MADE)
 def played(request, tokenizer):
   """Returns a game's view, text and tables."""
-  game, text = MADE[request.param]()
-  opponents = players.random(game) if game.num_seats > 1 else ()
-  view = view_lib.View(game=game, opponents=opponents)
-  return view, text, game_tables.build(game, text, tokenizer, num_games=33)
+  if request.param == "connect_four":
+    pytest.importorskip("pgx")
+  game = catalog.load(request.param, **MADE[request.param])
+  return game.environment(), game.text, tables_lib.build(game, tokenizer)
 
 
 class Reference(test_sampler.Reference):
@@ -157,7 +142,7 @@ def check_equal(found, expected):
 
 def test_observations_are_those_of_a_seat_to_act(played):
   view, text, _ = played
-  shows = game_tables.sample_shows(view.game, text, 65)
+  shows = game_observations.sample_shows(view.game, text, 65)
   assert shows.shape[1] == len(text.segments) and len(shows) > 5
   sizes = np.array([len(texts) for texts in text.segments])
   assert (shows >= -1).all() and (shows < sizes).all()

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from tunix_ttt.data import row_formats
-from tunix_ttt.data import solver_games as games_lib
 from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import expert_games as games_lib
+from tunix_ttt.games.tictactoe import game_turns
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
@@ -74,7 +74,7 @@ def test_conversations(games, context, thoughts):
   conversations = [
     row["messages"]
     for n in range(len(games.agent))
-    for row in row_formats.of_game(
+    for row in game_turns.of_game(
       games_lib.turns(games, n, style), text_format, context
     )
   ]

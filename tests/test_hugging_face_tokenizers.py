@@ -10,6 +10,7 @@ import transformers
 
 from tests import conftest
 from tests import hugging_face as made
+from tests import players
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
@@ -143,7 +144,7 @@ def test_what_is_saved_is_the_same(loaded, tmp_path):
 )
 def test_observations_and_answers(loaded):
   text_format = text_formats.GridFormat()
-  tables = tables_lib.build(text_format, loaded)
+  tables = tables_lib.build(players.GAME, loaded)
   assert tables.answers.token_class.shape == (VOCAB_SIZE,)
   row = tables.observations.rows[rules.EMPTY_BOARD, 0]
   ids = tables.observations.begin.ids[row]

@@ -8,7 +8,6 @@ import pytest
 from tests import test_grpo
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import partner as partner_lib
-from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.train import reference_log_probs
 
@@ -27,13 +26,13 @@ def test_greedily_each_opening_has_one_answer(model, monkeypatch):
   monkeypatch.setattr(matches, "OPENINGS_TEMPERATURE", 0.0)
   found = matches.sample_openings(model, CONFIG, 0, NUM_GAMES)
   partner = partner_lib.Partner(model, CONFIG, num_games=9)
-  (first, *_) = partner.answer(rules.X, [[]] * 9)
-  assert found.x == [NUM_GAMES * (cell == first.cell) for cell in range(10)]
-  replies = partner.answer(rules.O, [[cell] for cell in range(9)])
+  (first, *_) = partner.answer(0, [[]] * 9)
+  assert found.x == [NUM_GAMES * (cell == first.action) for cell in range(10)]
+  replies = partner.answer(1, [[cell] for cell in range(9)])
   for cell, reply in enumerate(replies):
     # 40 games are four of each opening, and one more of the first four.
     count = 4 + (cell < 4)
-    named = reply.cell if reply.is_legal else 9
+    named = reply.action if reply.is_legal else 9
     wanted = [count * (cell == named) for cell in range(10)]
     assert found.o[text_formats.coordinate(cell)] == wanted
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests import conftest
+from tests import players
 from tests import test_grpo
 from tests import test_rewards
 from tunix_ttt import config as config_lib
@@ -39,7 +40,7 @@ def test_turns_and_whole_games_are_credited():
   given = rewards.custom_rewards(
     {"centre": centre, "short": (short, 0.5)}, NONE
   )
-  found = rewards.components(games, NONE, 4, given)
+  found = rewards.components(players.GAME, games, NONE, 4, given)
   assert found["centre"].tolist() == [[1, 0, 0, 0, 0]]
   # Three turns, told at the last of them.
   assert found["short"].tolist() == [[0, 0, -1.5, 0, 0]]
@@ -113,14 +114,14 @@ def test_what_is_no_number_is_told_with_its_place():
 
 
 def test_dummy_games_have_the_shapes_of_real_ones():
-  games = trajectory_lib.dummy_trajectory(5, 4)
+  games = trajectory_lib.dummy_trajectory(players.GAME, 5, 4)
   real = test_rewards.games_of([4], [0])
   assert jax.tree.map(lambda leaf: leaf.shape[1:], games) == jax.tree.map(
     lambda leaf: leaf.shape[1:], real
   )
   assert {len(leaf) for leaf in jax.tree.leaves(games)} == {2}
-  moved = rules.place(rules.EMPTY_BOARD, 4, rules.X)
-  assert games.state.board.tolist() == [moved, rules.EMPTY_BOARD]
+  # The model's move and the reply.
+  assert rules.num_marks()[games.state.board].tolist() == [2, 0]
 
 
 def test_records_name_the_source():

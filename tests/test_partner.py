@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests import conftest
+from tests import players
 from tests import test_grpo
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import partner as partner_lib
@@ -31,14 +32,14 @@ def model():
 def test_a_model_says_again_what_it_has_said(model, context):
   config = settings(context=context, temperature=1.0)
   partner = partner_lib.Partner(model, config, seed=3, num_games=2)
-  first = partner.answer(rules.X, [[], []])
+  first = partner.answer(0, [[], []])
   assert all(answer.is_legal for answer in first)
   # The other side takes the first free cell.
-  moves = [[answer.cell, int(answer.cell == 0)] for answer in first]
-  second = partner.answer(rules.X, moves)
+  moves = [[answer.action, int(answer.action == 0)] for answer in first]
+  second = partner.answer(0, moves)
   for answer, game in zip(second, moves, strict=True):
-    assert answer.is_legal == (answer.cell not in game)
-  assert partner.answer(rules.X, [[], moves[1]]) == [first[0], second[1]]
+    assert answer.is_legal == (answer.action not in game)
+  assert partner.answer(0, [[], moves[1]]) == [first[0], second[1]]
 
 
 def test_a_model_against_itself(model):
@@ -72,18 +73,18 @@ class Scripted(partner_lib.Partner):
   """Says what it is told to, whoever it is."""
 
   def __init__(self, *cells):
-    self.cells = cells
+    self.cells, self.game, self.seed = cells, players.GAME, 0
 
-  def answer(self, mark, moves):
+  def answer(self, seat, moves):
     (game,) = moves
-    board = partner_lib.board_after(game)
-    assert rules.side_to_move()[board] == mark
+    position = partner_lib.position_after(self.game, game)
+    assert position.to_act == seat
     cell = self.cells[len(game) // 2]
-    legal = cell >= 0 and bool(rules.legal_masks()[board] >> cell & 1)
+    legal = cell >= 0 and bool(position.legal[cell])
     return [partner_lib.Answer(f"I take {cell}.", cell, legal)]
 
 
-def play(partner, mark, *lines):
+def play(partner, seat, *lines):
   told, waiting = [], iter(lines)
 
   def ask(prompt):
@@ -93,48 +94,48 @@ def play(partner, mark, *lines):
     except StopIteration:
       raise EOFError from None
 
-  ending = partner_lib.play(partner, mark, ask, told.append)
+  ending = partner_lib.play(partner, seat, ask, told.append)
   return ending, "\n".join(told)
 
 
 def test_a_person_wins_as_x():
-  ending, told = play(Scripted(3, 4, 5), rules.X, "A1", "8", " a3 ")
-  assert ending == "won" and "You have won." in told
+  ending, told = play(Scripted(3, 4, 5), "X", "A1", "8", " a3 ")
+  assert ending == 1 and "You have won." in told
   # B1 answers a corner badly.
   assert "The model: I take 3.\n  Not optimal: B2 would have been." in told
   assert "  X  | X  | X\n  O  | O  | B3\n  C1 | C2 | C3" in told
 
 
 def test_a_person_loses_as_o():
-  ending, told = play(Scripted(0, 1, 2), rules.O, "4", "5")
-  assert ending == "lost" and "You have lost." in told
+  ending, told = play(Scripted(0, 1, 2), "o", "4", "5")
+  assert ending == -1 and "You have lost." in told
   assert "  Not optimal: B2 would have been." in told
 
 
 def test_a_draw():
-  ending, told = play(Scripted(0, 1, 6, 5, 8), rules.O, "5", "9", "4", "2")
-  assert (ending, "A draw." in told) == ("drawn", True)
+  ending, told = play(Scripted(0, 1, 6, 5, 8), "o", "5", "9", "4", "2")
+  assert (ending, "A draw." in told) == (0, True)
 
 
 def test_taking_back_and_mistakes():
   ending, told = play(
-    Scripted(4, 0), rules.X, "u", "A1", "u", "A2", "A2", "D7", "10", "q"
+    Scripted(4, 0), "X", "u", "A1", "u", "A2", "A2", "D7", "10", "q"
   )
   assert ending is None
   assert "There is no move of yours to take back." in told
   for said in ("'a2'", "'d7'", "'10'"):
-    assert f"{said} is no free cell. Take a cell by its name" in told
+    assert f"{said} is no legal move. Take a cell by its name" in told
   assert told.count("The model") == 2
   # Where nothing more is typed, the game ends.
-  assert play(Scripted(4), rules.X, "A1")[0] is None
+  assert play(Scripted(4), "X", "A1")[0] is None
 
 
 @pytest.mark.parametrize(
-  "cell, reason", [(-1, "names no cell"), (0, "names a taken cell")]
+  "cell, reason", [(-1, "is no move"), (0, "is not legal")]
 )
 def test_what_is_no_move_loses(cell, reason):
-  ending, told = play(Scripted(cell), rules.X, "A1")
-  assert ending == "won" and f"That {reason}, so you have won." in told
+  ending, told = play(Scripted(cell), "X", "A1")
+  assert ending == 1 and f"That {reason}, so you have won." in told
 
 
 def test_the_script(run, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ MARKS = [rules.X, rules.O]
 @functools.cache
 def judged(name, agent):
   table = {"perfect": PERFECT, "first": FIRST_LEGAL, "stuck": PERFECT * 0}[name]
-  result = {m.agent: m.result for m in players.matches(table)}[agent]
+  result = {m.seat: m.result for m in players.matches(table)}[agent]
   assert isinstance(result, rates.Exact)
   return result
 
@@ -143,8 +143,10 @@ def test_sampled_games():
 
 def test_episodes_are_readable():
   scripted = testing.scripted_play(env_lib.TicTacToe(), PERFECT)
-  _, as_o = matches.exact_matches(scripted, 945)
-  first = next(trajectory.describe(as_o.games, lambda ids: f"{ids}"))
+  _, as_o = matches.exact_matches(scripted, players.GAME, 945)
+  first = next(
+    trajectory.describe(players.GAME, as_o.games, lambda ids: f"{ids}")
+  )
   assert first["agent"] == "O" and first["ending"] in ("win", "draw")
   turn = first["turns"][0]
   assert turn["board"] == "X........" and turn["opponent_move"] == "A1"

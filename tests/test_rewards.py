@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import players
 from tunix_ttt import config as config_lib
 from tunix_ttt import testing
 from tunix_ttt.algorithms import advantages
@@ -15,6 +16,7 @@ from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import tictactoe_definition
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
@@ -76,7 +78,7 @@ def games_of(moves, script, agent=rules.X, turns=5):
 )
 def test_outcomes(moves, script, agent, worth):
   games = games_of(moves, script, agent)
-  found = rewards.outcome(games, config_lib.OutcomeConfig())
+  found = rewards.outcome(players.GAME, games, config_lib.OutcomeConfig())
   assert found.tolist() == [pytest.approx(worth)]
 
 
@@ -85,13 +87,15 @@ def test_unreadable_and_cut_games():
   games = games_of([0], [3])
   for ending, worth in ((Ending.PARSE_ERROR, -1), (Ending.LENGTH, -0.1)):
     ended = replaced(games, ending=np.array([ending]))
-    assert rewards.outcome(ended, config)[0, 0] == pytest.approx(worth)
+    assert rewards.outcome(players.GAME, ended, config)[0, 0] == pytest.approx(
+      worth
+    )
   single = games_of([0], [3], turns=1)
   assert single.ending == Ending.UNFINISHED
-  assert rewards.outcome(single, config).tolist() == [[0.0]]
+  assert rewards.outcome(players.GAME, single, config).tolist() == [[0.0]]
   # An answer that cannot be read, retried until no turn is left.
   cut = replaced(single, ending=np.array([Ending.LENGTH]))
-  assert rewards.outcome(cut, config)[0, 0] == pytest.approx(-0.1)
+  assert rewards.outcome(players.GAME, cut, config)[0, 0] == pytest.approx(-0.1)
 
 
 def test_move_quality():
@@ -103,10 +107,14 @@ def test_move_quality():
   expected = {2: 1.0, 5: 0.8, 6: 0.4, 7: 0.2, 0: -1.0, -1: -1.0}
   for move, worth in expected.items():
     changed = at_board(games, board, move)
-    found = rewards.move_quality(changed, config_lib.MoveQualityConfig())
+    found = rewards.move_quality(
+      players.GAME, changed, config_lib.MoveQualityConfig()
+    )
     assert found[0, 0] == pytest.approx(worth), move
   empty = replaced(games, moves=np.array([[4]], np.int8))
-  found = rewards.move_quality(empty, config_lib.MoveQualityConfig())
+  found = rewards.move_quality(
+    players.GAME, empty, config_lib.MoveQualityConfig()
+  )
   assert found[0, 0] == pytest.approx(0.6)
 
 
@@ -122,7 +130,7 @@ def test_move_quality_of_every_position_against_plain_python():
       place = 3 if cell == 4 else 2 if cell in (0, 2, 6, 8) else 1
       blocks = wins(cells, cell, 3 - me)
       kind = 5 if wins(cells, cell, me) else 4 if blocks else place
-      assert rewards._move_kinds()[board, cell] == kind
+      assert tictactoe_definition._move_kinds()[board, cell] == kind
 
 
 def test_regret_is_what_a_move_gives_away():
@@ -131,11 +139,11 @@ def test_regret_is_what_a_move_gives_away():
   for board in boards[::11].tolist():
     for cell in rules.mask_to_cells(int(rules.legal_masks()[board])):
       games = at_board(games, board, cell)
-      found = float(rewards.regret(games)[0, 0])
+      found = float(rewards.regret(players.GAME, games)[0, 0])
       assert 0 <= found <= 2
       assert (found == 0) == bool(solved.optimal[board] >> cell & 1)
   unreadable = replaced(games, moves=np.array([[-1]], np.int8))
-  assert rewards.regret(unreadable)[0, 0] == 2
+  assert rewards.regret(players.GAME, unreadable)[0, 0] == 2
 
 
 def test_components_are_weighted_and_only_where_turns_were_played():
@@ -153,7 +161,7 @@ def test_components_are_weighted_and_only_where_turns_were_played():
     regret_weight=1.0,
     format_weight=0.1,
   )
-  found = rewards.components(games, config, 8)
+  found = rewards.components(players.GAME, games, config, 8)
   assert set(found) == {
     "outcome",
     "move_quality",
@@ -175,7 +183,7 @@ def test_components_are_weighted_and_only_where_turns_were_played():
 def test_length_is_the_share_of_the_limit():
   games = games_of([0, 1, 2], [3, 4])
   config = config_lib.RewardsConfig(length_weight=1.0)
-  found = rewards.components(games, config, 8)["length"]
+  found = rewards.components(players.GAME, games, config, 8)["length"]
   assert found.tolist() == [[-0.125, -0.125, -0.125, 0, 0]]
 
 
@@ -194,6 +202,10 @@ FIRST, SECOND = (
   rules.board_from_cells([1, 0, 2, 0, 0, 0, 0, 0, 0]),
 )
 OF_O = rules.board_from_cells([1, 0, 0, 0, 0, 0, 0, 0, 0])
+
+
+def seats(boards):
+  return (rules.side_to_move()[boards] == rules.O).astype(int)
 
 
 def estimate(worth, values, estimator):
@@ -219,7 +231,13 @@ def test_advantages_of_turns_on_one_board(estimator, baseline):
   played = np.arange(turns) < lengths
   boards = np.full(worth.shape, rules.EMPTY_BOARD)
   found, trained = advantages.turn_advantages(
-    worth, played, boards, group, advantages.ESTIMATORS[estimator], baseline
+    worth,
+    played,
+    boards,
+    seats(boards),
+    group,
+    advantages.ESTIMATORS[estimator],
+    baseline,
   )
   np.testing.assert_array_equal(trained, played)
   expected = np.zeros_like(worth)
@@ -250,7 +268,13 @@ def test_a_turn_is_compared_with_others_like_it(estimator):
     ("turn", [in_group, in_group, in_group]),
   ):
     found, trained = advantages.turn_advantages(
-      worth, PLAYED, BOARDS, 3, advantages.ESTIMATORS[estimator], baseline
+      worth,
+      PLAYED,
+      BOARDS,
+      seats(BOARDS),
+      3,
+      advantages.ESTIMATORS[estimator],
+      baseline,
     )
     first = [
       estimate(value, values, estimator)
@@ -266,7 +290,7 @@ def test_a_turn_that_is_the_only_one_of_its_batch():
   worth, played = np.ones((2, 2), np.float32), np.array([[1, 1], [1, 0]], bool)
   boards = np.full((2, 2), rules.EMPTY_BOARD)
   found, trained = advantages.turn_advantages(
-    worth, played, boards, 2, advantages.ESTIMATORS["grpo"]
+    worth, played, boards, seats(boards), 2, advantages.ESTIMATORS["grpo"]
   )
   assert not found.any() and not trained.any()
 

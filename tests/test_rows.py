@@ -3,14 +3,14 @@
 import pytest
 
 from tunix_ttt import errors
-from tunix_ttt.data import row_formats
 from tunix_ttt.data import row_formats as data_formats
+from tunix_ttt.games.tictactoe import game_turns
 from tunix_ttt.games.tictactoe import text_formats
 
 # X takes the centre, O a corner, X another corner.
 TURNS = [
-  row_formats.Turn(0, None, 4, "I keep the draw."),
-  row_formats.Turn(
+  game_turns.Turn(0, None, 4, "I keep the draw."),
+  game_turns.Turn(
     81 + 2, 0, 8, None, "<think>By hand.</think>\n<move>C3</move>"
   ),
 ]
@@ -23,7 +23,7 @@ def contents(messages):
 
 
 def test_a_row_of_each_board():
-  first, second = row_formats.of_game(TURNS, GRID, "board")
+  first, second = game_turns.of_game(TURNS, GRID, "board")
   assert contents(first["messages"])[2] == FIRST
   assert contents(second["messages"])[2] == TURNS[1].answer
   for row in (first, second):
@@ -32,7 +32,7 @@ def test_a_row_of_each_board():
 
 
 def test_a_conversation():
-  (row,) = row_formats.of_game(TURNS, GRID, "full")
+  (row,) = game_turns.of_game(TURNS, GRID, "full")
   boards = [GRID.observation(turn.board, turn.last_move) for turn in TURNS]
   system = GRID.prompt("")[0]["content"]
   expected = [system, boards[0], FIRST, boards[1], TURNS[1].answer]
@@ -43,8 +43,8 @@ def test_a_conversation():
 
 
 def test_past_thoughts_are_replaced():
-  whole = next(row_formats.of_game(TURNS, GRID, "full"))["messages"]
-  first, second = row_formats.of_game(TURNS, GRID, "truncated")
+  whole = next(game_turns.of_game(TURNS, GRID, "full"))["messages"]
+  first, second = game_turns.of_game(TURNS, GRID, "truncated")
   assert first == {"prompt": whole[:2], "completion": [whole[2]]}
   assert second["completion"] == [whole[4]]
   cut = "<think>[TRUNCATED]</think>\n<move>B2</move>"
@@ -57,7 +57,7 @@ def test_past_thoughts_are_replaced():
 
 def test_token_boards_are_text():
   text_format = text_formats.TokenBoardFormat()
-  first, _ = row_formats.of_game(TURNS[:1] * 2, text_format, "board")
+  first, _ = game_turns.of_game(TURNS[:1] * 2, text_format, "board")
   assert first == {
     "prompt": text_format.observation(0, None),
     "completion": (
@@ -67,12 +67,12 @@ def test_token_boards_are_text():
 
 
 def test_token_boards_have_no_conversations():
-  row_formats.check_context("full", "grid")
-  row_formats.check_context("board", "token_board")
+  game_turns.check_context("full", "grid")
+  game_turns.check_context("board", "token_board")
   with pytest.raises(errors.UserError, match="context full.*use the context"):
-    row_formats.check_context("full", "token_board")
+    game_turns.check_context("full", "token_board")
 
 
 def test_no_game():
   for context in ("board", "full", "truncated"):
-    assert list(row_formats.of_game([], GRID, context)) == []
+    assert list(game_turns.of_game([], GRID, context)) == []

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from tests import conftest
+from tests import players
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampler as sampler_lib
@@ -32,7 +32,7 @@ GAMES = 3
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-  return tables_lib.build(text_formats.GridFormat(), tokenizer)
+  return tables_lib.build(players.GAME, tokenizer)
 
 
 # Windows are shorter than an observation, so that they matter everywhere.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import players
 from tunix_ttt import config as config_lib
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
@@ -35,7 +36,7 @@ class TablePolicy:
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-  return tables_lib.build(text_formats.GridFormat(), tokenizer)
+  return tables_lib.build(players.GAME, tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests import conftest
+from tests import players
 from tests import test_sampler
 from tunix_ttt.algorithms import losses
-from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as sequences_lib
@@ -19,7 +19,7 @@ from tunix_ttt.rollout import trajectory as sequences_lib
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-  return tables_lib.build(text_formats.GridFormat(), tokenizer)
+  return tables_lib.build(players.GAME, tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
+from tests import players
 from tunix_ttt import errors
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
@@ -61,7 +62,9 @@ def test_coordinates_are_single_tokens(tokenizer):
 
 
 def test_training_is_deterministic(source, tokenizer):
-  again = tokenizers.train_tokenizer(source.texts(100), 512)
+  again = tokenizers.train_tokenizer(
+    source.texts(100), 512, players.GAME.symbols()
+  )
   assert again.digest == tokenizer.digest
   assert again.vocab_size == 512
 

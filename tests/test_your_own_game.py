@@ -1,6 +1,8 @@
-"""Tests the page on games of one's own, and the rows and verdicts it makes."""
+"""Tests the page on games of one's own: rows, checkpoints, training, verdicts."""
 
+import json
 import re
+import sys
 import types
 
 import numpy as np
@@ -8,11 +10,14 @@ import pytest
 
 from tests import conftest
 from tests import test_sampler
-from tunix_ttt.data import game_rows
+import tunix_ttt as ttt
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt.data import row_formats
-from tunix_ttt.evaluate import judge
-from tunix_ttt.games import players
-from tunix_ttt.games import view as view_lib
+from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import rates
+from tunix_ttt.games import catalog
+from tunix_ttt.games import expert_rows
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory
 
@@ -22,32 +27,34 @@ model = test_sampler.model
 
 @pytest.fixture(scope="module")
 def nim():
-  """Runs the page, which checks and solves its game."""
+  """Runs the page, which checks and solves its game, as the module `nim`."""
   blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
   module = types.ModuleType("nim")
+  sys.modules["nim"] = module
   exec("\n".join(blocks), vars(module))
-  return module
+  yield module
+  del sys.modules["nim"]
+  catalog._load.cache_clear()
 
 
 @pytest.fixture(scope="module")
-def view(nim):
-  return view_lib.View(game=nim.game, opponents=players.random(nim.game))
+def game(nim):
+  return catalog.load("nim:define")
 
 
-def make(nim, view, count, **settings):
-  rows = game_rows.rows(
-    view, nim.text, nim.optimal, num_games=count, **settings
-  )
+def make(game, count, opponent=None, **settings):
+  expert = game.player("optimal", "expert")
+  rows = expert_rows.rows(game, expert, opponent, num_games=count, **settings)
   return list(rows)
 
 
-def test_rows_are_the_moves_of_the_expert(nim, view):
-  rows = make(nim, view, 40)
+def test_rows_are_the_moves_of_the_expert(game):
+  rows = make(game, 40)
   seats = set()
   for row in rows:
     assert row_formats.name_of(row) == "messages"
     system, user, assistant = (turn["content"] for turn in row["messages"])
-    assert system == nim.text.rules
+    assert system == game.text.rules and row["game"] == "nim"
     (stones,) = map(int, re.findall(r"^Stones: (\d)\nYour move\?$", user))
     (taken,) = map(int, re.findall(r"^<move>([123])</move>$", assistant))
     # Good play leaves a multiple of four, if that is possible.
@@ -55,14 +62,14 @@ def test_rows_are_the_moves_of_the_expert(nim, view):
     seats.add(row["seat"])
   assert seats == {"first", "second"}
   # A game depends on its number and the seed alone.
-  assert make(nim, view, 7) == rows[: len(make(nim, view, 7))]
-  assert make(nim, view, 7, seed=1) != make(nim, view, 7)
+  assert make(game, 7) == rows[: len(make(game, 7))]
+  assert make(game, 7, seed=1) != make(game, 7)
 
 
-def test_rows_of_lost_games_are_dropped(nim):
-  perfect = view_lib.View(game=nim.game, opponents=nim.optimal)
-  rows = make(nim, perfect, 40)
-  won = make(nim, perfect, 40, min_return=1.0)
+def test_rows_of_lost_games_are_dropped(game):
+  perfect = game.player("optimal", "opponent")
+  rows = make(game, 40, perfect)
+  won = make(game, 40, perfect, min_return=game.least_won())
   assert {row["return"] for row in rows} == {-1.0, 1.0}
   assert won == [row for row in rows if row["return"] == 1]
   # The first player wins against anyone.
@@ -77,44 +84,84 @@ def untrained(model, tokenizer):
   )
 
 
-def test_verdicts_do_not_depend_on_batches(nim, view, untrained):
-  def judged(batch_size):
-    play = test_sampler.play_config(
-      num_games=9,
-      batch_size=batch_size,
-      max_turns=5,
-      max_new_tokens=24,
-      constrained=True,
-    )
-    return judge.judge(untrained, view, nim.text, play)
+def settings(**play):
+  return config_lib.load(
+    config_lib.SFTConfig,
+    {
+      "game": {"name": "nim:define"},
+      "data": {"games": {"thoughts": "none"}},
+      "play": {"max_turns": 5, "max_new_tokens": 24, **play},
+    },
+  )
 
-  verdicts = judged(4)
-  assert list(verdicts) == ["first", "second"]
-  assert verdicts == judged(9)
-  for verdict in verdicts.values():
-    assert verdict.games == 9 and sum(verdict.rates.values()) == 1
-    assert set(verdict.rates) == set(trajectory.RATES)
-    mean = verdict.rates["win_rate"] - verdict.rates["loss_rate"]
-    assert verdict.mean_return == pytest.approx(mean)
-    low, high = verdict.return_interval
-    assert low <= verdict.mean_return <= high
-    for name, rate in verdict.rates.items():
-      low, high = verdict.intervals[name]
+
+def test_results_do_not_depend_on_batches(game, untrained):
+  def judged(batch_size):
+    config = settings(num_games=9, batch_size=batch_size, constrained=True)
+    played = matches.play_games(untrained, config)
+    return {match.seat: match.result for match in played}
+
+  results = judged(4)
+  assert list(results) == ["first", "second"]
+  assert results == judged(9)
+  for result in results.values():
+    assert result.games == 9 and sum(result.rates.values()) == 1
+    assert set(result.rates) == set(trajectory.RATES)
+    mean = 2 * result.rates["win_rate"] - 1
+    assert result.mean_return == pytest.approx(mean)
+    low, high = result.return_interval
+    assert low <= result.mean_return <= high
+    for name, rate in result.rates.items():
+      low, high = result.intervals[name]
       assert 0 <= low <= rate <= high <= 1
 
 
-def test_an_interval_of_the_mean_return():
-  endings = np.array([trajectory.Ending.WIN, trajectory.Ending.LOSS] * 2)
-  verdict = judge._verdict(endings, np.array([2.0, -1.0, 1.0, -1.0]))
+def test_an_interval_of_the_mean_return(game, untrained):
+  (match, _) = matches.play_games(untrained, settings(num_games=4))
+  games = match.games.replace(
+    ending=np.array([trajectory.Ending.WIN] * 3 + [trajectory.Ending.LENGTH])
+  )
+  result = rates.sampled(
+    types.SimpleNamespace(
+      unsolved="yes",
+      returns=lambda state, endings: np.array([2.0, -1.0, 1.0, -1.0]),
+    ),
+    games,
+  )
   # Mean 0.25, standard deviation 1.5, t(3) = 3.182.
-  low, high = verdict.return_interval
-  assert verdict.mean_return == 0.25
-  assert (low, high) == pytest.approx((0.25 - 2.387, 0.25 + 2.387), abs=1e-3)
+  assert result.mean_return == 0.25
+  assert result.return_interval == pytest.approx(
+    (0.25 - 2.387, 0.25 + 2.387), abs=1e-3
+  )
+
+
+def test_records_of_games(game, untrained):
+  (match, _) = matches.play_games(untrained, settings(num_games=3))
+  decode = untrained.tokenizer.decode
+  first, *others = trajectory.describe(game, match.games, decode)
+  assert len(others) == 2
+  assert list(first) == [
+    "game",
+    "seat",
+    "ending",
+    "return",
+    "final",
+    "turns",
+  ]
+  assert (first["game"], first["seat"]) == ("nim", "first")
+  turn = first["turns"][0]
+  assert turn["observation"] == "Stones: 9\nYour move?"
+  assert turn["move"] is None and not turn["optimal"]
+  assert json.dumps(first)
 
 
 @pytest.mark.slow
 def test_a_taught_model_plays_perfectly(nim, tmp_path):
   run = nim.teach(tmp_path)
-  first = {name: v["first"] for name, v in nim.judged(run).items()}
-  assert first["random"].rates["win_rate"] == 1
-  assert first["optimal"].rates["win_rate"] == 1
+  taught = ttt.load_model(run)
+  first, second = ttt.play_all_lines(taught, nim.GRPO)
+  assert first.result.returns["worst"] == 1
+  assert first.result.lines_lost == 0
+  assert second.result.optimal_move_rate == 1
+  with pytest.raises(errors.UserError, match="trained on nim:define, but"):
+    ttt.load_model(run, {**nim.GRPO, "game": {"name": "kuhn_poker"}})

@@ -12,7 +12,9 @@ def _parse() -> argparse.Namespace:
   )
   cli.add_model(parser)
   parser.add_argument(
-    "--as", dest="mark", choices=("x", "o"), default="x", help="your mark"
+    "--as",
+    dest="seat",
+    help="your seat by the game's name, such as x or o (default: the first)",
   )
   parser.add_argument(
     "--self-play",
@@ -36,24 +38,23 @@ def main() -> None:
   cli.require_tunix()
   # Imported lazily: pulls in Tunix.
   from tunix_ttt.evaluate import partner as partner_lib
-  from tunix_ttt.games.tictactoe import rules
   from tunix_ttt.train import reference_log_probs
 
   model = reference_log_probs.load(flags.model, config)
   count = flags.self_play or 1
   partner = partner_lib.Partner(model, config, seed=flags.seed, num_games=count)
   if flags.self_play is None:
-    mark = {"x": rules.X, "o": rules.O}[flags.mark]
-    partner_lib.play(partner, mark)
+    partner_lib.play(partner, flags.seat or partner.game.seats[0])
     return
   played = partner_lib.self_play(partner, count)
   for ending, number in played.endings.most_common():
     print(f"{ending:14} {number:6,}  {number / count:7.2%}")
-  share = played.num_optimal / max(played.num_moves, 1)
   games = "game" if played.num_different == 1 else "games"
-  print(
-    f"{played.num_different:,} different {games}, {share:.2%} optimal moves"
-  )
+  text = f"{played.num_different:,} different {games}"
+  if played.num_optimal is not None:
+    share = played.num_optimal / max(played.num_moves, 1)
+    text += f", {share:.2%} optimal moves"
+  print(text)
 
 
 if __name__ == "__main__":

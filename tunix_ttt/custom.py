@@ -17,6 +17,7 @@ from tunix_ttt import errors
 
 # Keys of a config that may name a function.
 FUNCTION_KEYS = (
+  "game.name",
   "grpo.advantage_estimator",
   "opponents.custom",
   "play.format",

@@ -59,7 +59,7 @@ def check_chain(configs: Sequence[config_lib.SFTConfig]) -> None:
     errors.UserError: if the settings of a run are invalid.
   """
   first = configs[0]
-  source = datasets.load(first.data, first.seed)
+  source = datasets.load(first.data, first.seed, first.game)
   tokenizer = reference_log_probs.tokenizer_maker(first, source.samples)
   model = sources.outline(first.model, tokenizer)
   for config in configs:

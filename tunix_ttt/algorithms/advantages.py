@@ -12,7 +12,6 @@ from tunix.rl import function_registry
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import custom
-from tunix_ttt.games.tictactoe import rules
 
 # Values within this distance count as equal.
 _TOLERANCE = 1e-6
@@ -61,21 +60,24 @@ def estimator(name: str) -> Estimator:
 def advantages(
   rewards: np.ndarray,
   played: np.ndarray,
-  boards: np.ndarray,
+  positions: np.ndarray,
+  seats: np.ndarray,
   config: config_lib.AlgorithmConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns advantages and the mask of trained turns.
 
   A turn is not trained if all of its peers earned the same value. All arrays
   are [B, T], in consecutive groups of `num_generations` games: float32
-  `rewards`, the mask of `played` turns and the `boards` before each move.
+  `rewards`, the mask of `played` turns, numbers of the `positions` before each
+  move, equal for equal ones, and the `seats` of the model, int.
   """
   size, name = config.num_generations, config.advantage_estimator
   if config.advantage_level == "turn":
     values, is_trained = turn_advantages(
       returns(rewards, config.discount),
       played,
-      boards,
+      positions,
+      seats,
       size,
       estimator(name),
       config.turn_baseline,
@@ -120,7 +122,8 @@ def _statistics(values: np.ndarray, members: np.ndarray) -> Statistics:
 def turn_advantages(
   values: np.ndarray,
   played: np.ndarray,
-  boards: np.ndarray,
+  positions: np.ndarray,
+  seats: np.ndarray,
   num_generations: int,
   estimate: Estimator,
   baseline: str = "board",
@@ -130,9 +133,9 @@ def turn_advantages(
   The peers are the first of these sets with at least two turns, which include
   the turn itself:
 
-  1. turns with the same index and board in the group;
+  1. turns with the same index and position in the group;
   2. turns with the same index in the group;
-  3. turns with the same index and the same mark in the batch.
+  3. turns with the same index and the same seat in the batch.
 
   The baseline `turn` skips the first set. Peers depend only on what happened
   before the turn, so the baseline adds no bias.
@@ -140,7 +143,8 @@ def turn_advantages(
   Args:
     values: float [B, T], in consecutive groups of `num_generations` games.
     played: bool [B, T], mask of played turns.
-    boards: int [B, T], boards before each move.
+    positions: int [B, T], numbers of the positions before each move.
+    seats: int [B, T], seats of the model.
     num_generations: Number of games in a group.
     estimate: Function of the values and the statistics of their peers.
     baseline: `board` or `turn`.
@@ -150,19 +154,20 @@ def turn_advantages(
     whose peers have different values.
   """
   shape = (-1, num_generations, values.shape[1])
-  grouped, mask, board = (a.reshape(shape) for a in (values, played, boards))
+  arrays = (values, played, positions)
+  grouped, mask, position = (array.reshape(shape) for array in arrays)
   in_group = mask[:, :, None] & mask[:, None]
   peers = in_group
   if baseline == "board":
-    on_board = in_group & (board[:, :, None] == board[:, None])
-    has_board_peers = on_board.sum(axis=2, keepdims=True) > 1
-    peers = np.where(has_board_peers, on_board, in_group)
+    is_equal = in_group & (position[:, :, None] == position[:, None])
+    has_equal_peers = is_equal.sum(axis=2, keepdims=True) > 1
+    peers = np.where(has_equal_peers, is_equal, in_group)
   group = _statistics(grouped[:, None], peers)
 
-  is_o = (rules.side_to_move()[boards] == rules.O).astype(int)
-  by_mark = _statistics(values, played & (is_o == np.arange(2)[:, None, None]))
+  every = np.arange(seats.max() + 1)[:, None, None]
+  by_seat = _statistics(values, played & (seats == every))
   turns = np.arange(values.shape[1])
-  batch = (leaf[is_o, turns].reshape(shape) for leaf in by_mark)
+  batch = (leaf[seats, turns].reshape(shape) for leaf in by_seat)
   statistics = Statistics(
     *(
       np.where(group.num_values > 1, of_group, of_batch)

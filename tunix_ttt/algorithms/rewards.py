@@ -6,7 +6,6 @@ Custom rewards are Python functions that supplement the config's rewards.
 
 import collections
 from collections.abc import Callable, Mapping
-import functools
 import inspect
 import math
 from types import MappingProxyType
@@ -17,16 +16,12 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import custom as custom_lib
 from tunix_ttt import errors
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games import definition
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import run_manifest
 
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
-
-# Regret of an answer that is no legal move: a win becomes a loss.
-_WORST_REGRET = 2
 
 # (B games of at most T turns, on the host) -> float [B, T], credited to turns,
 # or [B], credited to the last turn of each game. Values of unplayed turns are
@@ -171,11 +166,30 @@ def _checked_shape(
   return np.where(played, values, np.float32(0))
 
 
-def check_custom(
-  custom: CustomRewards, num_turns: int, max_new_tokens: int
+def check(
+  game: definition.Definition,
+  config: config_lib.RewardsConfig,
+  custom: CustomRewards,
+  num_turns: int,
+  max_new_tokens: int,
 ) -> None:
-  """Evaluates custom rewards on dummy games, to report errors early."""
-  games = trajectory_lib.dummy_trajectory(num_turns, max_new_tokens)
+  """Evaluates rewards on dummy games, to report errors early.
+
+  Raises:
+    errors.UserError: if a reward is not for the game, or a custom one is wrong.
+  """
+  games = trajectory_lib.dummy_trajectory(game, num_turns, max_new_tokens)
+  for name in ("optimal_move", "regret"):
+    if config.weights[name]:
+      game.require_solution(f"rewards.{name}_weight")
+  moves = np.asarray(games.moves)
+  if config.move_quality.weight and (
+    game.move_kinds(games.states, moves) is None
+  ):
+    raise errors.UserError(
+      f"rewards.move_quality: {game.name} has no kinds of moves; remove its"
+      " weight"
+    )
   for name, (function, _) in custom.items():
     _checked_shape(name, function, games, lambda ids: "")
 
@@ -191,6 +205,7 @@ def at_last_turn(games: Trajectory, values: np.ndarray) -> np.ndarray:
 
 
 def components(
+  game: definition.Definition,
   games: Trajectory,
   config: config_lib.RewardsConfig,
   max_new_tokens: int,
@@ -207,10 +222,13 @@ def components(
   """
   played = np.asarray(games.turn_mask)
   functions: dict[str, Callable[[], np.ndarray]] = {
-    "outcome": lambda: outcome(games, config.outcome),
-    "move_quality": lambda: move_quality(games, config.move_quality),
-    "optimal_move": lambda: (regret(games) == 0).astype(np.float32),
-    "regret": lambda: -regret(games),
+    "outcome": lambda: outcome(game, games, config.outcome),
+    "return": lambda: at_last_turn(
+      games, game.returns(games.state, np.asarray(games.ending))
+    ),
+    "move_quality": lambda: move_quality(game, games, config.move_quality),
+    "optimal_move": lambda: (regret(game, games) == 0).astype(np.float32),
+    "regret": lambda: -regret(game, games),
     "format": lambda: (np.asarray(games.moves) >= 0).astype(np.float32),
     "length": lambda: (
       -np.asarray(games.action_mask).sum(axis=2) / max_new_tokens
@@ -232,51 +250,34 @@ def total(games: Trajectory, rewards: Mapping[str, np.ndarray]) -> np.ndarray:
   return sum(rewards.values(), np.zeros(games.turn_mask.shape, np.float32))
 
 
-def outcome(games: Trajectory, config: config_lib.OutcomeConfig) -> np.ndarray:
+def outcome(
+  game: definition.Definition,
+  games: Trajectory,
+  config: config_lib.OutcomeConfig,
+) -> np.ndarray:
   """Returns the outcome reward float32 [B, T], at each game's last turn."""
   endings, played = np.asarray(games.ending), np.asarray(games.turn_mask)
   rewards = np.zeros(len(endings), np.float32)
   for ending in set(Ending) - {Ending.ONGOING}:
     rewards[endings == ending] = getattr(config, ending.name.lower())
-  value = solver.solve().value[np.asarray(games.states.board)]
-  had_won = ((value == solver.WIN) & played).any(axis=1)
-  rewards[(endings == Ending.DRAW) & ~had_won] = config.forced_draw
+  if not game.unsolved:
+    was_ahead = (game.is_ahead(games.states) & played).any(axis=1)
+    rewards[(endings == Ending.DRAW) & ~was_ahead] = config.forced_draw
   return at_last_turn(games, rewards)
 
 
 def move_quality(
-  games: Trajectory, config: config_lib.MoveQualityConfig
+  game: definition.Definition,
+  games: Trajectory,
+  config: config_lib.MoveQualityConfig,
 ) -> np.ndarray:
   """Returns the heuristic reward [B, T]: win > block > center > corner > edge."""
-  boards, moves = np.asarray(games.states.board), np.asarray(games.moves)
-  kinds = _move_kinds()[boards, np.maximum(moves, 0)]
+  kinds = game.move_kinds(games.states, np.asarray(games.moves))
   names = ("invalid", "edge", "corner", "center", "block", "win")
   values = np.array([getattr(config, name) for name in names], np.float32)
-  return values[np.where(moves < 0, 0, kinds)]
+  return values[kinds]
 
 
-@functools.cache
-def _move_kinds() -> np.ndarray:
-  """Returns indices int8 [boards, cells] into the values of `move_quality`."""
-  kinds = np.ones((rules.NUM_BOARDS, rules.NUM_CELLS), np.int8)
-  kinds[:, rules.CORNERS] = 2
-  kinds[:, rules.CENTER] = 3
-  boards = np.arange(rules.NUM_BOARDS)[:, None]
-  mine = rules.side_to_move()[:, None]
-  for kind, mark in ((4, rules.X + rules.O - mine), (5, mine)):
-    # Board after `mark` takes the cell; taken cells are masked below.
-    after = np.minimum(boards + mark * rules.POWERS, rules.NUM_BOARDS - 1)
-    kinds[rules.winners()[after] == mark] = kind
-  legal = rules.mask_to_bool(rules.legal_masks())
-  return np.where(legal, kinds, 0)
-
-
-def regret(games: Trajectory) -> np.ndarray:
-  """Returns the regret of each move by the solver, float32 [B, T], 0 to 2."""
-  boards, moves = np.asarray(games.states.board), np.asarray(games.moves)
-  value = solver.solve().value
-  after = rules.successors()[boards, np.maximum(moves, 0)]
-  is_legal = (moves >= 0) & (after >= 0)
-  # Values are for the side to move, which changes after a move.
-  lost = value[boards] + value[np.maximum(after, 0)]
-  return np.where(is_legal, lost, _WORST_REGRET).astype(np.float32)
+def regret(game: definition.Definition, games: Trajectory) -> np.ndarray:
+  """Returns the regret of each move of a solved game, float32 [B, T]."""
+  return game.regret(games.states, np.asarray(games.moves))

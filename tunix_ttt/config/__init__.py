@@ -33,6 +33,7 @@ from tunix_ttt.config.sections import DataConfig as DataConfig
 from tunix_ttt.config.sections import DataFormat as DataFormat
 from tunix_ttt.config.sections import DistributedConfig as DistributedConfig
 from tunix_ttt.config.sections import EvalConfig as EvalConfig
+from tunix_ttt.config.sections import GameConfig as GameConfig
 from tunix_ttt.config.sections import GamesConfig as GamesConfig
 from tunix_ttt.config.sections import LoggingConfig as LoggingConfig
 from tunix_ttt.config.sections import LoraConfig as LoraConfig

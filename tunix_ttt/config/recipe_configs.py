@@ -43,11 +43,13 @@ class EpisodesConfig:
   """Start positions and lengths of games.
 
   Attributes:
-    source: `games` are played from the empty board to the end, `positions` are
-      single moves on random positions, and `prompts` are single moves on the
-      boards of `data.path`, each row once per epoch.
-    agent: Mark of the model: `x`, `o`, or `mixed` for both in equal shares of
-      the groups. Prompts determine the mark themselves.
+    source: `games` are played from their start to the end, `positions` are
+      single moves in random positions, and `prompts` are single moves on the
+      boards of `data.path`, each row once per epoch, for games that can read
+      them.
+    agent: Seat of the model by the game's name for it, such as `x` or `o`, or
+      `mixed` for all in equal shares of the groups. Prompts determine the seat
+      themselves.
     opponent_seed: Whether the games of a `group` share the opponent's random
       seed or each `game` has its own.
     starts: Share of the groups whose games start on a random position and run
@@ -56,7 +58,7 @@ class EpisodesConfig:
   """
 
   source: Literal["games", "positions", "prompts"] = "games"
-  agent: Literal["x", "o", "mixed"] = "mixed"
+  agent: sections.Text = "mixed"
   opponent_seed: Literal["group", "game"] = "group"
   starts: sections.Fraction = 0.0
 
@@ -69,7 +71,7 @@ class EpisodesConfig:
   def _check(self) -> Self:
     if self.source == "prompts" and self.agent != "mixed":
       raise ValueError(
-        f"agent: {self.agent}: the prompts determine the model's mark; remove"
+        f"agent: {self.agent}: the prompts determine the model's seat; remove"
         " this key"
       )
     if self.starts and self.source != "games":
@@ -87,11 +89,12 @@ class OpponentsConfig:
   Each share is a pair: its value at the first and at the last step.
 
   Attributes:
-    custom: Opponent of all games in place of the shares: a function of the
-      opponent's seed and the board, as `package.module:function`; see
-      `games.tictactoe.opponents.Opponent`.
+    custom: Opponent of all games in place of the shares, as
+      `package.module:function`; see `play.opponent`.
     random: Share of the opponent that plays uniformly random legal moves.
     optimal: Share of the opponent that plays random optimal moves.
+    mcts: Share of the opponent that plays by tree search.
+    simulations: Number of simulations of this search.
     past_selves: Share of opponents that play the greedy moves of earlier
       weights; the random opponent replaces them until the pool has one.
     pool_size: Maximum number of earlier weights; new ones replace the oldest.
@@ -101,15 +104,26 @@ class OpponentsConfig:
   custom: sections.Reference | None = None
   random: Course = (1.0, 1.0)
   optimal: Course = (0.0, 0.0)
+  mcts: Course = (0.0, 0.0)
+  simulations: sections.Positive = 16
   past_selves: Course = (0.0, 0.0)
   pool_size: sections.Positive = 4
   add_every_n_steps: sections.Positive = 20
 
+  @property
+  def shares(self) -> dict[str, Course]:
+    """Shares by name of the opponent."""
+    return {
+      "random": self.random,
+      "optimal": self.optimal,
+      "mcts": self.mcts,
+      "past_selves": self.past_selves,
+    }
+
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
     for end in (0, 1):
-      shares = (self.random[end], self.optimal[end], self.past_selves[end])
-      if sum(shares) <= 0:
+      if sum(shares[end] for shares in self.shares.values()) <= 0:
         raise ValueError("the shares of all opponents are 0; set one above 0")
     return self
 
@@ -121,10 +135,11 @@ class OutcomeConfig:
   Attributes:
     weight: Weight of this reward in the sum.
     win: Reward of a win.
-    forced_draw: Reward of a draw in which the model never had a won position.
+    forced_draw: Reward of a draw in which the model never had a won position,
+      for games that are solved.
     draw: Reward of any other draw.
     loss: Reward of a loss.
-    illegal: Reward of a move to a taken cell.
+    illegal: Reward of an illegal move.
     parse_error: Reward of an unreadable answer.
     length: Reward of a game that reached a limit of tokens or turns.
     unfinished: Reward of a single move that did not end the game.
@@ -144,6 +159,8 @@ class OutcomeConfig:
 @sections.settings
 class MoveQualityConfig:
   """Heuristic rewards of a move; the first rule that applies counts.
+
+  They are for games on a board of nine cells.
 
   Attributes:
     weight: Weight of this reward in the sum.
@@ -169,12 +186,15 @@ class RewardsConfig:
   """Rewards, summed with their weights.
 
   Attributes:
-    outcome: Reward of the whole game.
+    outcome: Reward of the whole game by its ending.
+    return_weight: Weight of the game's return, such as chips won; the least one
+      if the game did not end by the rules.
     move_quality: Heuristic reward of each move.
     optimal_move_weight: Weight of the reward of 1 for each optimal move.
-    regret_weight: Weight of the penalty for each move's regret. By the solver,
-      regret is 1 from a won to a drawn or a drawn to a lost position, 2 from a
-      won to a lost position, and 2 without a legal move.
+    regret_weight: Weight of the penalty for each move's regret by the solver:
+      the best return that is possible less the move's. It is 1 from a won to a
+      drawn or a drawn to a lost position, and the largest difference of returns
+      without a legal move.
     format_weight: Weight of the reward of 1 for each readable answer.
     length_weight: Weight of the penalty for each answer's length, as a fraction
       of `play.max_new_tokens`.
@@ -184,6 +204,7 @@ class RewardsConfig:
 
   outcome: OutcomeConfig = OutcomeConfig()
   move_quality: MoveQualityConfig = MoveQualityConfig()
+  return_weight: Finite = 0.0
   optimal_move_weight: Finite = 0.0
   regret_weight: Finite = 0.0
   format_weight: Finite = 0.0
@@ -197,6 +218,7 @@ class RewardsConfig:
     """Weight of each reward by its name in `rewards.components`."""
     return {
       "outcome": self.outcome.weight,
+      "return": self.return_weight,
       "move_quality": self.move_quality.weight,
       "optimal_move": self.optimal_move_weight,
       "regret": self.regret_weight,

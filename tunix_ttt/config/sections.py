@@ -127,6 +127,21 @@ class TokenizerConfig:
 
 
 @settings
+class GameConfig:
+  """The game.
+
+  Attributes:
+    name: Name of a game of this library, such as `tictactoe` or `kuhn_poker`, of
+      a board game of pgx, such as `hex`, or `package.module:function`, which
+      returns a `games.definition.Definition`.
+    options: Options of the game by name.
+  """
+
+  name: Text = "tictactoe"
+  options: dict[Text, Any] = pydantic.Field(default_factory=dict)
+
+
+@settings
 class LoraConfig:
   """Low-rank adapters (Hu et al., 2021) on a frozen base, through Qwix.
 
@@ -143,13 +158,15 @@ class LoraConfig:
 
 @settings
 class GamesConfig:
-  """Generated games of the solver, used if `data.path` is not set.
+  """Generated games of an expert, used if `data.path` is not set.
 
   Attributes:
-    num_games: Number of games against a random opponent, half of them as X.
-    mistakes: Probability that the solver plays a random legal move.
+    num_games: Number of games against a random opponent, in each seat in turn.
+    expert: Player whose moves are taught, named as in `play.opponent`.
+    mistakes: Probability that the expert plays a random legal move.
     keep: Games to keep: `all`, or only `won` games, as in rejection sampling.
-    random_starts: Share of games that start on a random position.
+    random_starts: Share of games that start on a random position. Like the
+      settings below, for games that have it; see the game's page.
     context: Text of one conversation: a `board` with its answer, or a `full`
       game.
     any_move_positions: Share of positions to keep, in the context `board`, among
@@ -159,6 +176,7 @@ class GamesConfig:
   """
 
   num_games: Positive = 8000
+  expert: Text = "optimal"
   mistakes: Fraction = 0.0
   keep: Literal["all", "won"] = "all"
   random_starts: Fraction = 1.0
@@ -329,15 +347,16 @@ class PlayConfig:
   """Play of whole games.
 
   Attributes:
-    format: Format of boards and answers: `grid`, `token_board`, or a custom
-      text format `package.module:name`. `data.games.thoughts` decides whether
-      answers begin with a thought.
+    format: Format of boards and answers, for games with several: `grid`,
+      `token_board`, or a custom text format `package.module:name`.
+      `data.games.thoughts` decides whether answers begin with a thought.
     context: Prompt of each turn: `board` is the current board, `full` the whole
       conversation, `truncated` the conversation with past thoughts replaced.
-    opponent: Opponent: `random`, `optimal`, `epsilon-optimal:0.3` (a random move
-      with probability 0.3, else an optimal one), or `scripted:4,0` (a list of
-      cells).
-    num_games: Number of sampled games with each mark.
+    opponent: Opponent: `random`, `optimal` and `epsilon-optimal:0.3` (a random
+      move with probability 0.3, else an optimal one) for games that are solved,
+      `mcts:16` (tree search with 16 simulations), or a function
+      `package.module:function`, a `games.players.Player`.
+    num_games: Number of sampled games in each seat.
     batch_size: Number of games per batch.
     max_new_tokens: Maximum number of tokens in an answer.
     max_game_tokens: Maximum number of tokens in a conversation, boards and
@@ -437,6 +456,7 @@ class SFTConfig:
 
   Attributes:
     seed: Random seed of games, data order, initial values and sampling.
+    game: Game that the model plays.
     model: Model to train.
     tokenizer: Tokenizer of a tiny model.
     lora: LoRA adapters; None trains all parameters.
@@ -451,6 +471,7 @@ class SFTConfig:
   """
 
   seed: Seed = 0
+  game: GameConfig = GameConfig()
   model: ModelConfig = ModelConfig()
   tokenizer: TokenizerConfig = TokenizerConfig()
   lora: LoraConfig | None = None

@@ -17,7 +17,6 @@ from tunix_ttt.data import positions as positions_lib
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
@@ -98,10 +97,14 @@ class Dataset(Generic[RowT]):
 
 
 @progress.stage("reading the data")
-def load(config: config_lib.DataConfig, seed: int) -> Source:
-  """Reads the rows of `data.path`, or generates games."""
+def load(
+  config: config_lib.DataConfig,
+  seed: int,
+  game: config_lib.GameConfig | None = None,
+) -> Source:
+  """Reads the rows of `data.path`, or generates games; None is the default game."""
   if config.path is None:
-    return _generate(config, seed)
+    return _generate(config, seed, game or config_lib.GameConfig())
   return _read(config, row_formats.parse_trained)
 
 
@@ -235,34 +238,26 @@ def _read(
   )
 
 
-def _generate(config: config_lib.DataConfig, seed: int) -> Source:
+def _generate(
+  config: config_lib.DataConfig, seed: int, game_config: config_lib.GameConfig
+) -> Source:
   # Imported lazily: reading a data file needs no JAX.
-  from tunix_ttt.data import solver_games
+  from tunix_ttt.games import catalog
 
-  settings = config.games
-  games = solver_games.expert_games(
-    seed, settings.num_games, settings.random_starts, settings.mistakes
+  thoughts = config.games.thoughts != "none"
+  game = catalog.load(
+    game_config.name, thoughts=thoughts, **game_config.options
   )
-  if settings.keep == "won":
-    games = solver_games.keep_won(games)
-  if settings.context == "board":
-    share = settings.any_move_positions
-    games = solver_games.keep_decisions(games, share, seed)
-  text_format = text_formats.GridFormat(thoughts=settings.thoughts != "none")
-  conversations = (
-    row["messages"]
-    for number in range(len(games.agent))
-    for row in row_formats.of_game(
-      solver_games.turns(games, number, settings.thoughts),
-      text_format,
-      settings.context,
-    )
-  )
-  rows = list(itertools.islice(conversations, config.max_samples))
-  text = "".join(files.to_json(row) + "\n" for row in rows)
+  if game.traces is None:
+    made = game.expert_rows(config.games, seed)
+  else:
+    made = game.traces(config.games.num_games, seed)
+  rows = list(itertools.islice(made, config.max_samples))
+  samples = [row_formats.parse_trained(row, "auto") for row in rows]
+  texts = (files.to_json(row.get("messages", row)) + "\n" for row in rows)
   return Source(
     key="expert-games",
     path=None,
-    digest=hashlib.sha256(text.encode()).hexdigest(),
-    samples=[row_formats.Conversation(row) for row in rows],
+    digest=hashlib.sha256("".join(texts).encode()).hexdigest(),
+    samples=[*itertools.chain.from_iterable(samples)],
   )

@@ -17,7 +17,7 @@ from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.data import positions
 from tunix_ttt.data import reading
-from tunix_ttt.data import row_formats as rows_lib
+from tunix_ttt.games.tictactoe import game_turns
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
@@ -80,7 +80,7 @@ class Games(_TextKind):
   """Games of the solver against a random opponent.
 
   Attributes:
-    context: Context of a row; `row_formats.of_game` lists the choices.
+    context: Context of a row; `game_turns.of_game` lists the choices.
     mistakes: Probability that a move is a random legal one.
     keep: Outcomes to keep, a key of `KEPT`.
     random_starts: Share of games that start on a random position.
@@ -92,13 +92,13 @@ class Games(_TextKind):
   random_starts: float = 0.0
 
   def __post_init__(self):
-    rows_lib.check_context(self.context, self.format)
+    game_turns.check_context(self.context, self.format)
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields the rows of `count` games."""
     # Imported lazily: the other kinds need no JAX.
-    from tunix_ttt.data import solver_games
     from tunix_ttt.games.tictactoe import env as env_lib
+    from tunix_ttt.games.tictactoe import expert_games
 
     text_format = self.text_format
     for outcome in KEPT["all"]:
@@ -106,7 +106,7 @@ class Games(_TextKind):
       tally(counts, outcome, self.keep, games=0)
     with progress.bar(total=count, unit="game") as bar:
       for first in range(0, count, _BATCH):
-        games = solver_games.expert_games(
+        games = expert_games.expert_games(
           seed, _BATCH, self.random_starts, self.mistakes, first
         )
         for number in range(min(_BATCH, count - first)):
@@ -114,9 +114,9 @@ class Games(_TextKind):
           bar.update()
           if not tally(counts, outcome, self.keep):
             continue
-          turns = solver_games.turns(games, number, self.thoughts)
+          turns = expert_games.turns(games, number, self.thoughts)
           agent = text_formats.MARK_NAMES[int(games.agent[number])]
-          for row in rows_lib.of_game(turns, text_format, self.context):
+          for row in game_turns.of_game(turns, text_format, self.context):
             yield {**row, "agent": agent, "outcome": outcome}
 
 
@@ -149,8 +149,8 @@ class Positions(_TextKind):
       if self.labels == "all":
         cells = solver.optimal_cells(board)
       for cell in cells:
-        turn = rows_lib.Turn(board, last_move, cell, explain(board, cell))
-        yield from rows_lib.of_game([turn], text_format, "board")
+        turn = game_turns.Turn(board, last_move, cell, explain(board, cell))
+        yield from game_turns.of_game([turn], text_format, "board")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

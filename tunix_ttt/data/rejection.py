@@ -16,9 +16,8 @@ from tunix_ttt import streams
 from tunix_ttt.data import checks
 from tunix_ttt.data import generate
 from tunix_ttt.data import positions
-from tunix_ttt.data import row_formats as rows_lib
 from tunix_ttt.evaluate import matches
-from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import game_turns
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.models import checkpoints
@@ -67,18 +66,20 @@ class _ModelGames:
     """Yields games without end, each as a batch of games and its index there."""
     play = dataclasses.replace(self.config.play, on_parse_error="end")
     config = dataclasses.replace(self.config, play=play)
-    env = matches.environment(play)
-    player = matches.Player(self.model, config, env)
-    init = jax.jit(jax.vmap(env.init))
+    player = matches.Player(self.model, config)
+    game, env = player.game, player.env
+    begin = jax.jit(jax.vmap(lambda key, seat: game.begin(env, key, seat)))
     # An even size, so that sides also alternate across batches.
     size = play.batch_size + play.batch_size % 2
-    marks = env_lib.starting_marks(self.sides, size)
+    seats = jnp.arange(size) % len(game.seats)
+    if self.sides != "mixed":
+      seats = jnp.full(size, game.seat_number(self.sides, "--sides"))
     for first in itertools.count(step=size):
       numbers = jnp.arange(first, first + size)
-      opponent_keys = streams.keys(
+      game_keys = streams.keys(
         seed, streams.Stream.REJECTION_OPPONENTS, last=numbers
       )
-      states = init(jax.vmap(jax.random.bits)(opponent_keys), marks)
+      states = begin(game_keys, seats)
       token_keys = streams.keys(
         seed, streams.Stream.REJECTION_TOKENS, last=numbers
       )
@@ -88,7 +89,7 @@ class _ModelGames:
 
   def turns(
     self, games: trajectory_lib.Trajectory, number: int
-  ) -> list[rows_lib.Turn]:
+  ) -> list[game_turns.Turn]:
     """Returns the turns of a game with the model's verbatim answers."""
     turns = []
     for t in np.flatnonzero(games.turn_mask[number]):
@@ -96,7 +97,7 @@ class _ModelGames:
       tokens = np.asarray(games.actions[number, t])[mask]
       last_move = int(games.states.last_move[number, t])
       turns.append(
-        rows_lib.Turn(
+        game_turns.Turn(
           board=int(games.states.board[number, t]),
           last_move=None if last_move < 0 else last_move,
           cell=int(games.moves[number, t]),
@@ -122,7 +123,7 @@ class Rejection(_ModelGames):
 
   def __post_init__(self):
     play = self.config.play
-    rows_lib.check_context(play.context, play.format)
+    game_turns.check_context(play.context, play.format)
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields the rows of `count` games."""
@@ -142,7 +143,7 @@ class Rejection(_ModelGames):
         continue
       turns = self.turns(games, number)
       agent = text_formats.MARK_NAMES[int(games.state.agent[number])]
-      for row in rows_lib.of_game(turns, text_format, context):
+      for row in game_turns.of_game(turns, text_format, context):
         yield {**row, "agent": agent, "outcome": ending}
 
 

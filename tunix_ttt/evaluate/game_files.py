@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic
@@ -136,7 +137,7 @@ class Summary(pydantic.BaseModel):
   model: str
   revision: str | None = None
   play: dict[str, Any]
-  results: dict[Mark, rates_lib.Exact | rates_lib.Sampled]
+  results: dict[str, rates_lib.Exact | rates_lib.Sampled]
   openings: Openings | None = None
 
 
@@ -163,18 +164,19 @@ def read_games(path: pathlib.Path) -> list[Game]:
 
 
 class Side(NamedTuple):
-  """Results of a model's games with one mark.
+  """Results of a model's games in one seat.
 
-  `against` has the rates of endings (`rates.RATES`) by opponent. `lines` and
-  `lines_lost` are as in `rates.Exact`, None if unknown; `intervals` are as in
-  `rates.Sampled`.
+  `against` has the rates of endings (`rates.RATES`) by opponent. `lines`,
+  `lines_lost` and `returns` are as in `rates.Exact`, None or empty if unknown;
+  `intervals` are as in `rates.Sampled`.
   """
 
   against: Mapping[str, Mapping[str, float]]
-  optimal_move_rate: float
+  optimal_move_rate: float | None = None
   lines: int | None = None
   lines_lost: int | None = None
   intervals: Mapping[str, tuple[float, float]] | None = None
+  returns: Mapping[str, float] = MappingProxyType({})
 
   @property
   def lost_text(self) -> str:
@@ -191,31 +193,36 @@ def no_move_rate(rates: Mapping[str, float]) -> float:
 
 
 def is_exact(summary: Summary | None) -> bool:
-  """Returns whether a summary covers every line of both marks."""
+  """Returns whether a summary covers every line in all seats."""
   return (
     summary is not None
-    and set(summary.results) == set(MARKS)
+    and len(summary.results) > 0
     and all(isinstance(r, rates_lib.Exact) for r in summary.results.values())
   )
 
 
 def sides_of_summary(summary: Summary) -> dict[str, Side]:
-  """Returns the results in a summary by the model's mark."""
+  """Returns the results in a summary by the model's seat."""
   sides = {}
   opponent = str(summary.play.get("opponent", "its opponent"))
-  for mark, result in summary.results.items():
-    against, share = result.against(opponent), result.optimal_move_rate
+  for seat, result in summary.results.items():
+    side = Side(
+      result.against(opponent),
+      result.optimal_move_rate,
+      returns=result.returns,
+    )
     if isinstance(result, rates_lib.Exact):
-      sides[mark] = Side(against, share, result.lines, result.lines_lost)
+      side = side._replace(lines=result.lines, lines_lost=result.lines_lost)
     else:
-      sides[mark] = Side(against, share, intervals=result.intervals)
+      side = side._replace(intervals=result.intervals)
+    sides[seat] = side
   return sides
 
 
 def sides_of_evaluation(
   metrics: Sequence[Mapping[str, Any]], index: int
 ) -> dict[str, Side]:
-  """Returns the results by mark of one evaluation in `metrics.jsonl`.
+  """Returns the results by seat of one evaluation in `metrics.jsonl`.
 
   The index is 0 for the evaluation before the first step, -1 for the last one.
   """
@@ -226,24 +233,33 @@ def sides_of_evaluation(
 
 
 def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
-  """Returns the results in a row of `metrics.jsonl` by the model's mark.
+  """Returns the results in a row of `metrics.jsonl` by the model's seat.
 
-  A mark without all of its metrics, as in an edited file, has no results.
+  A seat without all of its metrics, as in an edited file, has no results.
   """
+  by_seat: dict[str, dict[str, dict[str, float]]] = {}
+  returns: dict[str, dict[str, float]] = {}
+  for key, value in row.items():
+    seat, _, rest = key.partition("/")
+    opponent, _, name = rest.rpartition("/")
+    if opponent == "return":
+      returns.setdefault(seat, {})[name] = value
+    elif opponent and name in rates_lib.RATES:
+      # Older runs have no `unfinished_rate`.
+      rates = by_seat.setdefault(seat, {}).setdefault(
+        opponent, {"unfinished_rate": 0.0}
+      )
+      rates[name] = value
   sides = {}
-  for mark in MARKS:
-    against: dict[str, dict[str, float]] = {}
-    for key, value in row.items():
-      opponent, _, rate = key.removeprefix(f"{mark}/").rpartition("/")
-      if key.startswith(f"{mark}/") and rate in rates_lib.RATES:
-        # Older runs have no `unfinished_rate`.
-        rates = against.setdefault(opponent, {"unfinished_rate": 0.0})
-        rates[rate] = value
-    whole = len(rates_lib.RATES)
-    against = {k: v for k, v in against.items() if len(v) == whole}
-    share = row.get(f"{mark}/optimal_move_rate")
-    lost = row.get(f"{mark}/lines_lost")
-    if against and share is not None:
-      lost = None if lost is None else int(lost)
-      sides[mark] = Side(against, share, lines_lost=lost)
+  whole = len(rates_lib.RATES)
+  for seat, every in by_seat.items():
+    against = {k: v for k, v in every.items() if len(v) == whole}
+    lost = row.get(f"{seat}/lines_lost")
+    if against:
+      sides[seat] = Side(
+        against,
+        row.get(f"{seat}/optimal_move_rate"),
+        lines_lost=None if lost is None else int(lost),
+        returns=returns.get(seat, {}),
+      )
   return sides

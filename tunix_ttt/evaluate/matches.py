@@ -16,10 +16,8 @@ from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import rates as rates_lib
-from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import opponents
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
@@ -30,18 +28,16 @@ from tunix_ttt.runs import progress
 
 Trajectory = trajectory_lib.Trajectory
 # (keys [B], initial states of B games) -> trajectories of B games.
-Play = Callable[[jax.Array, env_lib.State], Trajectory]
-# (mark of the model, game numbers [B]) -> opponent seeds [B], keys [B].
-_Draw = Callable[[int, jax.Array], tuple[jax.Array, jax.Array]]
+Play = Callable[[jax.Array, Any], Trajectory]
 
 OPENINGS_TEMPERATURE = 1.0
 NUM_OPENINGS = 1024
 
 
 class Match(NamedTuple):
-  """A model's games with one mark, on the host, and their results."""
+  """A model's games in one seat, by the seat's name, on the host, and results."""
 
-  agent: int
+  seat: str
   games: Trajectory
   result: rates_lib.Exact | rates_lib.Sampled
 
@@ -56,24 +52,33 @@ class Player:
     self,
     model: checkpoints.Model,
     config: config_lib.SFTConfig,
-    env: env_lib.TicTacToe,
+    env: Any = None,
     play: config_lib.PlayConfig | None = None,
   ):
-    """Builds the sampler; `play` replaces the config's `play` section.
+    """Builds the sampler.
+
+    Args:
+      model: Model that plays.
+      config: Settings.
+      env: Environment of the config's game; None for one with the opponent
+        `play.opponent`.
+      play: Settings that replace the config's `play`.
 
     Raises:
       errors.UserError: If the tokenizer cannot encode the answers, the limits
         leave no room for an answer, or the games do not fit in memory.
     """
+    self.game = catalog.of(config)
+    self.env = environment(config) if env is None else env
     policy = policy_lib.ModelPolicy(model.module, model.spec)
     tables = sampler.make_tables(config, model.tokenizer)
-    self.params, self.env = policy.params, env
+    self.params = policy.params
     play = play or config.play
     longest_prompt = tables.observations.max_begin
     memory.check_play(model.spec, play, longest_prompt)
-    self._sample = sampler.Sampler(policy, env, tables, play)
+    self._sample = sampler.Sampler(policy, self.env, tables, play)
 
-  def __call__(self, keys: jax.Array, states: env_lib.State) -> Trajectory:
+  def __call__(self, keys: jax.Array, states: Any) -> Trajectory:
     """Plays a game from each of B states with B keys; returns it on the host."""
     return meshes.fetch(self._sample(self.params, keys, states))
 
@@ -81,7 +86,7 @@ class Player:
 def play_all_lines(
   model: checkpoints.Model, config: config_lib.SFTConfig | config_lib.Settings
 ) -> Iterator[Match]:
-  """Yields a greedy policy's games on every line, as X and as O.
+  """Yields a greedy policy's games on every line, in each seat.
 
   Raises:
     errors.UserError: If the config's temperature is not 0.
@@ -92,8 +97,8 @@ def play_all_lines(
       f"play.temperature: {config.play.temperature} is not greedy; set it to 0"
       " to play every line"
     )
-  player = Player(model, config, env_lib.TicTacToe())
-  yield from exact_matches(player, config.play.batch_size)
+  player = Player(model, config, catalog.of(config).environment())
+  yield from exact_matches(player, player.game, config.play.batch_size)
 
 
 def play_games(
@@ -101,63 +106,60 @@ def play_games(
   config: config_lib.SFTConfig | config_lib.Settings,
   seed: int | None = None,
   *,
-  opponent: opponents.Opponent | None = None,
+  opponent: Any = None,
 ) -> Iterator[Match]:
-  """Yields sampled games, as X and as O.
+  """Yields sampled games, in each seat.
 
   The seed (the config's if None) and a game's number determine the game. The
-  opponent defaults to `play.opponent`.
+  opponent, a player of the game, defaults to `play.opponent`.
 
   Raises:
     errors.UserError: If `play.opponent` does not exist.
   """
   config = config_lib.load_any(config)
   seed = config.seed if seed is None else seed
-  env = (
-    environment(config.play)
-    if opponent is None
-    else env_lib.TicTacToe(opponent=opponent)
-  )
+  env = catalog.of(config).environment(opponent) if opponent else None
   yield from sampled_matches(Player(model, config, env), config.play, seed)
 
 
-def environment(config: config_lib.PlayConfig) -> env_lib.TicTacToe:
-  """Returns the environment with a config's opponent.
+def environment(config: config_lib.SFTConfig) -> Any:
+  """Returns the environment of a config's game with its opponent.
 
   Raises:
     errors.UserError: If the opponent does not exist.
   """
-  try:
-    opponent = opponents.from_name(config.opponent)
-  except ValueError as error:
-    raise errors.UserError(f"play.opponent: {error}") from None
-  return env_lib.TicTacToe(opponent=opponent)
+  game = catalog.of(config)
+  return game.environment(game.player(config.play.opponent, "play.opponent"))
 
 
 def exact_matches(
-  play: Play, batch_size: int, *, in_training: bool = False
+  play: Play,
+  game: definition.Definition,
+  batch_size: int,
+  *,
+  in_training: bool = False,
 ) -> Iterator[Match]:
-  """Yields a greedy player's games on every line, as X and as O.
+  """Yields a greedy player's games on every line, in each seat.
 
   `play` must have a uniformly random opponent. In training, progress bars are
   removed at their end.
   """
-  seeds = {
-    agent: jnp.asarray(opponents.enumerate_opponent_seeds(agent))
-    for agent in (rules.X, rules.O)
-  }
+  for seat, name in enumerate(game.seats):
+    starts = game.lines(seat)
+    total = len(jax.tree.leaves(starts)[0])
 
-  def draw(agent: int, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Repeated games fill the last batch.
-    numbers = numbers % len(seeds[agent])
-    # Greedy decoding ignores the keys, but `play` requires them.
-    keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
-    return seeds[agent][numbers], keys
+    def draw(
+      numbers: jax.Array, starts: Any = starts, total: int = total
+    ) -> tuple[jax.Array, Any]:
+      # Repeated games fill the last batch.
+      numbers = numbers % total
+      # Greedy decoding ignores the keys, but `play` requires them.
+      keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
+      return keys, jax.tree.map(lambda leaf: leaf[numbers], starts)
 
-  env, leave = env_lib.TicTacToe(), not in_training
-  for agent, lines in seeds.items():
-    games = _play(play, env, agent, len(lines), batch_size, draw, leave=leave)
-    yield Match(agent, games, rates_lib.exact(games))
+    leave = not in_training
+    games = play_batches(play, draw, total, batch_size, name=name, leave=leave)
+    yield Match(name, games, rates_lib.exact_of_lines(game, games))
 
 
 def sampled_matches(
@@ -167,72 +169,61 @@ def sampled_matches(
   *,
   in_training: bool = False,
 ) -> Iterator[Match]:
-  """Yields a player's sampled games, as X and as O.
+  """Yields a player's sampled games, in each seat.
 
   Games in training choose a checkpoint. They have random streams of their own,
   so that later games are an unbiased evaluation, and their progress bars are
   removed at their end.
   """
   names = streams.Stream
-  opponent_stream, token_stream = names.MATCH_OPPONENTS, names.MATCH_TOKENS
+  game_stream, token_stream = names.MATCH_OPPONENTS, names.MATCH_TOKENS
   if in_training:
-    opponent_stream = names.VALIDATION_OPPONENTS
+    game_stream = names.VALIDATION_OPPONENTS
     token_stream = names.VALIDATION_TOKENS
+  game, env = player.game, player.env
+  for seat, name in enumerate(game.seats):
+    begin = jax.jit(jax.vmap(lambda key, seat=seat: game.begin(env, key, seat)))
 
-  def draw(agent: int, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    keys = streams.keys(seed, opponent_stream, agent, last=numbers)
-    opponent_seeds = jax.vmap(jax.random.bits)(keys)
-    return opponent_seeds, streams.keys(seed, token_stream, agent, last=numbers)
+    def draw(
+      numbers: jax.Array, begin: Any = begin, seat: int = seat
+    ) -> tuple[jax.Array, Any]:
+      # Seats are counted from 1 in streams.
+      game_keys = streams.keys(seed, game_stream, seat + 1, last=numbers)
+      keys = streams.keys(seed, token_stream, seat + 1, last=numbers)
+      return keys, begin(game_keys)
 
-  env, leave = player.env, not in_training
-  total, size = config.num_games, config.batch_size
-  for agent in (rules.X, rules.O):
-    games = _play(player, env, agent, total, size, draw, leave=leave)
-    yield Match(agent, games, rates_lib.sampled(games))
-
-
-def _play(
-  play: Play,
-  env: env_lib.TicTacToe,
-  agent: int,
-  num_games: int,
-  batch_size: int,
-  draw: _Draw,
-  *,
-  leave: bool,
-) -> Trajectory:
-  name = text_formats.MARK_NAMES[agent]
-  return play_batches(
-    play, env, agent, num_games, batch_size, draw, name=name, leave=leave
-  )
+    games = play_batches(
+      player,
+      draw,
+      config.num_games,
+      config.batch_size,
+      name=name,
+      leave=not in_training,
+    )
+    yield Match(name, games, rates_lib.sampled(game, games))
 
 
 def play_batches(
-  play: Callable[[jax.Array, Any], Trajectory],
-  env: Any,
-  agent: int,
+  play: Play,
+  draw: Callable[[jax.Array], tuple[jax.Array, Any]],
   num_games: int,
   batch_size: int,
-  draw: _Draw,
   *,
   name: str,
   leave: bool = True,
 ) -> Trajectory:
-  """Plays games of one agent in batches; returns them on the host.
+  """Plays games in one seat in batches; returns them on the host.
 
   Args:
     play: Function from keys and initial states to games.
-    env: Environment; `init` takes a seed or key of a game and the agent.
-    agent: Mark or seat of the agent.
+    draw: Function from the numbers of games, int [B], to the keys of their tokens
+      and their initial states.
     num_games: Number of games.
     batch_size: Number of games in a batch.
-    draw: Function from the agent and the numbers of games to the seeds or keys
-      of games and to the keys of tokens.
-    name: Name of the agent's mark or seat for the progress bar.
+    name: Name of the seat for the progress bar.
     leave: Whether the progress bar stays at the end.
   """
-  init, batches = jax.jit(jax.vmap(env.init, (0, None))), []
-  stage = contextlib.nullcontext()
+  batches, stage = [], contextlib.nullcontext()
   if leave:
     stage = progress.stage(f"playing as {name}", has_bar=True)
   bar = progress.bar(
@@ -240,8 +231,7 @@ def play_batches(
   )
   with bar, stage:
     for first in range(0, num_games, batch_size):
-      opponent_seeds, keys = draw(agent, jnp.arange(first, first + batch_size))
-      games = play(keys, init(opponent_seeds, agent))
+      games = play(*draw(jnp.arange(first, first + batch_size)))
       batches.append(jax.device_get(games))
       bar.update(min(batch_size, num_games - first))
   return jax.tree.map(lambda *rows: np.concatenate(rows)[:num_games], *batches)
@@ -252,45 +242,36 @@ def sample_openings(
   config: config_lib.SFTConfig,
   seed: int,
   num_games: int = NUM_OPENINGS,
-) -> game_files.Openings:
-  """Samples first moves at temperature 1, as X and as O after each move of X.
+) -> game_files.Openings | None:
+  """Samples first moves at temperature 1 in each seat; None if not pictured.
 
   Raises:
     errors.UserError: If the model cannot play with this config.
   """
+  game = catalog.of(config)
+  if game.opening_states(0, jnp.arange(1)) is None:
+    return None
   play = dataclasses.replace(
     config.play,
     max_turns=1,
     on_parse_error="end",
     temperature=OPENINGS_TEMPERATURE,
   )
-  env = env_lib.TicTacToe()
-  player = Player(model, config, env, play)
-  # One line for each move of X, in the order of the cells.
-  lines = opponents.enumerate_opponent_seeds(rules.O)
-  opponent_seeds = jnp.asarray(lines[:: len(lines) // rules.NUM_CELLS])
-
-  def draw(agent: int, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    stream = streams.Stream.OPENING_TOKENS
-    keys = streams.keys(seed, stream, agent, last=numbers)
-    return opponent_seeds[numbers % rules.NUM_CELLS], keys
-
-  size = min(play.batch_size, num_games)
-  counts = np.zeros((rules.NUM_CELLS + 1, rules.NUM_CELLS + 1), int)
+  player = Player(model, config, game.environment(), play)
+  size, every = min(play.batch_size, num_games), []
   with progress.stage("sampling openings"):
-    for agent in (rules.X, rules.O):
-      games = _play(player, env, agent, num_games, size, draw, leave=False)
-      before, moves = games.states.last_move[:, 0], games.moves[:, 0]
-      # -1, for no cell, indexes the last row and the last column.
-      np.add.at(counts, (before, np.where(moves == before, -1, moves)), 1)
-  return game_files.Openings(
-    temperature=OPENINGS_TEMPERATURE,
-    x=counts[-1].tolist(),
-    o={
-      text_formats.coordinate(cell): counts[cell].tolist()
-      for cell in range(rules.NUM_CELLS)
-    },
-  )
+    for seat, name in enumerate(game.seats):
+
+      def draw(numbers: jax.Array, seat: int = seat) -> tuple[jax.Array, Any]:
+        stream = streams.Stream.OPENING_TOKENS
+        keys = streams.keys(seed, stream, seat + 1, last=numbers)
+        return keys, game.opening_states(seat, numbers)
+
+      every.append(
+        play_batches(player, draw, num_games, size, name=name, leave=False)
+      )
+  counts = game.count_openings(every)
+  return game_files.Openings(temperature=OPENINGS_TEMPERATURE, **counts)
 
 
 class Evaluator:
@@ -304,32 +285,37 @@ class Evaluator:
         room for an answer.
     """
     self._config = config
-    is_exact = config.exhaustive_eval
-    env = env_lib.TicTacToe() if is_exact else environment(config.play)
+    env = None
+    if config.exhaustive_eval:
+      env = catalog.of(config).environment()
     self._player = Player(model, config, env)
 
   def __call__(self, params: Any) -> dict[str, float]:
-    """Returns the rates for each mark and the `score`.
+    """Returns the rates in each seat and the `score`.
 
-    The score is the win rate plus half the draw rate, averaged over both marks
-    and, if every line is played, over a random and an optimal opponent.
+    The score is the mean share of points (`rates.points`) over seats and, if
+    every line is played, over a random and an optimal opponent.
     """
     player, play = self._player, self._config.play
+    game = player.game
     player.params = params
     if self._config.exhaustive_eval:
-      matches = exact_matches(player, play.batch_size, in_training=True)
+      matches = exact_matches(player, game, play.batch_size, in_training=True)
     else:
       seed = self._config.seed
       matches = sampled_matches(player, play, seed, in_training=True)
     metrics, scores = {}, []
     for match in matches:
-      mark, result = text_formats.MARK_NAMES[match.agent], match.result
+      seat, result = match.seat, match.result
       if isinstance(result, rates_lib.Exact):
-        metrics[f"{mark}/lines_lost"] = float(result.lines_lost)
+        metrics[f"{seat}/lines_lost"] = float(result.lines_lost)
       for opponent, rates in result.against(play.opponent).items():
-        metrics |= {f"{mark}/{opponent}/{k}": v for k, v in rates.items()}
-        scores.append(rates["win_rate"] + rates["draw_rate"] / 2)
-      metrics[f"{mark}/optimal_move_rate"] = result.optimal_move_rate
+        metrics |= {f"{seat}/{opponent}/{k}": v for k, v in rates.items()}
+      for name, value in result.returns.items():
+        metrics[f"{seat}/return/{name}"] = value
+      if result.optimal_move_rate is not None:
+        metrics[f"{seat}/optimal_move_rate"] = result.optimal_move_rate
+      scores += rates_lib.points(game, result, play.opponent)
     return metrics | {"score": float(np.mean(scores))}
 
 
@@ -348,19 +334,19 @@ def write(
   """
   game_files.check_absent(output)
   rows: list[dict[str, Any]] = []
+  game = catalog.of(config)
   for match in matches:
     games = match.games
     if isinstance(match.result, rates_lib.Exact):
-      distinct = rates_lib.distinct_games(games)
+      distinct = game.distinct_lines(games)
       games = jax.tree.map(lambda leaf, rows=distinct: leaf[rows], games)
-    rows += trajectory_lib.describe(games, model.tokenizer.decode)
-  marks = text_formats.MARK_NAMES
+    rows += trajectory_lib.describe(game, games, model.tokenizer.decode)
   summary = game_files.Summary.model_validate(
     {
       "model": name,
       "revision": model.revision,
       "play": config_lib.to_dict(config)["play"],
-      "results": {marks[match.agent]: match.result for match in matches},
+      "results": {match.seat: match.result for match in matches},
       "openings": openings,
     }
   )
@@ -378,13 +364,15 @@ def table(matches: Sequence[Match]) -> str:
   """Formats the results of games as lines of text."""
   lines = []
   for match in matches:
-    name, result = text_formats.MARK_NAMES[match.agent], match.result
+    name, result = match.seat, match.result
     if isinstance(result, rates_lib.Exact):
       lines += [
         f"as {name}: {result.lines} lines, {result.lines_lost} lost; at worst"
         f" {result.worst}",
-        f"  against random   {_percent(result.random)}",
-        f"  against optimal  {_percent(result.optimal)}",
+        *(
+          f"  against {opponent:<8} {_percent(rates)}"
+          for opponent, rates in result.against("").items()
+        ),
       ]
     else:
       low, high = result.intervals["win_rate"]
@@ -392,7 +380,8 @@ def table(matches: Sequence[Match]) -> str:
         f"as {name}: {result.games} games",
         f"  {_percent(result.rates)}, wins within {low:.1%} to {high:.1%}",
       ]
-    lines.append(f"  optimal moves    {result.optimal_move_rate:.2%}")
+    if result.optimal_move_rate is not None:
+      lines.append(f"  optimal moves    {result.optimal_move_rate:.2%}")
   return "\n".join(lines)
 
 

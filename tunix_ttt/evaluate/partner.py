@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,39 +12,30 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import streams
 from tunix_ttt.evaluate import matches
-from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import opponents
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
+from tunix_ttt.games import game as game_lib
 from tunix_ttt.models import checkpoints
-
-HELP = (
-  "Take a cell by its name, A1 to C3, or as the keys of a number pad lie, 7 for"
-  " A1; u takes your last move back, q ends the game."
-)
-# Cells by key of the number pad and by name.
-_CELLS = {
-  name.lower(): cell
-  for names in ("789456123", text_formats.COORDINATES)
-  for cell, name in enumerate(names)
-}
 
 
 class Answer(NamedTuple):
-  """A model's answer on a board, and its cell, -1 if it is unreadable."""
+  """A model's answer in a position, and its action, -1 if it is unreadable."""
 
   response: str
-  cell: int
+  action: int
   is_legal: bool
 
 
 class Partner:
   """A model that plays a batch of games, one move at a time.
 
-  Each answer replays the game from its beginning with the other side's moves
-  and the same random keys. The model repeats its earlier answers exactly, and
-  its context is the context of training.
+  Each answer replays the game from its beginning with the other seats' moves
+  and the same random keys, if the game's `replay` does so. The model repeats its
+  earlier answers exactly, and its context is the context of training.
+
+  Attributes:
+    game: Game that the model plays.
+    seed: Random seed of the model's tokens and of chance.
   """
 
   def __init__(
@@ -60,86 +52,132 @@ class Partner:
       errors.UserError: If the model cannot play with this config.
     """
     config = config_lib.load_any(config)
-    env = env_lib.TicTacToe(opponent=opponents.scripted_from_seed)
+    self.game = catalog.of(config)
+    env = self.game.replaying_environment(config.play.context)
     self._player = matches.Player(model, config, env)
     self._decode = model.tokenizer.decode
-    self._begin = jax.jit(jax.vmap(env.init, (0, None)))
-    self._seed = config.seed if seed is None else seed
+    self.seed = config.seed if seed is None else seed
     self._num_games = num_games
 
-  def answer(self, mark: int, moves: Sequence[Sequence[int]]) -> list[Answer]:
-    """Returns the model's next answer in each game, in which it plays `mark`.
+  def answer(self, seat: int, moves: Sequence[Sequence[int]]) -> list[Answer]:
+    """Returns the model's next answer in each game, in which it has the seat.
 
-    `moves` has all moves of each game so far, as cells, X's first. If it is not
-    the model's turn, or the game is over, the answer is the model's last one,
-    or an unreadable one if there is none.
+    `moves` has all plies of each game so far, outcomes of chance included. If it
+    is not the model's turn, or the game is over, the answer is the model's last
+    one, or an unreadable one if there is none.
     """
-    replies = [game[int(mark == rules.X) :: 2] for game in moves]
-    opponent_seed = jnp.array(
-      [opponents.encode_script(line) for line in replies], jnp.uint32
-    )
     numbers, stream = jnp.arange(self._num_games), streams.Stream.PARTNER_TOKENS
-    keys = streams.keys(self._seed, stream, mark, last=numbers)
-    games = self._player(keys, self._begin(opponent_seed, mark))
+    # Seats are counted from 1 in streams.
+    keys = streams.keys(self.seed, stream, seat + 1, last=numbers)
+    games = self._player(keys, self.game.replay(seat, moves))
     answers = []
-    for number, game in enumerate(moves):
-      before = len(game) - (len(game) % 2 != int(mark == rules.O))
-      board = board_after(game[:before])
-      matching = games.turn_mask[number] & (games.states.board[number] == board)
-      if not matching.any():
+    for number, plies in enumerate(moves):
+      turn = self.game.replayed_turn(games, number, seat, plies)
+      if turn is None:
         # The game ended before the model's first turn.
         answers.append(Answer("", -1, False))
         continue
-      turn = np.flatnonzero(matching)[-1]
       tokens = games.actions[number, turn][games.action_mask[number, turn]]
-      cell = int(games.moves[number, turn])
-      is_legal = cell >= 0 and bool(rules.legal_masks()[board] >> cell & 1)
-      answers.append(Answer(self._decode(tokens.tolist()), cell, is_legal))
+      action = int(games.moves[number, turn])
+      legal = position_after(self.game, plies).legal
+      is_legal = action >= 0 and bool(legal[action])
+      answers.append(Answer(self._decode(tokens.tolist()), action, is_legal))
     return answers
 
 
+class Position(NamedTuple):
+  """A state on the host, and what the rules say of it; see `games.game.Game`."""
+
+  state: Any
+  to_act: Any
+  legal: Any
+  chance: Any
+  returns: Any
+
+
+def position_after(
+  game: definition.Definition, plies: Sequence[int]
+) -> Position:
+  """Returns the position after plies, those of chance included."""
+  padded = np.zeros(game.game.max_plies, np.int32)
+  padded[: len(plies)] = plies
+  return jax.device_get(_follow(game)(padded, len(plies)))
+
+
+@functools.lru_cache(maxsize=4)
+def _follow(game: definition.Definition) -> Callable[..., Position]:
+  rules = game.game
+
+  @jax.jit
+  def follow(plies: jax.Array, count: jax.Array) -> Position:
+    # Games with explicit chance ignore the key.
+    first = rules.init(streams.key(0, streams.Stream.GAME_STARTS))
+    state = jax.lax.fori_loop(
+      0, count, lambda ply, state: rules.step(state, plies[ply]), first
+    )
+    return Position(
+      state=state,
+      to_act=rules.to_act(state),
+      legal=rules.legal(state),
+      chance=rules.chance(state),
+      returns=rules.returns(state),
+    )
+
+  return follow
+
+
+def _draw(rng: np.random.Generator, position: Position) -> int:
+  odds = np.asarray(position.chance, np.float64)
+  return int(rng.choice(len(odds), p=odds / odds.sum()))
+
+
 def play(
-  player: Partner,
-  mark: int,
+  partner: Partner,
+  seat: str,
   ask: Callable[[str], str] | None = None,
   tell: Callable[[str], None] = print,
-) -> str | None:
+) -> float | None:
   """Plays a game against a model until it ends or the person quits.
 
   Args:
-    player: Model to play against.
-    mark: Mark of the person.
+    partner: Model to play against.
+    seat: Name of the person's seat.
     ask: Returns a line of input for a prompt and raises EOFError at the end of
       the input; None for the current `input`, which notebooks replace.
     tell: Prints lines.
 
   Returns:
-    `won`, `lost` or `drawn` for the person; None if the person quits.
+    The person's return; None if the person quits.
+
+  Raises:
+    errors.UserError: If there is no such seat.
   """
-  ask = ask or input
-  moves: list[int] = []
-  tell(HELP)
+  ask, game = ask or input, partner.game
+  person = game.seat_number(seat, "seat")
+  chance = streams.generator(partner.seed, streams.Stream.CHANCE_OUTCOMES)
+  plies: list[int] = []
+  tell(game.move_help())
   while True:
-    board = board_after(moves)
-    winner = int(rules.winners()[board])
-    if winner != rules.NO_WINNER:
-      tell(f"\n{draw(board)}")
-      if winner == rules.DRAWN:
-        tell("A draw.")
-        return "drawn"
-      ending = "won" if winner == mark else "lost"
-      tell(f"You have {ending}.")
-      return ending
-    if rules.side_to_move()[board] != mark:
-      (answer,) = player.answer(rules.X + rules.O - mark, [moves])
+    position = position_after(game, plies)
+    state, turn = position.state, int(position.to_act)
+    if turn == game_lib.CHANCE:
+      plies.append(_draw(chance, position))
+      continue
+    if turn == game_lib.OVER:
+      tell(f"\n{game.draw(state, person)}")
+      value = float(position.returns[person])
+      tell(_ending(game, value))
+      return value
+    if turn != person:
+      (answer,) = partner.answer(turn, [plies])
       tell(f"The model: {answer.response}")
-      cell = answer.cell
+      action = answer.action
       if not answer.is_legal:
-        reason = "names no cell" if cell < 0 else "names a taken cell"
+        reason = "is no move" if action < 0 else "is not legal"
         tell(f"That {reason}, so you have won.")
-        return "won"
+        return game.high
     else:
-      tell(f"\n{draw(board)}")
+      tell(f"\n{game.draw(state, person)}")
       try:
         line = ask("your move: ").strip().lower()
       except EOFError:
@@ -147,77 +185,94 @@ def play(
       if line == "q":
         return None
       if line == "u":
-        if len(moves) < (2 if mark == rules.X else 3):
-          tell("There is no move of yours to take back.")
-        else:
-          del moves[-2:]
+        _take_back(game, plies, person, tell)
         continue
-      cell = _CELLS.get(line)
-      if cell is None or not rules.legal_masks()[board] >> cell & 1:
-        tell(f"{line!r} is no free cell. {HELP}")
+      action = game.read_move(line)
+      if action is None or not position.legal[action]:
+        tell(f"{line!r} is no legal move. {game.move_help()}")
         continue
-    best = solver.optimal_cells(board)
-    if cell not in best:
-      names = " or ".join(map(text_formats.coordinate, best))
+    best = game.best_actions(state)
+    if best and action not in best:
+      names = " or ".join(str(game.spell(each)) for each in best)
       tell(f"  Not optimal: {names} would have been.")
-    moves.append(cell)
+    plies.append(action)
 
 
-def board_after(moves: Sequence[int]) -> int:
-  """Returns the board after alternating moves from the empty board."""
-  board = rules.EMPTY_BOARD
-  for number, cell in enumerate(moves):
-    board = rules.place(board, cell, rules.O if number % 2 else rules.X)
-  return int(board)
+def _ending(game: definition.Definition, value: float) -> str:
+  if (game.low, game.high) != (-1, 1):
+    return f"The game is over; your return is {value:g}."
+  return {1: "You have won.", -1: "You have lost."}.get(int(value), "A draw.")
 
 
-def draw(board: int) -> str:
-  """Formats a board as lines of text; free cells show their names."""
-  cells = zip(text_formats.COORDINATES, rules.cells()[board], strict=True)
-  names = [
-    f"{text_formats.MARK_NAMES[mark]} " if mark else name
-    for name, mark in cells
+def _take_back(
+  game: definition.Definition,
+  plies: list[int],
+  person: int,
+  tell: Callable[[str], None],
+) -> None:
+  """Removes the plies from the person's last move on."""
+  seats = [
+    int(position_after(game, plies[:number]).to_act)
+    for number in range(len(plies))
   ]
-  rows = (" | ".join(names[first : first + 3]) for first in (0, 3, 6))
-  return "\n".join(f"  {row}".rstrip() for row in rows)
+  if person not in seats:
+    tell("There is no move of yours to take back.")
+    return
+  del plies[len(seats) - 1 - seats[::-1].index(person) :]
 
 
 class SelfPlay(NamedTuple):
   """Counts of a model's games against itself.
 
-  The endings are `X wins`, `O wins`, `draw`, or a mark and `illegal` or
-  `unreadable`.
+  The endings are `SEAT wins`, `draw`, or a seat and `illegal` or `unreadable`.
+  The number of optimal moves is None for games without an exact solver.
   """
 
   endings: Counter[str]
   num_different: int
   num_moves: int
-  num_optimal: int
+  num_optimal: int | None
 
 
 def self_play(partner: Partner, num_games: int) -> SelfPlay:
   """Plays a model against itself, for a partner with as many games."""
-  games: list[list[int]] = [[] for _ in range(num_games)]
+  game = partner.game
+  chance = streams.generator(partner.seed, streams.Stream.CHANCE_OUTCOMES)
+  plies: list[list[int]] = [[] for _ in range(num_games)]
   endings: dict[int, str] = {}
-  num_optimal = 0
-  for ply in range(rules.NUM_CELLS):
-    mark, name = (rules.O, "O") if ply % 2 else (rules.X, "X")
-    for number, answer in enumerate(partner.answer(mark, games)):
+  num_moves = num_optimal = 0
+  while len(endings) < num_games:
+    positions = [position_after(game, each) for each in plies]
+    turns = [int(position.to_act) for position in positions]
+    answers = {
+      seat: partner.answer(seat, plies)
+      for seat in sorted({*turns})
+      if seat >= 0
+    }
+    for number, (position, turn) in enumerate(
+      zip(positions, turns, strict=True)
+    ):
       if number in endings:
         continue
-      game = games[number]
-      if not answer.is_legal:
-        fault = "unreadable" if answer.cell < 0 else "illegal"
-        endings[number] = f"{name} {fault}"
+      if turn == game_lib.OVER:
+        winner = int(position.returns.argmax())
+        is_draw = position.returns[winner] <= 0
+        endings[number] = "draw" if is_draw else f"{game.seats[winner]} wins"
         continue
-      num_optimal += answer.cell in solver.optimal_cells(board_after(game))
-      game.append(answer.cell)
-      winner = rules.winners()[board_after(game)]
-      if winner != rules.NO_WINNER:
-        endings[number] = "draw" if winner == rules.DRAWN else f"{name} wins"
+      if turn == game_lib.CHANCE:
+        plies[number].append(_draw(chance, position))
+        continue
+      answer = answers[turn][number]
+      if not answer.is_legal:
+        fault = "unreadable" if answer.action < 0 else "illegal"
+        endings[number] = f"{game.seats[turn]} {fault}"
+        continue
+      num_moves += 1
+      num_optimal += answer.action in game.best_actions(position.state)
+      plies[number].append(answer.action)
   return SelfPlay(
     endings=Counter(endings.values()),
-    num_different=len({tuple(game) for game in games}),
-    num_moves=sum(map(len, games)),
-    num_optimal=num_optimal,
+    num_different=len({tuple(each) for each in plies}),
+    num_moves=num_moves,
+    num_optimal=None if game.unsolved else num_optimal,
   )

@@ -1,19 +1,11 @@
-"""Exact and sampled win, draw and loss rates of a policy.
-
-A greedy policy always gives the same answer to the same board and history, so
-the opponent's moves alone determine a game: 384 lines of replies if the policy
-is X, 945 if it is O. Playing every line gives the policy's exact rates against
-a random and an optimal opponent, and its worst result against any opponent.
-"""
+"""Results of a policy's games: exact, or sampled with intervals."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games import definition
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
@@ -23,7 +15,9 @@ RATES = trajectory_lib.RATES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exact:
-  """A greedy policy's results with one mark, over every line.
+  """A greedy policy's results in one seat, over every line of play.
+
+  A line is everything that the others and chance may do in a game.
 
   Attributes:
     lines: Number of distinct games.
@@ -32,68 +26,99 @@ class Exact:
     worst: Worst ending, a key of `RATES` without `_rate`.
     random: Rates of endings against a uniformly random opponent.
     optimal: Rates of endings against an opponent that plays uniformly at random
-      among optimal moves.
+      among optimal moves; None for games without an exact solver.
     optimal_move_rate: Share of optimal moves among the policy's decisions
-      against the random opponent.
+      against the random opponent; None without a solver.
+    returns: Expected return by opponent; a game that does not end by the rules
+      has the least return. `worst` is the least that any opponent can bring
+      about. Empty in files of older versions.
   """
 
   lines: int
   lines_lost: int
   worst: str
   random: dict[str, float]
-  optimal: dict[str, float]
-  optimal_move_rate: float
+  optimal: dict[str, float] | None = None
+  optimal_move_rate: float | None = None
+  returns: dict[str, float] = dataclasses.field(default_factory=dict)
 
   def against(self, opponent: str) -> dict[str, dict[str, float]]:
     """Returns the rates by opponent, whatever the config's `opponent`."""
     del opponent
+    if self.optimal is None:
+      return {"random": self.random}
     return {"random": self.random, "optimal": self.optimal}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampled:
-  """Results of sampled games with one mark.
+  """Results of sampled games in one seat.
 
   Attributes:
     games: Number of games.
     rates: Rate of each ending.
     intervals: 95% confidence intervals of the rates (Wilson, 1927).
-    optimal_move_rate: Share of optimal moves among the policy's decisions.
+    optimal_move_rate: Share of optimal moves among the policy's decisions; None
+      for games without an exact solver.
+    mean_return: Mean return; a game that does not end by the rules has the
+      least return. None in files of older versions.
+    return_interval: 95% confidence interval of the mean return (Student's t).
   """
 
   games: int
   rates: dict[str, float]
   intervals: dict[str, tuple[float, float]]
-  optimal_move_rate: float
+  optimal_move_rate: float | None = None
+  mean_return: float | None = None
+  return_interval: tuple[float, float] | None = None
 
   def against(self, opponent: str) -> dict[str, dict[str, float]]:
     """Returns the rates by opponent, the config's `opponent` alone."""
     return {opponent: self.rates}
 
+  @property
+  def returns(self) -> dict[str, float]:
+    """The mean return; empty if it is unknown."""
+    return {} if self.mean_return is None else {"mean": self.mean_return}
 
-def exact(games: Trajectory) -> Exact:
-  """Computes exact results from the games on every line."""
-  distinct = distinct_games(games)
-  order = list(RATES.values())
+
+def exact_of_lines(game: definition.Definition, games: Trajectory) -> Exact:
+  """Computes exact results from the games on every line of `game.lines`."""
+  distinct = game.distinct_lines(games)
   endings = [Ending(int(e)) for e in np.asarray(games.ending)[distinct]]
+  order = list(RATES.values())
+  even, weights = np.ones(len(games.ending)), game.optimal_weights(games)
+  values = game.returns(games.state, np.asarray(games.ending))
   return Exact(
     lines=len(distinct),
     lines_lost=sum(e not in (Ending.WIN, Ending.DRAW) for e in endings),
     worst=max(endings, key=order.index).name.lower(),
-    random=_rates(games, np.ones(len(games.ending))),
-    optimal=_rates(games, _optimal_over_random(games)),
-    optimal_move_rate=_optimal_move_rate(games),
+    random=_rates(games, even),
+    optimal=_rates(games, weights),
+    optimal_move_rate=_optimal_move_rate(game, games),
+    returns={
+      "random": float(np.average(values, weights=even)),
+      "optimal": float(np.average(values, weights=weights)),
+      "worst": float(values.min()),
+    },
   )
 
 
-def sampled(games: Trajectory) -> Sampled:
+def sampled(game: definition.Definition, games: Trajectory) -> Sampled:
   """Computes rates and confidence intervals from sampled games."""
-  rates, intervals = rates_of(np.asarray(games.ending))
+  endings = np.asarray(games.ending)
+  rates, intervals = rates_of(endings)
+  values = game.returns(games.state, endings).astype(np.float64)
+  total, mean = len(values), float(values.mean())
+  error = float(values.std(ddof=1) / np.sqrt(total)) if total > 1 else 0.0
+  half = float(stats.t.ppf(0.975, max(total - 1, 1))) * error
   return Sampled(
-    games=len(games.ending),
+    games=total,
     rates=rates,
     intervals=intervals,
-    optimal_move_rate=_optimal_move_rate(games),
+    optimal_move_rate=_optimal_move_rate(game, games),
+    mean_return=mean,
+    return_interval=(mean - half, mean + half),
   )
 
 
@@ -111,14 +136,19 @@ def rates_of(
   return rates, intervals
 
 
-def distinct_games(games: Trajectory) -> np.ndarray:
-  """Returns the index of each distinct game; lines that end early coincide."""
-  first: dict[Any, int] = {}
-  for n in range(len(games.ending)):
-    played = np.asarray(games.turn_mask[n])
-    boards = np.asarray(games.states.board[n])[played].tolist()
-    first.setdefault((*boards, int(games.state.board[n])), n)
-  return np.array(list(first.values()))
+def points(
+  game: definition.Definition, result: Exact | Sampled, opponent: str
+) -> list[float]:
+  """Returns the share of points against each of the result's opponents, 0 to 1.
+
+  Points are the game's returns, from the least to the greatest: a win counts 1,
+  a draw 1/2 where these are -1 and 1.
+  """
+  if (game.low, game.high) == (-1, 1):
+    every = result.against(opponent).values()
+    return [rates["win_rate"] + rates["draw_rate"] / 2 for rates in every]
+  values = [v for name, v in result.returns.items() if name != "worst"]
+  return [(value - game.low) / (game.high - game.low) for value in values]
 
 
 def _rates(games: Trajectory, weights: np.ndarray) -> dict[str, float]:
@@ -130,38 +160,11 @@ def _rates(games: Trajectory, weights: np.ndarray) -> dict[str, float]:
   }
 
 
-def _optimal_move_rate(games: Trajectory) -> float:
-  optimal = trajectory_lib.optimal_moves(games).sum()
+def _optimal_move_rate(
+  game: definition.Definition, games: Trajectory
+) -> float | None:
+  if game.unsolved:
+    return None
+  optimal = trajectory_lib.optimal_moves(game, games).sum()
   turns = np.asarray(games.turn_mask).sum()
   return float(optimal / turns) if turns else 0.0
-
-
-def _optimal_over_random(games: Trajectory) -> np.ndarray:
-  """Returns importance weights of the optimal over the random opponent.
-
-  Every line has the same probability under the random opponent, so these
-  weights, float [B], give exact expectations under the optimal opponent.
-  """
-  ratio = np.ones(len(games.ending))
-  boards, moves = np.asarray(games.states.board), np.asarray(games.moves)
-  played = np.asarray(games.turn_mask)
-  for n in range(len(ratio)):
-    if games.state.agent[n] == rules.O:
-      # X opens before the agent's first turn.
-      ratio[n] *= _reply_ratio(rules.EMPTY_BOARD, int(boards[n, 0]))
-    for t in np.flatnonzero(played[n] & (moves[n] >= 0)):
-      before = rules.successors()[boards[n, t], moves[n, t]]
-      has_next = t + 1 < played.shape[1] and played[n, t + 1]
-      after = boards[n, t + 1] if has_next else games.state.board[n]
-      # An illegal move and the last move of a game have no reply.
-      if before >= 0 and before != after:
-        ratio[n] *= _reply_ratio(int(before), int(after))
-  return ratio
-
-
-def _reply_ratio(before: int, after: int) -> float:
-  (cell,) = np.flatnonzero(rules.cells()[before] != rules.cells()[after])
-  legal, best = rules.legal_masks()[before], solver.solve().optimal[before]
-  if not best >> cell & 1:
-    return 0.0
-  return float(rules.mask_sizes()[legal] / rules.mask_sizes()[best])

@@ -7,7 +7,7 @@ functions are pure and unbatched; batch them with `jax.vmap`.
 from collections.abc import Callable, Sequence
 import dataclasses
 import enum
-from typing import Generic
+from typing import Any, Generic
 
 from flax import struct
 import jax
@@ -77,10 +77,22 @@ class View(Generic[game_lib.StateT]):
         f" {number}"
       )
 
+  def against(self, opponents: Any) -> "View[game_lib.StateT]":
+    """Returns the environment with other opponents."""
+    return dataclasses.replace(self, opponents=opponents)
+
   def init(
-    self, key: jax.Array, seat: jax.Array | int
+    self,
+    key: jax.Array,
+    seat: jax.Array | int,
+    first: game_lib.StateT | None = None,
   ) -> ViewState[game_lib.StateT]:
     """Starts a game and plays up to the agent's first turn.
+
+    Args:
+      key: Random key of opponents and chance.
+      seat: Seat of the agent, int32 [].
+      first: State of the game to start from; None for its first.
 
     Raises:
       errors.UserError: if `seat` is an int and no seat of the game.
@@ -89,10 +101,12 @@ class View(Generic[game_lib.StateT]):
       raise errors.UserError(
         f"seat: expected 0 to {self.game.num_seats - 1}, found {seat}"
       )
-    first_key = streams.fold_in(key, streams.Stream.GAME_STARTS)
+    if first is None:
+      first_key = streams.fold_in(key, streams.Stream.GAME_STARTS)
+      first = self.game.init(first_key)
     return self._advance(
       ViewState(
-        game=self.game.init(first_key),
+        game=first,
         seat=jnp.asarray(seat, jnp.int32),
         key=jax.random.key_data(key),
         plies=jnp.int32(0),

@@ -71,6 +71,7 @@ class Description(pydantic.BaseModel):
     params: SHA-256 of the parameters in the directory.
     lora: Settings of the adapter; None for a whole model.
     base: Base of the adapter; None for a whole model.
+    game: Name of the game that the model was trained on; None in older files.
   """
 
   model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -83,6 +84,7 @@ class Description(pydantic.BaseModel):
   params: str
   lora: config_lib.LoraConfig | None
   base: BaseRecord | None
+  game: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -97,6 +99,7 @@ class Model:
     base: Base of the adapters; None without adapters.
     revision: SHA-256 of the parameters or files that the model was loaded from.
     commit: Commit of the hub id that the model was loaded from.
+    game: Name of the game that the model was trained on; None for no game.
   """
 
   module: nnx.Module
@@ -106,6 +109,7 @@ class Model:
   base: BaseRecord | None = None
   revision: str
   commit: str | None = None
+  game: str | None = None
 
   def __repr__(self) -> str:
     """Returns one line; a module's repr has a line for each parameter."""
@@ -187,6 +191,7 @@ def save(model: Model, directory: pathlib.Path) -> None:
     params=revision(params),
     lora=model.lora,
     base=base,
+    game=model.game,
   )
   with processes.new_directory(directory) as new:
     with ocp.StandardCheckpointer() as checkpointer:
@@ -245,6 +250,7 @@ def load(
     lora=description.lora,
     base=record,
     revision=description.params,
+    game=description.game,
   )
 
 

@@ -301,6 +301,15 @@ def check_matches(
       )
 
 
+def check_game(model: checkpoints.Model, config: config_lib.SFTConfig) -> None:
+  """Raises a UserError if `model` was trained on another game than the config's."""
+  if model.game not in (None, config.game.name):
+    raise errors.UserError(
+      f"{config.model.name}: this model was trained on {model.game}, but game.name"
+      f" is {config.game.name}; choose a model of this game, or change game.name"
+    )
+
+
 def _check(config: config_lib.ModelConfig) -> None:
   """Refuses settings that do not apply to the model."""
   name = config.name

@@ -75,8 +75,11 @@ def outcomes(runs: Sequence[Run]) -> dict[str, list[str]]:
         shares.append(game_files.no_move_rate(rates))
         text = " / ".join(f"{100 * share:.2f}" for share in shares)
         column[f"as {mark} against {opponent}, %"] = text
-      share = f"{100 * side.optimal_move_rate:.2f}"
-      column[f"optimal moves as {mark}, %"] = share
+      for opponent, value in side.returns.items():
+        column[f"mean return as {mark}, {opponent}"] = f"{value:.4f}"
+      if side.optimal_move_rate is not None:
+        share = f"{100 * side.optimal_move_rate:.2f}"
+        column[f"optimal moves as {mark}, %"] = share
     for key, value in run.manifest.final_metrics.items():
       if key.endswith(("/loss", "/score")):
         column[key] = f"{value:.4f}"

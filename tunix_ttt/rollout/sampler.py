@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games import catalog
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import schedule
@@ -116,7 +116,7 @@ class Sampler:
     """Plays B games from their initial `states` to their end.
 
     `keys` [B] has the random key of each game's tokens; it is consumed.
-    `opponent`, if not None, replaces `env.opponent`; arrays of a
+    `opponent`, if not None, replaces the environment's; arrays of a
     `jax.tree_util.Partial` may change between calls.
     """
     return self._play(params, self._tables, keys, states, opponent)
@@ -132,7 +132,7 @@ class Sampler:
     self.num_traces += 1
     env: Any = self._env
     if opponent is not None:
-      env = dataclasses.replace(env, opponent=opponent)
+      env = env.against(opponent)
     batch_size = keys.shape[0]
     games = _Games(
       state=states,
@@ -310,10 +310,8 @@ class Sampler:
 def make_tables(
   config: config_lib.SFTConfig, tokenizer: tokenizers.Tokenizer
 ) -> tables_lib.Tables:
-  """Returns the lookup tables of the config's text format."""
-  thoughts = config.data.games.thoughts == "template"
-  text_format = text_formats.named(config.play.format, thoughts=thoughts)
-  return tables_lib.build(text_format, tokenizer)
+  """Returns the lookup tables of the config's game."""
+  return tables_lib.build(catalog.of(config), tokenizer)
 
 
 def greedy_single_moves(

@@ -6,18 +6,17 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from tunix_ttt.games.tictactoe import board_tables
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games import definition
 from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import tokenizers
 
 
 class Tables(struct.PyTreeNode):
-  """Device arrays of a text format and tokenizer.
+  """Device arrays of a game's text and a tokenizer.
 
   Attributes:
-    observations: Token chunks of all observations: `board_tables.Observations` or
-      `game_tables.GameObservations`.
+    observations: Token chunks of observations, such as
+      `game_observations.GameObservations`.
     answers: Grammar of the answers.
     end_ids: Ids that end a turn, int32 [E].
   """
@@ -50,18 +49,16 @@ class Tables(struct.PyTreeNode):
 
 
 def build(
-  text_format: text_formats.TextFormat, tokenizer: tokenizers.Tokenizer
+  game: definition.Definition, tokenizer: tokenizers.Tokenizer
 ) -> Tables:
-  """Tokenizes all observations and compiles the answer grammar.
+  """Tokenizes the observations of a game and compiles the answer grammar.
 
-  Raises a `UserError` if the tokenizer cannot encode the answers.
+  Raises:
+    errors.UserError: if the tokenizer cannot encode the answers, or merges too
+      many texts.
   """
-  end_ids = text_format.end_ids(tokenizer)
-  observations = board_tables.build(text_format, tokenizer)
   return Tables(
-    observations=jax.tree.map(jnp.asarray, observations),
-    answers=answers_lib.compile_automaton(
-      text_format.grammar(), tokenizer.token_bytes(), end_ids
-    ),
-    end_ids=jnp.asarray(end_ids, jnp.int32),
+    observations=game.observations(tokenizer),
+    answers=game.answers(tokenizer),
+    end_ids=jnp.asarray(game.end_ids(tokenizer), jnp.int32),
   )

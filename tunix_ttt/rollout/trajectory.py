@@ -9,23 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt import streams
+from tunix_ttt.games import definition
+from tunix_ttt.games import game as game_lib
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import tables as tables_lib
 
 
 class Ending(enum.IntEnum):
-  """Ending of a game; extends `games.tictactoe.env.Outcome`."""
+  """Ending of a game; extends `games.game.Outcome`."""
 
-  ONGOING = env_lib.Outcome.ONGOING
-  WIN = env_lib.Outcome.WIN
-  DRAW = env_lib.Outcome.DRAW
-  LOSS = env_lib.Outcome.LOSS
-  ILLEGAL = env_lib.Outcome.ILLEGAL
+  ONGOING = game_lib.Outcome.ONGOING
+  WIN = game_lib.Outcome.WIN
+  DRAW = game_lib.Outcome.DRAW
+  LOSS = game_lib.Outcome.LOSS
+  ILLEGAL = game_lib.Outcome.ILLEGAL
   PARSE_ERROR = 5
   # The game reached a limit of tokens or turns.
   LENGTH = 6
@@ -77,27 +75,32 @@ class Trajectory:
   sampled_mass: jax.Array | None = None
 
 
-def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
+def dummy_trajectory(
+  game: definition.Definition, num_turns: int, max_new_tokens: int
+) -> Trajectory:
   """Returns two games for validating functions of trajectories.
 
-  The first plays the center; the answer of the second is unreadable. Both have
+  The first plays a legal move; the answer of the second is unreadable. Both have
   one of `num_turns` turns and one of `max_new_tokens` tokens.
   """
   turns, tokens = (2, num_turns), (2, num_turns, max_new_tokens)
   turn_mask, moves = np.zeros(turns, bool), np.full(turns, -1, np.int32)
-  turn_mask[:, 0], moves[0, 0] = True, 4
+  env = game.environment()
+  # Greedy samplers do not use their keys either.
+  start = game.begin(env, streams.key(0, streams.Stream.GREEDY), 0)
+  move = jnp.argmax(env.legal(start))
+  turn_mask[:, 0], moves[0, 0] = True, int(move)
   action_mask = np.zeros(tokens, bool)
   action_mask[..., 0] = turn_mask
   first = Ending.UNFINISHED if num_turns == 1 else Ending.LENGTH
-  start = env_lib.TicTacToe().init(0)
-  states = jax.tree.map(lambda x: np.full(turns, x, x.dtype), start)
+  ends = env.step(start, move), start
   # Typed as Any: the fields are NumPy arrays on the host.
   fields: dict[str, Any] = {
     "ending": np.array([first, Ending.PARSE_ERROR], np.int8),
-    "state": jax.tree.map(lambda leaf: leaf[:, 0], states).replace(
-      board=np.array([rules.X * rules.POWERS[4], rules.EMPTY_BOARD], np.int32)
+    "state": jax.tree.map(lambda *leaves: np.stack(leaves), *ends),
+    "states": jax.tree.map(
+      lambda leaf: np.broadcast_to(leaf, turns + leaf.shape), start
     ),
-    "states": states,
     "retried": np.zeros(turns, bool),
     "turn_mask": turn_mask,
     "moves": moves,
@@ -108,43 +111,43 @@ def dummy_trajectory(num_turns: int, max_new_tokens: int) -> Trajectory:
   return Trajectory(**fields)
 
 
-def optimal_moves(games: Trajectory) -> np.ndarray:
-  """Returns the mask of turns with an optimal move: bool [B, T]."""
-  masks = (
-    solver.solve().optimal[np.asarray(games.states.board)].astype(np.int32)
-  )
-  moves = np.asarray(games.moves).astype(np.int32)
-  is_optimal = (masks >> np.maximum(moves, 0) & 1).astype(bool)
-  return is_optimal & (moves >= 0) & np.asarray(games.turn_mask)
+def optimal_moves(game: definition.Definition, games: Trajectory) -> np.ndarray:
+  """Returns the mask of turns with an optimal move, for solved games: bool [B, T]."""
+  regret = game.regret(games.states, np.asarray(games.moves))
+  return (regret == 0) & np.asarray(games.turn_mask)
 
 
 def describe(
-  games: Trajectory, decode: Callable[[list[int]], str]
+  game: definition.Definition,
+  games: Trajectory,
+  decode: Callable[[list[int]], str],
 ) -> Iterator[dict[str, Any]]:
   """Yields each game as a human-readable record."""
-  optimal = optimal_moves(games)
+  optimal = None if game.unsolved else optimal_moves(game, games)
   for n in range(len(games.ending)):
-    yield {
-      "agent": text_formats.MARK_NAMES[int(games.state.agent[n])],
-      "ending": Ending(int(games.ending[n])).name.lower(),
-      "board": board_text.to_text(int(games.state.board[n])),
-      "turns": [
+    turns = []
+    for t in np.flatnonzero(games.turn_mask[n]):
+      state = _at(games.states, (n, t))
+      tokens = np.asarray(games.actions[n, t])[games.action_mask[n, t]]
+      turns.append(
         {
-          "board": board_text.to_text(int(games.states.board[n, t])),
-          "opponent_move": _coordinate(int(games.states.last_move[n, t])),
-          "response": decode(
-            np.asarray(games.actions[n, t])[games.action_mask[n, t]].tolist()
-          ),
-          "move": _coordinate(int(games.moves[n, t])),
-          "optimal": bool(optimal[n, t]),
+          **game.record_turn(state),
+          "response": decode(tokens.tolist()),
+          "move": game.spell(int(games.moves[n, t])),
+          "optimal": None if optimal is None else bool(optimal[n, t]),
         }
-        for t in np.flatnonzero(games.turn_mask[n])
-      ],
+      )
+    end = _at(games.state, n)
+    yield {
+      **game.record_seat(end),
+      "ending": Ending(int(games.ending[n])).name.lower(),
+      **game.record_end(end),
+      "turns": turns,
     }
 
 
-def _coordinate(cell: int) -> str | None:
-  return None if cell < 0 else text_formats.coordinate(cell)
+def _at(states: Any, index: Any) -> Any:
+  return jax.tree.map(lambda leaf: leaf[index], states)
 
 
 @struct.dataclass

@@ -8,15 +8,12 @@ A tokenizer has Tunix's interface (`encode`, `decode`, `bos_id`, `eos_id`,
 from collections.abc import Iterable, Sequence
 import hashlib
 import io
-import itertools
 import pathlib
 from typing import Protocol
 
 import sentencepiece
 
 from tunix_ttt import errors
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
@@ -27,49 +24,8 @@ FILE = "tokenizer.model"
 START_OF_TURN = "<start_of_turn>"
 END_OF_TURN = "<end_of_turn>"
 
-_ROWS = tuple(
-  text_formats.render_row(row, marks)
-  + (text_formats.ROW_SEPARATOR if row < 2 else "")
-  for row in range(3)
-  for marks in itertools.product((rules.EMPTY, rules.X, rules.O), repeat=3)
-)
-
-# Recurring text of observations and answers is one token each. A board then
-# costs fewer than 20 tokens.
-_GRID_SYMBOLS = (
-  *(
-    f"user\n{text_formats.system_prompt(thoughts=thoughts)}\n\n"
-    for thoughts in (True, False)
-  ),
-  text_formats.BOARD,
-  *(
-    f"{text_formats.LAST_MOVE}{c}.\n{text_formats.BOARD}"
-    for c in text_formats.COORDINATES
-  ),
-  *_ROWS,
-  text_formats.MOVES,
-  *text_formats.COORDINATES,
-  *(text_formats.MOVE_SEPARATOR + c for c in text_formats.COORDINATES),
-  *text_formats.TO_MOVE.values(),
-  "<think>",
-  "</think>",
-  "</think>\n<move>",
-  "<move>",
-  "</move>",
-)
-_TOKEN_BOARD_SYMBOLS = (
-  *(f"<|{row}-{column}|>" for row in range(3) for column in range(3)),
-  *(f"<|{name}|>" for name in ("X", "O", "blank", "board_start", "board_end")),
-  *(f"<|{name}|>" for name in ("player", "turn", "symbol", "move", "end")),
-  "<player_think>",
-  "</player_think>",
-)
+# Text between the turns of a conversation.
 _TURN_SYMBOLS = ("user\n", "model\n", "\n\n", "\n")
-# Full rows A and B have the same text, so remove duplicates.
-SYMBOLS = tuple(
-  dict.fromkeys(_GRID_SYMBOLS + _TOKEN_BOARD_SYMBOLS + _TURN_SYMBOLS)
-)
-
 # Leaves room for learned pieces besides symbols, control and byte pieces.
 MIN_VOCAB_SIZE = 512
 
@@ -217,15 +173,18 @@ class SentencePieceTokenizer(IdentifiedTokenizer):
 
 @progress.stage("training the tokenizer")
 def train_tokenizer(
-  texts: Iterable[str], vocab_size: int, *, split_by_whitespace: bool = False
+  texts: Iterable[str],
+  vocab_size: int,
+  symbols: Iterable[str] = (),
+  *,
+  split_by_whitespace: bool = False,
 ) -> SentencePieceTokenizer:
   """Trains a lossless BPE tokenizer with byte fallback.
-
-  `SYMBOLS` are pieces that are never merged.
 
   Args:
     texts: Training texts in a fixed order.
     vocab_size: Maximum number of pieces, at least `MIN_VOCAB_SIZE`.
+    symbols: Texts that are one piece each and are never merged.
     split_by_whitespace: Whether a piece ends before each space.
 
   Raises:
@@ -236,6 +195,7 @@ def train_tokenizer(
     raise errors.UserError(
       "there is no text to train the tokenizer on; add rows"
     )
+  pieces = dict.fromkeys((*symbols, *_TURN_SYMBOLS))
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.Train(
@@ -257,7 +217,7 @@ def train_tokenizer(
       remove_extra_whitespaces=False,
       control_symbols=[START_OF_TURN, END_OF_TURN],
       # SentencePiece matches symbols after replacing spaces.
-      user_defined_symbols=[s.replace(" ", SPACE) for s in SYMBOLS],
+      user_defined_symbols=[s.replace(" ", SPACE) for s in pieces],
       pad_id=0,
       eos_id=1,
       bos_id=2,

@@ -16,9 +16,7 @@ from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.data import datasets
 from tunix_ttt.data import positions
-from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import opponents
-from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games import catalog
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy
@@ -39,25 +37,40 @@ class OpponentPool:
     """Makes a pool without past selves.
 
     Raises:
-      errors.UserError: if a custom opponent cannot be imported or compiled.
+      errors.UserError: if an opponent does not exist for the game.
     """
-    self._custom = None
-    if config.opponents.custom is not None:
-      self._custom = opponents.from_name(config.opponents.custom)
-    self._shares, self._max_steps = config.opponents, config.training.max_steps
+    self._game, self._settings = catalog.of(config), config.opponents
+    self._max_steps = config.training.max_steps
     self._directory = run / run_directory.OPPONENTS
     self._tables: list[np.ndarray] = []
+    settings, game = self._settings, self._game
+    self._custom, self._players = None, {}
+    if settings.custom is not None:
+      self._custom = game.player(settings.custom, "opponents.custom")
+      return
+    for name in ("random", "optimal", "mcts"):
+      # The random opponent replaces past selves that there are not yet.
+      if name == "random" or any(settings.shares[name]):
+        full = f"mcts:{settings.simulations}" if name == "mcts" else name
+        self._players[name] = game.player(full, f"opponents.{name}")
+    self._mixture = game.mixture([*self._players.values()])
+    # Fails early for a game whose positions cannot be listed.
+    has_past = any(settings.past_selves)
+    self._num_positions = game.num_positions if has_past else 0
+    self._dtype = np.min_scalar_type(-max(game.game.num_actions, 1))
+    self._num_tables = settings.pool_size if has_past else 0
 
   def is_due(self, step: int) -> bool:
     """Returns whether to add a past self after a step, counted from 1."""
-    every = self._shares.add_every_n_steps
-    return any(self._shares.past_selves) and step % every == 0
+    every = self._settings.add_every_n_steps
+    return any(self._settings.past_selves) and step % every == 0
 
   def add(self, step: int, moves: np.ndarray) -> None:
-    """Adds a past self, int8 [3^9], to the pool and the run directory."""
+    """Adds a past self, int [num_positions], to the pool and the run directory."""
     if processes.is_first():
       self._directory.mkdir(exist_ok=True)
-      files.write_bytes(self._directory / f"{step}.bin", moves.tobytes())
+      table = moves.astype(self._dtype).tobytes()
+      files.write_bytes(self._directory / f"{step}.bin", table)
     processes.wait("written a past self")
     self.restore(step)
 
@@ -70,11 +83,11 @@ class OpponentPool:
     paths = {int(p.stem): p for p in self._directory.glob("*.bin")}
     tables = []
     for _, path in sorted((n, p) for n, p in paths.items() if n <= step):
-      table = np.frombuffer(path.read_bytes(), np.int8)
-      if table.shape != (rules.NUM_BOARDS,):
+      content = path.read_bytes()
+      if len(content) != self._num_positions * self._dtype.itemsize:
         raise errors.UserError(f"{path}: not a table of moves")
-      tables.append(table)
-    self._tables = tables[-self._shares.pool_size :]
+      tables.append(np.frombuffer(content, self._dtype))
+    self._tables = tables[-self._settings.pool_size :]
 
   def opponent(self, step: int) -> Any:
     """Returns the opponent of a step's games, counted from 0."""
@@ -82,25 +95,27 @@ class OpponentPool:
       return jax.tree_util.Partial(self._custom)
     progress = step / max(self._max_steps - 1, 1)
 
-    def share(ends: tuple[float, float]) -> float:
+    def share(name: str) -> float:
+      ends = self._settings.shares[name]
       return ends[0] + progress * (ends[1] - ends[0])
 
-    size = self._shares.pool_size
-    shares = np.zeros(2 + size, np.float32)
-    shares[:2] = share(self._shares.random), share(self._shares.optimal)
-    past = share(self._shares.past_selves)
-    tables = np.full((size, rules.NUM_BOARDS), -1, np.int8)
+    count, size = len(self._players), self._num_tables
+    shares = np.zeros(count + size, np.float32)
+    shares[:count] = [*map(share, self._players)]
+    past = share("past_selves")
+    tables = np.full((size, self._num_positions), -1, self._dtype)
     if self._tables:
-      shares[2 : 2 + len(self._tables)] = past / len(self._tables)
+      shares[count : count + len(self._tables)] = past / len(self._tables)
       tables[: len(self._tables)] = self._tables
     else:
       shares[0] += past
+    # One function for all steps, so that the program is compiled once.
     return jax.tree_util.Partial(
-      opponents.mixture, jnp.asarray(shares), jnp.asarray(tables)
+      self._mixture, jnp.asarray(shares), jnp.asarray(tables)
     )
 
 
-# Number of boards in a batch of greedy moves.
+# Number of positions in a batch of greedy moves.
 _GREEDY_BATCH = 512
 
 
@@ -124,6 +139,7 @@ class GameRollout:
     `prompts` are the start positions of the episode source `prompts`.
     """
     self._config, self._pool = config, pool
+    self._game = catalog.of(config)
     # In the layout `split`, the sampler has a copy of the model.
     self._trained = self._module = model.module
     self._trainable = model.trainable
@@ -136,7 +152,11 @@ class GameRollout:
       play = dataclasses.replace(play, max_turns=1)
     self._policy = model_policy.ModelPolicy(self._module, model.spec)
     self._sample = sampler.Sampler(
-      self._policy, env_lib.TicTacToe(), self._tables, play, config.rollout
+      self._policy,
+      self._game.environment(),
+      self._tables,
+      play,
+      config.rollout,
     )
     self._sequences = jax.jit(
       lambda games, tables: trajectory.sequences(
@@ -189,9 +209,7 @@ class GameRollout:
       places = meshes.shardings(values, self._mesh)
       nnx.update(self._module, jax.device_put(values, places))
 
-  def start(
-    self, groups: np.ndarray, opponent: Any
-  ) -> tuple[jax.Array, env_lib.State]:
+  def start(self, groups: np.ndarray, opponent: Any) -> tuple[jax.Array, Any]:
     """Returns the token keys [B] and the initial states of games.
 
     `groups` has the group numbers of the games, int [B]. The opponent opens
@@ -209,12 +227,12 @@ class GameRollout:
   def _has_random_start(self, groups: np.ndarray) -> np.ndarray:
     """Returns the mask bool [B] of games that start on a random position.
 
-    Two consecutive groups, which play X and O, have the same value.
+    As many consecutive groups as there are seats have the same value.
     """
     episodes = self._config.episodes
     share = 1.0 if episodes.source == "positions" else episodes.starts
-    pairs = groups // 2
-    return np.floor((pairs + 1) * share) > np.floor(pairs * share)
+    sets = groups // len(self._game.seats)
+    return np.floor((sets + 1) * share) > np.floor(sets * share)
 
   def _prompt_boards(
     self, groups: np.ndarray
@@ -238,64 +256,61 @@ class GameRollout:
     opponent: Any,
     has_random_start: jax.Array,
     prompts: Any,
-  ) -> tuple[jax.Array, env_lib.State]:
-    seed = self._config.seed
-    env = env_lib.TicTacToe(opponent=opponent)
-    agents = {"x": (rules.X, rules.X), "o": (rules.O, rules.O)}
-    episodes = self._config.episodes
-    marks = jnp.array(agents.get(episodes.agent, (rules.X, rules.O)), jnp.int8)
+  ) -> tuple[jax.Array, Any]:
+    config, game, names = self._config, self._game, streams.Stream
+    env, episodes = game.environment(opponent), config.episodes
+    seats = jnp.arange(len(game.seats))
+    if episodes.agent != "mixed":
+      number = game.seat_number(episodes.agent, "episodes.agent")
+      seats = jnp.array([number])
+    can_start_anywhere = episodes.source == "positions" or episodes.starts > 0
+
+    def key(stream: streams.Stream, *counters: Any) -> jax.Array:
+      return streams.key(config.seed, stream, *counters)
 
     def start_game(
       group: jax.Array, member: jax.Array, has_random_start: Any, prompt: Any
     ) -> Any:
+      token_key = key(names.GAME_TOKENS, group, member)
       opponent_member = member if episodes.opponent_seed == "game" else 0
-      opponent_seed = jax.random.bits(
-        streams.key(seed, streams.Stream.GAME_OPPONENTS, group, opponent_member)
-      )
+      game_key = key(names.GAME_OPPONENTS, group, opponent_member)
+      seat = seats[group % len(seats)]
       if prompt is not None:
-        board, last = prompt
-        agent = jnp.asarray(rules.side_to_move())[board]
-      else:
-        agent = marks[group % 2]
-        board, last = opponents.random_position(
-          streams.key(seed, streams.Stream.GROUP_STARTS, group),
-          streams.key(seed, streams.Stream.GROUP_LAST_MOVES, group),
-          agent,
-        )
-        board = jnp.where(has_random_start, board, rules.EMPTY_BOARD)
-        last = jnp.where(has_random_start, last, -1)
-      state = env.init(opponent_seed, agent, board, last)
-      return streams.key(seed, streams.Stream.GAME_TOKENS, group, member), state
+        return token_key, game.begin_prompt(env, game_key, prompt)
+      if not can_start_anywhere:
+        return token_key, game.begin(env, game_key, seat)
+      start_keys = (
+        key(names.GROUP_STARTS, group),
+        key(names.GROUP_LAST_MOVES, group),
+      )
+      position = jax.tree.map(
+        lambda anywhere, first: jnp.where(has_random_start, anywhere, first),
+        game.random_position(start_keys, seat),
+        game.first_position(start_keys[0]),
+      )
+      return token_key, game.begin_at(env, game_key, seat, position)
 
     return jax.vmap(start_game)(groups, members, has_random_start, prompts)
 
   def greedy_moves(self) -> np.ndarray:
-    """Returns the model's greedy move on every single board, int8 [3^9].
+    """Returns the model's greedy move in every position, int [num_positions].
 
     Unreadable answers and finished games have the move -1.
     """
-    boards = rules.positions()
+    numbers, states = self._game.turns()
     if self._greedy is None:
       play = sampler.greedy_single_moves(self._config.play)
       self._greedy = sampler.Sampler(
-        self._policy, env_lib.TicTacToe(), self._tables, play
+        self._policy, self._game.environment(), self._tables, play
       )
-    opponent_mark = rules.X + rules.O - rules.side_to_move()[boards]
-    is_taken = rules.cells()[boards] == opponent_mark[:, None]
-    last = np.where(boards == rules.EMPTY_BOARD, -1, is_taken.argmax(axis=1))
     params, moves = nnx.state(self._module), []
-    for first in range(0, len(boards), _GREEDY_BATCH):
-      rows = np.arange(first, first + _GREEDY_BATCH) % len(boards)
-      states = jax.vmap(env_lib.TicTacToe().init)(
-        jnp.zeros(_GREEDY_BATCH, jnp.uint32),
-        jnp.asarray(rules.side_to_move()[boards[rows]]),
-        jnp.asarray(boards[rows]),
-        jnp.asarray(last[rows], jnp.int8),
-      )
+    for first in range(0, len(numbers), _GREEDY_BATCH):
+      rows = np.arange(first, first + _GREEDY_BATCH) % len(numbers)
       keys = streams.keys(
         0, streams.Stream.GREEDY, last=jnp.arange(_GREEDY_BATCH)
       )
-      moves.append(meshes.fetch(self._greedy(params, keys, states).moves)[:, 0])
-    table = np.full(rules.NUM_BOARDS, -1, np.int8)
-    table[boards] = np.concatenate(moves)[: len(boards)]
+      batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], states)
+      moves.append(meshes.fetch(self._greedy(params, keys, batch).moves)[:, 0])
+    table = np.full(self._game.num_positions, -1, np.int32)
+    table[numbers] = np.concatenate(moves)[: len(numbers)]
     return table

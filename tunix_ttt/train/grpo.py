@@ -27,6 +27,7 @@ import numpy as np
 
 from tunix_ttt.algorithms import advantages as advantages_lib
 from tunix_ttt.algorithms import rewards as rewards_lib
+from tunix_ttt.games import catalog
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
@@ -48,6 +49,7 @@ class GRPORun:
     """Makes the parts of a run and restores the latest checkpoint."""
     self.plan, self.path, self.config = plan, path, plan.config
     config, model = plan.config, plan.model
+    self.game = catalog.of(config)
     # Copied before a checkpoint is restored into the model.
     self._reference = grpo_plan.reference(plan)
     self.trainer = trainer_lib.GRPOTrainer(model.module, config, path)
@@ -100,6 +102,7 @@ class GRPORun:
     games, sequences = self.rollout.play(step)
     seconds_sampling = time.perf_counter() - started
     rewards = rewards_lib.components(
+      self.game,
       games,
       config.rewards,
       config.play.max_new_tokens,
@@ -109,7 +112,8 @@ class GRPORun:
     advantages, is_trained = advantages_lib.advantages(
       rewards_lib.total(games, rewards),
       np.asarray(games.turn_mask),
-      np.asarray(games.states.board),
+      self.game.position_numbers(games.states),
+      self.game.seat_numbers(games.states),
       config.grpo,
     )
     batch, corrections = game_batches.make(
@@ -121,7 +125,7 @@ class GRPORun:
     groups = is_trained.any(axis=1).reshape(-1, config.grpo.num_generations)
     metrics = {
       **losses,
-      **recorder_lib.game_metrics(games, rewards),
+      **recorder_lib.game_metrics(self.game, games, rewards),
       **corrections,
       "dropped_groups": float((~groups.any(axis=1)).sum()),
       "seconds_sampling": seconds_sampling,

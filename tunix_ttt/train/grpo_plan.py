@@ -10,7 +10,7 @@ from tunix_ttt import errors
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.data import datasets
 from tunix_ttt.evaluate import matches
-from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games import catalog
 from tunix_ttt.models import memory
 from tunix_ttt.models import model_policy
 from tunix_ttt.models import sources
@@ -73,7 +73,13 @@ def plan(
   recorder.check(config.logging)
   num_turns = 1 if config.episodes.are_single_moves else config.play.max_turns
   memory.check_answers(config.play, config.training.batch_size)
-  rewards_lib.check_custom(rewards, num_turns, config.play.max_new_tokens)
+  rewards_lib.check(
+    catalog.of(config),
+    config.rewards,
+    rewards,
+    num_turns,
+    config.play.max_new_tokens,
+  )
   source = load(config)
   base = reference_log_probs.base_model(config, source, tokenizer)
   model, record = run_loop.adapt(base, config)
@@ -128,7 +134,8 @@ def check_play(
   assert model.tokenizer is not None
   tables = sampler.make_tables(config, model.tokenizer)
   policy = model_policy.ModelPolicy(model.module, model.spec)
-  sampler.Sampler(policy, env_lib.TicTacToe(), tables, config.play)
+  env = catalog.of(config).environment()
+  sampler.Sampler(policy, env, tables, config.play)
   return tables
 
 

@@ -19,6 +19,8 @@ from tunix.sft import metrics_logger
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.algorithms import rewards as rewards_lib
+from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
@@ -311,6 +313,7 @@ class GameRecorder(Recorder):
     """Opens a run's files; `decode` turns token ids into text."""
     super().__init__(run, "grpo", config, previous_rows=previous_rows)
     self._config, self._decode = config, decode
+    self._game = catalog.of(config)
     self._games = run_directory.open_to_append(run / run_directory.ROLLOUTS)
     self.best: float | None = max(
       (row["score"] for row in previous_rows if row["split"] == "eval"),
@@ -341,8 +344,10 @@ class GameRecorder(Recorder):
     row = self._write_step(step, values, values.pop("tokens"), elapsed)
     text = (
       f"reward {row['reward']:.3f}  win {row['win_rate']:.1%}  loss"
-      f" {row['loss_rate']:.1%}  optimal moves {row['optimal_move_rate']:.1%}"
+      f" {row['loss_rate']:.1%}"
     )
+    if "optimal_move_rate" in row:
+      text += f"  optimal moves {row['optimal_move_rate']:.1%}"
     self._advance(text)
     if self._is_logged(step):
       self._write_games(step, games)
@@ -389,7 +394,7 @@ class GameRecorder(Recorder):
   def _write_games(self, step: int, games: trajectory.Trajectory) -> None:
     count = self._config.rollouts_per_log
     first = jax.tree.map(lambda leaf: leaf[:count], games)
-    for game in trajectory.describe(first, self._decode):
+    for game in trajectory.describe(self._game, first, self._decode):
       self._games.write(json.dumps({"step": step, **game}) + "\n")
 
   def _warn_if_idle(self, row: Mapping[str, Any]) -> None:
@@ -414,13 +419,15 @@ def _memory_bytes() -> int:
 
 
 def game_metrics(
-  games: trajectory.Trajectory, rewards: Mapping[str, np.ndarray]
+  game: definition.Definition,
+  games: trajectory.Trajectory,
+  rewards: Mapping[str, np.ndarray],
 ) -> dict[str, float]:
   """Returns the metrics of B games, given rewards float32 [B, T] by name."""
   played = np.asarray(games.turn_mask)
   total = rewards_lib.total(games, rewards).sum(axis=1)
   tokens = np.asarray(games.action_mask).sum(axis=2)
-  is_optimal = rewards_lib.regret(games) == 0
+  returns = game.returns(games.state, np.asarray(games.ending))
   metrics = {
     "reward": float(total.mean()),
     "reward_std": float(total.std()),
@@ -432,11 +439,14 @@ def game_metrics(
       name: float((np.asarray(games.ending) == ending).mean())
       for name, ending in trajectory.RATES.items()
     },
-    "optimal_move_rate": float(is_optimal[played].mean()),
+    "mean_return": float(returns.mean()),
     "turns": float(played.sum(axis=1).mean()),
     "tokens_per_turn": float(tokens[played].mean()),
     "tokens": float(tokens.sum()),
   }
+  if not game.unsolved:
+    is_optimal = rewards_lib.regret(game, games) == 0
+    metrics["optimal_move_rate"] = float(is_optimal[played].mean())
   if games.sampled_mass is not None:
     mass = np.asarray(games.sampled_mass)[np.asarray(games.action_mask)]
     metrics["sampled_mass"] = float(mass.mean())

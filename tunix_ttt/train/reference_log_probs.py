@@ -18,6 +18,7 @@ from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.algorithms import losses
 from tunix_ttt.data import datasets
 from tunix_ttt.data import row_formats
+from tunix_ttt.games import catalog
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
@@ -153,13 +154,14 @@ def tokenizer_maker(
       return tokenizers.SentencePieceTokenizer.load(tokenizer)
     rows = samples
     if rows is None:
-      rows = datasets.load(config.data, config.seed).samples
+      rows = datasets.load(config.data, config.seed, config.game).samples
     first = itertools.islice(rows, TOKENIZER_ROWS)
     texts = (text for sample in first for text in sample.texts())
     settings = config.tokenizer
     return tokenizers.train_tokenizer(
       texts,
       settings.vocab_size,
+      catalog.of(config).symbols(),
       split_by_whitespace=settings.split_by_whitespace,
     )
 
@@ -214,6 +216,7 @@ def load(
   else:
     model = sources.open_model(name, config.model, config.mesh)
     sources.check_matches(model, config.model)
+    sources.check_game(model, config)
     if config.lora is not None and model.lora is None:
       raise errors.UserError(
         f"{name}: has no adapter, but the config has lora; use --model base for"

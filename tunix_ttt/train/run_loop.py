@@ -193,8 +193,10 @@ def adapt(
     errors.UserError: if the model has other adapters, or does not fit the mesh.
   """
   meshes.check(config, base.spec)
+  sources.check_game(base, config)
   mesh = meshes.make(config.mesh)
   model = sources.adapt(base, config.lora, config.model.name, config.seed)
+  model = dataclasses.replace(model, game=config.game.name)
   meshes.place(model.module, mesh)
   specs.set_remat(model.module, config.model.remat)
 

@@ -166,7 +166,7 @@ def load(config: config_lib.SFTConfig) -> datasets.Source:
       " single boards (data.games.context: board); set data.games.context=full"
       " or play.context=board"
     )
-  return datasets.load(config.data, config.seed)
+  return datasets.load(config.data, config.seed, config.game)
 
 
 LOADER = Loader[

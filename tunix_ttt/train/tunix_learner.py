@@ -18,6 +18,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import advantages as advantages_lib
 from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.algorithms import rewards as rewards_lib
+from tunix_ttt.games import catalog
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.train import game_batches
@@ -105,13 +106,15 @@ class GameLearner(grpo_learner.GRPOLearner):
     config = self._config
     games, sequences = self._rollout.play(self._step)
     self._step += 1
+    game = catalog.of(config)
     rewards = rewards_lib.components(
-      games, config.rewards, config.play.max_new_tokens
+      game, games, config.rewards, config.play.max_new_tokens
     )
     advantages, is_trained = advantages_lib.advantages(
       rewards_lib.total(games, rewards),
       np.asarray(games.turn_mask),
-      np.asarray(games.states.board),
+      game.position_numbers(games.states),
+      game.seat_numbers(games.states),
       config.grpo,
     )
     batch, _ = game_batches.make(sequences, advantages, is_trained, config)

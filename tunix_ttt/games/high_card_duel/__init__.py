@@ -1,1 +1,21 @@
 """High Card Duel, the smallest card game of UNGAR."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from tunix_ttt.games import definition
+
+# Imports are lazy: parts of a game are used without JAX.
+
+
+def define() -> "definition.Definition":
+  """Returns the game with its text."""
+  from tunix_ttt.games import definition
+  from tunix_ttt.games.high_card_duel import duel_game
+  from tunix_ttt.games.high_card_duel import duel_text
+
+  return definition.Definition(
+    name="high_card_duel",
+    game=duel_game.HighCardDuel(),
+    text=duel_text.HighCardDuelText(),
+  )

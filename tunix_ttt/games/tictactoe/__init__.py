@@ -1,1 +1,26 @@
 """Tic-tac-toe: rules, exact solution, opponents and text formats."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from tunix_ttt.games import definition
+
+# Imports are lazy: parts of a game are used without JAX.
+
+
+def define(
+  *, thoughts: bool = True, format: str = "grid"
+) -> "definition.Definition":
+  """Returns the game; `format` is a text format, see `text_formats.named`."""
+  from tunix_ttt.games.tictactoe import text_formats
+  from tunix_ttt.games.tictactoe import tictactoe_definition
+  from tunix_ttt.games.tictactoe import tictactoe_game
+  from tunix_ttt.games.tictactoe import tictactoe_text
+
+  return tictactoe_definition.TicTacToeDefinition(
+    name="tictactoe",
+    game=tictactoe_game.TicTacToe(),
+    text=tictactoe_text.TicTacToeText(thoughts=thoughts),
+    thoughts=thoughts,
+    text_format=text_formats.named(format, thoughts=thoughts),
+  )

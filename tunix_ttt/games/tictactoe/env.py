@@ -92,6 +92,16 @@ class TicTacToe:
       outcome=jnp.where(is_ongoing, outcome, state.outcome).astype(jnp.int8),
     )
 
+  def against(self, opponent: opponents.Opponent) -> "TicTacToe":
+    """Returns the environment with another opponent."""
+    return dataclasses.replace(self, opponent=opponent)
+
+  def legal(self, state: State) -> jax.Array:
+    """Returns the mask of legal cells: bool [9], all False after the end."""
+    mask = opponents.legal_mask(state.board)
+    legal = (mask >> jnp.arange(rules.NUM_CELLS) & 1).astype(bool)
+    return legal & (state.outcome == Outcome.ONGOING)
+
   def outcome(self, state: State) -> jax.Array:
     """Returns the `Outcome` for the agent, int8 []."""
     return state.outcome
@@ -107,13 +117,6 @@ class TicTacToe:
       last_move=jnp.where(is_turn, cell.astype(jnp.int8), state.last_move),
       outcome=_outcome(placed.board, state.agent),
     )
-
-
-def legal_actions(state: State) -> jax.Array:
-  """Returns the mask of legal cells: bool [9], all False after the game's end."""
-  mask = opponents.legal_mask(state.board)
-  legal = (mask >> jnp.arange(rules.NUM_CELLS) & 1).astype(bool)
-  return legal & (state.outcome == Outcome.ONGOING)
 
 
 def starting_marks(agent: str, num_games: int) -> jax.Array:

@@ -67,7 +67,7 @@ def _num_choices() -> np.ndarray:
 def optimal(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
   """Plays every minimax-optimal move with equal probability."""
   return choose(
-    _key(opponent_seed, board), jnp.asarray(solver.solve().optimal)[board]
+    key_of(opponent_seed, board), jnp.asarray(solver.solve().optimal)[board]
   )
 
 
@@ -77,7 +77,8 @@ def preferred(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
   return jnp.asarray(solver.solve().preferred)[board].astype(jnp.int32)
 
 
-def _key(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+def key_of(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
+  """Returns the key of an opponent's move."""
   return streams.key(opponent_seed, streams.Stream.OPPONENT_MOVES, board)
 
 
@@ -103,7 +104,7 @@ def epsilon_optimal(epsilon: float) -> Opponent:
     raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
 
   def play(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
-    slip_key, move_key = jax.random.split(_key(opponent_seed, board))
+    slip_key, move_key = jax.random.split(key_of(opponent_seed, board))
     mask = jnp.where(
       jax.random.uniform(slip_key) < epsilon,
       legal_mask(board),
@@ -160,6 +161,7 @@ def encode_script(line: Sequence[int]) -> int:
 
 
 def mixture(
+  others: Sequence[Opponent],
   shares: jax.Array,
   tables: jax.Array,
   opponent_seed: jax.Array,
@@ -167,12 +169,10 @@ def mixture(
 ) -> jax.Array:
   """Plays each game as one opponent, drawn from several.
 
-  Use `jax.tree_util.Partial(mixture, shares, tables)` as the opponent to make
-  `shares` and `tables` inputs of a compiled program.
-
   Args:
-    shares: Unnormalized probabilities of the random, the optimal and K tabular
-      opponents, float32 [2 + K].
+    others: M opponents.
+    shares: Unnormalized probabilities of these and of K tabular opponents,
+      float32 [M + K].
     tables: Cell that each tabular opponent plays on each board, int8 [K, 3^9].
       A random cell replaces an illegal one.
     opponent_seed: Random seed of the game's opponent.
@@ -182,11 +182,13 @@ def mixture(
   drawn = jax.random.uniform(key)
   kind = jnp.argmax(jnp.cumsum(shares) > drawn * shares.sum())
   at_random = uniform_random(opponent_seed, board)
-  moves = jnp.stack([at_random, optimal(opponent_seed, board)])
-  others = tables[:, board].astype(jnp.int32)
-  is_legal = (legal_mask(board) >> jnp.maximum(others, 0) & 1).astype(bool)
-  others = jnp.where(is_legal & (others >= 0), others, at_random)
-  return jnp.concatenate([moves, others])[kind]
+  moves = jnp.stack([other(opponent_seed, board) for other in others])
+  if not len(tables):
+    return moves[kind]
+  listed = tables[:, board].astype(jnp.int32)
+  is_legal = (legal_mask(board) >> jnp.maximum(listed, 0) & 1).astype(bool)
+  listed = jnp.where(is_legal & (listed >= 0), listed, at_random)
+  return jnp.concatenate([moves, listed])[kind]
 
 
 def random_position(

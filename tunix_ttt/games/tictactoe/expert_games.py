@@ -1,15 +1,18 @@
 """Plays games of the solver against a random opponent."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt import requirements
 from tunix_ttt import streams
-from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import game_turns
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -134,15 +137,42 @@ def keep_decisions(games: Games, share: float, seed: int) -> Games:
   return games._replace(played=games.played & is_kept)
 
 
-def turns(games: Games, number: int, style: str) -> list[row_formats.Turn]:
+def turns(games: Games, number: int, style: str) -> list[game_turns.Turn]:
   """Returns the turns of a game, explained in a style of `text_formats.STYLES`."""
   explain, result = text_formats.STYLES[style], []
   for t in np.flatnonzero(games.played[number]):
     board, cell = int(games.boards[number, t]), int(games.actions[number, t])
     last_move = int(games.last_moves[number, t])
     result.append(
-      row_formats.Turn(
+      game_turns.Turn(
         board, None if last_move < 0 else last_move, cell, explain(board, cell)
       )
     )
   return result
+
+
+def rows(
+  settings: config_lib.GamesConfig,
+  text_format: text_formats.TextFormat,
+  seed: int,
+) -> Iterator[dict[str, Any]]:
+  """Yields the rows of generated games.
+
+  Raises:
+    errors.UserError: if the expert is not the solver.
+  """
+  if settings.expert != "optimal":
+    raise errors.UserError(
+      f"data.games.expert: {settings.expert}: the expert of tic-tac-toe is the"
+      " solver, optimal; mistakes makes it weaker"
+    )
+  games = expert_games(
+    seed, settings.num_games, settings.random_starts, settings.mistakes
+  )
+  if settings.keep == "won":
+    games = keep_won(games)
+  if settings.context == "board":
+    games = keep_decisions(games, settings.any_move_positions, seed)
+  for number in range(len(games.agent)):
+    turns_ = turns(games, number, settings.thoughts)
+    yield from game_turns.of_game(turns_, text_format, settings.context)

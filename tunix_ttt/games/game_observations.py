@@ -1,4 +1,4 @@
-"""Tables of a rollout for any game with a text."""
+"""Observations of a game that are composed on the device."""
 
 from typing import Literal
 
@@ -11,8 +11,6 @@ from tunix_ttt import streams
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import players
 from tunix_ttt.games import view
-from tunix_ttt.rollout import tables as tables_lib
-from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import segments
 from tunix_ttt.text import slots
 from tunix_ttt.text import spellings
@@ -55,8 +53,8 @@ def build(
   *,
   thoughts: bool = True,
   num_games: int = 1024,
-) -> tables_lib.Tables:
-  """Builds the tables of a game for `sampler.Sampler`.
+) -> GameObservations:
+  """Tokenizes the texts of a game.
 
   Composed tokens are compared with those of whole texts in random games.
 
@@ -68,10 +66,9 @@ def build(
     num_games: Number of random games.
 
   Raises:
-    errors.UserError: if the tokenizer cannot encode the answers, or merges too
-      many texts.
+    errors.UserError: if the tokenizer merges too many texts.
   """
-  end_ids = [*tokenizer.end_ids]
+  end_id = next(iter(tokenizer.end_ids))
   thought = spellings.TRUNCATED if thoughts else None
   past = [spellings.render_answer(names[0], thought) for names in text.actions]
   observations = GameObservations(
@@ -83,20 +80,14 @@ def build(
     ),
     answers=segments.pad(
       [
-        *([*tokenizer.encode(answer), end_ids[0]] for answer in past),
+        *([*tokenizer.encode(answer), end_id] for answer in past),
         tokenizer.encode(spellings.TRUNCATED),
       ],
       tokenizer.pad_id(),
     ),
     text=text,
   )
-  return tables_lib.Tables(
-    observations=jax.tree.map(jnp.asarray, observations),
-    answers=answers_lib.compile_answers(
-      text.actions, tokenizer.token_bytes(), end_ids, thoughts=thoughts
-    ),
-    end_ids=jnp.asarray(end_ids, jnp.int32),
-  )
+  return jax.tree.map(jnp.asarray, observations)
 
 
 def sample_shows(

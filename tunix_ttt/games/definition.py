@@ -1,0 +1,489 @@
+"""A game with its text, as the engine plays, trains and judges it.
+
+A folder of `games`, or a module of a user, makes a `Definition` of its `Game` and
+`GameText`. Its methods hold for any game; a game with faster or richer code of
+its own overrides them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
+from typing import Any, Generic
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import custom
+from tunix_ttt import errors
+from tunix_ttt import streams
+from tunix_ttt.games import game as game_lib
+from tunix_ttt.games import game_observations
+from tunix_ttt.games import mcts
+from tunix_ttt.games import players
+from tunix_ttt.games import solve
+from tunix_ttt.games import state_graph
+from tunix_ttt.games import view as view_lib
+from tunix_ttt.text import answers as answers_lib
+from tunix_ttt.text import tokenizers
+
+# Slots with more texts than this are left to the tokenizer's own pieces.
+_MAX_SYMBOLS = 250
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Definition(Generic[game_lib.StateT]):
+  """A game, its text and what the engine needs to know about them.
+
+  States below are those of `environment`, pytrees on the device or host.
+
+  Attributes:
+    name: Name in configs, manifests and rows.
+    game: Rules of the game.
+    text: Text of the game.
+    low: Least return of a seat. An answer that is no legal move earns it.
+    high: Greatest return of a seat.
+    thoughts: Whether answers begin with a thought.
+    is_enumerable: Whether to try to enumerate the game's states.
+    traces: Function of a count and a seed that yields rows of training data in
+      place of an expert's games; None for those.
+  """
+
+  name: str
+  game: game_lib.Game[game_lib.StateT]
+  text: game_lib.GameText[game_lib.StateT]
+  low: float = -1.0
+  high: float = 1.0
+  thoughts: bool = False
+  is_enumerable: bool = True
+  traces: Callable[[int, int], Iterator[dict[str, Any]]] | None = None
+
+  @property
+  def seats(self) -> Sequence[str]:
+    """Name of each seat."""
+    return self.text.seats
+
+  def seat_number(self, name: str, key: str) -> int:
+    """Returns the number of a seat, whose name may have any case.
+
+    Raises:
+      errors.UserError: if there is no such seat; `key` is the config key.
+    """
+    names = [seat.lower() for seat in self.seats]
+    if name.lower() not in names:
+      raise errors.UserError(
+        f"{key}: {errors.quote(name)} is no seat of {self.name}; use one of"
+        f" {', '.join(names)}"
+      )
+    return names.index(name.lower())
+
+  def spell(self, action: int) -> str | None:
+    """Returns the first spelling of an action; None for -1."""
+    return None if action < 0 else self.text.actions[action][0]
+
+  # What the rollout needs.
+
+  def environment(self, opponent: Any = None) -> Any:
+    """Returns the environment of one seat; None is a random opponent."""
+    if opponent is None:
+      opponent = players.random(self.game)
+    return view_lib.View(game=self.game, opponents=opponent)
+
+  def begin(
+    self, environment: Any, key: jax.Array, seat: jax.Array | int
+  ) -> Any:
+    """Starts a game of the seat; the key determines opponents and chance."""
+    return environment.init(key, seat)
+
+  def begin_at(
+    self, environment: Any, key: jax.Array, seat: jax.Array, position: Any
+  ) -> Any:
+    """Starts a game of the seat at a position of `random_position`."""
+    return environment.init(key, seat, position)
+
+  def begin_prompt(self, environment: Any, key: jax.Array, prompt: Any) -> Any:
+    """Starts a game of a prompt's position, for games that read prompts."""
+    raise errors.UserError(
+      f"episodes.source: {self.name} cannot read positions from prompts; use"
+      " games or positions"
+    )
+
+  def random_position(
+    self, keys: tuple[jax.Array, jax.Array], seat: jax.Array
+  ) -> Any:
+    """Draws a position in which it is the seat's turn, all equally likely."""
+    graph = self.graph
+    return jax.tree.map(
+      lambda leaf: leaf[players.choose(keys[0], graph.to_act == seat)],
+      graph.states,
+    )
+
+  def first_position(self, key: jax.Array) -> Any:
+    """Returns the position in which games start."""
+    return self.game.init(key)
+
+  def observations(self, tokenizer: tokenizers.Tokenizer) -> Any:
+    """Returns the tokens of observations; see `rollout.tables.Tables`."""
+    return game_observations.build(
+      self.game, self.text, tokenizer, thoughts=self.thoughts
+    )
+
+  def answers(self, tokenizer: tokenizers.Tokenizer) -> answers_lib.AnswerTable:
+    """Returns the grammar of answers."""
+    return answers_lib.compile_answers(
+      self.text.actions,
+      tokenizer.token_bytes(),
+      self.end_ids(tokenizer),
+      thoughts=self.thoughts,
+    )
+
+  def end_ids(self, tokenizer: tokenizers.Tokenizer) -> list[int]:
+    """Returns the ids that end an answer."""
+    return [*tokenizer.end_ids]
+
+  def symbols(self) -> Sequence[str]:
+    """Returns texts that are one token each for a tokenizer of this game."""
+    rules = f"user\n{self.text.rules}\n\n"
+    texts = {each for slot in self.text.segments for each in slot}
+    answers = ("<think>", "</think>", "</think>\n<move>", "<move>", "</move>")
+    if len(texts) > _MAX_SYMBOLS:
+      texts = set()
+    every = (rules, *sorted(texts), *answers)
+    return [*dict.fromkeys(text for text in every if text)]
+
+  # Players.
+
+  def player(self, name: str, key: str) -> Any:
+    """Returns the opponent that a config names.
+
+    Args:
+      name: `random`, `optimal`, `epsilon-optimal:EPSILON`, `mcts:SIMULATIONS` or
+        `package.module:function`, a `games.players.Player`.
+      key: Config key for messages.
+
+    Raises:
+      errors.UserError: if there is no such opponent for this game.
+    """
+    kind, _, setting = name.partition(":")
+    try:
+      if name == "random":
+        return players.random(self.game)
+      if name == "optimal":
+        return self.optimal(key)
+      if kind == "epsilon-optimal":
+        return players.epsilon(self.game, self.optimal(key), float(setting))
+      if kind == "mcts":
+        return mcts.mcts(self.game, simulations=int(setting))
+    except ValueError as error:
+      raise errors.UserError(f"{key}: {name}: {error}") from None
+    if custom.is_reference(name):
+      return custom.resolve(name, key)
+    raise errors.UserError(
+      f"{key}: there is no opponent {errors.quote(name)}; use random, optimal,"
+      " epsilon-optimal:0.3, mcts:16 or package.module:function"
+    )
+
+  def optimal(self, key: str) -> players.Player:
+    """Returns a player of every optimal action with equal probability.
+
+    Raises:
+      errors.UserError: if the game is not solved; `key` is the config key.
+    """
+    self.require_solution(key)
+    return players.uniform_over(self.solution.best)
+
+  def mixture(self, others: Sequence[Any]) -> Callable[..., jax.Array]:
+    """Returns an opponent that is one of several, drawn for each game.
+
+    Its first arguments, which `jax.tree_util.Partial` binds, are the unnormalized
+    probabilities of the P opponents and of K tables, float32 [P + K], and the
+    tables' action in each position, int [K, num_positions]. A random action
+    replaces an illegal one.
+    """
+
+    def play(
+      shares: jax.Array, tables: jax.Array, keys: players.Keys, state: Any
+    ) -> jax.Array:
+      past = (
+        players.tabular(self.game, table, self.graph.index) for table in tables
+      )
+      return players.mixture([*others, *past], shares)(keys, state)
+
+    return play
+
+  @property
+  def num_positions(self) -> int:
+    """Number of positions in a table of moves."""
+    return len(self.graph.to_act) if self.is_enumerable else 0
+
+  def turns(self) -> tuple[np.ndarray, Any]:
+    """Returns all positions with a seat to act.
+
+    They are numbers of positions, int [N], and the states, a pytree [N], in
+    which that seat is the model's.
+    """
+    numbers = np.flatnonzero(np.asarray(self.graph.to_act) >= 0)
+    count = len(numbers)
+    return numbers, view_lib.ViewState(
+      game=jax.tree.map(lambda leaf: leaf[numbers], self.graph.states),
+      seat=self.graph.to_act[numbers],
+      key=jnp.zeros((count, 2), jnp.uint32),
+      plies=jnp.zeros(count, jnp.int32),
+      ending=jnp.full(count, view_lib.Ending.ONGOING, jnp.int8),
+    )
+
+  def expert_rows(
+    self, settings: config_lib.GamesConfig, seed: int
+  ) -> Iterator[dict[str, Any]]:
+    """Yields rows of an expert's games, at least with `messages`."""
+    # Imported lazily: it needs this module.
+    from tunix_ttt.games import expert_rows
+
+    expert = self.player(settings.expert, "data.games.expert")
+    if settings.mistakes:
+      expert = players.epsilon(self.game, expert, settings.mistakes)
+    yield from expert_rows.rows(
+      self,
+      expert,
+      num_games=settings.num_games,
+      seed=seed,
+      min_return=self.least_won() if settings.keep == "won" else -np.inf,
+    )
+
+  def least_won(self) -> float:
+    """Returns the least return above 0."""
+    return float(np.nextafter(np.float32(0), np.float32(1)))
+
+  # What the solver knows.
+
+  @functools.cached_property
+  def graph(self) -> state_graph.StateGraph:
+    """The states of the game and the steps between them.
+
+    Raises:
+      errors.UserError: if there are too many.
+    """
+    if not self.is_enumerable:
+      raise errors.UserError(f"{self.name} has too many positions to list")
+    return state_graph.enumerate_states(self.game)
+
+  @functools.cached_property
+  def solution(self) -> solve.Solution:
+    """The values of the game.
+
+    Raises:
+      errors.UserError: if the game hides information or has too many states.
+    """
+    if not self.is_enumerable:
+      raise errors.UserError(f"{self.name} has too many positions to solve")
+    return solve.solve(self.game)
+
+  @functools.cached_property
+  def unsolved(self) -> str | None:
+    """The reason why the game is not solved; None if it is."""
+    try:
+      _ = self.solution
+    except errors.UserError as error:
+      return str(error)
+    return None
+
+  def require_solution(self, key: str) -> None:
+    """Raises a UserError that names a config key if the game is not solved."""
+    if self.unsolved:
+      raise errors.UserError(f"{key}: needs an exact solver: {self.unsolved}")
+
+  def regret(self, states: Any, moves: np.ndarray) -> np.ndarray:
+    """Returns the loss of value of each move, float32 [...].
+
+    Args:
+      states: States in which the model moved, a pytree [...].
+      moves: Actions, int [...]; -1 for an unreadable answer.
+
+    Returns:
+      The best return of a legal action minus the move's, 0 to `high - low`. A
+      move that is not legal has the largest regret.
+    """
+    worst = self.high - self.low
+    regret = _over_batch(self.solution.regret, moves.ndim)(
+      states.game, jnp.maximum(jnp.asarray(moves), 0)
+    )
+    regret = np.nan_to_num(np.asarray(regret), posinf=worst)
+    return np.where(moves < 0, worst, regret).astype(np.float32)
+
+  def is_ahead(self, states: Any) -> np.ndarray:
+    """Returns whether perfect play returns more than 0 to the model, bool [...]."""
+    solution = self.solution
+
+    def value(state: Any, seat: jax.Array) -> jax.Array:
+      return solution.values[solution.index(state), seat]
+
+    values = _over_batch(value, states.seat.ndim)(states.game, states.seat)
+    return np.asarray(values) > 1e-6
+
+  def move_kinds(self, states: Any, moves: np.ndarray) -> np.ndarray | None:
+    """Returns the index of each move's kind for `move_quality`, int [...].
+
+    None for games without such kinds; see `config.MoveQualityConfig`.
+    """
+    del states, moves
+    return None
+
+  def position_numbers(self, states: Any) -> np.ndarray:
+    """Returns equal numbers for equal positions of the model, int [...]."""
+    shape = states.seat.shape
+    leaves = jax.tree.leaves((states.game, states.seat))
+    rows = [np.asarray(leaf).reshape(*shape, -1) for leaf in leaves]
+    flat = np.concatenate([row.astype(np.float64) for row in rows], axis=-1)
+    flat = flat.reshape(-1, flat.shape[-1])
+    numbers = np.unique(flat, axis=0, return_inverse=True)[1]
+    return numbers.reshape(shape)
+
+  def seat_numbers(self, states: Any) -> np.ndarray:
+    """Returns the seat of the model in each state, int [...]."""
+    return np.asarray(states.seat)
+
+  def returns(self, states: Any, endings: np.ndarray) -> np.ndarray:
+    """Returns what each ended game is worth to the model, float32 [B].
+
+    Args:
+      states: Final states, a pytree [B].
+      endings: `rollout.trajectory.Ending` of each game, int [B]. A game that did
+        not end by the rules is worth `low`.
+    """
+    outcome = game_lib.Outcome
+    values = jax.jit(jax.vmap(self.environment().returns))(states)
+    by_rules = np.isin(endings, (outcome.WIN, outcome.DRAW, outcome.LOSS))
+    return np.where(by_rules, np.asarray(values), self.low).astype(np.float32)
+
+  # Play against a person, move by move.
+
+  def replaying_environment(self, context: str) -> Any:
+    """Returns the environment for states of `replay`.
+
+    Raises:
+      errors.UserError: if single positions cannot show the context.
+    """
+    if context != "board":
+      raise errors.UserError(
+        f"play.context: {context}: {self.name} is played move by move on single"
+        " observations; set it to board"
+      )
+    return self.environment()
+
+  def replay(self, seat: int, plies: Sequence[Sequence[int]]) -> Any:
+    """Returns the states of N games in which it is the seat's turn, [N].
+
+    Args:
+      seat: Seat of the model.
+      plies: Actions and outcomes of chance of each game so far.
+    """
+    first = self.first_position(streams.key(0, streams.Stream.GAME_STARTS))
+    states = []
+    for each in plies:
+      state = first
+      for action in each:
+        state = self.game.step(state, jnp.int32(action))
+      states.append(
+        view_lib.ViewState(
+          game=state,
+          seat=jnp.int32(seat),
+          key=jnp.zeros(2, jnp.uint32),
+          plies=jnp.int32(len(each)),
+          ending=jnp.where(
+            self.game.to_act(state) == seat,
+            jnp.int8(view_lib.Ending.ONGOING),
+            jnp.int8(view_lib.Ending.OVER),
+          ),
+        )
+      )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+  def replayed_turn(
+    self, games: Any, number: int, seat: int, plies: Sequence[int]
+  ) -> int | None:
+    """Returns the turn of game `number` of `replay` that answers its position."""
+    del seat, plies
+    return 0 if games.turn_mask[number, 0] else None
+
+  def draw(self, state: game_lib.StateT, seat: int) -> str:
+    """Returns a state of the rules as a person in the seat sees it."""
+    show = np.asarray(self.text.show(state, jnp.int32(seat))).tolist()
+    return observation_text(self.text, show)
+
+  def move_help(self) -> str:
+    """Returns a line on how a person enters moves."""
+    names = ", ".join(names[0] for names in self.text.actions[:12])
+    more = ", …" if len(self.text.actions) > 12 else ""
+    return (
+      f"Moves: {names}{more}; u takes your last move back, q ends the game."
+    )
+
+  def read_move(self, line: str) -> int | None:
+    """Returns the action that a person's line spells in lower case, if any."""
+    for action, names in enumerate(self.text.actions):
+      if line in (name.lower() for name in names):
+        return action
+    return None
+
+  def best_actions(self, state: game_lib.StateT) -> list[int]:
+    """Returns the optimal actions in a state; none if the game is not solved."""
+    if self.unsolved:
+      return []
+    return np.flatnonzero(np.asarray(self.solution.best(state))).tolist()
+
+  # Games on every line of play, where there is a better way than the states.
+
+  def lines(self, seat: int) -> Any:
+    """Returns the first states of every line, [N]; None to judge by states."""
+    del seat
+    return None
+
+  def distinct_lines(self, games: Any) -> np.ndarray:
+    """Returns the index of each distinct game of `lines`, int [M]."""
+    raise NotImplementedError
+
+  def optimal_weights(self, games: Any) -> np.ndarray:
+    """Returns weights of the games of `lines` for optimal opponents, [N]."""
+    raise NotImplementedError
+
+  def opening_states(self, seat: int, numbers: jax.Array) -> Any:
+    """Returns states of first moves to sample, [B]; None for no such picture."""
+    del seat, numbers
+    return None
+
+  def count_openings(self, games: Sequence[Any]) -> dict[str, Any]:
+    """Returns counts of first moves for the page, given games of each seat."""
+    raise NotImplementedError
+
+  # Records of games, as plain data.
+
+  def record_seat(self, state: Any) -> dict[str, Any]:
+    """Returns the game's and the seat's names, the beginning of a record."""
+    return {"game": self.name, "seat": self.seats[int(state.seat)]}
+
+  def record_end(self, state: Any) -> dict[str, Any]:
+    """Returns the end of a game: its return and last observation."""
+    value = self.environment().returns(state)
+    return {"return": float(value), "final": self.observation(state)}
+
+  def record_turn(self, state: Any) -> dict[str, Any]:
+    """Returns what the model saw at its turn."""
+    return {"observation": self.observation(state)}
+
+  def observation(self, state: Any) -> str:
+    """Returns the text of the observation in a state."""
+    show = np.asarray(self.text.show(state.game, state.seat)).tolist()
+    return observation_text(self.text, show)
+
+
+def observation_text(text: game_lib.GameText, show: Sequence[int]) -> str:
+  """Returns the text of an observation, the result of `GameText.show`."""
+  slots = zip(text.segments, show, strict=True)
+  return "".join(texts[number] for texts, number in slots if number >= 0)
+
+
+def _over_batch(function: Callable[..., Any], num_axes: int) -> Any:
+  for _ in range(num_axes):
+    function = jax.vmap(function)
+  return jax.jit(function)
