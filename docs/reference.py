@@ -27,6 +27,7 @@ _PLAIN = {
   bool: "true or false",
   int: "whole number",
   float: "number",
+  Any: "any value",
 }
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 

@@ -153,8 +153,8 @@ MUTATIONS = (
   Mutation(
     "a turn is compared with turns on other boards",
     "tunix_ttt/algorithms/advantages.py",
-    "np.where(has_board_peers, on_board, in_group)",
-    "np.where(has_board_peers, in_group, in_group)",
+    "np.where(has_equal_peers, is_equal, in_group)",
+    "np.where(has_equal_peers, in_group, in_group)",
     "tests/test_rewards.py::test_a_turn_is_compared_with_others_like_it",
   ),
   Mutation(
@@ -166,7 +166,7 @@ MUTATIONS = (
   ),
   Mutation(
     "regret has the opponent's sign",
-    "tunix_ttt/algorithms/rewards.py",
+    "tunix_ttt/games/tictactoe/tictactoe_definition.py",
     "lost = value[boards] + value[np.maximum(after, 0)]",
     "lost = value[boards] - value[np.maximum(after, 0)]",
     "tests/test_rewards.py::test_regret_is_what_a_move_gives_away",

@@ -97,7 +97,7 @@ def test_overrides(tmp_path):
   [
     ("\ntraining:\n  max_stepz: 3", ":3: training.max_stepz: unknown key; did you mean 'max_steps'?"),
     ("trainin: {}", ":1: trainin: unknown key; did you mean 'training'?"),
-    ("zzz: 1", ":1: zzz: unknown key; the keys here are seed, model,"),
+    ("zzz: 1", ":1: zzz: unknown key; the keys here are seed, game,"),
     ("lora:\n  rnk: 1", ":2: lora.rnk: unknown key; did you mean 'rank'?"),
     ("training:\n  max_steps: -3", ":2: training.max_steps: must be greater than or equal to 1, found -3"),
     ("training: {max_steps: '3'}", ":1: training.max_steps: must be a valid integer, found '3'"),

@@ -97,6 +97,6 @@ def test_evaluations_that_lack_a_rate_are_not_shown():
   row = {f"X/random/{name}_rate": 0.5 for name in rates}
   whole = {**row, "X/optimal_move_rate": 1.0}
   assert [*game_files.sides_of_metrics(whole)] == ["X"]
-  assert not game_files.sides_of_metrics(row)
+  assert game_files.sides_of_metrics(row)["X"].optimal_move_rate is None
   del whole["X/random/win_rate"]
   assert not game_files.sides_of_metrics(whole)

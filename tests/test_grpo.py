@@ -311,7 +311,7 @@ def test_batches_without_a_signal_are_told(tmp_path):
     ({"episodes": {"source": "prompts"}}, "prompts need a file; set data.path"),
     (
       {"episodes": {"source": "prompts", "agent": "x"}},
-      "the prompts determine the model's mark",
+      "the prompts determine the model's seat",
     ),
     ({"rollout": {"temperature": 0}}, "greater than 0"),
     ({"grpo": {"advantage_estimator": "gae"}}, "'grpo', 'drgrpo' or 'rloo'"),

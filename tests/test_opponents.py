@@ -1,5 +1,7 @@
 """Tests the moves of each opponent and their frequencies."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +71,9 @@ def test_scripted_plays_its_line_and_then_the_first_free_cell():
 
 def mixed(shares, tables, boards):
   opponent = jax.tree_util.Partial(
-    opponents.mixture,
+    functools.partial(
+      opponents.mixture, [opponents.uniform_random, opponents.optimal]
+    ),
     jnp.asarray(shares, jnp.float32),
     jnp.asarray(tables, jnp.int8),
   )

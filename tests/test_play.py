@@ -25,7 +25,7 @@ MARKS = [rules.X, rules.O]
 @functools.cache
 def judged(name, agent):
   table = {"perfect": PERFECT, "first": FIRST_LEGAL, "stuck": PERFECT * 0}[name]
-  result = {m.seat: m.result for m in players.matches(table)}[agent]
+  result = {m.seat: m.result for m in players.matches(table)}["-XO"[agent]]
   assert isinstance(result, rates.Exact)
   return result
 
@@ -111,8 +111,8 @@ def test_lines_are_weighted_with_the_openings_of_x(openings, monkeypatch):
   optimal[rules.EMPTY_BOARD] = openings
   games = players.matches(FIRST_LEGAL)[1].games
   changed = solved._replace(optimal=optimal)
-  monkeypatch.setattr(rates.solver, "solve", lambda: changed)
-  weights = rates._optimal_over_random(games)
+  monkeypatch.setattr(solver, "solve", lambda: changed)
+  weights = players.GAME.optimal_weights(games)
   first = games.states.last_move[:, 0]
   sums = np.bincount(first, weights, minlength=9)
   cells = rules.mask_to_bool(openings)
@@ -132,7 +132,7 @@ def test_sampled_games():
   opponent_seed = jax.random.bits(jax.random.key(1), (2000,))
   states = jax.vmap(env.init)(opponent_seed, env_lib.starting_marks("x", 2000))
   games = jax.device_get(testing.scripted_play(env, FIRST_LEGAL)(keys, states))
-  found = rates.sampled(games)
+  found = rates.sampled(players.GAME, games)
   exact = judged("first", rules.X).random
   for name, (low, high) in found.intervals.items():
     # Far wider than the interval, so that chance does not fail the test.

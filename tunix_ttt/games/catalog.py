@@ -53,8 +53,8 @@ def load(
 
 # A run asks for its game in many places; solutions are kept with it.
 @functools.lru_cache(maxsize=8)
-def _load(name: str, thoughts: bool, options_text: str) -> Any:
-  options = json.loads(options_text)
+def _load(name: str, thoughts: bool, allowedtext: str) -> Any:
+  options = json.loads(allowedtext)
   define = _find(name)
   parameters = inspect.signature(define).parameters
   if "thoughts" in parameters:
@@ -62,10 +62,10 @@ def _load(name: str, thoughts: bool, options_text: str) -> Any:
   try:
     inspect.signature(define).bind(**options)
   except TypeError as error:
-    known = sorted(parameters.keys() - {"thoughts", "name"})
+    allowed = sorted(parameters.keys() - {"thoughts", "name"})
     raise errors.UserError(
       f"game.options: {name}: {error}; its options are"
-      f" {', '.join(known) or 'none'}"
+      f" {', '.join(allowed) or 'none'}"
     ) from None
   made = define(**options)
   if not isinstance(made, definition.Definition):
