@@ -89,8 +89,20 @@ def solve(game: game_lib.Game[Any], *, max_states: int = 10**6) -> Solution:
     errors.UserError: if a seat to act cannot see the state, if the values do
       not converge, or for the reasons of `enumerate_states`.
   """
-  graph = enumerate_states(game, max_states=max_states)
-  _check_visible(game, graph)
+  return solve_graph(game, enumerate_states(game, max_states=max_states))
+
+
+def solve_graph(
+  game: game_lib.Game[Any], graph: state_graph.StateGraph
+) -> Solution:
+  """Solves a game whose states are enumerated; see `solve`."""
+  num_turns, num_views = count_views(game, graph)
+  if num_views < num_turns:
+    raise errors.UserError(
+      f"{type(game).__name__} hides information: its {num_turns:,} states"
+      f" with a seat to act look like {num_views:,} to the seats, and exact"
+      " minimax needs visible states; judge by exploitability or sampling"
+    )
   host: state_graph.StateGraph = jax.tree.map(np.asarray, graph)
   values = _values(host, type(game).__name__, game.max_plies)
   action_values = _action_values(host, values, slice(None))
@@ -104,25 +116,63 @@ def solve(game: game_lib.Game[Any], *, max_states: int = 10**6) -> Solution:
   )
 
 
-def _check_visible(
+def count_views(
   game: game_lib.Game[Any], graph: state_graph.StateGraph
-) -> None:
-  """Raises a UserError if two states look the same to their seat to act."""
+) -> tuple[int, int]:
+  """Returns how many states have a seat to act, and how many it tells apart.
+
+  The numbers are equal for a game of visible states, which needs no method
+  `observe`.
+  """
+  is_seat = np.asarray(graph.to_act) >= 0
+  num_turns = int(is_seat.sum())
   observe = getattr(game, "observe", None)
   if observe is None:
-    return
-  is_seat = np.asarray(graph.to_act) >= 0
+    return num_turns, num_turns
   inputs = jax.tree.map(
     lambda leaf: leaf[is_seat], (graph.states, graph.to_act)
   )
-  seen = jax.jit(jax.vmap(observe))(*inputs)
-  num_seen = state_graph.num_distinct((seen, inputs[1]))
-  if num_seen < is_seat.sum():
+  views = jax.jit(jax.vmap(observe))(*inputs)
+  return num_turns, state_graph.num_distinct((views, inputs[1]))
+
+
+def exact_probabilities(graph: state_graph.StateGraph) -> np.ndarray:
+  """Returns `graph.probabilities` with sums of 1 in double precision.
+
+  The result is float64 [N, C].
+  """
+  probabilities = np.asarray(graph.probabilities, np.float64)
+  total = probabilities.sum(axis=1, keepdims=True)
+  return probabilities / np.where(total > 0, total, 1)
+
+
+def topological_levels(
+  game: game_lib.Game[Any], graph: state_graph.StateGraph
+) -> list[np.ndarray]:
+  """Returns the states in levels, such that every step leads to a later one.
+
+  A level has the numbers of the states whose longest line of play from state 0
+  has as many steps, int [...].
+
+  Raises:
+    errors.UserError: if states form cycles.
+  """
+  targets = np.concatenate([graph.children, graph.outcomes], axis=1)
+  num_states = len(targets)
+  missing = np.bincount(targets[targets >= 0], minlength=num_states)
+  level, levels = np.flatnonzero(missing == 0), []
+  while len(level):
+    levels.append(level)
+    after = targets[level]
+    after, counts = np.unique(after[after >= 0], return_counts=True)
+    missing[after] -= counts
+    level = after[missing[after] == 0]
+  if missing.any():
     raise errors.UserError(
-      f"{type(game).__name__} hides information: its {is_seat.sum():,} states"
-      f" with a seat to act look like {num_seen:,} to the seats, and exact"
-      " minimax needs visible states; judge by exploitability or sampling"
+      f"{type(game).__name__}: its states form cycles, so there are lines"
+      " without end; count the moves in the state"
     )
+  return levels
 
 
 def _values(
@@ -130,10 +180,7 @@ def _values(
 ) -> np.ndarray:
   """Returns the expected return of each seat: float64 [N, num_seats]."""
   values = np.asarray(graph.returns, np.float64)
-  # Adds up to 1 more closely than in single precision.
-  probabilities = np.asarray(graph.probabilities, np.float64)
-  total = probabilities.sum(axis=1, keepdims=True)
-  probabilities /= np.where(total > 0, total, 1)
+  probabilities = exact_probabilities(graph)
   levels = [*itertools.pairwise(graph.levels.tolist())]
   change = np.inf
   # The last sweep finds nothing to change.
