@@ -86,8 +86,8 @@ def assert_text_shows_what_seats_know(game: Any, text: Any) -> None:
     assert len(turn_pairs) == len({rows[n] for n in turns})
 
 
-def assert_equals_open_spiel(game: Any, name: str) -> None:
-  """Asserts equality with an OpenSpiel game in every history."""
+def assert_equals_open_spiel(game: Any) -> None:
+  """Asserts equality with OpenSpiel's `game.open_spiel` in every history."""
   pyspiel = pytest.importorskip("pyspiel")
   graph = state_graph.enumerate_states(game)
   to_act, children, outcomes, probabilities, returns = map(
@@ -139,7 +139,7 @@ def assert_equals_open_spiel(game: Any, name: str) -> None:
       default=depth,
     )
 
-  spiel_game = pyspiel.load_game(name)
+  spiel_game = pyspiel.load_game(game.open_spiel)
   assert walk(spiel_game.new_initial_state(), 0, 0) == game.max_plies
   assert spiel_game.num_distinct_actions() == game.num_actions
   assert sorted(visited) == list(range(len(to_act)))

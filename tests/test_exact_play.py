@@ -1,6 +1,7 @@
 """Exact results against every line of play, histories and linear systems."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,6 +42,11 @@ def random_cells(seed, slips):
   return np.where(is_slip, rng.integers(-1, 9, len(table)), table)
 
 
+def judge(play, seat, policy) -> Any:
+  """Returns a verdict with fields that are None for some games."""
+  return play.judge(seat, policy)
+
+
 def answers(play, seat, table):
   """Returns the policy that plays the cells of a table."""
   boards = play.decisions[seat].states.board
@@ -60,8 +66,8 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_results_are_those_of_every_line(tictactoe, name):
   for seat, match in enumerate(scripted.matches(TABLES[name])):
-    expected, games = match.result, match.games
-    verdict = tictactoe.judge(seat, answers(tictactoe, seat, TABLES[name]))
+    expected: Any = match.result
+    verdict = judge(tictactoe, seat, answers(tictactoe, seat, TABLES[name]))
     value = {"draw": 0, "win": 1}
     assert verdict.lines == expected.lines
     assert verdict.lines_lost == expected.lines_lost
@@ -69,7 +75,7 @@ def test_results_are_those_of_every_line(tictactoe, name):
     assert verdict.worst == value.get(expected.worst, -1)
     assert verdict.random.optimal_move_rate == close(expected.optimal_move_rate)
     assert verdict.random.num_decisions == close(
-      games.turn_mask.sum(axis=1).mean()
+      match.games.turn_mask.sum(axis=1).mean()
     )
     for result, rates in (
       (verdict.random, expected.random),
@@ -94,7 +100,7 @@ def test_decisions_are_distinct_and_have_a_state_each(tictactoe):
       (states, decisions.shows[numbers[turns]]),
       (decisions.states, decisions.shows),
     ):
-      shows = jax.vmap(text.show, (0, None))(batch, seat)
+      shows = jax.vmap(text.show, (0, None))(batch, jax.numpy.int32(seat))
       np.testing.assert_array_equal(shows, rows)
     assert (jax.vmap(game.to_act)(decisions.states) == seat).all()
 
@@ -163,7 +169,7 @@ def random_policy(rng, count, num_actions, *, is_sampled):
 
 def check_histories(game, text, play, seat, policy, low):
   expected = Histories(game, text, play, seat, policy, low)
-  verdict = play.judge(seat, policy)
+  verdict = judge(play, seat, policy)
   by_name = {n: expected.rates[e] for n, e in trajectory.RATES.items()}
   assert verdict.random.rates == close(by_name)
   assert sum(verdict.random.rates.values()) == close(1)
@@ -188,10 +194,16 @@ def test_hidden_cards_are_those_of_every_history(is_sampled):
       policy = random_policy(rng, 6, 2, is_sampled=is_sampled)
       verdict, _ = check_histories(game, text, play, seat, policy, -2.5)
       assert verdict.worst is verdict.optimal is None
-      assert verdict.optimal_move_rate is None
+      assert verdict.random.optimal_move_rate is None
 
 
-class NumberText:
+class BareText:
+  """A text of which only observations matter."""
+
+  rules, seats, segments, actions = "", (), (), ()
+
+
+class NumberText(BareText):
   """The number of a `test_solve.Node`, in two slots."""
 
   def __init__(self, alike=()):
@@ -248,7 +260,7 @@ def test_opponents_of_choice_play_their_best_moves():
   # Seat 0 goes to chance, then to state 9; seat 1 goes to state 6 only if it
   # expects state 8. Both of seat 1's moves are optimal for it nowhere.
   policy = decisions_lib.deterministic(np.array([1, 1, 1]), ongoing, 2)
-  verdict = play.judge(0, policy)
+  verdict = judge(play, 0, policy)
   assert verdict.optimal.mean_return == close(-3 / 4 + 3 / 4 * 2)
   assert verdict.worst == close(-3 / 4 + 3 / 4 * 2)
   assert verdict.random.mean_return == close(-3 / 4 + 3 / 8 * (2 + 5))
@@ -262,7 +274,7 @@ def test_a_seat_without_decisions():
   )
   play = exact_play.ExactPlay(game, NumberText(), low=-1)
   nothing = decisions_lib.deterministic(np.zeros(0, int), np.zeros(0, int), 2)
-  verdict = play.judge(1, nothing)
+  verdict = judge(play, 1, nothing)
   assert verdict == exact_play.ExactVerdict(
     random=exact_play.Expected(
       rates={
@@ -327,8 +339,8 @@ def test_a_walk_on_ice_is_a_markov_chain(max_moves, low):
   endings = np.zeros(16, int)
   endings[10] = Ending.PARSE_ERROR
   cells = play.decisions[0].states.cell
-  verdict = play.judge(
-    0, decisions_lib.deterministic(actions[cells], endings[cells], 4)
+  verdict = judge(
+    play, 0, decisions_lib.deterministic(actions[cells], endings[cells], 4)
   )
   rates, lines = lake_chain(max_moves, actions, endings)
   for result in (verdict.random, verdict.optimal):
@@ -340,6 +352,29 @@ def test_a_walk_on_ice_is_a_markov_chain(max_moves, low):
   assert verdict.lines_lost == lines[Ending.PARSE_ERROR]
   assert verdict.worst_ending == Ending.PARSE_ERROR
   assert (verdict.lines > 2**53) == (max_moves == 100)
+
+
+def test_steps_may_lead_past_a_level():
+  """A state that one step or two reach comes after all of them."""
+
+  class Text(BareText):
+    def show(self, state, seat):
+      return state[0][None] + 0 * seat
+
+  game = test_solve.Counter(41)
+  play = exact_play.ExactPlay(game, Text(), low=0)
+  moves = np.tile([0.25, 0.75], (41, 1))
+  verdict = judge(play, 0, decisions_lib.sampled(moves, np.zeros(41)))
+  lines, steps, paid = {}, {}, {}
+  for n in reversed(range(43)):
+    is_over = n >= 41
+    lines[n] = 1 if is_over else lines[n + 1] + lines[n + 2]
+    steps[n] = 0 if is_over else 1 + steps[n + 1] / 4 + steps[n + 2] * 3 / 4
+    paid[n] = n / 8 if is_over else paid[n + 1] / 4 + paid[n + 2] * 3 / 4
+  assert (verdict.lines, verdict.lines_lost) == (lines[0], 0)
+  assert verdict.random.num_decisions == close(steps[0])
+  assert verdict.random.mean_return == close(paid[0])
+  assert verdict.worst == close(paid[0])
 
 
 def test_states_in_cycles_are_refused():

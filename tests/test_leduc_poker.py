@@ -18,7 +18,7 @@ def read(seat, *plies):
 
 
 def test_every_history_equals_openspiels():
-  game_checks.assert_equals_open_spiel(GAME, "leduc_poker")
+  game_checks.assert_equals_open_spiel(GAME)
 
 
 @pytest.mark.parametrize(

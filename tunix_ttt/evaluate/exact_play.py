@@ -1,8 +1,7 @@
 """Exact results of a policy in any game whose states can be enumerated.
 
-A policy that is a function of its observation meets each state at most once in
-a game, so its expected results follow from one pass over the states, and the
-worst that opponents can do to it from another. Nothing is sampled.
+A game meets each state at most once, so expected results follow from one pass
+over the states, and the worst that opponents can do from another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,11 +68,6 @@ class ExactVerdict:
   lines: int
   lines_lost: int
 
-  @property
-  def optimal_move_rate(self) -> float | None:
-    """Share of optimal decisions against random opponents."""
-    return self.random.optimal_move_rate
-
 
 class _Play(NamedTuple):
   """A policy's seat in each of the N states.
@@ -95,6 +89,7 @@ class ExactPlay:
   """Judges policies of one game, whose states are enumerated once.
 
   Attributes:
+    graph: States of the game.
     decisions: Decisions of each seat.
     solution: Solution of the game; None where information is hidden.
   """
@@ -118,7 +113,7 @@ class ExactPlay:
     Raises:
       errors.UserError: if the states cannot be enumerated or form cycles.
     """
-    graph = solve.enumerate_states(game, max_states=max_states)
+    self.graph = graph = solve.enumerate_states(game, max_states=max_states)
     self._levels = solve.topological_levels(game, graph)
     self.decisions = decisions_lib.enumerate_decisions(game, text, graph)
     num_turns, num_views = solve.count_views(game, graph)
@@ -148,7 +143,7 @@ class ExactPlay:
       rows = rows[reached[rows]]
       reached[self._targets[rows][possible[rows]]] = True
     levels = [rows[reached[rows]] for rows in self._levels]
-    has_ending = (play.ends[reached] > 0).any(axis=0)
+    has_ending = np.any(play.ends[reached] > 0, axis=0)
     optimal, worst = None, None
     if self._best is not None:
       optimal = self._expected(play, self._weights(play, self._best), levels)

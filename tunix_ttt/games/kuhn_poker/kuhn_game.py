@@ -35,6 +35,8 @@ class State:
 class KuhnPoker:
   """Kuhn poker; chance first deals seat 0's card, then seat 1's."""
 
+  # Name of the same game in OpenSpiel.
+  open_spiel = "kuhn_poker"
   num_seats = 2
   num_actions = 2
   max_plies = 2 + _NUM_MOVES

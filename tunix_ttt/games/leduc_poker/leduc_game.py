@@ -43,6 +43,8 @@ class State:
 class LeducPoker:
   """Leduc poker; chance deals seat 0's, seat 1's and the public card."""
 
+  # Name of the same game in OpenSpiel.
+  open_spiel = "leduc_poker"
   num_seats = 2
   num_actions = 3
   max_plies = 3 + 2 * _NUM_MOVES

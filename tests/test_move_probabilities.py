@@ -1,0 +1,293 @@
+"""Distributions of moves against the sampler's log-probabilities and answers."""
+
+import dataclasses
+import types
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+from tests import conftest
+from tunix_ttt import config as config_lib
+from tunix_ttt.evaluate import decisions as decisions_lib
+from tunix_ttt.evaluate import exact_play
+from tunix_ttt.evaluate import move_probabilities
+from tunix_ttt.games import players
+from tunix_ttt.games import view as view_lib
+from tunix_ttt.games.kuhn_poker import kuhn_game
+from tunix_ttt.games.kuhn_poker import kuhn_text
+from tunix_ttt.models import checkpoints
+from tunix_ttt.models import model_policy
+from tunix_ttt.models.families import specs
+from tunix_ttt.rollout import game_tables
+from tunix_ttt.rollout import sampler as sampler_lib
+from tunix_ttt.rollout import trajectory
+from tunix_ttt.text import slots
+from tunix_ttt.text import spellings
+
+Ending = trajectory.Ending
+GAME = kuhn_game.KuhnPoker()
+TEMPERATURE = 1.3
+
+
+class ShortText(kuhn_text.KuhnPokerText):
+  rules = "Kuhn poker."
+
+
+class OneSpelling(ShortText):
+  actions = (("check",), ("bet",))
+
+
+@pytest.fixture(scope="module")
+def play():
+  return exact_play.ExactPlay(GAME, ShortText(), low=-2)
+
+
+@pytest.fixture(scope="module")
+def tables(tokenizer):
+  return game_tables.build(
+    GAME, ShortText(), tokenizer, thoughts=False, num_games=65
+  )
+
+
+@pytest.fixture(scope="module")
+def begin(tables):
+  return tables.observations.conversation.begin
+
+
+@pytest.fixture(scope="module")
+def shows(play):
+  return np.concatenate([decisions.shows for decisions in play.decisions])
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer, begin, shows):
+  """A model that has begun to learn answers with random spellings."""
+  spec = conftest.small_spec("qwen2.5", tokenizer.vocab_size)
+  module = specs.initialize(spec, 0)
+  names = [name for action in ShortText.actions for name in action]
+  answers = [
+    [*tokenizer.encode(spellings.render_answer(name)), tokenizer.end_ids[0]]
+    for name in names
+  ]
+  prompts, lengths = jax.device_get(
+    jax.vmap(slots.compose, (None, 0))(begin, shows)
+  )
+  rng = np.random.default_rng(0)
+  tokens = np.zeros((36, prompts.shape[1] + max(map(len, answers))), np.int32)
+  targets = np.zeros(tokens.shape, bool)
+  for row in range(len(tokens)):
+    prompt = prompts[row % len(shows), : lengths[row % len(shows)]].tolist()
+    answer = answers[min(rng.geometric(0.4) - 1, len(names) - 1)]
+    end = len(prompt) + len(answer)
+    tokens[row, :end] = prompt + answer
+    targets[row, len(prompt) : end] = True
+  graph, params = nnx.split(module)
+  optimizer = optax.adam(1e-2)
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  mask = jnp.broadcast_to(
+    jnp.tri(tokens.shape[1], dtype=bool), (len(tokens), *[tokens.shape[1]] * 2)
+  )
+
+  @jax.jit
+  def step(params, moments):
+    def loss(params):
+      logits, _ = nnx.merge(graph, params)(tokens, positions, None, mask)
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits[:, :-1], tokens[:, 1:]
+      )
+      return (losses * targets[:, 1:]).sum() / targets.sum()
+
+    value, grads = jax.value_and_grad(loss)(params)
+    updates, moments = optimizer.update(grads, moments)
+    return optax.apply_updates(params, updates), moments, value
+
+  moments, value = optimizer.init(params), np.inf
+  for _ in range(40):
+    params, moments, value = step(params, moments)
+  assert 0.1 < value < 0.5
+  return checkpoints.Model(
+    module=nnx.merge(graph, params),
+    spec=spec,
+    tokenizer=tokenizer,
+    revision="",
+  )
+
+
+def make_sampler(model, tables, env, **settings):
+  config = config_lib.PlayConfig(
+    context="board", max_turns=1, max_new_tokens=24, **settings
+  )
+  policy = model_policy.ModelPolicy(model.module, model.spec)
+  sampler = sampler_lib.Sampler(policy, env, tables, config)
+  return lambda keys, states: sampler(policy.params, keys, states)
+
+
+@pytest.fixture(scope="module")
+def sampled(model, tables, play):
+  """Answers to each observation of both seats, sampled many times."""
+  sample = make_sampler(
+    model, tables, decisions_lib.SingleTurn(), temperature=TEMPERATURE
+  )
+  states = jax.tree.map(
+    lambda *leaves: jnp.tile(
+      jnp.concatenate(leaves), (100, *[1] * (leaves[0].ndim - 1))
+    ),
+    *(decisions.view_states() for decisions in play.decisions),
+  )
+  keys = jax.random.split(jax.random.key(5), len(states.seat))
+  games = jax.device_get(sample(keys, states))
+  return jax.tree.map(
+    lambda leaf: leaf.reshape(100, 12, *leaf.shape[1:]), games
+  )
+
+
+def canonical(tokenizer, name):
+  return [
+    *tokenizer.encode(spellings.render_answer(name)),
+    tokenizer.end_ids[0],
+  ]
+
+
+# 12 observations in batches of 5.
+def moves_of(model, text, begin, shows, **settings):
+  settings = {"temperature": TEMPERATURE, "batch_size": 5} | settings
+  return move_probabilities.MoveProbabilities(model, text, begin, **settings)(
+    shows
+  )
+
+
+def test_probabilities_are_the_samplers(model, begin, shows, sampled):
+  moves = moves_of(model, OneSpelling(), begin, shows)
+  assert moves.probabilities.shape == (12, 2)
+  assert moves.probabilities.dtype == moves.unreadable.dtype == np.float64
+  compared = 0
+  for action, (name,) in enumerate(OneSpelling.actions):
+    answer = canonical(model.tokenizer, name)
+    for n in range(100):
+      for row in range(12):
+        is_sampled = sampled.action_mask[n, row, 0]
+        if sampled.actions[n, row, 0][is_sampled].tolist() == answer:
+          total = sampled.log_probs[n, row, 0].astype(np.float64).sum()
+          expected = moves.probabilities[row, action]
+          assert np.exp(total) == pytest.approx(expected, rel=1e-4)
+          compared += 1
+  assert compared > 100
+
+
+def test_spellings_add_up(model, begin, shows):
+  moves = moves_of(model, ShortText(), begin, shows)
+  total = np.zeros((12, 2))
+  for action, names in enumerate(ShortText.actions):
+    for name in names:
+      text: Any = OneSpelling()
+      text.actions = ((name,),)
+      one = moves_of(model, text, begin, shows)
+      total[:, action] += one.probabilities[:, 0]
+  np.testing.assert_allclose(moves.probabilities, total, rtol=1e-5)
+  np.testing.assert_allclose(moves.unreadable, 1 - total.sum(axis=1), atol=1e-6)
+  # Observations have different distributions.
+  assert np.ptp(moves.probabilities, axis=0).min() > 0.01
+
+
+def test_frequencies_of_sampled_answers_agree(model, begin, shows, sampled):
+  moves = moves_of(model, ShortText(), begin, shows)
+  counts = np.zeros((12, 2), int)
+  for action, names in enumerate(ShortText.actions):
+    answers = [canonical(model.tokenizer, name) for name in names]
+    for n in range(100):
+      for row in range(12):
+        tokens = sampled.actions[n, row, 0][sampled.action_mask[n, row, 0]]
+        counts[row, action] += tokens.tolist() in answers
+  for count, probability in zip(
+    counts.ravel(), moves.probabilities.ravel(), strict=True
+  ):
+    assert stats.binomtest(count, 100, probability).pvalue > 1e-3
+  total = moves.probabilities.sum()
+  assert abs(counts.sum() / 100 - total) < 4 * np.sqrt(total / 100)
+  # Readable answers in other tokens are rare.
+  readable = (sampled.moves[:, :, 0] >= 0).sum()
+  assert counts.sum() <= readable <= counts.sum() + 40
+
+
+def test_any_end_token_ends_an_answer(model, begin, shows):
+  def probabilities(*end_ids):
+    tokenizer: Any = types.SimpleNamespace(
+      encode=model.tokenizer.encode,
+      pad_id=model.tokenizer.pad_id,
+      end_ids=end_ids,
+    )
+    changed = dataclasses.replace(model, tokenizer=tokenizer)
+    return moves_of(changed, ShortText(), begin, shows).probabilities
+
+  first, second = model.tokenizer.end_ids[0], 100
+  each = [probabilities(first), probabilities(second)]
+  assert min(map(np.min, each)) > 0
+  np.testing.assert_allclose(probabilities(first, second), sum(each), rtol=1e-5)
+
+
+def test_greedy_answers_have_probability_1(model, tables, begin, shows, play):
+  moves = moves_of(model, ShortText(), begin, shows, temperature=0)
+  env = decisions_lib.SingleTurn()
+  sample = make_sampler(model, tables, env, temperature=0)
+  policies = [
+    decisions_lib.greedy_policy(sample, decisions, 2, batch_size=4)
+    for decisions in play.decisions
+  ]
+  expected = np.concatenate([policy.moves for policy in policies])
+  assert expected.any()
+  np.testing.assert_array_equal(moves.probabilities, expected)
+  np.testing.assert_array_equal(moves.unreadable, 1 - expected.sum(axis=1))
+
+
+def test_other_parameters_replace_the_models(model, begin, shows):
+  other = dataclasses.replace(model, module=specs.initialize(model.spec, 1))
+  score = move_probabilities.MoveProbabilities(
+    model, ShortText(), begin, temperature=TEMPERATURE, batch_size=12
+  )
+  replaced = score(
+    shows, model_policy.ModelPolicy(other.module, other.spec).params
+  )
+  expected = moves_of(other, ShortText(), begin, shows)
+  np.testing.assert_allclose(
+    replaced.probabilities, expected.probabilities, rtol=1e-4
+  )
+  assert (score(shows).probabilities > 1.5 * replaced.probabilities).all()
+
+
+@pytest.mark.parametrize("seat", [0, 1])
+def test_greedy_decisions_are_the_moves_of_games(model, tables, play, seat):
+  """Games of a few turns make the moves that the decisions say."""
+  settings = {"temperature": 0, "constrained": True}
+  sample = make_sampler(model, tables, decisions_lib.SingleTurn(), **settings)
+  decisions = play.decisions[seat]
+  policy = decisions_lib.greedy_policy(sample, decisions, 2, batch_size=5)
+  assert (policy.moves.sum(axis=1) == 1).all()
+  view = view_lib.View(game=GAME, opponents=players.random(GAME))
+  keys = jax.random.split(jax.random.key(9), 23)
+  states = jax.vmap(view.init, (0, None))(keys, seat)
+  games = make_sampler(model, tables, view, **settings)(keys, states)
+  rows = jax.vmap(ShortText().show)(states.game, states.seat).tolist()
+  for row, move in zip(rows, games.moves[:, 0].tolist(), strict=True):
+    number = decisions.shows.tolist().index(row)
+    assert policy.moves[number, move] == 1
+
+
+def test_unreadable_and_endless_answers_end_games(model, tables, play):
+  """Greedy answers of an untrained model are no moves."""
+  fresh = dataclasses.replace(model, module=specs.initialize(model.spec, 1))
+  env, decisions = decisions_lib.SingleTurn(), play.decisions[0]
+  sample = make_sampler(fresh, tables, env, temperature=0)
+  policy = decisions_lib.greedy_policy(sample, decisions, 2, batch_size=4)
+  assert not policy.moves.any()
+  np.testing.assert_array_equal(
+    policy.ends.argmax(axis=1), np.full(6, Ending.PARSE_ERROR)
+  )
+  verdict = play.judge(0, policy)
+  assert verdict.random.rates["parse_error_rate"] == pytest.approx(1)
+  assert verdict.random.mean_return == pytest.approx(-2)
