@@ -12,6 +12,7 @@ from tests import test_solve
 from tunix_ttt import errors
 from tunix_ttt.evaluate import decisions as decisions_lib
 from tunix_ttt.evaluate import exact_play
+from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games.frozen_lake import lake_game
 from tunix_ttt.games.frozen_lake import lake_text
@@ -29,7 +30,11 @@ close = functools.partial(pytest.approx, rel=1e-12, abs=1e-12)
 @pytest.fixture(scope="module")
 def tictactoe():
   text = tictactoe_text.TicTacToeText(thoughts=False)
-  return exact_play.ExactPlay(tictactoe_game.TicTacToe(), text, low=-1)
+  return exact_play.ExactPlay(
+    definition.Definition(
+      name="test", game=tictactoe_game.TicTacToe(), text=text, low=-1
+    )
+  )
 
 
 def random_cells(seed, slips):
@@ -184,7 +189,9 @@ def check_histories(game, text, play, seat, policy, low):
 def test_hidden_cards_are_those_of_every_history(is_sampled):
   game, text = kuhn_game.KuhnPoker(), kuhn_text.KuhnPokerText()
   play, rng = (
-    exact_play.ExactPlay(game, text, low=-2.5),
+    exact_play.ExactPlay(
+      definition.Definition(name="test", game=game, text=text, low=-2.5)
+    ),
     np.random.default_rng(3),
   )
   assert [len(decisions) for decisions in play.decisions] == [6, 6]
@@ -241,7 +248,9 @@ TREE = test_solve.Table(
 @pytest.mark.parametrize("alike", [(), [(3, 6), (1, 5)]])
 def test_worst_returns_are_those_of_every_history(seat, is_sampled, alike):
   text, rng = NumberText(alike), np.random.default_rng(7)
-  play = exact_play.ExactPlay(TREE, text, low=-4)
+  play = exact_play.ExactPlay(
+    definition.Definition(name="test", game=TREE, text=text, low=-4)
+  )
   assert len(play.decisions[seat]) == 3 - seat - bool(alike)
   worst = set()
   for _ in range(8):
@@ -255,7 +264,9 @@ def test_worst_returns_are_those_of_every_history(seat, is_sampled, alike):
 
 
 def test_opponents_of_choice_play_their_best_moves():
-  play = exact_play.ExactPlay(TREE, NumberText(), low=-4)
+  play = exact_play.ExactPlay(
+    definition.Definition(name="test", game=TREE, text=NumberText(), low=-4)
+  )
   ongoing = np.zeros(3, int)
   # Seat 0 goes to chance, then to state 9; seat 1 goes to state 6 only if it
   # expects state 8. Both of seat 1's moves are optimal for it nowhere.
@@ -272,7 +283,9 @@ def test_a_seat_without_decisions():
   game = test_solve.Table(
     (0, 1, 2), (game_lib.OVER, 1, 2), (game_lib.OVER, 3, 0)
   )
-  play = exact_play.ExactPlay(game, NumberText(), low=-1)
+  play = exact_play.ExactPlay(
+    definition.Definition(name="test", game=game, text=NumberText(), low=-1)
+  )
   nothing = decisions_lib.deterministic(np.zeros(0, int), np.zeros(0, int), 2)
   verdict = judge(play, 1, nothing)
   assert verdict == exact_play.ExactVerdict(
@@ -334,7 +347,9 @@ def lake_chain(max_moves, actions, endings):
 def test_a_walk_on_ice_is_a_markov_chain(max_moves, low):
   game = lake_game.FrozenLake(max_moves=max_moves)
   text = lake_text.FrozenLakeText(max_moves=max_moves)
-  play = exact_play.ExactPlay(game, text, low=low)
+  play = exact_play.ExactPlay(
+    definition.Definition(name="test", game=game, text=text, low=low)
+  )
   actions = np.array([0, 3, 3, 3, 0, 0, 0, 0, 3, 1, 0, 0, 0, 2, 1, 0])
   endings = np.zeros(16, int)
   endings[10] = Ending.PARSE_ERROR
@@ -362,7 +377,9 @@ def test_steps_may_lead_past_a_level():
       return state[0][None] + 0 * seat
 
   game = test_solve.Counter(41)
-  play = exact_play.ExactPlay(game, Text(), low=0)
+  play = exact_play.ExactPlay(
+    definition.Definition(name="test", game=game, text=Text(), low=0)
+  )
   moves = np.tile([0.25, 0.75], (41, 1))
   verdict = judge(play, 0, decisions_lib.sampled(moves, np.zeros(41)))
   lines, steps, paid = {}, {}, {}
@@ -380,7 +397,9 @@ def test_steps_may_lead_past_a_level():
 def test_states_in_cycles_are_refused():
   game = test_solve.Table((0, 1, 2), (1, 0, 2), (game_lib.OVER, 1, -1))
   with pytest.raises(errors.UserError, match="^Table: its states form cycles"):
-    exact_play.ExactPlay(game, NumberText(), low=-1)
+    exact_play.ExactPlay(
+      definition.Definition(name="test", game=game, text=NumberText(), low=-1)
+    )
 
 
 def test_a_policy_of_another_game_is_refused(tictactoe):

@@ -17,6 +17,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import decisions as decisions_lib
 from tunix_ttt.evaluate import exact_play
 from tunix_ttt.evaluate import move_probabilities
+from tunix_ttt.games import definition
 from tunix_ttt.games import players
 from tunix_ttt.games import view as view_lib
 from tunix_ttt.games.kuhn_poker import kuhn_game
@@ -24,8 +25,8 @@ from tunix_ttt.games.kuhn_poker import kuhn_text
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import model_policy
 from tunix_ttt.models.families import specs
-from tunix_ttt.rollout import game_tables
 from tunix_ttt.rollout import sampler as sampler_lib
+from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.text import slots
 from tunix_ttt.text import spellings
@@ -45,14 +46,15 @@ class OneSpelling(ShortText):
 
 @pytest.fixture(scope="module")
 def play():
-  return exact_play.ExactPlay(GAME, ShortText(), low=-2)
+  return exact_play.ExactPlay(
+    definition.Definition(name="test", game=GAME, text=ShortText(), low=-2)
+  )
 
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-  return game_tables.build(
-    GAME, ShortText(), tokenizer, thoughts=False, num_games=65
-  )
+  game = definition.Definition(name="test", game=GAME, text=ShortText(), low=-2)
+  return tables_lib.build(game, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -231,14 +233,17 @@ def test_any_end_token_ends_an_answer(model, begin, shows):
   np.testing.assert_allclose(probabilities(first, second), sum(each), rtol=1e-5)
 
 
+def greedy_policy(sample, decisions):
+  keys = jax.random.split(jax.random.key(0), len(decisions))
+  games = jax.device_get(sample(keys, decisions.view_states()))
+  return decisions_lib.of_answers(games, 2)
+
+
 def test_greedy_answers_have_probability_1(model, tables, begin, shows, play):
   moves = moves_of(model, ShortText(), begin, shows, temperature=0)
   env = decisions_lib.SingleTurn()
   sample = make_sampler(model, tables, env, temperature=0)
-  policies = [
-    decisions_lib.greedy_policy(sample, decisions, 2, batch_size=4)
-    for decisions in play.decisions
-  ]
+  policies = [greedy_policy(sample, decisions) for decisions in play.decisions]
   expected = np.concatenate([policy.moves for policy in policies])
   assert expected.any()
   np.testing.assert_array_equal(moves.probabilities, expected)
@@ -266,7 +271,7 @@ def test_greedy_decisions_are_the_moves_of_games(model, tables, play, seat):
   settings = {"temperature": 0, "constrained": True}
   sample = make_sampler(model, tables, decisions_lib.SingleTurn(), **settings)
   decisions = play.decisions[seat]
-  policy = decisions_lib.greedy_policy(sample, decisions, 2, batch_size=5)
+  policy = greedy_policy(sample, decisions)
   assert (policy.moves.sum(axis=1) == 1).all()
   view = view_lib.View(game=GAME, opponents=players.random(GAME))
   keys = jax.random.split(jax.random.key(9), 23)
@@ -283,7 +288,7 @@ def test_unreadable_and_endless_answers_end_games(model, tables, play):
   fresh = dataclasses.replace(model, module=specs.initialize(model.spec, 1))
   env, decisions = decisions_lib.SingleTurn(), play.decisions[0]
   sample = make_sampler(fresh, tables, env, temperature=0)
-  policy = decisions_lib.greedy_policy(sample, decisions, 2, batch_size=4)
+  policy = greedy_policy(sample, decisions)
   assert not policy.moves.any()
   np.testing.assert_array_equal(
     policy.ends.argmax(axis=1), np.full(6, Ending.PARSE_ERROR)

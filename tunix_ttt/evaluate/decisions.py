@@ -5,7 +5,6 @@ function of its seat and the observation, so its answers to the distinct
 observations of a seat are all there is to know about how it plays.
 """
 
-from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -157,34 +156,16 @@ class SingleTurn:
     return jnp.int8(Ending.ONGOING)
 
 
-def greedy_policy(
-  play: Callable[[jax.Array, Any], trajectory_lib.Trajectory],
-  decisions: Decisions,
-  num_actions: int,
-  *,
-  batch_size: int,
+def of_answers(
+  games: trajectory_lib.Trajectory, num_actions: int
 ) -> SeatPolicy:
-  """Returns the answers of a greedy player to all decisions of a seat.
+  """Returns the policy that gave these answers to all D decisions.
 
   Args:
-    play: Function from random keys and B states to games of one turn, such as
-      a sampler with the environment `SingleTurn` and `max_turns` = 1.
-    decisions: Decisions of the seat.
+    games: Games of one turn each in `SingleTurn`, on the host, [D].
     num_actions: Number of actions of the game.
-    batch_size: Number of decisions B in a batch.
   """
-  states, results = decisions.view_states(), []
-  for first in range(0, len(decisions), batch_size):
-    # Repeated decisions fill the last batch.
-    numbers = np.arange(first, first + batch_size) % len(decisions)
-    rows = jax.tree.map(lambda leaf, n=numbers: leaf[n], states)
-    keys = streams.keys(0, streams.Stream.GREEDY, last=jnp.asarray(numbers))
-    games = jax.device_get(play(keys, rows))
-    results.append((games.moves[:, 0], games.ending))
-  actions, endings = (
-    np.concatenate(parts)[: len(decisions)]
-    for parts in zip(*results, strict=True)
-  )
+  actions = np.asarray(games.moves)[:, 0]
   # An answer with a move leaves its one turn unfinished.
-  endings = np.where(actions >= 0, Ending.ONGOING, endings)
+  endings = np.where(actions >= 0, Ending.ONGOING, np.asarray(games.ending))
   return deterministic(actions, endings, num_actions)

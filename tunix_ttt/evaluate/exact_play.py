@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from tunix_ttt.evaluate import decisions as decisions_lib
+from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import solve
 from tunix_ttt.rollout import trajectory as trajectory_lib
@@ -94,32 +95,20 @@ class ExactPlay:
     solution: Solution of the game; None where information is hidden.
   """
 
-  def __init__(
-    self,
-    game: game_lib.Game[Any],
-    text: game_lib.GameText[Any],
-    *,
-    low: float,
-    max_states: int = 10**6,
-  ):
+  def __init__(self, game: definition.Definition):
     """Enumerates the states, and solves the game if they are visible.
-
-    Args:
-      game: Rules of the game.
-      text: Text of the game.
-      low: Return of a seat whose answer is no legal move.
-      max_states: Maximum number of states.
 
     Raises:
       errors.UserError: if the states cannot be enumerated or form cycles.
     """
-    self.graph = graph = solve.enumerate_states(game, max_states=max_states)
-    self._levels = solve.topological_levels(game, graph)
-    self.decisions = decisions_lib.enumerate_decisions(game, text, graph)
-    num_turns, num_views = solve.count_views(game, graph)
-    self.solution, self._best, self._low = None, None, low
-    if num_views == num_turns:
-      self.solution = solve.solve_graph(game, graph)
+    self.graph = graph = game.graph
+    self._levels = solve.topological_levels(game.game, graph)
+    self.decisions = decisions_lib.enumerate_decisions(
+      game.game, game.text, graph
+    )
+    self.solution, self._best, self._low = None, None, game.low
+    if not game.unsolved:
+      self.solution = game.solution
       self._best = np.asarray(self.solution.optimal)
     host = jax.tree.map(np.asarray, graph)
     self._to_act, self._legal = host.to_act, host.children >= 0

@@ -131,7 +131,8 @@ class Summary(pydantic.BaseModel):
   """The summary written beside a file of games.
 
   `revision` is `checkpoints.Model.revision`, None in older files; `openings` is
-  None if first moves were not sampled.
+  None if first moves were not sampled. `policy` has each observation of a seat
+  with the response and its move, for games that are judged by their states.
   """
 
   model: str
@@ -139,6 +140,7 @@ class Summary(pydantic.BaseModel):
   play: dict[str, Any]
   results: dict[str, rates_lib.Exact | rates_lib.Sampled]
   openings: Openings | None = None
+  policy: dict[str, list[tuple[str, str, str | None]]] = {}
 
 
 def summary_path(games: pathlib.Path) -> pathlib.Path:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
+from tunix_ttt.evaluate import decisions
+from tunix_ttt.evaluate import exact_play
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games import catalog
@@ -32,14 +35,25 @@ Play = Callable[[jax.Array, Any], Trajectory]
 
 OPENINGS_TEMPERATURE = 1.0
 NUM_OPENINGS = 1024
+# Number of games in each seat that illustrate an exact result.
+NUM_EXAMPLES = 16
 
 
 class Match(NamedTuple):
-  """A model's games in one seat, by the seat's name, on the host, and results."""
+  """A model's games in one seat, on the host, and its results.
+
+  Attributes:
+    seat: Name of the seat.
+    games: Games; all that there are, or examples.
+    result: Results of these games, or of all that there are.
+    answers: Games of one turn, one for each distinct observation, if the result
+      is from these.
+  """
 
   seat: str
   games: Trajectory
   result: rates_lib.Exact | rates_lib.Sampled
+  answers: Trajectory | None = None
 
 
 class Player:
@@ -88,8 +102,12 @@ def play_all_lines(
 ) -> Iterator[Match]:
   """Yields a greedy policy's games on every line, in each seat.
 
+  A game without `lines` is judged by its states, which needs the context `board`;
+  the games are then examples against a random opponent.
+
   Raises:
-    errors.UserError: If the config's temperature is not 0.
+    errors.UserError: If the config's temperature is not 0, or the game cannot be
+      judged exactly.
   """
   config = config_lib.load_any(config)
   if config.play.temperature != 0:
@@ -97,8 +115,20 @@ def play_all_lines(
       f"play.temperature: {config.play.temperature} is not greedy; set it to 0"
       " to play every line"
     )
-  player = Player(model, config, catalog.of(config).environment())
-  yield from exact_matches(player, player.game, config.play.batch_size)
+  game = catalog.of(config)
+  if game.lines(0) is not None:
+    player = Player(model, config, game.environment())
+    yield from exact_matches(player, game, config.play.batch_size)
+    return
+  judge = StateJudge(model, config)
+  # The judge needs no games; these show how the model plays.
+  play = dataclasses.replace(
+    config.play, opponent="random", num_games=NUM_EXAMPLES
+  )
+  player = Player(model, dataclasses.replace(config, play=play))
+  examples = sampled_matches(player, play, config.seed)
+  for match, (_, result, answers) in zip(examples, judge(), strict=True):
+    yield match._replace(result=result, answers=answers)
 
 
 def play_games(
@@ -130,6 +160,62 @@ def environment(config: config_lib.SFTConfig) -> Any:
   """
   game = catalog.of(config)
   return game.environment(game.player(config.play.opponent, "play.opponent"))
+
+
+class StateJudge:
+  """Judges a greedy model exactly from its answer to each observation."""
+
+  def __init__(self, model: checkpoints.Model, config: config_lib.SFTConfig):
+    """Lists the states of the game; compiles on the first call.
+
+    Raises:
+      errors.UserError: If the game cannot be judged by states, or the limits
+        leave no room for an answer.
+    """
+    if config.play.context != "board":
+      raise errors.UserError(
+        f"play.context: {config.play.context}: {config.game.name} is judged exactly"
+        " on single observations; set it to board, or judge by sampled games"
+        " (exhaustive_eval: false)"
+      )
+    self.game = catalog.of(config)
+    self._exact = _exact_play(self.game)
+    play = sampler.greedy_single_moves(config.play)
+    self.player = Player(model, config, decisions.SingleTurn(), play)
+    self._batch_size = play.batch_size
+
+  def __call__(
+    self, *, in_training: bool = False
+  ) -> Iterator[tuple[str, rates_lib.Exact, Trajectory]]:
+    """Yields the name, the results and the answers of each seat."""
+    for seat, name in enumerate(self.game.seats):
+      listed = self._exact.decisions[seat]
+      states = listed.view_states()
+
+      def draw(
+        numbers: jax.Array, states: Any = states, total: int = len(listed)
+      ) -> tuple[jax.Array, Any]:
+        # Repeated decisions fill the last batch.
+        numbers = numbers % total
+        keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
+        return keys, jax.tree.map(lambda leaf: leaf[numbers], states)
+
+      answers = play_batches(
+        self.player,
+        draw,
+        len(listed),
+        min(self._batch_size, len(listed)),
+        name=name,
+        leave=not in_training,
+      )
+      policy = decisions.of_answers(answers, self.game.game.num_actions)
+      verdict = self._exact.judge(seat, policy)
+      yield name, rates_lib.exact_of_states(verdict), answers
+
+
+@functools.lru_cache(maxsize=2)
+def _exact_play(game: definition.Definition) -> exact_play.ExactPlay:
+  return exact_play.ExactPlay(game)
 
 
 def exact_matches(
@@ -284,11 +370,14 @@ class Evaluator:
       errors.UserError: If the opponent does not exist, or the limits leave no
         room for an answer.
     """
-    self._config = config
-    env = None
-    if config.exhaustive_eval:
-      env = catalog.of(config).environment()
-    self._player = Player(model, config, env)
+    self._config, game, self._judge = config, catalog.of(config), None
+    if not config.exhaustive_eval:
+      self._player = Player(model, config)
+    elif game.lines(0) is not None:
+      self._player = Player(model, config, game.environment())
+    else:
+      self._judge = StateJudge(model, config)
+      self._player = self._judge.player
 
   def __call__(self, params: Any) -> dict[str, float]:
     """Returns the rates in each seat and the `score`.
@@ -299,14 +388,17 @@ class Evaluator:
     player, play = self._player, self._config.play
     game = player.game
     player.params = params
-    if self._config.exhaustive_eval:
-      matches = exact_matches(player, game, play.batch_size, in_training=True)
+    if self._judge is not None:
+      every = ((s, r) for s, r, _ in self._judge(in_training=True))
     else:
-      seed = self._config.seed
-      matches = sampled_matches(player, play, seed, in_training=True)
+      if self._config.exhaustive_eval:
+        played = exact_matches(player, game, play.batch_size, in_training=True)
+      else:
+        seed = self._config.seed
+        played = sampled_matches(player, play, seed, in_training=True)
+      every = ((match.seat, match.result) for match in played)
     metrics, scores = {}, []
-    for match in matches:
-      seat, result = match.seat, match.result
+    for seat, result in every:
       if isinstance(result, rates_lib.Exact):
         metrics[f"{seat}/lines_lost"] = float(result.lines_lost)
       for opponent, rates in result.against(play.opponent).items():
@@ -337,7 +429,7 @@ def write(
   game = catalog.of(config)
   for match in matches:
     games = match.games
-    if isinstance(match.result, rates_lib.Exact):
+    if isinstance(match.result, rates_lib.Exact) and match.answers is None:
       distinct = game.distinct_lines(games)
       games = jax.tree.map(lambda leaf, rows=distinct: leaf[rows], games)
     rows += trajectory_lib.describe(game, games, model.tokenizer.decode)
@@ -348,6 +440,11 @@ def write(
       "play": config_lib.to_dict(config)["play"],
       "results": {match.seat: match.result for match in matches},
       "openings": openings,
+      "policy": {
+        match.seat: _policy(game, match.answers, model.tokenizer.decode)
+        for match in matches
+        if match.answers is not None
+      },
     }
   )
   text = files.to_json(summary.model_dump()) + "\n"
@@ -358,6 +455,19 @@ def write(
     # Games without a summary would block another attempt.
     output.unlink()
     raise
+
+
+def _policy(
+  game: definition.Definition,
+  answers: Trajectory,
+  decode: Callable[[list[int]], str],
+) -> list[tuple[str, str, str | None]]:
+  """Returns each observation with the model's response and move."""
+  return [
+    (turn["observation"], turn["response"], turn["move"])
+    for record in trajectory_lib.describe(game, answers, decode)
+    for turn in record["turns"]
+  ]
 
 
 def table(matches: Sequence[Match]) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
+from tunix_ttt.evaluate import exact_play
 from tunix_ttt.games import definition
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
@@ -101,6 +102,25 @@ def exact_of_lines(game: definition.Definition, games: Trajectory) -> Exact:
       "optimal": float(np.average(values, weights=weights)),
       "worst": float(values.min()),
     },
+  )
+
+
+def exact_of_states(verdict: exact_play.ExactVerdict) -> Exact:
+  """Returns exact results that were computed from the states of a game."""
+  random, optimal = verdict.random, verdict.optimal
+  returns = {"random": random.mean_return}
+  if optimal is not None:
+    returns["optimal"] = optimal.mean_return
+  if verdict.worst is not None:
+    returns["worst"] = verdict.worst
+  return Exact(
+    lines=verdict.lines,
+    lines_lost=verdict.lines_lost,
+    worst=verdict.worst_ending.name.lower(),
+    random={**random.rates},
+    optimal=None if optimal is None else {**optimal.rates},
+    optimal_move_rate=random.optimal_move_rate,
+    returns=returns,
   )
 
 

@@ -265,7 +265,7 @@ class Definition(Generic[game_lib.StateT]):
       errors.UserError: if there are too many.
     """
     if not self.is_enumerable:
-      raise errors.UserError(f"{self.name} has too many positions to list")
+      raise errors.UserError(f"{self.name} has too many positions")
     return state_graph.enumerate_states(self.game)
 
   @functools.cached_property
@@ -275,9 +275,7 @@ class Definition(Generic[game_lib.StateT]):
     Raises:
       errors.UserError: if the game hides information or has too many states.
     """
-    if not self.is_enumerable:
-      raise errors.UserError(f"{self.name} has too many positions to solve")
-    return solve.solve(self.game)
+    return solve.solve_graph(self.game, self.graph)
 
   @functools.cached_property
   def unsolved(self) -> str | None:
