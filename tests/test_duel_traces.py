@@ -12,6 +12,7 @@ from tests import conftest
 from tunix_ttt.data import generate
 from tunix_ttt.data import row_formats
 from tunix_ttt.evaluate import evalsets
+from tunix_ttt.games import catalog
 from tunix_ttt.games.high_card_duel import duel_traces
 from tunix_ttt.runs import run_manifest
 
@@ -105,14 +106,16 @@ def test_the_evalset_asks_what_the_rows_answer(rows):
 
 
 class _Traces:
-  """The traces as a kind of rows."""
+  """Traces as a kind of rows."""
 
   def settings(self):
     return {}
 
   def rows(self, count, seed, counts):
     del counts
-    return duel_traces.rows(count, seed)
+    traces = catalog.load("high_card_duel").traces
+    assert traces is not None
+    return traces(count, seed)
 
 
 def read_json(path):
