@@ -71,6 +71,23 @@ def test_filters(tmp_path, source):
   assert not (tmp_path / "datasets" / "letters" / "v3").exists()
 
 
+def test_filters_on_metadata(tmp_path):
+  rows = [
+    {"id": "a", "text": "a", "metadata": {"source": "u", "deal": {"n": 1}}},
+    {"id": "b", "text": "b", "metadata": {"source": "v"}},
+    {"id": "c", "text": "c", "source": "v", "metadata": {"source": "u"}},
+    {"id": "d", "text": "d", "metadata": "u"},
+    {"id": "e", "text": "e", "source": "u", "metadata": {}},
+  ]
+  source = write(tmp_path / "rows.jsonl", rows)
+  build(tmp_path, [source], filters={"source": "u"})
+  assert ids(tmp_path) == ["a", "e"]
+  build(tmp_path, [source], "v2", filters={"metadata.source": "u"})
+  assert ids(tmp_path, "v2") == ["a", "c"]
+  build(tmp_path, [source], "v3", filters={"deal.n": "1", "source": "u"})
+  assert ids(tmp_path, "v3") == ["a"]
+
+
 def test_the_latest_rows_are_taken(tmp_path, source):
   build(tmp_path, [source], limit=3)
   # Later rows were made earlier.

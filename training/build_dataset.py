@@ -33,7 +33,8 @@ def _parse() -> argparse.Namespace:
     action="extend",
     default=[],
     metavar="KEY=VALUE",
-    help="take only rows with this field; a.b is the field b within a",
+    help="take only rows with this field, of their own or in their metadata;"
+    " a.b is the field b within a",
   )
   add("--limit", type=cli.positive, help="maximum number of rows")
   add(

@@ -79,6 +79,7 @@ class Stream(enum.StrEnum):
   PLAYER_MOVES = "moves of players"  # ply
   GAME_CONFORMANCE = "games that check a game's rules and text"  # game
   FIRST_STATES = "first states that an exact solver compares"
+  TRACED_GAMES = "games whose traces are rows"  # game
 
   @property
   def number(self) -> int:

@@ -314,10 +314,8 @@ def _write_tunix_sft(sample: Sample) -> list[Row]:
     if turn["role"] == "system":
       system = f"{content}\n\n"
       continue
-    text += (
-      f"{tokenizers.START_OF_TURN}{_GEMMA_ROLES[turn['role']]}\n"
-      f"{system}{content}{tokenizers.END_OF_TURN}\n"
-    )
+    role = _GEMMA_ROLES[turn["role"]]
+    text += tokenizers.gemma_turn(role, system + content)
     system = ""
   return [{"prompts": text}]
 

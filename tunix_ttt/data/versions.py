@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import pathlib
 import re
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -31,7 +31,8 @@ class Choice:
   """The selection of rows.
 
   Attributes:
-    filters: Required text of row fields; `a.b` is the field b within a.
+    filters: Required text of row fields; `a.b` is the field b within a. A row
+      without the field is judged by that of its `metadata`.
     limit: Maximum number of rows, None for all.
     strategy: Rows to take if there are more: `random` ones, or the `latest` by
       `created_at`, or by their order if a row has no date. Rows keep their order.
@@ -183,13 +184,16 @@ def export(place: pathlib.Path, output: pathlib.Path, data_format: str) -> int:
   return num_rows
 
 
-def _text_of(row: Any, key: str) -> str | None:
-  """Returns a field as text, in JSON if it is not text; None if missing."""
-  for part in key.split("."):
-    if not isinstance(row, dict) or part not in row:
-      return None
-    row = row[part]
-  return row if isinstance(row, str) else files.to_json(row)
+def _text_of(row: row_formats.Row, key: str) -> str | None:
+  """Returns a field of a row, or else of its metadata, as text or JSON."""
+  for value in (row, row.get("metadata")):
+    for part in key.split("."):
+      if not isinstance(value, dict) or part not in value:
+        break
+      value = value[part]
+    else:
+      return value if isinstance(value, str) else files.to_json(value)
+  return None
 
 
 def _parent(

@@ -30,6 +30,11 @@ _TURN_SYMBOLS = ("user\n", "model\n", "\n\n", "\n")
 MIN_VOCAB_SIZE = 512
 
 
+def gemma_turn(role: str, content: str) -> str:
+  """Returns the text of a turn in Gemma's template, of a `user` or `model`."""
+  return f"{START_OF_TURN}{role}\n{content}{END_OF_TURN}\n"
+
+
 class Tokenizer(chat.ChatTokenizer, Protocol):
   """A model's tokenizer.
 

@@ -13,9 +13,11 @@ def define() -> "definition.Definition":
   from tunix_ttt.games import definition
   from tunix_ttt.games.high_card_duel import duel_game
   from tunix_ttt.games.high_card_duel import duel_text
+  from tunix_ttt.games.high_card_duel import duel_traces
 
   return definition.Definition(
     name="high_card_duel",
     game=duel_game.HighCardDuel(),
     text=duel_text.HighCardDuelText(),
+    traces=duel_traces.rows,
   )
