@@ -326,9 +326,9 @@ def lake_chain(max_moves, actions, endings):
     for cell in range(16):
       ending = endings[cell]
       if cells[cell] in "HG":
-        ending = Ending.WIN if cells[cell] == "G" else Ending.DRAW
+        ending = Ending.WIN if cells[cell] == "G" else Ending.LOSS
       elif number == max_moves:
-        ending = Ending.DRAW
+        ending = Ending.LOSS
       if ending != Ending.ONGOING:
         rates[ending] += odds[cell]
         ended[ending] += lines[cell]
@@ -364,7 +364,7 @@ def test_a_walk_on_ice_is_a_markov_chain(max_moves, low):
     assert result.mean_return == close(rates[1] + low * rates[5])
   assert verdict.worst == close(verdict.random.mean_return)
   assert verdict.lines == sum(lines)
-  assert verdict.lines_lost == lines[Ending.PARSE_ERROR]
+  assert verdict.lines_lost == lines[Ending.PARSE_ERROR] + lines[Ending.LOSS]
   assert verdict.worst_ending == Ending.PARSE_ERROR
   assert (verdict.lines > 2**53) == (max_moves == 100)
 

@@ -162,7 +162,8 @@ class ExactPlay:
     ends[:, Ending.ILLEGAL] += np.where(self._legal, 0, moves).sum(axis=1)
     over = np.flatnonzero(self._to_act == game_lib.OVER)
     signs = np.sign(returns[over]).astype(int)
-    ends[over, np.array([Ending.LOSS, Ending.DRAW, Ending.WIN])[signs + 1]] = 1
+    tie = Ending.LOSS if len(self.decisions) == 1 else Ending.DRAW
+    ends[over, np.array([Ending.LOSS, tie, Ending.WIN])[signs + 1]] = 1
     return _Play(
       is_turn=numbers >= 0,
       moves=np.where(self._legal, moves, 0),

@@ -14,7 +14,10 @@ import jax
 
 
 class Outcome(enum.IntEnum):
-  """Outcome of a game for one seat: the sign of its return, or `ILLEGAL`."""
+  """Outcome of a game for one seat: the sign of its return, or `ILLEGAL`.
+
+  A puzzle, which has one seat, is lost unless its return is above 0.
+  """
 
   ONGOING = 0
   WIN = 1

@@ -147,7 +147,8 @@ class View(Generic[game_lib.StateT]):
     """Returns the `game.Outcome` for the agent, int8 []."""
     outcome = game_lib.Outcome
     sign = jnp.sign(self.returns(state)).astype(jnp.int8)
-    ends = jnp.array([outcome.LOSS, outcome.DRAW, outcome.WIN], jnp.int8)
+    tie = outcome.LOSS if self.game.num_seats == 1 else outcome.DRAW
+    ends = jnp.array([outcome.LOSS, tie, outcome.WIN], jnp.int8)
     return jnp.select(
       [state.ending == Ending.OVER, state.ending == Ending.ILLEGAL],
       [ends[sign + 1], jnp.int8(outcome.ILLEGAL)],
