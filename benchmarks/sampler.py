@@ -21,7 +21,7 @@ from tunix.generate import sampler as tunix_sampler
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
-from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import model_player
 from tunix_ttt.games.tictactoe import board_tables
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import text_formats
@@ -165,7 +165,7 @@ def measure(
   """Plays the same games both ways."""
   states = start(batch_size)
   keys = jax.random.split(jax.random.key(1), batch_size)
-  rollout = matches.Player(model, config, ENV)
+  rollout = model_player.Player(model, config, ENV)
   host = HostDriven(model, config)
 
   def jitted(states: env_lib.State) -> Any:

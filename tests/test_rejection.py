@@ -11,7 +11,7 @@ from tunix_ttt import errors
 from tunix_ttt.data import positions
 from tunix_ttt.data import rejection
 from tunix_ttt.data import row_formats
-from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import model_player
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -90,9 +90,11 @@ def test_sides_and_seeds(model, all_games):
 
 def test_past_thoughts_are_replaced_or_not(model, monkeypatch):
   # Both play the same games: one program, which takes seconds to compile.
-  make, players = matches.Player, {}
+  make, players = model_player.Player, {}
   monkeypatch.setattr(
-    matches, "Player", lambda *args: players.setdefault("player", make(*args))
+    model_player,
+    "Player",
+    lambda *args: players.setdefault("player", make(*args)),
   )
   context = {"context": "full", "max_turns": 3}
   turns, _ = sample(model, keep="all", play=context)

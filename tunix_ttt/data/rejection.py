@@ -16,7 +16,7 @@ from tunix_ttt import streams
 from tunix_ttt.data import checks
 from tunix_ttt.data import generate
 from tunix_ttt.data import positions
-from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import model_player
 from tunix_ttt.games.tictactoe import game_turns
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
@@ -66,7 +66,7 @@ class _ModelGames:
     """Yields games without end, each as a batch of games and its index there."""
     play = dataclasses.replace(self.config.play, on_parse_error="end")
     config = dataclasses.replace(self.config, play=play)
-    player = matches.Player(self.model, config)
+    player = model_player.Player(self.model, config)
     game, env = player.game, player.env
     begin = jax.jit(jax.vmap(lambda key, seat: game.begin(env, key, seat)))
     # An even size, so that sides also alternate across batches.

@@ -117,6 +117,17 @@ class ExactPlay:
     # State after each of W = A + C steps, -1 for none, int32 [N, W].
     self._targets = np.concatenate([host.children, host.outcomes], axis=1)
 
+  def most_turns(self, seat: int) -> int:
+    """Returns the largest number of decisions of a seat in one game."""
+    numbers = self.decisions[seat].numbers
+    turns = np.zeros(len(numbers) + 1, int)
+    for rows in reversed(self._levels):
+      # A missing step, -1, reads the 0 at the end.
+      turns[rows] = turns[self._targets[rows]].max(axis=1) + (
+        numbers[rows] >= 0
+      )
+    return int(turns[0])
+
   def judge(self, seat: int, policy: decisions_lib.SeatPolicy) -> ExactVerdict:
     """Returns the exact results of a policy in a seat.
 

@@ -1,9 +1,7 @@
 """Plays games of a model on every line or by sampling, and writes them."""
 
 from collections.abc import Callable, Iterator, Sequence
-import contextlib
 import dataclasses
-import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -15,23 +13,17 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
-from tunix_ttt.evaluate import decisions
-from tunix_ttt.evaluate import exact_play
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import model_player
 from tunix_ttt.evaluate import rates as rates_lib
+from tunix_ttt.evaluate import state_judge
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
 from tunix_ttt.models import checkpoints
-from tunix_ttt.models import memory
-from tunix_ttt.models import meshes
-from tunix_ttt.models import model_policy as policy_lib
-from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
 
 Trajectory = trajectory_lib.Trajectory
-# (keys [B], initial states of B games) -> trajectories of B games.
-Play = Callable[[jax.Array, Any], Trajectory]
 
 OPENINGS_TEMPERATURE = 1.0
 NUM_OPENINGS = 1024
@@ -56,47 +48,6 @@ class Match(NamedTuple):
   answers: Trajectory | None = None
 
 
-class Player:
-  """A model that plays in an environment, compiled on the first call.
-
-  Training replaces the model's parameters, `params`, as it updates them.
-  """
-
-  def __init__(
-    self,
-    model: checkpoints.Model,
-    config: config_lib.SFTConfig,
-    env: Any = None,
-    play: config_lib.PlayConfig | None = None,
-  ):
-    """Builds the sampler.
-
-    Args:
-      model: Model that plays.
-      config: Settings.
-      env: Environment of the config's game; None for one with the opponent
-        `play.opponent`.
-      play: Settings that replace the config's `play`.
-
-    Raises:
-      errors.UserError: If the tokenizer cannot encode the answers, the limits
-        leave no room for an answer, or the games do not fit in memory.
-    """
-    self.game = catalog.of(config)
-    self.env = environment(config) if env is None else env
-    policy = policy_lib.ModelPolicy(model.module, model.spec)
-    tables = sampler.make_tables(config, model.tokenizer)
-    self.params = policy.params
-    play = play or config.play
-    longest_prompt = tables.observations.max_begin
-    memory.check_play(model.spec, play, longest_prompt)
-    self._sample = sampler.Sampler(policy, self.env, tables, play)
-
-  def __call__(self, keys: jax.Array, states: Any) -> Trajectory:
-    """Plays a game from each of B states with B keys; returns it on the host."""
-    return meshes.fetch(self._sample(self.params, keys, states))
-
-
 def play_all_lines(
   model: checkpoints.Model, config: config_lib.SFTConfig | config_lib.Settings
 ) -> Iterator[Match]:
@@ -117,15 +68,15 @@ def play_all_lines(
     )
   game = catalog.of(config)
   if game.lines(0) is not None:
-    player = Player(model, config, game.environment())
+    player = model_player.Player(model, config, game.environment())
     yield from exact_matches(player, game, config.play.batch_size)
     return
-  judge = StateJudge(model, config)
+  judge = state_judge.StateJudge(model, config)
   # The judge needs no games; these show how the model plays.
   play = dataclasses.replace(
     config.play, opponent="random", num_games=NUM_EXAMPLES
   )
-  player = Player(model, dataclasses.replace(config, play=play))
+  player = model_player.Player(model, dataclasses.replace(config, play=play))
   examples = sampled_matches(player, play, config.seed)
   for match, (_, result, answers) in zip(examples, judge(), strict=True):
     yield match._replace(result=result, answers=answers)
@@ -149,77 +100,13 @@ def play_games(
   config = config_lib.load_any(config)
   seed = config.seed if seed is None else seed
   env = catalog.of(config).environment(opponent) if opponent else None
-  yield from sampled_matches(Player(model, config, env), config.play, seed)
-
-
-def environment(config: config_lib.SFTConfig) -> Any:
-  """Returns the environment of a config's game with its opponent.
-
-  Raises:
-    errors.UserError: If the opponent does not exist.
-  """
-  game = catalog.of(config)
-  return game.environment(game.player(config.play.opponent, "play.opponent"))
-
-
-class StateJudge:
-  """Judges a greedy model exactly from its answer to each observation."""
-
-  def __init__(self, model: checkpoints.Model, config: config_lib.SFTConfig):
-    """Lists the states of the game; compiles on the first call.
-
-    Raises:
-      errors.UserError: If the game cannot be judged by states, or the limits
-        leave no room for an answer.
-    """
-    if config.play.context != "board":
-      raise errors.UserError(
-        f"play.context: {config.play.context}: {config.game.name} is judged exactly"
-        " on single observations; set it to board, or judge by sampled games"
-        " (exhaustive_eval: false)"
-      )
-    self.game = catalog.of(config)
-    self._exact = _exact_play(self.game)
-    play = sampler.greedy_single_moves(config.play)
-    self.player = Player(model, config, decisions.SingleTurn(), play)
-    self._batch_size = play.batch_size
-
-  def __call__(
-    self, *, in_training: bool = False
-  ) -> Iterator[tuple[str, rates_lib.Exact, Trajectory]]:
-    """Yields the name, the results and the answers of each seat."""
-    for seat, name in enumerate(self.game.seats):
-      listed = self._exact.decisions[seat]
-      states = listed.view_states()
-
-      def draw(
-        numbers: jax.Array, states: Any = states, total: int = len(listed)
-      ) -> tuple[jax.Array, Any]:
-        # Repeated decisions fill the last batch.
-        numbers = numbers % total
-        keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
-        return keys, jax.tree.map(lambda leaf: leaf[numbers], states)
-
-      answers = play_batches(
-        self.player,
-        draw,
-        len(listed),
-        min(self._batch_size, len(listed)),
-        name=name,
-        leave=not in_training,
-      )
-      policy = decisions.of_answers(answers, self.game.game.num_actions)
-      verdict = self._exact.judge(seat, policy)
-      yield name, rates_lib.exact_of_states(verdict), answers
-
-
-@functools.lru_cache(maxsize=2)
-def _exact_play(game: definition.Definition) -> exact_play.ExactPlay:
-  return exact_play.ExactPlay(game)
+  yield from sampled_matches(
+    model_player.Player(model, config, env), config.play, seed
+  )
 
 
 def exact_matches(
-  play: Play,
+  play: model_player.Play,
   game: definition.Definition,
   batch_size: int,
   *,
@@ -244,12 +131,14 @@ def exact_matches(
       return keys, jax.tree.map(lambda leaf: leaf[numbers], starts)
 
     leave = not in_training
-    games = play_batches(play, draw, total, batch_size, name=name, leave=leave)
+    games = model_player.play_batches(
+      play, draw, total, batch_size, name=name, leave=leave
+    )
     yield Match(name, games, rates_lib.exact_of_lines(game, games))
 
 
 def sampled_matches(
-  player: Player,
+  player: model_player.Player,
   config: config_lib.PlayConfig,
   seed: int,
   *,
@@ -278,7 +167,7 @@ def sampled_matches(
       keys = streams.keys(seed, token_stream, seat + 1, last=numbers)
       return keys, begin(game_keys)
 
-    games = play_batches(
+    games = model_player.play_batches(
       player,
       draw,
       config.num_games,
@@ -287,40 +176,6 @@ def sampled_matches(
       leave=not in_training,
     )
     yield Match(name, games, rates_lib.sampled(game, games))
-
-
-def play_batches(
-  play: Play,
-  draw: Callable[[jax.Array], tuple[jax.Array, Any]],
-  num_games: int,
-  batch_size: int,
-  *,
-  name: str,
-  leave: bool = True,
-) -> Trajectory:
-  """Plays games in one seat in batches; returns them on the host.
-
-  Args:
-    play: Function from keys and initial states to games.
-    draw: Function from the numbers of games, int [B], to the keys of their tokens
-      and their initial states.
-    num_games: Number of games.
-    batch_size: Number of games in a batch.
-    name: Name of the seat for the progress bar.
-    leave: Whether the progress bar stays at the end.
-  """
-  batches, stage = [], contextlib.nullcontext()
-  if leave:
-    stage = progress.stage(f"playing as {name}", has_bar=True)
-  bar = progress.bar(
-    total=num_games, desc=f"as {name}", unit="game", leave=leave
-  )
-  with bar, stage:
-    for first in range(0, num_games, batch_size):
-      games = play(*draw(jnp.arange(first, first + batch_size)))
-      batches.append(jax.device_get(games))
-      bar.update(min(batch_size, num_games - first))
-  return jax.tree.map(lambda *rows: np.concatenate(rows)[:num_games], *batches)
 
 
 def sample_openings(
@@ -343,7 +198,7 @@ def sample_openings(
     on_parse_error="end",
     temperature=OPENINGS_TEMPERATURE,
   )
-  player = Player(model, config, game.environment(), play)
+  player = model_player.Player(model, config, game.environment(), play)
   size, every = min(play.batch_size, num_games), []
   with progress.stage("sampling openings"):
     for seat, name in enumerate(game.seats):
@@ -354,7 +209,9 @@ def sample_openings(
         return keys, game.opening_states(seat, numbers)
 
       every.append(
-        play_batches(player, draw, num_games, size, name=name, leave=False)
+        model_player.play_batches(
+          player, draw, num_games, size, name=name, leave=False
+        )
       )
   counts = game.count_openings(every)
   return game_files.Openings(temperature=OPENINGS_TEMPERATURE, **counts)
@@ -372,11 +229,11 @@ class Evaluator:
     """
     self._config, game, self._judge = config, catalog.of(config), None
     if not config.exhaustive_eval:
-      self._player = Player(model, config)
+      self._player = model_player.Player(model, config)
     elif game.lines(0) is not None:
-      self._player = Player(model, config, game.environment())
+      self._player = model_player.Player(model, config, game.environment())
     else:
-      self._judge = StateJudge(model, config)
+      self._judge = state_judge.StateJudge(model, config)
       self._player = self._judge.player
 
   def __call__(self, params: Any) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import streams
-from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import model_player
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
@@ -54,7 +54,7 @@ class Partner:
     config = config_lib.load_any(config)
     self.game = catalog.of(config)
     env = self.game.replaying_environment(config.play.context)
-    self._player = matches.Player(model, config, env)
+    self._player = model_player.Player(model, config, env)
     self._decode = model.tokenizer.decode
     self.seed = config.seed if seed is None else seed
     self._num_games = num_games
