@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from tests import conftest
-from tests import players
 from tests import test_grpo
 import tunix_ttt as ttt
 from tunix_ttt import config as config_lib
@@ -107,9 +106,7 @@ def test_a_run_from_python(tmp_path, monkeypatch, capsys):
   played = list(ttt.play_games(model, config, opponent=lazy))
   assert [match.seat for match in played] == ["X", "O"]
   assert ttt.results_table(played).startswith("as X: 8 games\n")
-  (game, *_) = ttt.describe_games(
-    players.GAME, played[0].games, model.tokenizer.decode
-  )
+  (game, *_) = ttt.describe_games(played[0], model.tokenizer.decode)
   assert game["agent"] == "X" and game["turns"][0]["response"]
   assert game["ending"].upper() in trajectory.Ending.__members__
 

@@ -1,4 +1,4 @@
-"""The notebook, executed from top to bottom, and what is committed of it."""
+"""The notebooks, executed from top to bottom, and what is committed of them."""
 
 import ast
 import copy
@@ -41,14 +41,12 @@ def source(notebook, cell_id: str) -> str:
 def execute(notebook, directory, **parameters: Any) -> dict[str, str]:
   """Runs a notebook in a directory; returns the text of each cell's outputs."""
   notebook = copy.deepcopy(notebook)
-  (index,) = (
-    n
-    for n, cell in enumerate(notebook.cells)
-    if "parameters" in cell.metadata.get("tags", [])
-  )
-  lines = [f"{name} = {value!r}" for name, value in parameters.items()]
-  cell = nbformat.v4.new_code_cell("\n".join(lines))
-  notebook.cells.insert(index + 1, cell)
+  for number, cell in enumerate(notebook.cells):
+    if "parameters" in cell.metadata.get("tags", []):
+      lines = [f"{name} = {value!r}" for name, value in parameters.items()]
+      added = nbformat.v4.new_code_cell("\n".join(lines))
+      notebook.cells.insert(number + 1, added)
+      break
   resources = {"metadata": {"path": str(directory)}}
   nbclient.NotebookClient(notebook, timeout=1200, resources=resources).execute()
   return {
@@ -191,3 +189,20 @@ def test_it_teaches(notebook, elsewhere, monkeypatch):
   assert x_after <= x_before and o_after < o_before / 2
   before, after = map(int, re.findall(r"(\d+)%", found["openings"]))
   assert after > 50 > before
+
+
+def test_the_notebook_of_a_page_has_its_text_and_code():
+  path = conftest.ROOT / "docs" / "notebook.py"
+  spec = importlib.util.spec_from_file_location("notebook", path)
+  writer = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(writer)
+  assert writer.build() == writer.NOTEBOOK.read_text()
+
+
+@pytest.mark.slow
+def test_a_game_of_ones_own_in_a_notebook(elsewhere, monkeypatch):
+  monkeypatch.delenv("XLA_FLAGS")
+  path = PATH.with_name("your_own_game.ipynb")
+  cells = execute(nbformat.read(path, as_version=4), elsewhere)
+  assert "as first: " in cells["part-9"] and "0 lost" in cells["part-9"]
+  assert (elsewhere / "grpo" / "report.html").is_file()

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
   from tunix_ttt.errors import UserError
   from tunix_ttt.evaluate.evalsets import load as load_evalset
   from tunix_ttt.evaluate.matches import Match
+  from tunix_ttt.evaluate.matches import describe as describe_games
   from tunix_ttt.evaluate.matches import play_all_lines
   from tunix_ttt.evaluate.matches import play_games
   from tunix_ttt.evaluate.matches import table as results_table
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
   from tunix_ttt.report import plots
   from tunix_ttt.rollout.trajectory import Ending
   from tunix_ttt.rollout.trajectory import Trajectory
-  from tunix_ttt.rollout.trajectory import describe as describe_games
   from tunix_ttt.run import Run
   from tunix_ttt.runs.run_directory import read_metrics
   from tunix_ttt.runs.run_manifest import RunManifest
@@ -91,7 +91,7 @@ _SOURCES = {
   "Trajectory": ("rollout.trajectory", "Trajectory"),
   "UserError": ("errors", "UserError"),
   "answer_evalset": ("recipes", "answer_evalset"),
-  "describe_games": ("rollout.trajectory", "describe"),
+  "describe_games": ("evaluate.matches", "describe"),
   "export_model": ("recipes", "export_model"),
   "load_config": ("config", "load"),
   "load_evalset": ("evaluate.evalsets", "load"),

@@ -35,6 +35,7 @@ class Match(NamedTuple):
   """A model's games in one seat, on the host, and its results.
 
   Attributes:
+    game: The game.
     seat: Name of the seat.
     games: Games; all that there are, or examples.
     result: Results of these games, or of all that there are.
@@ -42,6 +43,7 @@ class Match(NamedTuple):
       is from these.
   """
 
+  game: definition.Definition
   seat: str
   games: Trajectory
   result: rates_lib.Exact | rates_lib.Sampled
@@ -134,7 +136,7 @@ def exact_matches(
     games = model_player.play_batches(
       play, draw, total, batch_size, name=name, leave=leave
     )
-    yield Match(name, games, rates_lib.exact_of_lines(game, games))
+    yield Match(game, name, games, rates_lib.exact_of_lines(game, games))
 
 
 def sampled_matches(
@@ -175,7 +177,7 @@ def sampled_matches(
       name=name,
       leave=not in_training,
     )
-    yield Match(name, games, rates_lib.sampled(game, games))
+    yield Match(game, name, games, rates_lib.sampled(game, games))
 
 
 def sample_openings(
@@ -282,14 +284,8 @@ def write(
     errors.UserError: If one of the files exists.
   """
   game_files.check_absent(output)
-  rows: list[dict[str, Any]] = []
-  game = catalog.of(config)
-  for match in matches:
-    games = match.games
-    if isinstance(match.result, rates_lib.Exact) and match.answers is None:
-      distinct = game.distinct_lines(games)
-      games = jax.tree.map(lambda leaf, rows=distinct: leaf[rows], games)
-    rows += trajectory_lib.describe(game, games, model.tokenizer.decode)
+  decode = model.tokenizer.decode
+  rows = [row for match in matches for row in describe(match, decode)]
   summary = game_files.Summary.model_validate(
     {
       "model": name,
@@ -298,7 +294,7 @@ def write(
       "results": {match.seat: match.result for match in matches},
       "openings": openings,
       "policy": {
-        match.seat: _policy(game, match.answers, model.tokenizer.decode)
+        match.seat: _policy(match.game, match.answers, decode)
         for match in matches
         if match.answers is not None
       },
@@ -312,6 +308,20 @@ def write(
     # Games without a summary would block another attempt.
     output.unlink()
     raise
+
+
+def describe(
+  match: Match, decode: Callable[[list[int]], str]
+) -> Iterator[dict[str, Any]]:
+  """Yields each distinct game as a human-readable record.
+
+  `decode` turns token ids into text.
+  """
+  games = match.games
+  if isinstance(match.result, rates_lib.Exact) and match.answers is None:
+    distinct = match.game.distinct_lines(games)
+    games = jax.tree.map(lambda leaf: leaf[distinct], games)
+  yield from trajectory_lib.describe(match.game, games, decode)
 
 
 def _policy(
