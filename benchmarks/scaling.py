@@ -83,7 +83,7 @@ class Lenient(env_lib.TicTacToe):
 
   def step(self, state: env_lib.State, action: jax.Array | int) -> Any:
     """See the parent."""
-    legal = env_lib.TicTacToe().legal(state)
+    legal = self.legal(state)
     distance = (jnp.arange(len(legal)) - action) % len(legal)
     cell = jnp.where(legal, distance, len(legal)).argmin()
     return super().step(state, cell)

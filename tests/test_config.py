@@ -107,6 +107,7 @@ def test_overrides(tmp_path):
     ("training: {learning_rate: fast}", "must be a valid number, found 'fast'"),
     ("training: {learning_rate: .inf}", "must be a finite number, found inf"),
     ("training: 3", ":1: training: must be a section of keys, found 3"),
+    ("play: {constrained: illegal}", "must be a valid boolean, found 'illegal'; or must be 'legal'"),
     ("data: {format: csv}", ":1: data.format: must be 'auto', 'messages',"),
     ("lora: {target_modules: 3}", "must be 'all-linear', found 3; or must be a valid list"),
     ("training: {batch_size: 10, gradient_accumulation_steps: 3}", ":1: training: batch_size 10 is not divisible by gradient_accumulation_steps 3"),

@@ -75,7 +75,7 @@ class Reference(test_sampler.Reference):
         past = None
       prompt = self.prompt(past, state, is_retry)
       answer, log_probs, _, at = self.answer(
-        jax.random.fold_in(key, number), prompt
+        jax.random.fold_in(key, number), prompt, self.view.legal(state)
       )
       action = conftest.action_after(self.tables.answers, *at)
       turns.append((state, answer, log_probs, action))
@@ -95,8 +95,12 @@ class Reference(test_sampler.Reference):
   [
     {"context": "board", "constrained": True},
     {"context": "full", "constrained": True},
-    pytest.param(
-      {"context": "full", "on_parse_error": "retry"}, marks=pytest.mark.slow
+    *(
+      pytest.param(settings, marks=pytest.mark.slow)
+      for settings in (
+        {"context": "board", "constrained": "legal"},
+        {"context": "full", "on_parse_error": "retry"},
+      )
     ),
   ],
   ids=lambda settings: "-".join(map(str, settings.values())),

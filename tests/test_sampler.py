@@ -146,7 +146,7 @@ class Reference:
           row,
         )
       answer, log_probs, mass, (at, rank) = self.answer(
-        jax.random.fold_in(key, number), text
+        jax.random.fold_in(key, number), text, ENV.legal(state)
       )
       cell = conftest.action_after(self.tables.answers, at, rank)
       if cell >= 0:
@@ -165,7 +165,8 @@ class Reference:
       ending = Ending.LENGTH
     return turns, ending, int(state.board)
 
-  def answer(self, key, text):
+  def answer(self, key, text, legal):
+    legal = np.asarray(legal)
     sampling, room = self.config, self.config.max_new_tokens
     table, ends = self.tables.answers, (answers_lib.DEAD, answers_lib.ENDED)
     answer, log_probs, mass, at = [], [], [], (answers_lib.START, 0)
@@ -175,8 +176,17 @@ class Reference:
         logits = logits / sampling.temperature
       allowed = jnp.ones(logits.shape, bool)
       if sampling.constrained:
-        after = table.next_state[at[0], table.token_class]
-        allowed = table.tokens_left[after] <= room - len(answer) - 1
+        after = table.next_state[at[0]]
+        is_legal, left = True, table.tokens_left
+        if sampling.constrained == "legal":
+          # Ranks of the spellings that can follow each class of tokens.
+          first = at[1] + table.offset[at[0]].astype(int)
+          ranks = zip(first, first + table.num_spellings[after], strict=True)
+          moves = [table.actions[low:high] for low, high in ranks]
+          is_legal = np.array([legal[actions].any() for actions in moves])
+          left = table.tokens_needed
+        fits = is_legal & (left[after] <= room - len(answer) - 1)
+        allowed = fits[table.token_class]
       masked = jnp.where(allowed, logits, -jnp.inf)
       if sampling.temperature:
         token_key = jax.random.fold_in(key, len(answer))
@@ -242,8 +252,14 @@ def test_greedy_games_are_the_references(model, tables, context):
   check_reference(model, tables, context, 0.0)
 
 
-def check_reference(any_model, tables, context, temperature):
-  sampling = {"temperature": temperature, "constrained": True}
+def test_legal_games_are_the_references(model, tables):
+  check_reference(model, tables, "full", 0.8, "legal")
+
+
+def check_reference(
+  any_model, tables, context, temperature, constrained: Any = True
+):
+  sampling = {"temperature": temperature, "constrained": constrained}
   settings = {
     "context": context,
     "max_new_tokens": 12,
@@ -259,6 +275,8 @@ def check_reference(any_model, tables, context, temperature):
   assert played.turn_mask.sum() > count
   assert (played.ending != Ending.PARSE_ERROR).all()
   assert (played.ending != Ending.LENGTH).all()
+  if constrained == "legal":
+    assert (played.ending != Ending.ILLEGAL).all()
   assert sampler.num_traces == 1
 
 

@@ -24,7 +24,8 @@ class RolloutConfig:
     temperature: Sampling temperature, above 0.
     top_k: Number of most likely tokens to sample from; None for all.
     top_p: Total probability of the most likely tokens to sample from.
-    constrained: Whether to sample only tokens that can complete an answer.
+    constrained: Whether to sample only tokens that can complete an answer;
+      `legal` for tokens that can complete an answer with a legal move.
     max_staleness: Maximum number of updates by which the sampler's weights may
       lag behind the trainer's. At 0 each batch of games waits for the previous
       update. At 1 the sampler of the layout `split` works one batch ahead. Games
@@ -34,7 +35,7 @@ class RolloutConfig:
   temperature: sections.AboveZero = 1.0
   top_k: sections.Positive | None = None
   top_p: Annotated[float, sections.Strict, pydantic.Field(gt=0, le=1)] = 1.0
-  constrained: sections.Flag = False
+  constrained: sections.Flag | Literal["legal"] = False
   max_staleness: sections.Count = 0
 
 

@@ -368,7 +368,8 @@ class PlayConfig:
     temperature: Sampling temperature; 0 is greedy decoding.
     top_k: Number of most likely tokens to sample from; None samples from all.
     top_p: Probability mass of nucleus sampling; 1 samples from all tokens.
-    constrained: Whether to sample only tokens that can complete an answer.
+    constrained: Whether to sample only tokens that can complete an answer;
+      `legal` for tokens that can complete an answer with a legal move.
   """
 
   format: Literal["grid", "token_board"] | Reference = "grid"
@@ -383,7 +384,7 @@ class PlayConfig:
   temperature: NonNegative = 0.0
   top_k: Positive | None = None
   top_p: Annotated[float, Strict, pydantic.Field(gt=0, le=1)] = 1.0
-  constrained: Flag = False
+  constrained: Flag | Literal["legal"] = False
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:

@@ -37,6 +37,10 @@ class Environment(Protocol):
     """Plays the model's action and all others up to its next turn."""
     ...
 
+  def legal(self, state: Any) -> jax.Array:
+    """Returns the mask of the model's legal actions, bool [A]."""
+    ...
+
   def outcome(self, state: Any) -> jax.Array:
     """Returns the `game.Outcome` for the model, int8 []."""
     ...
@@ -92,18 +96,20 @@ class Sampler:
     self._sampling = sampling_lib.Sampling.of(sampling or play)
     self.num_traces = 0
     self._play = jax.jit(self._rollout)
-    shortest = tables.min_answer
+    shortest, answer = tables.min_answer, "the shortest answer"
+    if self._sampling.constrained == "legal":
+      shortest, answer = tables.min_legal_answer, "an answer with any move"
     if play.max_new_tokens < shortest:
       raise errors.UserError(
         f"max_new_tokens: {play.max_new_tokens} is too few; use at least"
-        f" {shortest}, the length of the shortest answer"
+        f" {shortest}, the length of {answer}"
       )
     limit = play.max_game_tokens
     needed = tables.observations.max_begin + shortest
     if limit is not None and limit < needed:
       raise errors.UserError(
         f"max_game_tokens: {limit} is too few; use at least {needed}, the"
-        " length of a board and the shortest answer"
+        f" length of a board and {answer}"
       )
 
   def __call__(
@@ -205,6 +211,9 @@ class Sampler:
       self._policy, params, memory, tokens, mask & active[:, None]
     )
     memory_after_prompt = memory
+    legal = None
+    if self._sampling.constrained == "legal":
+      legal = jax.vmap(env.legal)(games.state)
     memory, answers = sampling_lib.decode(
       self._policy,
       params,
@@ -216,6 +225,7 @@ class Sampler:
       sampling=self._sampling,
       max_new_tokens=self._config.max_new_tokens,
       max_game_tokens=self._config.max_game_tokens,
+      legal=legal,
     )
     moves = answers_lib.action(tables.answers, answers.state, answers.rank)
     games_after = self._move(tables, env, games, active, answers, moves)

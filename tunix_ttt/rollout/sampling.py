@@ -1,7 +1,7 @@
 """Samples tokens from logits."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from flax import struct
 import jax
@@ -22,13 +22,13 @@ class Sampling:
     top_p: Smallest total probability of the most likely tokens to sample from
       (Holtzman et al., 2020).
     constrained: Whether to sample only tokens that can complete an answer
-      within the limit of the turn.
+      within the limit of the turn; `legal` for answers with a legal action.
   """
 
   temperature: float = 1.0
   top_k: int | None = None
   top_p: float = 1.0
-  constrained: bool = False
+  constrained: bool | Literal["legal"] = False
 
   def __post_init__(self):
     """Raises a ValueError for settings out of range."""
@@ -51,7 +51,7 @@ class Sampling:
   def is_cut(self) -> bool:
     """Whether tokens with a positive probability may be excluded."""
     has_limits = self.top_k is not None or self.top_p < 1
-    return self.constrained or (self.temperature > 0 and has_limits)
+    return bool(self.constrained) or (self.temperature > 0 and has_limits)
 
 
 def sample(
@@ -154,12 +154,14 @@ def decode(
   sampling: Sampling,
   max_new_tokens: int,
   max_game_tokens: int | None,
+  legal: jax.Array | None = None,
 ) -> tuple[policy_lib.Memory, Answers]:
   """Decodes until every active row has an answer or reaches a token limit.
 
   `keys` [B] has each row's random key, `logits` [B, V] the logits of the first
   token and `active` bool [B] the rows that answer. The memory needs
-  `max_new_tokens` unused slots.
+  `max_new_tokens` unused slots. `legal` bool [B, A] has the legal actions, to
+  which answers are constrained; None for all actions.
   """
   shape = active.shape[0], max_new_tokens
   answers = Answers(
@@ -173,6 +175,7 @@ def decode(
     sampled_mass=jnp.zeros(shape, jnp.float32) if sampling.is_cut else None,
     is_cut=jnp.zeros(shape[:1], bool),
   )
+  counts = None if legal is None else answers_lib.count_legal(table, legal)
 
   def add_token(
     memory: policy_lib.Memory, answers: Answers, logits: jax.Array
@@ -181,7 +184,11 @@ def decode(
     allowed = None
     if sampling.constrained:
       allowed = answers_lib.allowed(
-        table, answers.state, answers.rank, room=max_new_tokens - count
+        table,
+        answers.state,
+        answers.rank,
+        counts,
+        room=max_new_tokens - count,
       )
     token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
     tokens, log_probs, mass = sample(token_keys, logits, sampling, allowed)

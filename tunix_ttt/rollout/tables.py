@@ -31,6 +31,11 @@ class Tables(struct.PyTreeNode):
     return int(self.answers.tokens_left[answers_lib.START])
 
   @property
+  def min_legal_answer(self) -> int:
+    """Number of tokens that suffice for an answer with any action."""
+    return int(self.answers.tokens_needed[answers_lib.START])
+
+  @property
   def unreadable(self) -> int:
     """Row of `observations.answers` that replaces an unreadable answer."""
     return len(self.observations.answers.lengths) - 1
