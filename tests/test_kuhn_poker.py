@@ -50,13 +50,13 @@ def test_exact_minimax_is_refused():
 def test_text_of_a_game():
   assert read(0) == read(1) == read(1, 2) == ""
   assert read(0, 2, 0) == "Your card: king.\nPass or bet?"
-  assert read(1, 2, 0) == "Your card: jack."
+  assert read(1, 2, 0) == "Your card: jack.\n"
   plies = (2, 0, PASS, BET)
   assert read(0, *plies) == (
     "Your card: king.\nYou pass.\nYour opponent bets.\nPass or bet?"
   )
   assert read(1, *plies, BET) == (
-    "Your card: jack.\nYour opponent passes.\nYou bet.\nYour opponent bets."
+    "Your card: jack.\nYour opponent passes.\nYou bet.\nYour opponent bets.\n"
   )
 
 

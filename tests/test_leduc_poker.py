@@ -51,7 +51,7 @@ def test_exact_minimax_is_refused():
 
 def test_text_of_a_game():
   assert read(0, 4, 1) == "Your card: king of hearts.\nCall or raise?"
-  assert read(1, 4, 1) == "Your card: jack of spades."
+  assert read(1, 4, 1) == "Your card: jack of spades.\n"
   plies = (4, 1, CALL, RAISE, CALL, 2)
   assert read(0, *plies) == (
     "Your card: king of hearts.\nYou call.\nYour opponent raises.\nYou call."
@@ -63,7 +63,7 @@ def test_text_of_a_game():
     "\nYour opponent raises.\nFold, call or raise?"
   )
   assert read(0, *plies, RAISE, RAISE).endswith("raises.\nFold or call?")
-  assert read(0, *plies, RAISE, FOLD).endswith("\nYour opponent folds.")
+  assert read(0, *plies, RAISE, FOLD).endswith("\nYour opponent folds.\n")
 
 
 def test_text_shows_what_a_seat_knows():

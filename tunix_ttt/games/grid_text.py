@@ -89,11 +89,11 @@ class GridText:
       for column in range(len(self.columns)):
         before = start if column == 0 else ""
         yield tuple(f"{before} {mark}" for mark in (_FREE, *self.seats))
-    start = "\nAvailable moves:" + (f" {self.moves}" if self.moves else "")
-    yield (start,)
+    # Byte-level tokenizers would merge a colon with the newline after the list.
+    yield ("\nAvailable moves" + (f": {self.moves}" if self.moves else ""),)
     for action in self.listed:
       name = self.actions[action][0]
-      yield (f" {name}", f", {name}")
+      yield (f": {name}", f", {name}")
     yield tuple(f"\nYou are {name}. Your move?" for name in self.seats)
 
 

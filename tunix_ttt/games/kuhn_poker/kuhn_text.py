@@ -5,11 +5,13 @@ import jax.numpy as jnp
 
 from tunix_ttt.games.kuhn_poker import kuhn_game
 
+# Byte-level tokenizers merge a period with the newline after it, so lines end
+# with both.
 _MOVES = (
-  "\nYou pass.",
-  "\nYou bet.",
-  "\nYour opponent passes.",
-  "\nYour opponent bets.",
+  "You pass.\n",
+  "You bet.\n",
+  "Your opponent passes.\n",
+  "Your opponent bets.\n",
 )
 
 
@@ -25,9 +27,9 @@ class KuhnPokerText:
   )
   seats = ("first player", "second player")
   segments = (
-    ("Your card: jack.", "Your card: queen.", "Your card: king."),
+    ("Your card: jack.\n", "Your card: queen.\n", "Your card: king.\n"),
     *(_MOVES for _ in range(3)),
-    ("\nPass or bet?",),
+    ("Pass or bet?",),
   )
   actions = (("pass", "check", "fold"), ("bet", "call"))
 

@@ -10,8 +10,10 @@ _CARDS = tuple(
   for rank in ("jack", "queen", "king")
   for suit in ("hearts", "spades")
 )
+# Byte-level tokenizers merge a period with the newline after it, so lines end
+# with both.
 _MOVES = tuple(
-  f"\n{move}."
+  f"{move}.\n"
   for move in (
     "You fold",
     "You call",
@@ -37,15 +39,15 @@ class LeducPokerText:
   )
   seats = ("first player", "second player")
   segments = (
-    tuple(f"Your card: {card}." for card in _CARDS),
+    tuple(f"Your card: {card}.\n" for card in _CARDS),
     *(_MOVES for _ in range(4)),
-    tuple(f"\nPublic card: {card}." for card in _CARDS),
+    tuple(f"Public card: {card}.\n" for card in _CARDS),
     *(_MOVES for _ in range(4)),
     (
-      "\nCall?",
-      "\nFold or call?",
-      "\nCall or raise?",
-      "\nFold, call or raise?",
+      "Call?",
+      "Fold or call?",
+      "Call or raise?",
+      "Fold, call or raise?",
     ),
   )
   actions = (("fold",), ("call", "check"), ("raise", "bet"))
