@@ -142,6 +142,7 @@ def measure(
     (timed(jitted, states), timed(host, states)) for _ in range(repeats)
   ]
   ours, peer = map(statistics.median, zip(*seconds, strict=True))
+  ratios = [host_driven / compiled for compiled, host_driven in seconds]
   games = jax.device_get(jitted(states))
   return {
     "game": name,
@@ -151,7 +152,8 @@ def measure(
     "peer_first_result_seconds": round(first[1], 2),
     "games_per_second": round(batch_size / ours, 1),
     "peer_games_per_second": round(batch_size / peer, 1),
-    "ratio": round(peer / ours, 1),
+    "ratio": round(statistics.median(ratios), 1),
+    "ratio_range": [round(min(ratios), 1), round(max(ratios), 1)],
   }
 
 

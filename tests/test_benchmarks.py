@@ -26,6 +26,8 @@ SFT += ["data.games.num_games=60"]
 # All that is not the size of the work is as in the pages.
 SMALLEST = {
   "environment": ["--num-games", 3, "--repeats", 1],
+  # A tokenizer that merges lines would not build the tables.
+  "game_tables": ["--games", "leduc_poker", "--vocab-size", 2000],
   "games": [
     "--games", "kuhn_poker", "--batch-sizes", 3, "--repeats", 1,
     "--train-games", 5, "--train-steps", 1,
