@@ -9,6 +9,7 @@ from typing import Any
 
 from tests import conftest
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.games import definition
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 SEATS = ("first", "second")
@@ -21,6 +22,11 @@ def load() -> types.ModuleType:
   blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
   exec("\n".join(blocks[:2]), vars(module))
   return module
+
+
+def define() -> definition.Definition:
+  """Returns Nim, as a config names it by `tests.nim_games:define`."""
+  return load().define()
 
 
 def observe(stones: int, *, is_turn: bool = True) -> str:

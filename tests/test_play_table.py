@@ -8,13 +8,11 @@ import pytest
 from tests import nim_games
 from tests import players
 from tests import toy_games
-from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
-from tunix_ttt.games import solve
-from tunix_ttt.games.kuhn_poker import kuhn_game
-from tunix_ttt.games.kuhn_poker import kuhn_text
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
@@ -23,31 +21,35 @@ from tunix_ttt.games.tictactoe import tictactoe_text
 from tunix_ttt.report import judged_boards
 from tunix_ttt.report import play_table
 
-GAME = tictactoe_game.TicTacToe()
-TEXT = tictactoe_text.TicTacToeText()
+# Without the board and the tables of its own definition.
+GAME = definition.Definition(
+  name="tictactoe",
+  game=tictactoe_game.TicTacToe(),
+  text=tictactoe_text.TicTacToeText(),
+)
 
 
 @pytest.fixture(scope="module")
 def nim():
-  return nim_games.load()
+  return nim_games.define()
 
 
-def tabulate(game, text, policy):
-  table, reason = play_table.build(game, text, policy)
+def tabulate(game, policy):
+  table, reason = play_table.build(game, policy)
   assert reason == "" and table is not None
   # The page reads it from JSON.
   assert files.to_json(table)
   return table
 
 
-def follow(table, node, solution, human, state):
-  """Yields the plies of every game in a table, each compared with the game."""
-  game, shown = nim_games.load().Nim(), table["nodes"][node]
-  stones, to_act = int(state.stones), int(game.to_act(state))
+def follow(rules, table, node, solution, human, state):
+  """Yields the plies of every game in a table, each compared with the rules."""
+  shown = table["nodes"][node]
+  stones, to_act = int(state.stones), int(rules.to_act(state))
   seen = nim_games.observe(stones, is_turn=to_act == human)
   assert table["texts"][shown["text"]] == seen
   if to_act == game_lib.OVER:
-    value = int(game.returns(state)[human])
+    value = int(rules.returns(state)[human])
     words = {
       1: "You win: your return is 1.",
       -1: "The model wins: your return is -1.",
@@ -56,14 +58,14 @@ def follow(table, node, solution, human, state):
     yield ["loss" if value == 1 else "win"]
     return
   assert shown["best"] == np.flatnonzero(solution.best(state)).tolist()
-  legal = np.flatnonzero(game.legal(state)).tolist()
+  legal = np.flatnonzero(rules.legal(state)).tolist()
   if to_act == human:
     assert shown.keys() == {"text", "best", "moves"}
     assert [*map(int, shown["moves"])] == legal
     for action in legal:
-      after = game.step(state, jnp.int32(action))
+      after = rules.step(state, jnp.int32(action))
       next_node = shown["moves"][str(action)]
-      for rest in follow(table, next_node, solution, human, after):
+      for rest in follow(rules, table, next_node, solution, human, after):
         yield [(stones, action + 1), *rest]
     return
   words, taken = nim_games.answer(nim_games.SEATS[to_act], stones)
@@ -71,8 +73,8 @@ def follow(table, node, solution, human, state):
   assert shown["move"] == (-1 if taken is None else taken - 1)
   if shown["move"] in legal:
     assert shown.keys() == {"text", "best", "response", "move", "next"}
-    after = game.step(state, jnp.int32(shown["move"]))
-    for rest in follow(table, shown["next"], solution, human, after):
+    after = rules.step(state, jnp.int32(shown["move"]))
+    for rest in follow(rules, table, shown["next"], solution, human, after):
       yield [(stones, taken), *rest]
   else:
     assert "next" not in shown and shown["ending"].endswith("you win.")
@@ -81,12 +83,11 @@ def follow(table, node, solution, human, state):
 
 @pytest.mark.parametrize("human", [0, 1])
 def test_every_game_of_the_table_is_one_of_the_game(nim, human):
-  game, text = nim.Nim(), nim.NimText()
-  table = tabulate(game, text, nim_games.policy())
+  table, rules = tabulate(nim, nim_games.policy()), nim.game
   assert table["seats"] == ["first", "second"] and table["plies"] == 9
   assert table["labels"] == ["1", "2", "3"]
   with jax.disable_jit():
-    games = follow(table, human, solve.solve(game), human, game.init(None))
+    games = follow(rules, table, human, nim.solution, human, rules.init(None))
     played = sorted(map(str, games))
   model = nim_games.SEATS[1 - human]
   assert played == sorted(map(str, nim_games.lines(model)))
@@ -114,7 +115,7 @@ def policy_of(games):
 
 
 def test_tictactoe_has_the_answers_of_its_own_table(boards):
-  table = tabulate(GAME, TEXT, policy_of(boards))
+  table = tabulate(GAME, policy_of(boards))
   expected = judged_boards.policy_table(boards)
   nodes, texts = table["nodes"], table["texts"]
   assert expected["first"] == mask(nodes[0]["best"])
@@ -136,7 +137,7 @@ def mask(actions):
 
 
 def test_the_end_is_put_into_the_words_of_the_human(boards):
-  table = tabulate(GAME, TEXT, policy_of(boards))
+  table = tabulate(GAME, policy_of(boards))
   endings = {node["ending"] for node in table["nodes"] if "ending" in node}
   assert endings == {
     "You win: your return is 1.",
@@ -164,7 +165,7 @@ class _VisibleCards(toy_games.Nim):
     return state
 
 
-class _HiddenCards(toy_games.Nim):
+class _HiddenMove(toy_games.Nim):
   """A game whose first action is a secret of the first seat."""
 
   def step(self, state, action):
@@ -179,22 +180,43 @@ class _HiddenCards(toy_games.Nim):
 
 
 @pytest.mark.parametrize(
-  "game, text, reason",
+  "rules, reason",
   [
-    (toy_games.Nim(num_seats=1), _OpenText, "The game has one seat, "),
-    (toy_games.Nim(num_seats=3), _OpenText, "The game has 3 seats, "),
-    (kuhn_game.KuhnPoker(), kuhn_text.KuhnPokerText, "The game hides info"),
-    (_HiddenCards(), _OpenText, "The game hides information, "),
-    (_VisibleCards(cards=True), _OpenText, "The game has chance, "),
-    (toy_games.Dice(), _OpenText, "The game has chance, "),
+    (toy_games.Nim(num_seats=1), "The game has one seat, "),
+    (toy_games.Nim(num_seats=3), "The game has 3 seats, "),
+    (toy_games.Nim(cards=True), "The game hides information, "),
+    (_HiddenMove(), "The game hides information, "),
+    (_VisibleCards(cards=True), "The game has chance, "),
+    (toy_games.Dice(), "The game has chance, "),
   ],
   ids=["one seat", "three seats", "cards", "secret", "chance", "dice"],
 )
-def test_a_game_that_does_not_fit_has_a_reason(game, text, reason):
-  made = text() if text is kuhn_text.KuhnPokerText else text(game)
-  play = play_table.build(game, made, None)
+def test_a_game_that_does_not_fit_has_a_reason(rules, reason):
+  game = definition.Definition(name="toy", game=rules, text=_OpenText(rules))
+  play = play_table.build(game, {})
   assert play.table is None and play.reason.startswith(reason)
   assert play.reason.count(".") == 1 and play.reason.endswith(".")
+
+
+@pytest.mark.parametrize(
+  "name, reason",
+  [
+    ("kuhn_poker", play_table._HIDDEN),
+    ("frozen_lake", "The game has one seat, and the model sits in it."),
+    ("tests.nim_games:define", ""),
+    ("tests.nim_games:absent", play_table._UNKNOWN),
+    ("no_such_game", play_table._UNKNOWN),
+  ],
+)
+def test_a_game_is_loaded_by_its_name(name, reason):
+  play = play_table.load(name, {}, nim_games.policy())
+  assert play.reason == reason and (play.table is None) == bool(reason)
+
+
+def test_connect_four_has_too_many_positions():
+  pytest.importorskip("pgx")
+  play = play_table.build(catalog.load("connect_four"), {})
+  assert play == (None, play_table._MANY)
 
 
 @pytest.mark.parametrize(
@@ -205,26 +227,23 @@ def test_a_table_that_is_too_large_has_a_reason(
   boards, monkeypatch, limit, value
 ):
   monkeypatch.setattr(play_table, limit, value)
-  play = play_table.build(GAME, TEXT, policy_of(boards))
+  play = play_table.build(GAME, policy_of(boards))
   assert play == (None, play_table._MANY)
 
 
-def test_answers_must_be_of_positions_and_known(nim):
-  game, text = nim.Nim(), nim.NimText()
-
+def test_answers_must_be_known_for_each_position(nim):
   def reason(change):
     policy = nim_games.policy()
     change(policy["second"])
-    return play_table.build(game, text, policy).reason
+    return play_table.build(nim, policy).reason
 
-  def contradict(answers):
-    answers.append(answers[3]._replace(response="another"))
+  def change(number, **fields):
+    return lambda answers: answers.append(answers[number]._replace(**fields))
 
-  assert reason(contradict) == play_table._SEVERAL
+  assert reason(change(3)) == ""
+  assert reason(change(3, response="another")) == play_table._SEVERAL
+  assert reason(change(3, move="4")) == play_table._OTHER
+  # Only the first player meets nine stones.
   assert reason(lambda answers: answers.pop()) == ""
   assert reason(lambda answers: answers.pop(7)) == play_table._MISSING
-  assert play_table.build(game, text, None).reason == play_table._MISSING
-  policy = nim_games.policy()
-  policy["first"][2] = policy["first"][2]._replace(move="4")
-  with pytest.raises(errors.UserError, match="first: '4' is no move of the"):
-    play_table.build(game, text, policy)
+  assert play_table.build(nim, {}).reason == play_table._MISSING

@@ -1,5 +1,6 @@
 """The page of a game that is played by its text."""
 
+import dataclasses
 import html
 import json
 import re
@@ -8,21 +9,26 @@ import pytest
 
 from tests import nim_games
 from tests import test_page
+from tests import test_sampler
+from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import recorded_games
-from tunix_ttt.games.kuhn_poker import kuhn_game
-from tunix_ttt.games.kuhn_poker import kuhn_text
+from tunix_ttt.models import checkpoints
 from tunix_ttt.report import play_table
 from tunix_ttt.report import run_page
+
+model = test_sampler.model
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
   path = nim_games.write(tmp_path_factory.mktemp("nim") / "games.jsonl")
-  nim = nim_games.load()
-  return run_page.collect(
-    games_before=path, games_after=path, rules=(nim.Nim(), nim.NimText())
-  )
+  collected = run_page.collect(games_before=path, games_after=path)
+  # Without a run, a game of one's own has a name but no rules.
+  assert collected.play == (None, play_table._UNKNOWN)
+  play = play_table.build(nim_games.define(), nim_games.policy())
+  return dataclasses.replace(collected, play=play)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +56,9 @@ def kuhn(number: int) -> recorded_games.Game:
 
 
 def kuhn_material(count: int) -> run_page.Material:
-  game, words = kuhn_game.KuhnPoker(), kuhn_text.KuhnPokerText()
   return run_page.Material(
     recorded=[kuhn(number) for number in range(count)],
-    play=play_table.build(game, words, None),
+    play=play_table.load("kuhn_poker", {}, {}),
   )
 
 
@@ -157,3 +162,44 @@ def test_unknown_returns_and_optimal_moves_are_left_out(tmp_path):
   text = test_page.written(run_page.Material(after=after), tmp_path)
   assert "as first player, mcts:4</th>" in text and "+1.250</td>" in text
   assert "optimal moves" not in text and "50.00 to 75.00" in text
+
+
+def test_the_games_of_a_model_make_a_page_to_play(model, tokenizer, tmp_path):
+  spec, module = model
+  untrained = checkpoints.Model(
+    module=module, spec=spec, tokenizer=tokenizer, revision="untrained"
+  )
+  config = config_lib.load(
+    config_lib.SFTConfig,
+    {
+      "game": {"name": "tests.nim_games:define"},
+      "data": {"games": {"thoughts": "none"}},
+      "play": {
+        "context": "board",
+        "max_turns": 5,
+        "max_new_tokens": 24,
+        "constrained": True,
+        "temperature": 0,
+      },
+    },
+  )
+  played = [*matches.play_all_lines(untrained, config)]
+  path = tmp_path / "games.jsonl"
+  matches.write(path, played, untrained, "a model", config)
+  collected = run_page.collect(games_after=path)
+  names = {game.game for game in collected.recorded}
+  assert names == {"nim"} and len(collected.recorded) == 32
+  for game in collected.recorded:
+    # Constrained answers are readable, if not always legal.
+    assert game.turns and all(turn.move for turn in game.turns)
+    is_legal = all(turn.legal for turn in game.turns)
+    assert is_legal == (game.ending in ("win", "loss"))
+    assert game.reward == (1 if game.ending == "win" else -1)
+  play = play_table.load(config.game.name, {}, collected.after.policy)
+  assert play.reason == "" and play.table is not None
+  page = dataclasses.replace(collected, play=play)
+  assert parts(test_page.written(page, tmp_path)) == [
+    "play",
+    "results",
+    "recorded",
+  ]

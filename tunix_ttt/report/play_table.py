@@ -12,8 +12,9 @@ import numpy as np
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
-from tunix_ttt.data import game_rows
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import solve
 from tunix_ttt.games import state_graph
@@ -25,6 +26,8 @@ _CHANCE = "The game has chance, which a table of answers leaves out."
 _HIDDEN = "The game hides information, which a table of answers would reveal."
 _MANY = "The game has too many positions for a table of the model's answers."
 _MISSING = "The evaluation does not have the model's answer to every position."
+_OTHER = "The model's answers are those of other rules."
+_UNKNOWN = "The page was written where the rules of the game are unknown."
 _SEVERAL = "The model's answer depends on earlier turns, not on the position."
 
 
@@ -51,51 +54,63 @@ class _UnplayableError(Exception):
   """Carries the reason for a missing table."""
 
 
+def load(
+  name: str,
+  options: Mapping[str, Any],
+  policy: Mapping[str, Sequence[game_files.Answer]],
+) -> Play:
+  """Builds the table of a game that is named as in configs."""
+  try:
+    game = catalog.load(name, **options)
+  except errors.UserError:
+    # The page may be written without the user's module.
+    return Play(None, _UNKNOWN)
+  return build(game, policy)
+
+
 def build(
-  game: game_lib.Game[Any],
-  text: game_lib.GameText[Any],
-  policy: Mapping[str, Sequence[game_files.Answer]] | None,
+  game: definition.Definition,
+  policy: Mapping[str, Sequence[game_files.Answer]],
 ) -> Play:
   """Tabulates all games of a human in each seat against a greedy policy.
 
-  `policy` has the model's answers by the name of its seat, None if they are
-  unknown. An illegal or unreadable answer ends a game, which the human wins.
-
-  Raises:
-    errors.UserError: If the policy has a move that is not in `text`.
+  `policy` has the model's answers by the name of its seat. An illegal or
+  unreadable answer ends a game, which the human wins.
   """
   try:
     graph = _visible_graph(game)
-    answers = [_answers(text, seat, policy or {}) for seat in text.seats]
-    table = _tabulate(game, text, graph, answers)
+    answers = [_answers(game.text, seat, policy) for seat in game.seats]
+    table = _tabulate(game, graph, answers)
   except _UnplayableError as reason:
     return Play(None, str(reason))
   return Play(table)
 
 
-def _visible_graph(game: game_lib.Game[Any]) -> state_graph.StateGraph:
-  """Returns the states of a game of two seats without chance."""
-  if game.num_seats == 1:
+def _visible_graph(game: definition.Definition) -> state_graph.StateGraph:
+  """Returns the states of a game of two seats without chance, on the host."""
+  rules = game.game
+  if rules.num_seats == 1:
     raise _UnplayableError("The game has one seat, and the model sits in it.")
-  if game.num_seats > 2:
-    raise _UnplayableError(
-      f"The game has {game.num_seats} seats, more than two."
-    )
+  if rules.num_seats > 2:
+    raise _UnplayableError(f"The game has {rules.num_seats} seats, not two.")
   key = streams.key(0, streams.Stream.FIRST_STATES)
-  odds = jax.eval_shape(lambda key: game.chance(game.init(key)), key)
+  odds = jax.eval_shape(lambda key: rules.chance(rules.init(key)), key)
   try:
-    state_graph.first_state(game)
+    state_graph.first_state(rules)
   except errors.UserError:
     raise _UnplayableError(_CHANCE) from None
-  try:
-    graph = state_graph.enumerate_states(game, max_states=MAX_STATES)
-  except errors.UserError:
-    raise _UnplayableError(_CHANCE if odds.shape[0] else _MANY) from None
-  num_states, num_seen = solve.count_views(game, graph)
-  if num_seen < num_states:
-    raise _UnplayableError(_HIDDEN)
+  graph = None
+  if game.is_enumerable:
+    with contextlib.suppress(errors.UserError):
+      graph = state_graph.enumerate_states(rules, max_states=MAX_STATES)
+  if graph is not None:
+    num_turns, num_views = solve.count_views(rules, graph)
+    if num_views < num_turns:
+      raise _UnplayableError(_HIDDEN)
   if odds.shape[0]:
     raise _UnplayableError(_CHANCE)
+  if graph is None:
+    raise _UnplayableError(_MANY)
   return jax.tree.map(np.asarray, graph)
 
 
@@ -109,10 +124,7 @@ def _answers(
   answers: dict[str, tuple[str, int]] = {}
   for observation, response, move in policy.get(seat, ()):
     if move is not None and move not in actions:
-      raise errors.UserError(
-        f"policy: {seat}: {errors.quote(move)} is no move of the game; judge the"
-        " model again"
-      )
+      raise _UnplayableError(_OTHER)
     answer = response, -1 if move is None else actions[move]
     if answers.setdefault(observation, answer) != answer:
       raise _UnplayableError(_SEVERAL)
@@ -120,17 +132,17 @@ def _answers(
 
 
 def _tabulate(
-  game: game_lib.Game[Any],
-  text: game_lib.GameText[Any],
+  game: definition.Definition,
   graph: state_graph.StateGraph,
   answers: Sequence[Mapping[str, tuple[str, int]]],
 ) -> dict[str, Any]:
   """Returns the table of `Play`; `answers` are those of the model by seat."""
+  text = game.text
   show = jax.vmap(jax.vmap(text.show, (0, None)), (None, 0))
   shows = np.asarray(jax.jit(show)(graph.states, jnp.arange(2))).tolist()
   optimal = None
   with contextlib.suppress(errors.UserError):
-    optimal = np.asarray(solve.solve(game, graph=graph).optimal)
+    optimal = np.asarray(solve.solve_graph(game.game, graph).optimal)
   texts: dict[str, int] = {}
   nodes: list[dict[str, Any]] = []
   # Nodes by the human's seat and the number of the state; games start at 0.
@@ -138,14 +150,14 @@ def _tabulate(
   queue = collections.deque(numbers)
 
   def number(human: int, state: int) -> int:
-    key = human, int(state)
+    key = human, state
     if key not in numbers:
       numbers[key] = len(numbers)
       queue.append(key)
     return numbers[key]
 
   def see(seat: int, state: int) -> str:
-    return game_rows.observation(text, shows[seat][state])
+    return definition.observation_text(text, shows[seat][state])
 
   def intern(words: str) -> int:
     return texts.setdefault(words, len(texts))
@@ -154,15 +166,18 @@ def _tabulate(
     human, state = queue.popleft()
     node: dict[str, Any] = {"text": intern(see(human, state))}
     nodes.append(node)
-    children, to_act = graph.children[state], int(graph.to_act[state])
+    children, to_act = graph.children[state].tolist(), int(graph.to_act[state])
     if to_act == game_lib.OVER:
       node["ending"] = _ending(float(graph.returns[state, human]))
       continue
     if optimal is not None:
       node["best"] = np.flatnonzero(optimal[state]).tolist()
     if to_act == human:
-      legal = np.flatnonzero(children >= 0).tolist()
-      node["moves"] = {str(a): number(human, children[a]) for a in legal}
+      node["moves"] = {
+        str(action): number(human, child)
+        for action, child in enumerate(children)
+        if child >= 0
+      }
     else:
       answer = answers[to_act].get(see(to_act, state))
       if answer is None:
@@ -177,7 +192,7 @@ def _tabulate(
   table = {
     "seats": [*text.seats],
     "labels": [names[0] for names in text.actions],
-    "plies": game.max_plies,
+    "plies": game.game.max_plies,
     "texts": [*texts],
     "nodes": nodes,
   }

@@ -14,7 +14,6 @@ import yaml
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import recorded_games
-from tunix_ttt.games import game as game_lib
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.report import delta_report
 from tunix_ttt.report import judged_boards
@@ -94,14 +93,11 @@ def collect(
   answers: tuple[pathlib.Path, pathlib.Path] | None = None,
   games_before: pathlib.Path | None = None,
   games_after: pathlib.Path | None = None,
-  rules: tuple[game_lib.Game[Any], game_lib.GameText[Any]] | None = None,
 ) -> Material:
   """Reads the contents of a page.
 
   Answers are files of answers to an evalset before and after training.
   `games_after` defaults to the games in the run directory, if they exist.
-  `rules` are the game and its text, which a page that plays a game other than
-  tic-tac-toe needs.
 
   Raises:
     errors.UserError: If a file is missing or wrong.
@@ -121,7 +117,13 @@ def collect(
   if games_after is not None:
     if recorded_games.is_recorded(games_after):
       recorded = recorded_games.read_games(games_after)
-      play = rules and play_table.build(*rules, after and after.policy)
+      # Files of games name the game, but only the run has its options.
+      section = (manifest and manifest.config.get("game")) or {}
+      play = play_table.load(
+        section.get("name", recorded[0].game),
+        section.get("options", {}),
+        after.policy if after else {},
+      )
     else:
       games = game_files.read_games(games_after)
   return Material(
