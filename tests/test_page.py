@@ -14,6 +14,7 @@ from tunix_ttt import errors
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.report import judged_boards
 from tunix_ttt.report import run_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -111,7 +112,7 @@ def test_the_change_table_has_lost_lines_before_and_after(
 def test_the_table_answers_every_line(
   material: run_page.Material, mark: game_files.Mark
 ):
-  table = run_page.policy_table(material.games)
+  table = judged_boards.policy_table(material.games)
   ends = list(lines_of(table, mark))
   result = players.exact(material.after, mark)
   assert len(ends) == result.lines
@@ -122,7 +123,7 @@ def test_the_table_answers_every_line(
 
 
 def test_lost_lines_have_each_move_judged(material):
-  lost = run_page.lost_lines(material.games)
+  lost = judged_boards.lost_lines(material.games)
   results = [players.exact(material.after, mark) for mark in game_files.MARKS]
   assert len(lost) == sum(result.lines_lost for result in results)
   for line in lost[::40]:
@@ -138,7 +139,7 @@ def test_lost_lines_have_each_move_judged(material):
 
 
 def test_thoughts_show_mistakes_and_the_rest(material):
-  some = run_page.thoughts(material.games, 9)
+  some = judged_boards.thoughts(material.games, 9)
   assert len(set(some)) == 9
   assert [t.is_optimal for t in some] == [False] * 3 + [True] * 6
 

@@ -53,13 +53,16 @@ Counts = Annotated[
 ]
 Cell = Annotated[int | None, pydantic.BeforeValidator(_cell)]
 Board = Annotated[int, pydantic.BeforeValidator(_board)]
+Ending = Annotated[str, pydantic.BeforeValidator(_ending)]
 
 
-class _Row(pydantic.BaseModel):
+class Row(pydantic.BaseModel):
+  """A strict, frozen record; an unknown key is an error."""
+
   model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Turn(_Row):
+class Turn(Row):
   """A turn of the model: `board` before its answer, which names the cell `move`.
 
   The opponent's last move and the move are None if there is none.
@@ -78,11 +81,11 @@ class Turn(_Row):
     return self.move is not None and bool(legal >> self.move & 1)
 
 
-class Game(_Row):
+class Game(Row):
   """A game, as `rollout.trajectory.describe` writes it; `board` is its end."""
 
   agent: Mark
-  ending: Annotated[str, pydantic.BeforeValidator(_ending)]
+  ending: Ending
   board: Board
   turns: Annotated[list[Turn], pydantic.Field(min_length=1)]
 
@@ -127,6 +130,17 @@ class Openings:
   o: dict[str, Counts]
 
 
+class Answer(NamedTuple):
+  """A greedy answer to an observation.
+
+  `move` is the first spelling of its action, None for an unreadable answer.
+  """
+
+  observation: str
+  response: str
+  move: str | None
+
+
 class Summary(pydantic.BaseModel):
   """The summary written beside a file of games.
 
@@ -140,7 +154,7 @@ class Summary(pydantic.BaseModel):
   play: dict[str, Any]
   results: dict[str, rates_lib.Exact | rates_lib.Sampled]
   openings: Openings | None = None
-  policy: dict[str, list[tuple[str, str, str | None]]] = {}
+  policy: dict[str, list[Answer]] = {}
 
 
 def summary_path(games: pathlib.Path) -> pathlib.Path:
@@ -186,6 +200,11 @@ class Side(NamedTuple):
     if self.lines_lost is None:
       return ""
     return str(self.lines_lost) + (f" of {self.lines}" if self.lines else "")
+
+
+def mean_return(side: Side, opponent: str) -> float | None:
+  """Returns the mean return against an opponent, None if it is unknown."""
+  return side.returns.get(opponent, side.returns.get("mean"))
 
 
 def no_move_rate(rates: Mapping[str, float]) -> float:

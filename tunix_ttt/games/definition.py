@@ -30,6 +30,12 @@ from tunix_ttt.text import tokenizers
 
 # Slots with more texts than this are left to the tokenizer's own pieces.
 _MAX_SYMBOLS = 250
+# Endings of a game that its rules end.
+_BY_RULES = (
+  game_lib.Outcome.WIN,
+  game_lib.Outcome.DRAW,
+  game_lib.Outcome.LOSS,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -349,9 +355,8 @@ class Definition(Generic[game_lib.StateT]):
       endings: `rollout.trajectory.Ending` of each game, int [B]. A game that did
         not end by the rules is worth `low`.
     """
-    outcome = game_lib.Outcome
     values = jax.jit(jax.vmap(self.environment().returns))(states)
-    by_rules = np.isin(endings, (outcome.WIN, outcome.DRAW, outcome.LOSS))
+    by_rules = np.isin(endings, _BY_RULES)
     return np.where(by_rules, np.asarray(values), self.low).astype(np.float32)
 
   # Play against a person, move by move.
@@ -460,14 +465,20 @@ class Definition(Generic[game_lib.StateT]):
     """Returns the game's and the seat's names, the beginning of a record."""
     return {"game": self.name, "seat": self.seats[int(state.seat)]}
 
-  def record_end(self, state: Any) -> dict[str, Any]:
-    """Returns the end of a game: its return and last observation."""
-    value = self.environment().returns(state)
+  def record_end(self, state: Any, ending: int) -> dict[str, Any]:
+    """Returns the return of a game, as `returns` does, and its last observation."""
+    value = self.low
+    if ending in _BY_RULES:
+      value = self.environment().returns(state)
     return {"return": float(value), "final": self.observation(state)}
 
-  def record_turn(self, state: Any) -> dict[str, Any]:
-    """Returns what the model saw at its turn."""
-    return {"observation": self.observation(state)}
+  def record_turn(self, state: Any, move: int) -> dict[str, Any]:
+    """Returns what the model saw at its turn, and whether its move was legal."""
+    legal = np.asarray(self.environment().legal(state))
+    return {
+      "observation": self.observation(state),
+      "legal": bool(move >= 0 and legal[move]),
+    }
 
   def observation(self, state: Any) -> str:
     """Returns the text of the observation in a state."""

@@ -82,7 +82,7 @@ def enumerate_states(
       than `max_states` states, or if memory cannot hold so many.
   """
   name = type(game).__name__
-  first = _first_state(game)
+  first = first_state(game)
   record, structure = _record(first), jax.tree.structure(first)
   num_actions = game.num_actions
   num_outcomes = jax.eval_shape(game.chance, _row(first)).shape[0]
@@ -180,8 +180,12 @@ def num_distinct(rows: Any) -> int:
   return len({*_pack(rows, _record(rows))})
 
 
-def _first_state(game: game_lib.Game[Any]) -> Any:
-  """Returns copies of the first state, made from different keys."""
+def first_state(game: game_lib.Game[Any]) -> Any:
+  """Returns copies of the first state, made from different keys.
+
+  Raises:
+    errors.UserError: if the first state depends on the key.
+  """
   keys = streams.keys(
     0, streams.Stream.FIRST_STATES, last=jnp.arange(_NUM_KEYS)
   )

@@ -1,136 +1,31 @@
 """Builds the HTML page of a run from its metrics, games and answers."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import importlib.resources
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import markupsafe
 import yaml
 
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
-from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.evaluate import recorded_games
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.report import delta_report
+from tunix_ttt.report import judged_boards
+from tunix_ttt.report import play_table
 from tunix_ttt.report import plots
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
 # Lost lines that are visible, and those on the page including folded ones.
 _NUM_VISIBLE, _MAX_LINES = 12, 120
-_NUM_THOUGHTS = 9
+_NUM_THOUGHTS, _NUM_RECORDED = 9, 40
 _ASSETS = importlib.resources.files("tunix_ttt.report") / "assets"
-
-
-class Line(NamedTuple):
-  """A recorded game with each move judged.
-
-  Moves and slips are cells; slips are the moves that were not optimal. `last`
-  is the model's last answer if that is no legal move. `marks` is the board at
-  the end, nine of `.XO`.
-  """
-
-  agent: str
-  ending: str
-  moves: tuple[int, ...]
-  last: str | None
-  marks: str
-  slips: list[int]
-
-
-class Thought(NamedTuple):
-  """A model's answer on a board, judged, with the names of the best cells."""
-
-  board: str
-  mark: str
-  response: str
-  is_optimal: bool
-  best: str
-
-
-def lost_lines(games: Iterable[game_files.Game]) -> list[Line]:
-  """Returns the games that are neither a win nor a draw of the model."""
-  lines = []
-  for game in games:
-    if not game.is_lost:
-      continue
-    board, slips, last = rules.EMPTY_BOARD, [], game.turns[-1]
-    for cell in game.moves():
-      if cell not in solver.optimal_cells(board):
-        slips.append(cell)
-      board = int(rules.successors()[board, cell])
-    response = None if last.is_legal else last.response
-    ending, marks = game.ending.replace("_", " "), board_text.to_text(board)
-    lines.append(Line(game.agent, ending, game.moves(), response, marks, slips))
-  return lines
-
-
-def thoughts(games: Iterable[game_files.Game], count: int) -> list[Thought]:
-  """Returns up to `count` distinct answers, up to a third of them mistakes."""
-  answers: dict[tuple[int, str], Thought] = {}
-  for game in games:
-    for turn in game.turns:
-      best = solver.optimal_cells(turn.board)
-      thought = Thought(
-        board=board_text.to_text(turn.board),
-        mark=game.agent,
-        response=turn.response,
-        is_optimal=turn.move in best,
-        best=", ".join(map(text_formats.coordinate, best)),
-      )
-      answers.setdefault((turn.board, turn.response), thought)
-  wrong = [thought for thought in answers.values() if not thought.is_optimal]
-  right = [thought for thought in answers.values() if thought.is_optimal]
-  mistakes = _spread(wrong, count // 3)
-  return mistakes + _spread(right, count - len(mistakes))
-
-
-def _spread(items: Sequence[Thought], count: int) -> list[Thought]:
-  """Returns at most `count` items, evenly spaced in the sequence."""
-  count = min(count, len(items))
-  return [items[len(items) * n // count] for n in range(count)]
-
-
-def policy_table(games: Iterable[game_files.Game]) -> dict[str, Any]:
-  """Tabulates a greedy policy as plain data that a page can play from.
-
-  `games` are the games on every line, as X and as O. In the result, `says` is a
-  list of distinct responses, and `first` is the 9-bit mask of the optimal cells
-  of the empty board. `answers` maps the model's mark and the other side's moves
-  so far, a string of cells from 0 to 8, to a tuple: the index of the response,
-  the cell it names (-1 for an unreadable answer), and the masks of the optimal
-  cells before and after the move, 0 after a move that ends the game.
-  """
-  responses: dict[str, int] = {}
-  answers: dict[str, dict[str, tuple[int, int, int, int]]] = {"X": {}, "O": {}}
-  optimal = solver.solve().optimal
-  for game in games:
-    moves = game.moves()
-    replies = moves[1::2] if game.agent == "X" else moves[::2]
-    for turn in game.turns:
-      num_replies = (int(rules.num_marks()[turn.board]) + 1) // 2
-      after = turn.board
-      if turn.is_legal:
-        after = int(rules.successors()[turn.board, turn.move])
-      key = "".join(map(str, replies[:num_replies]))
-      # A retry after an unreadable answer overwrites that answer.
-      answers[game.agent][key] = (
-        responses.setdefault(turn.response, len(responses)),
-        -1 if turn.move is None else turn.move,
-        int(optimal[turn.board]),
-        int(optimal[after]) if turn.is_legal else 0,
-      )
-  return {
-    "says": list(responses),
-    "first": int(optimal[rules.EMPTY_BOARD]),
-    "answers": answers,
-  }
 
 
 def write_page(
@@ -178,7 +73,8 @@ class Material:
   """The contents of a page; the page omits absent parts.
 
   `pairs` are answers to an evalset before and after training. `before` and
-  `after` summarize games; `games` are those after training.
+  `after` summarize games; `games` are those of tic-tac-toe after training, and
+  `recorded` those of any other game, with its `play`.
   """
 
   manifest: run_manifest.RunManifest | None = None
@@ -187,6 +83,8 @@ class Material:
   before: game_files.Summary | None = None
   after: game_files.Summary | None = None
   games: Sequence[game_files.Game] = ()
+  recorded: Sequence[recorded_games.Game] = ()
+  play: play_table.Play | None = None
 
 
 def collect(
@@ -215,13 +113,28 @@ def collect(
     manifest = run_manifest.RunManifest.read(run)
     metrics = run_directory.read_metrics(run)
     manifest.check_files(run)
+  after, games, recorded, play = summary(games_after), (), (), None
+  if games_after is not None:
+    if recorded_games.is_recorded(games_after):
+      recorded = recorded_games.read_games(games_after)
+      # Files of games name the game, but only the run has its options.
+      section = (manifest and manifest.config.get("game")) or {}
+      play = play_table.load(
+        section.get("name", recorded[0].game),
+        section.get("options", {}),
+        after.policy if after else {},
+      )
+    else:
+      games = game_files.read_games(games_after)
   return Material(
     manifest=manifest,
     metrics=metrics,
     pairs=() if answers is None else delta_report.read(*answers),
     before=summary(games_before),
-    after=summary(games_after),
-    games=() if games_after is None else game_files.read_games(games_after),
+    after=after,
+    games=games,
+    recorded=recorded,
+    play=play,
   )
 
 
@@ -245,13 +158,19 @@ def write(
       maps[f"opening_as_O_after_{cell}"] = figure
   title = pairs[0].after.model if pairs else "Evaluation"
   title = after.model if after else title
-  is_exact, lost = game_files.is_exact(after), lost_lines(games)
+  is_exact, lost = game_files.is_exact(after), judged_boards.lost_lines(games)
+  table, script = material.play and material.play.table, "play.js"
+  if games:
+    script = "board.js"
+    table = judged_boards.policy_table(games) if is_exact else None
+  # The worst games come first.
+  recorded = sorted(material.recorded, key=lambda game: game.reward)
   write_page(
     output,
     "report.html",
     {"figures": curves, "openings": maps},
     plots_to,
-    "board.js",
+    script if table else None,
     title=manifest.run_id if manifest else title,
     manifest=manifest,
     config=manifest and yaml.safe_dump(manifest.config, sort_keys=False),
@@ -262,13 +181,19 @@ def write(
     overall=delta_report.compare(pairs) if pairs else None,
     sections=delta_report.sections(pairs),
     chance=delta_report.chance(pairs) if pairs else None,
-    table=policy_table(games) if is_exact else None,
+    table=table,
+    has_board=bool(games),
+    has_returns=any(side.returns for side in sides(material, -1).values()),
+    mean_return=game_files.mean_return,
+    reason=material.play and material.play.reason,
+    recorded=judged_boards.spread(recorded, _NUM_RECORDED),
+    num_recorded=len(recorded),
     names=text_formats.COORDINATES,
     lost=lost[:_NUM_VISIBLE],
     more_lost=lost[_NUM_VISIBLE:_MAX_LINES],
     num_lost=len(lost),
     num_games=len(games),
-    thoughts=thoughts(games, _NUM_THOUGHTS),
+    thoughts=judged_boards.thoughts(games, _NUM_THOUGHTS),
     opening=openings,
   )
 
@@ -280,7 +205,7 @@ def change_table(material: Material) -> str:
   """
   before, after = sides(material, 0), sides(material, -1)
   rows = [("", "before", "after", "")]
-  for mark in game_files.MARKS:
+  for mark in after:
     lost = [s[mark].lost_text if mark in s else "" for s in (before, after)]
     if all(lost):
       rows.append((f"lost lines as {mark}", lost[0], lost[1], ""))
@@ -306,7 +231,7 @@ def change_table(material: Material) -> str:
 
 
 def sides(material: Material, index: int) -> dict[str, game_files.Side]:
-  """Returns results by mark before (0) or after (-1) training.
+  """Returns results by seat before (0) or after (-1) training.
 
   Recorded games take precedence over the run's own evaluations.
   """

@@ -127,21 +127,21 @@ def describe(
   for n in range(len(games.ending)):
     turns = []
     for t in np.flatnonzero(games.turn_mask[n]):
-      state = _at(games.states, (n, t))
+      state, move = _at(games.states, (n, t)), int(games.moves[n, t])
       tokens = np.asarray(games.actions[n, t])[games.action_mask[n, t]]
       turns.append(
         {
-          **game.record_turn(state),
+          **game.record_turn(state, move),
           "response": decode(tokens.tolist()),
-          "move": game.spell(int(games.moves[n, t])),
+          "move": game.spell(move),
           "optimal": None if optimal is None else bool(optimal[n, t]),
         }
       )
-    end = _at(games.state, n)
+    end, ending = _at(games.state, n), Ending(int(games.ending[n]))
     yield {
       **game.record_seat(end),
-      "ending": Ending(int(games.ending[n])).name.lower(),
-      **game.record_end(end),
+      "ending": ending.name.lower(),
+      **game.record_end(end, ending),
       "turns": turns,
     }
 

@@ -280,12 +280,14 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     """Returns the mark of the model."""
     return {"agent": text_formats.MARK_NAMES[int(state.agent)]}
 
-  def record_end(self, state: env_lib.State) -> dict[str, Any]:
+  def record_end(self, state: env_lib.State, ending: int) -> dict[str, Any]:
     """Returns the board at the end."""
+    del ending
     return {"board": board_text.to_text(int(state.board))}
 
-  def record_turn(self, state: env_lib.State) -> dict[str, Any]:
+  def record_turn(self, state: env_lib.State, move: int) -> dict[str, Any]:
     """Returns the board and the last move of the opponent."""
+    del move
     return {
       "board": board_text.to_text(int(state.board)),
       "opponent_move": self.spell(int(state.last_move)),

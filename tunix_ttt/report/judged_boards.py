@@ -1,0 +1,117 @@
+"""Judges the games and answers of tic-tac-toe that a page shows."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from tunix_ttt.evaluate import game_files
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games.tictactoe import text_formats
+
+ItemT = TypeVar("ItemT")
+
+
+class Line(NamedTuple):
+  """A recorded game with each move judged.
+
+  Moves and slips are cells; slips are the moves that were not optimal. `last`
+  is the model's last answer if that is no legal move. `marks` is the board at
+  the end, nine of `.XO`.
+  """
+
+  agent: str
+  ending: str
+  moves: tuple[int, ...]
+  last: str | None
+  marks: str
+  slips: list[int]
+
+
+class Thought(NamedTuple):
+  """A model's answer on a board, judged, with the names of the best cells."""
+
+  board: str
+  mark: str
+  response: str
+  is_optimal: bool
+  best: str
+
+
+def lost_lines(games: Iterable[game_files.Game]) -> list[Line]:
+  """Returns the games that are neither a win nor a draw of the model."""
+  lines = []
+  for game in games:
+    if not game.is_lost:
+      continue
+    board, slips, last = rules.EMPTY_BOARD, [], game.turns[-1]
+    for cell in game.moves():
+      if cell not in solver.optimal_cells(board):
+        slips.append(cell)
+      board = int(rules.successors()[board, cell])
+    response = None if last.is_legal else last.response
+    ending, marks = game.ending.replace("_", " "), board_text.to_text(board)
+    lines.append(Line(game.agent, ending, game.moves(), response, marks, slips))
+  return lines
+
+
+def thoughts(games: Iterable[game_files.Game], count: int) -> list[Thought]:
+  """Returns up to `count` distinct answers, up to a third of them mistakes."""
+  answers: dict[tuple[int, str], Thought] = {}
+  for game in games:
+    for turn in game.turns:
+      best = solver.optimal_cells(turn.board)
+      thought = Thought(
+        board=board_text.to_text(turn.board),
+        mark=game.agent,
+        response=turn.response,
+        is_optimal=turn.move in best,
+        best=", ".join(map(text_formats.coordinate, best)),
+      )
+      answers.setdefault((turn.board, turn.response), thought)
+  wrong = [thought for thought in answers.values() if not thought.is_optimal]
+  right = [thought for thought in answers.values() if thought.is_optimal]
+  mistakes = spread(wrong, count // 3)
+  return mistakes + spread(right, count - len(mistakes))
+
+
+def spread(items: Sequence[ItemT], count: int) -> list[ItemT]:
+  """Returns at most `count` items, evenly spaced in the sequence."""
+  count = min(count, len(items))
+  return [items[len(items) * n // count] for n in range(count)]
+
+
+def policy_table(games: Iterable[game_files.Game]) -> dict[str, Any]:
+  """Tabulates a greedy policy as plain data that a page can play from.
+
+  `games` are the games on every line, as X and as O. In the result, `says` is a
+  list of distinct responses, and `first` is the 9-bit mask of the optimal cells
+  of the empty board. `answers` maps the model's mark and the other side's moves
+  so far, a string of cells from 0 to 8, to a tuple: the index of the response,
+  the cell it names (-1 for an unreadable answer), and the masks of the optimal
+  cells before and after the move, 0 after a move that ends the game.
+  """
+  responses: dict[str, int] = {}
+  answers: dict[str, dict[str, tuple[int, int, int, int]]] = {"X": {}, "O": {}}
+  optimal = solver.solve().optimal
+  for game in games:
+    moves = game.moves()
+    replies = moves[1::2] if game.agent == "X" else moves[::2]
+    for turn in game.turns:
+      num_replies = (int(rules.num_marks()[turn.board]) + 1) // 2
+      after = turn.board
+      if turn.is_legal:
+        after = int(rules.successors()[turn.board, turn.move])
+      key = "".join(map(str, replies[:num_replies]))
+      # A retry after an unreadable answer overwrites that answer.
+      answers[game.agent][key] = (
+        responses.setdefault(turn.response, len(responses)),
+        -1 if turn.move is None else turn.move,
+        int(optimal[turn.board]),
+        int(optimal[after]) if turn.is_legal else 0,
+      )
+  return {
+    "says": list(responses),
+    "first": int(optimal[rules.EMPTY_BOARD]),
+    "answers": answers,
+  }
