@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import functools
 import importlib
-import importlib.util
 import inspect
 import json
 import pathlib
@@ -53,8 +52,8 @@ def load(
 
 # A run asks for its game in many places; solutions are kept with it.
 @functools.lru_cache(maxsize=8)
-def _load(name: str, thoughts: bool, allowedtext: str) -> Any:
-  options = json.loads(allowedtext)
+def _load(name: str, thoughts: bool, options_text: str) -> Any:
+  options = json.loads(options_text)
   define = _find(name)
   parameters = inspect.signature(define).parameters
   if "thoughts" in parameters:
@@ -64,10 +63,13 @@ def _load(name: str, thoughts: bool, allowedtext: str) -> Any:
   except TypeError as error:
     allowed = sorted(parameters.keys() - {"thoughts", "name"})
     raise errors.UserError(
-      f"game.options: {name}: {error}; its options are"
-      f" {', '.join(allowed) or 'none'}"
+      f"game.options: {name}: {error}; "
+      + (f"its options are {', '.join(allowed)}" if allowed else "it has none")
     ) from None
-  made = define(**options)
+  try:
+    made = define(**options)
+  except errors.UserError as error:
+    raise errors.UserError(f"game.name: {name}: {error}") from None
   if not isinstance(made, definition.Definition):
     raise errors.UserError(
       f"game.name: {name}: expected a games.definition.Definition, found"
@@ -79,11 +81,8 @@ def _load(name: str, thoughts: bool, allowedtext: str) -> Any:
 def _find(name: str) -> Callable[..., Any]:
   if custom.is_reference(name):
     return custom.resolve(name, "game.name")
-  path = f"{definition.__package__}.{name}"
-  if name.isidentifier() and importlib.util.find_spec(path) is not None:
-    define = getattr(importlib.import_module(path), "define", None)
-    if define is not None:
-      return define
+  if name in names():
+    return importlib.import_module(f"{definition.__package__}.{name}").define
   fallback = importlib.import_module(f"{definition.__package__}.{_FALLBACK}")
   return functools.partial(fallback.define, name)
 

@@ -172,23 +172,43 @@ class Definition(Generic[game_lib.StateT]):
       errors.UserError: if there is no such opponent for this game.
     """
     kind, _, setting = name.partition(":")
-    try:
-      if name == "random":
-        return players.random(self.game)
-      if name == "optimal":
-        return self.optimal(key)
-      if kind == "epsilon-optimal":
-        return players.epsilon(self.game, self.optimal(key), float(setting))
-      if kind == "mcts":
-        return mcts.mcts(self.game, simulations=int(setting))
-    except ValueError as error:
-      raise errors.UserError(f"{key}: {name}: {error}") from None
+    if name == "random":
+      return players.random(self.game)
+    if name == "optimal":
+      return self.optimal(key)
+    if kind == "mcts":
+      return self.searching(setting, key)
+    if kind == "epsilon-optimal":
+      try:
+        epsilon = float(setting)
+      except ValueError:
+        raise errors.UserError(
+          f"{key}: {name}: expected a probability, as in epsilon-optimal:0.3"
+        ) from None
+      return players.epsilon(self.game, self.optimal(key), epsilon)
     if custom.is_reference(name):
       return custom.resolve(name, key)
     raise errors.UserError(
       f"{key}: there is no opponent {errors.quote(name)}; use random, optimal,"
       " epsilon-optimal:0.3, mcts:16 or package.module:function"
     )
+
+  def searching(self, simulations: str, key: str) -> players.Player:
+    """Returns a player by tree search with a number of simulations.
+
+    Raises:
+      errors.UserError: if that is no number, or the game cannot be searched;
+        `key` is the config key.
+    """
+    if not simulations.isdecimal():
+      raise errors.UserError(
+        f"{key}: mcts:{simulations}: expected a number of simulations, as in"
+        " mcts:16"
+      )
+    try:
+      return mcts.mcts(self.game, simulations=int(simulations))
+    except errors.UserError as error:
+      raise errors.UserError(f"{key}: {error}") from None
 
   def optimal(self, key: str) -> players.Player:
     """Returns a player of every optimal action with equal probability.

@@ -73,8 +73,11 @@ def plan(
   recorder.check(config.logging)
   num_turns = 1 if config.episodes.are_single_moves else config.play.max_turns
   memory.check_answers(config.play, config.training.batch_size)
+  game = catalog.of(config)
+  if config.episodes.agent != "mixed":
+    game.seat_number(config.episodes.agent, "episodes.agent")
   rewards_lib.check(
-    catalog.of(config),
+    game,
     config.rewards,
     rewards,
     num_turns,

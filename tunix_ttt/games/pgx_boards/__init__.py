@@ -12,11 +12,17 @@ def define(name: str, *, thoughts: bool = True) -> "definition.Definition":
   Raises:
     errors.UserError: if there is no such game, or it does not fit.
   """
+  from tunix_ttt import errors
+  from tunix_ttt.games import catalog
   from tunix_ttt.games import definition
   from tunix_ttt.games import pgx_games
   from tunix_ttt.games.pgx_boards import pgx_text
 
-  game = pgx_games.PgxGame(name)
+  try:
+    game = pgx_games.PgxGame(name)
+  except errors.UserError as error:
+    here = ", ".join(catalog.names())
+    raise errors.UserError(f"none of {here}; {error}") from None
   return definition.Definition(
     name=name,
     game=game,

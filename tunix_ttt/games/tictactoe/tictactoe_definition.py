@@ -12,7 +12,6 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.games import definition
-from tunix_ttt.games import mcts
 from tunix_ttt.games import players
 from tunix_ttt.games.tictactoe import board_symbols
 from tunix_ttt.games.tictactoe import board_tables
@@ -106,22 +105,17 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     """Returns an `opponents.Opponent`; also `scripted:CELL,CELL,…`."""
     kind, _, setting = name.partition(":")
     if kind == "mcts":
-      try:
-        return self._searching(int(setting))
-      except ValueError as error:
-        raise errors.UserError(f"{key}: {name}: {error}") from None
+      return self._on_boards(self.searching(setting, key))
     try:
       return opponents.from_name(name)
     except ValueError as error:
       raise errors.UserError(f"{key}: {error}") from None
 
-  def _searching(self, simulations: int) -> opponents.Opponent:
-    search = mcts.mcts(self.game, simulations=simulations)
-
+  def _on_boards(self, player: players.Player) -> opponents.Opponent:
     def play(opponent_seed: jax.Array, board: jax.Array) -> jax.Array:
       key = opponents.key_of(opponent_seed, board)
       state = tictactoe_game.State(board=board, last_move=jnp.int8(-1))
-      return search(players.Keys(game=key, ply=key), state)
+      return player(players.Keys(game=key, ply=key), state)
 
     return play
 
