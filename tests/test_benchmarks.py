@@ -28,6 +28,10 @@ SMALLEST = {
   "environment": ["--num-games", 3, "--repeats", 1],
   # A tokenizer that merges lines would not build the tables.
   "game_tables": ["--games", "leduc_poker", "--vocab-size", 2000],
+  "exploitability": [
+    "--games", "kuhn_poker", "--runs", "runs", "--set", "training.max_steps=1",
+    "training.batch_size=16", "data.games.num_games=60",
+  ],
   "games": [
     "--games", "kuhn_poker", "--batch-sizes", 3, "--repeats", 1,
     "--train-games", 5, "--train-steps", 1,

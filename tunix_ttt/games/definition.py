@@ -241,7 +241,7 @@ class Definition(Generic[game_lib.StateT]):
   @property
   def num_positions(self) -> int:
     """Number of positions in a table of moves."""
-    return len(self.graph.to_act) if self.is_enumerable else 0
+    return len(self.graph.to_act)
 
   def turns(self) -> tuple[np.ndarray, Any]:
     """Returns all positions with a seat to act.

@@ -18,6 +18,7 @@ from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
+from tunix_ttt.train import game_rollout
 from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
@@ -74,8 +75,13 @@ def plan(
   num_turns = 1 if config.episodes.are_single_moves else config.play.max_turns
   memory.check_answers(config.play, config.training.batch_size)
   game = catalog.of(config)
-  if config.episodes.agent != "mixed":
-    game.seat_number(config.episodes.agent, "episodes.agent")
+  episodes = config.episodes
+  if episodes.agent != "mixed":
+    game.seat_number(episodes.agent, "episodes.agent")
+  # Refuse what the game does not have before any file is written.
+  game_rollout.OpponentPool(config, pathlib.Path())
+  if episodes.source == "positions" or episodes.starts:
+    _ = game.num_positions
   rewards_lib.check(
     game,
     config.rewards,
