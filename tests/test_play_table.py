@@ -176,7 +176,7 @@ class _HiddenMove(toy_games.Nim):
   def observe(self, state, seat):
     stones = jnp.where((state.plies == 1) & (seat == 1), 0, state.stones)
     hidden = jnp.where(seat == 1, 0, state.cards)
-    return stones, hidden, state.plies
+    return {"stones": stones, "move": hidden, "plies": state.plies}
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,7 @@ def test_the_games_of_a_model_make_a_page_to_play(model, tokenizer, tmp_path):
     is_legal = all(turn.legal for turn in game.turns)
     assert is_legal == (game.ending in ("win", "loss"))
     assert game.reward == (1 if game.ending == "win" else -1)
+  assert collected.after is not None
   play = play_table.load(config.game.name, {}, collected.after.policy)
   assert play.reason == "" and play.table is not None
   page = dataclasses.replace(collected, play=play)

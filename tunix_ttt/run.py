@@ -8,6 +8,7 @@ from typing import Any
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import recorded_games
 from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
@@ -55,13 +56,17 @@ class Run:
     rows = run_directory.read_metrics(self.path)
     return [row for row in rows if split in (None, row["split"])]
 
-  def games(self) -> Iterator[game_files.Game]:
-    """Yields the games of the finished model on every line.
+  def games(self) -> Iterator[game_files.Game | recorded_games.Game]:
+    """Yields the games of the finished model, of tic-tac-toe on every line.
 
     They are played first, unless the run has them.
     """
     recipes.play_finished(self.path, self.config)
-    yield from game_files.read_games(self.path / run_directory.GAMES)
+    path = self.path / run_directory.GAMES
+    if recorded_games.is_recorded(path):
+      yield from recorded_games.read_games(path)
+    else:
+      yield from game_files.read_games(path)
 
   def report(self) -> pathlib.Path | None:
     """Writes the page of the run, unless it is there; returns its path."""
