@@ -9,8 +9,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.data import datasets
-from tunix_ttt.data import positions
 from tunix_ttt.data import row_formats
+from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import rules
 
 CHARACTERS = testing.CharacterTokenizer()
@@ -38,9 +38,7 @@ def split(source, seed=0, **settings):
 
 def forms(texts):
   canonical = rules.canonical()
-  return {
-    int(canonical[positions._find_position(text).board]) for text in texts
-  }
+  return {int(canonical[board_positions.find(text).board]) for text in texts}
 
 
 def test_a_text_is_on_one_side():

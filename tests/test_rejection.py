@@ -8,10 +8,10 @@ import pytest
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt.data import positions
 from tunix_ttt.data import rejection
 from tunix_ttt.data import row_formats
 from tunix_ttt.evaluate import model_player
+from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -164,7 +164,7 @@ def test_pairs_are_of_a_models_mistakes(model):
       chosen.thought
     }
     kind = row["rejected_is"]
-    assert rejected.cell in positions.rejected_cells(board.board, kind)
+    assert rejected.cell in board_positions.rejected_cells(board.board, kind)
   assert sum(n for k, n in counts.items() if k.startswith("turns")) >= 40
   assert counts["turns: worse"] + counts["turns: illegal"] >= 40
   assert mistakes(model)[0] == rows != mistakes(model, seed=1)[0]

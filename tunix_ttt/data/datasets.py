@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,9 +13,9 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.data import checks
-from tunix_ttt.data import positions as positions_lib
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
+from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
@@ -23,8 +23,18 @@ from tunix_ttt.text import chat
 
 Batch = dict[str, np.ndarray]
 SampleT = TypeVar("SampleT", covariant=True)
-_Sample = row_formats.Sample | positions_lib.Start
 RowT = TypeVar("RowT", bound=chat.Tokens | row_formats.TokenPair)
+
+
+class Start(NamedTuple):
+  """A sample and the position on which its prompt asks for a move."""
+
+  sample: row_formats.Sample
+  position: Any
+
+  def texts(self) -> Iterator[str]:
+    """Yields the text of the sample, to train a tokenizer on."""
+    return self.sample.texts()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +59,9 @@ class Origin(Generic[SampleT]):
   version: str | None = None
   skipped: reading.Skipped = dataclasses.field(default_factory=reading.Skipped)
 
-  def texts(self: "Origin[_Sample]", limit: int) -> Iterator[str]:
+  def texts(
+    self: "Origin[row_formats.Sample | Start]", limit: int
+  ) -> Iterator[str]:
     """Yields the texts of the first `limit` rows, to train a tokenizer on."""
     for sample in self.samples[:limit]:
       yield from sample.texts()
@@ -76,7 +88,7 @@ class Origin(Generic[SampleT]):
 # The rows of SFT, DPO and GRPO.
 Source = Origin[row_formats.Trained]
 Pairs = Origin[row_formats.Preference]
-Prompts = Origin[positions_lib.Start]
+Prompts = Origin[Start]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +134,20 @@ def load_pairs(config: config_lib.DataConfig) -> Pairs:
 @progress.stage("reading the data")
 def load_prompts(config: config_lib.DataConfig) -> Prompts:
   """Reads the prompts of `data.path` and finds their positions."""
-  return _read(config, positions_lib.parse)
+  return _read(config, parse_starts)
+
+
+def parse_starts(row: row_formats.Row, data_format: str) -> list[Start]:
+  """Finds the positions on which a row asks for a move.
+
+  Raises:
+    ValueError: If a prompt has no position, or no move is possible in it.
+  """
+  samples = row_formats.parse_row(row, data_format)
+  return [
+    Start(each, board_positions.find((row_formats.questions(each) or [""])[-1]))
+    for each in samples
+  ]
 
 
 @progress.stage("tokenizing the data")

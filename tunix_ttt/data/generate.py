@@ -15,8 +15,8 @@ from typing import Any, Literal, Protocol
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
-from tunix_ttt.data import positions
 from tunix_ttt.data import reading
+from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import game_turns
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -140,7 +140,7 @@ class Positions(_TextKind):
       )
     explain, text_format = text_formats.STYLES[self.thoughts], self.text_format
     rng = streams.generator(seed, streams.Stream.POSITION_ROWS)
-    drawn = positions.endless(rng, boards)
+    drawn = board_positions.endless(rng, boards)
     preferred = solver.solve().preferred
     for _ in progress.bar(range(count), total=count, unit="position"):
       board, last_move = next(drawn)
@@ -158,7 +158,7 @@ class Pairs(_TextKind):
   """Preference pairs for DPO.
 
   Attributes:
-    rejected: Relative frequency of each kind in `positions.REJECTED`.
+    rejected: Relative frequency of each kind in `board_positions.REJECTED`.
   """
 
   rejected: Mapping[str, float] = dataclasses.field(
@@ -168,7 +168,9 @@ class Pairs(_TextKind):
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields `count` distinct pairs, or all that exist."""
     rng = streams.generator(seed, streams.Stream.PAIR_ROWS)
-    pairs = positions.pairs(rng, self.text_format, self.thoughts, self.rejected)
+    pairs = board_positions.pairs(
+      rng, self.text_format, self.thoughts, self.rejected
+    )
     for row in distinct(pairs, count, "pair", counts):
       counts[row["rejected_is"]] += 1
       yield row
@@ -182,8 +184,8 @@ class Prompts(_TextKind):
     """Yields `count` distinct prompts, or all that exist."""
     text_format = self.text_format
     rng = streams.generator(seed, streams.Stream.PROMPT_ROWS)
-    drawn = positions.endless(rng, rules.positions())
-    rows = (positions.prompt_row(each, text_format) for each in drawn)
+    drawn = board_positions.endless(rng, rules.positions())
+    rows = (board_positions.prompt_row(each, text_format) for each in drawn)
     yield from distinct(rows, count, "prompt", counts)
 
 
@@ -227,7 +229,7 @@ def distinct(
 
 
 def parse_weights(text: str) -> dict[str, float]:
-  """Parses weights by kind of `positions.REJECTED`: `worse=0.7,illegal=0.3`.
+  """Parses weights by kind of `board_positions.REJECTED`: `worse=0.7,illegal=0.3`.
 
   Raises:
     ValueError: If a kind is unknown or repeated, or a weight is not above 0.
@@ -235,9 +237,9 @@ def parse_weights(text: str) -> dict[str, float]:
   weights = {}
   for part in text.split(","):
     name, _, weight = part.partition("=")
-    if name not in positions.REJECTED or name in weights:
+    if name not in board_positions.REJECTED or name in weights:
       raise ValueError(
-        f"{name!r} is not one of {', '.join(positions.REJECTED)}, or is"
+        f"{name!r} is not one of {', '.join(board_positions.REJECTED)}, or is"
         " repeated"
       )
     weights[name] = float(weight or 1)

@@ -15,8 +15,8 @@ from tunix_ttt import errors
 from tunix_ttt import streams
 from tunix_ttt.data import checks
 from tunix_ttt.data import generate
-from tunix_ttt.data import positions
 from tunix_ttt.evaluate import model_player
+from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import game_turns
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
@@ -152,12 +152,12 @@ class Mistakes(_ModelGames):
   """Preference pairs: a model's mistakes, verbatim, and better answers.
 
   Attributes:
-    rejected: Kinds of mistakes, of `positions.REJECTED`, with equal weights.
+    rejected: Kinds of mistakes, of `board_positions.REJECTED`, with equal weights.
     thoughts: Style of the chosen answers' thoughts, a key of `text_formats.STYLES`.
   """
 
   rejected: Mapping[str, float] = dataclasses.field(
-    default_factory=lambda: dict.fromkeys(positions.REJECTED, 1.0)
+    default_factory=lambda: dict.fromkeys(board_positions.REJECTED, 1.0)
   )
   thoughts: str = "template"
 
@@ -197,8 +197,8 @@ class Mistakes(_ModelGames):
         chosen = text_format.render_answer(
           *self._better(turn.board, turn.answer, rng)
         )
-        position = positions.Position(turn.board, turn.last_move)
-        yield positions.pair_row(
+        position = board_positions.Position(turn.board, turn.last_move)
+        yield board_positions.pair_row(
           position, text_format, chosen, turn.answer, kind
         )
 

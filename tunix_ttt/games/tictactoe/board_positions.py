@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -24,30 +23,6 @@ class Position(NamedTuple):
 
   board: int
   last_move: int | None
-
-
-class Start(NamedTuple):
-  """A sample and the position of its prompt."""
-
-  sample: row_formats.Sample
-  position: Position
-
-  def texts(self) -> Iterator[str]:
-    """Yields the text of the sample, to train a tokenizer on."""
-    return self.sample.texts()
-
-
-def parse(row: Row, data_format: str) -> list[Start]:
-  """Finds the positions on which a row asks for a move: its prompts' last boards.
-
-  Raises:
-    ValueError: If the prompt has no board, or no move is possible on it.
-  """
-  samples = row_formats.parse_row(row, data_format)
-  return [
-    Start(each, _find_position((row_formats.questions(each) or [""])[-1]))
-    for each in samples
-  ]
 
 
 def endless(rng: np.random.Generator, boards: np.ndarray) -> Iterator[Position]:
@@ -166,7 +141,12 @@ def _malformed(answer: str) -> list[str]:
   ]
 
 
-def _find_position(text: str) -> Position:
+def find(text: str) -> Position:
+  """Returns the position on which a prompt asks for a move, its last board.
+
+  Raises:
+    ValueError: If the prompt has no board, or no move is possible on it.
+  """
   boards = board_text.find(text)
   if not boards:
     raise ValueError("the prompt has no board")
