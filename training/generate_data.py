@@ -10,6 +10,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.data import generate
 from tunix_ttt.data import reading
+from tunix_ttt.games import row_kinds
+from tunix_ttt.games.tictactoe import board_kinds
 from tunix_ttt.games.tictactoe import text_formats
 
 # Flags of the kinds that a model plays.
@@ -29,7 +31,7 @@ def _parse() -> argparse.Namespace:
   add = parser.add_argument
   add(
     "--kind",
-    choices=[*generate.KINDS, "rejection"],
+    choices=[*board_kinds.KINDS, "rejection"],
     required=True,
     help="games of the solver, positions labelled by it, preference pairs (dpo)"
     " by the solver or of a model's mistakes, prompts, or games of a model"
@@ -67,7 +69,7 @@ def _parse() -> argparse.Namespace:
   )
   add_optional(
     "--keep",
-    choices=[*generate.KEPT],
+    choices=[*row_kinds.KEPT],
     help="outcomes to keep (default: all, of a model won)",
   )
   add_optional(
@@ -112,7 +114,7 @@ def _parse() -> argparse.Namespace:
       parser.error(f"--kind {flags.kind}{model} needs --config")
     allowed = _PLAY_FLAGS | _MODEL_FLAGS[flags.kind]
   else:
-    allowed = _fields(generate.KINDS[flags.kind])
+    allowed = _fields(board_kinds.KINDS[flags.kind])
   allowed = {*allowed, "kind", "count", "seed", "output"}
   for name, value in vars(flags).items():
     if name not in allowed and value not in (None, []):
@@ -130,17 +132,17 @@ def _needs_model(flags: argparse.Namespace) -> bool:
 
 def _weights(text: str) -> dict[str, float]:
   try:
-    return generate.parse_weights(text)
+    return row_kinds.parse_weights(text)
   except ValueError as error:
     raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _make(kind: Any, settings: dict[str, Any]) -> generate.Kind:
+def _make(kind: Any, settings: dict[str, Any]) -> row_kinds.Kind:
   names = _fields(kind)
   return kind(**{k: v for k, v in settings.items() if k in names})
 
 
-def _model_kind(flags: dict[str, Any]) -> generate.Kind:
+def _model_kind(flags: dict[str, Any]) -> row_kinds.Kind:
   overrides = cli.overrides(
     flags["set"],
     play__context=flags.get("context"),
@@ -172,7 +174,7 @@ def main() -> None:
   if _needs_model(flags):
     kind = _model_kind(vars(flags))
   else:
-    kind = _make(generate.KINDS[flags.kind], vars(flags))
+    kind = _make(board_kinds.KINDS[flags.kind], vars(flags))
   manifest = generate.write(
     flags.output, flags.kind, kind, flags.count, flags.seed
   )

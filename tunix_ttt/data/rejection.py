@@ -14,8 +14,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import streams
 from tunix_ttt.data import checks
-from tunix_ttt.data import generate
 from tunix_ttt.evaluate import model_player
+from tunix_ttt.games import row_kinds
 from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import game_turns
 from tunix_ttt.games.tictactoe import solver
@@ -112,13 +112,13 @@ class Rejection(_ModelGames):
   """Games of a model, filtered by their ending.
 
   Attributes:
-    keep: Outcomes to keep, a key of `generate.KEPT`; games that end in an
+    keep: Outcomes to keep, a key of `row_kinds.KEPT`; games that end in an
       illegal move, an unreadable answer or a cut are always dropped.
     transform: Whether a conversation becomes a row per turn with past thoughts
       replaced, instead of one row per game.
   """
 
-  keep: generate.Keep = "won"
+  keep: row_kinds.Keep = "won"
   transform: bool = True
 
   def __post_init__(self):
@@ -135,11 +135,11 @@ class Rejection(_ModelGames):
       context = "truncated" if self.transform else "full"
     for ending in _ENDINGS.values():
       # The manifest lists all endings.
-      generate.tally(counts, ending, self.keep, games=0)
+      row_kinds.tally(counts, ending, self.keep, games=0)
     games_played = itertools.islice(self.play(seed), count)
     for games, number in progress.bar(games_played, total=count, unit="game"):
       ending = _ENDINGS[trajectory_lib.Ending(int(games.ending[number]))]
-      if not generate.tally(counts, ending, self.keep):
+      if not row_kinds.tally(counts, ending, self.keep):
         continue
       turns = self.turns(games, number)
       agent = text_formats.MARK_NAMES[int(games.state.agent[number])]
@@ -152,12 +152,12 @@ class Mistakes(_ModelGames):
   """Preference pairs: a model's mistakes, verbatim, and better answers.
 
   Attributes:
-    rejected: Kinds of mistakes, of `board_positions.REJECTED`, with equal weights.
+    rejected: Kinds of mistakes, of `row_kinds.REJECTED`, with equal weights.
     thoughts: Style of the chosen answers' thoughts, a key of `text_formats.STYLES`.
   """
 
   rejected: Mapping[str, float] = dataclasses.field(
-    default_factory=lambda: dict.fromkeys(board_positions.REJECTED, 1.0)
+    default_factory=lambda: dict.fromkeys(row_kinds.REJECTED, 1.0)
   )
   thoughts: str = "template"
 
@@ -176,7 +176,7 @@ class Mistakes(_ModelGames):
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields `count` distinct pairs, or all that are found."""
     pairs = self._pairs(seed, counts)
-    yield from generate.distinct(pairs, count, "pair", counts)
+    yield from row_kinds.distinct(pairs, count, "pair", counts)
 
   def _pairs(self, seed: int, counts: Counter[str]) -> Iterator[Row | None]:
     """Yields a pair for each turn, None for a turn without a mistake."""

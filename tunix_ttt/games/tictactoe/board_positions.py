@@ -13,7 +13,6 @@ from tunix_ttt.games.tictactoe import text_formats
 
 Row = dict[str, Any]
 
-REJECTED = ("worse", "illegal", "format")
 _TAG = re.compile(r"<[^>]*>")
 _LAST_MOVE = re.compile(re.escape(text_formats.LAST_MOVE) + r"([A-C][1-3])")
 
@@ -39,7 +38,7 @@ def draw_last_move(rng: np.random.Generator, board: int) -> int | None:
 
 
 def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
-  """Returns the moves to reject for a kind of `REJECTED`.
+  """Returns the moves to reject for a kind of `row_kinds.REJECTED`.
 
   They are moves of lower value than the optimal ones (`worse`), taken cells
   (`illegal`), or none (`format`, which rejects the text of an optimal move).
@@ -70,7 +69,7 @@ def pair_row(
   rejected: str,
   kind: str,
 ) -> Row:
-  """Returns a preference pair of answers; `kind` is one of `REJECTED`."""
+  """Returns a preference pair of answers; `kind` is one of `row_kinds.REJECTED`."""
   return {
     "prompt": text_format.prompt(text_format.observation(*position)),
     "chosen": text_format.completion(chosen),
@@ -89,7 +88,7 @@ def pairs(
   """Yields preference pairs without end.
 
   `style` is a key of `text_formats.STYLES`; `weights` are the relative
-  frequencies of the kinds in `REJECTED`.
+  frequencies of the kinds in `row_kinds.REJECTED`.
   """
   positions = {kind: endless(rng, _boards(kind)) for kind in weights}
   shares = np.array([*weights.values()], float)
