@@ -12,6 +12,7 @@ from tunix_ttt.data import checks
 from tunix_ttt.data import generate
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
+from tunix_ttt.games import position_reader
 from tunix_ttt.games import row_kinds
 from tunix_ttt.games.tictactoe import board_kinds
 from tunix_ttt.games.tictactoe import board_text
@@ -71,11 +72,11 @@ def test_positions_have_every_optimal_move_or_one():
   one, _ = rows_of(board_kinds.Positions(), 4520)
   assert len({row["messages"][1]["content"] for row in one}) == 4520
   answers = {
-    board_text.find(prompt["content"])[-1].board: answer["content"]
+    board_text.find(prompt["content"])[-1].position: answer["content"]
     for _, prompt, answer in (row["messages"] for row in one)
   }
   assert answers[0].endswith("<move>B2</move>")
-  labels = checks.Labels()
+  labels = checks.Labels(position_reader.of(None, "test"))
   for number, row in enumerate([*rows[:500], *one[:500]]):
     labels.add(number, row_formats.parse_row(row)[0])
   assert labels.report()["moves"] == {"optimal": {"count": 1000, "share": 1.0}}

@@ -10,6 +10,7 @@ from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.data import datasets
 from tunix_ttt.data import row_formats
+from tunix_ttt.games import position_reader
 from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import rules
 
@@ -70,7 +71,9 @@ def test_of_a_truncated_conversation_the_last_board_counts():
     row_formats.Conversation(game.messages[:n], n - 1)
     for n in range(3, len(game.messages) + 1, 2)
   ]
-  keys = datasets.keys_by_position([*before, last], "x")
+  keys = datasets.keys_by_position(
+    [*before, last], "x", position_reader.of(None, "test")
+  )
   assert len(set(keys)) == len(before) + 1
 
 

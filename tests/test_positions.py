@@ -39,16 +39,16 @@ def test_pairs_are_what_they_say(kind, style):
   for row in take(600, kind, style):
     prompt, chosen, rejected = texts(row)
     (match,) = board_text.find(prompt)
-    board = match.board
+    board = match.position
     assert board_text.to_text(board) == row["board"]
     good, bad = (board_text.read_answer(t, kind) for t in (chosen, rejected))
-    assert good.is_strict and good.cell in solver.optimal_cells(board)
+    assert good.is_strict and good.action in solver.optimal_cells(board)
     assert bad.is_strict is (row["rejected_is"] != "format")
     if row["rejected_is"] == "worse":
-      better = values[board, good.cell]
-      assert solver.LOSS <= values[board, bad.cell] < better
+      better = values[board, good.action]
+      assert solver.LOSS <= values[board, bad.action] < better
     if row["rejected_is"] == "illegal":
-      assert rules.cells()[board, bad.cell] != rules.EMPTY
+      assert rules.cells()[board, bad.action] != rules.EMPTY
     if style != "none":
       matches = [_THOUGHT.search(text) for text in (chosen, rejected)]
       thoughts = [match[1] for match in matches if match]

@@ -77,7 +77,7 @@ def test_rows_are_boards_with_legal_moves(all_games):
     assert board.player is not None
     assert text_formats.MARK_NAMES[board.player] == row["agent"]
     parsed = text_formats.parse_answer(answer)
-    assert parsed and rules.cells()[board.board, parsed.cell] == rules.EMPTY
+    assert parsed and rules.cells()[board.position, parsed.cell] == rules.EMPTY
 
 
 def test_sides_and_seeds(model, all_games):
@@ -123,7 +123,7 @@ def test_token_boards(model):
   for row in rows:
     (board,) = board_text.find(row["prompt"])
     move = board_text.read_answer(row["completion"], board.kind)
-    assert move.is_strict and move.cell is not None
+    assert move.is_strict and move.action is not None
   with pytest.raises(errors.UserError, match="of token boards cannot"):
     sample(model, play={**play, "context": "full"})
 
@@ -148,23 +148,23 @@ def test_pairs_are_of_a_models_mistakes(model):
   for row in rows:
     assert row_formats.parse_preference(row)
     (board,) = board_text.find(row["prompt"][-1]["content"])
-    assert board_text.to_text(board.board) == row["board"]
+    assert board_text.to_text(board.position) == row["board"]
     chosen, rejected = (
       text_formats.parse_answer(row[name][0]["content"])
       for name in ("chosen", "rejected")
     )
     assert chosen and rejected
-    optimal = solver.optimal_cells(board.board)
+    optimal = solver.optimal_cells(board.position)
     assert chosen.cell in optimal
     optimal_thoughts = {
-      text_formats.explain_move(board.board, cell) for cell in optimal
+      text_formats.explain_move(board.position, cell) for cell in optimal
     }
     # Thoughts differ unless every optimal move has the same thought.
     assert chosen.thought != rejected.thought or optimal_thoughts == {
       chosen.thought
     }
     kind = row["rejected_is"]
-    assert rejected.cell in board_positions.rejected_cells(board.board, kind)
+    assert rejected.cell in board_positions.rejected_cells(board.position, kind)
   assert sum(n for k, n in counts.items() if k.startswith("turns")) >= 40
   assert counts["turns: worse"] + counts["turns: illegal"] >= 40
   assert mistakes(model)[0] == rows != mistakes(model, seed=1)[0]

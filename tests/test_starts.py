@@ -2,7 +2,7 @@
 
 import pytest
 
-from tunix_ttt.data import datasets
+from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
@@ -12,8 +12,8 @@ GRID, TOKENS = text_formats.GridFormat(), text_formats.TokenBoardFormat()
 
 
 def find(row):
-  (start,) = datasets.parse_starts(row, "auto")
-  return start.position
+  (sample,) = row_formats.parse_row(row)
+  return board_positions.find(row_formats.questions(sample)[-1])
 
 
 @pytest.mark.parametrize("text_format", [GRID, TOKENS])

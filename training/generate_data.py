@@ -10,9 +10,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.data import generate
 from tunix_ttt.data import reading
+from tunix_ttt.games import catalog
 from tunix_ttt.games import row_kinds
-from tunix_ttt.games.tictactoe import board_kinds
-from tunix_ttt.games.tictactoe import text_formats
 
 # Flags of the kinds that a model plays.
 _PLAY_FLAGS = {"config", "set", "model", "base", "format", "temperature"}
@@ -23,19 +22,24 @@ _MODEL_FLAGS = {
 
 
 def _parse() -> argparse.Namespace:
+  # The game decides which kinds there are.
+  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  cli.add_game(first)
+  kinds = catalog.load(first.parse_known_args()[0].game).rows.kinds
   parser = cli.parser(
     __doc__ or "",
     "python training/generate_data.py --kind games --count 10000 --mistakes"
     " 0.3 --keep won --output games.jsonl",
   )
   add = parser.add_argument
+  cli.add_game(parser)
   add(
     "--kind",
-    choices=[*board_kinds.KINDS, "rejection"],
+    choices=[*kinds, "rejection"],
     required=True,
-    help="games of the solver, positions labelled by it, preference pairs (dpo)"
-    " by the solver or of a model's mistakes, prompts, or games of a model"
-    " (rejection)",
+    help="games of the solver or an expert, positions labelled by it, preference"
+    " pairs (dpo) by the solver or of a model's mistakes, prompts, or games of a"
+    " model (rejection)",
   )
   add(
     "--count",
@@ -59,7 +63,7 @@ def _parse() -> argparse.Namespace:
   )
   add_optional(
     "--thoughts",
-    choices=[*text_formats.STYLES],
+    choices=["template", "tactics", "none"],
     help="style of explanations (default: template, of positions tactics)",
   )
   add_optional(
@@ -73,9 +77,14 @@ def _parse() -> argparse.Namespace:
     help="outcomes to keep (default: all, of a model won)",
   )
   add_optional(
+    "--expert",
+    help="player whose moves are taught, named as in play.opponent (default:"
+    " optimal)",
+  )
+  add_optional(
     "--mistakes",
     type=cli.fraction,
-    help="share of random moves of the solver (default: 0)",
+    help="share of random moves of the solver or expert (default: 0)",
   )
   add_optional(
     "--random-starts",
@@ -98,10 +107,11 @@ def _parse() -> argparse.Namespace:
     type=float,
     help="sampling temperature of the model (default: 0.8)",
   )
+  add_optional("--sides", help="seat that the model plays, such as x, or mixed")
   add_optional(
-    "--sides", choices=["x", "o", "mixed"], help="marks that the model plays"
+    "--opponent",
+    help="opponent of an expert (default: random), or instead of play.opponent",
   )
-  add_optional("--opponent", help="opponent instead of play.opponent")
   add_optional(
     "--no-transform",
     action="store_true",
@@ -114,8 +124,8 @@ def _parse() -> argparse.Namespace:
       parser.error(f"--kind {flags.kind}{model} needs --config")
     allowed = _PLAY_FLAGS | _MODEL_FLAGS[flags.kind]
   else:
-    allowed = _fields(board_kinds.KINDS[flags.kind])
-  allowed = {*allowed, "kind", "count", "seed", "output"}
+    allowed = _fields(kinds[flags.kind])
+  allowed = {*allowed, "game", "kind", "count", "seed", "output"}
   for name, value in vars(flags).items():
     if name not in allowed and value not in (None, []):
       parser.error(f"--{name.replace('_', '-')} is not for --kind {flags.kind}")
@@ -174,7 +184,8 @@ def main() -> None:
   if _needs_model(flags):
     kind = _model_kind(vars(flags))
   else:
-    kind = _make(board_kinds.KINDS[flags.kind], vars(flags))
+    game = catalog.load(flags.game)
+    kind = _make(game.rows.kinds[flags.kind], {**vars(flags), "game": game})
   manifest = generate.write(
     flags.output, flags.kind, kind, flags.count, flags.seed
   )

@@ -19,8 +19,8 @@ from tunix_ttt import files
 from tunix_ttt import recipes
 from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
+from tunix_ttt.games import catalog
 from tunix_ttt.games import row_kinds
-from tunix_ttt.games.tictactoe import board_kinds
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import reference_log_probs
@@ -156,7 +156,13 @@ def _pairs(
 ) -> row_kinds.Kind:
   rejected: dict[str, float] = {**config.rejected}
   if config.source == "solver":
-    return board_kinds.Pairs(rejected=rejected)
+    game = catalog.of(dpo_config)
+    if "dpo" not in game.rows.kinds:
+      raise errors.UserError(
+        f"pairs.source: solver: {game.name} has no preference pairs by a solver"
+      )
+    make: Any = game.rows.kinds["dpo"]
+    return make(rejected=rejected)
   play = dataclasses.replace(dpo_config.play, temperature=config.temperature)
   dpo_config = dataclasses.replace(dpo_config, play=play)
   name = dpo_config.model.name

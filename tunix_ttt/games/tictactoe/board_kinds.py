@@ -65,7 +65,7 @@ class Games(_TextKind):
   random_starts: float = 0.0
 
   def __post_init__(self):
-    game_turns.check_context(self.context, self.format)
+    game_turns.check_context(self.context, self.text_format)
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields the rows of `count` games."""

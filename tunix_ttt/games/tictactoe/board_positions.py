@@ -149,7 +149,7 @@ def find(text: str) -> Position:
   boards = board_text.find(text)
   if not boards:
     raise ValueError("the prompt has no board")
-  board, player = boards[-1].board, boards[-1].player
+  board, player = boards[-1].position, boards[-1].player
   marks = board_text.to_text(board)
   if not solver.solve().optimal[board]:
     raise ValueError(
