@@ -2,15 +2,19 @@
 
 from collections import Counter
 import dataclasses
+from typing import Any
 
 import pytest
 
 from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt.data import datasets
 from tunix_ttt.data import rejection
 from tunix_ttt.data import row_formats
+from tunix_ttt.evaluate import evalsets
 from tunix_ttt.evaluate import model_player
+from tunix_ttt.games import catalog
 from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
@@ -131,6 +135,81 @@ def test_token_boards(model):
 def test_no_such_opponent(model):
   with pytest.raises(errors.UserError, match="there is no opponent 'me'"):
     sample(model, play={"opponent": "me"})
+
+
+def kuhn_config(**play):
+  games = config_lib.GamesConfig(num_games=40, expert="random")
+  return dataclasses.replace(
+    config_of(**play),
+    game=config_lib.GameConfig(name="kuhn_poker"),
+    data=config_lib.DataConfig(games=games),
+  )
+
+
+@pytest.fixture(scope="module")
+def kuhn_model():
+  return reference_log_probs.base_model(kuhn_config())
+
+
+def test_a_models_games_of_another_game(kuhn_model):
+  counts: Counter[str] = Counter()
+  kind = rejection.Rejection(
+    name="base",
+    model=kuhn_model,
+    config=kuhn_config(batch_size=22),
+    keep="all",
+    sides="second player",
+  )
+  rows = list(kind.rows(35, 0, counts))
+  assert counts.total() == 35
+  kept = {ending: counts[f"kept {ending}"] for ending in ("win", "loss")}
+  assert min(kept.values()) > 0 and counts["kept draw"] == 0
+  text = catalog.load("kuhn_poker").text
+  for row in rows:
+    assert {*row} == {"messages", "game", "seat", "return", "ending"}
+    assert (row["game"], row["seat"]) == ("kuhn_poker", "second player")
+    assert (row["return"] > 0) is (row["ending"] == "win")
+    system, user, answer = (turn["content"] for turn in row["messages"])
+    assert system == text.rules and user.startswith("Your card: ")
+    assert answer.strip() in {
+      f"<move>{name}</move>" for names in text.actions for name in names
+    }
+  # The second player has one turn.
+  assert len(rows) == sum(kept.values())
+  kind = dataclasses.replace(kind, keep="won")
+  won = list(kind.rows(35, 0, Counter()))
+  assert won == [row for row in rows if row["ending"] == "win"]
+
+
+def test_a_game_whose_positions_no_one_reads(kuhn_model):
+  config = kuhn_config()
+  made: dict[str, Any] = {"name": "base", "model": kuhn_model}
+  with pytest.raises(errors.UserError, match="kuhn_poker are single"):
+    rejection.Rejection(config=kuhn_config(context="full"), **made)
+  for message, call in (
+    ("pairs of mistakes", lambda: rejection.Mistakes(config=config, **made)),
+    (
+      "episodes.source: prompts",
+      lambda: datasets.load_prompts(config.data, config.game),
+    ),
+    (
+      ":1",
+      lambda: evalsets.load("evalsets/tictactoe_v1.jsonl", config.game),
+    ),
+    (
+      "data.held_out_by: position",
+      lambda: datasets.tokenize(
+        datasets.load(config.data, 0, config.game),
+        kuhn_model.tokenizer,
+        dataclasses.replace(config.data, held_out_by="position"),
+        0,
+      ),
+    ),
+  ):
+    with pytest.raises(
+      errors.UserError, match=f"{message}: kuhn_poker cannot read positions"
+    ):
+      call()
 
 
 def mistakes(model, count=40, seed=0, play=None, **settings):

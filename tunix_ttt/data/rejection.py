@@ -15,6 +15,7 @@ from tunix_ttt import errors
 from tunix_ttt import streams
 from tunix_ttt.evaluate import model_player
 from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
 from tunix_ttt.games import game_rows
 from tunix_ttt.games import position_reader
 from tunix_ttt.games import row_kinds
@@ -177,19 +178,20 @@ class Mistakes(_ModelGames):
   def _pairs(self, seed: int, counts: Counter[str]) -> Iterator[Row | None]:
     """Yields a pair for each turn, None for a turn without a mistake."""
     rng = streams.generator(seed, streams.Stream.BETTER_MOVES)
-    reader = self._reader()
+    game, reader = self._reader()
     for games, number, _ in self.play(seed):
       counts["games"] += 1
       for turn in self.turns(games, number):
         kind = "format"
         if turn.action >= 0:
-          kind = reader.grade(reader.position_of(turn.state), turn.action)
+          position = int(game.position_numbers(turn.state))
+          kind = reader.grade(position, turn.action)
         counts[f"turns: {kind}"] += 1
         if kind not in self.rejected:
           yield None
           continue
         yield reader.pair_row(turn.state, turn.answer, kind, rng, self.thoughts)
 
-  def _reader(self) -> position_reader.Reader:
+  def _reader(self) -> tuple[definition.Definition, position_reader.Reader]:
     game = catalog.of(self.config, thoughts=self.thoughts != "none")
-    return position_reader.require(game, "pairs of mistakes")
+    return game, position_reader.require(game, "pairs of mistakes")

@@ -69,11 +69,6 @@ class Item(pydantic.BaseModel):
       raise ValueError(f"{self.match} needs one text to expect")
     return self
 
-  @property
-  def needs_reader(self) -> bool:
-    """Whether the game has to read the item."""
-    return self.match == "optimal_move" or self.board is not None
-
 
 def load(
   path: pathlib.Path | str, game: config_lib.GameConfig | None = None
@@ -89,7 +84,7 @@ def load(
   for number, item in read_rows(Item, path, "evalset"):
     if item.id in items:
       raise errors.UserError(f"{path}:{number}: the id {item.id!r} is taken")
-    if item.needs_reader:
+    if item.match == "optimal_move" or item.board is not None:
       reader = position_reader.of(game, f"{path}:{number}")
       try:
         reader.check_item(item.board, item.expected_answer, item.prompt)

@@ -1,6 +1,6 @@
 """Makes rows for SFT from the games of an expert."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -55,34 +55,31 @@ def games(
         range(first, num_games), zip(*games, strict=True), strict=False
       ):
         bar.update()
-        seat = number % len(text.seats)
+        seat, value = number % len(text.seats), float(value)
+        turns = zip(
+          shows[:num_turns].tolist(), actions[:num_turns].tolist(), strict=True
+        )
         yield (
-          float(value),
+          value,
           [
-            row(
-              game,
-              definition_lib.observation_text(text, show),
-              answers[action],
-              seat,
-              float(value),
-            )
-            for show, action in zip(
-              shows[:num_turns].tolist(),
-              actions[:num_turns].tolist(),
-              strict=True,
-            )
+            row(game, show, answers[action], seat, value)
+            for show, action in turns
           ],
         )
 
 
 def row(
   game: definition_lib.Definition,
-  observation: str,
+  show: Sequence[int],
   answer: str,
   seat: int,
   value: float,
 ) -> Row:
-  """Returns a conversation of one answer, the seat and the game's return."""
+  """Returns a conversation of one answer, the seat and the game's return.
+
+  `show` is the observation, the result of `GameText.show`.
+  """
+  observation = definition_lib.observation_text(game.text, show)
   return {
     "messages": [
       chat.message("system", game.text.rules),

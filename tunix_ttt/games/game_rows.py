@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.games import definition
@@ -143,8 +145,9 @@ class GameRows:
     """
     del context
     for turn in turns:
-      (seat,) = self.game.seat_numbers(turn.state).reshape(1).tolist()
+      state, text = turn.state, self.game.text
+      show = np.asarray(text.show(state.game, state.seat)).tolist()
       row = expert_rows.row(
-        self.game, self.game.observation(turn.state), turn.answer, seat, value
+        self.game, show, turn.answer, int(state.seat), value
       )
       yield {**row, "ending": ending}

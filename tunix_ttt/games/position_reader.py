@@ -35,7 +35,10 @@ class Move(NamedTuple):
 
 
 class Reader(Protocol):
-  """Reads the text of a game and grades moves by its solver."""
+  """Reads the text of a game and grades moves by its solver.
+
+  Positions are numbers of `Definition.position_numbers`.
+  """
 
   def find(self, text: str) -> list[Match]:
     """Lists the positions in a text, in order."""
@@ -105,10 +108,6 @@ class Reader(Protocol):
 
   def evalset_rows(self, seed: int) -> Iterator[dict[str, Any]]:
     """Yields the items of an evalset of all positions up to symmetry."""
-    ...
-
-  def position_of(self, state: Any) -> int:
-    """Returns the position of an environment's state."""
     ...
 
   def pair_row(

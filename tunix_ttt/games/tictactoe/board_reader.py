@@ -24,7 +24,7 @@ _PHASES = ((2, "opening"), (5, "middle"), (8, "end"))
 
 
 @dataclasses.dataclass(frozen=True)
-class BoardReader(position_reader.Reader):
+class BoardReader:
   """Reads grids and token boards; a position is the index of a board.
 
   Attributes:
@@ -33,13 +33,10 @@ class BoardReader(position_reader.Reader):
 
   text_format: text_formats.TextFormat
 
-  def find(self, text: str) -> list[position_reader.Match]:
-    """Lists the boards in a text, in order."""
-    return board_text.find(text)
-
-  def read_answer(self, text: str, kind: str) -> position_reader.Move:
-    """Parses the last move of an answer and checks the answer's format."""
-    return board_text.read_answer(text, kind)
+  find = staticmethod(board_text.find)
+  read_answer = staticmethod(board_text.read_answer)
+  from_text = staticmethod(board_text.from_text)
+  start = staticmethod(board_positions.find)
 
   def open_move(self, prompt: str) -> int | None:
     """Returns the start of a move that a prompt's end begins, if any."""
@@ -69,14 +66,6 @@ class BoardReader(position_reader.Reader):
   def form(self, position: int) -> int:
     """Returns the canonical form of a board."""
     return int(rules.canonical()[position])
-
-  def start(self, text: str) -> board_positions.Position:
-    """Returns the last board and the last move of a prompt."""
-    return board_positions.find(text)
-
-  def from_text(self, text: str) -> int:
-    """Parses a board from nine characters of `.XO`, row by row."""
-    return board_text.from_text(text)
 
   def check_item(
     self, board: str | None, expected: str | Sequence[str], prompt: str
@@ -142,10 +131,6 @@ class BoardReader(position_reader.Reader):
         "system": text_formats.system_prompt(),
         "prompt": text_formats.render_observation(board, mark, last_move),
       }
-
-  def position_of(self, state: Any) -> int:
-    """Returns the board of an `env.State`."""
-    return int(state.board)
 
   def pair_row(
     self,
