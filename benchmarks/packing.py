@@ -24,6 +24,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.data import generate
+from tunix_ttt.games.tictactoe import board_kinds
 from tunix_ttt.train import dpo
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import sft
@@ -129,7 +130,7 @@ def plans(
     yield name, sft.plan(config)
   with tempfile.TemporaryDirectory() as directory:
     pairs = pathlib.Path(directory) / "pairs.jsonl"
-    generate.write(pairs, "dpo", generate.Pairs(), num_pairs, 0)
+    generate.write(pairs, "dpo", board_kinds.Pairs(), num_pairs, 0)
     changes = [*settings, f"data.path={pairs}", "training.batch_size=32"]
     config = config_lib.load(config_lib.DPOConfig, path, changes)
     yield "pairs", dpo.plan(config)

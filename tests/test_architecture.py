@@ -2,10 +2,14 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from tunix_ttt.games import catalog
+from tunix_ttt.games import pgx_games
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tunix_ttt"
@@ -31,6 +35,19 @@ GROUND = {
   "requirements",
   "runs",
   "streams",
+}
+GAMES = PACKAGE / "games"
+# May know a game: names for `import tunix_ttt`, the default, the rules of pgx.
+KNOW_GAMES = {
+  "__init__.py",
+  "config/sections.py",
+  "evaluate/game_files.py",
+  "games/pgx_games.py",
+  "recipes.py",
+  "report/judged_boards.py",
+  "report/model_card.py",
+  "report/plots.py",
+  "report/run_page.py",
 }
 TUNIX = {"tunix", "qwix", "orbax"}
 
@@ -82,6 +99,40 @@ def test_no_two_modules_share_a_name():
 def test_tunix_is_touched_below_training_only(path):
   used = {name.split(".")[0] for name in imports(path)}
   assert not used & TUNIX or layer(path) in ("algorithms", "models", "train")
+
+
+def games_in(text: str) -> list[str]:
+  """Lists the games that a text names, in any spelling."""
+  names = {*catalog.names(), *pgx_games._GAMES}
+  spellings = "|".join(name.replace("_", "[-_ ]?") for name in sorted(names))
+  return re.findall(rf"(?i)(?<![a-z])(?:{spellings})(?![a-z(])", text)
+
+
+def test_games_are_found_in_text():
+  text = "Tic-tac-toe: tictactoe, connect_four.hex() of Kuhn poker; a Hexagon"
+  names = ["Tic-tac-toe", "tictactoe", "connect_four", "Kuhn poker"]
+  assert games_in(text) == names
+
+
+@pytest.mark.parametrize(
+  "path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_only_its_folder_knows_a_game(path):
+  if path.parent.parent == GAMES:
+    return
+  is_known = str(path.relative_to(PACKAGE)) in KNOW_GAMES
+  assert bool(games_in(path.read_text())) == is_known
+
+
+@pytest.mark.parametrize(
+  "path", sorted((ROOT / "training").glob("*.py")), ids=lambda p: p.name
+)
+def test_scripts_import_no_game(path):
+  folders = {
+    f"tunix_ttt.games.{each.parent.name}"
+    for each in GAMES.glob("*/__init__.py")
+  }
+  assert not {name.rpartition(".")[0] for name in imports(path)} & folders
 
 
 def test_importing_starts_no_backend_and_needs_no_tunix():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tunix_ttt.games import position_reader
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
@@ -31,7 +32,7 @@ def test_every_observation_is_read_back(kind, thoughts):
     text = text_format.observation(board, None)
     (found,) = board_text.find(text)
     player = int(rules.side_to_move()[board])
-    assert (found.board, found.kind, found.player) == (board, kind, player)
+    assert (found.position, found.kind, found.player) == (board, kind, player)
     assert found.end == len(text)
 
 
@@ -49,7 +50,7 @@ def test_every_observation_is_read_back(kind, thoughts):
 )
 def test_boards_of_other_people(text):
   (found,) = board_text.find(f"Hello.\n{text}")
-  assert found.board == BOARD and found.player is None
+  assert found.position == BOARD and found.player is None
   assert found.start >= 7
 
 
@@ -57,7 +58,7 @@ def test_a_grid_whose_columns_are_letters_is_turned():
   text = "[A1]| X  |[C1]\n[A2]|[B2]|[C2]\n[A3]|[B3]| O\nYou are X."
   (found,) = board_text.find(text)
   # The X is on the cell B1, which is in the second row of a standard grid.
-  assert board_text.to_text(found.board) == "...X....O"
+  assert board_text.to_text(found.position) == "...X....O"
   assert found.player == X
 
 
@@ -101,4 +102,6 @@ def test_boards_are_listed_in_order():
   ],
 )  # fmt: skip
 def test_answers(text, kind, cell, is_strict):
-  assert board_text.read_answer(text, kind) == board_text.Move(cell, is_strict)
+  assert board_text.read_answer(text, kind) == position_reader.Move(
+    cell, is_strict
+  )

@@ -9,9 +9,12 @@ from tunix_ttt import testing
 from tunix_ttt.data import checks
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
+from tunix_ttt.games import position_reader
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
+
+READER = position_reader.of(None, "test")
 
 
 def token_board_row(text, player="<|player|>X\n"):
@@ -36,7 +39,7 @@ WINNING = "XX.OO...."
 def check(tmp_path, rows, **settings):
   path = tmp_path / "rows.jsonl"
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-  return checks.check(reading.find(str(path)), **settings)
+  return checks.check(reading.find(str(path)), READER, **settings)
 
 
 def counts(shares):
@@ -197,7 +200,7 @@ def test_leakage(tmp_path):
   questions = ["2+2?", "3+3? ", "4+4?", "9+9?"]
   for symmetric, expected in ((False, 5), (True, 6)):
     leakage = checks.Leakage(
-      [board_text.from_text(WINNING), 0], questions, symmetric=symmetric
+      [WINNING, "." * 9], questions, READER, symmetric=symmetric
     )
     report = check(tmp_path, rows, leakage=leakage)["leakage"]
     assert report == {
@@ -221,11 +224,11 @@ def test_bad_rows(tmp_path):
 
 def test_grades():
   full = board_text.from_text("XOXXOOOXX")
-  assert checks.grade(full, 0) == "impossible"
+  assert READER.grade(full, 0) == "impossible"
   # Three more O than X.
-  assert checks.grade(board_text.from_text("OOO......"), 4) == "impossible"
-  assert checks.grade(0, None) == "unreadable"
-  assert checks.grade(0, 3) == "optimal"
+  assert READER.grade(board_text.from_text("OOO......"), 4) == "impossible"
+  assert READER.grade(0, None) == "unreadable"
+  assert READER.grade(0, 3) == "optimal"
 
 
 def test_decisions_of_a_text_with_two_boards():
@@ -236,13 +239,13 @@ def test_decisions_of_a_text_with_two_boards():
     + token_board_row(WINNING)
     + answer(2)
   )
-  first, second = checks.decisions(row_formats.PlainText("", text))
-  assert (first.board, first.move().cell) == (0, 4)
-  assert second.move() == board_text.Move(2, True)
+  first, second = checks.decisions(row_formats.PlainText("", text), READER)
+  assert (first.match.position, first.move().action) == (0, 4)
+  assert second.move() == position_reader.Move(2, True)
   # The prompt is not trained on.
   cut = text.index("<player_think>", 300)
   sample = row_formats.PlainText(text[:cut], text[cut:])
-  assert [d.move().cell for d in checks.decisions(sample)] == [2]
+  assert [d.move().action for d in checks.decisions(sample, READER)] == [2]
 
 
 @pytest.mark.parametrize(
@@ -258,8 +261,8 @@ def test_decisions_of_a_text_with_two_boards():
 def test_a_move_that_the_prompt_begins_is_read_whole(prompt, completion):
   board = token_board_row(WINNING)
   sample = row_formats.PlainText(f"{board}\n{prompt}", completion)
-  (decision,) = checks.decisions(sample)
-  assert decision.move() == board_text.Move(0, True)
+  (decision,) = checks.decisions(sample, READER)
+  assert decision.move() == position_reader.Move(0, True)
 
 
 def test_a_move_that_only_the_prompt_has_is_none():
@@ -267,5 +270,5 @@ def test_a_move_that_only_the_prompt_has_is_none():
   sample = row_formats.PlainText(
     f"{token_board_row(WINNING)}\n{example}", "I resign."
   )
-  (decision,) = checks.decisions(sample)
-  assert decision.move().cell is None
+  (decision,) = checks.decisions(sample, READER)
+  assert decision.move().action is None

@@ -114,6 +114,37 @@ def test_the_kinds_that_need_no_model(run):
   }
 
 
+def test_games_of_an_expert_of_any_game(run):
+  game = ("--game", "kuhn_poker")
+  flags = (*game, "--kind", "games", "--count", 45, "--keep", "won")
+  out = generate(run, "k.jsonl", *flags, "--expert", "random")
+  rows = rows_of("k.jsonl")
+  assert {row["game"] for row in rows} == {"kuhn_poker"}
+  assert min(row["return"] for row in rows) > 0
+  assert f"{len(rows)} rows (kept win " in out and "dropped draw 0" in out
+  manifest = json.loads(pathlib.Path("k.jsonl.manifest.json").read_text())
+  assert sum(manifest["counts"].values()) == 45
+  assert manifest["settings"] == {
+    "count": 45,
+    "game": "kuhn_poker",
+    "expert": "random",
+    "opponent": "random",
+    "mistakes": 0.0,
+    "keep": "won",
+  }
+  code, out, err = run(CHECK, "k.jsonl", *game)
+  assert code == 0 and f"rows        {len(rows)}: " in out, err
+  output = ("--output", "o.jsonl")
+  refused(run(GENERATE, *flags, *output), "--expert: needs an exact solver")
+  for kind, message in (
+    ("positions", "(choose from 'games', 'rejection')"),
+    ("rejection", "--kind rejection needs --config"),
+  ):
+    flags = (*game, "--kind", kind, "--count", 4, *output)
+    code, _, err = run(GENERATE, *flags)
+    assert code == 2 and message in err
+
+
 def test_a_models_own_games(run):
   flags = ("--kind", "rejection", "--config", "config.yaml", "--count", 40)
   out = generate(run, "own.jsonl", *flags, "--keep", "all", "--sides", "o")

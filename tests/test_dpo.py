@@ -14,6 +14,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import dry_run
 from tunix_ttt import recipes
 from tunix_ttt.data import generate
+from tunix_ttt.games.tictactoe import board_kinds
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import run_directory
@@ -38,7 +39,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
   path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-  generate.write(path, "dpo", generate.Pairs(), 80, 0)
+  generate.write(path, "dpo", board_kinds.Pairs(), 80, 0)
   return path
 
 

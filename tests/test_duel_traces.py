@@ -9,13 +9,14 @@ import pytest
 from scipy import stats
 
 from tests import conftest
-from tunix_ttt.data import generate
+from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
 from tunix_ttt.evaluate import evalsets
-from tunix_ttt.games import catalog
 from tunix_ttt.games.high_card_duel import duel_traces
 from tunix_ttt.runs import run_manifest
 
+GENERATE = conftest.ROOT / "training" / "generate_data.py"
+DUEL = ("--game", "high_card_duel", "--kind", "games", "--seed", 42)
 EVALSET = conftest.ROOT / "evalsets" / "high_card_duel_v1.jsonl"
 CONFIG = conftest.ROOT / "configs" / "sft_high_card_duel.yaml"
 DECK = ["".join(c) for c in itertools.product("23456789TJQKA*", "SHDC")]
@@ -105,17 +106,17 @@ def test_the_evalset_asks_what_the_rows_answer(rows):
   assert evalsets.verdict(item, "I reveal") == "wrong"
 
 
-class _Traces:
-  """Traces as a kind of rows."""
-
-  def settings(self):
-    return {}
-
-  def rows(self, count, seed, counts):
-    del counts
-    traces = catalog.load("high_card_duel").traces
-    assert traces is not None
-    return traces(count, seed)
+def test_a_file_has_the_rows(run, tmp_path):
+  path = tmp_path / "duel.jsonl"
+  code, _, err = run(GENERATE, *DUEL, "--count", 203, "--output", path)
+  assert code == 0, err
+  assert read_json(path) == [*duel_traces.rows(203, 42)]
+  manifest = reading.Generated.read(reading.beside(path))
+  assert manifest.settings == {"count": 203, "game": "high_card_duel"}
+  code, _, err = run(
+    GENERATE, *DUEL, "--expert", "random", "--count", 2, "--output", "a"
+  )
+  assert code == 2 and "--expert is not for --kind games" in err
 
 
 def read_json(path):
@@ -132,7 +133,7 @@ def test_from_traces_to_a_report(run, tmp_path, monkeypatch):
     assert code == 0, err
     return out
 
-  generate.write(pathlib.Path("duel.jsonl"), "games", _Traces(), 203, 42)
+  script("generate_data", *DUEL, "--count", 203, "--output", "duel.jsonl")
   out = script("check_data", "duel.jsonl", "--evalset", EVALSET)
   assert out.startswith("rows        203: 203 tunix_sft\n")
   assert "leakage     1 of 1 questions" in out

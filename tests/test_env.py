@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix_ttt import testing
+from tests import environments
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
@@ -29,7 +29,7 @@ def strict():
 
 @pytest.mark.parametrize("name", OPPONENTS)
 def test_conformance(name):
-  testing.check_environment(env_lib.TicTacToe(opponent=OPPONENTS[name]))
+  environments.check_environment(env_lib.TicTacToe(opponent=OPPONENTS[name]))
 
 
 def test_conformance_finds_a_broken_environment():
@@ -39,7 +39,7 @@ def test_conformance_finds_a_broken_environment():
       return dataclasses.replace(stepped, board=state.board)
 
   with pytest.raises(AssertionError, match="a legal move takes its cell"):
-    testing.check_environment(Forgetful())
+    environments.check_environment(Forgetful())
 
 
 def play(moves, script, agent=rules.X):

@@ -8,11 +8,13 @@ import pytest
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
+from tunix_ttt.games import position_reader
 from tunix_ttt.games.tictactoe import board_text as boards_lib
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 
 EVALSETS = pathlib.Path(__file__).resolve().parents[1] / "evalsets"
+READER = position_reader.of(None, "test")
 GENERAL = {"id": "a", "prompt": "2+2?", "expected_answer": "4"}
 
 
@@ -23,7 +25,7 @@ def item(**fields):
 def tictactoe():
   return next(
     evalsets.Item.model_validate(row)
-    for row in evalsets.tictactoe_rows()
+    for row in READER.evalset_rows(0)
     if row["expected_answer"] == ["B2"]
   )
 
@@ -36,7 +38,7 @@ def test_shipped_evalsets_are_valid(path):
 
 
 def test_tictactoe_v1_is_what_the_command_makes():
-  rows = [files.to_json(row) + "\n" for row in evalsets.tictactoe_rows()]
+  rows = [files.to_json(row) + "\n" for row in READER.evalset_rows(0)]
   assert (EVALSETS / "tictactoe_v1.jsonl").read_text() == "".join(rows)
 
 
@@ -128,10 +130,12 @@ def test_bad_items(tmp_path, row, found):
     ({"prompt": "Your move?"}, "the prompt shows another board"),
   ],
 )
-def test_bad_positions(change, found):
-  row = tictactoe().model_dump() | change
-  with pytest.raises(ValueError) as error:
-    evalsets.Item.model_validate(row)
+def test_bad_positions(tmp_path, change, found):
+  path = tmp_path / "e.jsonl"
+  path.write_text(json.dumps(tictactoe().model_dump() | change))
+  with pytest.raises(errors.UserError) as error:
+    evalsets.load(path)
+  assert str(error.value).startswith(f"{path}:1: ")
   assert found in str(error.value)
 
 

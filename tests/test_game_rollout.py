@@ -8,7 +8,7 @@ import pytest
 
 from tests import conftest
 from tunix_ttt import config as config_lib
-from tunix_ttt.data import positions
+from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.train import game_batches
@@ -78,7 +78,7 @@ def test_prompts_come_again_once_all_have_come(tmp_path):
   )
   model = reference_log_probs.base_model(plain)
   asked = [
-    positions.Position(board_text.from_text(text), cell)
+    board_positions.Position(board_text.from_text(text), cell)
     for text, cell in (("." * 9, None), ("X........", 0), ("XO.......", 1))
   ]
   pool = game_rollout.OpponentPool(config, tmp_path)

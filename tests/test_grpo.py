@@ -17,6 +17,7 @@ from tunix_ttt import dry_run
 from tunix_ttt import errors
 from tunix_ttt import recipes
 from tunix_ttt.data import generate
+from tunix_ttt.games.tictactoe import board_kinds
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import trajectory
@@ -235,7 +236,7 @@ def test_the_reference_of_a_model_with_trained_adapters(
 @pytest.mark.slow
 def test_every_prompt_is_asked_before_any_comes_again(tmp_path):
   path = tmp_path / "prompts.jsonl"
-  made = generate.write(path, "prompts", generate.Prompts(), 6, 0)
+  made = generate.write(path, "prompts", board_kinds.Prompts(), 6, 0)
   config = changed(CONFIG, "training", max_steps=3)
   config = changed(config, "data", path=str(path))
   config = changed(config, "episodes", source="prompts")

@@ -9,8 +9,9 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.data import datasets
-from tunix_ttt.data import positions
 from tunix_ttt.data import row_formats
+from tunix_ttt.games import position_reader
+from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import rules
 
 CHARACTERS = testing.CharacterTokenizer()
@@ -38,9 +39,7 @@ def split(source, seed=0, **settings):
 
 def forms(texts):
   canonical = rules.canonical()
-  return {
-    int(canonical[positions._find_position(text).board]) for text in texts
-  }
+  return {int(canonical[board_positions.find(text).board]) for text in texts}
 
 
 def test_a_text_is_on_one_side():
@@ -72,7 +71,9 @@ def test_of_a_truncated_conversation_the_last_board_counts():
     row_formats.Conversation(game.messages[:n], n - 1)
     for n in range(3, len(game.messages) + 1, 2)
   ]
-  keys = datasets.keys_by_position([*before, last], "x")
+  keys = datasets.keys_by_position(
+    [*before, last], "x", position_reader.of(None, "test")
+  )
   assert len(set(keys)) == len(before) + 1
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests import players
-from tunix_ttt import testing
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import rates
 from tunix_ttt.games.tictactoe import env as env_lib
@@ -131,7 +130,7 @@ def test_sampled_games():
   keys = jax.random.split(jax.random.key(0), 2000)
   opponent_seed = jax.random.bits(jax.random.key(1), (2000,))
   states = jax.vmap(env.init)(opponent_seed, env_lib.starting_marks("x", 2000))
-  games = jax.device_get(testing.scripted_play(env, FIRST_LEGAL)(keys, states))
+  games = jax.device_get(players.scripted_play(env, FIRST_LEGAL)(keys, states))
   found = rates.sampled(players.GAME, games)
   exact = judged("first", rules.X).random
   for name, (low, high) in found.intervals.items():
@@ -142,7 +141,7 @@ def test_sampled_games():
 
 
 def test_episodes_are_readable():
-  scripted = testing.scripted_play(env_lib.TicTacToe(), PERFECT)
+  scripted = players.scripted_play(env_lib.TicTacToe(), PERFECT)
   _, as_o = matches.exact_matches(scripted, players.GAME, 945)
   first = next(
     trajectory.describe(players.GAME, as_o.games, lambda ids: f"{ids}")

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from tunix_ttt.data import positions
+from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -19,7 +19,7 @@ KINDS = {"worse": 1.0, "illegal": 1.0, "format": 1.0}
 def take(count, kind="grid", style="template", weights=None, seed=0):
   text_format = text_formats.named(kind, thoughts=style != "none")
   rng = np.random.default_rng(seed)
-  pairs = positions.pairs(rng, text_format, style, weights or KINDS)
+  pairs = board_positions.pairs(rng, text_format, style, weights or KINDS)
   return list(itertools.islice(pairs, count))
 
 
@@ -39,16 +39,16 @@ def test_pairs_are_what_they_say(kind, style):
   for row in take(600, kind, style):
     prompt, chosen, rejected = texts(row)
     (match,) = board_text.find(prompt)
-    board = match.board
+    board = match.position
     assert board_text.to_text(board) == row["board"]
     good, bad = (board_text.read_answer(t, kind) for t in (chosen, rejected))
-    assert good.is_strict and good.cell in solver.optimal_cells(board)
+    assert good.is_strict and good.action in solver.optimal_cells(board)
     assert bad.is_strict is (row["rejected_is"] != "format")
     if row["rejected_is"] == "worse":
-      better = values[board, good.cell]
-      assert solver.LOSS <= values[board, bad.cell] < better
+      better = values[board, good.action]
+      assert solver.LOSS <= values[board, bad.action] < better
     if row["rejected_is"] == "illegal":
-      assert rules.cells()[board, bad.cell] != rules.EMPTY
+      assert rules.cells()[board, bad.action] != rules.EMPTY
     if style != "none":
       matches = [_THOUGHT.search(text) for text in (chosen, rejected)]
       thoughts = [match[1] for match in matches if match]
@@ -74,7 +74,7 @@ def test_weights_are_shares():
 
 def test_boards_come_again_once_all_have_come():
   choice = rules.positions()[:50]
-  drawn = positions.endless(np.random.default_rng(0), choice)
+  drawn = board_positions.endless(np.random.default_rng(0), choice)
   for _ in range(2):
     epoch = [next(drawn).board for _ in range(50)]
     assert sorted(epoch) == choice.tolist()
@@ -82,17 +82,17 @@ def test_boards_come_again_once_all_have_come():
 
 def test_last_moves_are_the_opponents():
   rng = np.random.default_rng(0)
-  assert positions.draw_last_move(rng, 0) is None
+  assert board_positions.draw_last_move(rng, 0) is None
   for board in rules.positions()[1:].tolist():
-    cell = positions.draw_last_move(rng, board)
+    cell = board_positions.draw_last_move(rng, board)
     mark = int(rules.side_to_move()[board])
     if cell is not None:
       assert rules.cells()[board, cell] == rules.X + rules.O - mark
 
 
 def test_prompts_have_the_optimal_moves():
-  row = positions.prompt_row(
-    positions.Position(0, None), text_formats.GridFormat()
+  row = board_positions.prompt_row(
+    board_positions.Position(0, None), text_formats.GridFormat()
   )
   assert row["board"] == "." * 9
   assert row["optimal"] == list(text_formats.COORDINATES)

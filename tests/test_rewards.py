@@ -9,7 +9,6 @@ import pytest
 
 from tests import players
 from tunix_ttt import config as config_lib
-from tunix_ttt import testing
 from tunix_ttt.algorithms import advantages
 from tunix_ttt.algorithms import rewards
 from tunix_ttt.games.tictactoe import env as env_lib
@@ -153,7 +152,7 @@ def test_components_are_weighted_and_only_where_turns_were_played():
   states = jax.vmap(env.init)(
     opponent_seed, env_lib.starting_marks("mixed", 64)
   )
-  games = jax.device_get(testing.scripted_play(env, FIRST_LEGAL)(keys, states))
+  games = jax.device_get(players.scripted_play(env, FIRST_LEGAL)(keys, states))
   config = config_lib.RewardsConfig(
     outcome=config_lib.OutcomeConfig(weight=2.0),
     move_quality=config_lib.MoveQualityConfig(weight=0.5),

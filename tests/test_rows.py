@@ -67,10 +67,11 @@ def test_token_boards_are_text():
 
 
 def test_token_boards_have_no_conversations():
-  game_turns.check_context("full", "grid")
-  game_turns.check_context("board", "token_board")
+  tokens = text_formats.TokenBoardFormat()
+  game_turns.check_context("full", GRID)
+  game_turns.check_context("board", tokens)
   with pytest.raises(errors.UserError, match="context full.*use the context"):
-    game_turns.check_context("full", "token_board")
+    game_turns.check_context("full", tokens)
 
 
 def test_no_game():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tunix_ttt.data import positions
+from tunix_ttt.data import row_formats
+from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
@@ -11,8 +12,8 @@ GRID, TOKENS = text_formats.GridFormat(), text_formats.TokenBoardFormat()
 
 
 def find(row):
-  (start,) = positions.parse(row, "auto")
-  return start.position
+  (sample,) = row_formats.parse_row(row)
+  return board_positions.find(row_formats.questions(sample)[-1])
 
 
 @pytest.mark.parametrize("text_format", [GRID, TOKENS])
@@ -21,15 +22,15 @@ def test_our_own_prompts_are_read_back(text_format):
     last = find(
       {"prompt": text_format.prompt(text_format.observation(board, None))}
     ).last_move
-    position = positions.Position(board, last)
-    assert find(positions.prompt_row(position, text_format)) == position
+    position = board_positions.Position(board, last)
+    assert find(board_positions.prompt_row(position, text_format)) == position
 
 
 def test_the_last_move_is_the_one_that_is_said():
   board = board_text.from_text("OXO...X..")
   for cell in (0, 2):
-    position = positions.Position(board, cell)
-    assert find(positions.prompt_row(position, GRID)) == position
+    position = board_positions.Position(board, cell)
+    assert find(board_positions.prompt_row(position, GRID)) == position
 
 
 def test_answers_do_not_matter():

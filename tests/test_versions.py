@@ -10,6 +10,7 @@ from tunix_ttt.data import datasets
 from tunix_ttt.data import generate
 from tunix_ttt.data import reading
 from tunix_ttt.data import versions
+from tunix_ttt.games.tictactoe import board_kinds
 
 ROWS = [
   {
@@ -121,7 +122,7 @@ def test_versions_never_change(tmp_path, source):
 def test_parents_that_were_built_or_generated(tmp_path, source):
   first = build(tmp_path, [source])
   path = tmp_path / "games.jsonl"
-  kind = generate.Prompts(format="token_board")
+  kind = board_kinds.Prompts(format="token_board")
   generate.write(path, "prompts", kind, 3, 5)
   place = str(tmp_path / "datasets" / "letters" / "v1")
   manifest = build(tmp_path, [place, str(path)], "v2")

@@ -1,5 +1,6 @@
 """Tests the page on games of one's own: rows, checkpoints, training, verdicts."""
 
+import collections
 import json
 import re
 import sys
@@ -44,8 +45,8 @@ def game(nim):
 
 def make(game, count, opponent=None, **settings):
   expert = game.player("optimal", "expert")
-  rows = expert_rows.rows(game, expert, opponent, num_games=count, **settings)
-  return list(rows)
+  games = expert_rows.games(game, expert, opponent, num_games=count, **settings)
+  return [row for _, rows in games for row in rows]
 
 
 def test_rows_are_the_moves_of_the_expert(game):
@@ -67,9 +68,15 @@ def test_rows_are_the_moves_of_the_expert(game):
 
 
 def test_rows_of_lost_games_are_dropped(game):
-  perfect = game.player("optimal", "opponent")
-  rows = make(game, 40, perfect)
-  won = make(game, 40, perfect, min_return=game.least_won())
+  rows = make(game, 40, game.player("optimal", "opponent"))
+  kind = game.rows.kinds["games"](game=game, opponent="optimal", keep="won")
+  counts = collections.Counter()
+  won = list(kind.rows(40, 0, counts))
+  assert counts == {
+    "kept win": 20,
+    "dropped loss": 20,
+    "dropped draw": 0,
+  }
   assert {row["return"] for row in rows} == {-1.0, 1.0}
   assert won == [row for row in rows if row["return"] == 1]
   # The first player wins against anyone.

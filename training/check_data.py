@@ -12,7 +12,7 @@ from tunix_ttt.data import checks
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
 from tunix_ttt.evaluate import evalsets
-from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games import catalog
 from tunix_ttt.text import chat
 
 
@@ -32,6 +32,7 @@ def _parse() -> argparse.Namespace:
   )
   cli.add_skip_bad_rows(parser)
   cli.add_config(parser, required=False)
+  cli.add_game(parser)
   parser.add_argument(
     "--tokenizer", metavar="MODEL", help="count the tokens of this model"
   )
@@ -76,15 +77,20 @@ def main() -> None:
     files.check_output(flags.json)
   rows = reading.find(flags.file, flags.split)
   leakage, tokenizer, limit = None, None, None
-  if flags.evalset is not None:
-    items = evalsets.load(flags.evalset)
-    leakage = checks.Leakage(
-      [board_text.from_text(item.board) for item in items if item.board],
-      [item.prompt for item in items if not item.board],
-      symmetric=flags.symmetry,
-    )
+  game, config = config_lib.GameConfig(name=flags.game), None
   if flags.config is not None:
     config = config_lib.load_any(flags.config, flags.set)
+    game = config.game
+  reader = catalog.load_config(game).reader
+  if flags.evalset is not None:
+    items = evalsets.load(flags.evalset, game)
+    leakage = checks.Leakage(
+      [item.board for item in items if item.board],
+      [item.prompt for item in items if not item.board],
+      reader,
+      symmetric=flags.symmetry,
+    )
+  if config is not None:
     tokenizer = _tokenizer(config, rows, flags)
     limit = config.data.max_seq_length
   elif flags.tokenizer is not None:
@@ -93,6 +99,7 @@ def main() -> None:
     tokenizer = _tokenizer(config, rows, flags)
   report = checks.check(
     rows,
+    reader,
     data_format=flags.format,
     skip_bad_rows=flags.skip_bad_rows,
     tokenizer=tokenizer,

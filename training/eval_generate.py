@@ -39,7 +39,7 @@ def main() -> None:
   """Generates, writes and counts the answers."""
   flags = _parse()
   config = cli.config_of_model(flags, flags.set)
-  items = evalsets.load(flags.eval_set)[: flags.max_examples]
+  items = evalsets.load(flags.eval_set, config.game)[: flags.max_examples]
   files.check_output(flags.output)
   cli.require_tunix()
   # Imported lazily: pulls in Tunix.

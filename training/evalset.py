@@ -5,8 +5,10 @@ import collections
 import pathlib
 
 from tunix_ttt import cli
+from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
+from tunix_ttt.games import position_reader
 
 
 def _parse() -> argparse.Namespace:
@@ -19,6 +21,7 @@ def _parse() -> argparse.Namespace:
   validate.add_argument(
     "files", type=pathlib.Path, nargs="+", help="JSONL of questions"
   )
+  cli.add_game(validate)
   make = commands.add_parser(
     "make-tictactoe",
     help="write one position for each class of symmetric positions",
@@ -40,12 +43,15 @@ def main() -> None:
   flags = _parse()
   if flags.command == "make-tictactoe":
     files.check_output(flags.output)
-    rows = evalsets.tictactoe_rows(flags.seed)
+    game = config_lib.GameConfig(name="tictactoe")
+    rows = position_reader.of(game, flags.command).evalset_rows(flags.seed)
     text = "".join(files.to_json(row) + "\n" for row in rows)
     files.write_text(flags.output, text)
     flags.files = [flags.output]
+  else:
+    game = config_lib.GameConfig(name=flags.game)
   for path in flags.files:
-    sections = collections.Counter(i.section for i in evalsets.load(path))
+    sections = collections.Counter(i.section for i in evalsets.load(path, game))
     counts = ", ".join(f"{name} {n}" for name, n in sections.items())
     print(f"{path}: {sections.total()} items ({counts})")
 

@@ -10,7 +10,8 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.data import generate
 from tunix_ttt.data import reading
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games import catalog
+from tunix_ttt.games import row_kinds
 
 # Flags of the kinds that a model plays.
 _PLAY_FLAGS = {"config", "set", "model", "base", "format", "temperature"}
@@ -21,19 +22,24 @@ _MODEL_FLAGS = {
 
 
 def _parse() -> argparse.Namespace:
+  # The game decides which kinds there are.
+  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  cli.add_game(first)
+  kinds = catalog.load(first.parse_known_args()[0].game).rows.kinds
   parser = cli.parser(
     __doc__ or "",
     "python training/generate_data.py --kind games --count 10000 --mistakes"
     " 0.3 --keep won --output games.jsonl",
   )
   add = parser.add_argument
+  cli.add_game(parser)
   add(
     "--kind",
-    choices=[*generate.KINDS, "rejection"],
+    choices=[*kinds, "rejection"],
     required=True,
-    help="games of the solver, positions labelled by it, preference pairs (dpo)"
-    " by the solver or of a model's mistakes, prompts, or games of a model"
-    " (rejection)",
+    help="games of the solver or an expert, positions labelled by it, preference"
+    " pairs (dpo) by the solver or of a model's mistakes, prompts, or games of a"
+    " model (rejection)",
   )
   add(
     "--count",
@@ -57,7 +63,7 @@ def _parse() -> argparse.Namespace:
   )
   add_optional(
     "--thoughts",
-    choices=[*text_formats.STYLES],
+    choices=["template", "tactics", "none"],
     help="style of explanations (default: template, of positions tactics)",
   )
   add_optional(
@@ -67,13 +73,18 @@ def _parse() -> argparse.Namespace:
   )
   add_optional(
     "--keep",
-    choices=[*generate.KEPT],
+    choices=[*row_kinds.KEPT],
     help="outcomes to keep (default: all, of a model won)",
+  )
+  add_optional(
+    "--expert",
+    help="player whose moves are taught, named as in play.opponent (default:"
+    " optimal)",
   )
   add_optional(
     "--mistakes",
     type=cli.fraction,
-    help="share of random moves of the solver (default: 0)",
+    help="share of random moves of the solver or expert (default: 0)",
   )
   add_optional(
     "--random-starts",
@@ -96,10 +107,11 @@ def _parse() -> argparse.Namespace:
     type=float,
     help="sampling temperature of the model (default: 0.8)",
   )
+  add_optional("--sides", help="seat that the model plays, such as x, or mixed")
   add_optional(
-    "--sides", choices=["x", "o", "mixed"], help="marks that the model plays"
+    "--opponent",
+    help="opponent of an expert (default: random), or instead of play.opponent",
   )
-  add_optional("--opponent", help="opponent instead of play.opponent")
   add_optional(
     "--no-transform",
     action="store_true",
@@ -112,8 +124,8 @@ def _parse() -> argparse.Namespace:
       parser.error(f"--kind {flags.kind}{model} needs --config")
     allowed = _PLAY_FLAGS | _MODEL_FLAGS[flags.kind]
   else:
-    allowed = _fields(generate.KINDS[flags.kind])
-  allowed = {*allowed, "kind", "count", "seed", "output"}
+    allowed = _fields(kinds[flags.kind])
+  allowed = {*allowed, "game", "kind", "count", "seed", "output"}
   for name, value in vars(flags).items():
     if name not in allowed and value not in (None, []):
       parser.error(f"--{name.replace('_', '-')} is not for --kind {flags.kind}")
@@ -130,17 +142,17 @@ def _needs_model(flags: argparse.Namespace) -> bool:
 
 def _weights(text: str) -> dict[str, float]:
   try:
-    return generate.parse_weights(text)
+    return row_kinds.parse_weights(text)
   except ValueError as error:
     raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _make(kind: Any, settings: dict[str, Any]) -> generate.Kind:
+def _make(kind: Any, settings: dict[str, Any]) -> row_kinds.Kind:
   names = _fields(kind)
   return kind(**{k: v for k, v in settings.items() if k in names})
 
 
-def _model_kind(flags: dict[str, Any]) -> generate.Kind:
+def _model_kind(flags: dict[str, Any]) -> row_kinds.Kind:
   overrides = cli.overrides(
     flags["set"],
     play__context=flags.get("context"),
@@ -172,7 +184,8 @@ def main() -> None:
   if _needs_model(flags):
     kind = _model_kind(vars(flags))
   else:
-    kind = _make(generate.KINDS[flags.kind], vars(flags))
+    game = catalog.load(flags.game)
+    kind = _make(game.rows.kinds[flags.kind], {**vars(flags), "game": game})
   manifest = generate.write(
     flags.output, flags.kind, kind, flags.count, flags.seed
   )

@@ -259,6 +259,15 @@ def add_play(arguments: argparse.ArgumentParser) -> None:
   )
 
 
+def add_game(arguments: argparse.ArgumentParser) -> None:
+  """Adds --game."""
+  arguments.add_argument(
+    "--game",
+    default=config_lib.GameConfig().name,
+    help="game, if no config says it: name or package.module:function",
+  )
+
+
 def add_skip_bad_rows(arguments: argparse.ArgumentParser) -> None:
   """Adds --skip-bad-rows."""
   arguments.add_argument(

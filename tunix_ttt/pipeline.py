@@ -19,6 +19,8 @@ from tunix_ttt import files
 from tunix_ttt import recipes
 from tunix_ttt.data import generate
 from tunix_ttt.data import rejection
+from tunix_ttt.games import catalog
+from tunix_ttt.games import row_kinds
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import reference_log_probs
@@ -151,10 +153,16 @@ def _run_stages(
 
 def _pairs(
   config: config_lib.PairsConfig, dpo_config: config_lib.SFTConfig
-) -> generate.Kind:
+) -> row_kinds.Kind:
   rejected: dict[str, float] = {**config.rejected}
   if config.source == "solver":
-    return generate.Pairs(rejected=rejected)
+    game = catalog.of(dpo_config)
+    if "dpo" not in game.rows.kinds:
+      raise errors.UserError(
+        f"pairs.source: solver: {game.name} has no preference pairs by a solver"
+      )
+    make: Any = game.rows.kinds["dpo"]
+    return make(rejected=rejected)
   play = dataclasses.replace(dpo_config.play, temperature=config.temperature)
   dpo_config = dataclasses.replace(dpo_config, play=play)
   name = dpo_config.model.name

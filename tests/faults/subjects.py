@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from tunix_ttt.data import generate
+from tunix_ttt.games.tictactoe import board_kinds
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
@@ -172,7 +173,7 @@ KILLED_ONLY = ("pipeline", "two_processes")
 
 def write_data(directory: pathlib.Path) -> None:
   """Writes the files that runs read, in the parent of working directories."""
-  generate.write(directory / _PAIRS, "dpo", generate.Pairs(), 40, 0)
+  generate.write(directory / _PAIRS, "dpo", board_kinds.Pairs(), 40, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ from tunix_ttt.config.recipe_configs import PairsConfig as PairsConfig
 from tunix_ttt.config.recipe_configs import PipelineConfig as PipelineConfig
 from tunix_ttt.config.recipe_configs import PreferenceConfig as PreferenceConfig
 from tunix_ttt.config.recipe_configs import Recipe as Recipe
+from tunix_ttt.config.recipe_configs import Rejected as Rejected
 from tunix_ttt.config.recipe_configs import RewardsConfig as RewardsConfig
 from tunix_ttt.config.recipe_configs import RolloutConfig as RolloutConfig
 from tunix_ttt.config.recipe_configs import StageConfig as StageConfig

@@ -10,9 +10,7 @@ import numpy as np
 
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
-from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.games import position_reader
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
@@ -20,73 +18,53 @@ from tunix_ttt.text import chat
 _LISTED, _PRINTED = 20, 5
 _QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 _OPEN_TAG = re.compile(r"<[|/\w]*$")
-# The beginning of a move, in the syntax of either board, at a prompt's end.
-_OPEN_MOVE = re.compile(
-  r"<move>\w*$|(?:<\|move\|>|<move>\w*)?<[|/\w-]*$|<\|move\|>$"
-)
 
 
 class Decision(NamedTuple):
-  """A board and its supervised answer.
+  """A position in a text and its supervised answer."""
 
-  Attributes:
-    board: Index of the board.
-    kind: Text format of the board, `grid` or `token_board`.
-    player: Player to move according to the text, None if it names no player.
-    answer: Text of the answer.
-  """
-
-  board: int
-  kind: str
-  player: int | None
+  match: position_reader.Match
   answer: str
+  reader: position_reader.Reader
 
-  def move(self) -> board_text.Move:
+  def move(self) -> position_reader.Move:
     """Returns the move of the answer."""
-    return board_text.read_answer(self.answer, self.kind)
+    return self.reader.read_answer(self.answer, self.match.kind)
+
+  def grade(self, move: position_reader.Move) -> str:
+    """Grades a move by the solver."""
+    return self.reader.grade(self.match.position, move.action)
 
 
-def decisions(sample: row_formats.Trained) -> Iterator[Decision]:
-  """Yields the boards that a sample's supervised text answers."""
+def decisions(
+  sample: row_formats.Trained, reader: position_reader.Reader
+) -> Iterator[Decision]:
+  """Yields the positions that a sample's supervised text answers."""
   if isinstance(sample, row_formats.Conversation):
     for i, turn in enumerate(sample.messages):
       if turn["role"] == "assistant" and i >= sample.supervised_from:
-        boards = board_text.find(sample.messages[i - 1]["content"])
-        if boards:
-          last = boards[-1]
-          yield Decision(last.board, last.kind, last.player, turn["content"])
+        matches = reader.find(sample.messages[i - 1]["content"])
+        if matches:
+          yield Decision(matches[-1], turn["content"], reader)
     return
   text, supervised_from = sample.prompt + sample.completion, len(sample.prompt)
   # A completion can end a move that the prompt begins.
-  if (open_move := _OPEN_MOVE.search(sample.prompt)) is not None:
-    supervised_from = open_move.start()
-  boards = board_text.find(text)
-  ends = [*(board.start for board in boards[1:]), len(text)]
-  for board, end in zip(boards, ends, strict=False):
+  if (open_move := reader.open_move(sample.prompt)) is not None:
+    supervised_from = open_move
+  matches = reader.find(text)
+  ends = [*(match.start for match in matches[1:]), len(text)]
+  for match, end in zip(matches, ends, strict=False):
     if end > supervised_from:
-      answer = text[max(board.end, supervised_from) : end]
-      yield Decision(board.board, board.kind, board.player, answer)
-
-
-def grade(board: int, cell: int | None) -> str:
-  """Grades a move by the solver.
-
-  The grade is `optimal`, `worse`, `illegal` for a taken cell, `unreadable` for no
-  move, or `impossible` for a board that is over or unreachable.
-  """
-  if not solver.solve().optimal[board]:
-    return "impossible"
-  if cell is None:
-    return "unreadable"
-  if not rules.legal_masks()[board] >> cell & 1:
-    return "illegal"
-  return "optimal" if cell in solver.optimal_cells(board) else "worse"
+      answer = text[max(match.end, supervised_from) : end]
+      yield Decision(match, answer, reader)
 
 
 class Labels:
   """Counts the grades of supervised moves and of rejected moves."""
 
-  def __init__(self):
+  def __init__(self, reader: position_reader.Reader | None):
+    """Sets the reader of the game; None grades no moves."""
+    self._reader = reader
     self._supervised: Counter[str] = Counter()
     self._rejected: Counter[str] = Counter()
     self._pairs: Counter[str] = Counter()
@@ -94,10 +72,13 @@ class Labels:
 
   def add(self, number: int, sample: row_formats.Sample) -> None:
     """Grades the moves of a row."""
-    if isinstance(sample, row_formats.Prompt):
+    reader = self._reader
+    if isinstance(sample, row_formats.Prompt) or reader is None:
       return
     if isinstance(sample, row_formats.Preference):
-      chosen, rejected = map(list, map(decisions, sample.answers()))
+      chosen, rejected = (
+        list(decisions(each, reader)) for each in sample.answers()
+      )
       if chosen and rejected:
         self._grade(number, chosen[-1])
         self._compare(chosen[-1], rejected[-1].move())
@@ -105,7 +86,7 @@ class Labels:
     is_text = isinstance(sample, row_formats.PlainText)
     if is_text and _OPEN_TAG.search(sample.prompt):
       self._remark(number, "the prompt ends inside a tag")
-    for decision in decisions(sample):
+    for decision in decisions(sample, reader):
       self._grade(number, decision)
 
   def report(self) -> dict[str, Any]:
@@ -129,28 +110,29 @@ class Labels:
 
   def _grade(self, number: int, decision: Decision) -> None:
     move = decision.move()
-    self._supervised[grade(decision.board, move.cell)] += 1
-    if move.cell is None:
+    self._supervised[decision.grade(move)] += 1
+    if move.action is None:
       self._remark(number, "the answer has no move")
     elif not move.is_strict:
       self._remark(number, "the answer is not of the format")
-    if decision.player not in (None, rules.side_to_move()[decision.board]):
+    if not decision.reader.is_turn(decision.match):
       self._remark(number, "it is the other player's turn on the board")
 
-  def _compare(self, decision: Decision, rejected: board_text.Move) -> None:
+  def _compare(
+    self, decision: Decision, rejected: position_reader.Move
+  ) -> None:
     if not rejected.is_strict:
       self._rejected["not_of_the_format"] += 1
       return
-    self._rejected[grade(decision.board, rejected.cell)] += 1
+    self._rejected[decision.grade(rejected)] += 1
     # Reported even if it stays 0.
     self._pairs["rejected_as_good"] += 0
-    chosen = decision.move()
-    if chosen.cell is None or rejected.cell is None:
+    action, chosen = rejected.action, decision.move().action
+    if chosen is None or action is None:
       return
-    values = solver.solve().move_values[decision.board]
-    if rejected.cell == chosen.cell:
+    if action == chosen:
       self._pairs["same_move"] += 1
-    elif values[rejected.cell] >= values[chosen.cell] >= solver.LOSS:
+    elif decision.reader.is_as_good(decision.match.position, action, chosen):
       self._pairs["rejected_as_good"] += 1
 
 
@@ -166,14 +148,22 @@ class Leakage:
   """Counts the questions of an evalset that appear in rows."""
 
   def __init__(
-    self, boards: Collection[int], prompts: Collection[str], *, symmetric: bool
+    self,
+    boards: Collection[str],
+    prompts: Collection[str],
+    reader: position_reader.Reader | None,
+    *,
+    symmetric: bool,
   ):
     """Sets the boards of an evalset, and the text of its other questions.
 
-    If `symmetric`, rotated and reflected boards count, too.
+    Boards need the game's reader. If `symmetric`, symmetric boards count, too.
     """
-    self._form = rules.canonical() if symmetric else np.arange(rules.NUM_BOARDS)
-    self._boards = {int(self._form[board]) for board in boards}
+    self._reader = reader if boards else None
+    self._boards = set[int]()
+    if reader is not None:
+      self._form = reader.form if symmetric else int
+      self._boards = {self._form(reader.from_text(each)) for each in boards}
     self._prompts = {prompt.strip() for prompt in prompts}
     self._seen: set[int | str] = set()
     self._rows = 0
@@ -183,11 +173,12 @@ class Leakage:
     """Searches a row."""
     seen: set[int | str] = set()
     for sample in samples:
-      seen |= self._boards & {
-        int(self._form[match.board])
-        for text in sample.texts()
-        for match in board_text.find(text)
-      }
+      if self._reader is not None:
+        seen |= self._boards & {
+          self._form(match.position)
+          for text in sample.texts()
+          for match in self._reader.find(text)
+        }
       questions = row_formats.questions(sample)
       seen |= self._prompts & {text.strip() for text in questions}
     self._seen |= seen
@@ -215,6 +206,7 @@ def _summarize(lengths: list[int], limit: int | None) -> dict[str, int]:
 @progress.stage("checking the rows")
 def check(
   rows: reading.Rows,
+  reader: position_reader.Reader | None,
   *,
   data_format: str = "auto",
   skip_bad_rows: bool = False,
@@ -224,6 +216,7 @@ def check(
 ) -> dict[str, Any]:
   """Reads a data file and reports its formats, moves, lengths and leakage.
 
+  Moves are graded if the game has a reader.
   `data_format` is a key of `row_formats.FORMATS`, or `auto` to detect it. Lengths
   are measured if there is a tokenizer, and leakage if there is an evalset's.
 
@@ -231,7 +224,7 @@ def check(
     errors.UserError: If a row is bad and not skipped, or no row is left.
   """
   kinds: Counter[str] = Counter()
-  labels, lengths = Labels(), list[int]()
+  labels, lengths = Labels(reader), list[int]()
   contents: set[bytes] = set()
   faults = reading.Faults(rows.path)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,18 +13,27 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.data import checks
-from tunix_ttt.data import positions as positions_lib
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
-from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games import position_reader
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import chat
 
 Batch = dict[str, np.ndarray]
 SampleT = TypeVar("SampleT", covariant=True)
-_Sample = row_formats.Sample | positions_lib.Start
 RowT = TypeVar("RowT", bound=chat.Tokens | row_formats.TokenPair)
+
+
+class Start(NamedTuple):
+  """A sample and the position on which its prompt asks for a move."""
+
+  sample: row_formats.Sample
+  position: Any
+
+  def texts(self) -> Iterator[str]:
+    """Yields the text of the sample, to train a tokenizer on."""
+    return self.sample.texts()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,7 @@ class Origin(Generic[SampleT]):
     name: Name of a built dataset.
     version: Version of a built dataset.
     skipped: Bad rows that were skipped.
+    game: Game of the rows; None for the default game.
   """
 
   key: str
@@ -48,8 +58,11 @@ class Origin(Generic[SampleT]):
   name: str | None = None
   version: str | None = None
   skipped: reading.Skipped = dataclasses.field(default_factory=reading.Skipped)
+  game: config_lib.GameConfig | None = None
 
-  def texts(self: "Origin[_Sample]", limit: int) -> Iterator[str]:
+  def texts(
+    self: "Origin[row_formats.Sample | Start]", limit: int
+  ) -> Iterator[str]:
     """Yields the texts of the first `limit` rows, to train a tokenizer on."""
     for sample in self.samples[:limit]:
       yield from sample.texts()
@@ -76,7 +89,7 @@ class Origin(Generic[SampleT]):
 # The rows of SFT, DPO and GRPO.
 Source = Origin[row_formats.Trained]
 Pairs = Origin[row_formats.Preference]
-Prompts = Origin[positions_lib.Start]
+Prompts = Origin[Start]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,25 +117,42 @@ def load(
 ) -> Source:
   """Reads the rows of `data.path`, or generates games; None is the default game."""
   if config.path is None:
-    return _generate(config, seed, game or config_lib.GameConfig())
-  return _read(config, row_formats.parse_trained)
+    return _generate(config, seed, game)
+  return _read(config, row_formats.parse_trained, game)
 
 
 @progress.stage("reading the data")
-def load_pairs(config: config_lib.DataConfig) -> Pairs:
+def load_pairs(
+  config: config_lib.DataConfig, game: config_lib.GameConfig | None = None
+) -> Pairs:
   """Reads the preference pairs of `data.path`."""
   if config.path is None:
     raise errors.UserError(
       "data.path: DPO needs a file of preference pairs; make one with"
       " training/generate_data.py --kind dpo"
     )
-  return _read(config, row_formats.parse_preference)
+  return _read(config, row_formats.parse_preference, game)
 
 
 @progress.stage("reading the data")
-def load_prompts(config: config_lib.DataConfig) -> Prompts:
-  """Reads the prompts of `data.path` and finds their positions."""
-  return _read(config, positions_lib.parse)
+def load_prompts(
+  config: config_lib.DataConfig, game: config_lib.GameConfig | None = None
+) -> Prompts:
+  """Reads the prompts of `data.path` and finds their positions.
+
+  Raises:
+    errors.UserError: If the game cannot read positions, or a row has none.
+  """
+  reader = position_reader.of(game, "episodes.source: prompts")
+
+  def parse(row: row_formats.Row, data_format: str) -> list[Start]:
+    samples = row_formats.parse_row(row, data_format)
+    return [
+      Start(each, reader.start((row_formats.questions(each) or [""])[-1]))
+      for each in samples
+    ]
+
+  return _read(config, parse, game)
 
 
 @progress.stage("tokenizing the data")
@@ -148,7 +178,8 @@ def tokenize(
     )
   samples: list[Any] = [source.samples[i] for i in kept]
   if config.held_out_by == "position":
-    keys = keys_by_position(samples, name)
+    reader = position_reader.of(source.game, "data.held_out_by: position")
+    keys = keys_by_position(samples, name, reader)
   else:
     keys = list(map(_key_by_text, samples))
   held_out = draw_held_out(keys, config.eval_fraction, seed)
@@ -174,25 +205,27 @@ def _key_by_text(sample: row_formats.Trained | row_formats.Preference) -> bytes:
 
 
 def keys_by_position(
-  samples: Iterable[row_formats.Trained | row_formats.Preference], source: str
+  samples: Iterable[row_formats.Trained | row_formats.Preference],
+  source: str,
+  reader: position_reader.Reader,
 ) -> list[int]:
-  """Returns a key per sample: its supervised board up to symmetry.
+  """Returns a key per sample: its supervised position up to symmetry.
 
   Raises:
-    errors.UserError: If a row of `source` answers no board, or several.
+    errors.UserError: If a row of `source` answers no position, or several.
   """
-  forms, keys = rules.canonical(), []
+  keys = []
   for number, sample in enumerate(samples, start=1):
     is_pair = isinstance(sample, row_formats.Preference)
     answer = sample.answers()[0] if is_pair else sample
-    boards = [each.board for each in checks.decisions(answer)]
-    if len(boards) != 1:
+    matches = [each.match for each in checks.decisions(answer, reader)]
+    if len(matches) != 1:
       raise errors.UserError(
         f"data.held_out_by: position needs one answered board per row, but row"
-        f" {number:,} of {source} answers {len(boards) or 'none'}; use the"
+        f" {number:,} of {source} answers {len(matches) or 'none'}; use the"
         " context board, or held_out_by: text"
       )
-    keys.append(int(forms[boards[0]]))
+    keys.append(reader.form(matches[0].position))
   return keys
 
 
@@ -219,6 +252,7 @@ def draw_held_out(
 def _read(
   config: config_lib.DataConfig,
   parse: Callable[[row_formats.Row, str], list[SampleT]],
+  game: config_lib.GameConfig | None,
 ) -> Origin[SampleT]:
   assert config.path is not None
   rows = reading.find(config.path, config.split)
@@ -235,23 +269,21 @@ def _read(
     name=rows.name,
     version=rows.version,
     skipped=faults.record(),
+    game=game,
   )
 
 
 def _generate(
-  config: config_lib.DataConfig, seed: int, game_config: config_lib.GameConfig
+  config: config_lib.DataConfig,
+  seed: int,
+  game_config: config_lib.GameConfig | None,
 ) -> Source:
   # Imported lazily: reading a data file needs no JAX.
   from tunix_ttt.games import catalog
 
   thoughts = config.games.thoughts != "none"
-  game = catalog.load(
-    game_config.name, thoughts=thoughts, **game_config.options
-  )
-  if game.traces is None:
-    made = game.expert_rows(config.games, seed)
-  else:
-    made = game.traces(config.games.num_games, seed)
+  game = catalog.load_config(game_config, thoughts=thoughts)
+  made = game.rows.for_sft(config.games, seed)
   rows = list(itertools.islice(made, config.max_samples))
   samples = [row_formats.parse_trained(row, "auto") for row in rows]
   texts = (files.to_json(row.get("messages", row)) + "\n" for row in rows)
@@ -260,4 +292,5 @@ def _generate(
     path=None,
     digest=hashlib.sha256("".join(texts).encode()).hexdigest(),
     samples=[*itertools.chain.from_iterable(samples)],
+    game=game_config,
   )

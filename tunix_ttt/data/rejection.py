@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 import dataclasses
 import itertools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,12 @@ import numpy as np
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import streams
-from tunix_ttt.data import checks
-from tunix_ttt.data import generate
-from tunix_ttt.data import positions
 from tunix_ttt.evaluate import model_player
-from tunix_ttt.games.tictactoe import game_turns
-from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
+from tunix_ttt.games import game_rows
+from tunix_ttt.games import position_reader
+from tunix_ttt.games import row_kinds
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
@@ -44,13 +43,13 @@ class _ModelGames:
     name: Name of the model.
     model: Model that plays.
     config: Settings of play; an unreadable answer always ends a game.
-    sides: Marks that the model plays.
+    sides: Seat that the model plays, or `mixed` for each in turn.
   """
 
   name: str
   model: checkpoints.Model
   config: config_lib.SFTConfig
-  sides: Literal["x", "o", "mixed"] = "mixed"
+  sides: str = "mixed"
 
   def settings(self) -> dict[str, Any]:
     """Returns the name and revision of the model, and all settings."""
@@ -62,8 +61,10 @@ class _ModelGames:
       "config": config_lib.to_dict(self.config),
     }
 
-  def play(self, seed: int) -> Iterator[tuple[trajectory_lib.Trajectory, int]]:
-    """Yields games without end, each as a batch of games and its index there."""
+  def play(
+    self, seed: int
+  ) -> Iterator[tuple[trajectory_lib.Trajectory, int, float]]:
+    """Yields games without end: a batch of games, an index there and a return."""
     play = dataclasses.replace(self.config.play, on_parse_error="end")
     config = dataclasses.replace(self.config, play=play)
     player = model_player.Player(self.model, config)
@@ -84,24 +85,23 @@ class _ModelGames:
         seed, streams.Stream.REJECTION_TOKENS, last=numbers
       )
       games = jax.device_get(player(token_keys, states))
-      for number in range(size):
-        yield games, number
+      values = game.returns(games.state, games.ending).tolist()
+      for number, value in enumerate(values):
+        yield games, number, value
 
   def turns(
     self, games: trajectory_lib.Trajectory, number: int
-  ) -> list[game_turns.Turn]:
-    """Returns the turns of a game with the model's verbatim answers."""
+  ) -> list[game_rows.ModelTurn]:
+    """Returns the turns of a game."""
     turns = []
     for t in np.flatnonzero(games.turn_mask[number]):
       mask = games.action_mask[number, t]
       tokens = np.asarray(games.actions[number, t])[mask]
-      last_move = int(games.states.last_move[number, t])
       turns.append(
-        game_turns.Turn(
-          board=int(games.states.board[number, t]),
-          last_move=None if last_move < 0 else last_move,
-          cell=int(games.moves[number, t]),
-          answer=self.model.tokenizer.decode(tokens.tolist()),
+        game_rows.ModelTurn(
+          jax.tree.map(lambda leaf, t=t: leaf[number, t], games.states),
+          int(games.moves[number, t]),
+          self.model.tokenizer.decode(tokens.tolist()),
         )
       )
     return turns
@@ -112,39 +112,35 @@ class Rejection(_ModelGames):
   """Games of a model, filtered by their ending.
 
   Attributes:
-    keep: Outcomes to keep, a key of `generate.KEPT`; games that end in an
+    keep: Outcomes to keep, a key of `row_kinds.KEPT`; games that end in an
       illegal move, an unreadable answer or a cut are always dropped.
     transform: Whether a conversation becomes a row per turn with past thoughts
       replaced, instead of one row per game.
   """
 
-  keep: generate.Keep = "won"
+  keep: row_kinds.Keep = "won"
   transform: bool = True
 
   def __post_init__(self):
-    play = self.config.play
-    game_turns.check_context(play.context, play.format)
+    rows = catalog.of(self.config).rows
+    rows.check_context(self.config.play.context)
 
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields the rows of `count` games."""
-    thoughts = self.config.data.games.thoughts == "template"
-    play = self.config.play
-    text_format = text_formats.named(play.format, thoughts=thoughts)
-    context = play.context
+    rows, context = catalog.of(self.config).rows, self.config.play.context
     if context != "board":
       context = "truncated" if self.transform else "full"
     for ending in _ENDINGS.values():
       # The manifest lists all endings.
-      generate.tally(counts, ending, self.keep, games=0)
+      row_kinds.tally(counts, ending, self.keep, games=0)
     games_played = itertools.islice(self.play(seed), count)
-    for games, number in progress.bar(games_played, total=count, unit="game"):
+    bar = progress.bar(games_played, total=count, unit="game")
+    for games, number, value in bar:
       ending = _ENDINGS[trajectory_lib.Ending(int(games.ending[number]))]
-      if not generate.tally(counts, ending, self.keep):
+      if not row_kinds.tally(counts, ending, self.keep):
         continue
       turns = self.turns(games, number)
-      agent = text_formats.MARK_NAMES[int(games.state.agent[number])]
-      for row in game_turns.of_game(turns, text_format, context):
-        yield {**row, "agent": agent, "outcome": ending}
+      yield from rows.of_model(turns, ending, value, context)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,16 +148,17 @@ class Mistakes(_ModelGames):
   """Preference pairs: a model's mistakes, verbatim, and better answers.
 
   Attributes:
-    rejected: Kinds of mistakes, of `positions.REJECTED`, with equal weights.
-    thoughts: Style of the chosen answers' thoughts, a key of `text_formats.STYLES`.
+    rejected: Kinds of mistakes, of `row_kinds.REJECTED`, with equal weights.
+    thoughts: Style of the chosen answers' thoughts, a style of the game's.
   """
 
   rejected: Mapping[str, float] = dataclasses.field(
-    default_factory=lambda: dict.fromkeys(positions.REJECTED, 1.0)
+    default_factory=lambda: dict.fromkeys(row_kinds.REJECTED, 1.0)
   )
   thoughts: str = "template"
 
   def __post_init__(self):
+    self._reader()
     if self.config.play.context != "board":
       raise errors.UserError(
         "play.context: pairs need single boards, found"
@@ -176,41 +173,25 @@ class Mistakes(_ModelGames):
   def rows(self, count: int, seed: int, counts: Counter[str]) -> Iterator[Row]:
     """Yields `count` distinct pairs, or all that are found."""
     pairs = self._pairs(seed, counts)
-    yield from generate.distinct(pairs, count, "pair", counts)
+    yield from row_kinds.distinct(pairs, count, "pair", counts)
 
   def _pairs(self, seed: int, counts: Counter[str]) -> Iterator[Row | None]:
     """Yields a pair for each turn, None for a turn without a mistake."""
     rng = streams.generator(seed, streams.Stream.BETTER_MOVES)
-    text_format = text_formats.named(
-      self.config.play.format, thoughts=self.thoughts != "none"
-    )
-    for games, number in self.play(seed):
+    game, reader = self._reader()
+    for games, number, _ in self.play(seed):
       counts["games"] += 1
       for turn in self.turns(games, number):
-        is_move = turn.cell >= 0
-        kind = checks.grade(turn.board, turn.cell) if is_move else "format"
+        kind = "format"
+        if turn.action >= 0:
+          position = int(game.position_numbers(turn.state))
+          kind = reader.grade(position, turn.action)
         counts[f"turns: {kind}"] += 1
         if kind not in self.rejected:
           yield None
           continue
-        assert turn.answer is not None
-        chosen = text_format.render_answer(
-          *self._better(turn.board, turn.answer, rng)
-        )
-        position = positions.Position(turn.board, turn.last_move)
-        yield positions.pair_row(
-          position, text_format, chosen, turn.answer, kind
-        )
+        yield reader.pair_row(turn.state, turn.answer, kind, rng, self.thoughts)
 
-  def _better(
-    self, board: int, answer: str, rng: np.random.Generator
-  ) -> tuple[int, str | None]:
-    """Draws an optimal move, with a thought that `answer` lacks if possible.
-
-    A thought of another style would be unlike everything that the model writes.
-    """
-    explain = text_formats.STYLES[self.thoughts]
-    cells = rng.permutation(solver.optimal_cells(board)).tolist()
-    options = [(cell, explain(board, cell)) for cell in cells]
-    distinct = (each for each in options if (each[1] or "") not in answer)
-    return next(distinct, options[0])
+  def _reader(self) -> tuple[definition.Definition, position_reader.Reader]:
+    game = catalog.of(self.config, thoughts=self.thoughts != "none")
+    return game, position_reader.require(game, "pairs of mistakes")

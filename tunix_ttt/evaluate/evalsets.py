@@ -5,8 +5,8 @@ An evalset is a JSONL file with one item a line. An item's `match` is one of:
 - `exact`: the answer equals `expected_answer`;
 - `normalized` (the default): the answer equals `expected_answer` up to case,
   white space and outer punctuation;
-- `optimal_move`: the answer is in the game's format and its move is one of the
-  coordinates in `expected_answer`.
+- `optimal_move`: the answer is in the game's format and its move is one of those
+  in `expected_answer`.
 
 A leading thought in `<think>` tags is not part of the answer.
 """
@@ -15,19 +15,15 @@ from collections.abc import Iterator, Sequence
 import pathlib
 import re
 import string
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 import unicodedata
 
-import numpy as np
 import pydantic
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games import position_reader
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
 
 RowT = TypeVar("RowT", bound=pydantic.BaseModel)
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-# (maximum number of marks, section name).
-_PHASES = ((2, "opening"), (5, "middle"), (8, "end"))
 
 
 class Item(pydantic.BaseModel):
@@ -50,7 +44,7 @@ class Item(pydantic.BaseModel):
     expected_answer: The right answer, or all right moves.
     match: Matching rule of the answer.
     section: Group of items in reports.
-    board: Board of an `optimal_move` item: nine of `.XO`, row by row.
+    board: Position of an `optimal_move` item, in the game's notation.
     chance: Expected score of a random legal move on an `optimal_move` item.
   """
 
@@ -62,7 +56,7 @@ class Item(pydantic.BaseModel):
   expected_answer: str | list[str]
   match: Literal["exact", "normalized", "optimal_move"] = "normalized"
   section: str = "general"
-  board: str | None = pydantic.Field(None, pattern=r"^[.XO]{9}$")
+  board: str | None = None
   chance: float | None = None
 
   @pydantic.model_validator(mode="after")
@@ -71,36 +65,31 @@ class Item(pydantic.BaseModel):
     if self.match == "optimal_move":
       if not isinstance(expected, list) or not expected:
         raise ValueError("optimal_move needs a list of moves to expect")
-      for move in expected:
-        text_formats.cell_from_coordinate(move)
     elif not isinstance(expected, str):
       raise ValueError(f"{self.match} needs one text to expect")
-    if self.board is not None:
-      board = board_text.from_text(self.board)
-      optimal = [*map(text_formats.coordinate, solver.optimal_cells(board))]
-      if not optimal:
-        raise ValueError(f"board {self.board}: no such position to move on")
-      if expected != optimal:
-        raise ValueError(
-          f"board {self.board}: the optimal moves are {optimal},"
-          f" expected_answer has {expected}"
-        )
-      if text_formats.render_grid(board) not in self.prompt:
-        raise ValueError(f"board {self.board}: the prompt shows another board")
     return self
 
 
-def load(path: pathlib.Path | str) -> list[Item]:
-  """Reads and checks an evalset.
+def load(
+  path: pathlib.Path | str, game: config_lib.GameConfig | None = None
+) -> list[Item]:
+  """Reads and checks an evalset; None is the default game.
 
   Raises:
-    errors.UserError: If an item is wrong, with its file, line and field.
+    errors.UserError: If an item is wrong, with its file, line and field, or the
+      game cannot read the positions of its items.
   """
   path = files.or_packaged(pathlib.Path(path), "evalsets")
   items: dict[str, Item] = {}
   for number, item in read_rows(Item, path, "evalset"):
     if item.id in items:
       raise errors.UserError(f"{path}:{number}: the id {item.id!r} is taken")
+    if item.match == "optimal_move" or item.board is not None:
+      reader = position_reader.of(game, f"{path}:{number}")
+      try:
+        reader.check_item(item.board, item.expected_answer, item.prompt)
+      except ValueError as error:
+        raise errors.UserError(f"{path}:{number}: {error}") from None
     items[item.id] = item
   return list(items.values())
 
@@ -132,8 +121,10 @@ def read_rows(
       raise errors.UserError(f"{path}:{number}: {fault}") from None
 
 
-def verdict(item: Item, response: str) -> str:
-  """Judges a response to an item.
+def verdict(
+  item: Item, response: str, game: config_lib.GameConfig | None = None
+) -> str:
+  """Judges a response to an item; None is the default game.
 
   Returns:
     `right` or `wrong`; for a move `right`, `unreadable` (not in the answer
@@ -145,51 +136,13 @@ def verdict(item: Item, response: str) -> str:
     if item.match == "normalized":
       answer, expected = _normalize(answer), _normalize(expected)
     return "right" if answer == expected else "wrong"
-  move = text_formats.parse_answer(response) or text_formats.parse_answer(
-    response, thoughts=False
-  )
-  if move is None:
-    return "unreadable"
-  if text_formats.coordinate(move.cell) in expected:
-    return "right"
-  is_taken = item.board is not None and item.board[move.cell] != "."
-  return "illegal" if is_taken else "not optimal"
+  reader = position_reader.of(game, item.id)
+  return reader.verdict(response, expected, item.board)
 
 
 def _normalize(text: str) -> str:
   text = unicodedata.normalize("NFKC", text).casefold()
   return " ".join(text.split()).strip(string.punctuation + string.whitespace)
-
-
-def tictactoe_rows(seed: int = 0) -> Iterator[dict[str, Any]]:
-  """Yields the rows of `tictactoe_v1`: one for each class of positions.
-
-  A class holds the rotations and reflections of a position. One of them is
-  drawn at random, and so is the opponent's last move.
-  """
-  rng = np.random.default_rng(seed)
-  positions = rules.positions()
-  classes = rules.canonical()[positions]
-  for n, form in enumerate(np.unique(classes), start=1):
-    board = int(rng.choice(positions[classes == form]))
-    mark = int(rules.side_to_move()[board])
-    marks = rules.cells()[board]
-    opponent = np.flatnonzero((marks != rules.EMPTY) & (marks != mark))
-    last_move = int(rng.choice(opponent)) if len(opponent) else None
-    optimal = solver.optimal_cells(board)
-    legal = int(rules.mask_sizes()[rules.legal_masks()[board]])
-    taken = int(rules.num_marks()[board])
-    phase = next(name for limit, name in _PHASES if taken <= limit)
-    yield {
-      "id": f"ttt-{n:03}",
-      "section": f"{text_formats.MARK_NAMES[mark]} {phase}",
-      "match": "optimal_move",
-      "board": board_text.to_text(board),
-      "expected_answer": [text_formats.coordinate(cell) for cell in optimal],
-      "chance": round(len(optimal) / legal, 6),
-      "system": text_formats.system_prompt(),
-      "prompt": text_formats.render_observation(board, mark, last_move),
-    }
 
 
 class Answer(pydantic.BaseModel):
@@ -261,7 +214,7 @@ def generate(
   bar = progress.bar(responses, total=len(items), desc="answers", unit="item")
   with progress.stage("answering", has_bar=True):
     for item, response in zip(items, bar, strict=True):
-      label = verdict(item, response)
+      label = verdict(item, response, config.game)
       yield Answer(
         **item.model_dump(exclude={"system", "board"}),
         response=response,

@@ -18,8 +18,12 @@ from tunix_ttt.games import definition
 _FALLBACK = "pgx_boards"
 
 
-def of(config: config_lib.SFTConfig) -> definition.Definition:
+def of(
+  config: config_lib.SFTConfig, *, thoughts: bool | None = None
+) -> definition.Definition:
   """Returns the game of a config, with the text that the config asks for.
+
+  `thoughts`, whether answers begin with a thought, is the config's if None.
 
   Raises:
     errors.UserError: if there is no such game, or an option does not fit.
@@ -27,9 +31,17 @@ def of(config: config_lib.SFTConfig) -> definition.Definition:
   options = dict(config.game.options)
   if config.play.format != config_lib.PlayConfig().format:
     options["format"] = config.play.format
-  return load(
-    config.game.name, thoughts=config.data.games.thoughts != "none", **options
-  )
+  if thoughts is None:
+    thoughts = config.data.games.thoughts != "none"
+  return load(config.game.name, thoughts=thoughts, **options)
+
+
+def load_config(
+  game: config_lib.GameConfig | None, *, thoughts: bool = False
+) -> definition.Definition:
+  """Returns the game of a section of a config; None is the default game."""
+  game = game or config_lib.GameConfig()
+  return load(game.name, thoughts=thoughts, **game.options)
 
 
 def load(

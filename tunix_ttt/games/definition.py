@@ -8,13 +8,12 @@ its own overrides them.
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_ttt import config as config_lib
 from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt import streams
@@ -22,11 +21,15 @@ from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import game_observations
 from tunix_ttt.games import mcts
 from tunix_ttt.games import players
+from tunix_ttt.games import position_reader
 from tunix_ttt.games import solve
 from tunix_ttt.games import state_graph
 from tunix_ttt.games import view as view_lib
 from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import tokenizers
+
+if TYPE_CHECKING:
+  from tunix_ttt.games import game_rows
 
 # Slots with more texts than this are left to the tokenizer's own pieces.
 _MAX_SYMBOLS = 250
@@ -54,6 +57,7 @@ class Definition(Generic[game_lib.StateT]):
     is_enumerable: Whether to try to enumerate the game's states.
     traces: Function of a count and a seed that yields rows of training data in
       place of an expert's games; None for those.
+    reader: Reader of the game's text, for games that have one.
   """
 
   name: str
@@ -64,6 +68,7 @@ class Definition(Generic[game_lib.StateT]):
   thoughts: bool = False
   is_enumerable: bool = True
   traces: Callable[[int, int], Iterator[dict[str, Any]]] | None = None
+  reader: position_reader.Reader | None = None
 
   @property
   def seats(self) -> Sequence[str]:
@@ -259,27 +264,13 @@ class Definition(Generic[game_lib.StateT]):
       ending=jnp.full(count, view_lib.Ending.ONGOING, jnp.int8),
     )
 
-  def expert_rows(
-    self, settings: config_lib.GamesConfig, seed: int
-  ) -> Iterator[dict[str, Any]]:
-    """Yields rows of an expert's games, at least with `messages`."""
+  @property
+  def rows(self) -> "game_rows.GameRows":
+    """Rows of training data."""
     # Imported lazily: it needs this module.
-    from tunix_ttt.games import expert_rows
+    from tunix_ttt.games import game_rows
 
-    expert = self.player(settings.expert, "data.games.expert")
-    if settings.mistakes:
-      expert = players.epsilon(self.game, expert, settings.mistakes)
-    yield from expert_rows.rows(
-      self,
-      expert,
-      num_games=settings.num_games,
-      seed=seed,
-      min_return=self.least_won() if settings.keep == "won" else -np.inf,
-    )
-
-  def least_won(self) -> float:
-    """Returns the least return above 0."""
-    return float(np.nextafter(np.float32(0), np.float32(1)))
+    return game_rows.GameRows(self)
 
   # What the solver knows.
 

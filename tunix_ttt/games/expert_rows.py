@@ -1,6 +1,6 @@
 """Makes rows for SFT from the games of an expert."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,20 +18,18 @@ Row = dict[str, Any]
 _BATCH = 256
 
 
-def rows(
+def games(
   game: definition_lib.Definition,
   expert: players.Player,
   opponent: players.Player | None = None,
   *,
   num_games: int,
   seed: int = 0,
-  min_return: float = float("-inf"),
-) -> Iterator[Row]:
-  """Yields a conversation for each move of an expert.
+) -> Iterator[tuple[float, list[Row]]]:
+  """Yields the return and the rows of each game, a `row` for each expert move.
 
   The expert takes the seats in turn. A game depends on the seed and its number
-  only. A row has the `messages`, the names of the `game` and of the `seat`, and
-  the `return` of the game.
+  only.
 
   Args:
     game: Game with its text.
@@ -39,7 +37,6 @@ def rows(
     opponent: Player of the other seats; None for the random one.
     num_games: Number of games.
     seed: Random seed.
-    min_return: Minimum return of a game; others are dropped.
   """
   view, text = game.environment(opponent), game.text
   answers = [spellings.render_answer(names[0]) for names in text.actions]
@@ -58,22 +55,41 @@ def rows(
         range(first, num_games), zip(*games, strict=True), strict=False
       ):
         bar.update()
-        if value < min_return:
-          continue
-        for show, action in zip(
+        seat, value = number % len(text.seats), float(value)
+        turns = zip(
           shows[:num_turns].tolist(), actions[:num_turns].tolist(), strict=True
-        ):
-          observation = definition_lib.observation_text(text, show)
-          yield {
-            "messages": [
-              chat.message("system", text.rules),
-              chat.message("user", observation),
-              chat.message("assistant", answers[action]),
-            ],
-            "game": game.name,
-            "seat": text.seats[number % len(text.seats)],
-            "return": float(value),
-          }
+        )
+        yield (
+          value,
+          [
+            row(game, show, answers[action], seat, value)
+            for show, action in turns
+          ],
+        )
+
+
+def row(
+  game: definition_lib.Definition,
+  show: Sequence[int],
+  answer: str,
+  seat: int,
+  value: float,
+) -> Row:
+  """Returns a conversation of one answer, the seat and the game's return.
+
+  `show` is the observation, the result of `GameText.show`.
+  """
+  observation = definition_lib.observation_text(game.text, show)
+  return {
+    "messages": [
+      chat.message("system", game.text.rules),
+      chat.message("user", observation),
+      chat.message("assistant", answer),
+    ],
+    "game": game.name,
+    "seat": game.seats[seat],
+    "return": value,
+  }
 
 
 def _play(

@@ -16,7 +16,7 @@ from tunix_ttt.train import trainer as trainer_lib
 Dataset = datasets.Dataset[row_formats.TokenPair]
 
 LOADER = sft.Loader[config_lib.DPOConfig, datasets.Pairs, Dataset](
-  load=lambda config: datasets.load_pairs(config.data),
+  load=lambda config: datasets.load_pairs(config.data, config.game),
   tokenize=datasets.tokenize,
   per_row=2,
 )

@@ -15,7 +15,6 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.data import datasets
-from tunix_ttt.data import positions
 from tunix_ttt.games import catalog
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
@@ -132,7 +131,7 @@ class GameRollout:
     model: checkpoints.Model,
     config: config_lib.GRPOConfig,
     pool: OpponentPool,
-    prompts: Sequence[positions.Position] = (),
+    prompts: Sequence[Any] = (),
   ):
     """Builds the sampler, without compiling it.
 

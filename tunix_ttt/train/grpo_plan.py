@@ -56,7 +56,7 @@ def load(config: config_lib.GRPOConfig) -> datasets.Prompts | None:
   """Reads the prompts; None for whole games."""
   if config.episodes.source != "prompts":
     return None
-  return datasets.load_prompts(config.data)
+  return datasets.load_prompts(config.data, config.game)
 
 
 def plan(

@@ -12,15 +12,18 @@ def define(
   *, thoughts: bool = True, format: str = "grid"
 ) -> "definition.Definition":
   """Returns the game; `format` is a text format, see `text_formats.named`."""
+  from tunix_ttt.games.tictactoe import board_reader
   from tunix_ttt.games.tictactoe import text_formats
   from tunix_ttt.games.tictactoe import tictactoe_definition
   from tunix_ttt.games.tictactoe import tictactoe_game
   from tunix_ttt.games.tictactoe import tictactoe_text
 
+  text_format = text_formats.named(format, thoughts=thoughts)
   return tictactoe_definition.TicTacToeDefinition(
     name="tictactoe",
     game=tictactoe_game.TicTacToe(),
     text=tictactoe_text.TicTacToeText(thoughts=thoughts),
     thoughts=thoughts,
-    text_format=text_formats.named(format, thoughts=thoughts),
+    text_format=text_format,
+    reader=board_reader.BoardReader(text_format),
   )

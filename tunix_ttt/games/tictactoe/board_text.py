@@ -7,8 +7,8 @@ an underscore, a hyphen or blank.
 
 import functools
 import re
-from typing import NamedTuple
 
+from tunix_ttt.games import position_reader
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.text import spellings
@@ -45,27 +45,6 @@ _MOVES = {
 }
 
 
-class Position(NamedTuple):
-  """A board of a `kind` (`grid` or `token_board`) in a text.
-
-  The board and its header extend from `start` to `end`. `player` is the mark of
-  the side to move according to the header; None if it does not name one.
-  """
-
-  board: int
-  kind: str
-  start: int
-  end: int
-  player: int | None
-
-
-class Move(NamedTuple):
-  """The cell of an answer's move, if any, and whether it matches the format."""
-
-  cell: int | None
-  is_strict: bool
-
-
 def from_text(text: str) -> int:
   """Parses a board from nine characters of `.XO`, row by row."""
   return rules.board_from_cells([_MARKS[c] for c in text])
@@ -76,8 +55,8 @@ def to_text(board: int) -> str:
   return "".join(".XO"[mark] for mark in rules.cells()[board])
 
 
-def find(text: str) -> list[Position]:
-  """Lists the boards in a text, in order."""
+def find(text: str) -> list[position_reader.Match]:
+  """Lists the boards in a text, in order: kinds `grid` and `token_board`."""
   boards = _grids(text)
   for match in _TOKEN_BOARD.finditer(text):
     marks = {
@@ -90,7 +69,7 @@ def find(text: str) -> list[Position]:
   return sorted(boards, key=lambda position: position.start)
 
 
-def _grids(text: str) -> list[Position]:
+def _grids(text: str) -> list[position_reader.Match]:
   boards, rows, offset, start = [], [], 0, 0
   for line in text.splitlines(keepends=True):
     row = [part.strip() for part in line.split("|")]
@@ -128,12 +107,12 @@ def _grid_cells(texts: list[str]) -> list[int] | None:
 
 def _position(
   cells: list[int], kind: str, span: tuple[int, int], text: str
-) -> Position:
+) -> position_reader.Match:
   header = _HEADERS[kind].match(text, span[1])
   end = header.end() if header else span[1]
   player = _PLAYER.search(text, span[1], end)
-  return Position(
-    board=rules.board_from_cells(cells),
+  return position_reader.Match(
+    position=rules.board_from_cells(cells),
     kind=kind,
     start=span[0],
     end=end,
@@ -141,7 +120,7 @@ def _position(
   )
 
 
-def read_answer(text: str, kind: str) -> Move:
+def read_answer(text: str, kind: str) -> position_reader.Move:
   """Parses the last move of an answer and checks the answer's format.
 
   `kind` is the kind of the board in the prompt.
@@ -149,14 +128,16 @@ def read_answer(text: str, kind: str) -> Move:
   for thoughts in (True, False):
     cell = _grammar(kind, thoughts).read(text)
     if cell >= 0:
-      return Move(cell, True)
+      return position_reader.Move(cell, True)
   moves = _MOVES[kind].findall(text)
   if not moves:
-    return Move(None, False)
+    return position_reader.Move(None, False)
   row, column = moves[-1]
   if kind == "grid":
-    return Move(text_formats.cell_from_coordinate(row + column), False)
-  return Move(3 * int(row) + int(column), False)
+    return position_reader.Move(
+      text_formats.cell_from_coordinate(row + column), False
+    )
+  return position_reader.Move(3 * int(row) + int(column), False)
 
 
 @functools.cache

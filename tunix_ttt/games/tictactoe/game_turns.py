@@ -29,9 +29,9 @@ class Turn(NamedTuple):
   answer: str | None = None
 
 
-def check_context(context: str, text_format: str) -> None:
+def check_context(context: str, text_format: text_formats.TextFormat) -> None:
   """Raises a UserError if a text format cannot hold conversations."""
-  if context != "board" and text_format == "token_board":
+  if context != "board" and isinstance(text_format.prompt(""), str):
     raise errors.UserError(
       f"a conversation (context {context}) of token boards cannot be written as"
       " text rows; use the context board, or the format grid"

@@ -1,6 +1,6 @@
 """Tic-tac-toe for the engine: its tables in place of the generic code."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.games import definition
 from tunix_ttt.games import players
+from tunix_ttt.games.tictactoe import board_rows
 from tunix_ttt.games.tictactoe import board_symbols
 from tunix_ttt.games.tictactoe import board_tables
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import expert_games
 from tunix_ttt.games.tictactoe import lines as lines_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
@@ -142,12 +141,10 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     )
     return boards, states
 
-  def expert_rows(
-    self, settings: config_lib.GamesConfig, seed: int
-  ) -> Iterator[dict[str, Any]]:
-    """Yields conversations of the solver's games, as grids."""
-    grid = text_formats.GridFormat(thoughts=self.thoughts)
-    return expert_games.rows(settings, grid, seed)
+  @property
+  def rows(self) -> board_rows.BoardRows:
+    """Rows of training data."""
+    return board_rows.BoardRows(self)
 
   @functools.cached_property
   def unsolved(self) -> None:

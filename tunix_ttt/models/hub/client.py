@@ -70,7 +70,7 @@ def check_new_name(name: str) -> None:
   if not files.is_hub_id(name):
     raise errors.UserError(
       f"{name}: not a name for a repository on the Hugging Face hub; expected"
-      " a name such as your-name/tictactoe"
+      " a name such as your-name/my-model"
     )
 
 

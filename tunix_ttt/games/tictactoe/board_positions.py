@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tunix_ttt.data import row_formats
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -14,7 +13,6 @@ from tunix_ttt.games.tictactoe import text_formats
 
 Row = dict[str, Any]
 
-REJECTED = ("worse", "illegal", "format")
 _TAG = re.compile(r"<[^>]*>")
 _LAST_MOVE = re.compile(re.escape(text_formats.LAST_MOVE) + r"([A-C][1-3])")
 
@@ -24,30 +22,6 @@ class Position(NamedTuple):
 
   board: int
   last_move: int | None
-
-
-class Start(NamedTuple):
-  """A sample and the position of its prompt."""
-
-  sample: row_formats.Sample
-  position: Position
-
-  def texts(self) -> Iterator[str]:
-    """Yields the text of the sample, to train a tokenizer on."""
-    return self.sample.texts()
-
-
-def parse(row: Row, data_format: str) -> list[Start]:
-  """Finds the positions on which a row asks for a move: its prompts' last boards.
-
-  Raises:
-    ValueError: If the prompt has no board, or no move is possible on it.
-  """
-  samples = row_formats.parse_row(row, data_format)
-  return [
-    Start(each, _find_position((row_formats.questions(each) or [""])[-1]))
-    for each in samples
-  ]
 
 
 def endless(rng: np.random.Generator, boards: np.ndarray) -> Iterator[Position]:
@@ -64,7 +38,7 @@ def draw_last_move(rng: np.random.Generator, board: int) -> int | None:
 
 
 def rejected_cells(board: int, kind: str) -> tuple[int, ...]:
-  """Returns the moves to reject for a kind of `REJECTED`.
+  """Returns the moves to reject for a kind of `row_kinds.REJECTED`.
 
   They are moves of lower value than the optimal ones (`worse`), taken cells
   (`illegal`), or none (`format`, which rejects the text of an optimal move).
@@ -95,7 +69,7 @@ def pair_row(
   rejected: str,
   kind: str,
 ) -> Row:
-  """Returns a preference pair of answers; `kind` is one of `REJECTED`."""
+  """Returns a preference pair of answers; `kind` is one of `row_kinds.REJECTED`."""
   return {
     "prompt": text_format.prompt(text_format.observation(*position)),
     "chosen": text_format.completion(chosen),
@@ -114,7 +88,7 @@ def pairs(
   """Yields preference pairs without end.
 
   `style` is a key of `text_formats.STYLES`; `weights` are the relative
-  frequencies of the kinds in `REJECTED`.
+  frequencies of the kinds in `row_kinds.REJECTED`.
   """
   positions = {kind: endless(rng, _boards(kind)) for kind in weights}
   shares = np.array([*weights.values()], float)
@@ -166,11 +140,16 @@ def _malformed(answer: str) -> list[str]:
   ]
 
 
-def _find_position(text: str) -> Position:
+def find(text: str) -> Position:
+  """Returns the position on which a prompt asks for a move, its last board.
+
+  Raises:
+    ValueError: If the prompt has no board, or no move is possible on it.
+  """
   boards = board_text.find(text)
   if not boards:
     raise ValueError("the prompt has no board")
-  board, player = boards[-1].board, boards[-1].player
+  board, player = boards[-1].position, boards[-1].player
   marks = board_text.to_text(board)
   if not solver.solve().optimal[board]:
     raise ValueError(
