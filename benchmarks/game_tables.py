@@ -24,6 +24,7 @@ from tokenizers import trainers
 from tunix_ttt import cli
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
+from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import game_observations
 from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import hub_tokenizers
@@ -59,7 +60,7 @@ def texts(game: definition.Definition) -> Iterator[str]:
     yield from (spellings.render_answer(name, "") for name in names)
   shows = game_observations.sample_shows(game.game, game.text, 16)
   for show in shows.tolist():
-    yield definition.observation_text(game.text, show)
+    yield game_lib.observation_text(game.text, show)
 
 
 def make_tokenizer(

@@ -22,7 +22,7 @@ from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.games import catalog
-from tunix_ttt.games import definition
+from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import view as view_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import model_policy
@@ -101,7 +101,7 @@ class HostDriven:
       for show in np.asarray(self._show(states)).tolist():
         messages = [
           chat.message("system", self._text.rules),
-          chat.message("user", definition.observation_text(self._text, show)),
+          chat.message("user", game_lib.observation_text(self._text, show)),
         ]
         prompts.append(chat.encode_chat(messages, self._tokenizer).ids)
       actions = np.full(count, -1)

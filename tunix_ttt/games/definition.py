@@ -423,7 +423,7 @@ class Definition(Generic[game_lib.StateT]):
   def draw(self, state: game_lib.StateT, seat: int) -> str:
     """Returns a state of the rules as a person in the seat sees it."""
     show = np.asarray(self.text.show(state, jnp.int32(seat))).tolist()
-    return observation_text(self.text, show)
+    return game_lib.observation_text(self.text, show)
 
   def move_help(self) -> str:
     """Returns a line on how a person enters moves."""
@@ -494,13 +494,7 @@ class Definition(Generic[game_lib.StateT]):
   def observation(self, state: Any) -> str:
     """Returns the text of the observation in a state."""
     show = np.asarray(self.text.show(state.game, state.seat)).tolist()
-    return observation_text(self.text, show)
-
-
-def observation_text(text: game_lib.GameText, show: Sequence[int]) -> str:
-  """Returns the text of an observation, the result of `GameText.show`."""
-  slots = zip(text.segments, show, strict=True)
-  return "".join(texts[number] for texts, number in slots if number >= 0)
+    return game_lib.observation_text(self.text, show)
 
 
 def _over_batch(function: Callable[..., Any], num_axes: int) -> Any:

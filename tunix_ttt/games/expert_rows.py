@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from tunix_ttt import streams
 from tunix_ttt.games import definition as definition_lib
+from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import players
 from tunix_ttt.games import view as view_lib
 from tunix_ttt.runs import progress
@@ -79,7 +80,7 @@ def row(
 
   `show` is the observation, the result of `GameText.show`.
   """
-  observation = definition_lib.observation_text(game.text, show)
+  observation = game_lib.observation_text(game.text, show)
   return {
     "messages": [
       chat.message("system", game.text.rules),

@@ -120,3 +120,9 @@ class GameText(Protocol[ShownT]):
     everything that the seat knows.
     """
     ...
+
+
+def observation_text(text: GameText, show: Sequence[int]) -> str:
+  """Returns the text of an observation, the result of `GameText.show`."""
+  slots = zip(text.segments, show, strict=True)
+  return "".join(texts[number] for texts, number in slots if number >= 0)

@@ -157,7 +157,7 @@ def _tabulate(
     return numbers[key]
 
   def see(seat: int, state: int) -> str:
-    return definition.observation_text(text, shows[seat][state])
+    return game_lib.observation_text(text, shows[seat][state])
 
   def intern(words: str) -> int:
     return texts.setdefault(words, len(texts))
