@@ -57,7 +57,7 @@ class Run:
     return [row for row in rows if split in (None, row["split"])]
 
   def games(self) -> Iterator[game_files.Game | recorded_games.Game]:
-    """Yields the games of the finished model, of tic-tac-toe on every line.
+    """Yields the games of the finished model: every line, or examples.
 
     They are played first, unless the run has them.
     """

@@ -166,12 +166,9 @@ class Definition(Generic[game_lib.StateT]):
   # Players.
 
   def player(self, name: str, key: str) -> Any:
-    """Returns the opponent that a config names.
+    """Returns the opponent that a config names under `key`.
 
-    Args:
-      name: `random`, `optimal`, `epsilon-optimal:EPSILON`, `mcts:SIMULATIONS` or
-        `package.module:function`, a `games.players.Player`.
-      key: Config key for messages.
+    Names are as in `config.PlayConfig.opponent`.
 
     Raises:
       errors.UserError: if there is no such opponent for this game.
