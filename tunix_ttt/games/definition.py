@@ -495,6 +495,5 @@ class Definition(Generic[game_lib.StateT]):
 
 
 def _over_batch(function: Callable[..., Any], num_axes: int) -> Any:
-  for _ in range(num_axes):
-    function = jax.vmap(function)
-  return jax.jit(function)
+  every = range(num_axes)
+  return jax.jit(functools.reduce(lambda f, _: jax.vmap(f), every, function))
