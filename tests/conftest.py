@@ -315,5 +315,5 @@ def source() -> datasets.Source:
 def tokenizer(source: datasets.Source) -> tokenizers.SentencePieceTokenizer:
   """A tokenizer trained on `source`."""
   return tokenizers.train_tokenizer(
-    source.texts(100), 512, players.GAME.symbols()
+    source.texts(100), 512, players.GAME.symbols(512)
   )

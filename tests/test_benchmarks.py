@@ -28,6 +28,11 @@ SMALLEST = {
   "environment": ["--num-games", 3, "--repeats", 1],
   # A tokenizer that merges lines would not build the tables.
   "game_tables": ["--games", "leduc_poker", "--vocab-size", 2000],
+  "connect_four": [
+    "--games", 3, "--runs", "runs", "--set", "training.max_steps=2",
+    "training.batch_size=4", "training.warmup_steps=0", "play.num_games=2",
+    "play.batch_size=2",
+  ],
   "exploitability": [
     "--games", "kuhn_poker", "--runs", "runs", "--set", "training.max_steps=1",
     "training.batch_size=16", "data.games.num_games=60",

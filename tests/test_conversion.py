@@ -18,7 +18,7 @@ from tunix_ttt.text import tokenizers
 def converted(source, request, tmp_path_factory):
   """Writes a converted tokenizer and returns it with its directory."""
   tokenizer = tokenizers.train_tokenizer(
-    source.texts(100), request.param, players.GAME.symbols()
+    source.texts(100), request.param, players.GAME.symbols(512)
   )
   path = tmp_path_factory.mktemp("converted")
   files.write_all(path, hub_tokenizers.to_hugging_face(tokenizer))
@@ -27,7 +27,7 @@ def converted(source, request, tmp_path_factory):
 
 def texts(source):
   rng = random.Random(0)
-  pieces = [s.replace("\u2581", " ") for s in players.GAME.symbols()]
+  pieces = [s.replace("\u2581", " ") for s in players.GAME.symbols(512)]
   # Rare characters become bytes; pieces overlap in runs of one character.
   characters = "abAB123 \n\t\r<>-|[]./\u2581\x01\u00e9\u6f22\U0001f642\u200b"
   for length in range(1, 400):

@@ -152,7 +152,7 @@ def test_points_are_shares_of_the_returns(kuhn):
 
 def test_symbols_are_tokens_of_a_trained_tokenizer(kuhn):
   texts = [f"user\n{kuhn.text.rules}\n\nYour card: king.\nPass or bet?"]
-  trained = tokenizers.train_tokenizer(texts * 9, 512, kuhn.symbols())
+  trained = tokenizers.train_tokenizer(texts * 9, 512, kuhn.symbols(512))
   rules = f"user\n{kuhn.text.rules}\n\n"
   assert len(trained.encode(rules)) == 1
   assert tables.build(kuhn, trained).observations.max_begin < 14

@@ -63,7 +63,7 @@ def test_coordinates_are_single_tokens(tokenizer):
 
 def test_training_is_deterministic(source, tokenizer):
   again = tokenizers.train_tokenizer(
-    source.texts(100), 512, players.GAME.symbols()
+    source.texts(100), 512, players.GAME.symbols(512)
   )
   assert again.digest == tokenizer.digest
   assert again.vocab_size == 512

@@ -67,6 +67,26 @@ def test_rows_are_the_moves_of_the_expert(game):
   assert make(game, 7, seed=1) != make(game, 7)
 
 
+def test_rows_do_not_depend_on_how_many_games_are_active(game, monkeypatch):
+  rows = make(game, 23)
+  monkeypatch.setattr(expert_rows, "_WIDTH", 5)
+  assert make(game, 23) == rows
+
+
+def test_slips_change_positions_but_not_answers(game):
+  def first_seat(**settings):
+    for row in make(game, 40, **settings):
+      if row["seat"] == "first":
+        _, user, assistant = (turn["content"] for turn in row["messages"])
+        yield tuple(int(re.search(r"\d", x)[0]) for x in (user, assistant))
+
+  # The first player always leaves a multiple of four.
+  assert all(stones % 4 for stones, _ in first_seat())
+  slipped = [*first_seat(slips=0.5)]
+  assert any(stones % 4 == 0 for stones, _ in slipped)
+  assert all(stones % 4 in (0, taken) for stones, taken in slipped)
+
+
 def test_rows_of_lost_games_are_dropped(game):
   rows = make(game, 40, game.player("optimal", "opponent"))
   kind = game.rows.kinds["games"](game=game, opponent="optimal", keep="won")

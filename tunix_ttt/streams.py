@@ -73,6 +73,7 @@ class Stream(enum.StrEnum):
   OBSERVATIONS = (
     "games whose observations are compared with whole texts"  # game
   )
+  EXPERT_SLIPS = "random moves in games of an expert"  # ply
   GAME_STARTS = "first states of games"
   CHANCE_OUTCOMES = "outcomes of chance nodes"  # ply
   PLAYER_GAMES = "choices of a player for a whole game"  # seat

@@ -31,8 +31,8 @@ from tunix_ttt.text import tokenizers
 if TYPE_CHECKING:
   from tunix_ttt.games import game_rows
 
-# Slots with more texts than this are left to the tokenizer's own pieces.
-_MAX_SYMBOLS = 250
+# Pieces of a tokenizer besides symbols: bytes, controls and learned ones.
+_NUM_PIECES = 384
 # Endings of a game that its rules end.
 _BY_RULES = (
   game_lib.Outcome.WIN,
@@ -153,12 +153,12 @@ class Definition(Generic[game_lib.StateT]):
     """Returns the ids that end an answer."""
     return [*tokenizer.end_ids]
 
-  def symbols(self) -> Sequence[str]:
-    """Returns texts that are one token each for a tokenizer of this game."""
+  def symbols(self, vocab_size: int) -> Sequence[str]:
+    """Returns texts that are one token each for a tokenizer of this size."""
     rules = f"user\n{self.text.rules}\n\n"
     texts = {each for slot in self.text.segments for each in slot}
     answers = ("<think>", "</think>", "</think>\n<move>", "<move>", "</move>")
-    if len(texts) > _MAX_SYMBOLS:
+    if len(texts) > vocab_size - _NUM_PIECES:
       texts = set()
     every = (rules, *sorted(texts), *answers)
     return [*dict.fromkeys(text for text in every if text)]

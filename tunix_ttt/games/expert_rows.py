@@ -1,10 +1,15 @@
 """Makes rows for SFT from the games of an expert."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+import itertools
+import os
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tunix_ttt import streams
 from tunix_ttt.games import definition as definition_lib
@@ -16,7 +21,16 @@ from tunix_ttt.text import chat
 from tunix_ttt.text import spellings
 
 Row = dict[str, Any]
-_BATCH = 256
+# Observation, and the expert's action, of each of its turns.
+_Turns = list[tuple[list[int], int]]
+_WIDTH = 256
+
+
+class _Program(NamedTuple):
+  """Compiled functions of games' numbers, int [W], and states."""
+
+  start: Callable[..., Any]
+  turn: Callable[..., Any]
 
 
 def games(
@@ -26,6 +40,7 @@ def games(
   *,
   num_games: int,
   seed: int = 0,
+  slips: float = 0.0,
 ) -> Iterator[tuple[float, list[Row]]]:
   """Yields the return and the rows of each game, a `row` for each expert move.
 
@@ -38,35 +53,31 @@ def games(
     opponent: Player of the other seats; None for the random one.
     num_games: Number of games.
     seed: Random seed.
+    slips: Probability that a game goes on with a random legal move. The answer
+      is the expert's move all the same, so rows also show positions that the
+      expert avoids.
   """
-  view, text = game.environment(opponent), game.text
-  answers = [spellings.render_answer(names[0]) for names in text.actions]
-  play = jax.jit(
-    jax.vmap(lambda key, seat: _play(view, text, expert, key, seat))
-  )
-  size = min(_BATCH, num_games)
+  answers = [spellings.render_answer(names[0]) for names in game.text.actions]
+  program = _compile(game, expert, opponent, seed, slips)
+  # XLA runs the loops of a search on one core.
+  cores = os.cpu_count() if jax.default_backend() == "cpu" else None
+  workers = min(cores or 1, -(-num_games // _WIDTH))
+  bounds = np.linspace(0, num_games, workers + 1).astype(int).tolist()
   bar = progress.bar(total=num_games, unit="game")
-  with bar:
-    for first in range(0, num_games, size):
-      numbers = jnp.arange(first, first + size)
-      keys = streams.keys(seed, streams.Stream.EXPERT_GAMES, last=numbers)
-      games = jax.device_get(play(keys, numbers % len(text.seats)))
-      # The last batch is full, but not all of its games belong to the rows.
-      for number, (shows, actions, num_turns, value) in zip(
-        range(first, num_games), zip(*games, strict=True), strict=False
-      ):
-        bar.update()
-        seat, value = number % len(text.seats), float(value)
-        turns = zip(
-          shows[:num_turns].tolist(), actions[:num_turns].tolist(), strict=True
-        )
-        yield (
-          value,
-          [
-            row(game, show, answers[action], seat, value)
-            for show, action in turns
-          ],
-        )
+  with bar, futures.ThreadPoolExecutor(workers) as pool:
+    parts = pool.map(
+      lambda part: [*_play(program, part, bar)], itertools.pairwise(bounds)
+    )
+    every = itertools.chain.from_iterable(parts)
+    for number, (turns, value) in enumerate(every):
+      seat = number % len(game.seats)
+      yield (
+        value,
+        [
+          row(game, show, answers[action], seat, value)
+          for show, action in turns
+        ],
+      )
 
 
 def row(
@@ -93,35 +104,74 @@ def row(
   }
 
 
-def _play(
-  view: view_lib.View,
-  text: Any,
+def _compile(
+  game: definition_lib.Definition,
   expert: players.Player,
-  key: jax.Array,
-  seat: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Returns observations, actions, the number of turns and the return."""
-  start = view.init(key, seat)
-  show = text.show(start.game, start.seat)
-  length = view.game.max_plies
-  shows = jnp.zeros((length, *show.shape), show.dtype)
-  actions = jnp.zeros(length, jnp.int32)
+  opponent: players.Player | None,
+  seed: int,
+  slips: float,
+) -> _Program:
+  """Returns the functions that start the games of W numbers, and play a turn."""
+  view, text, names = game.environment(opponent), game.text, streams.Stream
 
-  def is_ongoing(carry: Any) -> jax.Array:
-    state, *_ = carry
-    return state.ending == view_lib.Ending.ONGOING
+  def start(number: jax.Array) -> view_lib.ViewState:
+    key = streams.key(seed, names.EXPERT_GAMES, number)
+    return view.init(key, number % len(text.seats))
 
-  def turn(carry: Any) -> Any:
-    state, number, shows, actions = carry
+  def turn(
+    number: jax.Array, state: view_lib.ViewState
+  ) -> tuple[view_lib.ViewState, tuple[jax.Array, ...]]:
+    key = streams.key(seed, names.EXPERT_GAMES, number)
     keys = players.Keys(
-      game=streams.fold_in(key, streams.Stream.EXPERT_CHOICES),
-      ply=streams.fold_in(key, streams.Stream.EXPERT_MOVES, number),
+      game=streams.fold_in(key, names.EXPERT_CHOICES),
+      ply=streams.fold_in(key, names.EXPERT_MOVES, state.plies),
     )
     action = jnp.asarray(expert(keys, state.game), jnp.int32)
-    shows = shows.at[number].set(text.show(state.game, state.seat))
-    actions = actions.at[number].set(action)
-    return view.step(state, action), number + 1, shows, actions
+    slip = players.epsilon(view.game, lambda *_: action, slips)
+    slip_key = streams.fold_in(key, names.EXPERT_SLIPS, state.plies)
+    after = view.step(state, slip(keys._replace(ply=slip_key), state.game))
+    ongoing = view_lib.Ending.ONGOING
+    is_turn, is_over = state.ending == ongoing, after.ending != ongoing
+    show = text.show(state.game, state.seat)
+    return after, (show, action, is_turn, is_over, view.returns(after))
 
-  carry = start, jnp.int32(0), shows, actions
-  state, number, shows, actions = jax.lax.while_loop(is_ongoing, turn, carry)
-  return shows, actions, number, view.returns(state)
+  return _Program(jax.jit(jax.vmap(start)), jax.jit(jax.vmap(turn)))
+
+
+def _play(
+  program: _Program, bounds: tuple[int, int], bar: Any
+) -> Iterator[tuple[_Turns, float]]:
+  """Yields the turns and the return of each game from `bounds[0]` on.
+
+  At most `_WIDTH` games are active. As a start may wait for an opponent's
+  search, waiting games replace finished ones when a quarter are finished.
+  """
+  number, last = bounds
+  width = min(_WIDTH, last - number)
+  active, waiting = np.arange(number, number + width), number + width
+  states = program.start(active)
+  turns: dict[int, _Turns] = collections.defaultdict(list)
+  values: dict[int, float] = {}
+  while number < last:
+    states, record = program.turn(active, states)
+    shows, actions, is_turn, is_over, returns = jax.device_get(record)
+    for lane in np.flatnonzero(is_turn):
+      turns[active[lane]].append((shows[lane].tolist(), int(actions[lane])))
+    finished = np.flatnonzero(is_over)
+    values |= zip(active[finished], returns[finished].tolist(), strict=True)
+    while number in values:
+      yield turns.pop(number, []), values.pop(number)
+      number += 1
+      bar.update()
+    fresh = finished[: last - waiting]
+    if 4 * len(fresh) >= min(width, 4 * (last - waiting)) > 0:
+      active[fresh] = np.arange(waiting, waiting + len(fresh))
+      waiting += len(fresh)
+      is_fresh = np.isin(np.arange(width), fresh)
+      states = _where(is_fresh, program.start(active), states)
+
+
+@jax.jit
+def _where(condition: jax.Array, this: Any, that: Any) -> Any:
+  choose = jax.vmap(lambda chosen, a, b: jnp.where(chosen, a, b))
+  return jax.tree.map(lambda a, b: choose(condition, a, b), this, that)

@@ -161,7 +161,7 @@ def tokenizer_maker(
     return tokenizers.train_tokenizer(
       texts,
       settings.vocab_size,
-      catalog.of(config).symbols(),
+      catalog.of(config).symbols(settings.vocab_size),
       split_by_whitespace=settings.split_by_whitespace,
     )
 

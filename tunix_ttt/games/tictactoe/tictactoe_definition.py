@@ -96,8 +96,9 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     """Returns the ids that end an answer in the text format."""
     return self.text_format.end_ids(tokenizer)
 
-  def symbols(self) -> Sequence[str]:
+  def symbols(self, vocab_size: int) -> Sequence[str]:
     """Returns the recurring texts of both formats."""
+    del vocab_size
     return board_symbols.SYMBOLS
 
   def player(self, name: str, key: str) -> opponents.Opponent:
