@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from tunix_ttt.rollout import tables
 from tunix_ttt.text import tokenizers
 
 model = test_sampler.model
-OPTIONS = {"frozen_lake": {"max_moves": 5}}
+OPTIONS: dict[str, Any] = {"frozen_lake": {"max_moves": 5}}
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_it_teaches(notebook, elsewhere, monkeypatch):
 
 def test_the_notebook_of_a_page_has_its_text_and_code():
   path = conftest.ROOT / "docs" / "notebook.py"
-  spec = importlib.util.spec_from_file_location("notebook", path)
+  spec: Any = importlib.util.spec_from_file_location("notebook", path)
   writer = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(writer)
   assert writer.build() == writer.NOTEBOOK.read_text()

@@ -1,6 +1,7 @@
 """First moves of a model."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def model():
 
 def test_greedily_each_opening_has_one_answer(model, monkeypatch):
   monkeypatch.setattr(matches, "OPENINGS_TEMPERATURE", 0.0)
-  found = matches.sample_openings(model, CONFIG, 0, NUM_GAMES)
+  found: Any = matches.sample_openings(model, CONFIG, 0, NUM_GAMES)
   partner = partner_lib.Partner(model, CONFIG, num_games=9)
   (first, *_) = partner.answer(0, [[]] * 9)
   assert found.x == [NUM_GAMES * (cell == first.action) for cell in range(10)]
@@ -38,7 +39,7 @@ def test_greedily_each_opening_has_one_answer(model, monkeypatch):
 
 
 def test_samples_are_of_the_seed(model):
-  found = [
+  found: list[Any] = [
     matches.sample_openings(model, CONFIG, n, NUM_GAMES) for n in (0, 0, 1)
   ]
   assert found[0] == found[1] != found[2]

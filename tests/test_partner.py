@@ -50,6 +50,7 @@ def test_a_model_against_itself(model):
   partner = partner_lib.Partner(model, drawn, seed=0, num_games=16)
   played = partner_lib.self_play(partner, 16)
   assert played.num_different > 1 and sum(played.endings.values()) == 16
+  assert played.num_optimal is not None
   assert 0 < played.num_optimal <= played.num_moves <= 16 * 9
   assert partner_lib.self_play(partner, 16) == played
 

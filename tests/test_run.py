@@ -1,6 +1,7 @@
 """Run directories as objects."""
 
 import shutil
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,8 @@ def test_a_directory_without_a_run(tmp_path):
 @pytest.mark.slow
 def test_games_and_the_page_are_made_on_demand(sft_run, tmp_path):
   run = ttt.Run(shutil.copytree(sft_run, tmp_path / "run"))
-  lines = [game.agent for game in run.games()]
+  games: list[Any] = [*run.games()]
+  lines = [game.agent for game in games]
   assert {*lines} == {"X", "O"}
   page = run.report()
   assert page == run.path / "report.html"

@@ -1,10 +1,12 @@
 """Tests the page on games of one's own: rows, checkpoints, training, verdicts."""
 
 import collections
+import dataclasses
 import json
 import re
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +80,7 @@ def test_slips_change_positions_but_not_answers(game):
     for row in make(game, 40, **settings):
       if row["seat"] == "first":
         _, user, assistant = (turn["content"] for turn in row["messages"])
-        yield tuple(int(re.search(r"\d", x)[0]) for x in (user, assistant))
+        yield tuple(int(re.findall(r"\d", x)[0]) for x in (user, assistant))
 
   # The first player always leaves a multiple of four.
   assert all(stones % 4 for stones, _ in first_seat())
@@ -128,7 +130,7 @@ def test_results_do_not_depend_on_batches(game, untrained):
     played = matches.play_games(untrained, config)
     return {match.seat: match.result for match in played}
 
-  results = judged(4)
+  results: dict[str, Any] = judged(4)
   assert list(results) == ["first", "second"]
   assert results == judged(9)
   for result in results.values():
@@ -145,16 +147,15 @@ def test_results_do_not_depend_on_batches(game, untrained):
 
 def test_an_interval_of_the_mean_return(game, untrained):
   (match, _) = matches.play_games(untrained, settings(num_games=4))
-  games = match.games.replace(
-    ending=np.array([trajectory.Ending.WIN] * 3 + [trajectory.Ending.LENGTH])
+  games = dataclasses.replace(
+    match.games,
+    ending=np.array([trajectory.Ending.WIN] * 3 + [trajectory.Ending.LENGTH]),
   )
-  result = rates.sampled(
-    types.SimpleNamespace(
-      unsolved="yes",
-      returns=lambda state, endings: np.array([2.0, -1.0, 1.0, -1.0]),
-    ),
-    games,
+  paid: Any = types.SimpleNamespace(
+    unsolved="yes",
+    returns=lambda state, endings: np.array([2.0, -1.0, 1.0, -1.0]),
   )
+  result = rates.sampled(paid, games)
   # Mean 0.25, standard deviation 1.5, t(3) = 3.182.
   assert result.mean_return == 0.25
   assert result.return_interval == pytest.approx(
@@ -186,6 +187,7 @@ def test_records_of_games(game, untrained):
 def test_a_taught_model_plays_perfectly(nim, tmp_path):
   run = nim.teach(tmp_path)
   taught = ttt.load_model(run)
+  first: Any
   first, second = ttt.play_all_lines(taught, nim.GRPO)
   assert first.result.returns["worst"] == 1
   assert first.result.lines_lost == 0
