@@ -198,6 +198,8 @@ def play_finished(
 ) -> game_files.Summary:
   """Plays every line with a finished run's greedy policy; returns a summary.
 
+  A game that is not judged exactly is sampled against `play.opponent`.
+
   Writes the games and the summary, which includes sampled openings, to the run
   directory, and adds them to its manifest. Existing games are not replayed.
 
@@ -213,7 +215,10 @@ def play_finished(
     # A reference cycle of the trainer may keep a second copy of the model.
     gc.collect()
     model = reference_log_probs.load(name, config)
-    played = list(matches.play_all_lines(model, config))
+    play = matches.play_games
+    if matches.can_play_all_lines(config):
+      play = matches.play_all_lines
+    played = list(play(model, config))
     openings = matches.sample_openings(model, config, config.seed)
     # An interrupted write leaves one file without the other.
     games.unlink(missing_ok=True)

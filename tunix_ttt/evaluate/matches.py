@@ -84,6 +84,13 @@ def play_all_lines(
     yield match._replace(result=result, answers=answers)
 
 
+def can_play_all_lines(config: config_lib.SFTConfig) -> bool:
+  """Returns whether `play_all_lines` can judge the config's game and context."""
+  game = catalog.of(config)
+  by_states = game.is_enumerable and config.play.context == "board"
+  return by_states or game.lines(0) is not None
+
+
 def play_games(
   model: checkpoints.Model,
   config: config_lib.SFTConfig | config_lib.Settings,
