@@ -15,6 +15,7 @@ from tunix_ttt.evaluate import matches as matches_lib
 from tunix_ttt.evaluate import rates
 from tunix_ttt.games import catalog
 from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import lines
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.rollout import trajectory as trajectory_lib
@@ -96,7 +97,7 @@ def write(
   rows = []
   for match in played:
     every = list(trajectory_lib.describe(GAME, match.games, str))
-    for game in (every[number] for number in GAME.distinct_lines(match.games)):
+    for game in (every[number] for number in lines.distinct(match.games)):
       said = [{**turn, "response": say(turn["move"])} for turn in game["turns"]]
       rows.append({**game, "turns": said})
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))

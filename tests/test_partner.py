@@ -78,7 +78,7 @@ class Scripted(partner_lib.Partner):
 
   def answer(self, seat, moves):
     (game,) = moves
-    position = partner_lib.position_after(self.game, game)
+    position = self.game.position_after(game)
     assert position.to_act == seat
     cell = self.cells[len(game) // 2]
     legal = cell >= 0 and bool(position.legal[cell])

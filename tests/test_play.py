@@ -11,6 +11,7 @@ from tests import players
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import rates
 from tunix_ttt.games.tictactoe import env as env_lib
+from tunix_ttt.games.tictactoe import lines
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -111,7 +112,7 @@ def test_lines_are_weighted_with_the_openings_of_x(openings, monkeypatch):
   games = players.matches(FIRST_LEGAL)[1].games
   changed = solved._replace(optimal=optimal)
   monkeypatch.setattr(solver, "solve", lambda: changed)
-  weights = players.GAME.optimal_weights(games)
+  weights = lines.optimal_weights(games)
   first = games.states.last_move[:, 0]
   sums = np.bincount(first, weights, minlength=9)
   cells = rules.mask_to_bool(openings)

@@ -68,8 +68,7 @@ class _ModelGames:
     play = dataclasses.replace(self.config.play, on_parse_error="end")
     config = dataclasses.replace(self.config, play=play)
     player = model_player.Player(self.model, config)
-    game, env = player.game, player.env
-    begin = jax.jit(jax.vmap(lambda key, seat: game.begin(env, key, seat)))
+    game = player.game
     # An even size, so that sides also alternate across batches.
     size = play.batch_size + play.batch_size % 2
     seats = jnp.arange(size) % len(game.seats)
@@ -80,7 +79,7 @@ class _ModelGames:
       game_keys = streams.keys(
         seed, streams.Stream.REJECTION_OPPONENTS, last=numbers
       )
-      states = begin(game_keys, seats)
+      states = player.begin(game_keys, seats)
       token_keys = streams.keys(
         seed, streams.Stream.REJECTION_TOKENS, last=numbers
       )

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_ttt import streams
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import state_graph
 from tunix_ttt.games import view as view_lib
@@ -47,14 +46,9 @@ class Decisions:
 
   def view_states(self) -> view_lib.ViewState:
     """Returns the decisions as games of a sampler: a pytree [D, ...]."""
-    count = len(self)
-    key = jax.random.key_data(streams.key(0, streams.Stream.GREEDY))
-    return view_lib.ViewState(
-      game=jax.tree.map(jnp.asarray, self.states),
-      seat=jnp.full(count, self.seat, jnp.int32),
-      key=jnp.tile(key, (count, 1)),
-      plies=jnp.zeros(count, jnp.int32),
-      ending=jnp.full(count, view_lib.Ending.ONGOING, jnp.int8),
+    return view_lib.at_turns(
+      jax.tree.map(jnp.asarray, self.states),
+      jnp.full(len(self), self.seat, jnp.int32),
     )
 
 

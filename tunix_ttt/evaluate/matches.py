@@ -69,7 +69,7 @@ def play_all_lines(
       " to play every line"
     )
   game = catalog.of(config)
-  if game.lines(0) is not None:
+  if game.lines is not None:
     player = model_player.Player(model, config, game.environment())
     yield from exact_matches(player, game, config.play.batch_size)
     return
@@ -88,7 +88,7 @@ def can_play_all_lines(config: config_lib.SFTConfig) -> bool:
   """Returns whether `play_all_lines` can judge the config's game and context."""
   game = catalog.of(config)
   by_states = game.is_enumerable and config.play.context == "board"
-  return by_states or game.lines(0) is not None
+  return by_states or game.lines is not None
 
 
 def play_games(
@@ -126,8 +126,9 @@ def exact_matches(
   `play` must have a uniformly random opponent. In training, progress bars are
   removed at their end.
   """
+  assert game.lines is not None
   for seat, name in enumerate(game.seats):
-    starts = game.lines(seat)
+    starts = game.lines.starts(seat)
     total = len(jax.tree.leaves(starts)[0])
 
     def draw(
@@ -164,17 +165,14 @@ def sampled_matches(
   if in_training:
     game_stream = names.VALIDATION_OPPONENTS
     token_stream = names.VALIDATION_TOKENS
-  game, env = player.game, player.env
+  game = player.game
   for seat, name in enumerate(game.seats):
-    begin = jax.jit(jax.vmap(lambda key, seat=seat: game.begin(env, key, seat)))
 
-    def draw(
-      numbers: jax.Array, begin: Any = begin, seat: int = seat
-    ) -> tuple[jax.Array, Any]:
+    def draw(numbers: jax.Array, seat: int = seat) -> tuple[jax.Array, Any]:
       # Seats are counted from 1 in streams.
       game_keys = streams.keys(seed, game_stream, seat + 1, last=numbers)
       keys = streams.keys(seed, token_stream, seat + 1, last=numbers)
-      return keys, begin(game_keys)
+      return keys, player.begin(game_keys, jnp.full(len(numbers), seat))
 
     games = model_player.play_batches(
       player,
@@ -199,7 +197,8 @@ def sample_openings(
     errors.UserError: If the model cannot play with this config.
   """
   game = catalog.of(config)
-  if game.opening_states(0, jnp.arange(1)) is None:
+  lines = game.lines
+  if lines is None:
     return None
   play = dataclasses.replace(
     config.play,
@@ -215,14 +214,14 @@ def sample_openings(
       def draw(numbers: jax.Array, seat: int = seat) -> tuple[jax.Array, Any]:
         stream = streams.Stream.OPENING_TOKENS
         keys = streams.keys(seed, stream, seat + 1, last=numbers)
-        return keys, game.opening_states(seat, numbers)
+        return keys, lines.opening_states(seat, numbers)
 
       every.append(
         model_player.play_batches(
           player, draw, num_games, size, name=name, leave=False
         )
       )
-  counts = game.count_openings(every)
+  counts = lines.count_openings(every)
   return game_files.Openings(temperature=OPENINGS_TEMPERATURE, **counts)
 
 
@@ -239,7 +238,7 @@ class Evaluator:
     self._config, game, self._judge = config, catalog.of(config), None
     if not config.exhaustive_eval:
       self._player = model_player.Player(model, config)
-    elif game.lines(0) is not None:
+    elif game.lines is not None:
       self._player = model_player.Player(model, config, game.environment())
     else:
       self._judge = state_judge.StateJudge(model, config)
@@ -324,9 +323,9 @@ def describe(
 
   `decode` turns token ids into text.
   """
-  games = match.games
-  if isinstance(match.result, rates_lib.Exact) and match.answers is None:
-    distinct = match.game.distinct_lines(games)
+  games, lines = match.games, match.game.lines
+  if isinstance(match.result, rates_lib.Exact) and lines is not None:
+    distinct = lines.distinct(games)
     games = jax.tree.map(lambda leaf: leaf[distinct], games)
   yield from trajectory_lib.describe(match.game, games, decode)
 

@@ -58,6 +58,12 @@ class Player:
     longest_prompt = tables.observations.max_begin
     memory.check_play(model.spec, play, longest_prompt)
     self._sample = sampler.Sampler(policy, self.env, tables, play)
+    begin, env = self.game.begin, self.env
+    self._begin = jax.jit(jax.vmap(lambda key, seat: begin(env, key, seat)))
+
+  def begin(self, keys: jax.Array, seats: jax.Array) -> Any:
+    """Returns the first states of B games, given keys [B] and seats int [B]."""
+    return self._begin(keys, seats)
 
   def __call__(self, keys: jax.Array, states: Any) -> Trajectory:
     """Plays a game from each of B states with B keys; returns it on the host."""

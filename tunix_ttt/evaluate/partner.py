@@ -2,10 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,6 +13,7 @@ from tunix_ttt.evaluate import model_player
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
+from tunix_ttt.games import replays
 from tunix_ttt.models import checkpoints
 
 
@@ -79,54 +78,13 @@ class Partner:
         continue
       tokens = games.actions[number, turn][games.action_mask[number, turn]]
       action = int(games.moves[number, turn])
-      legal = position_after(self.game, plies).legal
+      legal = self.game.position_after(plies).legal
       is_legal = action >= 0 and bool(legal[action])
       answers.append(Answer(self._decode(tokens.tolist()), action, is_legal))
     return answers
 
 
-class Position(NamedTuple):
-  """A state on the host, and what the rules say of it; see `games.game.Game`."""
-
-  state: Any
-  to_act: Any
-  legal: Any
-  chance: Any
-  returns: Any
-
-
-def position_after(
-  game: definition.Definition, plies: Sequence[int]
-) -> Position:
-  """Returns the position after plies, those of chance included."""
-  padded = np.zeros(game.game.max_plies, np.int32)
-  padded[: len(plies)] = plies
-  return jax.device_get(_follow(game)(padded, len(plies)))
-
-
-@functools.lru_cache(maxsize=4)
-def _follow(game: definition.Definition) -> Callable[..., Position]:
-  rules = game.game
-
-  @jax.jit
-  def follow(plies: jax.Array, count: jax.Array) -> Position:
-    # Games with explicit chance ignore the key.
-    first = rules.init(streams.key(0, streams.Stream.GAME_STARTS))
-    state = jax.lax.fori_loop(
-      0, count, lambda ply, state: rules.step(state, plies[ply]), first
-    )
-    return Position(
-      state=state,
-      to_act=rules.to_act(state),
-      legal=rules.legal(state),
-      chance=rules.chance(state),
-      returns=rules.returns(state),
-    )
-
-  return follow
-
-
-def _draw(rng: np.random.Generator, position: Position) -> int:
+def _draw(rng: np.random.Generator, position: replays.Position) -> int:
   odds = np.asarray(position.chance, np.float64)
   return int(rng.choice(len(odds), p=odds / odds.sum()))
 
@@ -158,7 +116,7 @@ def play(
   plies: list[int] = []
   tell(game.move_help())
   while True:
-    position = position_after(game, plies)
+    position = game.position_after(plies)
     state, turn = position.state, int(position.to_act)
     if turn == game_lib.CHANCE:
       plies.append(_draw(chance, position))
@@ -212,7 +170,7 @@ def _take_back(
 ) -> None:
   """Removes the plies from the person's last move on."""
   seats = [
-    int(position_after(game, plies[:number]).to_act)
+    int(game.position_after(plies[:number]).to_act)
     for number in range(len(plies))
   ]
   if person not in seats:
@@ -242,7 +200,7 @@ def self_play(partner: Partner, num_games: int) -> SelfPlay:
   endings: dict[int, str] = {}
   num_moves = num_optimal = 0
   while len(endings) < num_games:
-    positions = [position_after(game, each) for each in plies]
+    positions = [game.position_after(each) for each in plies]
     turns = [int(position.to_act) for position in positions]
     answers = {
       seat: partner.answer(seat, plies)

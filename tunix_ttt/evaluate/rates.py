@@ -85,10 +85,11 @@ class Sampled:
 
 def exact_of_lines(game: definition.Definition, games: Trajectory) -> Exact:
   """Computes exact results from the games on every line of `game.lines`."""
-  distinct = game.distinct_lines(games)
+  assert game.lines is not None
+  distinct = game.lines.distinct(games)
   endings = [Ending(int(e)) for e in np.asarray(games.ending)[distinct]]
   order = list(RATES.values())
-  even, weights = np.ones(len(games.ending)), game.optimal_weights(games)
+  even, weights = np.ones(len(games.ending)), game.lines.optimal_weights(games)
   values = game.returns(games.state, np.asarray(games.ending))
   return Exact(
     lines=len(distinct),

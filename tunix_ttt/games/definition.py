@@ -16,12 +16,13 @@ import numpy as np
 
 from tunix_ttt import custom
 from tunix_ttt import errors
-from tunix_ttt import streams
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import game_observations
+from tunix_ttt.games import line_play
 from tunix_ttt.games import mcts
 from tunix_ttt.games import players
 from tunix_ttt.games import position_reader
+from tunix_ttt.games import replays
 from tunix_ttt.games import solve
 from tunix_ttt.games import state_graph
 from tunix_ttt.games import view as view_lib
@@ -58,6 +59,8 @@ class Definition(Generic[game_lib.StateT]):
     traces: Function of a count and a seed that yields rows of training data in
       place of an expert's games; None for those.
     reader: Reader of the game's text, for games that have one.
+    lines: Play of every line, for games that have it; others are judged by
+      their states.
   """
 
   name: str
@@ -69,6 +72,7 @@ class Definition(Generic[game_lib.StateT]):
   is_enumerable: bool = True
   traces: Callable[[int, int], Iterator[dict[str, Any]]] | None = None
   reader: position_reader.Reader | None = None
+  lines: line_play.LinePlay | None = None
 
   @property
   def seats(self) -> Sequence[str]:
@@ -252,14 +256,8 @@ class Definition(Generic[game_lib.StateT]):
     which that seat is the model's.
     """
     numbers = np.flatnonzero(np.asarray(self.graph.to_act) >= 0)
-    count = len(numbers)
-    return numbers, view_lib.ViewState(
-      game=jax.tree.map(lambda leaf: leaf[numbers], self.graph.states),
-      seat=self.graph.to_act[numbers],
-      key=jnp.zeros((count, 2), jnp.uint32),
-      plies=jnp.zeros(count, jnp.int32),
-      ending=jnp.full(count, view_lib.Ending.ONGOING, jnp.int8),
-    )
+    states = jax.tree.map(lambda leaf: leaf[numbers], self.graph.states)
+    return numbers, view_lib.at_turns(states, self.graph.to_act[numbers])
 
   @property
   def rows(self) -> "game_rows.GameRows":
@@ -316,22 +314,35 @@ class Definition(Generic[game_lib.StateT]):
       The best return of a legal action minus the move's, 0 to `high - low`. A
       move that is not legal has the largest regret.
     """
-    worst = self.high - self.low
-    regret = _over_batch(self.solution.regret, moves.ndim)(
-      states.game, jnp.maximum(jnp.asarray(moves), 0)
-    )
-    regret = np.nan_to_num(np.asarray(regret), posinf=worst)
+    worst, chosen = self.high - self.low, np.maximum(moves, 0)[..., None]
+    values = np.asarray(self.solution.action_values)[self._numbers(states)]
+    # A finished state has no action, and so the regret NaN.
+    with np.errstate(invalid="ignore"):
+      regret = values.max(-1) - np.take_along_axis(values, chosen, -1)[..., 0]
+    regret = np.nan_to_num(regret, posinf=worst)
     return np.where(moves < 0, worst, regret).astype(np.float32)
 
   def is_ahead(self, states: Any) -> np.ndarray:
     """Returns whether perfect play returns more than 0 to the model, bool [...]."""
-    solution = self.solution
+    values = np.asarray(self.solution.values)
+    return values[self._numbers(states), np.asarray(states.seat)] > 1e-6
 
-    def value(state: Any, seat: jax.Array) -> jax.Array:
-      return solution.values[solution.index(state), seat]
+  def _numbers(self, states: Any) -> np.ndarray:
+    """Returns the number of each state in `graph`, int [...]."""
+    shape = states.seat.shape
+    flat = jax.tree.map(
+      lambda leaf: leaf.reshape(-1, *leaf.shape[len(shape) :]), states.game
+    )
+    return np.asarray(self._index(flat)).reshape(shape)
 
-    values = _over_batch(value, states.seat.ndim)(states.game, states.seat)
-    return np.asarray(values) > 1e-6
+  # Compiled once, as every training step asks.
+  @functools.cached_property
+  def _index(self) -> Callable[[Any], jax.Array]:
+    return jax.jit(jax.vmap(self.graph.index))
+
+  @functools.cached_property
+  def _returns(self) -> Callable[[Any], jax.Array]:
+    return jax.jit(jax.vmap(self.environment().returns))
 
   def move_kinds(self, states: Any, moves: np.ndarray) -> np.ndarray | None:
     """Returns the index of each move's kind for `move_quality`, int [...].
@@ -363,8 +374,7 @@ class Definition(Generic[game_lib.StateT]):
       endings: `rollout.trajectory.Ending` of each game, int [B]. A game that did
         not end by the rules is worth `low`.
     """
-    values = jax.jit(jax.vmap(self.environment().returns))(states)
-    by_rules = np.isin(endings, _BY_RULES)
+    by_rules, values = np.isin(endings, _BY_RULES), self._returns(states)
     return np.where(by_rules, np.asarray(values), self.low).astype(np.float32)
 
   # Play against a person, move by move.
@@ -382,6 +392,11 @@ class Definition(Generic[game_lib.StateT]):
       )
     return self.environment()
 
+  @functools.cached_property
+  def position_after(self) -> Callable[[Sequence[int]], replays.Position]:
+    """Function from plies, those of chance included, to the position."""
+    return replays.follower(self.game)
+
   def replay(self, seat: int, plies: Sequence[Sequence[int]]) -> Any:
     """Returns the states of N games in which it is the seat's turn, [N].
 
@@ -389,26 +404,13 @@ class Definition(Generic[game_lib.StateT]):
       seat: Seat of the model.
       plies: Actions and outcomes of chance of each game so far.
     """
-    first = self.first_position(streams.key(0, streams.Stream.GAME_STARTS))
-    states = []
-    for each in plies:
-      state = first
-      for action in each:
-        state = self.game.step(state, jnp.int32(action))
-      states.append(
-        view_lib.ViewState(
-          game=state,
-          seat=jnp.int32(seat),
-          key=jnp.zeros(2, jnp.uint32),
-          plies=jnp.int32(len(each)),
-          ending=jnp.where(
-            self.game.to_act(state) == seat,
-            jnp.int8(view_lib.Ending.ONGOING),
-            jnp.int8(view_lib.Ending.OVER),
-          ),
-        )
-      )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    positions = [self.position_after(each) for each in plies]
+    states = [position.state for position in positions]
+    return view_lib.at_turns(
+      jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+      jnp.full(len(plies), seat, jnp.int32),
+      is_turn=jnp.array([position.to_act == seat for position in positions]),
+    )
 
   def replayed_turn(
     self, games: Any, number: int, seat: int, plies: Sequence[int]
@@ -443,30 +445,6 @@ class Definition(Generic[game_lib.StateT]):
       return []
     return np.flatnonzero(np.asarray(self.solution.best(state))).tolist()
 
-  # Games on every line of play, where there is a better way than the states.
-
-  def lines(self, seat: int) -> Any:
-    """Returns the first states of every line, [N]; None to judge by states."""
-    del seat
-    return None
-
-  def distinct_lines(self, games: Any) -> np.ndarray:
-    """Returns the index of each distinct game of `lines`, int [M]."""
-    raise NotImplementedError
-
-  def optimal_weights(self, games: Any) -> np.ndarray:
-    """Returns weights of the games of `lines` for optimal opponents, [N]."""
-    raise NotImplementedError
-
-  def opening_states(self, seat: int, numbers: jax.Array) -> Any:
-    """Returns states of first moves to sample, [B]; None for no such picture."""
-    del seat, numbers
-    return None
-
-  def count_openings(self, games: Sequence[Any]) -> dict[str, Any]:
-    """Returns counts of first moves for the page, given games of each seat."""
-    raise NotImplementedError
-
   # Records of games, as plain data.
 
   def record_seat(self, state: Any) -> dict[str, Any]:
@@ -490,10 +468,4 @@ class Definition(Generic[game_lib.StateT]):
 
   def observation(self, state: Any) -> str:
     """Returns the text of the observation in a state."""
-    show = np.asarray(self.text.show(state.game, state.seat)).tolist()
-    return game_lib.observation_text(self.text, show)
-
-
-def _over_batch(function: Callable[..., Any], num_axes: int) -> Any:
-  every = range(num_axes)
-  return jax.jit(functools.reduce(lambda f, _: jax.vmap(f), every, function))
+    return self.draw(state.game, state.seat)

@@ -212,6 +212,31 @@ class View(Generic[game_lib.StateT]):
     return jax.lax.switch(branch, branches)
 
 
+def at_turns(
+  states: game_lib.StateT,
+  seats: jax.Array,
+  is_turn: jax.Array | bool = True,
+) -> ViewState[game_lib.StateT]:
+  """Returns games of agents that are about to move, [N].
+
+  Args:
+    states: States of the game, a pytree [N].
+    seats: Seat of each agent, int32 [N].
+    is_turn: Mask of the seats that are to act; the other games are over.
+  """
+  count = len(seats)
+  # A single answer depends neither on the key nor on the number of plies.
+  key = jax.random.key_data(streams.key(0, streams.Stream.GREEDY))
+  ending = jnp.where(is_turn, Ending.ONGOING, Ending.OVER).astype(jnp.int8)
+  return ViewState(
+    game=states,
+    seat=seats,
+    key=jnp.tile(key, (count, 1)),
+    plies=jnp.zeros(count, jnp.int32),
+    ending=jnp.broadcast_to(ending, (count,)),
+  )
+
+
 def _where(
   condition: jax.Array,
   this: ViewState[game_lib.StateT],

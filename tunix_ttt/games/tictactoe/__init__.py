@@ -13,6 +13,7 @@ def define(
 ) -> "definition.Definition":
   """Returns the game; `format` is a text format, see `text_formats.named`."""
   from tunix_ttt.games.tictactoe import board_reader
+  from tunix_ttt.games.tictactoe import lines
   from tunix_ttt.games.tictactoe import text_formats
   from tunix_ttt.games.tictactoe import tictactoe_definition
   from tunix_ttt.games.tictactoe import tictactoe_game
@@ -26,4 +27,5 @@ def define(
     thoughts=thoughts,
     text_format=text_format,
     reader=board_reader.BoardReader(text_format),
+    lines=lines,
   )

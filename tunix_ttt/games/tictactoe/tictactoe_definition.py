@@ -17,7 +17,6 @@ from tunix_ttt.games.tictactoe import board_symbols
 from tunix_ttt.games.tictactoe import board_tables
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import env as env_lib
-from tunix_ttt.games.tictactoe import lines as lines_lib
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -237,36 +236,6 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
   def best_actions(self, state: tictactoe_game.State) -> list[int]:
     """Returns the optimal cells."""
     return [*solver.optimal_cells(int(state.board))]
-
-  def lines(self, seat: int) -> env_lib.State:
-    """Returns the first states of every line, [384] or [945]."""
-    return lines_lib.starts(seat + rules.X)
-
-  def distinct_lines(self, games: Any) -> np.ndarray:
-    """Returns the index of each distinct game, int [M]."""
-    return lines_lib.distinct(games)
-
-  def optimal_weights(self, games: Any) -> np.ndarray:
-    """Returns importance weights of the optimal opponent, float [B]."""
-    return lines_lib.optimal_over_random(games)
-
-  def opening_states(self, seat: int, numbers: jax.Array) -> env_lib.State:
-    """Returns the empty board, for O after each move of X in turn, [B]."""
-    # One line for each move of X, in the order of the cells.
-    lines = opponents.enumerate_opponent_seeds(rules.O)
-    seeds = jnp.asarray(lines[:: len(lines) // rules.NUM_CELLS])
-    init = jax.jit(jax.vmap(env_lib.TicTacToe().init, (0, None)))
-    return init(seeds[numbers % rules.NUM_CELLS], seat + rules.X)
-
-  def count_openings(self, games: Sequence[Any]) -> dict[str, Any]:
-    """Returns counts of the first moves as X, and as O by the cell X has taken."""
-    counts = np.zeros((rules.NUM_CELLS + 1, rules.NUM_CELLS + 1), int)
-    for each in games:
-      before, moves = each.states.last_move[:, 0], each.moves[:, 0]
-      # -1, for no cell, indexes the last row and the last column.
-      np.add.at(counts, (before, np.where(moves == before, -1, moves)), 1)
-    by_cell = zip(text_formats.COORDINATES, counts[:-1].tolist(), strict=True)
-    return {"x": counts[-1].tolist(), "o": dict(by_cell)}
 
   def record_seat(self, state: env_lib.State) -> dict[str, Any]:
     """Returns the mark of the model."""
