@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt import recipes
+from tunix_ttt.evaluate import matches
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import recorder
@@ -124,6 +126,21 @@ def test_in_a_library(step, sft_run, tmp_path, monkeypatch):
   recipes.resume(run, test_sft.CONFIG)
   assert test_sft.rows(run) == test_sft.rows(sft_run)
   assert test_sft.optimizer_state(run) == test_sft.optimizer_state(sft_run)
+
+
+def test_while_a_finished_run_plays_its_games(tmp_path, sft_run, monkeypatch):
+  run = tmp_path / "run"
+  shutil.copytree(sft_run, run)
+  for name in (run_directory.PAGE, run_directory.GAMES):
+    (run / name).unlink(missing_ok=True)
+  monkeypatch.setattr(matches, "table", lambda _: signal.raise_signal(INT))
+  config = dataclasses.replace(
+    test_sft.CONFIG, logging=config_lib.LoggingConfig(report=True)
+  )
+  with pytest.raises(KeyboardInterrupt) as found:
+    recipes.report(run, config)
+  assert f"; step {saved(run)} is saved. To resume: " in str(found.value)
+  assert (run / run_directory.GAMES).exists()
 
 
 def test_at_once_before_the_first_step_and_the_second_time():

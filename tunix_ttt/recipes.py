@@ -19,6 +19,7 @@ from tunix_ttt.models import sources
 from tunix_ttt.models.hub import hub_export as export_lib
 from tunix_ttt.report import model_card
 from tunix_ttt.report import run_page
+from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
@@ -245,7 +246,10 @@ def report(
   output, plots = run / run_directory.PAGE, run / run_directory.PLOTS
   if not (config.logging.report and processes.is_first()):
     return None
-  if not output.exists():
+  if output.exists():
+    return output
+  # What a signal says to do: to resume, which writes what is missing.
+  with interrupts.working_on(run):
     try:
       if processes.several():
         raise errors.UserError(
