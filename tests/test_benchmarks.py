@@ -48,6 +48,12 @@ SMALLEST = {
     *SFT, "training.batch_size=8", "--steps", 1, "--repeats", 1, "--pairs", 60,
   ],
   "pipeline": ["--config", "pipeline.yaml", "--seeds", 0, "--runs", "runs"],
+  "published_runs": [
+    "--num-layers", 1, "--runs", "runs", "--steps", 2, "--repeat", "--set",
+    "training.batch_size=8", "training.gradient_accumulation_steps=1",
+    "data.games.num_games=20", "play.max_new_tokens=12", "eval.batch_size=8",
+    "model.dtype=float32",
+  ],
   "real_shapes": [
     "--num-layers", 1, "--rows", 1, "--length", 3, "--steps", 2,
     "--train-rows", 1, "--train-length", 3, "--rank", 2, "--repeats", 1,

@@ -8,6 +8,8 @@ import pytest
 
 from tests import conftest
 from tunix_ttt import config as config_lib
+from tunix_ttt.games import catalog
+from tunix_ttt.games import players
 from tunix_ttt.games.tictactoe import board_positions
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
@@ -97,3 +99,23 @@ def test_prompts_come_again_once_all_have_come(tmp_path):
   ):
     assert agent == rules.side_to_move()[board]
     assert (None if cell < 0 else cell) == last[board]
+
+
+@pytest.mark.parametrize(
+  "opponents",
+  [
+    {"random": [0.0, 0.0], "mcts": {"simulations": 4}},
+    {"custom": "mcts:4"},
+  ],
+)
+def test_an_opponent_of_each_kind_moves_legally(opponents, tmp_path):
+  settings = {"opponents": opponents, "game": {"name": "tic_tac_toe"}}
+  config = config_lib.load(config_lib.GRPOConfig, settings)
+  pool = game_rollout.OpponentPool(config, tmp_path)
+  game = catalog.of(config)
+  position = game.game.init(jax.random.key(0))
+  for turn in range(3):
+    keys = players.Keys(*jax.random.split(jax.random.key(turn)))
+    move = jax.jit(pool.opponent(0))(keys, position)
+    assert game.game.legal(position)[move]
+    position = game.game.step(position, move)

@@ -15,6 +15,7 @@ from tunix_ttt.config.recipe_configs import AlgorithmConfig as AlgorithmConfig
 from tunix_ttt.config.recipe_configs import DPOConfig as DPOConfig
 from tunix_ttt.config.recipe_configs import EpisodesConfig as EpisodesConfig
 from tunix_ttt.config.recipe_configs import GRPOConfig as GRPOConfig
+from tunix_ttt.config.recipe_configs import MctsConfig as MctsConfig
 from tunix_ttt.config.recipe_configs import (
   MoveQualityConfig as MoveQualityConfig,
 )

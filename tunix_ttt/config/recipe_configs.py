@@ -84,29 +84,40 @@ class EpisodesConfig:
 
 
 @sections.settings
+class MctsConfig:
+  """The opponent that plays by tree search, in games of two seats.
+
+  Attributes:
+    simulations: Number of simulations for a move.
+    share: Share of the games, at the first and at the last step.
+  """
+
+  simulations: sections.Positive = 16
+  share: Course = (1.0, 1.0)
+
+
+@sections.settings
 class OpponentsConfig:
   """Opponents, as shares of the games.
 
   Each share is a pair: its value at the first and at the last step.
 
   Attributes:
-    custom: Opponent of all games in place of the shares, as
-      `package.module:function`; see `play.opponent`.
+    custom: Opponent of all games in place of the shares, named as
+      `play.opponent` is.
     random: Share of the opponent that plays uniformly random legal moves.
     optimal: Share of the opponent that plays random optimal moves.
-    mcts: Share of the opponent that plays by tree search.
-    simulations: Number of simulations of this search.
+    mcts: The opponent that plays by tree search.
     past_selves: Share of opponents that play the greedy moves of earlier
       weights; the random opponent replaces them until the pool has one.
     pool_size: Maximum number of earlier weights; new ones replace the oldest.
     add_every_n_steps: Number of steps between additions to the pool.
   """
 
-  custom: sections.Reference | None = None
+  custom: sections.Text | None = None
   random: Course = (1.0, 1.0)
   optimal: Course = (0.0, 0.0)
-  mcts: Course = (0.0, 0.0)
-  simulations: sections.Positive = 16
+  mcts: MctsConfig | None = None
   past_selves: Course = (0.0, 0.0)
   pool_size: sections.Positive = 4
   add_every_n_steps: sections.Positive = 20
@@ -117,7 +128,7 @@ class OpponentsConfig:
     return {
       "random": self.random,
       "optimal": self.optimal,
-      "mcts": self.mcts,
+      "mcts": self.mcts.share if self.mcts else (0.0, 0.0),
       "past_selves": self.past_selves,
     }
 

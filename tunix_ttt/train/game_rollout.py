@@ -50,7 +50,9 @@ class OpponentPool:
     for name in ("random", "optimal", "mcts"):
       # The random opponent replaces past selves that there are not yet.
       if name == "random" or any(settings.shares[name]):
-        full = f"mcts:{settings.simulations}" if name == "mcts" else name
+        full = name
+        if name == "mcts" and settings.mcts:
+          full = f"mcts:{settings.mcts.simulations}"
         self._players[name] = game.player(full, f"opponents.{name}")
     self._mixture = game.mixture([*self._players.values()])
     # Fails early for a game whose positions cannot be listed.
