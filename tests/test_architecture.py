@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tunix_ttt.games import catalog
-from tunix_ttt.games import pgx_games
+from tunix_ttt.games.pgx_boards import pgx_games
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tunix_ttt"
@@ -37,12 +37,11 @@ GROUND = {
   "streams",
 }
 GAMES = PACKAGE / "games"
-# May know a game: names for `import tunix_ttt`, the default, the rules of pgx.
+# May know a game: names for `import tunix_ttt`, the default.
 KNOW_GAMES = {
   "__init__.py",
   "config/sections.py",
   "evaluate/game_files.py",
-  "games/pgx_games.py",
   "recipes.py",
   "report/judged_boards.py",
   "report/model_card.py",
