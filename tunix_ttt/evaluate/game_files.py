@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import pydantic
 
 from tunix_ttt import files
-from tunix_ttt.evaluate import evalsets
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
@@ -56,13 +55,7 @@ Board = Annotated[int, pydantic.BeforeValidator(_board)]
 Ending = Annotated[str, pydantic.BeforeValidator(_ending)]
 
 
-class Row(pydantic.BaseModel):
-  """A strict, frozen record; an unknown key is an error."""
-
-  model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Turn(Row):
+class Turn(files.Row):
   """A turn of the model: `board` before its answer, which names the cell `move`.
 
   The opponent's last move and the move are None if there is none.
@@ -81,7 +74,7 @@ class Turn(Row):
     return self.move is not None and bool(legal >> self.move & 1)
 
 
-class Game(Row):
+class Game(files.Row):
   """A game, as `rollout.trajectory.describe` writes it; `board` is its end."""
 
   agent: Mark
@@ -175,7 +168,7 @@ def read_summary(path: pathlib.Path) -> Summary:
 
 def read_games(path: pathlib.Path) -> list[Game]:
   """Reads a JSONL file of games; a line that is no game is a UserError."""
-  rows = evalsets.read_rows(Game, path, "file of games", "eval_play.py")
+  rows = files.read_rows(Game, path, "file of games", "eval_play.py")
   return [game for _, game in rows]
 
 

@@ -7,13 +7,12 @@ import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.evaluate import evalsets
 from tunix_ttt.evaluate import game_files
 
 _WHAT, _SCRIPT = "file of games", "eval_play.py"
 
 
-class Turn(game_files.Row):
+class Turn(files.Row):
   """A turn of the model.
 
   `move` is the first spelling of the answer's action, None if it is unreadable.
@@ -35,7 +34,7 @@ class Turn(game_files.Row):
     return self
 
 
-class Game(game_files.Row):
+class Game(files.Row):
   """A game of the model in a seat.
 
   Attributes:
@@ -79,7 +78,7 @@ def read_games(path: pathlib.Path) -> list[Game]:
     errors.UserError: If a line is wrong, with its number, or of another game.
   """
   games: list[Game] = []
-  for number, game in evalsets.read_rows(Game, path, _WHAT, _SCRIPT):
+  for number, game in files.read_rows(Game, path, _WHAT, _SCRIPT):
     if games and game.game != games[0].game:
       raise errors.UserError(
         f"{path}:{number}: a game of {errors.quote(game.game)} among games of"
