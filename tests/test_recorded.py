@@ -8,6 +8,7 @@ import pytest
 from tests import players
 from tunix_ttt import errors
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.games.tictactoe import board_records
 
 GAME: dict[str, Any] = {
   "agent": "X",
@@ -22,7 +23,7 @@ GAME: dict[str, Any] = {
 
 
 def test_a_game_is_its_moves_in_their_order():
-  game = game_files.Game.model_validate(GAME)
+  game = board_records.Game.model_validate(GAME)
   assert game.moves() == (1, 4, 3, 0, 6, 8)
   assert game.is_lost and all(turn.is_legal for turn in game.turns)
 
@@ -30,7 +31,7 @@ def test_a_game_is_its_moves_in_their_order():
 def test_an_illegal_answer_is_no_move():
   turns = [*GAME["turns"][:2], {**GAME["turns"][2], "move": "B2"}]
   change = {"ending": "illegal", "board": "OX.XO....", "turns": turns}
-  game = game_files.Game.model_validate({**GAME, **change})
+  game = board_records.Game.model_validate({**GAME, **change})
   assert game.moves() == (1, 4, 3, 0)
   assert [turn.is_legal for turn in game.turns] == [True, True, False]
 
@@ -40,7 +41,7 @@ def test_games_of_every_line_are_read_as_they_were_played(tmp_path):
   path = players.write(played, tmp_path / "games.jsonl")
   games = game_files.read_games(path)
   summary = game_files.read_summary(game_files.summary_path(path))
-  for match, mark in zip(played, game_files.MARKS, strict=True):
+  for match, mark in zip(played, board_records.MARKS, strict=True):
     result = players.exact(summary, mark)
     assert result == match.result
     theirs = [game for game in games if game.agent == mark]

@@ -9,6 +9,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import recorded_games
+from tunix_ttt.games.tictactoe import board_records
 from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
@@ -56,7 +57,7 @@ class Run:
     rows = run_directory.read_metrics(self.path)
     return [row for row in rows if split in (None, row["split"])]
 
-  def games(self) -> Iterator[game_files.Game | recorded_games.Game]:
+  def games(self) -> Iterator[board_records.Game | recorded_games.Game]:
     """Yields the games of the finished model: every line, or examples.
 
     They are played first, unless the run has them.

@@ -19,6 +19,7 @@ from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.evaluate import state_judge
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
+from tunix_ttt.games.tictactoe import board_records
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
@@ -190,7 +191,7 @@ def sample_openings(
   config: config_lib.SFTConfig,
   seed: int,
   num_games: int = NUM_OPENINGS,
-) -> game_files.Openings | None:
+) -> board_records.Openings | None:
   """Samples first moves at temperature 1 in each seat; None if not pictured.
 
   Raises:
@@ -222,7 +223,7 @@ def sample_openings(
         )
       )
   counts = lines.count_openings(every)
-  return game_files.Openings(temperature=OPENINGS_TEMPERATURE, **counts)
+  return board_records.Openings(temperature=OPENINGS_TEMPERATURE, **counts)
 
 
 class Evaluator:
@@ -282,7 +283,7 @@ def write(
   model: checkpoints.Model,
   name: str,
   config: config_lib.SFTConfig,
-  openings: game_files.Openings | None = None,
+  openings: board_records.Openings | None = None,
 ) -> None:
   """Writes each distinct game as a line of JSON, and a summary beside it.
 

@@ -14,9 +14,10 @@ import yaml
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import recorded_games
+from tunix_ttt.games.tictactoe import board_records
+from tunix_ttt.games.tictactoe import judged_boards
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.report import delta_report
-from tunix_ttt.report import judged_boards
 from tunix_ttt.report import play_table
 from tunix_ttt.report import plots
 from tunix_ttt.runs import run_directory
@@ -82,7 +83,7 @@ class Material:
   pairs: Sequence[delta_report.Pair] = ()
   before: game_files.Summary | None = None
   after: game_files.Summary | None = None
-  games: Sequence[game_files.Game] = ()
+  games: Sequence[board_records.Game] = ()
   recorded: Sequence[recorded_games.Game] = ()
   play: play_table.Play | None = None
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from tunix_ttt.evaluate import game_files
+from tunix_ttt.games.tictactoe import board_records
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -38,7 +38,7 @@ class Thought(NamedTuple):
   best: str
 
 
-def lost_lines(games: Iterable[game_files.Game]) -> list[Line]:
+def lost_lines(games: Iterable[board_records.Game]) -> list[Line]:
   """Returns the games that are neither a win nor a draw of the model."""
   lines = []
   for game in games:
@@ -55,7 +55,7 @@ def lost_lines(games: Iterable[game_files.Game]) -> list[Line]:
   return lines
 
 
-def thoughts(games: Iterable[game_files.Game], count: int) -> list[Thought]:
+def thoughts(games: Iterable[board_records.Game], count: int) -> list[Thought]:
   """Returns up to `count` distinct answers, up to a third of them mistakes."""
   answers: dict[tuple[int, str], Thought] = {}
   for game in games:
@@ -81,7 +81,7 @@ def spread(items: Sequence[ItemT], count: int) -> list[ItemT]:
   return [items[len(items) * n // count] for n in range(count)]
 
 
-def policy_table(games: Iterable[game_files.Game]) -> dict[str, Any]:
+def policy_table(games: Iterable[board_records.Game]) -> dict[str, Any]:
   """Tabulates a greedy policy as plain data that a page can play from.
 
   `games` are the games on every line, as X and as O. In the result, `says` is a
