@@ -42,10 +42,8 @@ KNOW_GAMES = {
   "__init__.py",
   "config/sections.py",
   "evaluate/game_files.py",
-  "recipes.py",
   "run.py",
   "evaluate/matches.py",
-  "report/model_card.py",
   "report/plots.py",
   "report/run_page.py",
 }
