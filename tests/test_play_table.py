@@ -10,6 +10,7 @@ from tests import players
 from tests import toy_games
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import recorded_games
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
@@ -99,7 +100,7 @@ def boards(tmp_path_factory):
   """Games of tic-tac-toe on every line, and its table of answers."""
   path = tmp_path_factory.mktemp("games") / "games.jsonl"
   players.write(players.matches(players.FIRST_LEGAL), path)
-  return game_files.read_games(path)
+  return recorded_games.read_games(path)
 
 
 def policy_of(games):

@@ -3,27 +3,14 @@
 from collections.abc import Mapping, Sequence
 import pathlib
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pydantic
 
-from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import rates as rates_lib
-from tunix_ttt.games.tictactoe import board_records
-from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.games import board_page
 from tunix_ttt.runs import run_manifest
-
-_ENDINGS = {e.name.lower() for e in trajectory_lib.Ending} - {"ongoing"}
-
-
-def _ending(name: Any) -> str:
-  if name not in _ENDINGS:
-    raise ValueError(f"expected one of {', '.join(sorted(_ENDINGS))}")
-  return name
-
-
-Ending = Annotated[str, pydantic.BeforeValidator(_ending)]
 
 
 class Answer(NamedTuple):
@@ -40,16 +27,17 @@ class Answer(NamedTuple):
 class Summary(pydantic.BaseModel):
   """The summary written beside a file of games.
 
-  `revision` is `checkpoints.Model.revision`, None in older files; `openings` is
-  None if first moves were not sampled. `policy` has each observation of a seat
-  with the response and its move, for games that are judged by their states.
+  `revision` is `checkpoints.Model.revision`, None in older files; `openings` are
+  the fields of `BoardPage.openings`, None if first moves were not sampled.
+  `policy` has each observation of a seat with the response and its move, for
+  games that are judged by their states.
   """
 
   model: str
   revision: str | None = None
   play: dict[str, Any]
   results: dict[str, rates_lib.Exact | rates_lib.Sampled]
-  openings: board_records.Openings | None = None
+  openings: Any = None
   policy: dict[str, list[Answer]] = {}
 
 
@@ -64,23 +52,19 @@ def check_absent(output: pathlib.Path) -> None:
   files.check_output(summary_path(output))
 
 
-def read_summary(path: pathlib.Path) -> Summary:
-  """Reads a summary of games; raises a UserError if it is something else."""
-  return run_manifest.read_record(Summary, path, "summary of games")
+def read_summary(
+  path: pathlib.Path, board: board_page.BoardPage | None = None
+) -> Summary:
+  """Reads a summary of games; its openings are parsed if there is a board.
 
-
-def read_games(path: pathlib.Path) -> list[board_records.Game]:
-  """Reads a JSONL file of games; a line that is no game is a UserError."""
-  games = []
-  rows = files.read_rows(
-    board_records.Game, path, "file of games", "eval_play.py"
-  )
-  for number, game in rows:
-    try:
-      games.append(game.model_copy(update={"ending": _ending(game.ending)}))
-    except ValueError as error:
-      raise errors.UserError(f"{path}:{number}: ending: {error}") from None
-  return games
+  Raises:
+    errors.UserError: If the file is something else.
+  """
+  kind = Summary
+  if board is not None:
+    openings: Any = (board.openings | None, None)
+    kind = pydantic.create_model("Summary", __base__=Summary, openings=openings)
+  return run_manifest.read_record(kind, path, "summary of games")
 
 
 class Side(NamedTuple):

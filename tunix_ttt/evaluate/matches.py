@@ -19,7 +19,6 @@ from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.evaluate import state_judge
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
-from tunix_ttt.games.tictactoe import board_records
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
@@ -191,7 +190,7 @@ def sample_openings(
   config: config_lib.SFTConfig,
   seed: int,
   num_games: int = NUM_OPENINGS,
-) -> board_records.Openings | None:
+) -> dict[str, Any] | None:
   """Samples first moves at temperature 1 in each seat; None if not pictured.
 
   Raises:
@@ -223,7 +222,7 @@ def sample_openings(
         )
       )
   counts = lines.count_openings(every)
-  return board_records.Openings(temperature=OPENINGS_TEMPERATURE, **counts)
+  return {"temperature": OPENINGS_TEMPERATURE, **counts}
 
 
 class Evaluator:
@@ -283,7 +282,7 @@ def write(
   model: checkpoints.Model,
   name: str,
   config: config_lib.SFTConfig,
-  openings: board_records.Openings | None = None,
+  openings: dict[str, Any] | None = None,
 ) -> None:
   """Writes each distinct game as a line of JSON, and a summary beside it.
 

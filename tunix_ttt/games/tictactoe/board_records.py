@@ -1,11 +1,13 @@
 """Records of games and first moves, read strictly."""
 
+from collections.abc import Iterator
 import dataclasses
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
 from tunix_ttt import files
+from tunix_ttt.games import board_page
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
@@ -106,3 +108,11 @@ class Openings:
   temperature: float
   x: Counts
   o: dict[str, Counts]
+
+  def maps(self) -> Iterator[board_page.FirstMoves]:
+    """Yields the counts as X, and as O on each board."""
+    cells = text_formats.COORDINATES
+    yield board_page.FirstMoves("opening_as_X", "as X", self.x, cells)
+    for cell, counts in self.o.items():
+      name, title = f"opening_as_O_after_{cell}", f"as O after {cell}"
+      yield board_page.FirstMoves(name, title, counts, cells, {cell: "X"})
