@@ -22,14 +22,13 @@ from tunix_ttt.runs import run_manifest
 
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
+Decode = trajectory_lib.Decode
 
 # (B games of at most T turns, on the host) -> float [B, T], credited to turns,
 # or [B], credited to the last turn of each game. Values of unplayed turns are
 # ignored. A parameter `texts` receives the model's answers, a list of B lists
 # of T strings, "" for unplayed turns.
 Reward = Callable[..., Any]
-# (token ids) -> text
-Decode = Callable[[list[int]], str]
 # Rewards by name, optionally with a weight (1 by default).
 Rewards = Mapping[str, Reward | tuple[Reward, float]]
 
@@ -102,18 +101,6 @@ def records(custom: CustomRewards) -> dict[str, run_manifest.RewardRecord]:
   }
 
 
-def answer_texts(games: Trajectory, decode: Decode) -> list[list[str]]:
-  """Decodes the answers of games, B lists of T texts; "" for unplayed turns."""
-  masks, tokens = np.asarray(games.action_mask), np.asarray(games.actions)
-  return [
-    [
-      decode(answer[mask].tolist()) if mask.any() else ""
-      for answer, mask in zip(game_tokens, game_masks, strict=True)
-    ]
-    for game_tokens, game_masks in zip(tokens, masks, strict=True)
-  ]
-
-
 def evaluate_custom(
   name: str, function: Reward, games: Trajectory, decode: Decode = str
 ) -> np.ndarray:
@@ -143,7 +130,9 @@ def _checked_shape(
     # Some compiled functions have no signature.
     takes_texts = False
   # Errors of the function keep their traceback.
-  texts = {"texts": answer_texts(games, decode)} if takes_texts else {}
+  texts = (
+    {"texts": trajectory_lib.answer_texts(games, decode)} if takes_texts else {}
+  )
   result = function(games, **texts)
   try:
     values = np.asarray(result)

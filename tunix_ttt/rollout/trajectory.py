@@ -15,6 +15,9 @@ from tunix_ttt.games import game as game_lib
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import tables as tables_lib
 
+# (token ids) -> text
+Decode = Callable[[list[int]], str]
+
 
 class Ending(enum.IntEnum):
   """Ending of a game; extends `games.game.Outcome`."""
@@ -117,10 +120,20 @@ def optimal_moves(game: definition.Definition, games: Trajectory) -> np.ndarray:
   return (regret == 0) & np.asarray(games.turn_mask)
 
 
+def answer_texts(games: Trajectory, decode: Decode) -> list[list[str]]:
+  """Decodes the answers of games, B lists of T texts; "" for unplayed turns."""
+  masks, tokens = np.asarray(games.action_mask), np.asarray(games.actions)
+  return [
+    [
+      decode(answer[mask].tolist()) if mask.any() else ""
+      for answer, mask in zip(game_tokens, game_masks, strict=True)
+    ]
+    for game_tokens, game_masks in zip(tokens, masks, strict=True)
+  ]
+
+
 def describe(
-  game: definition.Definition,
-  games: Trajectory,
-  decode: Callable[[list[int]], str],
+  game: definition.Definition, games: Trajectory, decode: Decode
 ) -> Iterator[dict[str, Any]]:
   """Yields each game as a human-readable record."""
   optimal = None if game.unsolved else optimal_moves(game, games)
