@@ -179,6 +179,11 @@ def check(
       f"rewards.move_quality: {game.name} has no kinds of moves; remove its"
       " weight"
     )
+  if config.thought_weight and game.thought_truth is None:
+    raise errors.UserError(
+      f"rewards.thought_weight: thoughts of {game.name} cannot be judged, or"
+      " data.games.thoughts is none; remove the weight"
+    )
   for name, (function, _) in custom.items():
     _checked_shape(name, function, games, lambda ids: "")
 
@@ -204,7 +209,7 @@ def components(
   """Returns the weighted rewards float32 [B, T] of B games on the host, by name.
 
   Values of unplayed turns are 0. Rewards of weight 0 are left out. `decode` maps
-  token ids to text, for custom rewards on texts.
+  token ids to text, for rewards on texts.
 
   Raises:
     errors.UserError: if a custom reward has a wrong shape or is not finite.
@@ -218,6 +223,7 @@ def components(
     "move_quality": lambda: move_quality(game, games, config.move_quality),
     "optimal_move": lambda: (regret(game, games) == 0).astype(np.float32),
     "regret": lambda: -regret(game, games),
+    "thought": lambda: true_thoughts(game, games, decode),
     "format": lambda: (np.asarray(games.moves) >= 0).astype(np.float32),
     "length": lambda: (
       -np.asarray(games.action_mask).sum(axis=2) / max_new_tokens
@@ -270,3 +276,10 @@ def move_quality(
 def regret(game: definition.Definition, games: Trajectory) -> np.ndarray:
   """Returns the regret of each move of a solved game, float32 [B, T]."""
   return game.regret(games.states, np.asarray(games.moves))
+
+
+def true_thoughts(
+  game: definition.Definition, games: Trajectory, decode: Decode
+) -> np.ndarray:
+  """Returns 1 for each answer whose thought states a true reason, [B, T]."""
+  return trajectory_lib.thought_truths(game, games, decode) == 1

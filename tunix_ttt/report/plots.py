@@ -58,7 +58,13 @@ _STYLE: Any = {
   "ytick.color": _INK,
 }
 # Panels whose values are shares from 0 to 1; so are the rates of play.
-_SHARES = {"token_accuracy", "preference_accuracy", "endings", "optimal_moves"}
+_SHARES = {
+  "token_accuracy",
+  "preference_accuracy",
+  "endings",
+  "optimal_moves",
+  "true_thoughts",
+}
 # Curves with more values are drawn with a moving average.
 _MAX_RAW_VALUES = 60
 
@@ -122,6 +128,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
         lines(rates, "eval"),
       )
   lost = {f"as {mark}": f"{mark}/lines_lost" for mark in "XO"}
+  true = {f"as {mark}": f"{mark}/thought_true_rate" for mark in "XO"}
   names = ("win", "draw", "loss", "illegal", "parse_error")
   endings = {name.replace("_", " "): f"{name}_rate" for name in names}
   optimal = {"optimal moves": "optimal_move_rate"}
@@ -130,6 +137,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     "lines_lost": ("Lost lines, of all lines", lines(lost, "eval")),
     "endings": ("Endings of training games", lines(endings)),
     "optimal_moves": ("Optimal moves in training games", lines(optimal)),
+    "true_thoughts": ("Thoughts with a true reason", lines(true, "eval")),
     "kl": ("KL divergence to the reference", lines({"KL": "kl"})),
     "entropy": ("Token entropy", lines({"entropy": "entropy"})),
     "lengths": ("Lengths", lines(lengths)),

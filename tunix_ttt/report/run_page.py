@@ -185,6 +185,10 @@ def write(
     has_board=bool(games),
     has_returns=any(side.returns for side in sides(material, -1).values()),
     mean_return=game_files.mean_return,
+    has_thoughts=any(
+      side.thought_no_claim_rate is not None
+      for side in sides(material, -1).values()
+    ),
     reason=material.play and material.play.reason,
     recorded=judged_boards.spread(recorded, _NUM_RECORDED),
     num_recorded=len(recorded),
