@@ -53,6 +53,13 @@ MUTATIONS = (
     "tests/test_rules.py::test_counts_known_from_the_literature",
   ),
   Mutation(
+    "a draw that gives a win away counts as kept",
+    "tunix_ttt/games/tictactoe/thought_claims.py",
+    "move_values[board, cell] == value == solver.DRAW",
+    "move_values[board, cell] == solver.DRAW >= -value",
+    "tests/test_thought_claims.py::test_every_claim_about_every_legal_move",
+  ),
+  Mutation(
     "text after an answer is overlooked",
     "tunix_ttt/games/tictactoe/text_formats.py",
     "_ANSWER.fullmatch(text)",

@@ -1,6 +1,7 @@
 """The page of a run: what is on it, and that it is data alone."""
 
 import base64
+import dataclasses
 import hashlib
 import html.parser
 import json
@@ -12,7 +13,9 @@ import pytest
 from tests import players
 from tunix_ttt import errors
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import recorded_games
 from tunix_ttt.games.tictactoe import board_records
+from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import judged_boards
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
@@ -145,6 +148,53 @@ def test_thoughts_show_mistakes_and_the_rest(material):
   some = judged_boards.thoughts(material.games, 9)
   assert len(set(some)) == 9
   assert [t.is_optimal for t in some] == [False] * 3 + [True] * 6
+
+
+def test_a_false_thought_is_marked_where_the_move_is_optimal(tmp_path):
+  played = players.matches(players.PERFECT)
+  say = "<think>I keep the draw.</think>\n<move>{}</move>".format
+  path = players.write(played, tmp_path / "games.jsonl", say)
+  found = run_page.collect(games_after=path)
+  is_false = {}
+  for thought in judged_boards.thoughts(found.games, 10_000):
+    assert thought.is_optimal
+    board = board_text.from_text(thought.board)
+    # Who keeps a draw where a win is possible has a false reason.
+    assert thought.is_false == (solver.solve().value[board] == solver.WIN)
+    is_false[board] = thought.is_false
+  assert set(is_false.values()) == {True, False}
+  shown = judged_boards.thoughts(found.games, 9)
+  text = re.sub("<script>.*</script>", "", written(found, tmp_path), flags=re.S)
+  marks = text.count("✗ The thought is false.")
+  assert marks == sum(thought.is_false for thought in shown) > 0
+  table = judged_boards.policy_table(found.games)
+  turns = {(g.agent, turn.board) for g in found.games for turn in g.turns}
+  for mark, keys in table["false_thoughts"].items():
+    assert {*keys} < {*table["answers"][mark]}
+    assert len(keys) >= sum(is_false[b] for who, b in turns if who == mark)
+
+
+def test_an_illegal_answer_has_its_thought_judged(tmp_path):
+  played = players.matches(players.PERFECT * 0)
+  path = players.write(played, tmp_path / "games.jsonl", "I win at {}.".format)
+  lost = judged_boards.lost_lines(recorded_games.read_games(path))
+  assert lost and all(line.last and line.is_false for line in lost)
+
+
+def test_rates_of_thoughts_are_on_the_page(material, tmp_path):
+  assert "true thoughts" not in written(material, tmp_path / "without")
+  rates = {"thought_true_rate": 0.125, "thought_no_claim_rate": 0.0625}
+  results = {
+    mark: dataclasses.replace(result, **rates)
+    for mark, result in material.after.results.items()
+  }
+  after = material.after.model_copy(update={"results": results})
+  changed = dataclasses.replace(material, before=after, after=after)
+  text = written(changed, tmp_path / "with")
+  elements(text)
+  assert text.count("<b>12.50 %</b>true thoughts as ") == 2
+  assert text.count('<span class="was">12.50 →</span>12.50') == 2
+  assert text.count('<span class="was">6.25 →</span>6.25') == 2
 
 
 def test_what_a_model_says_stays_text(text):

@@ -72,7 +72,7 @@ class Side(NamedTuple):
 
   `against` has the rates of endings (`rates.RATES`) by opponent. `lines`,
   `lines_lost` and `returns` are as in `rates.Exact`, None or empty if unknown;
-  `intervals` are as in `rates.Sampled`.
+  `intervals` are as in `rates.Sampled`, and the rates of thoughts as in both.
   """
 
   against: Mapping[str, Mapping[str, float]]
@@ -81,6 +81,8 @@ class Side(NamedTuple):
   lines_lost: int | None = None
   intervals: Mapping[str, tuple[float, float]] | None = None
   returns: Mapping[str, float] = MappingProxyType({})
+  thought_true_rate: float | None = None
+  thought_no_claim_rate: float | None = None
 
   @property
   def lost_text(self) -> str:
@@ -117,8 +119,8 @@ def sides_of_summary(summary: Summary) -> dict[str, Side]:
   for seat, result in summary.results.items():
     side = Side(
       result.against(opponent),
-      result.optimal_move_rate,
       returns=result.returns,
+      **{name: getattr(result, name) for name in rates_lib.OF_DECISIONS},
     )
     if isinstance(result, rates_lib.Exact):
       side = side._replace(lines=result.lines, lines_lost=result.lines_lost)
@@ -167,8 +169,8 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
     if against:
       sides[seat] = Side(
         against,
-        row.get(f"{seat}/optimal_move_rate"),
         lines_lost=None if lost is None else int(lost),
         returns=returns.get(seat, {}),
+        **{name: row.get(f"{seat}/{name}") for name in rates_lib.OF_DECISIONS},
       )
   return sides

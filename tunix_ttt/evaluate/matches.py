@@ -71,7 +71,8 @@ def play_all_lines(
   game = catalog.of(config)
   if game.lines is not None:
     player = model_player.Player(model, config, game.environment())
-    yield from exact_matches(player, game, config.play.batch_size)
+    size = config.play.batch_size
+    yield from exact_matches(player, game, size, decode=player.decode)
     return
   judge = state_judge.StateJudge(model, config)
   # The judge needs no games; these show how the model plays.
@@ -119,12 +120,13 @@ def exact_matches(
   game: definition.Definition,
   batch_size: int,
   *,
+  decode: trajectory_lib.Decode | None = None,
   in_training: bool = False,
 ) -> Iterator[Match]:
   """Yields a greedy player's games on every line, in each seat.
 
-  `play` must have a uniformly random opponent. In training, progress bars are
-  removed at their end.
+  `play` must have a uniformly random opponent. `decode` turns token ids into
+  text, to judge thoughts. In training, progress bars are removed at their end.
   """
   assert game.lines is not None
   for seat, name in enumerate(game.seats):
@@ -144,7 +146,8 @@ def exact_matches(
     games = model_player.play_batches(
       play, draw, total, batch_size, name=name, leave=leave
     )
-    yield Match(game, name, games, rates_lib.exact_of_lines(game, games))
+    result = rates_lib.exact_of_lines(game, games, decode)
+    yield Match(game, name, games, result)
 
 
 def sampled_matches(
@@ -182,7 +185,8 @@ def sampled_matches(
       name=name,
       leave=not in_training,
     )
-    yield Match(game, name, games, rates_lib.sampled(game, games))
+    result = rates_lib.sampled(game, games, player.decode)
+    yield Match(game, name, games, result)
 
 
 def sample_openings(
@@ -257,7 +261,13 @@ class Evaluator:
       every = ((s, r) for s, r, _ in self._judge(in_training=True))
     else:
       if self._config.exhaustive_eval:
-        played = exact_matches(player, game, play.batch_size, in_training=True)
+        played = exact_matches(
+          player,
+          game,
+          play.batch_size,
+          decode=player.decode,
+          in_training=True,
+        )
       else:
         seed = self._config.seed
         played = sampled_matches(player, play, seed, in_training=True)
@@ -270,8 +280,9 @@ class Evaluator:
         metrics |= {f"{seat}/{opponent}/{k}": v for k, v in rates.items()}
       for name, value in result.returns.items():
         metrics[f"{seat}/return/{name}"] = value
-      if result.optimal_move_rate is not None:
-        metrics[f"{seat}/optimal_move_rate"] = result.optimal_move_rate
+      for name in rates_lib.OF_DECISIONS:
+        if (value := getattr(result, name)) is not None:
+          metrics[f"{seat}/{name}"] = value
       scores += rates_lib.points(game, result, play.opponent)
     return metrics | {"score": float(np.mean(scores))}
 
@@ -365,6 +376,10 @@ def table(matches: Sequence[Match]) -> str:
       ]
     if result.optimal_move_rate is not None:
       lines.append(f"  optimal moves    {result.optimal_move_rate:.2%}")
+    if result.thought_true_rate is not None:
+      lines.append(f"  true thoughts    {result.thought_true_rate:.2%}")
+    if result.thought_no_claim_rate:
+      lines.append(f"  without a claim  {result.thought_no_claim_rate:.2%}")
   return "\n".join(lines)
 
 

@@ -26,7 +26,8 @@ Play = Callable[[jax.Array, Any], Trajectory]
 class Player:
   """A model that plays in an environment, compiled on the first call.
 
-  Training replaces the model's parameters, `params`, as it updates them.
+  Training replaces the model's parameters, `params`, as it updates them;
+  `decode` turns token ids into text.
   """
 
   def __init__(
@@ -54,6 +55,7 @@ class Player:
     policy = policy_lib.ModelPolicy(model.module, model.spec)
     tables = sampler.make_tables(config, model.tokenizer)
     self.params = policy.params
+    self.decode = model.tokenizer.decode
     play = play or config.play
     longest_prompt = tables.observations.max_begin
     memory.check_play(model.spec, play, longest_prompt)

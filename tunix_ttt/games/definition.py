@@ -56,6 +56,10 @@ class Definition(Generic[game_lib.StateT]):
     low: Least return of a seat. An answer that is no legal move earns it.
     high: Greatest return of a seat.
     thoughts: Whether answers begin with a thought.
+    thought_truth: Function of a position's number, an action (-1 for an
+      unreadable answer) and the answer's text. Returns whether the thought
+      states a true reason, None if it states none. None for games whose thoughts
+      cannot be judged.
     is_enumerable: Whether to try to enumerate the game's states.
     traces: Function of a count and a seed that yields rows of training data in
       place of an expert's games; None for those.
@@ -71,6 +75,7 @@ class Definition(Generic[game_lib.StateT]):
   low: float = -1.0
   high: float = 1.0
   thoughts: bool = False
+  thought_truth: Callable[[int, int, str], bool | None] | None = None
   is_enumerable: bool = True
   traces: Callable[[int, int], Iterator[dict[str, Any]]] | None = None
   reader: position_reader.Reader | None = None

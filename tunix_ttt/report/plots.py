@@ -59,7 +59,13 @@ _STYLE: Any = {
   "ytick.color": _INK,
 }
 # Panels whose values are shares from 0 to 1; so are the rates of play.
-_SHARES = {"token_accuracy", "preference_accuracy", "endings", "optimal_moves"}
+_SHARES = {
+  "token_accuracy",
+  "preference_accuracy",
+  "endings",
+  "optimal_moves",
+  "true_thoughts",
+}
 # Key of a share of games won, by seat and opponent.
 _PLAY = re.compile(r"([^/]+)/(.+)/win_rate")
 _ENDINGS = ("win", "draw", "loss", "illegal", "parse_error")
@@ -124,8 +130,14 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
         f"As {seat} against {article} {opponent} player",
         lines(rates, "eval"),
       )
-  lost = [name for name in names if name.endswith("/lines_lost")]
-  lost = {f"as {name.rpartition('/')[0]}": name for name in lost}
+  lost, true = (
+    {
+      f"as {name.removesuffix(end)}": name
+      for name in names
+      if name.endswith(end)
+    }
+    for end in ("/lines_lost", "/thought_true_rate")
+  )
   endings = {name.replace("_", " "): f"{name}_rate" for name in _ENDINGS}
   optimal = {"optimal moves": "optimal_move_rate"}
   lengths = {"tokens per turn": "tokens_per_turn", "turns per game": "turns"}
@@ -133,6 +145,7 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     "lines_lost": ("Lost lines, of all lines", lines(lost, "eval")),
     "endings": ("Endings of training games", lines(endings)),
     "optimal_moves": ("Optimal moves in training games", lines(optimal)),
+    "true_thoughts": ("Thoughts with a true reason", lines(true, "eval")),
     "kl": ("KL divergence to the reference", lines({"KL": "kl"})),
     "entropy": ("Token entropy", lines({"entropy": "entropy"})),
     "lengths": ("Lengths", lines(lengths)),

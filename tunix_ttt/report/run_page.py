@@ -181,6 +181,10 @@ def write(
     board=values,
     has_returns=any(side.returns for side in sides(material, -1).values()),
     mean_return=game_files.mean_return,
+    has_thoughts=any(
+      side.thought_no_claim_rate is not None
+      for side in sides(material, -1).values()
+    ),
     reason=material.play and material.play.reason,
     recorded=board_page.spread(recorded, _NUM_RECORDED),
     num_recorded=len(recorded),

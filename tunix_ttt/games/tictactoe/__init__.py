@@ -19,6 +19,7 @@ def define(
   from tunix_ttt.games.tictactoe import judged_boards
   from tunix_ttt.games.tictactoe import lines
   from tunix_ttt.games.tictactoe import text_formats
+  from tunix_ttt.games.tictactoe import thought_claims
   from tunix_ttt.games.tictactoe import tictactoe_definition
   from tunix_ttt.games.tictactoe import tictactoe_game
   from tunix_ttt.games.tictactoe import tictactoe_text
@@ -29,6 +30,7 @@ def define(
     game=tictactoe_game.TicTacToe(),
     text=tictactoe_text.TicTacToeText(thoughts=thoughts),
     thoughts=thoughts,
+    thought_truth=thought_claims.is_true if thoughts else None,
     text_format=text_format,
     reader=board_reader.BoardReader(text_format),
     lines=lines,
