@@ -100,6 +100,8 @@ def _parse() -> argparse.Namespace:
     parser.error("give --endpoint and --model, --model alone, or --answers")
   if flags.endpoint is None and (flags.dry_run or flags.cache):
     parser.error("--dry-run and --cache are for --endpoint")
+  if flags.cache == flags.output:
+    parser.error("--cache and --output must be different files")
   return flags
 
 

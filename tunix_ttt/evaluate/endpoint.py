@@ -94,10 +94,6 @@ class _RetryError(Exception):
     self.wait = wait
 
 
-class _StoppedError(Exception):
-  """Raised in other threads after a failure or an interrupt."""
-
-
 class Client:
   """Answers observations by an endpoint and a cache; a context manager."""
 
@@ -182,36 +178,48 @@ class Client:
     return hashlib.sha256(text.encode()).hexdigest()
 
   def _answer(self, observation: str) -> None:
-    """Asks until there is an answer, and appends it to the cache."""
+    """Asks until there is an answer and caches it, unless another one failed."""
     endpoint, body = self._endpoint, self._body(observation)
-    key, attempt = self._key(body), 0
-    while True:
-      if self._stop.is_set():
-        raise _StoppedError
+    key = self._key(body)
+    try:
+      result = self._retry(body, 1 + int(key[:8], 16) / 2**32)
+      if result is not None:
+        self._cache.add(
+          replies_lib.Reply(
+            key=key,
+            model=endpoint.model,
+            observation=observation,
+            response=result[0],
+            truncated=result[1],
+          )
+        )
+    except errors.UserError:
+      self._stop.set()
+      raise
+
+  def _retry(
+    self, body: Mapping[str, Any], spread: float
+  ) -> tuple[str, bool] | None:
+    """Sends a request until it succeeds; None if another one failed.
+
+    Waits are multiplied by `spread`, which is from 1 to 2 and spreads the tries of
+    requests that failed together.
+    """
+    endpoint, attempt = self._endpoint, 0
+    while not self._stop.is_set():
       try:
-        response, truncated = self._post(body)
-        break
+        return self._post(body)
       except _RetryError as error:
         if attempt == endpoint.retries:
           raise errors.UserError(
             f"{endpoint.address}: {error} (tried {attempt + 1} times)"
           ) from None
-        # The key spreads the tries of requests that failed together.
-        spread = 1 + int(key[:8], 16) / 2**32
         wait = max(FIRST_WAIT * 2 ** min(attempt, 16) * spread, error.wait)
         self._stop.wait(min(wait, MAX_WAIT))
         attempt += 1
-    self._cache.add(
-      replies_lib.Reply(
-        key=key,
-        model=endpoint.model,
-        observation=observation,
-        response=response,
-        truncated=truncated,
-      )
-    )
+    return None
 
-  def _post(self, body: dict[str, Any]) -> tuple[str, bool]:
+  def _post(self, body: Mapping[str, Any]) -> tuple[str, bool]:
     """Sends a request; returns the text, and whether it is truncated."""
     endpoint, data = self._endpoint, bytearray()
     late = _RetryError(f"no whole response within {endpoint.timeout:g} s")

@@ -87,7 +87,8 @@ class Cache:
     lines = [*files.scan_jsonl(path, _WHAT)]
     last = path.read_bytes().rpartition(b"\n")[2]
     self._is_whole = not last
-    if last.startswith(_START) and lines[-1].row is None:
+    is_ours = last[: len(_START)] == _START[: len(last)]
+    if last and is_ours and lines[-1].row is None:
       del lines[-1]
     for line in lines:
       if line.row is None:
