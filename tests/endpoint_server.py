@@ -50,10 +50,10 @@ class Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
   protocol_version = "HTTP/1.1"
-  server: Server
 
   def do_POST(self) -> None:
     server = self.server
+    assert isinstance(server, Server)
     body = json.loads(self.rfile.read(int(self.headers["content-length"])))
     with server.lock:
       number = len(server.requests)

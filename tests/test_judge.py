@@ -1,5 +1,6 @@
 """Any model, judged by its answers: from a server, a file or a directory."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ from tests import conftest
 from tests import endpoint_server
 from tests import players
 from tests import test_exact_play
+from tests import test_sft
 from tests.endpoint_server import Said
 from tests.endpoint_server import completion
 from tunix_ttt import config as config_lib
@@ -26,7 +28,9 @@ from tunix_ttt import recipes
 from tunix_ttt.evaluate import answer_judge
 from tunix_ttt.evaluate import endpoint as endpoint_lib
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import rates
 from tunix_ttt.evaluate import replies as replies_lib
+from tunix_ttt.games import catalog
 from tunix_ttt.games.tictactoe import text_formats
 
 JUDGE = conftest.ROOT / "training" / "judge.py"
@@ -47,6 +51,7 @@ def tictactoe():
 
 def cells(table, observation):
   """Returns the answer of a table of cells to an observation."""
+  assert players.GAME.reader is not None
   (match,) = players.GAME.reader.find(observation)
   return text_formats.render_answer(int(table[match.position]), "So.")
 
@@ -158,8 +163,9 @@ def test_a_server_that_dies_is_asked_for_the_rest(run):
   assert len(whole.splitlines()) == 5 + num_requests
   # Betting loses to a higher card, in half of the games with a call.
   summary = game_files.read_summary(pathlib.Path("j.summary.json"))
-  assert summary.results["first"].lines_lost == 6 - 3
-  assert len(summary.policy["second"]) == 6
+  result = summary.results[catalog.load("kuhn_poker").seats[0]]
+  assert isinstance(result, rates.Exact) and result.lines_lost == 6 - 3
+  assert sum(map(len, summary.policy.values())) == 5 + num_requests
   rows = [
     json.loads(r) for r in pathlib.Path("j.jsonl").read_text().splitlines()
   ]
@@ -241,14 +247,9 @@ def test_wrong_input(run, flags, found):
   assert conftest.listing() == before
 
 
-@pytest.fixture
-def exported(sft_run, tmp_path):
-  """The model of a run as transformers reads it, and its answers here."""
-  return recipes.export_model(sft_run / "checkpoint-final", tmp_path / "hf")
-
-
-def test_directories(run, sft_run, exported):
+def test_directories(run, sft_run, tmp_path):
   """A run, and the same model in a directory of Hugging Face without one."""
+  exported = recipes.export_model(sft_run / "checkpoint-final", tmp_path / "hf")
   results = []
   for number, (model, flags) in enumerate(
     [(sft_run, ()), (exported, ("--max-tokens", 32))]
@@ -275,8 +276,13 @@ def serve_command() -> str | None:
 @pytest.mark.skipif(
   serve_command() is None, reason="needs transformers[serving] and torch"
 )
-def test_transformers_serve(run, exported):
+def test_transformers_serve(run, tmp_path):
   """A tiny model answers as it does here, through a server of another library."""
+  # Of a tiny Qwen 2.5, transformers would load another tokenizer.
+  model = dataclasses.replace(conftest.SMALL_MODEL, name="tiny-qwen3")
+  config = dataclasses.replace(test_sft.CONFIG, model=model)
+  trained = recipes.train_sft(config, tmp_path / "run")
+  exported = recipes.export_model(trained / "checkpoint-final", tmp_path / "hf")
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
