@@ -105,10 +105,11 @@ def test_a_perfect_player_behind_a_server(run, tmp_path):
   assert code == 0, err
   assert system == {text_formats.system_prompt()}
   assert {body["max_tokens"] for *_, body in server.requests} == {99}
-  assert len(asked) == len({*asked}) == 690
+  # A fraction of the observations that there are.
+  assert len(asked) == len({*asked}) == 446
   assert "at most 13,306" in out and "cost      at most about 0." in out
-  assert "as X: 92 lines, 0 lost" in out or ", 0 lost" in out
-  assert "answers: 690, 0 unreadable; j.answers.jsonl" in out
+  assert out.count(" lines, 0 lost; at worst draw") == 2
+  assert "answers: 446, 0 unreadable; j.answers.jsonl" in out
   summary = game_files.read_summary(pathlib.Path("j.summary.json"))
   for match in players.matches(players.PERFECT):
     assert summary.results[match.seat] == match.result
