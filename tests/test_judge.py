@@ -1,6 +1,5 @@
 """Any model, judged by its answers: from a server, a file or a directory."""
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -34,6 +33,7 @@ from tunix_ttt.games import catalog
 from tunix_ttt.games.tictactoe import text_formats
 
 JUDGE = conftest.ROOT / "training" / "judge.py"
+MOVES_ALONE = "data.games.thoughts=none"
 REPORT = conftest.ROOT / "training" / "eval_report.py"
 
 
@@ -279,9 +279,11 @@ def serve_command() -> str | None:
 )
 def test_transformers_serve(run, tmp_path):
   """A tiny model answers as it does here, through a server of another library."""
-  # Of a tiny Qwen 2.5, transformers would load another tokenizer.
-  model = dataclasses.replace(conftest.SMALL_MODEL, name="tiny-qwen3")
-  config = dataclasses.replace(test_sft.CONFIG, model=model)
+  # Of a tiny Qwen 2.5, transformers would load another tokenizer; with thoughts,
+  # the server leaves the end token in the text.
+  config = config_lib.load_any(
+    test_sft.CONFIG, ["model.name=tiny-qwen3", MOVES_ALONE]
+  )
   trained = recipes.train_sft(config, tmp_path / "run")
   exported = recipes.export_model(trained / "checkpoint-final", tmp_path / "hf")
   with socket.socket() as probe:
@@ -313,14 +315,16 @@ def test_transformers_serve(run, tmp_path):
     code, _, err = run(
       JUDGE, "--endpoint", f"{url}/v1", "--model", exported, "--output",
       "served.jsonl", "--max-tokens", 32, "--concurrency", 2, "--timeout", 200,
+      "--set", MOVES_ALONE,
     )  # fmt: skip
     assert code == 0, err + log.read_text()
   finally:
     server.terminate()
     server.wait()
   code, _, err = run(
-    JUDGE, "--model", exported, "--output", "here.jsonl", "--max-tokens", 32
-  )
+    JUDGE, "--model", exported, "--output", "here.jsonl", "--max-tokens", 32,
+    "--set", MOVES_ALONE,
+  )  # fmt: skip
   assert code == 0, err
   served, here = (
     game_files.read_summary(pathlib.Path(f"{name}.summary.json")).results
