@@ -88,6 +88,13 @@ MUTATIONS = (
     "tests/test_schedule.py::test_games_do_not_depend_on_those_beside_them",
   ),
   Mutation(
+    "a judge that goes on asks for everything again",
+    "tunix_ttt/evaluate/endpoint.py",
+    "if self.cached(each) is None]",
+    "if True]",
+    "tests/test_endpoint.py::test_a_dead_server_costs_no_answer",
+  ),
+  Mutation(
     "rejection sampling meets the opponents of training",
     "tunix_ttt/streams.py",
     '"opponents of games trained on"',

@@ -1,6 +1,6 @@
 """Plays games of a model on every line or by sampling, and writes them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -151,7 +151,7 @@ def exact_matches(
 
 
 def sampled_matches(
-  player: model_player.Player,
+  player: model_player.GamePlayer,
   config: config_lib.PlayConfig,
   seed: int,
   *,
@@ -295,21 +295,43 @@ def write(
   config: config_lib.SFTConfig,
   openings: dict[str, Any] | None = None,
 ) -> None:
+  """Writes the games of a model; see `write_games`."""
+  write_games(
+    output,
+    matches,
+    model.tokenizer.decode,
+    {
+      "model": name,
+      "revision": model.revision,
+      "play": config_lib.to_dict(config)["play"],
+      "openings": openings,
+    },
+  )
+
+
+def write_games(
+  output: pathlib.Path,
+  matches: Sequence[Match],
+  decode: Callable[[list[int]], str],
+  fields: Mapping[str, Any],
+) -> None:
   """Writes each distinct game as a line of JSON, and a summary beside it.
+
+  Args:
+    output: Path of the games.
+    matches: Games in each seat.
+    decode: Function from token ids to text.
+    fields: Fields of `game_files.Summary` besides the results.
 
   Raises:
     errors.UserError: If one of the files exists.
   """
   game_files.check_absent(output)
-  decode = model.tokenizer.decode
   rows = [row for match in matches for row in describe(match, decode)]
   summary = game_files.Summary.model_validate(
     {
-      "model": name,
-      "revision": model.revision,
-      "play": config_lib.to_dict(config)["play"],
+      **fields,
       "results": {match.seat: match.result for match in matches},
-      "openings": openings,
       "policy": {
         match.seat: _policy(match.game, match.answers, decode)
         for match in matches

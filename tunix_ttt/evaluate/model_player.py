@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import contextlib
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
@@ -21,6 +22,20 @@ from tunix_ttt.runs import progress
 Trajectory = trajectory_lib.Trajectory
 # (keys [B], initial states of B games) -> trajectories of B games.
 Play = Callable[[jax.Array, Any], Trajectory]
+
+
+class GamePlayer(Protocol):
+  """A player of whole games; see `Player`."""
+
+  game: definition.Definition
+
+  def begin(self, keys: jax.Array, seats: jax.Array) -> Any:
+    """Returns the first states of B games."""
+    ...
+
+  def __call__(self, keys: jax.Array, states: Any) -> Trajectory:
+    """Plays a game from each of B states; returns them on the host."""
+    ...
 
 
 class Player:

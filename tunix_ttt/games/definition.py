@@ -477,3 +477,12 @@ class Definition(Generic[game_lib.StateT]):
   def observation(self, state: Any) -> str:
     """Returns the text of the observation in a state."""
     return self.draw(state.game, state.seat)
+
+  def observation_texts(self, states: Any) -> list[str]:
+    """Returns the text of the observation in each of B states."""
+    shows = np.asarray(self._shows(states.game, states.seat)).tolist()
+    return [game_lib.observation_text(self.text, show) for show in shows]
+
+  @functools.cached_property
+  def _shows(self) -> Callable[..., jax.Array]:
+    return jax.jit(jax.vmap(self.text.show))
