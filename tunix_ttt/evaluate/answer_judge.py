@@ -199,7 +199,10 @@ class AnswerJudge:
     game, play = self.game, self._config.play
     player = _Player(self, game.environment(), self._num_turns)
     if game.lines is not None:
-      return list(matches.exact_matches(player, game, play.batch_size))
+      size = play.batch_size
+      return list(
+        matches.exact_matches(player, game, size, decode=player.decode)
+      )
     examples = matches.sampled_matches(player, play, self._config.seed)
     single = _Player(self, decisions_lib.SingleTurn(), 1)
     result = []
@@ -236,8 +239,7 @@ class AnswerJudge:
     matches.write_games(
       output,
       played,
-      # The one token of a turn is the number of the response.
-      lambda ids: every[ids[0]].response,
+      self.decoder(),
       {"model": name, "play": play},
     )
     unreadable = [each for each in every if self.read(each)[0] < 0]
@@ -245,6 +247,11 @@ class AnswerJudge:
     if unreadable:
       text += f", such as {errors.quote(unreadable[0].response)}"
     return f"{matches.table(played)}\n{text}"
+
+  def decoder(self) -> Callable[[list[int]], str]:
+    """Returns the text of a turn's one token, the number of the response."""
+    every = [*self.replies.values()]
+    return lambda ids: every[ids[0]].response
 
   def _texts(self, seat: int, numbers: np.ndarray) -> list[str]:
     shows = self._exact.decisions[seat].shows[numbers].tolist()
@@ -259,6 +266,7 @@ class _Player:
 
   def __init__(self, judge: AnswerJudge, env: Any, num_turns: int):
     self.game: definition.Definition = judge.game
+    self.decode = judge.decoder()
     self._numbers = {text: n for n, text in enumerate(judge.replies)}
     read = [judge.read(reply) for reply in judge.replies.values()]
     self._moves, self._faults = np.array(read, np.int32).reshape(-1, 2).T

@@ -29,6 +29,11 @@ class GamePlayer(Protocol):
 
   game: definition.Definition
 
+  @property
+  def decode(self) -> Callable[[list[int]], str]:
+    """Function from the token ids of an answer to its text."""
+    ...
+
   def begin(self, keys: jax.Array, seats: jax.Array) -> Any:
     """Returns the first states of B games."""
     ...
