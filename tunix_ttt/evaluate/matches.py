@@ -248,6 +248,11 @@ class Evaluator:
     self._judge = judge(model, config)
     self._player = self._judge.player
 
+  @property
+  def params(self) -> Any:
+    """Parameters that were evaluated last, at first the model's."""
+    return self._player.params
+
   def __call__(self, params: Any) -> dict[str, float]:
     """Returns the rates in each seat and the `score`.
 

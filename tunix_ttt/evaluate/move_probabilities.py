@@ -53,7 +53,7 @@ class Moves(NamedTuple):
 
 
 class _Scores(NamedTuple):
-  """Probabilities of tokens after the R prefixes in N states, on the host.
+  """Probabilities of tokens after the R prefixes in N states.
 
   Attributes:
     edges: Probability of each prefix's last token after its parent, [N, R].
@@ -62,10 +62,10 @@ class _Scores(NamedTuple):
     lengths: Number of tokens of the prompt, int [N].
   """
 
-  edges: np.ndarray
-  ends: np.ndarray
-  strays: np.ndarray
-  lengths: np.ndarray
+  edges: Any
+  ends: Any
+  strays: Any
+  lengths: Any
 
 
 class MoveProbabilities:

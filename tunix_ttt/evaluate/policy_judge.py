@@ -78,7 +78,7 @@ class PolicyJudge:
     """Yields the name and the results of each seat."""
     for seat, name in enumerate(self.game.seats):
       policy, unresolved, num_answers = self._policy(
-        seat, leave=not in_training
+        seat, in_training=in_training
       )
       verdict = self._exact.judge(seat, policy, num_answers)
       result = rates_lib.of_policy(
@@ -91,7 +91,7 @@ class PolicyJudge:
       yield name, result
 
   def _policy(
-    self, seat: int, *, leave: bool
+    self, seat: int, *, in_training: bool
   ) -> tuple[decisions_lib.SeatPolicy, float, np.ndarray]:
     """Returns the policy of a seat.
 
@@ -122,7 +122,9 @@ class PolicyJudge:
       rows = np.flatnonzero(reach)
       counts = np.ceil(self._num_answers * reach[rows]).astype(int)
       counts = np.maximum(counts, _MIN_ANSWERS)
-      answers = self._sample(seat, states, rows, counts, leave=leave)
+      answers = self._sample(
+        seat, states, rows, counts, in_training=in_training
+      )
       policy.moves[rows], policy.ends[rows] = answers.moves, answers.ends
       num_answers[rows], is_open[rows] = counts, False
     resolved = unresolved[unresolved <= _MAX_UNRESOLVED]
@@ -135,7 +137,7 @@ class PolicyJudge:
     rows: np.ndarray,
     counts: np.ndarray,
     *,
-    leave: bool,
+    in_training: bool,
   ) -> decisions_lib.SeatPolicy:
     """Returns the frequencies of answers, `counts` int [K] to decisions int [K]."""
     total, size = counts.sum(), len(self._exact.decisions[seat])
@@ -149,8 +151,9 @@ class PolicyJudge:
       decisions = owners[batch]
       # An answer depends on its decision and its number alone.
       last = jnp.asarray(order[batch] * size + decisions)
+      # Answers in training choose a checkpoint; later ones are unbiased.
       stream = streams.Stream.JUDGED_TOKENS
-      keys = streams.keys(self._seed, stream, seat, last=last)
+      keys = streams.keys(self._seed, stream, in_training, seat, last=last)
       return keys, jax.tree.map(lambda leaf: leaf[decisions], states)
 
     answers = model_player.play_batches(
@@ -159,7 +162,7 @@ class PolicyJudge:
       total,
       self._play.batch_size,
       name=self.game.seats[seat],
-      leave=leave,
+      leave=not in_training,
     )
     one = decisions_lib.of_answers(answers, self.game.game.num_actions)
     return decisions_lib.SeatPolicy(
