@@ -161,6 +161,21 @@ def test_results_of_samples_are_unbiased_and_their_intervals_hold(play):
   assert np.var(means, axis=0)[[0, 5]].min() > 1e-5
 
 
+def test_a_single_answer_has_the_greatest_variance(play):
+  odds = np.tile([0.5, 0.3, 0.2], (6, 1))
+  rng, ones = np.random.default_rng(2), np.ones(6, int)
+  means, variances = [], []
+  for _ in range(400):
+    one = np.stack([rng.multinomial(1, row) for row in odds])
+    policy = decisions_lib.sampled(one[:, :2], one[:, 2])
+    expected = play.judge(1, policy, ones).random
+    means.append([*expected.rates.values(), expected.mean_return])
+    variances.append([*expected.variances.values()])
+  bound, actual = np.mean(variances, axis=0), np.var(means, axis=0)
+  assert (bound >= actual).all()
+  assert (bound[actual > 0] < 8 * actual[actual > 0]).all()
+
+
 def test_samples_that_agree_have_an_interval(play):
   moves = np.tile([1.0, 0.0], (6, 1))
   policy = decisions_lib.sampled(moves, np.zeros(6))

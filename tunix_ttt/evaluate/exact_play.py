@@ -291,7 +291,8 @@ class ExactPlay:
     frequencies of each decision, and its gradient is the sum over the decision's
     states of the probability to be there times the result of an answer. The
     frequencies of different decisions are independent multinomial variables
-    (delta method).
+    (delta method). A single answer counts with the greatest variance that the
+    results of its decision allow (Popoviciu, 1935).
     """
     endings = [*RATES.values()]
     values = np.concatenate([play.ends[:, endings], play.paid[:, None]], axis=1)
@@ -307,6 +308,8 @@ class ExactPlay:
     turns = np.flatnonzero(play.is_turn & (reach > 0))
     turns = turns[num_answers[numbers[turns]] > 0]
     after = values[self._targets[turns, : self._legal.shape[1]]]
+    illegal = at_end[endings.index(Ending.ILLEGAL)]
+    after = np.where(self._legal[turns][..., None], after, illegal)
     rows = np.concatenate(
       [after, np.broadcast_to(at_end, (len(turns), *at_end.shape))], axis=1
     )
@@ -316,7 +319,12 @@ class ExactPlay:
     )
     mean = np.einsum("da,dak->dk", odds, gradient)
     spread = np.einsum("da,dak->dk", odds, gradient**2) - mean**2
-    return (spread / np.maximum(num_answers - 1, 1)[:, None]).sum(axis=0)
+    # One answer has no variance to estimate, but no more than this one.
+    bound = (gradient.max(axis=1) - gradient.min(axis=1)) ** 2 / 4
+    several = np.maximum(num_answers - 1, 1)[:, None]
+    return np.where(num_answers[:, None] == 1, bound, spread / several).sum(
+      axis=0
+    )
 
   def _worst(
     self, play: _Play, weights: np.ndarray, levels: Sequence[np.ndarray]

@@ -23,8 +23,6 @@ from tunix_ttt.rollout import sampling as sampling_lib
 
 # Number of answers to an observation of every game, if they have thoughts.
 NUM_ANSWERS = 64
-# Fewest answers to an observation; one would leave its variance unknown.
-_MIN_ANSWERS = 2
 # Decisions with more probability in other tokens than the tokenizer's are sampled.
 _MAX_UNRESOLVED = 1e-3
 
@@ -121,7 +119,6 @@ class PolicyJudge:
     while (reach := is_open * self._exact.reach(seat, policy)).any():
       rows = np.flatnonzero(reach)
       counts = np.ceil(self._num_answers * reach[rows]).astype(int)
-      counts = np.maximum(counts, _MIN_ANSWERS)
       answers = self._sample(
         seat, states, rows, counts, in_training=in_training
       )
