@@ -28,11 +28,11 @@ BARE = "data.games.thoughts=none"
 # Settings of each mode, and whether its answers have thoughts.
 MODES = {
   "greedy, every line": (["play.temperature=0"], True),
-  "sampled, 64 answers": (["play.temperature=1"], True),
+  "sampled, 32 answers": (["play.temperature=1"], True),
   "greedy, every line, no thoughts": (["play.temperature=0", BARE], False),
   "sampled, computed, no thoughts": (["play.temperature=1", BARE], False),
-  "sampled, 64 answers, no thoughts": (
-    ["play.temperature=1", "play.num_answers=64", BARE],
+  "sampled, 32 answers, no thoughts": (
+    ["play.temperature=1", "play.num_answers=32", BARE],
     False,
   ),
 }

@@ -369,7 +369,7 @@ class PlayConfig:
     num_answers: Number of sampled answers to an observation of every game, from
       which results at a temperature above 0 are computed; rarer observations have
       fewer answers. None computes results from the probabilities of all answers,
-      or from 64 samples if answers have thoughts.
+      or from 32 samples if answers have thoughts.
     top_k: Number of most likely tokens to sample from; None samples from all.
     top_p: Probability mass of nucleus sampling; 1 samples from all tokens.
     constrained: Whether to sample only tokens that can complete an answer;

@@ -22,7 +22,7 @@ from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import sampling as sampling_lib
 
 # Number of answers to an observation of every game, if they have thoughts.
-NUM_ANSWERS = 64
+NUM_ANSWERS = 32
 # Decisions with more probability in other tokens than the tokenizer's are sampled.
 _MAX_UNRESOLVED = 1e-3
 

@@ -77,7 +77,8 @@ def sample(
     probability of the tokens that could be sampled, float32 [B], or None if
     `settings.is_cut` is False.
   """
-  log_probs = jax.nn.log_softmax(_scale(logits, settings))
+  logits = _scale(logits, settings)
+  log_probs = jax.nn.log_softmax(logits)
   logits = _restrict(logits, settings, allowed)
   if settings.temperature == 0:
     tokens = logits.argmax(axis=-1)
@@ -99,7 +100,7 @@ def probabilities(
   The arguments are those of `sample`; `logits` and the result are [..., V]. A
   row without an allowed token has probabilities 0.
   """
-  logits = _restrict(logits, settings, allowed)
+  logits = _restrict(_scale(logits, settings), settings, allowed)
   is_kept = logits > -jnp.inf
   if settings.temperature == 0:
     best = logits.argmax(axis=-1, keepdims=True)
@@ -117,8 +118,7 @@ def _scale(logits: jax.Array, settings: Sampling) -> jax.Array:
 def _restrict(
   logits: jax.Array, settings: Sampling, allowed: jax.Array | None
 ) -> jax.Array:
-  """Returns the scaled logits, -inf for the tokens that are not sampled from."""
-  logits = _scale(logits, settings)
+  """Sets the scaled logits of tokens that are not sampled from to -inf."""
   if allowed is not None:
     logits = jnp.where(allowed, logits, -jnp.inf)
   return logits if settings.temperature == 0 else _cut(logits, settings)
