@@ -30,7 +30,10 @@ MODES = {
   "greedy, every line": (["play.temperature=0"], True),
   "sampled, 32 answers": (["play.temperature=1"], True),
   "greedy, every line, no thoughts": (["play.temperature=0", BARE], False),
-  "sampled, computed, no thoughts": (["play.temperature=1", BARE], False),
+  "sampled, computed, no thoughts": (
+    ["play.temperature=1", "play.num_answers=0", BARE],
+    False,
+  ),
   "sampled, 32 answers, no thoughts": (
     ["play.temperature=1", "play.num_answers=32", BARE],
     False,
@@ -77,7 +80,7 @@ def compare(
   """Returns sampled and exact shares of points at the steps of a run."""
   common = [BARE, f"model.name={model}", "logging.report=false"]
   common += ["play.temperature=1", "play.opponent=random", *settings]
-  exact = checkpoints(runs / "exact", common)
+  exact = checkpoints(runs / "exact", [*common, "play.num_answers=0"])
   games = ["exhaustive_eval=false", f"play.num_games={num_games}"]
   sampled = checkpoints(runs / "sampled", [*common, *games])
   table = []

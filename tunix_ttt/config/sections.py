@@ -368,8 +368,9 @@ class PlayConfig:
     temperature: Sampling temperature; 0 is greedy decoding.
     num_answers: Number of sampled answers to an observation of every game, from
       which results at a temperature above 0 are computed; rarer observations have
-      fewer answers. None computes results from the probabilities of all answers,
-      or from 32 samples if answers have thoughts.
+      fewer answers. 0 computes results from the probabilities of all answers. None
+      does so, too, but samples 32 answers if they have thoughts and, during
+      training, if the game has more than 2000 observations.
     top_k: Number of most likely tokens to sample from; None samples from all.
     top_p: Probability mass of nucleus sampling; 1 samples from all tokens.
     constrained: Whether to sample only tokens that can complete an answer;
@@ -386,7 +387,7 @@ class PlayConfig:
   max_turns: Positive = 5
   on_parse_error: Literal["end", "retry"] = "end"
   temperature: NonNegative = 0.0
-  num_answers: Positive | None = None
+  num_answers: Count | None = None
   top_k: Positive | None = None
   top_p: Annotated[float, Strict, pydantic.Field(gt=0, le=1)] = 1.0
   constrained: Flag | Literal["legal"] = False

@@ -244,8 +244,10 @@ class Evaluator:
     if game.lines is not None and is_greedy:
       self._player = model_player.Player(model, config, game.environment())
       return
-    judge = state_judge.StateJudge if is_greedy else policy_judge.PolicyJudge
-    self._judge = judge(model, config)
+    if is_greedy:
+      self._judge = state_judge.StateJudge(model, config)
+    else:
+      self._judge = policy_judge.PolicyJudge(model, config, in_training=True)
     self._player = self._judge.player
 
   @property

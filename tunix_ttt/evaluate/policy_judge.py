@@ -23,6 +23,8 @@ from tunix_ttt.rollout import sampling as sampling_lib
 
 # Number of answers to an observation of every game, if they have thoughts.
 NUM_ANSWERS = 32
+# Decisions of which all are computed in training.
+_MAX_COMPUTED = 2000
 # Decisions with more probability in other tokens than the tokenizer's are sampled.
 _MAX_UNRESOLVED = 1e-3
 
@@ -40,8 +42,20 @@ class PolicyJudge:
     player: Sampler of single answers, whose `params` are judged.
   """
 
-  def __init__(self, model: checkpoints.Model, config: config_lib.SFTConfig):
+  def __init__(
+    self,
+    model: checkpoints.Model,
+    config: config_lib.SFTConfig,
+    *,
+    in_training: bool = False,
+  ):
     """Lists the states of the game; compiles on the first call.
+
+    Args:
+      model: Model to judge.
+      config: Settings.
+      in_training: Whether to sample answers where many would be computed, unless
+        `play.num_answers` is 0.
 
     Raises:
       errors.UserError: If the game cannot be judged by states, the config asks
@@ -60,7 +74,12 @@ class PolicyJudge:
     self.player = model_player.Player(model, config, env, single)
     self._play, self._seed, self._score = play, config.seed, None
     self._num_answers = play.num_answers or NUM_ANSWERS
-    if play.num_answers is None and self.game.grammar().texts() is not None:
+    is_computed = play.num_answers == 0
+    if play.num_answers is None:
+      total = sum(map(len, self._exact.decisions))
+      is_computed = not (in_training and total > _MAX_COMPUTED)
+      is_computed &= self.game.grammar().texts() is not None
+    if is_computed:
       self._score = move_probabilities.MoveProbabilities(
         model,
         self.game,
