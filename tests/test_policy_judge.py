@@ -59,7 +59,7 @@ class EveryGame:
   def walk(self, board, last, ply, first, second):
     """Adds to the rates; returns the worst expected return."""
     winner = self.winners[board]
-    if winner:
+    if winner in (rules.X, rules.O):
       is_mine = winner == rules.X + self.seat
       return self.end(Ending.WIN if is_mine else Ending.LOSS, first, second)
     if ply == 9:
