@@ -12,9 +12,10 @@ import pytest
 from tests import players
 from tunix_ttt import errors
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.games.tictactoe import board_records
+from tunix_ttt.games.tictactoe import judged_boards
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.report import judged_boards
 from tunix_ttt.report import run_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -99,7 +100,7 @@ def test_the_change_table_has_lost_lines_before_and_after(
   changed = run_page.collect(games_before=games, games_after=better)
   title, x, o = run_page.change_table(changed).splitlines()
   assert title.split() == ["before", "after"]
-  for row, mark in zip((x, o), game_files.MARKS, strict=True):
+  for row, mark in zip((x, o), board_records.MARKS, strict=True):
     poor = players.exact(material.after, mark)
     good = players.exact(changed.after, mark)
     assert row.split()[:4] == ["lost", "lines", "as", mark]
@@ -108,15 +109,15 @@ def test_the_change_table_has_lost_lines_before_and_after(
   assert run_page.change_table(run_page.Material()) == ""
 
 
-@pytest.mark.parametrize("mark", game_files.MARKS)
+@pytest.mark.parametrize("mark", board_records.MARKS)
 def test_the_table_answers_every_line(
-  material: run_page.Material, mark: game_files.Mark
+  material: run_page.Material, mark: board_records.Mark
 ):
   table = judged_boards.policy_table(material.games)
   ends = list(lines_of(table, mark))
   result = players.exact(material.after, mark)
   assert len(ends) == result.lines
-  other = rules.X + rules.O - game_files.MARKS[mark]
+  other = rules.X + rules.O - board_records.MARKS[mark]
   lost = sum(rules.winners()[board] == other for board in ends)
   assert lost == result.lines_lost > 0
   assert table["first"] == rules.ALL_CELLS
@@ -124,7 +125,9 @@ def test_the_table_answers_every_line(
 
 def test_lost_lines_have_each_move_judged(material):
   lost = judged_boards.lost_lines(material.games)
-  results = [players.exact(material.after, mark) for mark in game_files.MARKS]
+  results = [
+    players.exact(material.after, mark) for mark in board_records.MARKS
+  ]
   assert len(lost) == sum(result.lines_lost for result in results)
   for line in lost[::40]:
     board, model_slips = rules.EMPTY_BOARD, 0
@@ -183,7 +186,7 @@ def test_the_page_asks_for_nothing(text):
 
 
 def test_the_results_are_on_the_page(material, text):
-  for mark in game_files.MARKS:
+  for mark in board_records.MARKS:
     result = players.exact(material.after, mark)
     lost = f"{result.lines_lost} of {result.lines}"
     assert f"{lost} → {lost}</b>" in text

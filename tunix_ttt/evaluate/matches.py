@@ -191,7 +191,7 @@ def sample_openings(
   config: config_lib.SFTConfig,
   seed: int,
   num_games: int = NUM_OPENINGS,
-) -> game_files.Openings | None:
+) -> dict[str, Any] | None:
   """Samples first moves at temperature 1 in each seat; None if not pictured.
 
   Raises:
@@ -223,7 +223,7 @@ def sample_openings(
         )
       )
   counts = lines.count_openings(every)
-  return game_files.Openings(temperature=OPENINGS_TEMPERATURE, **counts)
+  return {"temperature": OPENINGS_TEMPERATURE, **counts}
 
 
 class Evaluator:
@@ -293,7 +293,7 @@ def write(
   model: checkpoints.Model,
   name: str,
   config: config_lib.SFTConfig,
-  openings: game_files.Openings | None = None,
+  openings: dict[str, Any] | None = None,
 ) -> None:
   """Writes each distinct game as a line of JSON, and a summary beside it.
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from tunix_ttt import custom
 from tunix_ttt import errors
+from tunix_ttt.games import board_page
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import game_observations
 from tunix_ttt.games import line_play
@@ -62,6 +63,7 @@ class Definition(Generic[game_lib.StateT]):
     reader: Reader of the game's text, for games that have one.
     lines: Play of every line, for games that have it; others are judged by
       their states.
+    board: Board on the page of a run; None for a game that is shown as text.
   """
 
   name: str
@@ -74,6 +76,7 @@ class Definition(Generic[game_lib.StateT]):
   traces: Callable[[int, int], Iterator[dict[str, Any]]] | None = None
   reader: position_reader.Reader | None = None
   lines: line_play.LinePlay | None = None
+  board: board_page.BoardPage | None = None
 
   @property
   def seats(self) -> Sequence[str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from tunix_ttt.games import definition
 
+TITLE = "tic-tac-toe"
 # Imports are lazy: parts of a game are used without JAX.
 
 
@@ -12,7 +13,10 @@ def define(
   *, thoughts: bool = True, format: str = "grid"
 ) -> "definition.Definition":
   """Returns the game; `format` is a text format, see `text_formats.named`."""
+  from tunix_ttt.games import board_page
   from tunix_ttt.games.tictactoe import board_reader
+  from tunix_ttt.games.tictactoe import board_records
+  from tunix_ttt.games.tictactoe import judged_boards
   from tunix_ttt.games.tictactoe import lines
   from tunix_ttt.games.tictactoe import text_formats
   from tunix_ttt.games.tictactoe import tictactoe_definition
@@ -28,4 +32,10 @@ def define(
     text_format=text_format,
     reader=board_reader.BoardReader(text_format),
     lines=lines,
+    board=board_page.BoardPage(
+      package=__name__,
+      record=board_records.Game,
+      openings=board_records.Openings,
+      values=judged_boards.page_values,
+    ),
   )

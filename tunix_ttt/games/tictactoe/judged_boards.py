@@ -1,15 +1,18 @@
 """Judges the games and answers of tic-tac-toe that a page shows."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from tunix_ttt.evaluate import game_files
+from tunix_ttt.games import board_page
+from tunix_ttt.games.tictactoe import board_records
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
 
-ItemT = TypeVar("ItemT")
+# Lost lines that are visible, and those on the page including folded ones.
+_NUM_VISIBLE, _MAX_LINES = 12, 120
+_NUM_THOUGHTS = 9
 
 
 class Line(NamedTuple):
@@ -38,7 +41,23 @@ class Thought(NamedTuple):
   best: str
 
 
-def lost_lines(games: Iterable[game_files.Game]) -> list[Line]:
+def page_values(
+  games: Sequence[board_records.Game], is_exact: bool
+) -> dict[str, Any]:
+  """Returns the values of `board.html`; see `board_page.BoardPage.values`."""
+  lost = lost_lines(games)
+  return {
+    "table": policy_table(games) if is_exact else None,
+    "names": text_formats.COORDINATES,
+    "lost": lost[:_NUM_VISIBLE],
+    "more_lost": lost[_NUM_VISIBLE:_MAX_LINES],
+    "num_lost": len(lost),
+    "num_games": len(games),
+    "thoughts": thoughts(games, _NUM_THOUGHTS),
+  }
+
+
+def lost_lines(games: Iterable[board_records.Game]) -> list[Line]:
   """Returns the games that are neither a win nor a draw of the model."""
   lines = []
   for game in games:
@@ -55,7 +74,7 @@ def lost_lines(games: Iterable[game_files.Game]) -> list[Line]:
   return lines
 
 
-def thoughts(games: Iterable[game_files.Game], count: int) -> list[Thought]:
+def thoughts(games: Iterable[board_records.Game], count: int) -> list[Thought]:
   """Returns up to `count` distinct answers, up to a third of them mistakes."""
   answers: dict[tuple[int, str], Thought] = {}
   for game in games:
@@ -71,17 +90,11 @@ def thoughts(games: Iterable[game_files.Game], count: int) -> list[Thought]:
       answers.setdefault((turn.board, turn.response), thought)
   wrong = [thought for thought in answers.values() if not thought.is_optimal]
   right = [thought for thought in answers.values() if thought.is_optimal]
-  mistakes = spread(wrong, count // 3)
-  return mistakes + spread(right, count - len(mistakes))
+  mistakes = board_page.spread(wrong, count // 3)
+  return mistakes + board_page.spread(right, count - len(mistakes))
 
 
-def spread(items: Sequence[ItemT], count: int) -> list[ItemT]:
-  """Returns at most `count` items, evenly spaced in the sequence."""
-  count = min(count, len(items))
-  return [items[len(items) * n // count] for n in range(count)]
-
-
-def policy_table(games: Iterable[game_files.Game]) -> dict[str, Any]:
+def policy_table(games: Iterable[board_records.Game]) -> dict[str, Any]:
   """Tabulates a greedy policy as plain data that a page can play from.
 
   `games` are the games on every line, as X and as O. In the result, `says` is a
