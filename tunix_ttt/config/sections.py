@@ -366,11 +366,10 @@ class PlayConfig:
     on_parse_error: Response to an unreadable answer: `end` ends the game,
       `retry` shows the board again.
     temperature: Sampling temperature; 0 is greedy decoding.
-    num_answers: Number of sampled answers to an observation of every game, from
-      which results at a temperature above 0 are computed; rarer observations have
-      fewer answers. 0 computes results from the probabilities of all answers. None
-      does so, too, but samples 32 answers if they have thoughts and, during
-      training, if the game has more than 2000 observations.
+    num_answers: Number of sampled answers to an observation of every game, fewer to
+      rarer ones, for exact results at a temperature above 0; 0 computes their
+      probabilities instead. None is 0, but 32 for answers with thoughts and, in
+      training, for games of more than 2000 observations.
     top_k: Number of most likely tokens to sample from; None samples from all.
     top_p: Probability mass of nucleus sampling; 1 samples from all tokens.
     constrained: Whether to sample only tokens that can complete an answer;
