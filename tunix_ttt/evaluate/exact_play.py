@@ -38,7 +38,7 @@ class Expected:
     optimal_move_rate: Expected number of optimal decisions over
       `num_decisions`, 0 without decisions; None where information is hidden.
     variances: Variance of each rate, and of `return`, where the policy is
-      estimated from samples; empty where it is known.
+      estimated from samples, rather too large; empty where it is known.
   """
 
   rates: Mapping[str, float]
@@ -291,8 +291,9 @@ class ExactPlay:
     frequencies of each decision, and its gradient is the sum over the decision's
     states of the probability to be there times the result of an answer. The
     frequencies of different decisions are independent multinomial variables
-    (delta method). A single answer counts with the greatest variance that the
-    results of its decision allow (Popoviciu, 1935).
+    (delta method). Four answers are added to each decision, two with its best
+    and two with its worst result, so that few answers which agree do not count as
+    certain (Agresti and Coull, 1998).
     """
     endings = [*RATES.values()]
     values = np.concatenate([play.ends[:, endings], play.paid[:, None]], axis=1)
@@ -319,12 +320,10 @@ class ExactPlay:
     )
     mean = np.einsum("da,dak->dk", odds, gradient)
     spread = np.einsum("da,dak->dk", odds, gradient**2) - mean**2
-    # One answer has no variance to estimate, but no more than this one.
-    bound = (gradient.max(axis=1) - gradient.min(axis=1)) ** 2 / 4
-    several = np.maximum(num_answers - 1, 1)[:, None]
-    return np.where(num_answers[:, None] == 1, bound, spread / several).sum(
-      axis=0
-    )
+    # As if four more answers had half the best and half the worst results.
+    widest = (gradient.max(axis=1) - gradient.min(axis=1)) ** 2 / 4
+    count = np.maximum(num_answers, 1)[:, None]
+    return ((count * spread + 4 * widest) / (count + 4) / count).sum(axis=0)
 
   def _worst(
     self, play: _Play, weights: np.ndarray, levels: Sequence[np.ndarray]
