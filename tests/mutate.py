@@ -74,6 +74,13 @@ MUTATIONS = (
     "tests/test_sampling.py::test_temperature",
   ),
   Mutation(
+    "games to a state count as often as it is played from",
+    "tunix_ttt/evaluate/exact_play.py",
+    "flow = reach[rows, None] * weights[rows]",
+    "flow = weights[rows]",
+    "tests/test_policy_judge.py::test_tictactoe_is_the_enumeration_of_all_games",
+  ),
+  Mutation(
     "top_p leaves out the token that reaches it",
     "tunix_ttt/rollout/sampling.py",
     "jnp.cumsum(probs, axis=-1) - probs < settings.top_p",

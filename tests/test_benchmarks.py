@@ -42,6 +42,13 @@ SMALLEST = {
     "--train-games", 5, "--train-steps", 1,
   ],
   "grpo": ["--steps", 1, "--no-peer"],
+  "judge": [
+    "--runs", "runs", "--games", 3, "--set", "training.max_steps=1",
+    "training.warmup_steps=0", "training.batch_size=16",
+    "training.eval_every_n_steps=1", "data.games.num_games=60",
+    "--published", "Qwen/Qwen2.5-0.5B-Instruct", "--num-layers", 1,
+    "--observations", 2,
+  ],
   "layouts": ["--steps", 1, "--repeats", 1, "--new-tokens", 5],
   "memory_tables": ["--models", "Qwen/Qwen2.5-0.5B"],
   "opponents_that_lie": [

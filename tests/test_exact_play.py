@@ -77,7 +77,7 @@ def test_results_are_those_of_every_line(tictactoe, name):
     assert verdict.lines == expected.lines
     assert verdict.lines_lost == expected.lines_lost
     assert verdict.worst_ending.name.lower() == expected.worst
-    assert verdict.worst == value.get(expected.worst, -1)
+    assert verdict.worst.mean_return == value.get(expected.worst, -1)
     assert verdict.random.optimal_move_rate == close(expected.optimal_move_rate)
     assert verdict.random.num_decisions == close(
       match.games.turn_mask.sum(axis=1).mean()
@@ -257,9 +257,9 @@ def test_worst_returns_are_those_of_every_history(seat, is_sampled, alike):
     count = len(play.decisions[seat])
     policy = random_policy(rng, count, 2, is_sampled=is_sampled)
     verdict, expected = check_histories(TREE, text, play, seat, policy, -4)
-    assert verdict.worst == close(expected.worst)
-    assert verdict.worst < verdict.random.mean_return + 1e-12
-    worst.add(verdict.worst)
+    assert verdict.worst.mean_return == close(expected.worst)
+    assert verdict.worst.mean_return < verdict.random.mean_return + 1e-12
+    worst.add(verdict.worst.mean_return)
   assert len(worst) > 1
 
 
@@ -273,7 +273,7 @@ def test_opponents_of_choice_play_their_best_moves():
   policy = decisions_lib.deterministic(np.array([1, 1, 1]), ongoing, 2)
   verdict = judge(play, 0, policy)
   assert verdict.optimal.mean_return == close(-3 / 4 + 3 / 4 * 2)
-  assert verdict.worst == close(-3 / 4 + 3 / 4 * 2)
+  assert verdict.worst.mean_return == close(-3 / 4 + 3 / 4 * 2)
   assert verdict.random.mean_return == close(-3 / 4 + 3 / 8 * (2 + 5))
   # The choices of states 0, 3 and 6 are optimal but for the last.
   assert verdict.random.num_decisions == close(1 + 3 / 8)
@@ -304,7 +304,12 @@ def test_a_seat_without_decisions():
       num_decisions=0,
       optimal_move_rate=0,
     ),
-    worst=0,
+    worst=exact_play.Expected(
+      rates={name: float(name == "draw_rate") for name in trajectory.RATES},
+      mean_return=0,
+      num_decisions=0,
+      optimal_move_rate=0,
+    ),
     worst_ending=Ending.DRAW,
     lines=2,
     lines_lost=0,
@@ -362,7 +367,7 @@ def test_a_walk_on_ice_is_a_markov_chain(max_moves, low):
     by_name = {n: rates[e] for n, e in trajectory.RATES.items()}
     assert result.rates == close(by_name)
     assert result.mean_return == close(rates[1] + low * rates[5])
-  assert verdict.worst == close(verdict.random.mean_return)
+  assert verdict.worst.mean_return == close(verdict.random.mean_return)
   assert verdict.lines == sum(lines)
   assert verdict.lines_lost == lines[Ending.PARSE_ERROR] + lines[Ending.LOSS]
   assert verdict.worst_ending == Ending.PARSE_ERROR
@@ -391,7 +396,7 @@ def test_steps_may_lead_past_a_level():
   assert (verdict.lines, verdict.lines_lost) == (lines[0], 0)
   assert verdict.random.num_decisions == close(steps[0])
   assert verdict.random.mean_return == close(paid[0])
-  assert verdict.worst == close(paid[0])
+  assert verdict.worst.mean_return == close(paid[0])
 
 
 def test_states_in_cycles_are_refused():

@@ -303,8 +303,8 @@ def test_batches_without_a_signal_are_told(tmp_path):
     ({"training": {"batch_size": 10}}, "batch_size 10 is not divisible by"),
     ({"grpo": {"num_generations": 1}}, "greater than or equal to 2"),
     (
-      {"exhaustive_eval": True, "play": {"temperature": 0.5}},
-      "exact evaluation plays greedily",
+      {"exhaustive_eval": True, "play": {"temperature": 1, "context": "full"}},
+      "a sampled policy is judged exactly on single",
     ),
     (
       {"opponents": {"random": [0, 1]}},

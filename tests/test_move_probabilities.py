@@ -1,7 +1,6 @@
 """Distributions of moves against the sampler's log-probabilities and answers."""
 
 import dataclasses
-import types
 from typing import Any
 
 from flax import nnx
@@ -14,6 +13,7 @@ from scipy import stats
 
 from tests import conftest
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt.evaluate import decisions as decisions_lib
 from tunix_ttt.evaluate import exact_play
 from tunix_ttt.evaluate import move_probabilities
@@ -26,8 +26,10 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import model_policy
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import sampler as sampler_lib
+from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory
+from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import slots
 from tunix_ttt.text import spellings
 
@@ -38,6 +40,12 @@ TEMPERATURE = 1.3
 
 class ShortText(kuhn_text.KuhnPokerText):
   rules = "Kuhn poker."
+
+
+def definition_of(text, **settings):
+  return definition.Definition(
+    name="test", game=GAME, text=text, low=-2, **settings
+  )
 
 
 class OneSpelling(ShortText):
@@ -157,15 +165,41 @@ def canonical(tokenizer, name):
 
 
 # 12 observations in batches of 5.
-def moves_of(model, text, begin, shows, **settings):
-  settings = {"temperature": TEMPERATURE, "batch_size": 5} | settings
-  return move_probabilities.MoveProbabilities(model, text, begin, **settings)(
-    shows
+def scorer(model, text, *, end_ids=None, limits=(24, None), **settings: Any):
+  game = definition_of(text)
+  tables = tables_lib.build(game, model.tokenizer)
+  if end_ids is not None:
+    token_bytes = model.tokenizer.token_bytes()
+    tables = tables.replace(
+      answers=answers_lib.compile_automaton(
+        game.grammar(), token_bytes, end_ids
+      )
+    )
+  return move_probabilities.MoveProbabilities(
+    model,
+    game,
+    tables,
+    sampling_lib.Sampling(**{"temperature": TEMPERATURE, **settings}),
+    max_new_tokens=limits[0],
+    max_game_tokens=limits[1],
+    batch_size=5,
   )
 
 
-def test_probabilities_are_the_samplers(model, begin, shows, sampled):
-  moves = moves_of(model, OneSpelling(), begin, shows)
+def moves_of(model, text, states, **settings):
+  return scorer(model, text, **settings)(states)
+
+
+@pytest.fixture(scope="module")
+def states(play):
+  return jax.tree.map(
+    lambda *leaves: jnp.concatenate(leaves),
+    *(decisions.view_states() for decisions in play.decisions),
+  )
+
+
+def test_probabilities_are_the_samplers(model, states, sampled):
+  moves = moves_of(model, OneSpelling(), states)
   assert moves.probabilities.shape == (12, 2)
   assert moves.probabilities.dtype == moves.unreadable.dtype == np.float64
   compared = 0
@@ -182,23 +216,25 @@ def test_probabilities_are_the_samplers(model, begin, shows, sampled):
   assert compared > 100
 
 
-def test_spellings_add_up(model, begin, shows):
-  moves = moves_of(model, ShortText(), begin, shows)
+def test_spellings_add_up(model, states):
+  moves = moves_of(model, ShortText(), states)
   total = np.zeros((12, 2))
   for action, names in enumerate(ShortText.actions):
     for name in names:
       text: Any = OneSpelling()
       text.actions = ((name,),)
-      one = moves_of(model, text, begin, shows)
+      one = moves_of(model, text, states)
       total[:, action] += one.probabilities[:, 0]
   np.testing.assert_allclose(moves.probabilities, total, rtol=1e-5)
-  np.testing.assert_allclose(moves.unreadable, 1 - total.sum(axis=1), atol=1e-6)
+  np.testing.assert_allclose(
+    moves.unreadable + moves.unresolved, 1 - total.sum(axis=1), atol=1e-6
+  )
   # Observations have different distributions.
   assert np.ptp(moves.probabilities, axis=0).min() > 0.01
 
 
-def test_frequencies_of_sampled_answers_agree(model, begin, shows, sampled):
-  moves = moves_of(model, ShortText(), begin, shows)
+def test_frequencies_of_sampled_answers_agree(model, states, sampled):
+  moves = moves_of(model, ShortText(), states)
   counts = np.zeros((12, 2), int)
   for action, names in enumerate(ShortText.actions):
     answers = [canonical(model.tokenizer, name) for name in names]
@@ -217,15 +253,82 @@ def test_frequencies_of_sampled_answers_agree(model, begin, shows, sampled):
   assert counts.sum() <= readable <= counts.sum() + 40
 
 
-def test_any_end_token_ends_an_answer(model, begin, shows):
-  def probabilities(*end_ids):
-    tokenizer: Any = types.SimpleNamespace(
-      encode=model.tokenizer.encode,
-      pad_id=model.tokenizer.pad_id,
-      end_ids=end_ids,
+SETTINGS: dict[str, dict[str, Any]] = {
+  "constrained": {"constrained": True},
+  "legal": {"constrained": "legal"},
+  "top_k": {"top_k": 2},
+  "top_p": {"top_p": 0.8},
+  "all": {"constrained": "legal", "top_k": 3, "top_p": 0.9, "temperature": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_restricted_samplers_agree(model, tables, states, name):
+  """Frequencies of the sampler, restricted in each way, are within chance."""
+  settings = {"temperature": TEMPERATURE} | SETTINGS[name]
+  env = decisions_lib.SingleTurn(definition_of(ShortText()).environment())
+  sample = make_sampler(model, tables, env, **settings)
+  rows = np.tile(np.arange(12), 150)
+  keys = jax.random.split(jax.random.key(11), len(rows))
+  games = jax.device_get(
+    sample(keys, jax.tree.map(lambda leaf: leaf[rows], states))
+  )
+  moves = moves_of(model, ShortText(), states, **settings)
+  every = [
+    moves.probabilities[:, 0],
+    moves.probabilities[:, 1],
+    moves.unreadable + moves.truncated,
+  ]
+  np.testing.assert_allclose(sum(every) + moves.unresolved, 1, atol=1e-6)
+  taken = games.moves[:, 0].reshape(-1, 12)
+  for share, kind in zip(every, (0, 1, -1), strict=True):
+    counts = (taken == kind).sum(axis=0)
+    # Unresolved answers may be of any kind.
+    for count, low, more in zip(counts, share, moves.unresolved, strict=True):
+      bounds = np.clip([low, low + more], 0, 1)
+      nearest = np.clip(count / len(taken), *bounds)
+      assert stats.binomtest(count, len(taken), nearest).pvalue > 1e-4
+  if "constrained" in settings:
+    assert moves.unreadable.max() < 1e-5
+  else:
+    assert moves.unreadable.max() > 1e-3
+
+
+def test_token_limits_cut_answers(model, states, begin, shows):
+  """Answers are cut after as many tokens as there is room for."""
+  whole = moves_of(model, ShortText(), states)
+  lengths = jax.vmap(slots.compose, (None, 0))(begin, shows)[1]
+  answer = len(canonical(model.tokenizer, "check"))
+  for limits in ((answer - 1, None), (24, int(lengths.max()) + answer - 1)):
+    moves = moves_of(model, ShortText(), states, limits=limits)
+    is_cut = np.asarray(lengths) == lengths.max()
+    is_cut |= limits[1] is None
+    np.testing.assert_array_equal(
+      moves.probabilities[~is_cut], whole.probabilities[~is_cut]
     )
-    changed = dataclasses.replace(model, tokenizer=tokenizer)
-    return moves_of(changed, ShortText(), begin, shows).probabilities
+    assert (moves.truncated[is_cut] > 0.1).all()
+    every = moves.probabilities.sum(axis=1) + moves.unreadable + moves.truncated
+    np.testing.assert_allclose(every + moves.unresolved, 1, atol=1e-6)
+    short = {
+      name: len(canonical(model.tokenizer, name)) < answer
+      for names in ShortText.actions
+      for name in names
+    }
+    if not any(short.values()):
+      assert not moves.probabilities[is_cut].any()
+
+
+def test_answers_with_thoughts_are_refused(model, tables):
+  game = definition_of(ShortText(), thoughts=True)
+  with pytest.raises(errors.UserError, match="data.games.thoughts to none"):
+    move_probabilities.MoveProbabilities(
+      model, game, tables, sampling_lib.Sampling()
+    )
+
+
+def test_any_end_token_ends_an_answer(model, states):
+  def probabilities(*end_ids):
+    return moves_of(model, ShortText(), states, end_ids=end_ids).probabilities
 
   first, second = model.tokenizer.end_ids[0], 100
   each = [probabilities(first), probabilities(second)]
@@ -239,8 +342,8 @@ def greedy_policy(sample, decisions):
   return decisions_lib.of_answers(games, 2)
 
 
-def test_greedy_answers_have_probability_1(model, tables, begin, shows, play):
-  moves = moves_of(model, ShortText(), begin, shows, temperature=0)
+def test_greedy_answers_have_probability_1(model, tables, states, play):
+  moves = moves_of(model, ShortText(), states, temperature=0)
   env = decisions_lib.SingleTurn()
   sample = make_sampler(model, tables, env, temperature=0)
   policies = [greedy_policy(sample, decisions) for decisions in play.decisions]
@@ -250,19 +353,17 @@ def test_greedy_answers_have_probability_1(model, tables, begin, shows, play):
   np.testing.assert_array_equal(moves.unreadable, 1 - expected.sum(axis=1))
 
 
-def test_other_parameters_replace_the_models(model, begin, shows):
+def test_other_parameters_replace_the_models(model, states):
   other = dataclasses.replace(model, module=specs.initialize(model.spec, 1))
-  score = move_probabilities.MoveProbabilities(
-    model, ShortText(), begin, temperature=TEMPERATURE, batch_size=12
-  )
+  score = scorer(model, ShortText())
   replaced = score(
-    shows, model_policy.ModelPolicy(other.module, other.spec).params
+    states, model_policy.ModelPolicy(other.module, other.spec).params
   )
-  expected = moves_of(other, ShortText(), begin, shows)
+  expected = moves_of(other, ShortText(), states)
   np.testing.assert_allclose(
     replaced.probabilities, expected.probabilities, rtol=1e-4
   )
-  assert (score(shows).probabilities > 1.5 * replaced.probabilities).all()
+  assert (score(states).probabilities > 1.5 * replaced.probabilities).all()
 
 
 @pytest.mark.parametrize("seat", [0, 1])

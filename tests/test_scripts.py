@@ -343,7 +343,14 @@ def test_sampled_games_depend_on_the_seed_alone(run):
     (("--opponent", "stockfish"), "there is no opponent 'stockfish'"),
     (("--opponent", "scripted:9"), "holds cells 0 to 8"),
     (("--context", "none"), "must be 'board', 'full' or 'truncated'"),
-    (("--exhaustive", "--temperature", 1), "temperature: 1.0 is not greedy"),
+    (
+      ("--exhaustive", "--temperature", 1, "--context", "full"),
+      "play.context: full: tictactoe is judged exactly on single observations",
+    ),
+    (
+      ("--exhaustive", "--temperature=1", "--set", "play.on_parse_error=retry"),
+      "play.on_parse_error: retry: exact results are of single answers",
+    ),
     (("--set", "play.max_new_tokens=2"), "max_new_tokens: 2 is too few"),
   ],
 )

@@ -20,7 +20,7 @@ def _parse() -> argparse.Namespace:
   kind.add_argument(
     "--exhaustive",
     action="store_true",
-    help="play every line greedily, for exact results",
+    help="exact results: of every line if greedy, else of the sampled policy",
   )
   parser.add_argument("--opponent", help="opponent, in place of play.opponent")
   cli.add_play(parser)

@@ -69,7 +69,7 @@ class Stream(enum.StrEnum):
   EXPERT_CHOICES = "choices of an expert for a whole game"
   EXPERT_MOVES = "moves of an expert"  # turn
   JUDGED_GAMES = "games that judge a model"  # seat, game
-  JUDGED_TOKENS = "tokens of a model that is judged"  # seat, game
+  JUDGED_TOKENS = "tokens of a model that is judged"  # training, seat, answer
   OBSERVATIONS = (
     "games whose observations are compared with whole texts"  # game
   )

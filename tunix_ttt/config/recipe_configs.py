@@ -332,9 +332,10 @@ class GRPOConfig(sections.SFTConfig):
     opponents: Shares of the opponents.
     rewards: Weights of the rewards.
     grpo: Settings of the algorithm.
-    exhaustive_eval: Whether to evaluate exactly on every line of play instead
-      of on `play.num_games` sampled games against `play.opponent`. The best of
-      several sampled scores is biased upward.
+    exhaustive_eval: Whether to evaluate exactly instead of on `play.num_games`
+      sampled games against `play.opponent`: on every line of play, or, if
+      `play.temperature` is above 0, over all that the sampled policy may answer.
+      The best of several sampled scores is biased upward.
     rollouts_per_log: Number of games written to `rollouts.jsonl` at each logged
       step.
   """
@@ -376,10 +377,12 @@ class GRPOConfig(sections.SFTConfig):
         "episodes.source: prompts need a file; set data.path to one that"
         " training/generate_data.py --kind prompts writes"
       )
-    if self.exhaustive_eval and self.play.temperature != 0:
+    is_single = self.play.context == "board"
+    if self.exhaustive_eval and self.play.temperature != 0 and not is_single:
       raise ValueError(
-        "exhaustive_eval: exact evaluation plays greedily; set play.temperature"
-        " to 0 or exhaustive_eval to false"
+        "exhaustive_eval: a sampled policy is judged exactly on single"
+        " observations; set play.context to board, play.temperature to 0 or"
+        " exhaustive_eval to false"
       )
     return self
 

@@ -366,6 +366,10 @@ class PlayConfig:
     on_parse_error: Response to an unreadable answer: `end` ends the game,
       `retry` shows the board again.
     temperature: Sampling temperature; 0 is greedy decoding.
+    num_answers: Number of sampled answers to an observation of every game, fewer to
+      rarer ones, for exact results at a temperature above 0; 0 computes their
+      probabilities instead. None is 0, but 32 for answers with thoughts and, in
+      training, for games of more than 2000 observations.
     top_k: Number of most likely tokens to sample from; None samples from all.
     top_p: Probability mass of nucleus sampling; 1 samples from all tokens.
     constrained: Whether to sample only tokens that can complete an answer;
@@ -382,6 +386,7 @@ class PlayConfig:
   max_turns: Positive = 5
   on_parse_error: Literal["end", "retry"] = "end"
   temperature: NonNegative = 0.0
+  num_answers: Count | None = None
   top_k: Positive | None = None
   top_p: Annotated[float, Strict, pydantic.Field(gt=0, le=1)] = 1.0
   constrained: Flag | Literal["legal"] = False

@@ -120,15 +120,21 @@ def deterministic(
   )
 
 
-def sampled(moves: np.ndarray, unreadable: np.ndarray) -> SeatPolicy:
+def sampled(
+  moves: np.ndarray,
+  unreadable: np.ndarray,
+  truncated: np.ndarray | float = 0.0,
+) -> SeatPolicy:
   """Returns the policy with random answers to D decisions.
 
   Args:
     moves: Probability of each of the A actions, float [D, A].
-    unreadable: Probability of all other answers, float [D].
+    unreadable: Probability of answers that are no move, float [D].
+    truncated: Probability of answers that a token limit cuts, float [D].
   """
   ends = np.zeros((len(moves), len(Ending)))
   ends[:, Ending.PARSE_ERROR] = unreadable
+  ends[:, Ending.LENGTH] = truncated
   return SeatPolicy(np.asarray(moves, np.float64), ends)
 
 
@@ -138,6 +144,14 @@ class SingleTurn:
   With `max_turns` = 1 a game is one decision, and neither chance nor an
   opponent has to be compiled.
   """
+
+  def __init__(self, env: Any = None):
+    """Takes the environment with the legal actions, which few samplers need."""
+    self._env = env
+
+  def legal(self, state: Any) -> jax.Array:
+    """Returns the mask of the model's legal actions, bool [A]."""
+    return self._env.legal(state)
 
   def step(self, state: Any, action: jax.Array) -> Any:
     """Returns the state unchanged."""

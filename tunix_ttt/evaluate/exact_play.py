@@ -1,7 +1,8 @@
 """Exact results of a policy in any game whose states can be enumerated.
 
 A game meets each state at most once, so expected results follow from one pass
-over the states, and the worst that opponents can do from another.
+over the states, and the worst that opponents can do from another. A policy may
+be estimated from samples; the results then have variances.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ RATES = trajectory_lib.RATES
 _LOST = (Ending.LOSS, Ending.ILLEGAL, Ending.PARSE_ERROR, Ending.LENGTH)
 # Integers up to here are exact in double precision.
 _EXACT = 2**53
+# Moves whose returns differ by less are equally bad.
+_TIE = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,12 +37,15 @@ class Expected:
     num_decisions: Expected number of decisions in a game.
     optimal_move_rate: Expected number of optimal decisions over
       `num_decisions`, 0 without decisions; None where information is hidden.
+    variances: Variance of each rate, and of `return`, where the policy is
+      estimated from samples, rather too large; empty where it is known.
   """
 
   rates: Mapping[str, float]
   mean_return: float
   num_decisions: float
   optimal_move_rate: float | None
+  variances: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,8 +59,9 @@ class ExactVerdict:
       probability.
     optimal: Results against opponents that play all optimal moves with equal
       probability; None where information is hidden.
-    worst: Least expected return that opponents can bring about together; None
-      where information is hidden.
+    worst: Results against the opponents that bring about the least expected
+      return together, with equal probability for equally bad moves; None where
+      information is hidden.
     worst_ending: Worst `Ending` of any line, in the order of `RATES`.
     lines: Number of distinct games, sequences of everyone's moves and outcomes
       of chance, that any opponents can bring about.
@@ -64,7 +71,7 @@ class ExactVerdict:
 
   random: Expected
   optimal: Expected | None
-  worst: float | None
+  worst: Expected | None
   worst_ending: Ending
   lines: int
   lines_lost: int
@@ -169,8 +176,39 @@ class ExactPlay:
       reached[self._targets[rows][played]] = True
     return np.array(sorted(actions), int)
 
-  def judge(self, seat: int, policy: decisions_lib.SeatPolicy) -> ExactVerdict:
+  def reach(self, seat: int, policy: decisions_lib.SeatPolicy) -> np.ndarray:
+    """Returns the probability that a game comes to each decision: float64 [D].
+
+    It is the greater one of those against the random and the optimal opponents,
+    and 0 only if no opponents can bring the decision about. A decision without
+    probabilities is the last of its games.
+    """
+    play, numbers = self._play(seat, policy), self.decisions[seat].numbers
+    result = np.zeros(len(policy.moves))
+    for choices in (self._legal, self._best):
+      if choices is not None:
+        weights = self._weights(play, choices)
+        _, reach = self._expected(play, weights, self._levels)
+        reach = np.bincount(
+          numbers[play.is_turn], reach[play.is_turn], len(result)
+        )
+        result = np.maximum(result, reach)
+    return result
+
+  def judge(
+    self,
+    seat: int,
+    policy: decisions_lib.SeatPolicy,
+    num_answers: np.ndarray | None = None,
+  ) -> ExactVerdict:
     """Returns the exact results of a policy in a seat.
+
+    Args:
+      seat: Number of the seat.
+      policy: Policy of the seat.
+      num_answers: Number of sampled answers of which `policy` has the
+        frequencies, 0 where it has the probabilities, int [D]; None for
+        probabilities everywhere.
 
     Raises:
       ValueError: if the policy does not fit the decisions of the seat.
@@ -178,26 +216,46 @@ class ExactPlay:
     play = self._play(seat, policy)
     weights = self._weights(play, self._legal)
     possible = weights > 0
-    reached = np.zeros(len(weights), bool)
-    reached[0] = True
-    for rows in self._levels:
-      rows = rows[reached[rows]]
-      reached[self._targets[rows][possible[rows]]] = True
-    levels = [rows[reached[rows]] for rows in self._levels]
-    has_ending = np.any(play.ends[reached] > 0, axis=0)
+    levels = self._reached(possible)
+    has_ending = np.any(play.ends[np.concatenate(levels)] > 0, axis=0)
+
+    def expected(weights: np.ndarray) -> Expected:
+      result, reach = self._expected(play, weights, levels)
+      if num_answers is None or not num_answers.any():
+        return result
+      names = [*RATES, "return"]
+      variances = self._variances(
+        play, weights, levels, reach, self.decisions[seat].numbers, num_answers
+      )
+      return dataclasses.replace(
+        result, variances=dict(zip(names, variances.tolist(), strict=True))
+      )
+
     optimal, worst = None, None
     if self._best is not None:
-      optimal = self._expected(play, self._weights(play, self._best), levels)
-      worst = self._worst(play, weights, levels)
+      optimal = expected(self._weights(play, self._best))
+      value, choices = self._worst(play, weights, levels)
+      worst, _ = self._expected(play, self._weights(play, choices), levels)
+      # Without the rounding of equally bad moves.
+      worst = dataclasses.replace(worst, mean_return=value)
     lines, lines_lost = self._lines(play, possible, levels)
     return ExactVerdict(
-      random=self._expected(play, weights, levels),
+      random=expected(weights),
       optimal=optimal,
       worst=worst,
       worst_ending=[e for e in RATES.values() if has_ending[e]][-1],
       lines=lines,
       lines_lost=lines_lost,
     )
+
+  def _reached(self, possible: np.ndarray) -> list[np.ndarray]:
+    """Returns the levels of states that possible steps, bool [N, W], reach."""
+    reached = np.zeros(len(possible), bool)
+    reached[0] = True
+    for rows in self._levels:
+      rows = rows[reached[rows]]
+      reached[self._targets[rows][possible[rows]]] = True
+    return [rows[reached[rows]] for rows in self._levels]
 
   def _play(self, seat: int, policy: decisions_lib.SeatPolicy) -> _Play:
     shape = len(self.decisions[seat]), self._legal.shape[1]
@@ -234,8 +292,11 @@ class ExactPlay:
 
   def _expected(
     self, play: _Play, weights: np.ndarray, levels: Sequence[np.ndarray]
-  ) -> Expected:
-    """Follows probabilities from the first level to the last."""
+  ) -> tuple[Expected, np.ndarray]:
+    """Follows probabilities from the first level to the last.
+
+    Returns the results, and the probability of each state, float64 [N].
+    """
     reach = np.zeros(len(weights))
     reach[0] = 1
     for rows in levels:
@@ -248,25 +309,81 @@ class ExactPlay:
         reach @ np.where(self._best, play.moves, 0).sum(axis=1)
       )
       optimal_move_rate = num_optimal / num_decisions if num_decisions else 0.0
-    return Expected(
+    expected = Expected(
       rates={name: float(rates[ending]) for name, ending in RATES.items()},
       mean_return=float(reach @ play.paid),
       num_decisions=num_decisions,
       optimal_move_rate=optimal_move_rate,
     )
+    return expected, reach
+
+  def _variances(
+    self,
+    play: _Play,
+    weights: np.ndarray,
+    levels: Sequence[np.ndarray],
+    reach: np.ndarray,
+    numbers: np.ndarray,
+    num_answers: np.ndarray,
+  ) -> np.ndarray:
+    """Returns the variances of the rates and the return: float64 [E + 1].
+
+    A game asks for a decision at most once, so a result is linear in the
+    frequencies of each decision, and its gradient is the sum over the decision's
+    states of the probability to be there times the result of an answer. The
+    frequencies of different decisions are independent multinomial variables
+    (delta method). Four answers are added to each decision, two with its best
+    and two with its worst result, so that few answers which agree do not count as
+    certain (Agresti and Coull, 1998).
+    """
+    endings = [*RATES.values()]
+    values = np.concatenate([play.ends[:, endings], play.paid[:, None]], axis=1)
+    for rows in reversed(levels):
+      after = values[self._targets[rows]]
+      values[rows] += np.einsum("nw,nwk->nk", weights[rows], after)
+    at_end = np.eye(len(endings), len(endings) + 1)
+    at_end[:, -1] = self._low
+    # First and second moments of the gradient at each decision.
+    shape = len(num_answers), self._legal.shape[1] + len(endings), len(at_end.T)
+    gradient = np.zeros(shape)
+    odds = np.zeros(shape[:2])
+    turns = np.flatnonzero(play.is_turn & (reach > 0))
+    turns = turns[num_answers[numbers[turns]] > 0]
+    after = values[self._targets[turns, : self._legal.shape[1]]]
+    illegal = at_end[endings.index(Ending.ILLEGAL)]
+    after = np.where(self._legal[turns][..., None], after, illegal)
+    rows = np.concatenate(
+      [after, np.broadcast_to(at_end, (len(turns), *at_end.shape))], axis=1
+    )
+    np.add.at(gradient, numbers[turns], reach[turns, None, None] * rows)
+    odds[numbers[turns]] = np.concatenate(
+      [play.moves[turns], play.ends[turns][:, endings]], axis=1
+    )
+    mean = np.einsum("da,dak->dk", odds, gradient)
+    spread = np.einsum("da,dak->dk", odds, gradient**2) - mean**2
+    # As if four more answers had half the best and half the worst results.
+    widest = (gradient.max(axis=1) - gradient.min(axis=1)) ** 2 / 4
+    count = np.maximum(num_answers, 1)[:, None]
+    return ((count * spread + 4 * widest) / (count + 4) / count).sum(axis=0)
 
   def _worst(
     self, play: _Play, weights: np.ndarray, levels: Sequence[np.ndarray]
-  ) -> float:
-    """Returns the seat's expected return against its worst opponents."""
-    values = play.paid.copy()
+  ) -> tuple[float, np.ndarray]:
+    """Returns the seat's expected return against its worst opponents.
+
+    Also returns the mask of their moves, bool [N, A].
+    """
+    values, choices = play.paid.copy(), np.zeros(self._legal.shape, bool)
     is_opponent = (self._to_act >= 0) & ~play.is_turn
     for rows in reversed(levels):
       after = values[self._targets[rows]]
       values[rows] += (weights[rows] * after).sum(axis=1)
-      least = np.where(weights[rows] > 0, after, np.inf).min(axis=1)
+      legal = self._legal[rows]
+      after = np.where(legal, after[:, : legal.shape[1]], np.inf)
+      least = after.min(axis=1)
       values[rows] = np.where(is_opponent[rows], least, values[rows])
-    return float(values[0])
+      choices[rows] = legal & (after <= least[:, None] + _TIE)
+    return float(values[0]), choices
 
   def _lines(
     self, play: _Play, possible: np.ndarray, levels: Sequence[np.ndarray]

@@ -36,7 +36,7 @@ class Summary(pydantic.BaseModel):
   model: str
   revision: str | None = None
   play: dict[str, Any]
-  results: dict[str, rates_lib.Exact | rates_lib.Sampled]
+  results: dict[str, rates_lib.Exact | rates_lib.Stochastic | rates_lib.Sampled]
   openings: Any = None
   policy: dict[str, list[Answer]] = {}
 
@@ -124,7 +124,7 @@ def sides_of_summary(summary: Summary) -> dict[str, Side]:
     )
     if isinstance(result, rates_lib.Exact):
       side = side._replace(lines=result.lines, lines_lost=result.lines_lost)
-    else:
+    elif isinstance(result, rates_lib.Sampled):
       side = side._replace(intervals=result.intervals)
     sides[seat] = side
   return sides

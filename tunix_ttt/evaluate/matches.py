@@ -15,6 +15,7 @@ from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import model_player
+from tunix_ttt.evaluate import policy_judge
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.evaluate import state_judge
 from tunix_ttt.games import catalog
@@ -46,41 +47,41 @@ class Match(NamedTuple):
   game: definition.Definition
   seat: str
   games: Trajectory
-  result: rates_lib.Exact | rates_lib.Sampled
+  result: rates_lib.Exact | rates_lib.Stochastic | rates_lib.Sampled
   answers: Trajectory | None = None
 
 
 def play_all_lines(
   model: checkpoints.Model, config: config_lib.SFTConfig | config_lib.Settings
 ) -> Iterator[Match]:
-  """Yields a greedy policy's games on every line, in each seat.
+  """Yields a policy's games and exact results, in each seat.
 
-  A game without `lines` is judged by its states, which needs the context `board`;
-  the games are then examples against a random opponent.
+  A greedy policy plays every line of a game with `lines`. Other games, and
+  policies with a temperature, are judged by the game's states, which needs the
+  context `board`; the games are then examples against a random opponent.
 
   Raises:
-    errors.UserError: If the config's temperature is not 0, or the game cannot be
-      judged exactly.
+    errors.UserError: If the game cannot be judged exactly.
   """
   config = config_lib.load_any(config)
-  if config.play.temperature != 0:
-    raise errors.UserError(
-      f"play.temperature: {config.play.temperature} is not greedy; set it to 0"
-      " to play every line"
-    )
-  game = catalog.of(config)
-  if game.lines is not None:
+  game, is_greedy = catalog.of(config), config.play.temperature == 0
+  if game.lines is not None and is_greedy:
     player = model_player.Player(model, config, game.environment())
     size = config.play.batch_size
     yield from exact_matches(player, game, size, decode=player.decode)
     return
-  judge = state_judge.StateJudge(model, config)
   # The judge needs no games; these show how the model plays.
   play = dataclasses.replace(
     config.play, opponent="random", num_games=NUM_EXAMPLES
   )
   player = model_player.Player(model, dataclasses.replace(config, play=play))
   examples = sampled_matches(player, play, config.seed)
+  if not is_greedy:
+    judge = policy_judge.PolicyJudge(model, config)
+    for match, (_, result) in zip(examples, judge(), strict=True):
+      yield match._replace(result=result)
+    return
+  judge = state_judge.StateJudge(model, config)
   for match, (_, result, answers) in zip(examples, judge(), strict=True):
     yield match._replace(result=result, answers=answers)
 
@@ -242,23 +243,33 @@ class Evaluator:
     self._config, game, self._judge = config, catalog.of(config), None
     if not config.exhaustive_eval:
       self._player = model_player.Player(model, config)
-    elif game.lines is not None:
+      return
+    is_greedy = config.play.temperature == 0
+    if game.lines is not None and is_greedy:
       self._player = model_player.Player(model, config, game.environment())
-    else:
+      return
+    if is_greedy:
       self._judge = state_judge.StateJudge(model, config)
-      self._player = self._judge.player
+    else:
+      self._judge = policy_judge.PolicyJudge(model, config, in_training=True)
+    self._player = self._judge.player
+
+  @property
+  def params(self) -> Any:
+    """Parameters that were evaluated last, at first the model's."""
+    return self._player.params
 
   def __call__(self, params: Any) -> dict[str, float]:
     """Returns the rates in each seat and the `score`.
 
     The score is the mean share of points (`rates.points`) over seats and, if
-    every line is played, over a random and an optimal opponent.
+    results are exact, over a random and an optimal opponent.
     """
     player, play = self._player, self._config.play
     game = player.game
     player.params = params
     if self._judge is not None:
-      every = ((s, r) for s, r, _ in self._judge(in_training=True))
+      every = (result[:2] for result in self._judge(in_training=True))
     else:
       if self._config.exhaustive_eval:
         played = exact_matches(
@@ -390,6 +401,17 @@ def table(matches: Sequence[Match]) -> str:
           for opponent, rates in result.against("").items()
         ),
       ]
+    elif isinstance(result, rates_lib.Stochastic):
+      way = "computed"
+      if result.num_answers:
+        way = f"from {result.num_answers} answers an observation"
+      lines.append(f"as {name}: at temperature {result.temperature:g}, {way}")
+      for opponent, rates in result.against("").items():
+        line = f"  against {opponent:<8} {_percent(rates)}"
+        if opponent in result.intervals:
+          low, high = result.intervals[opponent]["win_rate"]
+          line += f", wins within {low:.1%} to {high:.1%}"
+        lines.append(line)
     else:
       low, high = result.intervals["win_rate"]
       lines += [
@@ -398,6 +420,8 @@ def table(matches: Sequence[Match]) -> str:
       ]
     if result.optimal_move_rate is not None:
       lines.append(f"  optimal moves    {result.optimal_move_rate:.2%}")
+    if isinstance(result, rates_lib.Stochastic):
+      continue
     if result.thought_true_rate is not None:
       lines.append(f"  true thoughts    {result.thought_true_rate:.2%}")
     if result.thought_no_claim_rate:

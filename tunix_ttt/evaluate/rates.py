@@ -64,6 +64,48 @@ class Exact:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Stochastic:
+  """Results of a policy as it is sampled, in one seat, without sampled games.
+
+  Attributes:
+    temperature: Sampling temperature.
+    random: Rates of endings against a uniformly random opponent.
+    optimal: Rates of endings against an opponent that plays uniformly at random
+      among optimal moves; None for games without an exact solver.
+    worst: Rates of endings against the opponent that brings about the least
+      expected return; None for games without an exact solver.
+    optimal_move_rate: Expected share of optimal moves among the policy's
+      decisions against the random opponent; None without a solver.
+    returns: Expected return by opponent, `random`, `optimal` and `worst`.
+    unresolved: Greatest total probability at a decision of answers that are
+      counted as unreadable because their tokens are not the tokenizer's.
+    num_answers: Number of sampled answers to an observation of every game,
+      `PlayConfig.num_answers`; 0 if the distribution of moves was computed.
+    intervals: 95% confidence intervals of the rates, and of `return`, against
+      the random and the optimal opponent; empty if `num_answers` is 0.
+  """
+
+  temperature: float
+  random: dict[str, float]
+  optimal: dict[str, float] | None = None
+  worst: dict[str, float] | None = None
+  optimal_move_rate: float | None = None
+  returns: dict[str, float]
+  unresolved: float = 0.0
+  num_answers: int = 0
+  intervals: dict[str, dict[str, tuple[float, float]]] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def against(self, opponent: str) -> dict[str, dict[str, float]]:
+    """Returns the rates by opponent, whatever the config's `opponent`."""
+    del opponent
+    every = {"random": self.random, "optimal": self.optimal}
+    every["worst"] = self.worst
+    return {name: rates for name, rates in every.items() if rates is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampled:
   """Results of sampled games in one seat.
 
@@ -133,11 +175,6 @@ def exact_of_lines(
 def exact_of_states(verdict: exact_play.ExactVerdict) -> Exact:
   """Returns exact results that were computed from the states of a game."""
   random, optimal = verdict.random, verdict.optimal
-  returns = {"random": random.mean_return}
-  if optimal is not None:
-    returns["optimal"] = optimal.mean_return
-  if verdict.worst is not None:
-    returns["worst"] = verdict.worst
   return Exact(
     lines=verdict.lines,
     lines_lost=verdict.lines_lost,
@@ -145,8 +182,70 @@ def exact_of_states(verdict: exact_play.ExactVerdict) -> Exact:
     random={**random.rates},
     optimal=None if optimal is None else {**optimal.rates},
     optimal_move_rate=random.optimal_move_rate,
-    returns=returns,
+    returns=_returns(verdict),
   )
+
+
+def of_policy(
+  game: definition.Definition,
+  verdict: exact_play.ExactVerdict,
+  *,
+  temperature: float,
+  unresolved: float,
+  num_answers: int,
+) -> Stochastic:
+  """Returns the results of a policy as it is sampled; see `Stochastic`."""
+  random, optimal, worst = verdict.random, verdict.optimal, verdict.worst
+  intervals = {}
+  for name, expected in (("random", random), ("optimal", optimal)):
+    if expected is not None and expected.variances:
+      intervals[name] = _propagated(game, expected, num_answers)
+  return Stochastic(
+    temperature=temperature,
+    random={**random.rates},
+    optimal=None if optimal is None else {**optimal.rates},
+    worst=None if worst is None else {**worst.rates},
+    optimal_move_rate=random.optimal_move_rate,
+    returns=_returns(verdict),
+    unresolved=unresolved,
+    num_answers=num_answers,
+    intervals=intervals,
+  )
+
+
+def _returns(verdict: exact_play.ExactVerdict) -> dict[str, float]:
+  every = {"random": verdict.random, "optimal": verdict.optimal}
+  every["worst"] = verdict.worst
+  return {n: each.mean_return for n, each in every.items() if each is not None}
+
+
+def _propagated(
+  game: definition.Definition, expected: exact_play.Expected, num_answers: int
+) -> dict[str, tuple[float, float]]:
+  """Returns 95% intervals of the rates and of `return`.
+
+  They are Wilson's, for as many games as would have the same variance. A
+  decision that a game comes to with probability p has at least p *
+  `num_answers` answers, so the variance is at most that of `num_answers` games
+  (law of total variance): never fewer games than that, also if all samples
+  agree.
+  """
+  span, result = game.high - game.low, {}
+  for name, variance in expected.variances.items():
+    low, scale, value = 0.0, 1.0, expected.rates.get(name, 0.0)
+    if name == "return":
+      low, scale, value = game.low, span, expected.mean_return
+    share = min(max((value - low) / scale, 0.0), 1.0)
+    total = float(num_answers)
+    if variance > 0:
+      total = max(total, share * (1 - share) * scale**2 / variance)
+    z = float(stats.norm.ppf(0.975))
+    center = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    half *= z / (1 + z**2 / total)
+    bounds = (center - half) * scale + low, (center + half) * scale + low
+    result[name] = float(bounds[0]), float(bounds[1])
+  return result
 
 
 def sampled(
@@ -190,16 +289,23 @@ def rates_of(
 
 
 def points(
-  game: definition.Definition, result: Exact | Sampled, opponent: str
+  game: definition.Definition,
+  result: Exact | Stochastic | Sampled,
+  opponent: str,
 ) -> list[float]:
   """Returns the share of points against each of the result's opponents, 0 to 1.
 
+  The worst opponent is left out.
   Points are the game's returns, from the least to the greatest: a win counts 1,
   a draw 1/2 where these are -1 and 1.
   """
   if (game.low, game.high) == (-1, 1):
-    every = result.against(opponent).values()
-    return [rates["win_rate"] + rates["draw_rate"] / 2 for rates in every]
+    every = result.against(opponent)
+    return [
+      rates["win_rate"] + rates["draw_rate"] / 2
+      for name, rates in every.items()
+      if name != "worst"
+    ]
   values = [v for name, v in result.returns.items() if name != "worst"]
   return [(value - game.low) / (game.high - game.low) for value in values]
 

@@ -30,25 +30,11 @@ class StateJudge:
       errors.UserError: If the game cannot be judged by states, or the limits
         leave no room for an answer.
     """
-    if config.play.context != "board":
-      raise errors.UserError(
-        f"play.context: {config.play.context}: {config.game.name} is judged exactly"
-        " on single observations; set it to board, or judge by sampled games"
-        " (exhaustive_eval: false)"
-      )
     self.game = catalog.of(config)
-    self._exact = _exact_play(self.game)
-    seats = range(len(self.game.seats))
-    needed = max(map(self._exact.most_turns, seats))
-    if config.play.max_turns < needed:
-      raise errors.UserError(
-        f"play.max_turns: {config.play.max_turns} cuts games of"
-        f" {self.game.name}, which exact results do not cover; set it to {needed}"
-      )
+    self._exact = exact_play_of(config)
     play = sampler.greedy_single_moves(config.play)
-    self.player = model_player.Player(
-      model, config, decisions.SingleTurn(), play
-    )
+    env = decisions.SingleTurn(self.game.environment())
+    self.player = model_player.Player(model, config, env, play)
     self._batch_size = play.batch_size
 
   def __call__(
@@ -57,7 +43,7 @@ class StateJudge:
     """Yields the name, the results and the answers of each seat."""
     for seat, name in enumerate(self.game.seats):
       listed = self._exact.decisions[seat]
-      states = listed.view_states()
+      states = self.game.agent_states(listed.states, seat)
 
       def draw(
         numbers: jax.Array, states: Any = states, total: int = len(listed)
@@ -78,6 +64,30 @@ class StateJudge:
       policy = decisions.of_answers(answers, self.game.game.num_actions)
       verdict = self._exact.judge(seat, policy)
       yield name, rates_lib.exact_of_states(verdict), answers
+
+
+def exact_play_of(config: config_lib.SFTConfig) -> exact_play.ExactPlay:
+  """Returns the states of a config's game, to judge single answers by.
+
+  Raises:
+    errors.UserError: If the game cannot be judged by states, or its settings let
+      a game depend on more.
+  """
+  if config.play.context != "board":
+    raise errors.UserError(
+      f"play.context: {config.play.context}: {config.game.name} is judged exactly"
+      " on single observations; set it to board, or judge by sampled games"
+      " (exhaustive_eval: false)"
+    )
+  game = catalog.of(config)
+  exact = _exact_play(game)
+  needed = max(map(exact.most_turns, range(len(game.seats))))
+  if config.play.max_turns < needed:
+    raise errors.UserError(
+      f"play.max_turns: {config.play.max_turns} cuts games of {game.name}, which"
+      f" exact results do not cover; set it to {needed}"
+    )
+  return exact
 
 
 @functools.lru_cache(maxsize=2)

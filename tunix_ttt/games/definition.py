@@ -28,6 +28,7 @@ from tunix_ttt.games import solve
 from tunix_ttt.games import state_graph
 from tunix_ttt.games import view as view_lib
 from tunix_ttt.text import answers as answers_lib
+from tunix_ttt.text import spellings
 from tunix_ttt.text import tokenizers
 
 if TYPE_CHECKING:
@@ -132,6 +133,13 @@ class Definition(Generic[game_lib.StateT]):
       " games or positions"
     )
 
+  def agent_states(self, states: Any, seat: int) -> Any:
+    """Returns states [N] of `game`, at turns of the seat, as the seat's."""
+    count = len(jax.tree.leaves(states)[0])
+    return view_lib.at_turns(
+      jax.tree.map(jnp.asarray, states), jnp.full(count, seat, jnp.int32)
+    )
+
   def random_position(
     self, keys: tuple[jax.Array, jax.Array], seat: jax.Array
   ) -> Any:
@@ -154,11 +162,17 @@ class Definition(Generic[game_lib.StateT]):
 
   def answers(self, tokenizer: tokenizers.Tokenizer) -> answers_lib.AnswerTable:
     """Returns the grammar of answers."""
-    return answers_lib.compile_answers(
+    return answers_lib.compile_automaton(
+      self.grammar(), tokenizer.token_bytes(), self.end_ids(tokenizer)
+    )
+
+  def grammar(self) -> spellings.Automaton:
+    """Returns the automaton over the bytes of answers."""
+    return spellings.build(
       self.text.actions,
-      tokenizer.token_bytes(),
-      self.end_ids(tokenizer),
-      thoughts=self.thoughts,
+      opening="<move>",
+      closing="</move>",
+      thought_tags=("<think>", "</think>") if self.thoughts else None,
     )
 
   def end_ids(self, tokenizer: tokenizers.Tokenizer) -> list[int]:

@@ -83,9 +83,10 @@ class ModelPolicy:
       )
     sown: Any = nnx.pop(module, nnx.Intermediate)
     hidden = sown["all_hidden_states"].get_value()[-1]
-    # One token per row: the logits of all tokens would need most of the memory.
-    last = jnp.take_along_axis(hidden, read[:, None, None], axis=1)
-    logits = specs.logits(module, last)[:, 0]
+    # Few tokens per row: the logits of all would need most of the memory.
+    index = read.reshape(len(read), -1, 1)
+    logits = specs.logits(module, jnp.take_along_axis(hidden, index, axis=1))
+    logits = logits.reshape(*read.shape, -1)
     cache = {
       name: {"k": layer["k"], "v": layer["v"]} for name, layer in cache.items()
     }

@@ -29,7 +29,7 @@ class Policy(Protocol):
     attention_mask: jax.Array,
     read: jax.Array,
   ) -> tuple[jax.Array, Any]:
-    """Feeds tokens and returns each row's logits after one of them.
+    """Feeds tokens and returns each row's logits after one or R of them.
 
     Args:
       params: Parameters of the model.
@@ -40,10 +40,10 @@ class Policy(Protocol):
       end: First unused slot, int32 [].
       attention_mask: Mask of the slots that each token attends to, bool
         [B, L, S].
-      read: Index of the token to return logits after, int32 [B].
+      read: Index of the token to return logits after, int32 [B] or [B, R].
 
     Returns:
-      Logits [B, V] and the cache.
+      Logits [B, V] or [B, R, V], and the cache.
     """
     ...
 

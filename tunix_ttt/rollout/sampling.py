@@ -77,16 +77,12 @@ def sample(
     probability of the tokens that could be sampled, float32 [B], or None if
     `settings.is_cut` is False.
   """
-  logits = logits.astype(jnp.float32)
-  if settings.temperature > 0:
-    logits = logits / settings.temperature
+  logits = _scale(logits, settings)
   log_probs = jax.nn.log_softmax(logits)
-  if allowed is not None:
-    logits = jnp.where(allowed, logits, -jnp.inf)
+  logits = _restrict(logits, settings, allowed)
   if settings.temperature == 0:
     tokens = logits.argmax(axis=-1)
   else:
-    logits = _cut(logits, settings)
     tokens = jax.vmap(jax.random.categorical)(keys, logits)
   tokens = tokens.astype(jnp.int32)
   chosen = jnp.take_along_axis(log_probs, tokens[:, None], axis=-1)[:, 0]
@@ -96,11 +92,43 @@ def sample(
   return tokens, chosen, mass
 
 
+def probabilities(
+  logits: jax.Array, settings: Sampling, allowed: jax.Array | None = None
+) -> jax.Array:
+  """Returns the probabilities with which `sample` takes each token.
+
+  The arguments are those of `sample`; `logits` and the result are [..., V]. A
+  row without an allowed token has probabilities 0.
+  """
+  logits = _restrict(_scale(logits, settings), settings, allowed)
+  is_kept = logits > -jnp.inf
+  if settings.temperature == 0:
+    best = logits.argmax(axis=-1, keepdims=True)
+    chosen = (jnp.arange(logits.shape[-1]) == best).astype(jnp.float32)
+  else:
+    chosen = jax.nn.softmax(logits)
+  return jnp.where(is_kept, chosen, 0)
+
+
+def _scale(logits: jax.Array, settings: Sampling) -> jax.Array:
+  logits = logits.astype(jnp.float32)
+  return logits / settings.temperature if settings.temperature > 0 else logits
+
+
+def _restrict(
+  logits: jax.Array, settings: Sampling, allowed: jax.Array | None
+) -> jax.Array:
+  """Sets the scaled logits of tokens that are not sampled from to -inf."""
+  if allowed is not None:
+    logits = jnp.where(allowed, logits, -jnp.inf)
+  return logits if settings.temperature == 0 else _cut(logits, settings)
+
+
 def _cut(logits: jax.Array, settings: Sampling) -> jax.Array:
   """Sets the logits of the tokens outside `top_k` and `top_p` to -inf."""
   size = logits.shape[-1]
   if settings.top_k is not None and settings.top_k < size:
-    smallest = jax.lax.top_k(logits, settings.top_k)[0][:, -1:]
+    smallest = jax.lax.top_k(logits, settings.top_k)[0][..., -1:]
     logits = jnp.where(logits < smallest, -jnp.inf, logits)
   if settings.top_p < 1:
     descending = jnp.sort(logits, axis=-1, descending=True)

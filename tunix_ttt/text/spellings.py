@@ -66,6 +66,27 @@ class Automaton:
       state = int(self.next_state[byte, state])
     return int(self.actions[rank]) if state == WHOLE else -1
 
+  def texts(self) -> list[str] | None:
+    """Returns the answer with each rank, without whitespace around it.
+
+    None if answers are without number, such as those with thoughts.
+    """
+    result = [""] * len(self.spellings)
+    stack = [(START, 0, b"")]
+    while stack:
+      state, rank, text = stack.pop()
+      if state == WHOLE:
+        result[rank] = text.decode()
+        continue
+      if len(text) > len(self.num_spellings):
+        # More bytes than states: a cycle.
+        return None
+      after = self.next_state[:, state]
+      for byte in np.flatnonzero((after != DEAD) & (after != state)).tolist():
+        total = rank + int(self.offset[byte, state])
+        stack.append((int(after[byte]), total, text + bytes([byte])))
+    return result
+
 
 def build(
   actions: Sequence[Sequence[str]],

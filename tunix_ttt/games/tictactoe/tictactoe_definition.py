@@ -22,7 +22,7 @@ from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.games.tictactoe import tictactoe_game
-from tunix_ttt.text import answers as answers_lib
+from tunix_ttt.text import spellings
 from tunix_ttt.text import tokenizers
 
 # Regret of an answer that is no legal move: a win becomes a loss.
@@ -65,6 +65,13 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     seat = jnp.asarray(rules.side_to_move())[prompt[0]] - rules.X
     return self.begin_at(environment, key, seat, prompt)
 
+  def agent_states(
+    self, states: tictactoe_game.State, seat: int
+  ) -> env_lib.State:
+    """Returns boards on which the seat moves, as states of `environment`."""
+    init = jax.vmap(self.environment().init, (None, None, 0, 0))
+    return init(0, seat + rules.X, states.board, states.last_move)
+
   def random_position(
     self, keys: tuple[jax.Array, jax.Array], seat: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
@@ -83,13 +90,9 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     tables = board_tables.build(self.text_format, tokenizer)
     return jax.tree.map(jnp.asarray, tables)
 
-  def answers(self, tokenizer: tokenizers.Tokenizer) -> answers_lib.AnswerTable:
+  def grammar(self) -> spellings.Automaton:
     """Returns the grammar of the text format."""
-    return answers_lib.compile_automaton(
-      self.text_format.grammar(),
-      tokenizer.token_bytes(),
-      self.end_ids(tokenizer),
-    )
+    return self.text_format.grammar()
 
   def end_ids(self, tokenizer: tokenizers.Tokenizer) -> list[int]:
     """Returns the ids that end an answer in the text format."""
