@@ -19,9 +19,10 @@ class EpisodesConfig:
       single moves in random positions, and `prompts` are single moves on the
       boards of `data.path`, each row once per epoch, for games that can read
       them.
-    agent: Seat of the model by the game's name for it, such as `x` or `o`, or
-      `mixed` for all in equal shares of the groups. Prompts determine the seat
-      themselves.
+    agent: Seat of the model by the game's name for it, such as `x` or `o`;
+      `mixed` for all in equal shares of the groups; or `both` for self-play, in
+      which the model makes the moves of both seats and learns from both. Prompts
+      determine the seat themselves.
     opponent_seed: Whether the games of a `group` share the opponent's random
       seed or each `game` has its own.
     starts: Share of the groups whose games start on a random position and run
@@ -39,12 +40,22 @@ class EpisodesConfig:
     """Whether an episode is one move of the model."""
     return self.source != "games"
 
+  @property
+  def num_agents(self) -> int:
+    """Number of seats of a game that the model plays."""
+    return 2 if self.agent == "both" else 1
+
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
     if self.source == "prompts" and self.agent != "mixed":
       raise ValueError(
         f"agent: {self.agent}: the prompts determine the model's seat; remove"
         " this key"
+      )
+    if self.agent == "both" and self.source != "games":
+      raise ValueError(
+        f"agent: both: {self.source} are single moves of one seat; set source to"
+        " games, or agent to mixed"
       )
     if self.starts and self.source != "games":
       raise ValueError(

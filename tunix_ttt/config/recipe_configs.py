@@ -159,6 +159,10 @@ class AlgorithmConfig:
       group with the same number, and suits rewards that are comparable between
       boards, such as regret. A turn without any such turn in its group is
       compared with the turns of the batch.
+    role_baseline_decay: Decay rate of the running mean of each seat's return,
+      which then is the baseline in place of the group: an advantage is the
+      return minus this mean, whatever the estimator (SPIRAL, Liu et al., 2025,
+      with 0.95). None compares the games of a group.
     discount: Discount factor of rewards per turn for turn-level advantages. At
       0 only the reward of the turn itself counts.
     loss_agg_mode: Average of the token losses. `token-mean` averages over all
@@ -193,6 +197,7 @@ class AlgorithmConfig:
   ) = "grpo"
   advantage_level: Literal["episode", "turn"] = "episode"
   turn_baseline: Literal["board", "turn"] = "board"
+  role_baseline_decay: sections.Fraction | None = None
   discount: sections.Fraction = 1.0
   loss_agg_mode: Literal[
     "token-mean",
@@ -245,13 +250,19 @@ class GRPOConfig(sections.SFTConfig):
   rollouts_per_log: sections.Count = 2
 
   @property
+  def num_turns(self) -> int:
+    """Maximum number of the model's turns in an episode, of all its seats."""
+    if self.episodes.are_single_moves:
+      return 1
+    return self.play.max_turns * self.episodes.num_agents
+
+  @property
   def max_sequence_tokens(self) -> int:
     """Maximum number of sampled tokens in a training sequence."""
     play = self.play
     if play.context != "full":
       return play.max_new_tokens
-    turns = 1 if self.episodes.are_single_moves else play.max_turns
-    limit = turns * play.max_new_tokens
+    limit = self.num_turns * play.max_new_tokens
     return min(limit, play.max_game_tokens or limit)
 
   @pydantic.model_validator(mode="after")
@@ -270,12 +281,26 @@ class GRPOConfig(sections.SFTConfig):
         "episodes.source: prompts need a file; set data.path to one that"
         " training/generate_data.py --kind prompts writes"
       )
+    if self.episodes.num_agents > 1:
+      self._check_self_play()
     if self.exhaustive_eval and self.play.temperature != 0:
       raise ValueError(
         "exhaustive_eval: exact evaluation plays greedily; set play.temperature"
         " to 0 or exhaustive_eval to false"
       )
     return self
+
+  def _check_self_play(self) -> None:
+    if self.play.context != "board":
+      raise ValueError(
+        f"play.context: {self.play.context}: with episodes.agent: both the model"
+        " sees single observations; set it to board"
+      )
+    if self.opponents != episode_configs.OpponentsConfig():
+      raise ValueError(
+        "opponents: with episodes.agent: both the model is its own opponent;"
+        " remove this section, or set episodes.agent to mixed"
+      )
 
 
 @sections.settings

@@ -105,6 +105,11 @@ class Definition(Generic[game_lib.StateT]):
       opponent = players.random(self.game)
     return view_lib.View(game=self.game, opponents=opponent)
 
+  def mirror(self) -> Any:
+    """Returns the environment in which the model plays all seats."""
+    opponents = players.random(self.game)
+    return view_lib.MirrorView(game=self.game, opponents=opponents)
+
   def begin(
     self, environment: Any, key: jax.Array, seat: jax.Array | int
   ) -> Any:
@@ -372,10 +377,14 @@ class Definition(Generic[game_lib.StateT]):
     Args:
       states: Final states, a pytree [B].
       endings: `rollout.trajectory.Ending` of each game, int [B]. A game that did
-        not end by the rules is worth `low`.
+        not end by the rules is worth `low`, and one that the other seat
+        ended by an answer that is no legal move, a `WIN`, is worth `high`.
     """
-    by_rules, values = np.isin(endings, _BY_RULES), self._returns(states)
-    return np.where(by_rules, np.asarray(values), self.low).astype(np.float32)
+    values = np.asarray(self._returns(states))
+    is_forfeit = (endings == game_lib.Outcome.WIN) & (values <= 0)
+    values = np.where(is_forfeit, self.high, values)
+    by_rules = np.isin(endings, _BY_RULES)
+    return np.where(by_rules, values, self.low).astype(np.float32)
 
   # Play against a person, move by move.
 
@@ -453,9 +462,8 @@ class Definition(Generic[game_lib.StateT]):
 
   def record_end(self, state: Any, ending: int) -> dict[str, Any]:
     """Returns the return of a game, as `returns` does, and its last observation."""
-    value = self.low
-    if ending in _BY_RULES:
-      value = self.environment().returns(state)
+    states = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state)
+    value = self.returns(states, np.array([ending]))[0]
     return {"return": float(value), "final": self.observation(state)}
 
   def record_turn(self, state: Any, move: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy
 from tunix_ttt.rollout import sampler
+from tunix_ttt.rollout import self_play
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
@@ -148,17 +149,21 @@ class GameRollout:
     if self._mesh is not None:
       self._module = meshes.copy(model.module, self._mesh)
     self._tables = sampler.make_tables(config, model.tokenizer)
-    play = config.play
-    if config.episodes.are_single_moves:
-      play = dataclasses.replace(play, max_turns=1)
+    play = dataclasses.replace(config.play, max_turns=config.num_turns)
+    self._is_self_play = config.episodes.num_agents > 1
+    env = self._game.environment()
+    if self._is_self_play:
+      env = self._game.mirror()
     self._policy = model_policy.ModelPolicy(self._module, model.spec)
     self._sample = sampler.Sampler(
       self._policy,
-      self._game.environment(),
+      env,
       self._tables,
       play,
       config.rollout,
     )
+    size = config.grpo.num_generations
+    self._by_seat = jax.jit(lambda games: self_play.by_seat(env, games, size))
     self._sequences = jax.jit(
       lambda games, tables: trajectory.sequences(
         games, tables, config.play.context
@@ -176,7 +181,7 @@ class GameRollout:
   ) -> tuple[trajectory.Trajectory, trajectory.Sequences]:
     """Returns a step's games and their token sequences, on the host.
 
-    Steps are counted from 0. Also starts later games that may be sampled from
+    In self-play a game counts twice, as that of each seat. Steps are counted from 0. Also starts later games that may be sampled from
     the current weights.
     """
     config = self._config
@@ -197,10 +202,12 @@ class GameRollout:
     """Starts a step's games asynchronously."""
     size = self._config.training.batch_size
     games = np.arange(step * size, (step + 1) * size)
-    opponent = self._pool.opponent(step)
+    opponent = None if self._is_self_play else self._pool.opponent(step)
     groups = games // self._config.grpo.num_generations
     keys, states = self.start(groups, opponent)
     played = self._sample(nnx.state(self._module), keys, states, opponent)
+    if self._is_self_play:
+      played = self._by_seat(played)
     return played, self._sequences(played, self._tables)
 
   def sync(self) -> None:
@@ -261,7 +268,9 @@ class GameRollout:
     config, game, names = self._config, self._game, streams.Stream
     env, episodes = game.environment(opponent), config.episodes
     seats = jnp.arange(len(game.seats))
-    if episodes.agent != "mixed":
+    if self._is_self_play:
+      env = game.mirror()
+    elif episodes.agent != "mixed":
       number = game.seat_number(episodes.agent, "episodes.agent")
       seats = jnp.array([number])
     can_start_anywhere = episodes.source == "positions" or episodes.starts > 0

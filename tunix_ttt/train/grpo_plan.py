@@ -72,11 +72,16 @@ def plan(
     errors.UserError: if the config or one of its files is invalid.
   """
   recorder.check(config.logging)
-  num_turns = 1 if config.episodes.are_single_moves else config.play.max_turns
-  memory.check_answers(config.play, config.training.batch_size)
-  game = catalog.of(config)
-  episodes = config.episodes
-  if episodes.agent != "mixed":
+  game, episodes = catalog.of(config), config.episodes
+  num_rows = config.training.batch_size * episodes.num_agents
+  memory.check_answers(config.play, num_rows)
+  if episodes.num_agents > 1:
+    if len(game.seats) != episodes.num_agents:
+      raise errors.UserError(
+        f"episodes.agent: both: {config.game.name} has {len(game.seats)} seats,"
+        " not 2; set it to mixed"
+      )
+  elif episodes.agent != "mixed":
     game.seat_number(episodes.agent, "episodes.agent")
   # Refuse what the game does not have before any file is written.
   game_rollout.OpponentPool(config, pathlib.Path())
@@ -86,7 +91,7 @@ def plan(
     game,
     config.rewards,
     rewards,
-    num_turns,
+    config.num_turns,
     config.play.max_new_tokens,
   )
   source = load(config)

@@ -400,6 +400,7 @@ class GameRecorder(Recorder):
   def _warn_if_idle(self, row: Mapping[str, Any]) -> None:
     group_size = self._config.grpo.num_generations
     num_groups = self._config.training.batch_size // group_size
+    num_groups *= self._config.episodes.num_agents
     is_idle = row["dropped_groups"] == num_groups
     self._num_idle_steps = self._num_idle_steps + 1 if is_idle else 0
     if self._num_idle_steps and self._num_idle_steps % _IDLE_STEPS == 0:

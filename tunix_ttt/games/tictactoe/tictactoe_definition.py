@@ -45,6 +45,10 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     """Returns the environment; None is the random opponent."""
     return env_lib.TicTacToe(opponent=opponent or opponents.uniform_random)
 
+  def mirror(self) -> env_lib.Mirror:
+    """Returns the environment in which the model plays both marks."""
+    return env_lib.Mirror()
+
   def begin(
     self, environment: Any, key: jax.Array, seat: jax.Array | int
   ) -> env_lib.State:
