@@ -91,6 +91,16 @@ def test_results_are_those_of_every_line(tictactoe, name):
       assert result.mean_return == close(mean)
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_a_best_response_gains_what_the_policy_loses_at_worst(tictactoe, name):
+  policies = [answers(tictactoe, seat, TABLES[name]) for seat in range(2)]
+  for seat in range(2):
+    moves, value = tictactoe.best_response(1 - seat, policies)
+    assert value == -judge(tictactoe, seat, policies[seat]).worst
+    to_act = np.asarray(tictactoe.graph.to_act)
+    assert ((moves >= 0) == (to_act == 1 - seat)).all()
+
+
 def test_decisions_are_distinct_and_have_a_state_each(tictactoe):
   text = tictactoe_text.TicTacToeText(thoughts=False)
   game = tictactoe_game.TicTacToe()

@@ -53,17 +53,19 @@ def load(name, **changes):
   return config_lib.load(config_lib.GRPOConfig, settings)
 
 
-@functools.cache
-def played(name):
+def play(config):
   """Returns the config, a batch of games and the model that played them."""
-  config = load(name)
   model = reference_log_probs.base_model(config)
   pool = game_rollout.OpponentPool(config, conftest.ROOT / "none")
   rollout = game_rollout.GameRollout(model, config, pool)
-  groups = np.repeat(np.arange(4), 3)
-  keys, states = rollout.start(groups, None)
+  keys, states = rollout.start(np.repeat(np.arange(4), 3), None)
   games = rollout._sample(nnx.state(model.module), keys, states, None)
   return config, model, jax.device_get(games), rollout
+
+
+@functools.cache
+def played(name):
+  return play(load(name))
 
 
 def rows_of(games, name, number):
@@ -250,7 +252,7 @@ def test_the_model_sees_what_the_seat_to_act_knows(name):
     assert game.draw(state.game, seat) in text
     if name == "kuhn_poker":
       # With any other card of the other seat, the observation is the same.
-      third = 3 - state.game.cards.sum()
+      third = (3 - state.game.cards.sum()).astype(jnp.int8)
       cards = state.game.cards.at[1 - seat].set(third)
       other = dataclasses.replace(state.game, cards=cards)
       assert game.draw(other, seat) == game.draw(state.game, seat)
@@ -258,6 +260,43 @@ def test_the_model_sees_what_the_seat_to_act_knows(name):
       assert [each for each in game.text.segments[0] if each in text] == [card]
     found += 1
   assert found == games.turn_mask.sum()
+
+
+@pytest.mark.parametrize("context", ["full", "truncated"])
+@pytest.mark.parametrize("name", ["tictactoe", "kuhn_poker"])
+def test_each_seat_has_a_conversation_of_its_own(name, context):
+  turns = {"context": context, "max_turns": 2, "max_new_tokens": 12}
+  config = load(name, play=turns, exhaustive_eval=False)
+  config, model, games, rollout = play(config)
+  game = catalog.of(config)
+  split = self_play.by_seat(game.mirror(), games, 3)
+  rows = jax.device_get(rollout._sequences(split, rollout._tables))
+  # The trainer computes the same from each seat's tokens alone.
+  scores = reference_log_probs.of_policy(model.module, config)
+  log_probs = np.asarray(scores(rows.tokens[:, None], rows.mask[:, None]))[:, 0]
+  sampled = rows.action_mask
+  np.testing.assert_allclose(
+    log_probs[sampled], rows.log_probs[sampled], atol=1e-4
+  )
+  split = jax.device_get(split)
+  assert sampled.sum() == games.action_mask.sum() > 0
+  most = split.turn_mask.sum(axis=1)
+  assert most.max() == 2 and games.turn_mask.sum() == most.sum()
+  per_game = len(rows.tokens) // 24
+  for row in range(24):
+    texts = [
+      model.tokenizer.decode(rows.tokens[n][rows.mask[n]].tolist())
+      for n in range(row * per_game, (row + 1) * per_game)
+      if rows.mask[n].any()
+    ]
+    # Rules once, and in poker no card but the seat's.
+    assert all(text.count(game.text.rules) == 1 for text in texts)
+    if name == "kuhn_poker" and texts:
+      card = int(split.state.game.cards[row][row // 3 % 2])
+      lines = [each in texts[-1] for each in game.text.segments[0]]
+      assert lines == [number == card for number in range(3)]
+  alternating = game.seat_numbers(games.states)[:, :2] == [0, 1]
+  assert alternating[games.turn_mask[:, :2]].all()
 
 
 def test_games_without_a_turn_neither_count_nor_move_the_baseline():
@@ -298,7 +337,7 @@ def test_the_role_baseline_is_a_running_mean_of_each_seats_games():
   again = role_baseline.RoleBaseline(names, config, baseline.metrics())
   values, _ = again.advantages(rewards[:2] + 1, turns[:2], seats[:2])
   np.testing.assert_array_equal(values, [[1, 1], [3, 0]])
-  assert again.means.tolist() == [0.75 * 3 + 0.25 * 5.5, -1.0]
+  assert again.means.tolist() == [0.75 * 3 + 0.25 * 5, -1.0]
   by_turn = dataclasses.replace(config, advantage_level="turn", discount=0.5)
   values, _ = role_baseline.RoleBaseline(names, by_turn, {}).advantages(
     rewards, turns, seats
@@ -335,10 +374,6 @@ def test_self_play_with_a_role_baseline_is_resumed_exactly(tmp_path):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    (
-      {"play": {"context": "full"}},
-      "play.context: full: with episodes.agent: both the model sees single",
-    ),
     (
       {"episodes": {"agent": "both", "source": "positions"}},
       "agent: both: positions are single moves of one seat; set source to games",

@@ -90,10 +90,17 @@ class OpponentsConfig:
     random: Share of the opponent that plays uniformly random legal moves.
     optimal: Share of the opponent that plays random optimal moves.
     mcts: The opponent that plays by tree search.
-    past_selves: Share of opponents that play the greedy moves of earlier
-      weights; the random opponent replaces them until the pool has one.
+    past_selves: Share of opponents that play the moves of earlier weights; the
+      random opponent replaces them until the pool has one.
+    exploiter: Share of the opponent that plays the exact best response to the
+      model, in games of two seats whose states can be listed; the random
+      opponent replaces it until the first.
+    policy: Policy of past selves, and the one that the exploiter responds to:
+      `greedy` moves, or `sampled` ones at `rollout.temperature`, of which a past
+      self has one draw in each state.
     pool_size: Maximum number of earlier weights; new ones replace the oldest.
-    add_every_n_steps: Number of steps between additions to the pool.
+    add_every_n_steps: Number of steps between additions to the pool, and between
+      responses of the exploiter.
   """
 
   custom: sections.Text | None = None
@@ -101,6 +108,8 @@ class OpponentsConfig:
   optimal: Course = (0.0, 0.0)
   mcts: MctsConfig | None = None
   past_selves: Course = (0.0, 0.0)
+  exploiter: Course = (0.0, 0.0)
+  policy: Literal["greedy", "sampled"] = "greedy"
   pool_size: sections.Positive = 4
   add_every_n_steps: sections.Positive = 20
 
@@ -112,6 +121,7 @@ class OpponentsConfig:
       "optimal": self.optimal,
       "mcts": self.mcts.share if self.mcts else (0.0, 0.0),
       "past_selves": self.past_selves,
+      "exploiter": self.exploiter,
     }
 
   @pydantic.model_validator(mode="after")

@@ -291,11 +291,6 @@ class GRPOConfig(sections.SFTConfig):
     return self
 
   def _check_self_play(self) -> None:
-    if self.play.context != "board":
-      raise ValueError(
-        f"play.context: {self.play.context}: with episodes.agent: both the model"
-        " sees single observations; set it to board"
-      )
     if self.opponents != episode_configs.OpponentsConfig():
       raise ValueError(
         "opponents: with episodes.agent: both the model is its own opponent;"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tunix_ttt import errors
 from tunix_ttt.evaluate import decisions as decisions_lib
 from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
@@ -101,12 +102,14 @@ class ExactPlay:
     Raises:
       errors.UserError: if the states cannot be enumerated or form cycles.
     """
+    self._name = game.name
     self.graph = graph = game.graph
     self._levels = solve.topological_levels(game.game, graph)
     self.decisions = decisions_lib.enumerate_decisions(
       game.game, game.text, graph
     )
-    self.solution, self._best, self._low = None, None, game.low
+    self.solution, self._best = None, None
+    self._low, self._high = game.low, game.high
     if not game.unsolved:
       self.solution = game.solution
       self._best = np.asarray(self.solution.optimal)
@@ -158,6 +161,112 @@ class ExactPlay:
       lines_lost=lines_lost,
     )
 
+  def best_response(
+    self, seat: int, policies: Sequence[decisions_lib.SeatPolicy]
+  ) -> tuple[np.ndarray, float]:
+    """Returns the moves of a seat that gain most, and their expected return.
+
+    The moves are int [N], those of the seat in each state, -1 elsewhere. States
+    with the same observation have the same move. An answer of another seat that
+    is no legal move pays the greatest return. The policy of the seat itself is
+    ignored.
+
+    Raises:
+      errors.UserError: if states with the same observation are at different
+        turns of the game.
+    """
+    weights, missing = self._weights_of(policies)
+    numbers, is_own = self.decisions[seat].numbers, self._to_act == seat
+    weights[is_own] = np.concatenate([self._legal, self._chance > 0], axis=1)[
+      is_own
+    ]
+    self._check_levels(seat)
+    # Probability that the others and chance play to each state.
+    reach = self._reach(weights, self._levels)
+    total = np.bincount(
+      numbers[is_own], reach[is_own], len(self.decisions[seat])
+    )
+    # Observations that the others never lead to count their states alike.
+    reach = np.where(total[np.maximum(numbers, 0)] > 0, reach, 1)
+    values = self._returns[:, seat] + np.where(is_own, 0, missing * self._high)
+    moves = np.full(len(values), -1)
+    for rows in reversed(self._levels):
+      after = values[self._targets[rows]]
+      expected = values[rows] + (weights[rows] * after).sum(axis=1)
+      mine = is_own[rows]
+      legal = self._legal[rows[mine]]
+      gains = np.zeros((len(self.decisions[seat]), legal.shape[1]))
+      worth = after[mine, : legal.shape[1]] * reach[rows[mine], None]
+      np.add.at(gains, numbers[rows[mine]], worth)
+      gains = np.where(legal, gains[numbers[rows[mine]]], -np.inf)
+      moves[rows[mine]] = chosen = gains.argmax(axis=1)
+      expected[mine] = np.take_along_axis(after[mine], chosen[:, None], 1)[:, 0]
+      values[rows] = expected
+    return moves, float(values[0])
+
+  def nash_conv(self, policies: Sequence[decisions_lib.SeatPolicy]) -> float:
+    """Returns the sum over the seats of what a best response gains.
+
+    It is 0 for an equilibrium (Lanctot et al., 2017). The probabilities of the
+    legal moves are divided by their total, as answers that are no legal move
+    are not part of the game.
+    """
+    policies = [self._legal_only(n, each) for n, each in enumerate(policies)]
+    reach = self._reach(self._weights_of(policies)[0], self._levels)
+    values = reach @ self._returns
+    seats = range(len(self.decisions))
+    best = [self.best_response(seat, policies)[1] for seat in seats]
+    return float(sum(best) - values.sum())
+
+  def _legal_only(
+    self, seat: int, policy: decisions_lib.SeatPolicy
+  ) -> decisions_lib.SeatPolicy:
+    turns = np.flatnonzero(self._to_act == seat)
+    legal = np.zeros(policy.moves.shape, bool)
+    legal[self.decisions[seat].numbers[turns]] = self._legal[turns]
+    moves = np.where(legal, policy.moves, 0)
+    moves = np.where(moves.sum(axis=1, keepdims=True) > 0, moves, legal)
+    moves = moves / moves.sum(axis=1, keepdims=True)
+    return decisions_lib.SeatPolicy(moves, np.zeros_like(policy.ends))
+
+  def _weights_of(
+    self, policies: Sequence[decisions_lib.SeatPolicy]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the probability of each step, and of none, if all seats follow.
+
+    They are float64 [N, W] and [N]; the latter is 0 where no seat is to act.
+    """
+    moves, is_seat = np.zeros(self._legal.shape), self._to_act >= 0
+    for listed, policy in zip(self.decisions, policies, strict=True):
+      turns = np.flatnonzero(listed.numbers >= 0)
+      moves[turns] = policy.moves[listed.numbers[turns]]
+    moves = np.where(self._legal, moves, 0)
+    missing = np.where(is_seat, 1 - moves.sum(axis=1), 0)
+    return np.concatenate([moves, self._chance], axis=1), missing
+
+  def _reach(
+    self, weights: np.ndarray, levels: Sequence[np.ndarray]
+  ) -> np.ndarray:
+    """Returns the probability of each state, given those of the steps: [N]."""
+    reach = np.zeros(len(weights))
+    reach[0] = 1
+    for rows in levels:
+      flow = reach[rows, None] * weights[rows]
+      np.add.at(reach, self._targets[rows][flow > 0], flow[flow > 0])
+    return reach
+
+  def _check_levels(self, seat: int) -> None:
+    numbers = self.decisions[seat].numbers
+    level = np.full(len(self.decisions[seat]), -1)
+    for number, rows in enumerate(self._levels):
+      listed = numbers[rows][numbers[rows] >= 0]
+      if ((level[listed] >= 0) & (level[listed] != number)).any():
+        raise errors.UserError(
+          f"{self._name} shows seat {seat} the same at different turns, for"
+          " which no best response is computed; show the turn"
+        )
+      level[listed] = number
+
   def _play(self, seat: int, policy: decisions_lib.SeatPolicy) -> _Play:
     shape = len(self.decisions[seat]), self._legal.shape[1]
     if policy.moves.shape != shape or len(policy.ends) != len(policy.moves):
@@ -195,11 +304,7 @@ class ExactPlay:
     self, play: _Play, weights: np.ndarray, levels: Sequence[np.ndarray]
   ) -> Expected:
     """Follows probabilities from the first level to the last."""
-    reach = np.zeros(len(weights))
-    reach[0] = 1
-    for rows in levels:
-      flow = reach[rows, None] * weights[rows]
-      np.add.at(reach, self._targets[rows][flow > 0], flow[flow > 0])
+    reach = self._reach(weights, levels)
     rates, num_decisions = reach @ play.ends, float(reach @ play.is_turn)
     optimal_move_rate = None
     if self._best is not None:

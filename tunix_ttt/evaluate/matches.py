@@ -16,6 +16,7 @@ from tunix_ttt import streams
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import model_player
 from tunix_ttt.evaluate import rates as rates_lib
+from tunix_ttt.evaluate import sampled_policy
 from tunix_ttt.evaluate import state_judge
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
@@ -236,6 +237,7 @@ class Evaluator:
         room for an answer.
     """
     self._config, game, self._judge = config, catalog.of(config), None
+    self._policies: sampled_policy.SampledPolicies | None = None
     if not config.exhaustive_eval:
       self._player = model_player.Player(model, config)
     elif game.lines is not None:
@@ -243,12 +245,21 @@ class Evaluator:
     else:
       self._judge = state_judge.StateJudge(model, config)
       self._player = self._judge.player
+      observations = game.observations(model.tokenizer)
+      if len(game.seats) == 2 and sampled_policy.can_score(game, observations):
+        self._policies = sampled_policy.SampledPolicies(
+          model,
+          game,
+          self._judge.exact,
+          temperature=config.rollout.temperature,
+        )
 
   def __call__(self, params: Any) -> dict[str, float]:
     """Returns the rates in each seat and the `score`.
 
     The score is the mean share of points (`rates.points`) over seats and, if
-    every line is played, over a random and an optimal opponent.
+    every line is played, over a random and an optimal opponent. `nash_conv` is
+    the exploitability of the sampled policy; see `ExactPlay.nash_conv`.
     """
     player, play = self._player, self._config.play
     game = player.game
@@ -273,6 +284,9 @@ class Evaluator:
       if result.optimal_move_rate is not None:
         metrics[f"{seat}/optimal_move_rate"] = result.optimal_move_rate
       scores += rates_lib.points(game, result, play.opponent)
+    if self._judge is not None and self._policies is not None:
+      policies = self._policies(params)
+      metrics["nash_conv"] = self._judge.exact.nash_conv(policies)
     return metrics | {"score": float(np.mean(scores))}
 
 

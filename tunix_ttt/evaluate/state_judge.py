@@ -21,7 +21,13 @@ from tunix_ttt.rollout import trajectory as trajectory_lib
 
 
 class StateJudge:
-  """Judges a greedy model exactly from its answer to each observation."""
+  """Judges a greedy model exactly from its answer to each observation.
+
+  Attributes:
+    game: Game of the model.
+    exact: States and decisions of the game.
+    player: The model as a player of single decisions.
+  """
 
   def __init__(self, model: checkpoints.Model, config: config_lib.SFTConfig):
     """Lists the states of the game; compiles on the first call.
@@ -37,9 +43,9 @@ class StateJudge:
         " (exhaustive_eval: false)"
       )
     self.game = catalog.of(config)
-    self._exact = _exact_play(self.game)
+    self.exact = shared_play(self.game)
     seats = range(len(self.game.seats))
-    needed = max(map(self._exact.most_turns, seats))
+    needed = max(map(self.exact.most_turns, seats))
     if config.play.max_turns < needed:
       raise errors.UserError(
         f"play.max_turns: {config.play.max_turns} cuts games of"
@@ -56,7 +62,7 @@ class StateJudge:
   ) -> Iterator[tuple[str, rates_lib.Exact, trajectory_lib.Trajectory]]:
     """Yields the name, the results and the answers of each seat."""
     for seat, name in enumerate(self.game.seats):
-      listed = self._exact.decisions[seat]
+      listed = self.exact.decisions[seat]
       states = listed.view_states()
 
       def draw(
@@ -76,10 +82,11 @@ class StateJudge:
         leave=not in_training,
       )
       policy = decisions.of_answers(answers, self.game.game.num_actions)
-      verdict = self._exact.judge(seat, policy)
+      verdict = self.exact.judge(seat, policy)
       yield name, rates_lib.exact_of_states(verdict), answers
 
 
 @functools.lru_cache(maxsize=2)
-def _exact_play(game: definition.Definition) -> exact_play.ExactPlay:
+def shared_play(game: definition.Definition) -> exact_play.ExactPlay:
+  """Returns the states of a game, listed once for all who judge it."""
   return exact_play.ExactPlay(game)

@@ -254,6 +254,10 @@ class Definition(Generic[game_lib.StateT]):
     """Number of positions in a table of moves."""
     return len(self.graph.to_act)
 
+  def table_rows(self) -> np.ndarray:
+    """Returns the row of each state of `graph` in a table of moves, int [N]."""
+    return np.arange(self.num_positions)
+
   def turns(self) -> tuple[np.ndarray, Any]:
     """Returns all positions with a seat to act.
 

@@ -129,6 +129,7 @@ def shape_of_games(
   rows, length = config.training.batch_size, prompt_tokens + play.max_new_tokens
   if play.context != "board":
     length *= play.max_turns
+    rows *= config.episodes.num_agents
   else:
     # Each turn is a sequence.
     rows *= config.num_turns

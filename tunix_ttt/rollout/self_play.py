@@ -1,5 +1,12 @@
-"""Divides games that a model played against itself into those of its seats."""
+"""Games of a model against itself: a conversation for each seat.
 
+In the context `board` turns are independent, and a game needs one row of the batch.
+In the other contexts it has a row, and a part of the policy's memory, for each seat;
+`in_turn` runs the row whose seat is to act.
+"""
+
+from collections.abc import Callable
+import dataclasses
 from typing import Any, Protocol
 
 import jax
@@ -27,6 +34,67 @@ class MirrorEnvironment(Protocol):
   def seen_by(self, state: Any, seat: jax.Array) -> Any:
     """Returns a finished game as a seat's, for `outcome`."""
     ...
+
+
+def for_both_seats(tree: Any) -> Any:
+  """Returns arrays [B, ...] twice, as rows of seat 0 and of seat 1: [2B, ...]."""
+  return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * NUM_SEATS), tree)
+
+
+def in_turn(
+  play: Callable[..., tuple[Any, Any, Any]], env: MirrorEnvironment
+) -> Callable[..., tuple[Any, Any, Any]]:
+  """Returns the function of one turn for rows of `for_both_seats`.
+
+  Rows of the seat to act are played; their game's other row gets the state and
+  the ending, and keeps its memory and its last answer.
+
+  Args:
+    play: Function of one turn, see `schedule.conversation_turns`.
+    env: Environment of the games.
+  """
+
+  def turn(
+    memory: Any, keys: jax.Array, games: Any, active: jax.Array, **options: Any
+  ) -> tuple[Any, Any, Any]:
+    size = len(active) // NUM_SEATS
+    seats = jax.vmap(env.seat)(games.state)
+    active = active & (seats == jnp.arange(len(active)) // size)
+    before, (memory, after, record) = (
+      memory,
+      play(memory, keys, games, active, **options),
+    )
+    is_other = jnp.roll(active, size)
+
+    def share(leaf: jax.Array) -> jax.Array:
+      mask = is_other.reshape(-1, *(1,) * (leaf.ndim - 1))
+      return jnp.where(mask, jnp.roll(leaf, size, axis=0), leaf)
+
+    state, ending = jax.tree.map(share, (after.state, after.ending))
+    memory = dataclasses.replace(
+      memory,
+      pending=jnp.where(active, memory.pending, before.pending),
+      is_pending=jnp.where(active, memory.is_pending, before.is_pending),
+    )
+    return (
+      memory,
+      dataclasses.replace(after, state=state, ending=ending),
+      record,
+    )
+
+  return turn
+
+
+def joined(records: dict[str, Any]) -> dict[str, Any]:
+  """Returns the turns of games, [B, T, ...], from those of their rows."""
+  mask = records["turn_mask"]
+  size = len(mask) // NUM_SEATS
+
+  def join(leaf: jax.Array) -> jax.Array:
+    first = mask[:size].reshape(size, -1, *(1,) * (leaf.ndim - 2))
+    return jnp.where(first, leaf[:size], leaf[size:])
+
+  return jax.tree.map(join, records)
 
 
 def by_seat(

@@ -92,7 +92,7 @@ class GRPORun:
       for step in range(self.first_step, self.config.training.max_steps):
         self.step(step)
         if self.pool.is_due(step + 1):
-          self.pool.add(step + 1, self.rollout.greedy_moves())
+          self.pool.add(step + 1, self.rollout.listed_moves(step + 1))
         # Saved before it is evaluated: rows after a checkpoint are dropped when
         # a run is resumed, and its step is evaluated again.
         if self._is_saved(step + 1):

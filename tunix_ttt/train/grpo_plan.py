@@ -18,6 +18,7 @@ from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
+from tunix_ttt.train import exploiter
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
@@ -102,6 +103,7 @@ def plan(
   # Building the tables validates them before training.
   evaluate = matches.Evaluator(model, config)
   tables = sampler.make_tables(config, model.tokenizer)
+  exploiter.check(config, tables.observations)
   prompt_tokens = tables.observations.max_begin
   memory.check(model, config, *memory.shape_of_games(config, prompt_tokens))
   return Plan(

@@ -361,7 +361,7 @@ class GameRecorder(Recorder):
     text = "  ".join(
       f"{name} {value:.4g}"
       for name, value in metrics.items()
-      if name.endswith(("lines_lost", "score", "/win_rate"))
+      if name.endswith(("lines_lost", "score", "/win_rate", "nash_conv"))
     )
     self._log_row(row, f"evaluation  {text}")
     # Exact scores have no selection bias.

@@ -131,6 +131,10 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     """Number of boards, reachable or not."""
     return rules.NUM_BOARDS
 
+  def table_rows(self) -> np.ndarray:
+    """Returns the board of each state of `graph`, int [N]."""
+    return np.asarray(self.graph.states.board)
+
   def turns(self) -> tuple[np.ndarray, env_lib.State]:
     """Returns all boards on which a move is possible, and their states."""
     boards = rules.positions()
