@@ -262,8 +262,20 @@ def test_the_model_sees_what_the_seat_to_act_knows(name):
   assert found == games.turn_mask.sum()
 
 
-@pytest.mark.parametrize("context", ["full", "truncated"])
-@pytest.mark.parametrize("name", ["tictactoe", "kuhn_poker"])
+@pytest.mark.parametrize(
+  ("name", "context"),
+  [
+    ("kuhn_poker", "full"),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        ("kuhn_poker", "truncated"),
+        ("tictactoe", "full"),
+        ("tictactoe", "truncated"),
+      )
+    ),
+  ],
+)
 def test_each_seat_has_a_conversation_of_its_own(name, context):
   turns = {"context": context, "max_turns": 2, "max_new_tokens": 12}
   config = load(name, play=turns, exhaustive_eval=False)
@@ -392,8 +404,6 @@ def test_wrong_settings(changes, message):
 def test_a_puzzle_has_no_second_seat():
   settings = {**SETTINGS, "game": {"name": "frozen_lake"}}
   config = config_lib.load(config_lib.GRPOConfig, settings)
-  message = (
-    "episodes.agent: both: frozen_lake has 1 seats, not 2; set it to mixed"
-  )
+  message = "episodes.agent: both: frozen_lake is not a game of two seats; set it to mixed"
   with pytest.raises(errors.UserError, match=message):
     grpo_plan.plan(config)

@@ -36,7 +36,7 @@ class RoleBaseline:
       row: Metrics of the step before the next one.
     """
     self._names = [f"role_baseline/{seat}" for seat in seats]
-    self._config = config
+    self._config, self._decay = config, config.role_baseline_decay or 0.0
     self.means = np.array([row.get(n, np.nan) for n in self._names])
 
   def metrics(self) -> dict[str, float]:
@@ -67,8 +67,7 @@ class RoleBaseline:
       ]
     )
     before = np.where(np.isnan(self.means), batch, self.means)
-    decay = config.role_baseline_decay
-    after = decay * before + (1 - decay) * batch
+    after = self._decay * before + (1 - self._decay) * batch
     self.means = np.where(np.isnan(batch), self.means, after)
     advantages = np.where(played, values - before[seats], 0).astype(np.float32)
     if config.positive_only:

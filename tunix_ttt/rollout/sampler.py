@@ -166,14 +166,14 @@ class Sampler:
         width,
       )
     else:
-      rows = keys, games
       if self._is_self_play:
         play = self_play.in_turn(play, env)
-        rows = self_play.for_both_seats(rows)
+        keys, games = self_play.for_both_seats((keys, games))
       games, records = schedule.conversation_turns(
         play,
-        policy_lib.empty(self._policy, len(rows[0])),
-        *rows,
+        policy_lib.empty(self._policy, len(keys)),
+        keys,
+        games,
         self._config.max_turns,
       )
       if self._is_self_play:

@@ -131,10 +131,11 @@ def by_seat(
     state = jax.vmap(env.seen_by, (0, None))(games.state, seat)
     ended = jnp.where(by_rules, jax.vmap(env.outcome)(state), ending)
     is_given_up = is_fault & (last_seat != seat)
-    fields = games.replace(
-      ending=jnp.where(is_given_up, jnp.int8(Ending.WIN), ended), state=state
+    return Trajectory(
+      ending=jnp.where(is_given_up, jnp.int8(Ending.WIN), ended),
+      state=state,
+      **_turns_to_front(games, mask),
     )
-    return fields.replace(**_turns_to_front(games, mask))
 
   both = [of_seat(jnp.int32(seat)) for seat in range(NUM_SEATS)]
 

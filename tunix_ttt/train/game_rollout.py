@@ -59,6 +59,11 @@ class OpponentPool:
         self._players[name] = game.player(full, f"opponents.{name}")
     self._mixture = game.mixture([*self._players.values()])
     self._has_exploiter = any(settings.exploiter)
+    if self._has_exploiter and len(game.seats) != 2:
+      raise errors.UserError(
+        f"opponents.exploiter: {game.name} is not a game of two seats; remove"
+        " this opponent"
+      )
     has_past = any(settings.past_selves)
     # Fails early for a game whose positions cannot be listed.
     is_listed = has_past or self._has_exploiter
@@ -357,7 +362,8 @@ class GameRollout:
         )
       else:
         stream = streams.Stream.PAST_TOKENS
-        keys = streams.keys(self._config.seed, stream, step, last=order)
+        last = jnp.asarray(order)
+        keys = streams.keys(self._config.seed, stream, step, last=last)
       batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], states)
       played = self._movers[policy](params, keys, batch)
       moves.append(meshes.fetch(played.moves)[:, 0])

@@ -79,8 +79,8 @@ def plan(
   if episodes.num_agents > 1:
     if len(game.seats) != episodes.num_agents:
       raise errors.UserError(
-        f"episodes.agent: both: {config.game.name} has {len(game.seats)} seats,"
-        " not 2; set it to mixed"
+        f"episodes.agent: both: {config.game.name} is not a game of two seats;"
+        " set it to mixed"
       )
   elif episodes.agent != "mixed":
     game.seat_number(episodes.agent, "episodes.agent")
