@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -99,6 +100,26 @@ def test_a_best_response_gains_what_the_policy_loses_at_worst(tictactoe, name):
     assert value == -judge(tictactoe, seat, policies[seat]).worst
     to_act = np.asarray(tictactoe.graph.to_act)
     assert ((moves >= 0) == (to_act == 1 - seat)).all()
+
+
+class Blind(kuhn_text.KuhnPokerText):
+  """Shows neither cards nor moves."""
+
+  def show(self, state, seat):
+    del state, seat
+    return jnp.full(5, -1)
+
+
+def test_no_best_response_where_turns_look_the_same():
+  game = definition.Definition(
+    name="blind", game=kuhn_game.KuhnPoker(), text=Blind()
+  )
+  play = exact_play.ExactPlay(game)
+  # The first player may have a second turn.
+  assert [play.tells_turns(seat) for seat in range(2)] == [False, True]
+  always = decisions_lib.sampled(np.array([[1.0, 0.0]]), np.zeros(1))
+  with pytest.raises(errors.UserError, match="blind shows seat 0 the same at"):
+    play.best_response(0, [always, always])
 
 
 def test_decisions_are_distinct_and_have_a_state_each(tictactoe):

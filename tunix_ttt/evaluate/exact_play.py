@@ -167,20 +167,24 @@ class ExactPlay:
     """Returns the moves of a seat that gain most, and their expected return.
 
     The moves are int [N], those of the seat in each state, -1 elsewhere. States
-    with the same observation have the same move. An answer of another seat that
-    is no legal move pays the greatest return. The policy of the seat itself is
+    with the same observation have the same move. It is exact if observations
+    tell what the seat has seen and done before. An answer of another seat that is
+    no legal move pays the greatest return. The policy of the seat itself is
     ignored.
 
     Raises:
-      errors.UserError: if states with the same observation are at different
-        turns of the game.
+      errors.UserError: if observations do not tell the turn of the game.
     """
+    if not self.tells_turns(seat):
+      raise errors.UserError(
+        f"{self._name} shows seat {seat} the same at different turns, for which"
+        " no best response is computed; show the turn"
+      )
     weights, missing = self._weights_of(policies)
     numbers, is_own = self.decisions[seat].numbers, self._to_act == seat
     weights[is_own] = np.concatenate([self._legal, self._chance > 0], axis=1)[
       is_own
     ]
-    self._check_levels(seat)
     # Probability that the others and chance play to each state.
     reach = self._reach(weights, self._levels)
     total = np.bincount(
@@ -203,6 +207,13 @@ class ExactPlay:
       expected[mine] = np.take_along_axis(after[mine], chosen[:, None], 1)[:, 0]
       values[rows] = expected
     return moves, float(values[0])
+
+  def tells_turns(self, seat: int) -> bool:
+    """Returns whether a seat's equal observations are at equal turns."""
+    numbers = self.decisions[seat].numbers
+    turns = [np.unique(numbers[rows]) for rows in self._levels]
+    seen = np.concatenate([each[each >= 0] for each in turns])
+    return len(np.unique(seen)) == len(seen)
 
   def nash_conv(self, policies: Sequence[decisions_lib.SeatPolicy]) -> float:
     """Returns the sum over the seats of what a best response gains.
@@ -254,18 +265,6 @@ class ExactPlay:
       flow = reach[rows, None] * weights[rows]
       np.add.at(reach, self._targets[rows][flow > 0], flow[flow > 0])
     return reach
-
-  def _check_levels(self, seat: int) -> None:
-    numbers = self.decisions[seat].numbers
-    level = np.full(len(self.decisions[seat]), -1)
-    for number, rows in enumerate(self._levels):
-      listed = numbers[rows][numbers[rows] >= 0]
-      if ((level[listed] >= 0) & (level[listed] != number)).any():
-        raise errors.UserError(
-          f"{self._name} shows seat {seat} the same at different turns, for"
-          " which no best response is computed; show the turn"
-        )
-      level[listed] = number
 
   def _play(self, seat: int, policy: decisions_lib.SeatPolicy) -> _Play:
     shape = len(self.decisions[seat]), self._legal.shape[1]

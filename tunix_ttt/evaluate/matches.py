@@ -245,12 +245,17 @@ class Evaluator:
     else:
       self._judge = state_judge.StateJudge(model, config)
       self._player = self._judge.player
-      observations = game.observations(model.tokenizer)
-      if len(game.seats) == 2 and sampled_policy.can_score(game, observations):
+      exact = self._judge.exact
+      if (
+        # A solved game has its worst return.
+        game.unsolved
+        and all(map(exact.tells_turns, range(len(game.seats))))
+        and sampled_policy.can_score(game, game.observations(model.tokenizer))
+      ):
         self._policies = sampled_policy.SampledPolicies(
           model,
           game,
-          self._judge.exact,
+          exact,
           temperature=config.rollout.temperature,
         )
 
@@ -259,7 +264,8 @@ class Evaluator:
 
     The score is the mean share of points (`rates.points`) over seats and, if
     every line is played, over a random and an optimal opponent. `nash_conv` is
-    the exploitability of the sampled policy; see `ExactPlay.nash_conv`.
+    the exploitability of the sampled policy where information is hidden; see
+    `ExactPlay.nash_conv`.
     """
     player, play = self._player, self._config.play
     game = player.game
