@@ -109,8 +109,8 @@ def measure(
     recipes.train_grpo(configure(game, arm, changes), run)
     points = curve(run)
     rows.append({"game": game, "seed": seed, "arm": arm, "curve": points})
-    shown = "  ".join(f"{step}: {value:.4g}" for step, value in points)
-    print(f"{game}  seed {seed}  {arm:22}  {shown}", flush=True)
+    text = "  ".join(f"{step}: {value:.4g}" for step, value in points)
+    print(f"{game}  seed {seed}  {arm:22}  {text}", flush=True)
   return rows
 
 
