@@ -248,6 +248,20 @@ MUTATIONS = (
     "targets = tokens[:, :-1]",
     "tests/test_token_log_probs.py::test_values_and_gradients",
   ),
+  Mutation(
+    "a bad answer in self-play pays its own seat",
+    "tunix_ttt/rollout/self_play.py",
+    "is_fault & (last_seat != seat)",
+    "is_fault & (last_seat == seat)",
+    "tests/test_self_play.py::test_a_bad_answer_loses_for_its_seat_and_wins_for_the_other",
+  ),
+  Mutation(
+    "self-play forgets the last token of a conversation that waits",
+    "tunix_ttt/rollout/self_play.py",
+    "jnp.where(active, memory.is_pending, before.is_pending)",
+    "memory.is_pending",
+    "tests/test_self_play.py::test_each_seat_has_a_conversation_of_its_own",
+  ),
 )
 
 

@@ -74,6 +74,13 @@ SMALLEST = {
     "--contexts", "board", "truncated",
   ],
   "scaling": ["--axes", "games", "--points", 1, "--repeats", 1],
+  "self_play": [
+    "--games", "kuhn_poker", "--seeds", 0, "--runs", "runs",
+    "--arms", "mirror, role baseline", "exploiter", "--figure", "curves.svg",
+    "--set", "training.max_steps=5", "training.batch_size=16",
+    "--set-start", "training.max_steps=1", "training.batch_size=16",
+    "data.games.num_games=60",
+  ],
   "seeds": ["--seeds", 0, "--runs", "runs", "--set", *test_pipeline.SHORT],
 }  # fmt: skip
 

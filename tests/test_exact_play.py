@@ -4,12 +4,14 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import players as scripted
 from tests import test_solve
 from tunix_ttt import errors
+from tunix_ttt.evaluate import best_responses
 from tunix_ttt.evaluate import decisions as decisions_lib
 from tunix_ttt.evaluate import exact_play
 from tunix_ttt.games import definition
@@ -30,7 +32,7 @@ close = functools.partial(pytest.approx, rel=1e-12, abs=1e-12)
 @pytest.fixture(scope="module")
 def tictactoe():
   text = tictactoe_text.TicTacToeText(thoughts=False)
-  return exact_play.ExactPlay(
+  return best_responses.BestResponses(
     definition.Definition(
       name="test", game=tictactoe_game.TicTacToe(), text=text, low=-1
     )
@@ -89,6 +91,36 @@ def test_results_are_those_of_every_line(tictactoe, name):
       assert result.rates == close(rates)
       mean = rates["win_rate"] - rates["loss_rate"] - rates["illegal_rate"]
       assert result.mean_return == close(mean)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_best_response_gains_what_the_policy_loses_at_worst(tictactoe, name):
+  policies = [answers(tictactoe, seat, TABLES[name]) for seat in range(2)]
+  for seat in range(2):
+    moves, value = tictactoe.best_response(1 - seat, policies)
+    assert value == -judge(tictactoe, seat, policies[seat]).worst
+    to_act = np.asarray(tictactoe.graph.to_act)
+    assert ((moves >= 0) == (to_act == 1 - seat)).all()
+
+
+class Blind(kuhn_text.KuhnPokerText):
+  """Shows neither cards nor moves."""
+
+  def show(self, state, seat):
+    del state, seat
+    return jnp.full(5, -1)
+
+
+def test_no_best_response_where_turns_look_the_same():
+  game = definition.Definition(
+    name="blind", game=kuhn_game.KuhnPoker(), text=Blind()
+  )
+  play = best_responses.BestResponses(game)
+  # The first player may have a second turn.
+  assert [play.tells_turns(seat) for seat in range(2)] == [False, True]
+  always = decisions_lib.sampled(np.array([[1.0, 0.0]]), np.zeros(1))
+  with pytest.raises(errors.UserError, match="blind shows seat 0 the same at"):
+    play.best_response(0, [always, always])
 
 
 def test_decisions_are_distinct_and_have_a_state_each(tictactoe):
@@ -189,7 +221,7 @@ def check_histories(game, text, play, seat, policy, low):
 def test_hidden_cards_are_those_of_every_history(is_sampled):
   game, text = kuhn_game.KuhnPoker(), kuhn_text.KuhnPokerText()
   play, rng = (
-    exact_play.ExactPlay(
+    best_responses.BestResponses(
       definition.Definition(name="test", game=game, text=text, low=-2.5)
     ),
     np.random.default_rng(3),
@@ -248,7 +280,7 @@ TREE = test_solve.Table(
 @pytest.mark.parametrize("alike", [(), [(3, 6), (1, 5)]])
 def test_worst_returns_are_those_of_every_history(seat, is_sampled, alike):
   text, rng = NumberText(alike), np.random.default_rng(7)
-  play = exact_play.ExactPlay(
+  play = best_responses.BestResponses(
     definition.Definition(name="test", game=TREE, text=text, low=-4)
   )
   assert len(play.decisions[seat]) == 3 - seat - bool(alike)
@@ -264,7 +296,7 @@ def test_worst_returns_are_those_of_every_history(seat, is_sampled, alike):
 
 
 def test_opponents_of_choice_play_their_best_moves():
-  play = exact_play.ExactPlay(
+  play = best_responses.BestResponses(
     definition.Definition(name="test", game=TREE, text=NumberText(), low=-4)
   )
   ongoing = np.zeros(3, int)
@@ -283,7 +315,7 @@ def test_a_seat_without_decisions():
   game = test_solve.Table(
     (0, 1, 2), (game_lib.OVER, 1, 2), (game_lib.OVER, 3, 0)
   )
-  play = exact_play.ExactPlay(
+  play = best_responses.BestResponses(
     definition.Definition(name="test", game=game, text=NumberText(), low=-1)
   )
   nothing = decisions_lib.deterministic(np.zeros(0, int), np.zeros(0, int), 2)
@@ -352,7 +384,7 @@ def lake_chain(max_moves, actions, endings):
 def test_a_walk_on_ice_is_a_markov_chain(max_moves, low):
   game = lake_game.FrozenLake(max_moves=max_moves)
   text = lake_text.FrozenLakeText(max_moves=max_moves)
-  play = exact_play.ExactPlay(
+  play = best_responses.BestResponses(
     definition.Definition(name="test", game=game, text=text, low=low)
   )
   actions = np.array([0, 3, 3, 3, 0, 0, 0, 0, 3, 1, 0, 0, 0, 2, 1, 0])
@@ -382,7 +414,7 @@ def test_steps_may_lead_past_a_level():
       return state[0][None] + 0 * seat
 
   game = test_solve.Counter(41)
-  play = exact_play.ExactPlay(
+  play = best_responses.BestResponses(
     definition.Definition(name="test", game=game, text=Text(), low=0)
   )
   moves = np.tile([0.25, 0.75], (41, 1))
@@ -402,7 +434,7 @@ def test_steps_may_lead_past_a_level():
 def test_states_in_cycles_are_refused():
   game = test_solve.Table((0, 1, 2), (1, 0, 2), (game_lib.OVER, 1, -1))
   with pytest.raises(errors.UserError, match="^Table: its states form cycles"):
-    exact_play.ExactPlay(
+    best_responses.BestResponses(
       definition.Definition(name="test", game=game, text=NumberText(), low=-1)
     )
 

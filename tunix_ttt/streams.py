@@ -57,6 +57,7 @@ class Stream(enum.StrEnum):
   GROUP_LAST_MOVES = "the move before a group's start"  # group
   GAME_OPPONENTS = "opponents of games trained on"  # group, member
   GAME_TOKENS = "tokens of games trained on"  # group, member
+  PAST_TOKENS = "tokens of past selves"  # step, position
   # Opponents, seeded by a game's `opponent_seed`.
   OPPONENT_KINDS = "which opponent of a mixture plays"
   OPPONENT_MOVES = "moves of an opponent"  # board

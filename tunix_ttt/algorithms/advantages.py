@@ -83,7 +83,7 @@ def advantages(
       config.turn_baseline,
     )
   else:
-    totals = rewards.sum(axis=1, keepdims=True)
+    totals = episode_totals(rewards, played, size)
     if name in ESTIMATORS:
       estimate = function_registry.get_advantage_estimator(name)
       games = np.asarray(estimate(totals[:, 0], size))[:, None]
@@ -94,6 +94,27 @@ def advantages(
     values = np.where(played, games, 0).astype(np.float32)
     is_trained = differs_in_group(totals, size) & played
   return np.maximum(values, 0) if config.positive_only else values, is_trained
+
+
+def episode_totals(
+  rewards: np.ndarray, played: np.ndarray, num_generations: int
+) -> np.ndarray:
+  """Returns the sum of each game's rewards, float32 [B, 1].
+
+  A game that ended before its seat's first turn has the mean of its group, so
+  that it neither is an example nor moves the baseline.
+  """
+  totals = rewards.sum(axis=1, keepdims=True)
+  has_turns = played.any(axis=1, keepdims=True)
+  if has_turns.all():
+    return totals
+  grouped, mask = (
+    array.reshape(-1, num_generations) for array in (totals, has_turns)
+  )
+  count = np.maximum(mask.sum(axis=1, keepdims=True), 1)
+  mean = (grouped * mask).sum(axis=1, keepdims=True) / count
+  filled = np.where(mask, grouped, mean)
+  return filled.reshape(totals.shape).astype(np.float32)
 
 
 def returns(rewards: np.ndarray, discount: float) -> np.ndarray:

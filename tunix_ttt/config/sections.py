@@ -362,7 +362,7 @@ class PlayConfig:
     max_game_tokens: Maximum number of tokens in a conversation, boards and
       answers together; None is no limit. A model's own context length also
       applies.
-    max_turns: Maximum number of the model's turns in a game.
+    max_turns: Maximum number of turns in a game of each seat that is the model's.
     on_parse_error: Response to an unreadable answer: `end` ends the game,
       `retry` shows the board again.
     temperature: Sampling temperature; 0 is greedy decoding.

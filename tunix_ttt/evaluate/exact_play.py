@@ -108,12 +108,14 @@ class ExactPlay:
     Raises:
       errors.UserError: if the states cannot be enumerated or form cycles.
     """
+    self._name = game.name
     self.graph = graph = game.graph
     self._levels = solve.topological_levels(game.game, graph)
     self.decisions = decisions_lib.enumerate_decisions(
       game.game, game.text, graph
     )
-    self.solution, self._best, self._low = None, None, game.low
+    self.solution, self._best = None, None
+    self._low, self._high = game.low, game.high
     if not game.unsolved:
       self.solution = game.solution
       self._best = np.asarray(self.solution.optimal)
@@ -257,6 +259,17 @@ class ExactPlay:
       reached[self._targets[rows][possible[rows]]] = True
     return [rows[reached[rows]] for rows in self._levels]
 
+  def _reach(
+    self, weights: np.ndarray, levels: Sequence[np.ndarray]
+  ) -> np.ndarray:
+    """Returns the probability of each state, given those of the steps: [N]."""
+    reach = np.zeros(len(weights))
+    reach[0] = 1
+    for rows in levels:
+      flow = reach[rows, None] * weights[rows]
+      np.add.at(reach, self._targets[rows][flow > 0], flow[flow > 0])
+    return reach
+
   def _play(self, seat: int, policy: decisions_lib.SeatPolicy) -> _Play:
     shape = len(self.decisions[seat]), self._legal.shape[1]
     if policy.moves.shape != shape or len(policy.ends) != len(policy.moves):
@@ -297,11 +310,7 @@ class ExactPlay:
 
     Returns the results, and the probability of each state, float64 [N].
     """
-    reach = np.zeros(len(weights))
-    reach[0] = 1
-    for rows in levels:
-      flow = reach[rows, None] * weights[rows]
-      np.add.at(reach, self._targets[rows][flow > 0], flow[flow > 0])
+    reach = self._reach(weights, levels)
     rates, num_decisions = reach @ play.ends, float(reach @ play.is_turn)
     optimal_move_rate = None
     if self._best is not None:

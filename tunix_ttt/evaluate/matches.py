@@ -17,6 +17,7 @@ from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import model_player
 from tunix_ttt.evaluate import policy_judge
 from tunix_ttt.evaluate import rates as rates_lib
+from tunix_ttt.evaluate import sampled_policy
 from tunix_ttt.evaluate import state_judge
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
@@ -241,6 +242,7 @@ class Evaluator:
         room for an answer.
     """
     self._config, game, self._judge = config, catalog.of(config), None
+    self._policies: sampled_policy.SampledPolicies | None = None
     if not config.exhaustive_eval:
       self._player = model_player.Player(model, config)
       return
@@ -250,6 +252,20 @@ class Evaluator:
       return
     if is_greedy:
       self._judge = state_judge.StateJudge(model, config)
+      exact = self._judge.exact
+      if (
+        # A solved game has its worst return.
+        game.unsolved
+        and all(map(exact.tells_turns, range(len(game.seats))))
+        and sampled_policy.can_score(game, game.observations(model.tokenizer))
+      ):
+        self._responses = exact
+        self._policies = sampled_policy.SampledPolicies(
+          model,
+          game,
+          exact,
+          temperature=config.rollout.temperature,
+        )
     else:
       self._judge = policy_judge.PolicyJudge(model, config, in_training=True)
     self._player = self._judge.player
@@ -263,7 +279,9 @@ class Evaluator:
     """Returns the rates in each seat and the `score`.
 
     The score is the mean share of points (`rates.points`) over seats and, if
-    results are exact, over a random and an optimal opponent.
+    results are exact, over a random and an optimal opponent. `nash_conv`
+    is the exploitability of the sampled policy where information is hidden; see
+    `BestResponses.nash_conv`.
     """
     player, play = self._player, self._config.play
     game = player.game
@@ -295,6 +313,9 @@ class Evaluator:
         if (value := getattr(result, name)) is not None:
           metrics[f"{seat}/{name}"] = value
       scores += rates_lib.points(game, result, play.opponent)
+    if self._policies is not None:
+      policies = self._policies(params)
+      metrics["nash_conv"] = self._responses.nash_conv(policies)
     return metrics | {"score": float(np.mean(scores))}
 
 

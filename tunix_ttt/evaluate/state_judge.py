@@ -9,8 +9,8 @@ import jax
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import streams
+from tunix_ttt.evaluate import best_responses
 from tunix_ttt.evaluate import decisions
-from tunix_ttt.evaluate import exact_play
 from tunix_ttt.evaluate import model_player
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games import catalog
@@ -21,7 +21,13 @@ from tunix_ttt.rollout import trajectory as trajectory_lib
 
 
 class StateJudge:
-  """Judges a greedy model exactly from its answer to each observation."""
+  """Judges a greedy model exactly from its answer to each observation.
+
+  Attributes:
+    game: Game of the model.
+    exact: States and decisions of the game.
+    player: The model as a player of single decisions.
+  """
 
   def __init__(self, model: checkpoints.Model, config: config_lib.SFTConfig):
     """Lists the states of the game; compiles on the first call.
@@ -31,7 +37,7 @@ class StateJudge:
         leave no room for an answer.
     """
     self.game = catalog.of(config)
-    self._exact = exact_play_of(config)
+    self.exact = exact_play_of(config)
     play = sampler.greedy_single_moves(config.play)
     env = decisions.SingleTurn(self.game.environment())
     self.player = model_player.Player(model, config, env, play)
@@ -42,7 +48,7 @@ class StateJudge:
   ) -> Iterator[tuple[str, rates_lib.Exact, trajectory_lib.Trajectory]]:
     """Yields the name, the results and the answers of each seat."""
     for seat, name in enumerate(self.game.seats):
-      listed = self._exact.decisions[seat]
+      listed = self.exact.decisions[seat]
       states = self.game.agent_states(listed.states, seat)
 
       def draw(
@@ -62,11 +68,11 @@ class StateJudge:
         leave=not in_training,
       )
       policy = decisions.of_answers(answers, self.game.game.num_actions)
-      verdict = self._exact.judge(seat, policy)
+      verdict = self.exact.judge(seat, policy)
       yield name, rates_lib.exact_of_states(verdict), answers
 
 
-def exact_play_of(config: config_lib.SFTConfig) -> exact_play.ExactPlay:
+def exact_play_of(config: config_lib.SFTConfig) -> best_responses.BestResponses:
   """Returns the states of a config's game, to judge single answers by.
 
   Raises:
@@ -80,7 +86,7 @@ def exact_play_of(config: config_lib.SFTConfig) -> exact_play.ExactPlay:
       " (exhaustive_eval: false)"
     )
   game = catalog.of(config)
-  exact = _exact_play(game)
+  exact = shared_play(game)
   needed = max(map(exact.most_turns, range(len(game.seats))))
   if config.play.max_turns < needed:
     raise errors.UserError(
@@ -91,5 +97,6 @@ def exact_play_of(config: config_lib.SFTConfig) -> exact_play.ExactPlay:
 
 
 @functools.lru_cache(maxsize=2)
-def _exact_play(game: definition.Definition) -> exact_play.ExactPlay:
-  return exact_play.ExactPlay(game)
+def shared_play(game: definition.Definition) -> best_responses.BestResponses:
+  """Returns the states of a game, listed once for all who judge it."""
+  return best_responses.BestResponses(game)

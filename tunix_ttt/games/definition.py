@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_ttt import custom
 from tunix_ttt import errors
 from tunix_ttt.games import board_page
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import game_observations
 from tunix_ttt.games import line_play
-from tunix_ttt.games import mcts
+from tunix_ttt.games import named_players
 from tunix_ttt.games import players
 from tunix_ttt.games import position_reader
 from tunix_ttt.games import replays
@@ -114,6 +113,11 @@ class Definition(Generic[game_lib.StateT]):
       opponent = players.random(self.game)
     return view_lib.View(game=self.game, opponents=opponent)
 
+  def mirror(self) -> Any:
+    """Returns the environment in which the model plays all seats."""
+    opponents = players.random(self.game)
+    return view_lib.MirrorView(game=self.game, opponents=opponents)
+
   def begin(
     self, environment: Any, key: jax.Array, seat: jax.Array | int
   ) -> Any:
@@ -199,44 +203,7 @@ class Definition(Generic[game_lib.StateT]):
     Raises:
       errors.UserError: if there is no such opponent for this game.
     """
-    kind, _, setting = name.partition(":")
-    if name == "random":
-      return players.random(self.game)
-    if name == "optimal":
-      return self.optimal(key)
-    if kind == "mcts":
-      return self.searching(setting, key)
-    if kind == "epsilon-optimal":
-      try:
-        epsilon = float(setting)
-      except ValueError:
-        raise errors.UserError(
-          f"{key}: {name}: expected a probability, as in epsilon-optimal:0.3"
-        ) from None
-      return players.epsilon(self.game, self.optimal(key), epsilon)
-    if custom.is_reference(name):
-      return custom.resolve(name, key)
-    raise errors.UserError(
-      f"{key}: there is no opponent {errors.quote(name)}; use random, optimal,"
-      " epsilon-optimal:0.3, mcts:16 or package.module:function"
-    )
-
-  def searching(self, simulations: str, key: str) -> players.Player:
-    """Returns a player by tree search with a number of simulations.
-
-    Raises:
-      errors.UserError: if that is no number, or the game cannot be searched;
-        `key` is the config key.
-    """
-    if not simulations.isdecimal():
-      raise errors.UserError(
-        f"{key}: mcts:{simulations}: expected a number of simulations, as in"
-        " mcts:16"
-      )
-    try:
-      return mcts.mcts(self.game, simulations=int(simulations))
-    except errors.UserError as error:
-      raise errors.UserError(f"{key}: {error}") from None
+    return named_players.player(self, name, key)
 
   def optimal(self, key: str) -> players.Player:
     """Returns a player of every optimal action with equal probability.
@@ -270,6 +237,10 @@ class Definition(Generic[game_lib.StateT]):
   def num_positions(self) -> int:
     """Number of positions in a table of moves."""
     return len(self.graph.to_act)
+
+  def table_rows(self) -> np.ndarray:
+    """Returns the row of each state of `graph` in a table of moves, int [N]."""
+    return np.arange(self.num_positions)
 
   def turns(self) -> tuple[np.ndarray, Any]:
     """Returns all positions with a seat to act.
@@ -394,10 +365,14 @@ class Definition(Generic[game_lib.StateT]):
     Args:
       states: Final states, a pytree [B].
       endings: `rollout.trajectory.Ending` of each game, int [B]. A game that did
-        not end by the rules is worth `low`.
+        not end by the rules is worth `low`, and one that the other seat
+        ended by an answer that is no legal move, a `WIN`, is worth `high`.
     """
-    by_rules, values = np.isin(endings, _BY_RULES), self._returns(states)
-    return np.where(by_rules, np.asarray(values), self.low).astype(np.float32)
+    values = np.asarray(self._returns(states))
+    is_forfeit = (endings == game_lib.Outcome.WIN) & (values <= 0)
+    values = np.where(is_forfeit, self.high, values)
+    by_rules = np.isin(endings, _BY_RULES)
+    return np.where(by_rules, values, self.low).astype(np.float32)
 
   # Play against a person, move by move.
 
@@ -475,9 +450,8 @@ class Definition(Generic[game_lib.StateT]):
 
   def record_end(self, state: Any, ending: int) -> dict[str, Any]:
     """Returns the return of a game, as `returns` does, and its last observation."""
-    value = self.low
-    if ending in _BY_RULES:
-      value = self.environment().returns(state)
+    states = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state)
+    value = self.returns(states, np.array([ending]))[0]
     return {"return": float(value), "final": self.observation(state)}
 
   def record_turn(self, state: Any, move: int) -> dict[str, Any]:

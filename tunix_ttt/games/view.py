@@ -162,7 +162,7 @@ class View(Generic[game_lib.StateT]):
 
     def is_waiting(state: ViewState[game_lib.StateT]) -> jax.Array:
       turn = self.game.to_act(state.game)
-      is_other = (turn != state.seat) & (turn != game_lib.OVER)
+      is_other = ~self._is_agents(turn, state) & (turn != game_lib.OVER)
       return is_other & (state.plies < self.game.max_plies)
 
     def play(
@@ -171,10 +171,16 @@ class View(Generic[game_lib.StateT]):
       return self._played(state, self._action(state))
 
     state = jax.lax.while_loop(is_waiting, play, state)
-    is_turn = self.game.to_act(state.game) == state.seat
+    is_turn = self._is_agents(self.game.to_act(state.game), state)
     is_ongoing = is_turn & (state.plies < self.game.max_plies)
     ending = jnp.where(is_ongoing, Ending.ONGOING, Ending.OVER)
     return dataclasses.replace(state, ending=ending.astype(jnp.int8))
+
+  def _is_agents(
+    self, turn: jax.Array, state: ViewState[game_lib.StateT]
+  ) -> jax.Array:
+    """Returns whether the agent is to act, given the result of `to_act`."""
+    return turn == state.seat
 
   def _played(
     self, state: ViewState[game_lib.StateT], action: jax.Array
@@ -210,6 +216,40 @@ class View(Generic[game_lib.StateT]):
     if not branches:  # A game with one seat and without chance.
       return jnp.int32(0)
     return jax.lax.switch(branch, branches)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MirrorView(View[game_lib.StateT]):
+  """A game as an environment in which one agent plays all seats.
+
+  `ViewState.seat` is the seat to act, and after the end the seat that acted last.
+  Only chance moves inside `step`; no opponent is ever called.
+  """
+
+  def seat(self, state: ViewState[game_lib.StateT]) -> jax.Array:
+    """Returns the seat to act, or the one that acted last: int32 []."""
+    return state.seat
+
+  def seen_by(
+    self, state: ViewState[game_lib.StateT], seat: jax.Array
+  ) -> ViewState[game_lib.StateT]:
+    """Returns a finished game as a seat's, for `returns` and `outcome`."""
+    return dataclasses.replace(state, seat=jnp.asarray(seat, jnp.int32))
+
+  def _is_agents(
+    self, turn: jax.Array, state: ViewState[game_lib.StateT]
+  ) -> jax.Array:
+    del state
+    return turn >= 0
+
+  def _advance(
+    self, state: ViewState[game_lib.StateT]
+  ) -> ViewState[game_lib.StateT]:
+    state = super()._advance(state)
+    is_ongoing = state.ending == Ending.ONGOING
+    turn = self.game.to_act(state.game).astype(jnp.int32)
+    seat = jnp.where(is_ongoing, turn, state.seat)
+    return dataclasses.replace(state, seat=seat)
 
 
 def at_turns(

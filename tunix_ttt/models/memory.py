@@ -129,9 +129,10 @@ def shape_of_games(
   rows, length = config.training.batch_size, prompt_tokens + play.max_new_tokens
   if play.context != "board":
     length *= play.max_turns
-  elif not config.episodes.are_single_moves:
+    rows *= config.episodes.num_agents
+  else:
     # Each turn is a sequence.
-    rows *= play.max_turns
+    rows *= config.num_turns
   return rows, length
 
 

@@ -19,6 +19,7 @@ from tunix_ttt.games import catalog
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import schedule
+from tunix_ttt.rollout import self_play
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.text import answers as answers_lib
@@ -73,6 +74,7 @@ class Sampler:
     sampling: config_lib.RolloutConfig | None = None,
     *,
     rows_at_once: int | None = None,
+    is_self_play: bool = False,
   ):
     """Checks the settings; the first call compiles.
 
@@ -85,6 +87,8 @@ class Sampler:
       rows_at_once: Number of active games in the context `board`; finished
         games are replaced. Results do not depend on it. None selects a quarter
         of the batch, but at least 32, on a CPU and the whole batch elsewhere.
+      is_self_play: Whether `env` is a `self_play.MirrorEnvironment`, in which the
+        policy plays both seats, each with a conversation of its own.
 
     Raises:
       errors.UserError: if the token limits are too small for an answer.
@@ -93,6 +97,7 @@ class Sampler:
     self._env = env
     self._tables = tables
     self._config, self._rows_at_once = play, rows_at_once
+    self._is_self_play = is_self_play
     self._sampling = sampling_lib.Sampling.of(sampling or play)
     self.num_traces = 0
     self._play = jax.jit(self._rollout)
@@ -161,13 +166,19 @@ class Sampler:
         width,
       )
     else:
+      if self._is_self_play:
+        play = self_play.in_turn(play, env)
+        keys, games = self_play.for_both_seats((keys, games))
       games, records = schedule.conversation_turns(
         play,
-        policy_lib.empty(self._policy, batch_size),
+        policy_lib.empty(self._policy, len(keys)),
         keys,
         games,
         self._config.max_turns,
       )
+      if self._is_self_play:
+        games = jax.tree.map(lambda leaf: leaf[:batch_size], games)
+        records = self_play.joined(records)
     moves = records.pop("moves")
     # Ending of games that ran out of turns.
     ending = jnp.full(batch_size, Ending.LENGTH, jnp.int8)
@@ -269,24 +280,21 @@ class Sampler:
       is_kept = config.context == "full"
       last_token = jnp.where(is_kept, memory.pending, -1)
       retry = tables.retry(games.state, last_token)
-      width = max(tokens.shape[1], retry[0].shape[1])
-      tokens, mask = (
-        jnp.where(
-          retried[:, None],
-          policy_lib.widen(b, width),
-          policy_lib.widen(a, width),
-        )
-        for a, b in zip((tokens, mask), retry, strict=True)
-      )
+      tokens, mask = _where(retried, retry, (tokens, mask))
     if config.context == "full":
       head = memory.pending[:, None], memory.is_pending[:, None]
     else:
       head = observations.answers.take(games.last_answer)
-    return (
+    chunk = (
       jnp.concatenate([head[0], tokens], axis=1),
       jnp.concatenate([head[1], mask], axis=1),
-      retried,
     )
+    if self._is_self_play:
+      # The second seat's conversation begins at a later turn.
+      is_first = memory.positions == 0
+      first = observations.chunks("begin", games.state)
+      chunk, retried = _where(is_first, first, chunk), retried & ~is_first
+    return *chunk, retried
 
   def _move(
     self,
@@ -315,6 +323,22 @@ class Sampler:
       ending=ending,
       last_answer=jnp.where(active, last_answer, games.last_answer),
     )
+
+
+def _where(
+  condition: jax.Array,
+  this: tuple[jax.Array, jax.Array],
+  that: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """Returns tokens and mask [B, L] of `this` in rows of a condition, bool [B]."""
+  width = max(this[0].shape[1], that[0].shape[1])
+  tokens, mask = (
+    jnp.where(
+      condition[:, None], policy_lib.widen(a, width), policy_lib.widen(b, width)
+    )
+    for a, b in zip(this, that, strict=True)
+  )
+  return tokens, mask
 
 
 def make_tables(

@@ -20,16 +20,18 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import model_policy
 from tunix_ttt.rollout import sampler
+from tunix_ttt.rollout import self_play
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
+from tunix_ttt.train import exploiter
 
 
 class OpponentPool:
   """Mixes opponents by shares that change linearly over a run.
 
-  A past self is a table of the model's greedy moves, stored in a file of the
-  run directory.
+  A past self is a table of the model's moves, stored in a file of the run
+  directory, and with it the table of the exploiter, if there is one.
   """
 
   def __init__(self, config: config_lib.GRPOConfig, run: pathlib.Path):
@@ -41,6 +43,7 @@ class OpponentPool:
     self._game, self._settings = catalog.of(config), config.opponents
     self._max_steps = config.training.max_steps
     self._directory = run / run_directory.OPPONENTS
+    # Each has the past self and the exploiter, if there is one.
     self._tables: list[np.ndarray] = []
     settings, game = self._settings, self._game
     self._custom, self._players = None, {}
@@ -55,19 +58,27 @@ class OpponentPool:
           full = f"mcts:{settings.mcts.simulations}"
         self._players[name] = game.player(full, f"opponents.{name}")
     self._mixture = game.mixture([*self._players.values()])
-    # Fails early for a game whose positions cannot be listed.
+    self._has_exploiter = any(settings.exploiter)
+    if self._has_exploiter and len(game.seats) != 2:
+      raise errors.UserError(
+        f"opponents.exploiter: {game.name} is not a game of two seats; remove"
+        " this opponent"
+      )
     has_past = any(settings.past_selves)
-    self._num_positions = game.num_positions if has_past else 0
+    # Fails early for a game whose positions cannot be listed.
+    is_listed = has_past or self._has_exploiter
+    self._num_positions = game.num_positions if is_listed else 0
     self._dtype = np.min_scalar_type(-max(game.game.num_actions, 1))
     self._num_tables = settings.pool_size if has_past else 0
 
   def is_due(self, step: int) -> bool:
     """Returns whether to add a past self after a step, counted from 1."""
-    every = self._settings.add_every_n_steps
-    return any(self._settings.past_selves) and step % every == 0
+    settings = self._settings
+    is_listed = any(settings.past_selves) or any(settings.exploiter)
+    return is_listed and step % settings.add_every_n_steps == 0
 
   def add(self, step: int, moves: np.ndarray) -> None:
-    """Adds a past self, int [num_positions], to the pool and the run directory."""
+    """Adds the tables of `GameRollout.listed_moves` to the run directory."""
     if processes.is_first():
       self._directory.mkdir(exist_ok=True)
       table = moves.astype(self._dtype).tobytes()
@@ -82,12 +93,13 @@ class OpponentPool:
       errors.UserError: if a file is not a table of moves.
     """
     paths = {int(p.stem): p for p in self._directory.glob("*.bin")}
-    tables = []
+    tables, count = [], 1 + self._has_exploiter
     for _, path in sorted((n, p) for n, p in paths.items() if n <= step):
       content = path.read_bytes()
-      if len(content) != self._num_positions * self._dtype.itemsize:
+      if len(content) != count * self._num_positions * self._dtype.itemsize:
         raise errors.UserError(f"{path}: not a table of moves")
-      tables.append(np.frombuffer(content, self._dtype))
+      table = np.frombuffer(content, self._dtype)
+      tables.append(table.reshape(count, self._num_positions))
     self._tables = tables[-self._settings.pool_size :]
 
   def opponent(self, step: int) -> Any:
@@ -101,15 +113,20 @@ class OpponentPool:
       return ends[0] + progress * (ends[1] - ends[0])
 
     count, size = len(self._players), self._num_tables
-    shares = np.zeros(count + size, np.float32)
+    shares = np.zeros(count + size + self._has_exploiter, np.float32)
     shares[:count] = [*map(share, self._players)]
-    past = share("past_selves")
-    tables = np.full((size, self._num_positions), -1, self._dtype)
-    if self._tables:
-      shares[count : count + len(self._tables)] = past / len(self._tables)
-      tables[: len(self._tables)] = self._tables
-    else:
-      shares[0] += past
+    past, added = share("past_selves"), len(self._tables)
+    tables = np.full(
+      (len(shares) - count, self._num_positions), -1, self._dtype
+    )
+    if not added:
+      shares[0] += past + share("exploiter")
+    if added and size:
+      shares[count : count + added] = past / added
+      tables[:added] = [each[0] for each in self._tables]
+    if added and self._has_exploiter:
+      shares[-1] = share("exploiter")
+      tables[-1] = self._tables[-1][1]
     # One function for all steps, so that the program is compiled once.
     return jax.tree_util.Partial(
       self._mixture, jnp.asarray(shares), jnp.asarray(tables)
@@ -148,17 +165,22 @@ class GameRollout:
     if self._mesh is not None:
       self._module = meshes.copy(model.module, self._mesh)
     self._tables = sampler.make_tables(config, model.tokenizer)
-    play = config.play
-    if config.episodes.are_single_moves:
-      play = dataclasses.replace(play, max_turns=1)
+    play = dataclasses.replace(config.play, max_turns=config.num_turns)
+    self._is_self_play = config.episodes.num_agents > 1
+    env = self._game.environment()
+    if self._is_self_play:
+      env = self._game.mirror()
     self._policy = model_policy.ModelPolicy(self._module, model.spec)
     self._sample = sampler.Sampler(
       self._policy,
-      self._game.environment(),
+      env,
       self._tables,
       play,
       config.rollout,
+      is_self_play=self._is_self_play,
     )
+    size = config.grpo.num_generations
+    self._by_seat = jax.jit(lambda games: self_play.by_seat(env, games, size))
     self._sequences = jax.jit(
       lambda games, tables: trajectory.sequences(
         games, tables, config.play.context
@@ -169,14 +191,16 @@ class GameRollout:
     last = [-1 if p.last_move is None else p.last_move for p in prompts]
     self._last_moves = np.array(last, np.int8)
     self._games: dict[int, Any] = {}
-    self._greedy: Any = None
+    self._movers: dict[str, sampler.Sampler] = {}
+    self._exploiter: exploiter.Exploiter | None = None
+    self._model = model
 
   def play(
     self, step: int
   ) -> tuple[trajectory.Trajectory, trajectory.Sequences]:
     """Returns a step's games and their token sequences, on the host.
 
-    Steps are counted from 0. Also starts later games that may be sampled from
+    In self-play a game counts twice, as that of each seat. Steps are counted from 0. Also starts later games that may be sampled from
     the current weights.
     """
     config = self._config
@@ -197,10 +221,12 @@ class GameRollout:
     """Starts a step's games asynchronously."""
     size = self._config.training.batch_size
     games = np.arange(step * size, (step + 1) * size)
-    opponent = self._pool.opponent(step)
+    opponent = None if self._is_self_play else self._pool.opponent(step)
     groups = games // self._config.grpo.num_generations
     keys, states = self.start(groups, opponent)
     played = self._sample(nnx.state(self._module), keys, states, opponent)
+    if self._is_self_play:
+      played = self._by_seat(played)
     return played, self._sequences(played, self._tables)
 
   def sync(self) -> None:
@@ -261,7 +287,9 @@ class GameRollout:
     config, game, names = self._config, self._game, streams.Stream
     env, episodes = game.environment(opponent), config.episodes
     seats = jnp.arange(len(game.seats))
-    if episodes.agent != "mixed":
+    if self._is_self_play:
+      env = game.mirror()
+    elif episodes.agent != "mixed":
       number = game.seat_number(episodes.agent, "episodes.agent")
       seats = jnp.array([number])
     can_start_anywhere = episodes.source == "positions" or episodes.starts > 0
@@ -293,25 +321,52 @@ class GameRollout:
 
     return jax.vmap(start_game)(groups, members, has_random_start, prompts)
 
-  def greedy_moves(self) -> np.ndarray:
-    """Returns the model's greedy move in every position, int [num_positions].
+  def listed_moves(self, step: int) -> np.ndarray:
+    """Returns a past self, and the exploiter if there is one.
+
+    They are moves in every position, int [1 or 2, num_positions], of the
+    weights after a step, counted from 1.
+    """
+    settings = self._config.opponents
+    tables = [self._moves(settings.policy, step)]
+    if any(settings.exploiter):
+      if self._exploiter is None:
+        self._exploiter = exploiter.of_model(self._model, self._config)
+      greedy, params = tables[0], nnx.state(self._trained)
+      tables.append(self._exploiter.moves(greedy, params))
+    return np.stack(tables)
+
+  def _moves(self, policy: str, step: int) -> np.ndarray:
+    """Returns the model's move in every position, int [num_positions].
 
     Unreadable answers and finished games have the move -1.
     """
     numbers, states = self._game.turns()
-    if self._greedy is None:
+    is_greedy = policy == "greedy"
+    if policy not in self._movers:
       play = sampler.greedy_single_moves(self._config.play)
-      self._greedy = sampler.Sampler(
-        self._policy, self._game.environment(), self._tables, play
+      self._movers[policy] = sampler.Sampler(
+        self._policy,
+        self._game.environment(),
+        self._tables,
+        play,
+        None if is_greedy else self._config.rollout,
       )
     params, moves = nnx.state(self._module), []
     for first in range(0, len(numbers), _GREEDY_BATCH):
-      rows = np.arange(first, first + _GREEDY_BATCH) % len(numbers)
-      keys = streams.keys(
-        0, streams.Stream.GREEDY, last=jnp.arange(_GREEDY_BATCH)
-      )
+      order = np.arange(first, first + _GREEDY_BATCH)
+      rows = order % len(numbers)
+      if is_greedy:
+        keys = streams.keys(
+          0, streams.Stream.GREEDY, last=jnp.arange(_GREEDY_BATCH)
+        )
+      else:
+        stream = streams.Stream.PAST_TOKENS
+        last = jnp.asarray(order)
+        keys = streams.keys(self._config.seed, stream, step, last=last)
       batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], states)
-      moves.append(meshes.fetch(self._greedy(params, keys, batch).moves)[:, 0])
+      played = self._movers[policy](params, keys, batch)
+      moves.append(meshes.fetch(played.moves)[:, 0])
     table = np.full(self._game.num_positions, -1, np.int32)
     table[numbers] = np.concatenate(moves)[: len(numbers)]
     return table

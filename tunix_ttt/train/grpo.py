@@ -27,6 +27,7 @@ import numpy as np
 
 from tunix_ttt.algorithms import advantages as advantages_lib
 from tunix_ttt.algorithms import rewards as rewards_lib
+from tunix_ttt.algorithms import role_baseline
 from tunix_ttt.games import catalog
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import progress
@@ -63,12 +64,17 @@ class GRPORun:
     self._policy: reference_log_probs.Scorer | None = None
     if config.mesh.layout == "split" or config.rollout.max_staleness:
       self._policy = reference_log_probs.of_policy(model.module, config)
+    rows = resume_checks.rewind(path, self.first_step)
     self.recorder = recorder_lib.GameRecorder(
-      path,
-      config,
-      resume_checks.rewind(path, self.first_step),
-      model.tokenizer.decode,
+      path, config, rows, model.tokenizer.decode
     )
+    self._role_baseline: role_baseline.RoleBaseline | None = None
+    if config.grpo.role_baseline_decay is not None:
+      # The last step's metrics are saved with its checkpoint, and exact.
+      last = next((r for r in reversed(rows) if r["split"] == "train"), {})
+      self._role_baseline = role_baseline.RoleBaseline(
+        self.game.seats, config.grpo, last
+      )
     self._learning_rate = optimizers.learning_rate(
       optimizers.in_updates(config)
     )
@@ -86,7 +92,7 @@ class GRPORun:
       for step in range(self.first_step, self.config.training.max_steps):
         self.step(step)
         if self.pool.is_due(step + 1):
-          self.pool.add(step + 1, self.rollout.greedy_moves())
+          self.pool.add(step + 1, self.rollout.listed_moves(step + 1))
         # Saved before it is evaluated: rows after a checkpoint are dropped when
         # a run is resumed, and its step is evaluated again.
         if self._is_saved(step + 1):
@@ -109,13 +115,21 @@ class GRPORun:
       self.plan.rewards,
       self.plan.model.tokenizer.decode,
     )
-    advantages, is_trained = advantages_lib.advantages(
-      rewards_lib.total(games, rewards),
-      np.asarray(games.turn_mask),
-      self.game.position_numbers(games.states),
-      self.game.seat_numbers(games.states),
-      config.grpo,
-    )
+    total = rewards_lib.total(games, rewards)
+    played = np.asarray(games.turn_mask)
+    seats = self.game.seat_numbers(games.states)
+    if self._role_baseline is not None:
+      advantages, is_trained = self._role_baseline.advantages(
+        total, played, seats
+      )
+    else:
+      advantages, is_trained = advantages_lib.advantages(
+        total,
+        played,
+        self.game.position_numbers(games.states),
+        seats,
+        config.grpo,
+      )
     batch, corrections = game_batches.make(
       sequences, advantages, is_trained, config, self._reference, self._policy
     )
@@ -127,6 +141,7 @@ class GRPORun:
       **losses,
       **recorder_lib.game_metrics(self.game, games, rewards),
       **corrections,
+      **(self._role_baseline.metrics() if self._role_baseline else {}),
       "dropped_groups": float((~groups.any(axis=1)).sum()),
       "seconds_sampling": seconds_sampling,
       "seconds_training": seconds_training,

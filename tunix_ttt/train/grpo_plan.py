@@ -18,6 +18,7 @@ from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
+from tunix_ttt.train import exploiter
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
@@ -72,11 +73,16 @@ def plan(
     errors.UserError: if the config or one of its files is invalid.
   """
   recorder.check(config.logging)
-  num_turns = 1 if config.episodes.are_single_moves else config.play.max_turns
-  memory.check_answers(config.play, config.training.batch_size)
-  game = catalog.of(config)
-  episodes = config.episodes
-  if episodes.agent != "mixed":
+  game, episodes = catalog.of(config), config.episodes
+  num_rows = config.training.batch_size * episodes.num_agents
+  memory.check_answers(config.play, num_rows)
+  if episodes.num_agents > 1:
+    if len(game.seats) != episodes.num_agents:
+      raise errors.UserError(
+        f"episodes.agent: both: {config.game.name} is not a game of two seats;"
+        " set it to mixed"
+      )
+  elif episodes.agent != "mixed":
     game.seat_number(episodes.agent, "episodes.agent")
   # Refuse what the game does not have before any file is written.
   game_rollout.OpponentPool(config, pathlib.Path())
@@ -86,7 +92,7 @@ def plan(
     game,
     config.rewards,
     rewards,
-    num_turns,
+    config.num_turns,
     config.play.max_new_tokens,
   )
   source = load(config)
@@ -97,6 +103,7 @@ def plan(
   # Building the tables validates them before training.
   evaluate = matches.Evaluator(model, config)
   tables = sampler.make_tables(config, model.tokenizer)
+  exploiter.check(config, tables.observations)
   prompt_tokens = tables.observations.max_begin
   memory.check(model, config, *memory.shape_of_games(config, prompt_tokens))
   return Plan(

@@ -361,7 +361,7 @@ class GameRecorder(Recorder):
     text = "  ".join(
       f"{name} {value:.4g}"
       for name, value in metrics.items()
-      if name.endswith(("lines_lost", "score", "/win_rate"))
+      if name.endswith(("lines_lost", "score", "/win_rate", "nash_conv"))
     )
     self._log_row(row, f"evaluation  {text}")
     # Exact scores have no selection bias.
@@ -400,6 +400,7 @@ class GameRecorder(Recorder):
   def _warn_if_idle(self, row: Mapping[str, Any]) -> None:
     group_size = self._config.grpo.num_generations
     num_groups = self._config.training.batch_size // group_size
+    num_groups *= self._config.episodes.num_agents
     is_idle = row["dropped_groups"] == num_groups
     self._num_idle_steps = self._num_idle_steps + 1 if is_idle else 0
     if self._num_idle_steps and self._num_idle_steps % _IDLE_STEPS == 0:

@@ -119,6 +119,41 @@ class TicTacToe:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mirror(TicTacToe):
+  """The environment in which the agent plays both marks in turn.
+
+  `State.agent` is the mark to move, and after the end the mark that moved last.
+  """
+
+  def step(self, state: State, action: jax.Array | int) -> State:
+    """Plays the move of the mark `state.agent`; the other one is next."""
+    after = super().step(state, action)
+    cell = jnp.asarray(action, jnp.int8)
+    is_passed_on = after.agent != state.agent
+    last_move = jnp.where(is_passed_on, cell, state.last_move)
+    return dataclasses.replace(after, last_move=last_move)
+
+  def seat(self, state: State) -> jax.Array:
+    """Returns 0 where X is to move or moved last, 1 for O: int32 []."""
+    return state.agent.astype(jnp.int32) - rules.X
+
+  def seen_by(self, state: State, seat: jax.Array) -> State:
+    """Returns a game that ended by the rules as a seat's."""
+    agent = jnp.asarray(seat + rules.X, jnp.int8)
+    outcome = _outcome(state.board, agent)
+    return dataclasses.replace(state, agent=agent, outcome=outcome)
+
+  def _reply(self, state: State, is_turn: jax.Array) -> State:
+    """Passes the turn to the other mark if `is_turn`."""
+    other = (rules.X + rules.O - state.agent).astype(jnp.int8)
+    return dataclasses.replace(
+      state,
+      agent=jnp.where(is_turn, other, state.agent),
+      outcome=_outcome(state.board, state.agent),
+    )
+
+
 def starting_marks(agent: str, num_games: int) -> jax.Array:
   """Returns the agent's mark in each game of a batch: int8 [num_games].
 

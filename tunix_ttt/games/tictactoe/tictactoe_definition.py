@@ -11,6 +11,7 @@ import numpy as np
 
 from tunix_ttt import errors
 from tunix_ttt.games import definition
+from tunix_ttt.games import named_players
 from tunix_ttt.games import players
 from tunix_ttt.games.tictactoe import board_rows
 from tunix_ttt.games.tictactoe import board_symbols
@@ -44,6 +45,10 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
   def environment(self, opponent: Any = None) -> env_lib.TicTacToe:
     """Returns the environment; None is the random opponent."""
     return env_lib.TicTacToe(opponent=opponent or opponents.uniform_random)
+
+  def mirror(self) -> env_lib.Mirror:
+    """Returns the environment in which the model plays both marks."""
+    return env_lib.Mirror()
 
   def begin(
     self, environment: Any, key: jax.Array, seat: jax.Array | int
@@ -107,7 +112,7 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     """Returns an `opponents.Opponent`; also `scripted:CELL,CELL,…`."""
     kind, _, setting = name.partition(":")
     if kind == "mcts":
-      return self._on_boards(self.searching(setting, key))
+      return self._on_boards(named_players.searching(self, setting, key))
     try:
       return opponents.from_name(name)
     except ValueError as error:
@@ -129,6 +134,10 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
   def num_positions(self) -> int:
     """Number of boards, reachable or not."""
     return rules.NUM_BOARDS
+
+  def table_rows(self) -> np.ndarray:
+    """Returns the board of each state of `graph`, int [N]."""
+    return np.asarray(self.graph.states.board)
 
   def turns(self) -> tuple[np.ndarray, env_lib.State]:
     """Returns all boards on which a move is possible, and their states."""
