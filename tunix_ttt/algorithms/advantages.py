@@ -137,8 +137,9 @@ def turn_advantages(
   2. turns with the same index in the group;
   3. turns with the same index and the same seat in the batch.
 
-  The baseline `turn` skips the first set. Peers depend only on what happened
-  before the turn, so the baseline adds no bias.
+  The baseline `turn` skips the first set, and `state` replaces it by the turns
+  with the same position in the batch. Peers depend only on what happened before
+  the turn, so the baseline adds no bias.
 
   Args:
     values: float [B, T], in consecutive groups of `num_generations` games.
@@ -147,7 +148,7 @@ def turn_advantages(
     seats: int [B, T], seats of the model.
     num_generations: Number of games in a group.
     estimate: Function of the values and the statistics of their peers.
-    baseline: `board` or `turn`.
+    baseline: `board`, `turn` or `state`.
 
   Returns:
     Advantages float32 [B, T], 0 without peers, and a mask bool [B, T] of turns
@@ -174,6 +175,16 @@ def turn_advantages(
       for of_group, of_batch in zip(group, batch, strict=True)
     )
   )
+  if baseline == "state":
+    equal = _by_position(values, played, positions)
+    statistics = Statistics(
+      *(
+        np.where(
+          equal.num_values.reshape(shape) > 1, leaf.reshape(shape), other
+        )
+        for leaf, other in zip(equal, statistics, strict=True)
+      )
+    )
   has_peers = mask & (statistics.num_values > 1)
   estimates = np.where(has_peers, estimate(grouped, statistics), 0)
   differs = mask & (statistics.spread > _TOLERANCE)
@@ -181,6 +192,27 @@ def turn_advantages(
     estimates.reshape(values.shape).astype(np.float32),
     differs.reshape(values.shape),
   )
+
+
+def _by_position(
+  values: np.ndarray, played: np.ndarray, positions: np.ndarray
+) -> Statistics:
+  """Returns statistics [B, T] over the played turns of each turn's position."""
+  labels = np.where(played, positions, -1)
+  inverse = np.unique(labels, return_inverse=True)[1].ravel()
+  count, flat = np.bincount(inverse), values.ravel().astype(np.float64)
+  mean = np.bincount(inverse, flat) / count
+  squares = np.bincount(inverse, (flat - mean[inverse]) ** 2)
+  highest, lowest = np.full(len(count), -np.inf), np.full(len(count), np.inf)
+  np.maximum.at(highest, inverse, flat)
+  np.minimum.at(lowest, inverse, flat)
+  every = (
+    count,
+    mean,
+    np.sqrt(squares / np.maximum(count - 1, 1)),
+    highest - lowest,
+  )
+  return Statistics(*(leaf[inverse].reshape(values.shape) for leaf in every))
 
 
 def differs_in_group(values: np.ndarray, num_generations: int) -> np.ndarray:

@@ -260,7 +260,9 @@ class AlgorithmConfig:
       number if no other turn shares the board. `turn` uses the turns of the
       group with the same number, and suits rewards that are comparable between
       boards, such as regret. A turn without any such turn in its group is
-      compared with the turns of the batch.
+      compared with the turns of the batch. `state` uses the turns of the batch
+      on the same board, and those of `turn` if there is no other. It suits a
+      discount of 0, with which a turn is a bandit on its board.
     discount: Discount factor of rewards per turn for turn-level advantages. At
       0 only the reward of the turn itself counts.
     loss_agg_mode: Average of the token losses. `token-mean` averages over all
@@ -294,7 +296,7 @@ class AlgorithmConfig:
     Literal["grpo", "drgrpo", "rloo"] | sections.Reference
   ) = "grpo"
   advantage_level: Literal["episode", "turn"] = "episode"
-  turn_baseline: Literal["board", "turn"] = "board"
+  turn_baseline: Literal["board", "turn", "state"] = "board"
   discount: sections.Fraction = 1.0
   loss_agg_mode: Literal[
     "token-mean",
