@@ -3,6 +3,9 @@
 Both ways validate every value.
 """
 
+from tunix_ttt.config.episode_configs import EpisodesConfig as EpisodesConfig
+from tunix_ttt.config.episode_configs import MctsConfig as MctsConfig
+from tunix_ttt.config.episode_configs import OpponentsConfig as OpponentsConfig
 from tunix_ttt.config.loading import Settings as Settings
 from tunix_ttt.config.loading import differences as differences
 from tunix_ttt.config.loading import flatten as flatten
@@ -13,13 +16,10 @@ from tunix_ttt.config.loading import to_dict as to_dict
 from tunix_ttt.config.recipe_configs import RECIPES as RECIPES
 from tunix_ttt.config.recipe_configs import AlgorithmConfig as AlgorithmConfig
 from tunix_ttt.config.recipe_configs import DPOConfig as DPOConfig
-from tunix_ttt.config.recipe_configs import EpisodesConfig as EpisodesConfig
 from tunix_ttt.config.recipe_configs import GRPOConfig as GRPOConfig
-from tunix_ttt.config.recipe_configs import MctsConfig as MctsConfig
 from tunix_ttt.config.recipe_configs import (
   MoveQualityConfig as MoveQualityConfig,
 )
-from tunix_ttt.config.recipe_configs import OpponentsConfig as OpponentsConfig
 from tunix_ttt.config.recipe_configs import OutcomeConfig as OutcomeConfig
 from tunix_ttt.config.recipe_configs import PairsConfig as PairsConfig
 from tunix_ttt.config.recipe_configs import PipelineConfig as PipelineConfig

@@ -1,0 +1,111 @@
+"""Settings of the games that GRPO trains on: starts, seats and opponents."""
+
+from typing import Literal, Self
+
+import pydantic
+
+from tunix_ttt.config import sections
+
+# Shares at the first and the last step, linear in between.
+Course = tuple[sections.NonNegative, sections.NonNegative]
+
+
+@sections.settings
+class EpisodesConfig:
+  """Start positions and lengths of games.
+
+  Attributes:
+    source: `games` are played from their start to the end, `positions` are
+      single moves in random positions, and `prompts` are single moves on the
+      boards of `data.path`, each row once per epoch, for games that can read
+      them.
+    agent: Seat of the model by the game's name for it, such as `x` or `o`, or
+      `mixed` for all in equal shares of the groups. Prompts determine the seat
+      themselves.
+    opponent_seed: Whether the games of a `group` share the opponent's random
+      seed or each `game` has its own.
+    starts: Share of the groups whose games start on a random position and run
+      to the end. All reachable positions on which the model moves are equally
+      likely, and the games of a group share one. Requires `source: games`.
+  """
+
+  source: Literal["games", "positions", "prompts"] = "games"
+  agent: sections.Text = "mixed"
+  opponent_seed: Literal["group", "game"] = "group"
+  starts: sections.Fraction = 0.0
+
+  @property
+  def are_single_moves(self) -> bool:
+    """Whether an episode is one move of the model."""
+    return self.source != "games"
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    if self.source == "prompts" and self.agent != "mixed":
+      raise ValueError(
+        f"agent: {self.agent}: the prompts determine the model's seat; remove"
+        " this key"
+      )
+    if self.starts and self.source != "games":
+      raise ValueError(
+        f"starts: {self.starts}: {self.source} determine the start of single"
+        " moves; set source to games or remove starts"
+      )
+    return self
+
+
+@sections.settings
+class MctsConfig:
+  """The opponent that plays by tree search, in games of two seats.
+
+  Attributes:
+    simulations: Number of simulations for a move.
+    share: Share of the games, at the first and at the last step.
+  """
+
+  simulations: sections.Positive = 16
+  share: Course = (1.0, 1.0)
+
+
+@sections.settings
+class OpponentsConfig:
+  """Opponents, as shares of the games.
+
+  Each share is a pair: its value at the first and at the last step.
+
+  Attributes:
+    custom: Opponent of all games in place of the shares, named as
+      `play.opponent` is.
+    random: Share of the opponent that plays uniformly random legal moves.
+    optimal: Share of the opponent that plays random optimal moves.
+    mcts: The opponent that plays by tree search.
+    past_selves: Share of opponents that play the greedy moves of earlier
+      weights; the random opponent replaces them until the pool has one.
+    pool_size: Maximum number of earlier weights; new ones replace the oldest.
+    add_every_n_steps: Number of steps between additions to the pool.
+  """
+
+  custom: sections.Text | None = None
+  random: Course = (1.0, 1.0)
+  optimal: Course = (0.0, 0.0)
+  mcts: MctsConfig | None = None
+  past_selves: Course = (0.0, 0.0)
+  pool_size: sections.Positive = 4
+  add_every_n_steps: sections.Positive = 20
+
+  @property
+  def shares(self) -> dict[str, Course]:
+    """Shares by name of the opponent."""
+    return {
+      "random": self.random,
+      "optimal": self.optimal,
+      "mcts": self.mcts.share if self.mcts else (0.0, 0.0),
+      "past_selves": self.past_selves,
+    }
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    for end in (0, 1):
+      if sum(shares[end] for shares in self.shares.values()) <= 0:
+        raise ValueError("the shares of all opponents are 0; set one above 0")
+    return self
