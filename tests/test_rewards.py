@@ -292,8 +292,11 @@ def test_a_turn_is_compared_with_all_on_its_board(estimator):
   worth = rng.integers(0, 3, shape).astype(np.float32)
   played = np.arange(4) < rng.integers(1, 5, (15, 1))
   boards = rng.choice(rules.positions(rules.X)[:13], shape)
-  # A board that no other turn has.
+  # A board that no other turn has, one of good moves and one of bad ones.
   boards[7, 0] = rules.EMPTY_BOARD
+  good, bad = boards[0, 0], boards[1, 0]
+  assert good != bad
+  worth[boards == good], worth[boards == bad] = 2, 0
   settings = (worth, played, boards, seats(boards), 5)
   function = advantages.ESTIMATORS[estimator]
   found, trained = advantages.turn_advantages(*settings, function, "state")
@@ -305,6 +308,9 @@ def test_a_turn_is_compared_with_all_on_its_board(estimator):
     if not played[b, t]:
       assert found[b, t] == 0 and not trained[b, t]
     elif len(values) > 1:
+      every = worth[played].tolist()
+      if max(values) == min(values) < np.mean(every):
+        values = every
       expected = estimate(worth[b, t], values, estimator)
       np.testing.assert_allclose(found[b, t], expected, atol=1e-5)
       assert trained[b, t] == (max(values) > min(values))

@@ -139,7 +139,10 @@ def turn_advantages(
 
   The baseline `turn` skips the first set, and `state` replaces it by the turns
   with the same position in the batch. Peers depend only on what happened before
-  the turn, so the baseline adds no bias.
+  the turn, so the baseline adds no bias, with one exception: where `state` finds
+  that all moves on a position earned the same, less than the mean of the batch,
+  their peers are all turns of the batch. Otherwise a mistake that is always made
+  would never be trained.
 
   Args:
     values: float [B, T], in consecutive groups of `num_generations` games.
@@ -168,23 +171,17 @@ def turn_advantages(
   every = np.arange(seats.max() + 1)[:, None, None]
   by_seat = _statistics(values, played & (seats == every))
   turns = np.arange(values.shape[1])
-  batch = (leaf[seats, turns].reshape(shape) for leaf in by_seat)
-  statistics = Statistics(
-    *(
-      np.where(group.num_values > 1, of_group, of_batch)
-      for of_group, of_batch in zip(group, batch, strict=True)
-    )
-  )
+  batch = Statistics(*(leaf[seats, turns].reshape(shape) for leaf in by_seat))
+  statistics = _where(group.num_values > 1, group, batch)
   if baseline == "state":
-    equal = _by_position(values, played, positions)
-    statistics = Statistics(
-      *(
-        np.where(
-          equal.num_values.reshape(shape) > 1, leaf.reshape(shape), other
-        )
-        for leaf, other in zip(equal, statistics, strict=True)
-      )
+    equal, every_turn = (
+      Statistics(*(leaf.reshape(shape) for leaf in _by_label(values, labels)))
+      for labels in (np.where(played, positions, -1), played.astype(int))
     )
+    statistics = _where(equal.num_values > 1, equal, statistics)
+    is_same = (equal.num_values > 1) & (equal.spread <= _TOLERANCE)
+    is_worse = grouped < every_turn.mean - _TOLERANCE
+    statistics = _where(is_same & is_worse, every_turn, statistics)
   has_peers = mask & (statistics.num_values > 1)
   estimates = np.where(has_peers, estimate(grouped, statistics), 0)
   differs = mask & (statistics.spread > _TOLERANCE)
@@ -194,11 +191,16 @@ def turn_advantages(
   )
 
 
-def _by_position(
-  values: np.ndarray, played: np.ndarray, positions: np.ndarray
+def _where(
+  mask: np.ndarray, first: Statistics, second: Statistics
 ) -> Statistics:
-  """Returns statistics [B, T] over the played turns of each turn's position."""
-  labels = np.where(played, positions, -1)
+  """Returns the first statistics inside of a mask, and the second outside."""
+  pairs = zip(first, second, strict=True)
+  return Statistics(*(np.where(mask, one, other) for one, other in pairs))
+
+
+def _by_label(values: np.ndarray, labels: np.ndarray) -> Statistics:
+  """Returns statistics over the values with the same label, [...] as both."""
   inverse = np.unique(labels, return_inverse=True)[1].ravel()
   count, flat = np.bincount(inverse), values.ravel().astype(np.float64)
   mean = np.bincount(inverse, flat) / count

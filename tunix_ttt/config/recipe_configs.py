@@ -159,8 +159,10 @@ class AlgorithmConfig:
       group with the same number, and suits rewards that are comparable between
       boards, such as regret. A turn without any such turn in its group is
       compared with the turns of the batch. `state` uses the turns of the batch
-      on the same board, and those of `turn` if there is no other. It suits a
-      discount of 0, with which a turn is a bandit on its board.
+      on the same board, and those of `turn` if there is no other; if all
+      earned the same, less than the mean of the batch, it uses all turns of the
+      batch. It suits regret at a discount of 0, with which a turn is a bandit on
+      its board.
     discount: Discount factor of rewards per turn for turn-level advantages. At
       0 only the reward of the turn itself counts.
     loss_agg_mode: Average of the token losses. `token-mean` averages over all
@@ -276,6 +278,11 @@ class GRPOConfig(sections.SFTConfig):
       raise ValueError(
         "exhaustive_eval: exact evaluation plays greedily; set play.temperature"
         " to 0 or exhaustive_eval to false"
+      )
+    if self.episodes.mistakes and not self.exhaustive_eval:
+      raise ValueError(
+        f"episodes.mistakes: {self.episodes.mistakes}: exact evaluations find"
+        " them; set exhaustive_eval to true or remove mistakes"
       )
     return self
 
