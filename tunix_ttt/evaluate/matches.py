@@ -244,26 +244,30 @@ class Evaluator:
       self._judge = state_judge.StateJudge(model, config)
       self._player = self._judge.player
 
-  def __call__(self, params: Any) -> dict[str, float]:
+  def __call__(
+    self, params: Any, visit: Callable[[Trajectory], Any] = lambda games: None
+  ) -> dict[str, float]:
     """Returns the rates in each seat and the `score`.
 
     The score is the mean share of points (`rates.points`) over seats and, if
-    every line is played, over a random and an optimal opponent.
+    every line is played, over a random and an optimal opponent. `visit` is called
+    with each seat's games, or its answers of one turn.
     """
     player, play = self._player, self._config.play
     game = player.game
     player.params = params
     if self._judge is not None:
-      every = ((s, r) for s, r, _ in self._judge(in_training=True))
+      played = self._judge(in_training=True)
     else:
       if self._config.exhaustive_eval:
-        played = exact_matches(player, game, play.batch_size, in_training=True)
+        matches = exact_matches(player, game, play.batch_size, in_training=True)
       else:
         seed = self._config.seed
-        played = sampled_matches(player, play, seed, in_training=True)
-      every = ((match.seat, match.result) for match in played)
+        matches = sampled_matches(player, play, seed, in_training=True)
+      played = ((each.seat, each.result, each.games) for each in matches)
     metrics, scores = {}, []
-    for seat, result in every:
+    for seat, result, games in played:
+      visit(games)
       if isinstance(result, rates_lib.Exact):
         metrics[f"{seat}/lines_lost"] = float(result.lines_lost)
       for opponent, rates in result.against(play.opponent).items():
