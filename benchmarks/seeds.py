@@ -58,7 +58,9 @@ def accuracy(model: pathlib.Path, config: config_lib.GRPOConfig) -> float:
 def summary(results: list[dict[str, Any]], when: int) -> dict[str, Any]:
   """Returns mean, least and most of each rate over the seeds."""
   rows = [result["evaluations"][when] for result in results]
-  names = [name for name in rows[0] if "/" in name or name == "score"]
+  # Some rates are left out where they are of nothing.
+  every = set.intersection(*map(set, rows))
+  names = [n for n in rows[0] if n in every and ("/" in n or n == "score")]
   return {
     name: {
       "mean": round(statistics.mean(row[name] for row in rows), 4),

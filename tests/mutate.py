@@ -53,6 +53,13 @@ MUTATIONS = (
     "tests/test_rules.py::test_counts_known_from_the_literature",
   ),
   Mutation(
+    "a draw that gives a win away counts as kept",
+    "tunix_ttt/games/tictactoe/thought_claims.py",
+    "move_values[board, cell] == value == solver.DRAW",
+    "move_values[board, cell] == solver.DRAW >= -value",
+    "tests/test_thought_claims.py::test_every_claim_about_every_legal_move",
+  ),
+  Mutation(
     "text after an answer is overlooked",
     "tunix_ttt/games/tictactoe/text_formats.py",
     "_ANSWER.fullmatch(text)",
@@ -79,6 +86,13 @@ MUTATIONS = (
     "play(turn_keys, chosen, active)",
     "play(turn_keys, chosen, jnp.ones_like(active))",
     "tests/test_schedule.py::test_games_do_not_depend_on_those_beside_them",
+  ),
+  Mutation(
+    "a judge that goes on asks for everything again",
+    "tunix_ttt/evaluate/endpoint.py",
+    "if self.cached(each) is None]",
+    "if True]",
+    "tests/test_endpoint.py::test_a_dead_server_costs_no_answer",
   ),
   Mutation(
     "rejection sampling meets the opponents of training",

@@ -14,6 +14,7 @@ from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import matches as matches_lib
 from tunix_ttt.evaluate import rates
 from tunix_ttt.games import catalog
+from tunix_ttt.games.tictactoe import board_records
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import lines
 from tunix_ttt.games.tictactoe import rules
@@ -73,7 +74,7 @@ def matches(table: np.ndarray) -> list[matches_lib.Match]:
 
 
 def exact(
-  summary: game_files.Summary | None, mark: game_files.Mark
+  summary: game_files.Summary | None, mark: board_records.Mark
 ) -> rates.Exact:
   """Returns the results of every line."""
   assert summary is not None
@@ -108,7 +109,7 @@ def write(
       match.seat: dataclasses.asdict(match.result) for match in played
     },
     "openings": dataclasses.asdict(
-      game_files.Openings(
+      board_records.Openings(
         temperature=1.0,
         x=[0, 0, 0, 0, 10, 0, 0, 0, 0, 2],
         o={"A1": [0, 0, 0, 0, 7, 0, 0, 0, 1, 0]},

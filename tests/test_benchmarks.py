@@ -44,6 +44,10 @@ SMALLEST = {
   "grpo": ["--steps", 1, "--no-peer"],
   "layouts": ["--steps", 1, "--repeats", 1, "--new-tokens", 5],
   "memory_tables": ["--models", "Qwen/Qwen2.5-0.5B"],
+  "opponents_that_lie": [
+    "--runs", "runs", "--sets", 1, "--set", *test_pipeline.SHORT,
+    "data.games.num_games=60",
+  ],
   "packing": [
     *SFT, "training.batch_size=8", "--steps", 1, "--repeats", 1, "--pairs", 60,
   ],

@@ -95,6 +95,18 @@ def test_outcomes_are_those_that_were_written(pair):
   assert rows["seconds of training"] == ["4", "2"]
 
 
+def test_rates_of_thoughts_are_those_that_were_written(pair):
+  path = pair[1] / run_directory.GAMES_SUMMARY
+  summary = json.loads(path.read_text())
+  rates = {"thought_true_rate": 0.75, "thought_no_claim_rate": 0.125}
+  summary["results"]["O"] |= rates
+  path.write_text(json.dumps(summary))
+  rows = comparison.outcomes(comparison.read(pair))
+  assert rows["true thoughts as O, %"] == ["-", "75.00"]
+  assert rows["thoughts without a claim as O, %"] == ["-", "12.50"]
+  assert "true thoughts as X, %" not in rows
+
+
 def test_curves_have_a_line_for_each_run(pair):
   (panel,) = comparison.curves(comparison.read(pair))
   assert (panel.name, panel.title) == ("loss_training", "Loss")

@@ -7,9 +7,9 @@ import pytest
 
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import mcts
-from tunix_ttt.games import pgx_games
 from tunix_ttt.games.connect_four import bitboard_value
 from tunix_ttt.games.connect_four import connect_four_text
+from tunix_ttt.games.pgx_boards import pgx_games
 
 pytest.importorskip("pgx")
 

@@ -20,6 +20,7 @@ from tunix_ttt.algorithms import advantages
 from tunix_ttt.algorithms import rewards
 from tunix_ttt.games.tictactoe import opponents
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
@@ -155,7 +156,7 @@ def test_rewards_by_name():
 
 def test_a_reward_on_what_the_model_wrote():
   games = test_rewards.games_of([4, 0, 0], [1, 2])
-  written = rewards.answer_texts(games, lambda ids: f"{len(ids)} B2")
+  written = trajectory.answer_texts(games, lambda ids: f"{len(ids)} B2")
   played = np.asarray(games.turn_mask)[0]
   assert [text != "" for text in written[0]] == played.tolist()
   values = rewards.evaluate_custom(

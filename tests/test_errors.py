@@ -95,8 +95,10 @@ def test_work_that_no_device_holds(monkeypatch):
 def test_evaluations_that_lack_a_rate_are_not_shown():
   rates = ("win", "draw", "loss", "illegal", "parse_error", "truncated")
   row = {f"X/random/{name}_rate": 0.5 for name in rates}
-  whole = {**row, "X/optimal_move_rate": 1.0}
-  assert [*game_files.sides_of_metrics(whole)] == ["X"]
+  whole = {**row, "X/optimal_move_rate": 1.0, "X/thought_true_rate": 0.75}
+  sides = game_files.sides_of_metrics(whole)
+  assert [*sides] == ["X"]
+  assert sides["X"].thought_true_rate == 0.75
   assert game_files.sides_of_metrics(row)["X"].optimal_move_rate is None
   del whole["X/random/win_rate"]
   assert not game_files.sides_of_metrics(whole)

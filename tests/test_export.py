@@ -248,8 +248,23 @@ def test_the_card_says_what_was_measured(tmp_path):
   assert f"| O | 8 sampled | a&#124;b | {rates} | 50.00% |" in text
   assert 'peft.AutoPeftModelForCausalLM.from_pretrained("me/model")' in text
   assert "vllm serve gemma2 --enable-lora --max-lora-rank 8" in text
+  assert "trained on tic-tac-toe with" in text
+  assert "--lora-modules tictactoe=me/model" in text
   # Nothing of this machine.
   assert str(hf.FIXTURES) not in text and "a local directory" in text
+
+
+@pytest.mark.parametrize(
+  "game, words",
+  [("kuhn_poker", "Kuhn poker"), ("my.nim_game:define", "nim game")],
+)
+def test_the_card_names_the_game(game, words):
+  model = dataclasses.replace(with_adapter("gemma2"), game=game)
+  made = hub_export.prepare(model, merge=False, max_shard_size=WHOLE)
+  text = model_card.render(made, "me/model", None, [])
+  front = yaml.safe_load(text.split("---\n", 2)[1])
+  assert words.lower().replace(" ", "-") in front["tags"]
+  assert f"trained on {words} with" in text
 
 
 @pytest.mark.parametrize(
@@ -271,7 +286,7 @@ def test_names_cannot_break_the_card(merge, tmp_path):
   base = model.base.model_copy(update={"commit": "`\n# c"})
   made = hub_export.prepare(model, merge=merge, max_shard_size=WHOLE)
   named = dataclasses.replace(
-    model, base=base.model_copy(update={"path": evil})
+    model, base=base.model_copy(update={"path": evil}), game=evil
   )
   made = dataclasses.replace(made, model=named)
   text = model_card.render(made, evil, None, [])

@@ -10,8 +10,8 @@ import pytest
 from tunix_ttt import errors
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import mcts as mcts_lib
-from tunix_ttt.games import pgx_games
 from tunix_ttt.games import players
+from tunix_ttt.games.pgx_boards import pgx_games
 
 pytest.importorskip("mctx")
 pytest.importorskip("pgx")

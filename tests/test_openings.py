@@ -1,7 +1,6 @@
 """First moves of a model."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,25 +24,29 @@ def model():
 
 def test_greedily_each_opening_has_one_answer(model, monkeypatch):
   monkeypatch.setattr(matches, "OPENINGS_TEMPERATURE", 0.0)
-  found: Any = matches.sample_openings(model, CONFIG, 0, NUM_GAMES)
+  found = matches.sample_openings(model, CONFIG, 0, NUM_GAMES)
+  assert found is not None
   partner = partner_lib.Partner(model, CONFIG, num_games=9)
   (first, *_) = partner.answer(0, [[]] * 9)
-  assert found.x == [NUM_GAMES * (cell == first.action) for cell in range(10)]
+  assert found["x"] == [
+    NUM_GAMES * (cell == first.action) for cell in range(10)
+  ]
   replies = partner.answer(1, [[cell] for cell in range(9)])
   for cell, reply in enumerate(replies):
     # 40 games are four of each opening, and one more of the first four.
     count = 4 + (cell < 4)
     named = reply.action if reply.is_legal else 9
     wanted = [count * (cell == named) for cell in range(10)]
-    assert found.o[text_formats.coordinate(cell)] == wanted
+    assert found["o"][text_formats.coordinate(cell)] == wanted
 
 
 def test_samples_are_of_the_seed(model):
-  found: list[Any] = [
+  found = [
     matches.sample_openings(model, CONFIG, n, NUM_GAMES) for n in (0, 0, 1)
   ]
   assert found[0] == found[1] != found[2]
   for each in found:
-    assert sum(each.x) == NUM_GAMES == sum(map(sum, each.o.values()))
+    assert each is not None
+    assert sum(each["x"]) == NUM_GAMES == sum(map(sum, each["o"].values()))
     # A taken cell is no answer.
-    assert np.trace([row[:9] for row in each.o.values()]) == 0
+    assert np.trace([row[:9] for row in each["o"].values()]) == 0

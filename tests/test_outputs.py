@@ -18,6 +18,7 @@ SCRIPTS = {
   "eval_play": "--model base --config c.yaml --output {}",
   "eval_report": "--run run_a --output {}",
   "evalset": "make-tictactoe --output {}",
+  "judge": "--answers rows.jsonl --output {}",
   "export": "--model run_a --output {}",
   "generate_data": "--kind games --count 5 --output {}",
   "pipeline": "--config p.yaml --output {}",

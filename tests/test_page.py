@@ -1,6 +1,7 @@
 """The page of a run: what is on it, and that it is data alone."""
 
 import base64
+import dataclasses
 import hashlib
 import html.parser
 import json
@@ -12,9 +13,12 @@ import pytest
 from tests import players
 from tunix_ttt import errors
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import recorded_games
+from tunix_ttt.games.tictactoe import board_records
+from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import judged_boards
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
-from tunix_ttt.report import judged_boards
 from tunix_ttt.report import run_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -99,7 +103,7 @@ def test_the_change_table_has_lost_lines_before_and_after(
   changed = run_page.collect(games_before=games, games_after=better)
   title, x, o = run_page.change_table(changed).splitlines()
   assert title.split() == ["before", "after"]
-  for row, mark in zip((x, o), game_files.MARKS, strict=True):
+  for row, mark in zip((x, o), board_records.MARKS, strict=True):
     poor = players.exact(material.after, mark)
     good = players.exact(changed.after, mark)
     assert row.split()[:4] == ["lost", "lines", "as", mark]
@@ -108,15 +112,15 @@ def test_the_change_table_has_lost_lines_before_and_after(
   assert run_page.change_table(run_page.Material()) == ""
 
 
-@pytest.mark.parametrize("mark", game_files.MARKS)
+@pytest.mark.parametrize("mark", board_records.MARKS)
 def test_the_table_answers_every_line(
-  material: run_page.Material, mark: game_files.Mark
+  material: run_page.Material, mark: board_records.Mark
 ):
   table = judged_boards.policy_table(material.games)
   ends = list(lines_of(table, mark))
   result = players.exact(material.after, mark)
   assert len(ends) == result.lines
-  other = rules.X + rules.O - game_files.MARKS[mark]
+  other = rules.X + rules.O - board_records.MARKS[mark]
   lost = sum(rules.winners()[board] == other for board in ends)
   assert lost == result.lines_lost > 0
   assert table["first"] == rules.ALL_CELLS
@@ -124,7 +128,9 @@ def test_the_table_answers_every_line(
 
 def test_lost_lines_have_each_move_judged(material):
   lost = judged_boards.lost_lines(material.games)
-  results = [players.exact(material.after, mark) for mark in game_files.MARKS]
+  results = [
+    players.exact(material.after, mark) for mark in board_records.MARKS
+  ]
   assert len(lost) == sum(result.lines_lost for result in results)
   for line in lost[::40]:
     board, model_slips = rules.EMPTY_BOARD, 0
@@ -142,6 +148,53 @@ def test_thoughts_show_mistakes_and_the_rest(material):
   some = judged_boards.thoughts(material.games, 9)
   assert len(set(some)) == 9
   assert [t.is_optimal for t in some] == [False] * 3 + [True] * 6
+
+
+def test_a_false_thought_is_marked_where_the_move_is_optimal(tmp_path):
+  played = players.matches(players.PERFECT)
+  say = "<think>I keep the draw.</think>\n<move>{}</move>".format
+  path = players.write(played, tmp_path / "games.jsonl", say)
+  found = run_page.collect(games_after=path)
+  is_false = {}
+  for thought in judged_boards.thoughts(found.games, 10_000):
+    assert thought.is_optimal
+    board = board_text.from_text(thought.board)
+    # Who keeps a draw where a win is possible has a false reason.
+    assert thought.is_false == (solver.solve().value[board] == solver.WIN)
+    is_false[board] = thought.is_false
+  assert set(is_false.values()) == {True, False}
+  shown = judged_boards.thoughts(found.games, 9)
+  text = re.sub("<script>.*</script>", "", written(found, tmp_path), flags=re.S)
+  marks = text.count("✗ The thought is false.")
+  assert marks == sum(thought.is_false for thought in shown) > 0
+  table = judged_boards.policy_table(found.games)
+  turns = {(g.agent, turn.board) for g in found.games for turn in g.turns}
+  for mark, keys in table["false_thoughts"].items():
+    assert {*keys} < {*table["answers"][mark]}
+    assert len(keys) >= sum(is_false[b] for who, b in turns if who == mark)
+
+
+def test_an_illegal_answer_has_its_thought_judged(tmp_path):
+  played = players.matches(players.PERFECT * 0)
+  path = players.write(played, tmp_path / "games.jsonl", "I win at {}.".format)
+  lost = judged_boards.lost_lines(recorded_games.read_games(path))
+  assert lost and all(line.last and line.is_false for line in lost)
+
+
+def test_rates_of_thoughts_are_on_the_page(material, tmp_path):
+  assert "true thoughts" not in written(material, tmp_path / "without")
+  rates = {"thought_true_rate": 0.125, "thought_no_claim_rate": 0.0625}
+  results = {
+    mark: dataclasses.replace(result, **rates)
+    for mark, result in material.after.results.items()
+  }
+  after = material.after.model_copy(update={"results": results})
+  changed = dataclasses.replace(material, before=after, after=after)
+  text = written(changed, tmp_path / "with")
+  elements(text)
+  assert text.count("<b>12.50 %</b>true thoughts as ") == 2
+  assert text.count('<span class="was">12.50 →</span>12.50') == 2
+  assert text.count('<span class="was">6.25 →</span>6.25') == 2
 
 
 def test_what_a_model_says_stays_text(text):
@@ -183,7 +236,7 @@ def test_the_page_asks_for_nothing(text):
 
 
 def test_the_results_are_on_the_page(material, text):
-  for mark in game_files.MARKS:
+  for mark in board_records.MARKS:
     result = players.exact(material.after, mark)
     lost = f"{result.lines_lost} of {result.lines}"
     assert f"{lost} → {lost}</b>" in text

@@ -29,7 +29,8 @@ def address(tmp_path_factory) -> str:
   """The page of a player that takes the first free cell."""
   directory = tmp_path_factory.mktemp("page")
   games = directory / "games.jsonl"
-  players.write(players.matches(players.FIRST_LEGAL), games, "<b>{}</b>".format)
+  played = players.matches(players.FIRST_LEGAL)
+  players.write(played, games, "<b>{}</b> I force a win.".format)
   output = directory / "report.html"
   run_page.write(run_page.collect(games_after=games), output)
   return output.as_uri()
@@ -129,7 +130,10 @@ def test_a_game_is_clicked_through(opened, person, choices, ending):
       assert " or ".join(map(text_formats.coordinate, best)) in text
     if not mine:
       # Its words, as text.
-      assert entry.locator("pre").inner_text() == f"<b>{name}</b>"
+      words = entry.locator("pre").inner_text()
+      assert words == f"<b>{name}</b> I force a win."
+      value = solver.solve().move_values[board, cell]
+      assert ("The thought is false." in text) == (value != solver.WIN)
     board = int(rules.successors()[board, cell])
   tab.click("#undo")
   board, _ = expected(person, clicked[:-1])

@@ -10,8 +10,8 @@ import pytest
 
 from tunix_ttt import errors
 from tunix_ttt.games import game as game_lib
-from tunix_ttt.games import pgx_games
 from tunix_ttt.games.connect_four import connect_four_text
+from tunix_ttt.games.pgx_boards import pgx_games
 from tunix_ttt.games.pgx_boards import pgx_text
 
 pgx = pytest.importorskip("pgx")

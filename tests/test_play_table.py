@@ -10,15 +10,17 @@ from tests import players
 from tests import toy_games
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import recorded_games
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
+from tunix_ttt.games.tictactoe import board_records
 from tunix_ttt.games.tictactoe import board_text
+from tunix_ttt.games.tictactoe import judged_boards
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import text_formats
 from tunix_ttt.games.tictactoe import tictactoe_game
 from tunix_ttt.games.tictactoe import tictactoe_text
-from tunix_ttt.report import judged_boards
 from tunix_ttt.report import play_table
 
 # Without the board and the tables of its own definition.
@@ -98,7 +100,7 @@ def boards(tmp_path_factory):
   """Games of tic-tac-toe on every line, and its table of answers."""
   path = tmp_path_factory.mktemp("games") / "games.jsonl"
   players.write(players.matches(players.FIRST_LEGAL), path)
-  return game_files.read_games(path)
+  return recorded_games.read_games(path)
 
 
 def policy_of(games):
@@ -107,7 +109,7 @@ def policy_of(games):
   for game in games:
     for turn in game.turns:
       seen = text_formats.render_observation(
-        turn.board, game_files.MARKS[game.agent], turn.opponent_move
+        turn.board, board_records.MARKS[game.agent], turn.opponent_move
       )
       move = text_formats.coordinate(turn.move)
       policy[game.agent][seen] = game_files.Answer(seen, turn.response, move)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tunix_ttt import errors
+from tunix_ttt.games import board_page
 from tunix_ttt.report import plots
 
 SFT = [
@@ -34,6 +35,11 @@ def test_panels_are_of_what_there_is():
   assert [*found] == ["rewards", "play_X_$odd<&", "lines_lost", "kl", "lengths"]
   assert [*found["rewards"].lines] == ["all", "a", "b"]
   assert [*found["play_X_$odd<&"].lines] == ["win", "draw"]
+  seat = {"step": 0, "split": "eval", "first player/lines_lost": 2.0, "first player/mcts:4/win_rate": 0.5}  # fmt: skip
+  found = by_name([*GRPO, seat])
+  assert [*found["lines_lost"].lines] == ["as X", "as first player"]
+  title = "As first player against a mcts:4 player"
+  assert found["play_first player_mcts:4"].title == title
   assert [*by_name([{**GRPO[1], "reward/b": 0.0}])["rewards"].lines] == [
     "all", "a", "b",
   ]  # fmt: skip
@@ -52,7 +58,10 @@ def test_curves_draw_values_and_their_means():
 
 
 def test_a_heat_map_has_the_share_of_each_cell():
-  figure = plots.heat_map([1, 0, 0, 0, 6, 0, 0, 0, 0, 1], "a title", "A2")
+  cells = [row + column for row in "ABC" for column in "123"]
+  counts = [1, 0, 0, 0, 6, 0, 0, 0, 0, 1]
+  moves = board_page.FirstMoves("name", "a title", counts, cells, {"A2": "X"})
+  figure = plots.heat_map(moves)
   texts = [text.get_text() for text in figure.axes[0].texts]
   assert texts[:5] == ["A1\n12.5%", "X", "A3\n0", "B1\n0", "B2\n75.0%"]
   assert texts[-1] == "no free cell: 12.5%"

@@ -8,6 +8,8 @@ import pytest
 from tests import players
 from tunix_ttt import errors
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import recorded_games
+from tunix_ttt.games.tictactoe import board_records
 
 GAME: dict[str, Any] = {
   "agent": "X",
@@ -22,7 +24,7 @@ GAME: dict[str, Any] = {
 
 
 def test_a_game_is_its_moves_in_their_order():
-  game = game_files.Game.model_validate(GAME)
+  game = board_records.Game.model_validate(GAME)
   assert game.moves() == (1, 4, 3, 0, 6, 8)
   assert game.is_lost and all(turn.is_legal for turn in game.turns)
 
@@ -30,7 +32,7 @@ def test_a_game_is_its_moves_in_their_order():
 def test_an_illegal_answer_is_no_move():
   turns = [*GAME["turns"][:2], {**GAME["turns"][2], "move": "B2"}]
   change = {"ending": "illegal", "board": "OX.XO....", "turns": turns}
-  game = game_files.Game.model_validate({**GAME, **change})
+  game = board_records.Game.model_validate({**GAME, **change})
   assert game.moves() == (1, 4, 3, 0)
   assert [turn.is_legal for turn in game.turns] == [True, True, False]
 
@@ -38,9 +40,9 @@ def test_an_illegal_answer_is_no_move():
 def test_games_of_every_line_are_read_as_they_were_played(tmp_path):
   played = players.matches(players.FIRST_LEGAL)
   path = players.write(played, tmp_path / "games.jsonl")
-  games = game_files.read_games(path)
+  games = recorded_games.read_games(path)
   summary = game_files.read_summary(game_files.summary_path(path))
-  for match, mark in zip(played, game_files.MARKS, strict=True):
+  for match, mark in zip(played, board_records.MARKS, strict=True):
     result = players.exact(summary, mark)
     assert result == match.result
     theirs = [game for game in games if game.agent == mark]
@@ -66,7 +68,7 @@ def test_what_is_no_game_is_told_by_its_line(tmp_path, change, found):
   path = tmp_path / "games.jsonl"
   path.write_text(json.dumps(GAME) + "\n" + json.dumps({**GAME, **change}))
   with pytest.raises(errors.UserError) as error:
-    game_files.read_games(path)
+    recorded_games.read_games(path)
   assert str(error.value).startswith(f"{path}:2: ") and found in str(
     error.value
   )
@@ -79,4 +81,4 @@ def test_openings_are_of_nine_cells_and_none(tmp_path):
   summary["openings"]["x"].pop()
   path.write_text(json.dumps(summary))
   with pytest.raises(errors.UserError, match=r"openings\.x: .* at least 10"):
-    game_files.read_summary(path)
+    game_files.read_summary(path, players.GAME.board)

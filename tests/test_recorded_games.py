@@ -35,7 +35,7 @@ def written(path, *rows):
 
 def test_games_and_their_policy_are_read_as_they_were_written(tmp_path):
   path = nim_games.write(tmp_path / "games.jsonl")
-  assert recorded_games.is_recorded(path)
+  assert recorded_games.board_of(path) is None
   games = recorded_games.read_games(path)
   rows = [
     game.model_dump(by_alias=True, exclude={"step"}, exclude_none=False)
@@ -63,7 +63,7 @@ def test_rollouts_have_a_step_and_slips_are_counted(tmp_path):
 def test_games_of_tictactoe_are_told_apart(tmp_path):
   played = players.matches(players.FIRST_LEGAL)
   path = players.write(played, tmp_path / "games.jsonl")
-  assert not recorded_games.is_recorded(path)
+  assert recorded_games.board_of(path) is not None
 
 
 @pytest.mark.parametrize(

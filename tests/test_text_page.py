@@ -57,7 +57,7 @@ def kuhn(number: int) -> recorded_games.Game:
 
 def kuhn_material(count: int) -> run_page.Material:
   return run_page.Material(
-    recorded=[kuhn(number) for number in range(count)],
+    games=[kuhn(number) for number in range(count)],
     play=play_table.load("kuhn_poker", {}, {}),
   )
 
@@ -85,7 +85,7 @@ def test_a_page_is_played_by_text_and_lists_games(material, text):
 def test_every_recorded_game_is_on_the_page(material, text):
   body = text.partition('id="recorded">')[2]
   records = re.findall(r"<details.*?</details>", body, re.DOTALL)
-  games = sorted(material.recorded, key=lambda game: game.reward)
+  games = sorted(material.games, key=lambda game: game.reward)
   assert len(games) > 30 and f"All {len(games)} games" in body
   for record, game in zip(records, games, strict=True):
     summary = html.unescape(
@@ -187,9 +187,9 @@ def test_the_games_of_a_model_make_a_page_to_play(model, tokenizer, tmp_path):
   path = tmp_path / "games.jsonl"
   matches.write(path, played, untrained, "a model", config)
   collected = run_page.collect(games_after=path)
-  names = {game.game for game in collected.recorded}
-  assert names == {"nim"} and len(collected.recorded) == 32
-  for game in collected.recorded:
+  names = {game.game for game in collected.games}
+  assert names == {"nim"} and len(collected.games) == 32
+  for game in collected.games:
     # Constrained answers are readable, if not always legal.
     assert game.turns and all(turn.move for turn in game.turns)
     is_legal = all(turn.legal for turn in game.turns)

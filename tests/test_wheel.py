@@ -66,6 +66,15 @@ def test_it_has_all_packages():
   assert listed == packages | moved
 
 
+def test_it_has_all_assets(installed):
+  assets = {
+    path.relative_to(conftest.ROOT)
+    for path in (conftest.ROOT / "tunix_ttt").rglob("assets/*")
+  }
+  assert len(assets) > 5
+  assert all((installed / path).is_file() for path in assets)
+
+
 def test_commands_are_the_scripts(ttt):
   code, out, _ = ttt("--help")
   assert code == 0 and "usage: ttt COMMAND" in out

@@ -11,12 +11,13 @@ def _parse() -> argparse.Namespace:
     "python training/play.py --model RUN/checkpoint-final --as o",
   )
   cli.add_model(parser)
-  parser.add_argument(
+  who = parser.add_mutually_exclusive_group()
+  who.add_argument(
     "--as",
     dest="seat",
     help="your seat by the game's name, such as x or o (default: the first)",
   )
-  parser.add_argument(
+  who.add_argument(
     "--self-play",
     type=cli.positive,
     metavar="N",
@@ -38,8 +39,11 @@ def main() -> None:
   cli.require_tunix()
   # Imported lazily: pulls in Tunix.
   from tunix_ttt.evaluate import partner as partner_lib
+  from tunix_ttt.games import catalog
   from tunix_ttt.train import reference_log_probs
 
+  if flags.seat is not None:
+    catalog.of(config).seat_number(flags.seat, "--as")
   model = reference_log_probs.load(flags.model, config)
   count = flags.self_play or 1
   partner = partner_lib.Partner(model, config, seed=flags.seed, num_games=count)

@@ -13,10 +13,13 @@ import platform
 import re
 import secrets
 import shutil
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+import pydantic
 
 from tunix_ttt import errors
 
+RowT = TypeVar("RowT", bound=pydantic.BaseModel)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -143,6 +146,39 @@ def read_jsonl(
     yield line.number, line.row
   if is_empty:
     raise errors.UserError(f"{path}: this {what} has no rows")
+
+
+class Row(pydantic.BaseModel):
+  """A strict, frozen record; an unknown key is an error."""
+
+  model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def read_rows(
+  kind: type[RowT], path: pathlib.Path, what: str, script: str | None = None
+) -> Iterator[tuple[int, RowT]]:
+  """Yields (line number, row) of a JSONL file.
+
+  Args:
+    kind: Class that validates rows.
+    path: Path of the file.
+    what: Noun for the file in error messages.
+    script: Script that writes such files, for error messages.
+
+  Raises:
+    errors.UserError: if a row is wrong, with its file, line and field.
+  """
+  for number, row in read_jsonl(path, what):
+    try:
+      yield number, kind.model_validate(row)
+    except pydantic.ValidationError as error:
+      first = error.errors()[0]
+      fault = first["msg"].removeprefix("Value error, ")
+      if first["loc"]:
+        fault = f"{'.'.join(map(str, first['loc']))}: {fault}"
+      if script is not None:
+        fault += f"; is this a file that {script} wrote?"
+      raise errors.UserError(f"{path}:{number}: {fault}") from None
 
 
 def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:

@@ -89,8 +89,8 @@ def train_grpo(
   or float [B], a reward for each game. A pair `(function, weight)` scales a
   reward.
 
-  `advantage` (an `algorithms.advantages.Estimator`), `opponent` (a
-  `games.tictactoe.opponents.Opponent`) and `text` (makes a `TextFormat`: system
+  `advantage` (an `algorithms.advantages.Estimator`), `opponent` (a player of the
+  game, see `games.players.Player`) and `text` (makes a `TextFormat`: system
   prompt, observations, answers) are functions at the top level of a module or
   notebook, or `package.module:function`. They replace
   `grpo.advantage_estimator`, `opponents` and `play.format` of the config.

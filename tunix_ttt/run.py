@@ -7,7 +7,6 @@ from typing import Any
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
-from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import recorded_games
 from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import run_directory
@@ -56,17 +55,14 @@ class Run:
     rows = run_directory.read_metrics(self.path)
     return [row for row in rows if split in (None, row["split"])]
 
-  def games(self) -> Iterator[game_files.Game | recorded_games.Game]:
+  def games(self) -> Iterator[Any]:
     """Yields the games of the finished model: every line, or examples.
 
-    They are played first, unless the run has them.
+    They are played first, unless the run has them, and are records as
+    `recorded_games.read_games` returns them.
     """
     recipes.play_finished(self.path, self.config)
-    path = self.path / run_directory.GAMES
-    if recorded_games.is_recorded(path):
-      yield from recorded_games.read_games(path)
-    else:
-      yield from game_files.read_games(path)
+    yield from recorded_games.read_games(self.path / run_directory.GAMES)
 
   def report(self) -> pathlib.Path | None:
     """Writes the page of the run, unless it is there; returns its path."""

@@ -81,6 +81,7 @@ class Stream(enum.StrEnum):
   PLAYER_MOVES = "moves of players"  # ply
   GAME_CONFORMANCE = "games that check a game's rules and text"  # game
   FIRST_STATES = "first states that an exact solver compares"
+  ESTIMATED_ANSWERS = "moves that estimate the number of requests"  # seat
   TRACED_GAMES = "games whose traces are rows"  # game
 
   @property

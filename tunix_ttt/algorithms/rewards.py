@@ -22,14 +22,13 @@ from tunix_ttt.runs import run_manifest
 
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
+Decode = trajectory_lib.Decode
 
 # (B games of at most T turns, on the host) -> float [B, T], credited to turns,
 # or [B], credited to the last turn of each game. Values of unplayed turns are
 # ignored. A parameter `texts` receives the model's answers, a list of B lists
 # of T strings, "" for unplayed turns.
 Reward = Callable[..., Any]
-# (token ids) -> text
-Decode = Callable[[list[int]], str]
 # Rewards by name, optionally with a weight (1 by default).
 Rewards = Mapping[str, Reward | tuple[Reward, float]]
 
@@ -102,18 +101,6 @@ def records(custom: CustomRewards) -> dict[str, run_manifest.RewardRecord]:
   }
 
 
-def answer_texts(games: Trajectory, decode: Decode) -> list[list[str]]:
-  """Decodes the answers of games, B lists of T texts; "" for unplayed turns."""
-  masks, tokens = np.asarray(games.action_mask), np.asarray(games.actions)
-  return [
-    [
-      decode(answer[mask].tolist()) if mask.any() else ""
-      for answer, mask in zip(game_tokens, game_masks, strict=True)
-    ]
-    for game_tokens, game_masks in zip(tokens, masks, strict=True)
-  ]
-
-
 def evaluate_custom(
   name: str, function: Reward, games: Trajectory, decode: Decode = str
 ) -> np.ndarray:
@@ -143,7 +130,9 @@ def _checked_shape(
     # Some compiled functions have no signature.
     takes_texts = False
   # Errors of the function keep their traceback.
-  texts = {"texts": answer_texts(games, decode)} if takes_texts else {}
+  texts = (
+    {"texts": trajectory_lib.answer_texts(games, decode)} if takes_texts else {}
+  )
   result = function(games, **texts)
   try:
     values = np.asarray(result)
@@ -190,6 +179,11 @@ def check(
       f"rewards.move_quality: {game.name} has no kinds of moves; remove its"
       " weight"
     )
+  if config.thought_weight and game.thought_truth is None:
+    raise errors.UserError(
+      f"rewards.thought_weight: thoughts of {game.name} cannot be judged, or"
+      " data.games.thoughts is none; remove the weight"
+    )
   for name, (function, _) in custom.items():
     _checked_shape(name, function, games, lambda ids: "")
 
@@ -215,7 +209,7 @@ def components(
   """Returns the weighted rewards float32 [B, T] of B games on the host, by name.
 
   Values of unplayed turns are 0. Rewards of weight 0 are left out. `decode` maps
-  token ids to text, for custom rewards on texts.
+  token ids to text, for rewards on texts.
 
   Raises:
     errors.UserError: if a custom reward has a wrong shape or is not finite.
@@ -229,6 +223,7 @@ def components(
     "move_quality": lambda: move_quality(game, games, config.move_quality),
     "optimal_move": lambda: (regret(game, games) == 0).astype(np.float32),
     "regret": lambda: -regret(game, games),
+    "thought": lambda: true_thoughts(game, games, decode),
     "format": lambda: (np.asarray(games.moves) >= 0).astype(np.float32),
     "length": lambda: (
       -np.asarray(games.action_mask).sum(axis=2) / max_new_tokens
@@ -281,3 +276,10 @@ def move_quality(
 def regret(game: definition.Definition, games: Trajectory) -> np.ndarray:
   """Returns the regret of each move of a solved game, float32 [B, T]."""
   return game.regret(games.states, np.asarray(games.moves))
+
+
+def true_thoughts(
+  game: definition.Definition, games: Trajectory, decode: Decode
+) -> np.ndarray:
+  """Returns 1 for each answer whose thought states a true reason, [B, T]."""
+  return trajectory_lib.thought_truths(game, games, decode) == 1

@@ -105,6 +105,8 @@ class RewardsConfig:
       the best return that is possible less the move's. It is 1 from a won to a
       drawn or a drawn to a lost position, and the largest difference of returns
       without a legal move.
+    thought_weight: Weight of the reward of 1 for each answer whose thought
+      states a true reason for the move, for games whose thoughts are judged.
     format_weight: Weight of the reward of 1 for each readable answer.
     length_weight: Weight of the penalty for each answer's length, as a fraction
       of `play.max_new_tokens`.
@@ -117,6 +119,7 @@ class RewardsConfig:
   return_weight: Finite = 0.0
   optimal_move_weight: Finite = 0.0
   regret_weight: Finite = 0.0
+  thought_weight: Finite = 0.0
   format_weight: Finite = 0.0
   length_weight: Finite = 0.0
   custom: dict[sections.Text, sections.Reference] = pydantic.Field(
@@ -132,6 +135,7 @@ class RewardsConfig:
       "move_quality": self.move_quality.weight,
       "optimal_move": self.optimal_move_weight,
       "regret": self.regret_weight,
+      "thought": self.thought_weight,
       "format": self.format_weight,
       "length": self.length_weight,
     }

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import pathlib
 import re
 import string
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 import unicodedata
 
 import pydantic
@@ -30,7 +30,6 @@ from tunix_ttt.text import chat
 if TYPE_CHECKING:
   from tunix_ttt.models import checkpoints
 
-RowT = TypeVar("RowT", bound=pydantic.BaseModel)
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 
 
@@ -81,7 +80,7 @@ def load(
   """
   path = files.or_packaged(pathlib.Path(path), "evalsets")
   items: dict[str, Item] = {}
-  for number, item in read_rows(Item, path, "evalset"):
+  for number, item in files.read_rows(Item, path, "evalset"):
     if item.id in items:
       raise errors.UserError(f"{path}:{number}: the id {item.id!r} is taken")
     if item.match == "optimal_move" or item.board is not None:
@@ -92,33 +91,6 @@ def load(
         raise errors.UserError(f"{path}:{number}: {error}") from None
     items[item.id] = item
   return list(items.values())
-
-
-def read_rows(
-  kind: type[RowT], path: pathlib.Path, what: str, script: str | None = None
-) -> Iterator[tuple[int, RowT]]:
-  """Yields (line number, row) of a JSONL file.
-
-  Args:
-    kind: Class that validates rows.
-    path: Path of the file.
-    what: Noun for the file in error messages.
-    script: Script that writes such files, for error messages.
-
-  Raises:
-    errors.UserError: If a row is wrong, with its file, line and field.
-  """
-  for number, row in files.read_jsonl(path, what):
-    try:
-      yield number, kind.model_validate(row)
-    except pydantic.ValidationError as error:
-      first = error.errors()[0]
-      fault = first["msg"].removeprefix("Value error, ")
-      if first["loc"]:
-        fault = f"{'.'.join(map(str, first['loc']))}: {fault}"
-      if script is not None:
-        fault += f"; is this a file that {script} wrote?"
-      raise errors.UserError(f"{path}:{number}: {fault}") from None
 
 
 def verdict(
@@ -145,14 +117,12 @@ def _normalize(text: str) -> str:
   return " ".join(text.split()).strip(string.punctuation + string.whitespace)
 
 
-class Answer(pydantic.BaseModel):
+class Answer(files.Row):
   """A model's response to one item, scored.
 
   The fields of the item are as in `Item`. The score is 1 for a right answer,
   else 0, and the seed is the random seed for sampling.
   """
-
-  model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
   id: str
   section: str
@@ -239,7 +209,7 @@ def read(path: pathlib.Path) -> dict[str, Answer]:
     errors.UserError: If a line is not an answer, or repeats an item.
   """
   answers: dict[str, Answer] = {}
-  rows = read_rows(Answer, path, "answer file", "eval_generate.py")
+  rows = files.read_rows(Answer, path, "answer file", "eval_generate.py")
   for number, answer in rows:
     if answer.id in answers:
       raise errors.UserError(

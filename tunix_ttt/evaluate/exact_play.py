@@ -4,7 +4,7 @@ A game meets each state at most once, so expected results follow from one pass
 over the states, and the worst that opponents can do from another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -127,6 +127,47 @@ class ExactPlay:
         numbers[rows] >= 0
       )
     return int(turns[0])
+
+  def legal_actions(self, seat: int) -> np.ndarray:
+    """Returns the mask of legal actions at each decision of a seat, bool [D, A]."""
+    numbers = self.decisions[seat].numbers
+    turns = np.flatnonzero(numbers >= 0)
+    legal = np.zeros((len(self.decisions[seat]), self._legal.shape[1]), bool)
+    legal[numbers[turns]] = self._legal[turns]
+    return legal
+
+  def explore(
+    self, seat: int, act: Callable[[np.ndarray], Sequence[int]]
+  ) -> np.ndarray:
+    """Asks a deterministic policy for its actions, breadth first.
+
+    The policy is asked once for each decision that follows from its earlier
+    actions and any moves of the others and of chance.
+
+    Args:
+      seat: Number of the seat.
+      act: Function from the numbers of n decisions to the n actions there, -1 for
+        an answer that ends the game.
+
+    Returns:
+      Numbers of the decisions that were asked for, in ascending order, int [R].
+    """
+    numbers, actions = self.decisions[seat].numbers, {}
+    possible = np.concatenate([self._legal, self._chance > 0], axis=1)
+    steps = np.arange(possible.shape[1])
+    reached = np.zeros(len(numbers), bool)
+    reached[0] = True
+    for rows in self._levels:
+      rows = rows[reached[rows]]
+      turns = numbers[rows].tolist()
+      new = np.array(sorted({*turns} - {-1} - actions.keys()), int)
+      if len(new):
+        actions |= zip(new.tolist(), act(new), strict=True)
+      chosen = np.array([actions.get(turn, -1) for turn in turns], int)
+      is_other = numbers[rows] < 0
+      played = possible[rows] & (is_other[:, None] | (steps == chosen[:, None]))
+      reached[self._targets[rows][played]] = True
+    return np.array(sorted(actions), int)
 
   def judge(self, seat: int, policy: decisions_lib.SeatPolicy) -> ExactVerdict:
     """Returns the exact results of a policy in a seat.

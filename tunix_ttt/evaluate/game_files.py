@@ -1,133 +1,16 @@
 """Reads files of games, and results from summaries and metrics."""
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import pathlib
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pydantic
 
 from tunix_ttt import files
-from tunix_ttt.evaluate import evalsets
 from tunix_ttt.evaluate import rates as rates_lib
-from tunix_ttt.games.tictactoe import board_text
-from tunix_ttt.games.tictactoe import rules
-from tunix_ttt.games.tictactoe import text_formats
-from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.games import board_page
 from tunix_ttt.runs import run_manifest
-
-Mark = Literal["X", "O"]
-MARKS: dict[Mark, int] = {"X": rules.X, "O": rules.O}
-
-_ENDINGS = {e.name.lower() for e in trajectory_lib.Ending} - {"ongoing"}
-
-
-def _cell(name: Any) -> int | None:
-  if name is not None and name not in text_formats.COORDINATES:
-    raise ValueError("expected a cell, A1 to C3, or null")
-  return None if name is None else text_formats.cell_from_coordinate(name)
-
-
-def _board(text: Any) -> int:
-  if not isinstance(text, str) or len(text) != 9 or set(text) - set(".XO"):
-    raise ValueError("expected a board of nine of .XO")
-  board = board_text.from_text(text)
-  if not rules.reachable()[board]:
-    raise ValueError(f"no game reaches the board {text}")
-  return board
-
-
-def _ending(name: Any) -> str:
-  if name not in _ENDINGS:
-    raise ValueError(f"expected one of {', '.join(sorted(_ENDINGS))}")
-  return name
-
-
-# Counts of the nine cells, and last of answers that name no free cell.
-Counts = Annotated[
-  list[pydantic.NonNegativeInt],
-  pydantic.Field(
-    min_length=rules.NUM_CELLS + 1, max_length=rules.NUM_CELLS + 1
-  ),
-]
-Cell = Annotated[int | None, pydantic.BeforeValidator(_cell)]
-Board = Annotated[int, pydantic.BeforeValidator(_board)]
-Ending = Annotated[str, pydantic.BeforeValidator(_ending)]
-
-
-class Row(pydantic.BaseModel):
-  """A strict, frozen record; an unknown key is an error."""
-
-  model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Turn(Row):
-  """A turn of the model: `board` before its answer, which names the cell `move`.
-
-  The opponent's last move and the move are None if there is none.
-  """
-
-  board: Board
-  opponent_move: Cell
-  response: str
-  move: Cell
-  optimal: bool
-
-  @property
-  def is_legal(self) -> bool:
-    """Whether the move takes a free cell."""
-    legal = int(rules.legal_masks()[self.board])
-    return self.move is not None and bool(legal >> self.move & 1)
-
-
-class Game(Row):
-  """A game, as `rollout.trajectory.describe` writes it; `board` is its end."""
-
-  agent: Mark
-  ending: Ending
-  board: Board
-  turns: Annotated[list[Turn], pydantic.Field(min_length=1)]
-
-  @pydantic.model_validator(mode="after")
-  def _check(self) -> Self:
-    self.moves()
-    return self
-
-  @property
-  def is_lost(self) -> bool:
-    """Whether the game is neither a win nor a draw of the model."""
-    return self.ending not in ("win", "draw")
-
-  def moves(self) -> tuple[int, ...]:
-    """Returns the legal moves of both players as cells, X's first."""
-    moves: list[int] = []
-    before = rules.EMPTY_BOARD
-    for after in (*(turn.board for turn in self.turns), self.board):
-      marks, new = rules.cells()[before], rules.cells()[after]
-      changed = marks != new
-      if (changed & (marks != rules.EMPTY)).any():
-        raise ValueError("a mark of one board is not on the next")
-      if changed.sum() > 2:
-        raise ValueError("more than two moves lie between two boards")
-      is_second = (new != rules.side_to_move()[before]).tolist()
-      cells = changed.nonzero()[0].tolist()
-      moves += sorted(cells, key=is_second.__getitem__)
-      before = after
-    for number, cell in enumerate(moves):
-      mark = rules.cells()[self.board][cell]
-      if mark != (rules.O if number % 2 else rules.X):
-        raise ValueError("the boards belong to different games")
-    return tuple(moves)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Openings:
-  """Counts of a model's first moves as X, and as O by the cell X has taken."""
-
-  temperature: float
-  x: Counts
-  o: dict[str, Counts]
 
 
 class Answer(NamedTuple):
@@ -144,16 +27,17 @@ class Answer(NamedTuple):
 class Summary(pydantic.BaseModel):
   """The summary written beside a file of games.
 
-  `revision` is `checkpoints.Model.revision`, None in older files; `openings` is
-  None if first moves were not sampled. `policy` has each observation of a seat
-  with the response and its move, for games that are judged by their states.
+  `revision` is `checkpoints.Model.revision`, None in older files; `openings` are
+  the fields of `BoardPage.openings`, None if first moves were not sampled.
+  `policy` has each observation of a seat with the response and its move, for
+  games that are judged by their states.
   """
 
   model: str
   revision: str | None = None
   play: dict[str, Any]
   results: dict[str, rates_lib.Exact | rates_lib.Sampled]
-  openings: Openings | None = None
+  openings: Any = None
   policy: dict[str, list[Answer]] = {}
 
 
@@ -168,15 +52,19 @@ def check_absent(output: pathlib.Path) -> None:
   files.check_output(summary_path(output))
 
 
-def read_summary(path: pathlib.Path) -> Summary:
-  """Reads a summary of games; raises a UserError if it is something else."""
-  return run_manifest.read_record(Summary, path, "summary of games")
+def read_summary(
+  path: pathlib.Path, board: board_page.BoardPage | None = None
+) -> Summary:
+  """Reads a summary of games; its openings are parsed if there is a board.
 
-
-def read_games(path: pathlib.Path) -> list[Game]:
-  """Reads a JSONL file of games; a line that is no game is a UserError."""
-  rows = evalsets.read_rows(Game, path, "file of games", "eval_play.py")
-  return [game for _, game in rows]
+  Raises:
+    errors.UserError: If the file is something else.
+  """
+  kind = Summary
+  if board is not None:
+    openings: Any = (board.openings | None, None)
+    kind = pydantic.create_model("Summary", __base__=Summary, openings=openings)
+  return run_manifest.read_record(kind, path, "summary of games")
 
 
 class Side(NamedTuple):
@@ -184,7 +72,7 @@ class Side(NamedTuple):
 
   `against` has the rates of endings (`rates.RATES`) by opponent. `lines`,
   `lines_lost` and `returns` are as in `rates.Exact`, None or empty if unknown;
-  `intervals` are as in `rates.Sampled`.
+  `intervals` are as in `rates.Sampled`, and the rates of thoughts as in both.
   """
 
   against: Mapping[str, Mapping[str, float]]
@@ -193,6 +81,8 @@ class Side(NamedTuple):
   lines_lost: int | None = None
   intervals: Mapping[str, tuple[float, float]] | None = None
   returns: Mapping[str, float] = MappingProxyType({})
+  thought_true_rate: float | None = None
+  thought_no_claim_rate: float | None = None
 
   @property
   def lost_text(self) -> str:
@@ -229,8 +119,8 @@ def sides_of_summary(summary: Summary) -> dict[str, Side]:
   for seat, result in summary.results.items():
     side = Side(
       result.against(opponent),
-      result.optimal_move_rate,
       returns=result.returns,
+      **{name: getattr(result, name) for name in rates_lib.OF_DECISIONS},
     )
     if isinstance(result, rates_lib.Exact):
       side = side._replace(lines=result.lines, lines_lost=result.lines_lost)
@@ -279,8 +169,8 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
     if against:
       sides[seat] = Side(
         against,
-        row.get(f"{seat}/optimal_move_rate"),
         lines_lost=None if lost is None else int(lost),
         returns=returns.get(seat, {}),
+        **{name: row.get(f"{seat}/{name}") for name in rates_lib.OF_DECISIONS},
       )
   return sides

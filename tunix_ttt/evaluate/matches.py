@@ -1,6 +1,6 @@
 """Plays games of a model on every line or by sampling, and writes them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -71,7 +71,8 @@ def play_all_lines(
   game = catalog.of(config)
   if game.lines is not None:
     player = model_player.Player(model, config, game.environment())
-    yield from exact_matches(player, game, config.play.batch_size)
+    size = config.play.batch_size
+    yield from exact_matches(player, game, size, decode=player.decode)
     return
   judge = state_judge.StateJudge(model, config)
   # The judge needs no games; these show how the model plays.
@@ -119,12 +120,13 @@ def exact_matches(
   game: definition.Definition,
   batch_size: int,
   *,
+  decode: trajectory_lib.Decode | None = None,
   in_training: bool = False,
 ) -> Iterator[Match]:
   """Yields a greedy player's games on every line, in each seat.
 
-  `play` must have a uniformly random opponent. In training, progress bars are
-  removed at their end.
+  `play` must have a uniformly random opponent. `decode` turns token ids into
+  text, to judge thoughts. In training, progress bars are removed at their end.
   """
   assert game.lines is not None
   for seat, name in enumerate(game.seats):
@@ -144,11 +146,12 @@ def exact_matches(
     games = model_player.play_batches(
       play, draw, total, batch_size, name=name, leave=leave
     )
-    yield Match(game, name, games, rates_lib.exact_of_lines(game, games))
+    result = rates_lib.exact_of_lines(game, games, decode)
+    yield Match(game, name, games, result)
 
 
 def sampled_matches(
-  player: model_player.Player,
+  player: model_player.GamePlayer,
   config: config_lib.PlayConfig,
   seed: int,
   *,
@@ -182,7 +185,8 @@ def sampled_matches(
       name=name,
       leave=not in_training,
     )
-    yield Match(game, name, games, rates_lib.sampled(game, games))
+    result = rates_lib.sampled(game, games, player.decode)
+    yield Match(game, name, games, result)
 
 
 def sample_openings(
@@ -190,7 +194,7 @@ def sample_openings(
   config: config_lib.SFTConfig,
   seed: int,
   num_games: int = NUM_OPENINGS,
-) -> game_files.Openings | None:
+) -> dict[str, Any] | None:
   """Samples first moves at temperature 1 in each seat; None if not pictured.
 
   Raises:
@@ -222,7 +226,7 @@ def sample_openings(
         )
       )
   counts = lines.count_openings(every)
-  return game_files.Openings(temperature=OPENINGS_TEMPERATURE, **counts)
+  return {"temperature": OPENINGS_TEMPERATURE, **counts}
 
 
 class Evaluator:
@@ -260,7 +264,13 @@ class Evaluator:
       played = self._judge(in_training=True)
     else:
       if self._config.exhaustive_eval:
-        matches = exact_matches(player, game, play.batch_size, in_training=True)
+        matches = exact_matches(
+          player,
+          game,
+          play.batch_size,
+          decode=player.decode,
+          in_training=True,
+        )
       else:
         seed = self._config.seed
         matches = sampled_matches(player, play, seed, in_training=True)
@@ -274,8 +284,9 @@ class Evaluator:
         metrics |= {f"{seat}/{opponent}/{k}": v for k, v in rates.items()}
       for name, value in result.returns.items():
         metrics[f"{seat}/return/{name}"] = value
-      if result.optimal_move_rate is not None:
-        metrics[f"{seat}/optimal_move_rate"] = result.optimal_move_rate
+      for name in rates_lib.OF_DECISIONS:
+        if (value := getattr(result, name)) is not None:
+          metrics[f"{seat}/{name}"] = value
       scores += rates_lib.points(game, result, play.opponent)
     return metrics | {"score": float(np.mean(scores))}
 
@@ -286,23 +297,45 @@ def write(
   model: checkpoints.Model,
   name: str,
   config: config_lib.SFTConfig,
-  openings: game_files.Openings | None = None,
+  openings: dict[str, Any] | None = None,
+) -> None:
+  """Writes the games of a model; see `write_games`."""
+  write_games(
+    output,
+    matches,
+    model.tokenizer.decode,
+    {
+      "model": name,
+      "revision": model.revision,
+      "play": config_lib.to_dict(config)["play"],
+      "openings": openings,
+    },
+  )
+
+
+def write_games(
+  output: pathlib.Path,
+  matches: Sequence[Match],
+  decode: Callable[[list[int]], str],
+  fields: Mapping[str, Any],
 ) -> None:
   """Writes each distinct game as a line of JSON, and a summary beside it.
+
+  Args:
+    output: Path of the games.
+    matches: Games in each seat.
+    decode: Function from token ids to text.
+    fields: Fields of `game_files.Summary` besides the results.
 
   Raises:
     errors.UserError: If one of the files exists.
   """
   game_files.check_absent(output)
-  decode = model.tokenizer.decode
   rows = [row for match in matches for row in describe(match, decode)]
   summary = game_files.Summary.model_validate(
     {
-      "model": name,
-      "revision": model.revision,
-      "play": config_lib.to_dict(config)["play"],
+      **fields,
       "results": {match.seat: match.result for match in matches},
-      "openings": openings,
       "policy": {
         match.seat: _policy(match.game, match.answers, decode)
         for match in matches
@@ -369,6 +402,10 @@ def table(matches: Sequence[Match]) -> str:
       ]
     if result.optimal_move_rate is not None:
       lines.append(f"  optimal moves    {result.optimal_move_rate:.2%}")
+    if result.thought_true_rate is not None:
+      lines.append(f"  true thoughts    {result.thought_true_rate:.2%}")
+    if result.thought_no_claim_rate:
+      lines.append(f"  without a claim  {result.thought_no_claim_rate:.2%}")
   return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import contextlib
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
@@ -23,10 +24,25 @@ Trajectory = trajectory_lib.Trajectory
 Play = Callable[[jax.Array, Any], Trajectory]
 
 
+class GamePlayer(Protocol):
+  """A player of whole games; see `Player`."""
+
+  game: definition.Definition
+
+  def begin(self, keys: jax.Array, seats: jax.Array) -> Any:
+    """Returns the first states of B games."""
+    ...
+
+  def __call__(self, keys: jax.Array, states: Any) -> Trajectory:
+    """Plays a game from each of B states; returns them on the host."""
+    ...
+
+
 class Player:
   """A model that plays in an environment, compiled on the first call.
 
-  Training replaces the model's parameters, `params`, as it updates them.
+  Training replaces the model's parameters, `params`, as it updates them;
+  `decode` turns token ids into text.
   """
 
   def __init__(
@@ -54,6 +70,7 @@ class Player:
     policy = policy_lib.ModelPolicy(model.module, model.spec)
     tables = sampler.make_tables(config, model.tokenizer)
     self.params = policy.params
+    self.decode = model.tokenizer.decode
     play = play or config.play
     longest_prompt = tables.observations.max_begin
     memory.check_play(model.spec, play, longest_prompt)

@@ -12,6 +12,12 @@ from tunix_ttt.rollout import trajectory as trajectory_lib
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
 RATES = trajectory_lib.RATES
+# Rates of a policy's decisions in results, None where they are unknown.
+OF_DECISIONS = (
+  "optimal_move_rate",
+  "thought_true_rate",
+  "thought_no_claim_rate",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,10 @@ class Exact:
       among optimal moves; None for games without an exact solver.
     optimal_move_rate: Share of optimal moves among the policy's decisions
       against the random opponent; None without a solver.
+    thought_true_rate: Share of true reasons among the thoughts of these
+      decisions that state one; None if none does.
+    thought_no_claim_rate: Share of these decisions whose thought states no
+      reason; None for games whose thoughts cannot be judged.
     returns: Expected return by opponent; a game that does not end by the rules
       has the least return. `worst` is the least that any opponent can bring
       about. Empty in files of older versions.
@@ -41,6 +51,8 @@ class Exact:
   random: dict[str, float]
   optimal: dict[str, float] | None = None
   optimal_move_rate: float | None = None
+  thought_true_rate: float | None = None
+  thought_no_claim_rate: float | None = None
   returns: dict[str, float] = dataclasses.field(default_factory=dict)
 
   def against(self, opponent: str) -> dict[str, dict[str, float]]:
@@ -61,6 +73,8 @@ class Sampled:
     intervals: 95% confidence intervals of the rates (Wilson, 1927).
     optimal_move_rate: Share of optimal moves among the policy's decisions; None
       for games without an exact solver.
+    thought_true_rate: As in `Exact`, of the games' decisions.
+    thought_no_claim_rate: As in `Exact`, of the games' decisions.
     mean_return: Mean return; a game that does not end by the rules has the
       least return. None in files of older versions.
     return_interval: 95% confidence interval of the mean return (Student's t).
@@ -70,6 +84,8 @@ class Sampled:
   rates: dict[str, float]
   intervals: dict[str, tuple[float, float]]
   optimal_move_rate: float | None = None
+  thought_true_rate: float | None = None
+  thought_no_claim_rate: float | None = None
   mean_return: float | None = None
   return_interval: tuple[float, float] | None = None
 
@@ -83,8 +99,15 @@ class Sampled:
     return {} if self.mean_return is None else {"mean": self.mean_return}
 
 
-def exact_of_lines(game: definition.Definition, games: Trajectory) -> Exact:
-  """Computes exact results from the games on every line of `game.lines`."""
+def exact_of_lines(
+  game: definition.Definition,
+  games: Trajectory,
+  decode: trajectory_lib.Decode | None = None,
+) -> Exact:
+  """Computes exact results from the games on every line of `game.lines`.
+
+  `decode` turns token ids into text; without it thoughts are not judged.
+  """
   assert game.lines is not None
   distinct = game.lines.distinct(games)
   endings = [Ending(int(e)) for e in np.asarray(games.ending)[distinct]]
@@ -98,6 +121,7 @@ def exact_of_lines(game: definition.Definition, games: Trajectory) -> Exact:
     random=_rates(games, even),
     optimal=_rates(games, weights),
     optimal_move_rate=_optimal_move_rate(game, games),
+    **_thought_rates(game, games, decode),
     returns={
       "random": float(np.average(values, weights=even)),
       "optimal": float(np.average(values, weights=weights)),
@@ -125,8 +149,15 @@ def exact_of_states(verdict: exact_play.ExactVerdict) -> Exact:
   )
 
 
-def sampled(game: definition.Definition, games: Trajectory) -> Sampled:
-  """Computes rates and confidence intervals from sampled games."""
+def sampled(
+  game: definition.Definition,
+  games: Trajectory,
+  decode: trajectory_lib.Decode | None = None,
+) -> Sampled:
+  """Computes rates and confidence intervals from sampled games.
+
+  `decode` turns token ids into text; without it thoughts are not judged.
+  """
   endings = np.asarray(games.ending)
   rates, intervals = rates_of(endings)
   values = game.returns(games.state, endings).astype(np.float64)
@@ -138,6 +169,7 @@ def sampled(game: definition.Definition, games: Trajectory) -> Sampled:
     rates=rates,
     intervals=intervals,
     optimal_move_rate=_optimal_move_rate(game, games),
+    **_thought_rates(game, games, decode),
     mean_return=mean,
     return_interval=(mean - half, mean + half),
   )
@@ -189,3 +221,22 @@ def _optimal_move_rate(
   optimal = trajectory_lib.optimal_moves(game, games).sum()
   turns = np.asarray(games.turn_mask).sum()
   return float(optimal / turns) if turns else 0.0
+
+
+def _thought_rates(
+  game: definition.Definition,
+  games: Trajectory,
+  decode: trajectory_lib.Decode | None,
+) -> dict[str, float]:
+  """Returns the rates of thoughts that `Exact` and `Sampled` have."""
+  truths = None
+  if decode is not None:
+    truths = trajectory_lib.thought_truths(game, games, decode)
+  if truths is None:
+    return {}
+  truths = truths[np.asarray(games.turn_mask)]
+  has_claim = truths >= 0
+  rates = {"thought_no_claim_rate": float((~has_claim).mean())}
+  if has_claim.any():
+    rates["thought_true_rate"] = float(truths[has_claim].mean())
+  return rates

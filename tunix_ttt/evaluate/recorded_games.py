@@ -1,19 +1,21 @@
 """Reads recorded games of any game, as the model's seat saw them."""
 
 import pathlib
-from typing import Self
+from typing import Any, Self
 
 import pydantic
 
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.evaluate import evalsets
-from tunix_ttt.evaluate import game_files
+from tunix_ttt.games import board_page
+from tunix_ttt.games import catalog
+from tunix_ttt.rollout import trajectory as trajectory_lib
 
 _WHAT, _SCRIPT = "file of games", "eval_play.py"
+_ENDINGS = sorted({e.name.lower() for e in trajectory_lib.Ending} - {"ongoing"})
 
 
-class Turn(game_files.Row):
+class Turn(files.Row):
   """A turn of the model.
 
   `move` is the first spelling of the answer's action, None if it is unreadable.
@@ -35,7 +37,7 @@ class Turn(game_files.Row):
     return self
 
 
-class Game(game_files.Row):
+class Game(files.Row):
   """A game of the model in a seat.
 
   Attributes:
@@ -50,7 +52,7 @@ class Game(game_files.Row):
 
   game: str = pydantic.Field(min_length=1)
   seat: str = pydantic.Field(min_length=1)
-  ending: game_files.Ending
+  ending: str
   reward: float = pydantic.Field(alias="return", allow_inf_nan=False)
   final: str
   turns: list[Turn]
@@ -62,25 +64,35 @@ class Game(game_files.Row):
     return sum(turn.legal and turn.optimal is False for turn in self.turns)
 
 
-def is_recorded(path: pathlib.Path) -> bool:
-  """Returns whether the games of a file name their game, as `Game` does.
+def board_of(path: pathlib.Path) -> board_page.BoardPage | None:
+  """Returns the board for the games in a file; None for games as text.
+
+  Games that do not name their game, as `Game` does, are of the default game.
 
   Raises:
     errors.UserError: If the first line is no JSON object.
   """
   _, row = next(files.read_jsonl(path, _WHAT))
-  return "game" in row
+  return None if "game" in row else catalog.load_config(None).board
 
 
-def read_games(path: pathlib.Path) -> list[Game]:
+def read_games(path: pathlib.Path) -> list[Any]:
   """Reads a JSONL file of games of one game.
+
+  Returns:
+    Records of `Game`, or of `BoardPage.record` if the games have a board.
 
   Raises:
     errors.UserError: If a line is wrong, with its number, or of another game.
   """
-  games: list[Game] = []
-  for number, game in evalsets.read_rows(Game, path, _WHAT, _SCRIPT):
-    if games and game.game != games[0].game:
+  board, games = board_of(path), []
+  kind: Any = Game if board is None else board.record
+  for number, game in files.read_rows(kind, path, _WHAT, _SCRIPT):
+    if game.ending not in _ENDINGS:
+      raise errors.UserError(
+        f"{path}:{number}: ending: expected one of {', '.join(_ENDINGS)}"
+      )
+    if games and board is None and game.game != games[0].game:
       raise errors.UserError(
         f"{path}:{number}: a game of {errors.quote(game.game)} among games of"
         f" {errors.quote(games[0].game)}; keep each game in a file of its own"

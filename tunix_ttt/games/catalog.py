@@ -99,6 +99,13 @@ def _find(name: str) -> Callable[..., Any]:
   return functools.partial(fallback.define, name)
 
 
+def title(name: str) -> str:
+  """Returns the prose name of a game: `TITLE` of its folder, or its module."""
+  if name in names():
+    return importlib.import_module(f"{definition.__package__}.{name}").TITLE
+  return name.partition(":")[0].rpartition(".")[2].replace("_", " ")
+
+
 def names() -> list[str]:
   """Returns the names of the folders that define games."""
   directory = [str(pathlib.Path(__file__).parent)]

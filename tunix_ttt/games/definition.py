@@ -16,6 +16,7 @@ import numpy as np
 
 from tunix_ttt import custom
 from tunix_ttt import errors
+from tunix_ttt.games import board_page
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import game_observations
 from tunix_ttt.games import line_play
@@ -55,12 +56,17 @@ class Definition(Generic[game_lib.StateT]):
     low: Least return of a seat. An answer that is no legal move earns it.
     high: Greatest return of a seat.
     thoughts: Whether answers begin with a thought.
+    thought_truth: Function of a position's number, an action (-1 for an
+      unreadable answer) and the answer's text. Returns whether the thought
+      states a true reason, None if it states none. None for games whose thoughts
+      cannot be judged.
     is_enumerable: Whether to try to enumerate the game's states.
     traces: Function of a count and a seed that yields rows of training data in
       place of an expert's games; None for those.
     reader: Reader of the game's text, for games that have one.
     lines: Play of every line, for games that have it; others are judged by
       their states.
+    board: Board on the page of a run; None for a game that is shown as text.
   """
 
   name: str
@@ -69,10 +75,12 @@ class Definition(Generic[game_lib.StateT]):
   low: float = -1.0
   high: float = 1.0
   thoughts: bool = False
+  thought_truth: Callable[[int, int, str], bool | None] | None = None
   is_enumerable: bool = True
   traces: Callable[[int, int], Iterator[dict[str, Any]]] | None = None
   reader: position_reader.Reader | None = None
   lines: line_play.LinePlay | None = None
+  board: board_page.BoardPage | None = None
 
   @property
   def seats(self) -> Sequence[str]:
@@ -473,3 +481,12 @@ class Definition(Generic[game_lib.StateT]):
   def observation(self, state: Any) -> str:
     """Returns the text of the observation in a state."""
     return self.draw(state.game, state.seat)
+
+  def observation_texts(self, states: Any) -> list[str]:
+    """Returns the text of the observation in each of B states."""
+    shows = np.asarray(self._shows(states.game, states.seat)).tolist()
+    return [game_lib.observation_text(self.text, show) for show in shows]
+
+  @functools.cached_property
+  def _shows(self) -> Callable[..., jax.Array]:
+    return jax.jit(jax.vmap(self.text.show))

@@ -31,5 +31,5 @@ class LinePlay(Protocol):
     ...
 
   def count_openings(self, games: Sequence[Any]) -> dict[str, Any]:
-    """Returns counts of first moves for the page, given games of each seat."""
+    """Returns fields of `BoardPage.openings`, given games of each seat."""
     ...

@@ -80,6 +80,12 @@ def outcomes(runs: Sequence[Run]) -> dict[str, list[str]]:
       if side.optimal_move_rate is not None:
         share = f"{100 * side.optimal_move_rate:.2f}"
         column[f"optimal moves as {mark}, %"] = share
+      if side.thought_true_rate is not None:
+        share = f"{100 * side.thought_true_rate:.2f}"
+        column[f"true thoughts as {mark}, %"] = share
+      if side.thought_no_claim_rate is not None:
+        share = f"{100 * side.thought_no_claim_rate:.2f}"
+        column[f"thoughts without a claim as {mark}, %"] = share
     for key, value in run.manifest.final_metrics.items():
       if key.endswith(("/loss", "/score")):
         column[key] = f"{value:.4f}"

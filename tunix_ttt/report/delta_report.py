@@ -17,6 +17,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
 
+PACKAGE = "tunix_ttt.report"
 _ESCAPES = {ord(c): f"&#{ord(c)};" for c in "&<>\"'\\`*_{}[]|#~"}
 
 
@@ -190,14 +191,20 @@ def change_interval(
   return max(low, -1.0), min(high, 1.0)
 
 
-def template(name: str, *, autoescape: bool = False) -> jinja2.Template:
+def template(
+  name: str, *, autoescape: bool = False, packages: Sequence[str] = ()
+) -> jinja2.Template:
   """Returns a template of `assets`; a missing value is an error.
+
+  It can import templates of `assets` in `packages`, too.
 
   The filter `md` escapes text for a line or table cell of Markdown, `code` also
   marks it as code, and `pre` escapes it for a `<pre>` block.
   """
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("tunix_ttt.report", "assets"),
+    loader=jinja2.ChoiceLoader(
+      [jinja2.PackageLoader(each, "assets") for each in (PACKAGE, *packages)]
+    ),
     autoescape=autoescape,
     undefined=jinja2.StrictUndefined,
     keep_trailing_newline=True,

@@ -9,6 +9,7 @@ import huggingface_hub
 from tunix_ttt import config as config_lib
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.games import catalog
 from tunix_ttt.models.hub import hub_export as export_lib
 from tunix_ttt.report import delta_report
 from tunix_ttt.runs import run_directory
@@ -39,7 +40,10 @@ def render(
   title, lora = " ".join(title.split()), export.model.lora
   manifest = run and run_manifest.RunManifest.read(run)
   base_name, commit = _base(export, manifest)
-  tags = ["tic-tac-toe", "tunix", "tunix_ttt"]
+  game = export.model.game or config_lib.GameConfig().name
+  game = " ".join(game.split())
+  game_title = catalog.title(game)
+  tags = [game_title.lower().replace(" ", "-"), "tunix", "tunix_ttt"]
   is_sentencepiece = isinstance(
     export.model.tokenizer, tokenizers.SentencePieceTokenizer
   )
@@ -52,6 +56,8 @@ def render(
     ),
     title=title,
     quoted_title=json.dumps(title),
+    game=game,
+    game_title=game_title,
     spec=export.model.spec,
     lora=lora,
     is_adapter=export.is_adapter,

@@ -7,6 +7,7 @@ displays it, `save` writes files, and `inline_svg` embeds it in a page.
 from collections.abc import Mapping, Sequence
 import html
 import io
+import math
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from matplotlib import patches
 import numpy as np
 
 from tunix_ttt import files
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games import board_page
 
 Figure = figure_lib.Figure
 # (steps, values) of a curve.
@@ -58,7 +59,16 @@ _STYLE: Any = {
   "ytick.color": _INK,
 }
 # Panels whose values are shares from 0 to 1; so are the rates of play.
-_SHARES = {"token_accuracy", "preference_accuracy", "endings", "optimal_moves"}
+_SHARES = {
+  "token_accuracy",
+  "preference_accuracy",
+  "endings",
+  "optimal_moves",
+  "true_thoughts",
+}
+# Key of a share of games won, by seat and opponent.
+_PLAY = re.compile(r"([^/]+)/(.+)/win_rate")
+_ENDINGS = ("win", "draw", "loss", "illegal", "parse_error")
 # Curves with more values are drawn with a moving average.
 _MAX_RAW_VALUES = 60
 
@@ -110,26 +120,32 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     "preference_rewards": ("Rewards of answers", lines(preferences)),
     "rewards": (reward_title, lines(rewards)),
   }
-  for mark in text_formats.MARK_NAMES.values():
-    pattern = re.compile(rf"{mark}/(.+)/win_rate")
-    matches = [pattern.match(key) for row in rows for key in row]
-    for opponent in dict.fromkeys(match[1] for match in matches if match):
+  names = [*dict.fromkeys(key for row in rows for key in row)]
+  for match in map(_PLAY.fullmatch, names):
+    if match:
+      seat, opponent = match.groups()
       article = "an" if opponent[:1] in "aeiou" else "a"
-      names = ("win", "draw", "loss", "illegal")
-      rates = {n: f"{mark}/{opponent}/{n}_rate" for n in names}
-      figures[f"play_{mark}_{opponent}"] = (
-        f"As {mark} against {article} {opponent} player",
+      rates = {n: f"{seat}/{opponent}/{n}_rate" for n in _ENDINGS[:-1]}
+      figures[f"play_{seat}_{opponent}"] = (
+        f"As {seat} against {article} {opponent} player",
         lines(rates, "eval"),
       )
-  lost = {f"as {mark}": f"{mark}/lines_lost" for mark in "XO"}
-  names = ("win", "draw", "loss", "illegal", "parse_error")
-  endings = {name.replace("_", " "): f"{name}_rate" for name in names}
+  lost, true = (
+    {
+      f"as {name.removesuffix(end)}": name
+      for name in names
+      if name.endswith(end)
+    }
+    for end in ("/lines_lost", "/thought_true_rate")
+  )
+  endings = {name.replace("_", " "): f"{name}_rate" for name in _ENDINGS}
   optimal = {"optimal moves": "optimal_move_rate"}
   lengths = {"tokens per turn": "tokens_per_turn", "turns per game": "turns"}
   figures |= {
     "lines_lost": ("Lost lines, of all lines", lines(lost, "eval")),
     "endings": ("Endings of training games", lines(endings)),
     "optimal_moves": ("Optimal moves in training games", lines(optimal)),
+    "true_thoughts": ("Thoughts with a true reason", lines(true, "eval")),
     "kl": ("KL divergence to the reference", lines({"KL": "kl"})),
     "entropy": ("Token entropy", lines({"entropy": "entropy"})),
     "lengths": ("Lengths", lines(lengths)),
@@ -184,17 +200,14 @@ def _axes(width: float, height: float, title: str) -> tuple[Figure, Any]:
   return figure, axes
 
 
-def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
-  """Draws the share of first moves that take each cell.
-
-  `counts` has the nine cells and last the answers without a free cell. `taken`
-  names the cell that X has taken, if any.
-  """
-  shares = np.asarray(counts, float) / max(sum(counts), 1)
+def heat_map(moves: board_page.FirstMoves) -> Figure:
+  """Draws the share of first moves that take each cell of a board."""
+  shares = np.asarray(moves.counts, float) / max(sum(moves.counts), 1)
+  size = math.isqrt(len(moves.cells))
   with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
-    figure, axes = _axes(2.4, 2.7, title)
-    for cell, name in enumerate(text_formats.COORDINATES):
-      row, column = divmod(cell, 3)
+    figure, axes = _axes(2.4, 2.7, moves.title)
+    for cell, name in enumerate(moves.cells):
+      row, column = divmod(cell, size)
       alpha = 0.6 * float(shares[cell])
       axes.add_patch(
         patches.Rectangle(
@@ -202,17 +215,19 @@ def heat_map(counts: Sequence[int], title: str, taken: str = "") -> Figure:
         )
       )
       percent = f"{shares[cell]:.1%}" if shares[cell] else "0"
-      text, size = ("X", 16) if name == taken else (f"{name}\n{percent}", 9)
+      mark = moves.marks.get(name)
+      text, points = (mark, 16) if mark else (f"{name}\n{percent}", 9)
       center = column + 0.5, row + 0.5
-      axes.text(*center, text, ha="center", va="center", fontsize=size)
-    for edge in (1, 2):
-      axes.plot((edge, edge), (0, 3), color=_INK, linewidth=1)
-      axes.plot((0, 3), (edge, edge), color=_INK, linewidth=1)
-    axes.set(xlim=(0, 3), ylim=(3, 0), aspect="equal")
+      axes.text(*center, text, ha="center", va="center", fontsize=points)
+    for edge in range(1, size):
+      axes.plot((edge, edge), (0, size), color=_INK, linewidth=1)
+      axes.plot((0, size), (edge, edge), color=_INK, linewidth=1)
+    axes.set(xlim=(0, size), ylim=(size, 0), aspect="equal")
     axes.axis("off")
     if shares[-1]:
-      axes.text(1.5, 3.25, f"no free cell: {shares[-1]:.1%}", ha="center")
-      axes.set_ylim(3.4, 0)
+      label = f"no free cell: {shares[-1]:.1%}"
+      axes.text(size / 2, size + 0.25, label, ha="center")
+      axes.set_ylim(size + 0.4, 0)
     return figure
 
 

@@ -14,18 +14,14 @@ import yaml
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import recorded_games
-from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games import board_page
 from tunix_ttt.report import delta_report
-from tunix_ttt.report import judged_boards
 from tunix_ttt.report import play_table
 from tunix_ttt.report import plots
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
-# Lost lines that are visible, and those on the page including folded ones.
-_NUM_VISIBLE, _MAX_LINES = 12, 120
-_NUM_THOUGHTS, _NUM_RECORDED = 9, 40
-_ASSETS = importlib.resources.files("tunix_ttt.report") / "assets"
+_NUM_RECORDED = 40
 
 
 def write_page(
@@ -34,12 +30,14 @@ def write_page(
   groups: Mapping[str, Mapping[str, plots.Figure]],
   plots_to: pathlib.Path | None,
   script: str | None = None,
+  package: str = delta_report.PACKAGE,
   **values: Any,
 ) -> None:
   """Writes a page, and its figures if `plots_to` names a new directory.
 
   The template gets each group of figures as SVG, and values, which are escaped.
-  The page may run no script but `script`, a file of `assets`.
+  The page may run no script but `script`, a file of `assets` of the package,
+  whose templates the template can import.
 
   Raises:
     errors.UserError: If the file or the directory exists.
@@ -51,11 +49,13 @@ def write_page(
     values[group] = [*map(markupsafe.Markup, svgs)]
   code, source = None, None
   if script is not None:
-    code = _asset(script)
+    code = _asset(script, package)
     digest = hashlib.sha256(code.encode()).digest()
     # A source expression of the page's Content-Security-Policy.
     source = f"sha256-{base64.b64encode(digest).decode()}"
-  page = delta_report.template(template, autoescape=True).render(
+  page = delta_report.template(
+    template, autoescape=True, packages=[package]
+  ).render(
     style=_asset("page.css"), script=code, script_digest=source, **values
   )
   if plots_to is not None:
@@ -64,8 +64,9 @@ def write_page(
   files.write_text(output, page)
 
 
-def _asset(name: str) -> markupsafe.Markup:
-  return markupsafe.Markup((_ASSETS / name).read_text(encoding="utf-8"))
+def _asset(name: str, package: str = delta_report.PACKAGE) -> markupsafe.Markup:
+  path = importlib.resources.files(package) / "assets" / name
+  return markupsafe.Markup(path.read_text(encoding="utf-8"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,8 @@ class Material:
   """The contents of a page; the page omits absent parts.
 
   `pairs` are answers to an evalset before and after training. `before` and
-  `after` summarize games; `games` are those of tic-tac-toe after training, and
-  `recorded` those of any other game, with its `play`.
+  `after` summarize games; `games` are records of those after training, to be
+  drawn on the `board` or else shown as text, with a table to `play` from.
   """
 
   manifest: run_manifest.RunManifest | None = None
@@ -82,8 +83,8 @@ class Material:
   pairs: Sequence[delta_report.Pair] = ()
   before: game_files.Summary | None = None
   after: game_files.Summary | None = None
-  games: Sequence[game_files.Game] = ()
-  recorded: Sequence[recorded_games.Game] = ()
+  games: Sequence[Any] = ()
+  board: board_page.BoardPage | None = None
   play: play_table.Play | None = None
 
 
@@ -102,10 +103,6 @@ def collect(
   Raises:
     errors.UserError: If a file is missing or wrong.
   """
-
-  def summary(path: pathlib.Path | None) -> game_files.Summary | None:
-    return path and game_files.read_summary(game_files.summary_path(path))
-
   manifest, metrics = None, []
   if run is not None:
     if games_after is None and (run / run_directory.GAMES).exists():
@@ -113,27 +110,28 @@ def collect(
     manifest = run_manifest.RunManifest.read(run)
     metrics = run_directory.read_metrics(run)
     manifest.check_files(run)
-  after, games, recorded, play = summary(games_after), (), (), None
+  before = after = board = play = None
+  games: Sequence[Any] = ()
+  if games_before is not None:
+    before = game_files.read_summary(game_files.summary_path(games_before))
   if games_after is not None:
-    if recorded_games.is_recorded(games_after):
-      recorded = recorded_games.read_games(games_after)
+    board = recorded_games.board_of(games_after)
+    path = game_files.summary_path(games_after)
+    after = game_files.read_summary(path, board)
+    games = recorded_games.read_games(games_after)
+    if board is None:
       # Files of games name the game, but only the run has its options.
       section = (manifest and manifest.config.get("game")) or {}
-      play = play_table.load(
-        section.get("name", recorded[0].game),
-        section.get("options", {}),
-        after.policy if after else {},
-      )
-    else:
-      games = game_files.read_games(games_after)
+      name = section.get("name", games[0].game)
+      play = play_table.load(name, section.get("options", {}), after.policy)
   return Material(
     manifest=manifest,
     metrics=metrics,
     pairs=() if answers is None else delta_report.read(*answers),
-    before=summary(games_before),
+    before=before,
     after=after,
     games=games,
-    recorded=recorded,
+    board=board,
     play=play,
   )
 
@@ -146,31 +144,29 @@ def write(
   Raises:
     errors.UserError: If the file or the directory exists.
   """
-  manifest, after = material.manifest, material.after
-  games, pairs = material.games, material.pairs
+  manifest, after, pairs = material.manifest, material.after, material.pairs
+  board, is_exact = material.board, game_files.is_exact(material.after)
   panels = plots.panels(material.metrics)
   curves = {panel.name: plots.curves(panel) for panel in panels}
-  openings, maps = after and after.openings, {}
-  if openings:
-    maps["opening_as_X"] = plots.heat_map(openings.x, "as X")
-    for cell, counts in openings.o.items():
-      figure = plots.heat_map(counts, f"as O after {cell}", cell)
-      maps[f"opening_as_O_after_{cell}"] = figure
   title = pairs[0].after.model if pairs else "Evaluation"
   title = after.model if after else title
-  is_exact, lost = game_files.is_exact(after), judged_boards.lost_lines(games)
   table, script = material.play and material.play.table, "play.js"
-  if games:
-    script = "board.js"
-    table = judged_boards.policy_table(games) if is_exact else None
-  # The worst games come first.
-  recorded = sorted(material.recorded, key=lambda game: game.reward)
+  package, values, maps, recorded = delta_report.PACKAGE, None, {}, []
+  if board is None:
+    # The worst games come first.
+    recorded = sorted(material.games, key=lambda game: game.reward)
+  else:
+    values = board.values(material.games, is_exact)
+    table, script, package = values["table"], "board.js", board.package
+    if after and after.openings:
+      maps = {m.name: plots.heat_map(m) for m in after.openings.maps()}
   write_page(
     output,
     "report.html",
     {"figures": curves, "openings": maps},
     plots_to,
     script if table else None,
+    package,
     title=manifest.run_id if manifest else title,
     manifest=manifest,
     config=manifest and yaml.safe_dump(manifest.config, sort_keys=False),
@@ -182,19 +178,17 @@ def write(
     sections=delta_report.sections(pairs),
     chance=delta_report.chance(pairs) if pairs else None,
     table=table,
-    has_board=bool(games),
+    board=values,
     has_returns=any(side.returns for side in sides(material, -1).values()),
     mean_return=game_files.mean_return,
+    has_thoughts=any(
+      side.thought_no_claim_rate is not None
+      for side in sides(material, -1).values()
+    ),
     reason=material.play and material.play.reason,
-    recorded=judged_boards.spread(recorded, _NUM_RECORDED),
+    recorded=board_page.spread(recorded, _NUM_RECORDED),
     num_recorded=len(recorded),
-    names=text_formats.COORDINATES,
-    lost=lost[:_NUM_VISIBLE],
-    more_lost=lost[_NUM_VISIBLE:_MAX_LINES],
-    num_lost=len(lost),
-    num_games=len(games),
-    thoughts=judged_boards.thoughts(games, _NUM_THOUGHTS),
-    opening=openings,
+    opening=after and after.openings,
   )
 
 

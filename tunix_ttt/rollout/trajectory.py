@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import enum
+import functools
 from typing import Any, Literal
 
 from flax import struct
@@ -14,6 +15,9 @@ from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import tables as tables_lib
+
+# (token ids) -> text
+Decode = Callable[[list[int]], str]
 
 
 class Ending(enum.IntEnum):
@@ -117,10 +121,43 @@ def optimal_moves(game: definition.Definition, games: Trajectory) -> np.ndarray:
   return (regret == 0) & np.asarray(games.turn_mask)
 
 
+def answer_texts(games: Trajectory, decode: Decode) -> list[list[str]]:
+  """Decodes the answers of games, B lists of T texts; "" for unplayed turns."""
+  masks, tokens = np.asarray(games.action_mask), np.asarray(games.actions)
+  # Greedy games repeat their answers.
+  decode_ids = functools.cache(lambda ids: decode([*ids]) if ids else "")
+  return [
+    [
+      decode_ids(tuple(answer[mask].tolist()))
+      for answer, mask in zip(game_tokens, game_masks, strict=True)
+    ]
+    for game_tokens, game_masks in zip(tokens, masks, strict=True)
+  ]
+
+
+def thought_truths(
+  game: definition.Definition, games: Trajectory, decode: Decode
+) -> np.ndarray | None:
+  """Judges the reasons that thoughts state: int8 [B, T].
+
+  Returns:
+    1 for a true reason, 0 for a false one, -1 for none and for unplayed turns;
+    None for a game whose thoughts cannot be judged.
+  """
+  if game.thought_truth is None:
+    return None
+  positions = game.position_numbers(games.states)
+  moves, texts = np.asarray(games.moves), answer_texts(games, decode)
+  truths = np.full(moves.shape, -1, np.int8)
+  for n, t in np.argwhere(games.turn_mask).tolist():
+    position, move = int(positions[n, t]), int(moves[n, t])
+    is_true = game.thought_truth(position, move, texts[n][t])
+    truths[n, t] = -1 if is_true is None else is_true
+  return truths
+
+
 def describe(
-  game: definition.Definition,
-  games: Trajectory,
-  decode: Callable[[list[int]], str],
+  game: definition.Definition, games: Trajectory, decode: Decode
 ) -> Iterator[dict[str, Any]]:
   """Yields each game as a human-readable record."""
   optimal = None if game.unsolved else optimal_moves(game, games)

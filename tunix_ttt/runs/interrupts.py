@@ -49,6 +49,8 @@ resume_command: Callable[[pathlib.Path | None], str] = _python_call
 
 _run: pathlib.Path | None = None
 _stop: "Stop | None" = None
+# Text of the last exception. The thread may speak after it was handled.
+_text = ""
 # Number of signals sent again that `_watch` has not read yet.
 _num_retries = 0
 
@@ -62,8 +64,9 @@ class Interrupted(KeyboardInterrupt):
 
   def __init__(self, number: int = signal.SIGINT, step: int | None = None):
     """Describes the current run, whose last step is `step`, if it has one."""
-    self.exit_code = 128 + number
-    super().__init__(_message(step))
+    global _text
+    self.exit_code, _text = 128 + number, _message(step)
+    super().__init__(_text)
 
 
 class Stop:
@@ -138,13 +141,13 @@ def in_script() -> Iterator[None]:
   A thread watches for signals as well, since JAX may be busy for minutes in
   code that Python cannot interrupt.
   """
-  global resume_command, _num_retries
+  global resume_command, _num_retries, _text
   if threading.current_thread() is not threading.main_thread():
     yield
     return
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
-  _num_retries = 0
+  _num_retries, _text = 0, ""
   previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   threading.Thread(target=_watch, args=(reader,), daemon=True).start()
   try:
@@ -171,7 +174,7 @@ def _watch(reader: int) -> None:
       if _stop is not None and _stop.has_begun:
         say("stopping after this step; a second signal stops without saving")
     elif now - first > _SAME_SECONDS:
-      say(_message(None))
+      say(_text or _message(None))
       processes.let_go()
       os._exit(128 + data[0])
   os.close(reader)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt.games import mcts
-from tunix_ttt.games import pgx_games
+from tunix_ttt.games.pgx_boards import pgx_games
 
 _ROWS, _COLUMNS, _HEIGHT = 6, 7, 7
 _HALF = 3  # First column of the second word.

@@ -12,8 +12,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from tunix_ttt.games import grid_text
-from tunix_ttt.games import pgx_games
+from tunix_ttt.games.pgx_boards import grid_text
+from tunix_ttt.games.pgx_boards import pgx_games
 from tunix_ttt.text import spellings
 
 _ROWS, _COLUMNS = 6, 7

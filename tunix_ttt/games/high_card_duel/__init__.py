@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from tunix_ttt.games import definition
 
+TITLE = "High Card Duel"
 # Imports are lazy: parts of a game are used without JAX.
 
 

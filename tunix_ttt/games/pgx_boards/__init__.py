@@ -15,7 +15,7 @@ def define(name: str, *, thoughts: bool = True) -> "definition.Definition":
   from tunix_ttt import errors
   from tunix_ttt.games import catalog
   from tunix_ttt.games import definition
-  from tunix_ttt.games import pgx_games
+  from tunix_ttt.games.pgx_boards import pgx_games
   from tunix_ttt.games.pgx_boards import pgx_text
 
   try:

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from tunix_ttt import errors
-from tunix_ttt.games import grid_text
-from tunix_ttt.games import pgx_games
+from tunix_ttt.games.pgx_boards import grid_text
+from tunix_ttt.games.pgx_boards import pgx_games
 from tunix_ttt.text import spellings
 
 

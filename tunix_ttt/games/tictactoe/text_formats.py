@@ -140,8 +140,8 @@ def winning_cells(board: int, mark: int) -> list[int]:
 def explain_move(board: int, cell: int) -> str:
   """Explains a legal move of the side to move.
 
-  The sentence is always true: it names a win, a block, a fork, or else the
-  minimax value of the move.
+  The sentence names a win, a block, a fork, or else the minimax value of the
+  move. For an optimal move it is a true reason; see `thought_claims`.
   """
   mark = int(rules.side_to_move()[board])
   other = rules.X + rules.O - mark

@@ -258,6 +258,16 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
       "opponent_move": self.spell(int(state.last_move)),
     }
 
+  def observation_texts(self, states: env_lib.State) -> list[str]:
+    """Returns the text of the observation in each of B states."""
+    turns = zip(states.board, states.agent, states.last_move, strict=True)
+    return [
+      text_formats.render_observation(
+        int(board), int(agent), None if last_move < 0 else int(last_move)
+      )
+      for board, agent, last_move in turns
+    ]
+
 
 @functools.cache
 def _move_kinds() -> np.ndarray:

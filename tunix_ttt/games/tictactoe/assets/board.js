@@ -47,6 +47,7 @@
       events.push({
         by: "model", response: table.says[response], cell, legal,
         good: legal && Boolean(optimal >> cell & 1), optimal,
+        falseThought: table.false_thoughts[model].includes(key),
       });
       if (!legal) {
         ended = cell < 0
@@ -87,6 +88,12 @@
       const response = document.createElement("pre");
       response.textContent = event.response;
       item.append(response);
+      if (event.falseThought) {
+        const mark = document.createElement("p");
+        mark.className = "small bad";
+        mark.textContent = "✗ The thought is false.";
+        item.append(mark);
+      }
     }
     return item;
   }

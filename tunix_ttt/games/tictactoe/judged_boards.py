@@ -1,23 +1,27 @@
 """Judges the games and answers of tic-tac-toe that a page shows."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from tunix_ttt.evaluate import game_files
+from tunix_ttt.games import board_page
+from tunix_ttt.games.tictactoe import board_records
 from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.games.tictactoe import text_formats
+from tunix_ttt.games.tictactoe import thought_claims
 
-ItemT = TypeVar("ItemT")
+# Lost lines that are visible, and those on the page including folded ones.
+_NUM_VISIBLE, _MAX_LINES = 12, 120
+_NUM_THOUGHTS = 9
 
 
 class Line(NamedTuple):
   """A recorded game with each move judged.
 
   Moves and slips are cells; slips are the moves that were not optimal. `last`
-  is the model's last answer if that is no legal move. `marks` is the board at
-  the end, nine of `.XO`.
+  is the model's last answer if that is no legal move, and `is_false` whether its
+  thought is false. `marks` is the board at the end, nine of `.XO`.
   """
 
   agent: str
@@ -26,19 +30,40 @@ class Line(NamedTuple):
   last: str | None
   marks: str
   slips: list[int]
+  is_false: bool = False
 
 
 class Thought(NamedTuple):
-  """A model's answer on a board, judged, with the names of the best cells."""
+  """A model's answer on a board, judged, with the names of the best cells.
+
+  `is_false` is whether the thought states a false reason for the move.
+  """
 
   board: str
   mark: str
   response: str
   is_optimal: bool
   best: str
+  is_false: bool = False
 
 
-def lost_lines(games: Iterable[game_files.Game]) -> list[Line]:
+def page_values(
+  games: Sequence[board_records.Game], is_exact: bool
+) -> dict[str, Any]:
+  """Returns the values of `board.html`; see `board_page.BoardPage.values`."""
+  lost = lost_lines(games)
+  return {
+    "table": policy_table(games) if is_exact else None,
+    "names": text_formats.COORDINATES,
+    "lost": lost[:_NUM_VISIBLE],
+    "more_lost": lost[_NUM_VISIBLE:_MAX_LINES],
+    "num_lost": len(lost),
+    "num_games": len(games),
+    "thoughts": thoughts(games, _NUM_THOUGHTS),
+  }
+
+
+def lost_lines(games: Iterable[board_records.Game]) -> list[Line]:
   """Returns the games that are neither a win nor a draw of the model."""
   lines = []
   for game in games:
@@ -51,11 +76,14 @@ def lost_lines(games: Iterable[game_files.Game]) -> list[Line]:
       board = int(rules.successors()[board, cell])
     response = None if last.is_legal else last.response
     ending, marks = game.ending.replace("_", " "), board_text.to_text(board)
-    lines.append(Line(game.agent, ending, game.moves(), response, marks, slips))
+    is_false = response is not None and has_false_thought(last)
+    lines.append(
+      Line(game.agent, ending, game.moves(), response, marks, slips, is_false)
+    )
   return lines
 
 
-def thoughts(games: Iterable[game_files.Game], count: int) -> list[Thought]:
+def thoughts(games: Iterable[board_records.Game], count: int) -> list[Thought]:
   """Returns up to `count` distinct answers, up to a third of them mistakes."""
   answers: dict[tuple[int, str], Thought] = {}
   for game in games:
@@ -67,21 +95,22 @@ def thoughts(games: Iterable[game_files.Game], count: int) -> list[Thought]:
         response=turn.response,
         is_optimal=turn.move in best,
         best=", ".join(map(text_formats.coordinate, best)),
+        is_false=has_false_thought(turn),
       )
       answers.setdefault((turn.board, turn.response), thought)
   wrong = [thought for thought in answers.values() if not thought.is_optimal]
   right = [thought for thought in answers.values() if thought.is_optimal]
-  mistakes = spread(wrong, count // 3)
-  return mistakes + spread(right, count - len(mistakes))
+  mistakes = board_page.spread(wrong, count // 3)
+  return mistakes + board_page.spread(right, count - len(mistakes))
 
 
-def spread(items: Sequence[ItemT], count: int) -> list[ItemT]:
-  """Returns at most `count` items, evenly spaced in the sequence."""
-  count = min(count, len(items))
-  return [items[len(items) * n // count] for n in range(count)]
+def has_false_thought(turn: board_records.Turn) -> bool:
+  """Returns whether the thought of an answer states a false reason."""
+  move = -1 if turn.move is None else turn.move
+  return thought_claims.is_true(turn.board, move, turn.response) is False
 
 
-def policy_table(games: Iterable[game_files.Game]) -> dict[str, Any]:
+def policy_table(games: Iterable[board_records.Game]) -> dict[str, Any]:
   """Tabulates a greedy policy as plain data that a page can play from.
 
   `games` are the games on every line, as X and as O. In the result, `says` is a
@@ -90,9 +119,11 @@ def policy_table(games: Iterable[game_files.Game]) -> dict[str, Any]:
   so far, a string of cells from 0 to 8, to a tuple: the index of the response,
   the cell it names (-1 for an unreadable answer), and the masks of the optimal
   cells before and after the move, 0 after a move that ends the game.
+  `false_thoughts` maps the mark to the keys of answers whose thought is false.
   """
   responses: dict[str, int] = {}
   answers: dict[str, dict[str, tuple[int, int, int, int]]] = {"X": {}, "O": {}}
+  is_false: dict[str, dict[str, bool]] = {"X": {}, "O": {}}
   optimal = solver.solve().optimal
   for game in games:
     moves = game.moves()
@@ -110,8 +141,13 @@ def policy_table(games: Iterable[game_files.Game]) -> dict[str, Any]:
         int(optimal[turn.board]),
         int(optimal[after]) if turn.is_legal else 0,
       )
+      is_false[game.agent][key] = has_false_thought(turn)
   return {
     "says": list(responses),
     "first": int(optimal[rules.EMPTY_BOARD]),
     "answers": answers,
+    "false_thoughts": {
+      mark: [key for key, value in keys.items() if value]
+      for mark, keys in is_false.items()
+    },
   }

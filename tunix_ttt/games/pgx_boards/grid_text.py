@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_ttt.games import pgx_games
+from tunix_ttt.games.pgx_boards import pgx_games
 
 SEATS = ("X", "O")
 _FREE = "."

@@ -1,0 +1,315 @@
+"""Judges any player exactly by its answers to the observations of a game.
+
+A greedy player that sees the present observation alone is asked once for each
+observation that its earlier answers, opponents and chance can lead to. Its answers
+then play every line.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tunix_ttt import config as config_lib
+from tunix_ttt import errors
+from tunix_ttt import streams
+from tunix_ttt.evaluate import decisions as decisions_lib
+from tunix_ttt.evaluate import exact_play
+from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import rates as rates_lib
+from tunix_ttt.evaluate import replies as replies_lib
+from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
+from tunix_ttt.games import game as game_lib
+from tunix_ttt.rollout import trajectory as trajectory_lib
+from tunix_ttt.text import chat
+from tunix_ttt.text import spellings
+
+Ending = trajectory_lib.Ending
+Reply = replies_lib.Reply
+# Function from observations to the answers.
+Answers = Callable[[Sequence[str]], Sequence[Reply]]
+_TAGS = "<think>", "</think>"
+# Characters in a token of English text.
+_TOKEN = 4
+
+
+class Estimate(NamedTuple):
+  """Estimated size of a judgement.
+
+  Attributes:
+    requests: Number of observations without an answer that a player of random
+      moves is asked for.
+    most: Number of observations that any player can be asked for.
+    prompt_tokens: Number of tokens in the prompts, a token per four characters.
+    answer_tokens: Maximum number of tokens in the answers.
+  """
+
+  requests: int
+  most: int
+  prompt_tokens: int
+  answer_tokens: int
+
+  def describe(
+    self, price_in: float | None = None, price_out: float | None = None
+  ) -> str:
+    """Formats the estimate, with prices of a million tokens, as lines of text."""
+    lines = [
+      f"requests  about {self.requests:,}, as for random moves; at most"
+      f" {self.most:,}",
+      f"tokens    about {self.prompt_tokens:,} of prompts, at most"
+      f" {self.answer_tokens:,} of answers",
+      "decoding  greedy (temperature 0); each observation is asked for once",
+    ]
+    if price_in is not None or price_out is not None:
+      cost = self.prompt_tokens * (price_in or 0)
+      cost += self.answer_tokens * (price_out or 0)
+      lines.append(f"cost      at most about {cost / 1e6:,.2f}")
+    return "\n".join(lines)
+
+
+def recorded(path: pathlib.Path) -> Answers:
+  """Returns the answers of a JSONL file of observations and responses."""
+  replies = replies_lib.read(path)
+
+  def answer(observations: Sequence[str]) -> list[Reply]:
+    missing = [each for each in observations if each not in replies]
+    if missing:
+      raise errors.UserError(
+        f"{path}: lacks answers to {len(missing)} observations that follow from"
+        f" its others; add them, the first to {errors.quote(missing[0])}"
+      )
+    return [replies[each] for each in observations]
+
+  return answer
+
+
+class AnswerJudge:
+  """Judges answers to the observations of a game, whose states are listed once.
+
+  An answer is read as in an evalset: in the format of the game's rules, with or
+  without a thought, as some servers remove thoughts.
+
+  Attributes:
+    game: Game.
+    replies: Answers that the last judgement asked for, by observation.
+  """
+
+  def __init__(self, config: config_lib.SFTConfig):
+    """Lists the states of the config's game.
+
+    Raises:
+      errors.UserError: If there are too many.
+    """
+    self.game = game = catalog.of(config)
+    # The settings by which the examples are played.
+    play = dataclasses.replace(
+      config.play,
+      context="board",
+      opponent="random",
+      temperature=0.0,
+      num_games=matches.NUM_EXAMPLES,
+    )
+    self._config = dataclasses.replace(config, play=play)
+    self._exact = exact_play.ExactPlay(game)
+    seats = range(len(game.seats))
+    self._num_turns = max(map(self._exact.most_turns, seats))
+    self._automata = [
+      spellings.build(
+        game.text.actions,
+        opening="<move>",
+        closing="</move>",
+        thought_tags=tags,
+      )
+      for tags in (None, _TAGS)
+    ]
+    self.replies: dict[str, Reply] = {}
+
+  def prompt(self, observation: str) -> list[chat.Message]:
+    """Returns the rules and an observation as messages."""
+    return [
+      chat.message("system", self.game.text.rules),
+      chat.message("user", observation),
+    ]
+
+  def read(self, reply: Reply) -> tuple[int, Ending]:
+    """Returns the action of an answer, -1 for none, and how it ends the game."""
+    if reply.truncated:
+      return -1, Ending.LENGTH
+    action = max(each.read(reply.response) for each in self._automata)
+    return action, Ending.ONGOING if action >= 0 else Ending.PARSE_ERROR
+
+  def estimate(
+    self, cached: Callable[[str], Reply | None], max_tokens: int
+  ) -> Estimate:
+    """Estimates the requests for the answers that are not `cached`.
+
+    An answer has at most `max_tokens` tokens.
+    """
+    lengths: list[int] = []
+    for seat in range(len(self.game.seats)):
+      stream = streams.Stream.ESTIMATED_ANSWERS
+      rng = streams.generator(0, stream, seat)
+      legal = self._exact.legal_actions(seat)
+
+      def act(
+        numbers: np.ndarray,
+        seat: int = seat,
+        rng: np.random.Generator = rng,
+        legal: np.ndarray = legal,
+      ) -> list[int]:
+        actions = []
+        for number, text in zip(
+          numbers, self._texts(seat, numbers), strict=True
+        ):
+          reply = cached(text)
+          if reply is None:
+            prompt = self.prompt(text)
+            lengths.append(sum(len(each["content"]) for each in prompt))
+            actions.append(int(rng.choice(np.flatnonzero(legal[number]))))
+          else:
+            actions.append(self.read(reply)[0])
+        return actions
+
+      self._exact.explore(seat, act)
+    most = sum(map(len, self._exact.decisions))
+    count = len(lengths)
+    return Estimate(count, most, sum(lengths) // _TOKEN, count * max_tokens)
+
+  def __call__(self, answer: Answers) -> list[matches.Match]:
+    """Asks for all answers that matter; returns the games in each seat.
+
+    As in `matches.play_all_lines`, a game without `lines` is judged by its states,
+    and its games are examples.
+    """
+    self.replies, reached = {}, []
+    for seat in range(len(self.game.seats)):
+
+      def act(numbers: np.ndarray, seat: int = seat) -> list[int]:
+        texts = self._texts(seat, numbers)
+        replies = answer(texts)
+        self.replies |= zip(texts, replies, strict=True)
+        return [self.read(reply)[0] for reply in replies]
+
+      reached.append(self._exact.explore(seat, act))
+    game, play = self.game, self._config.play
+    player = _Player(self, game.environment(), self._num_turns)
+    if game.lines is not None:
+      return list(matches.exact_matches(player, game, play.batch_size))
+    examples = matches.sampled_matches(player, play, self._config.seed)
+    single = _Player(self, decisions_lib.SingleTurn(), 1)
+    result = []
+    for seat, match in enumerate(examples):
+      rows, listed = reached[seat], self._exact.decisions[seat]
+      states = jax.tree.map(
+        lambda leaf, rows=rows: leaf[rows], listed.view_states()
+      )
+      # Decisions that are not reached do not matter.
+      actions = np.full(len(listed), -1)
+      endings = np.full(len(listed), Ending.PARSE_ERROR)
+      for row, text in zip(rows, self._texts(seat, rows), strict=True):
+        actions[row], endings[row] = self.read(self.replies[text])
+      policy = decisions_lib.deterministic(
+        actions, endings, game.game.num_actions
+      )
+      verdict = rates_lib.exact_of_states(self._exact.judge(seat, policy))
+      answers = single(None, states)
+      result.append(match._replace(result=verdict, answers=answers))
+    return result
+
+  def write(
+    self, played: Sequence[matches.Match], output: pathlib.Path, name: str
+  ) -> str:
+    """Writes games and summary, as `matches.write` does; returns the results.
+
+    `name` is the name of the model in the summary.
+
+    Raises:
+      errors.UserError: If one of the files exists.
+    """
+    every = [*self.replies.values()]
+    play = config_lib.to_dict(self._config)["play"]
+    matches.write_games(
+      output,
+      played,
+      # The one token of a turn is the number of the response.
+      lambda ids: every[ids[0]].response,
+      {"model": name, "play": play},
+    )
+    unreadable = [each for each in every if self.read(each)[0] < 0]
+    text = f"answers: {len(every)}, {len(unreadable)} unreadable"
+    if unreadable:
+      text += f", such as {errors.quote(unreadable[0].response)}"
+    return f"{matches.table(played)}\n{text}"
+
+  def _texts(self, seat: int, numbers: np.ndarray) -> list[str]:
+    shows = self._exact.decisions[seat].shows[numbers].tolist()
+    return [game_lib.observation_text(self.game.text, show) for show in shows]
+
+
+class _Player:
+  """Plays whole games by answers, as `model_player.Player` does by a model.
+
+  A turn has one token, the number of the response.
+  """
+
+  def __init__(self, judge: AnswerJudge, env: Any, num_turns: int):
+    self.game: definition.Definition = judge.game
+    self._numbers = {text: n for n, text in enumerate(judge.replies)}
+    read = [judge.read(reply) for reply in judge.replies.values()]
+    self._moves, self._faults = np.array(read, np.int32).reshape(-1, 2).T
+    self._num_turns = num_turns
+    begin = self.game.begin
+    self._begin = jax.jit(jax.vmap(lambda key, seat: begin(env, key, seat)))
+    self._step = jax.jit(jax.vmap(env.step))
+    self._outcome = jax.jit(jax.vmap(env.outcome))
+
+  def begin(self, keys: jax.Array, seats: jax.Array) -> Any:
+    """Returns the first states of B games."""
+    return self._begin(keys, seats)
+
+  def __call__(self, keys: Any, states: Any) -> trajectory_lib.Trajectory:
+    """Plays a game from each of B states; the keys have no effect."""
+    del keys
+    states = jax.device_get(states)
+    ending, turns = np.array(self._outcome(states)), []
+    for _ in range(self._num_turns):
+      active = ending == Ending.ONGOING
+      numbers = np.zeros(len(active), np.int32)
+      texts = self.game.observation_texts(states) if active.any() else ()
+      for row in np.flatnonzero(active):
+        numbers[row] = self._numbers[texts[row]]
+      moves = np.where(active, self._moves[numbers], -1)
+      turns.append((states, active, moves, numbers))
+      is_played = moves >= 0
+      after = jax.device_get(self._step(states, jnp.asarray(moves)))
+      outcome = np.where(is_played, self._outcome(after), self._faults[numbers])
+      ending = np.where(active, outcome, ending).astype(np.int8)
+      states = jax.tree.map(
+        lambda new, old, mask=is_played: np.where(
+          mask.reshape(-1, *[1] * (new.ndim - 1)), new, old
+        ),
+        after,
+        states,
+      )
+    if self._num_turns == 1:
+      ending[ending == Ending.ONGOING] = Ending.UNFINISHED
+    past, mask, moves, numbers = jax.tree.map(
+      lambda *rows: np.stack(rows, axis=1), *turns
+    )
+    fields: dict[str, Any] = {
+      "ending": ending,
+      "state": states,
+      "states": past,
+      "retried": np.zeros_like(mask),
+      "turn_mask": mask,
+      "moves": moves,
+      "actions": numbers[..., None],
+      "action_mask": mask[..., None],
+      "log_probs": np.zeros((*mask.shape, 1), np.float32),
+    }
+    return trajectory_lib.Trajectory(**fields)
