@@ -2,7 +2,8 @@
 
 Each seed trains a poor player with `configs/sft_cold_start.yaml` and improves
 it with `configs/grpo_tiny.yaml`; what is printed is how often each mark wins,
-draws and loses before and after, exactly, and on how many lines it fails.
+draws and loses before and after, exactly, on how many lines it fails, and the
+share of right answers to all positions.
 """
 
 import argparse
@@ -14,9 +15,11 @@ from typing import Any
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
+from tunix_ttt.evaluate import evalsets
 from tunix_ttt.runs import run_directory
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS, EVALSET = ROOT / "configs", ROOT / "evalsets" / "tictactoe_v1.jsonl"
 
 
 def run(seed: int, output: pathlib.Path, settings: list[str]) -> dict[str, Any]:
@@ -39,9 +42,17 @@ def run(seed: int, output: pathlib.Path, settings: list[str]) -> dict[str, Any]:
   rows = [json.loads(line) for line in lines]
   return {
     "seed": seed,
+    "accuracy": [accuracy(cold, config), accuracy(improved, config)],
     "seconds": round(max(row.get("seconds", 0) for row in rows)),
     "evaluations": [row for row in rows if row["split"] == "eval"],
   }
+
+
+def accuracy(model: pathlib.Path, config: config_lib.GRPOConfig) -> float:
+  """Returns the share of right answers of a run's model to the evalset."""
+  items = evalsets.load(EVALSET, config.game)
+  answers = recipes.answer_evalset(model, config, items)
+  return round(statistics.mean(answer.score for answer in answers), 4)
 
 
 def summary(results: list[dict[str, Any]], when: int) -> dict[str, Any]:
@@ -86,6 +97,7 @@ def main() -> None:
     for row in results[-1]["evaluations"]:
       lost = {mark: row[f"{mark}/lines_lost"] for mark in "XO"}
       print(f"seed {seed}  step {row['step']:4}  lines lost {lost}", flush=True)
+    print(f"seed {seed}  accuracy {results[-1]['accuracy']}", flush=True)
   report = {
     **cli.machine(),
     "before": summary(results, 0),

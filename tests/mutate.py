@@ -179,6 +179,20 @@ MUTATIONS = (
     "tests/test_rewards.py::test_a_turn_is_compared_with_others_like_it",
   ),
   Mutation(
+    "a mistake that is always made is never trained",
+    "tunix_ttt/algorithms/advantages.py",
+    "_where(is_same & is_worse, every_turn, statistics)",
+    "_where(is_same & is_worse, equal, statistics)",
+    "tests/test_rewards.py::test_a_turn_is_compared_with_all_on_its_board",
+  ),
+  Mutation(
+    "groups start on the other seat's mistakes",
+    "tunix_ttt/train/mistake_starts.py",
+    "np.flatnonzero(self._seats == seat)",
+    "np.flatnonzero(self._seats != seat)",
+    "tests/test_grpo_starts.py::test_groups_start_on_the_mistakes_of_their_seat",
+  ),
+  Mutation(
     "the policy loss is divided by its rows' padded length",
     "tunix_ttt/algorithms/grpo_loss.py",
     'norm["norm"] = config.max_sequence_tokens',

@@ -1,5 +1,6 @@
 """Tests the start positions of GRPO games: `episodes.starts`."""
 
+from collections import Counter
 import dataclasses
 import pathlib
 
@@ -11,9 +12,15 @@ from tests import test_grpo
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import recipes
+from tunix_ttt.games import catalog
+from tunix_ttt.games.tictactoe import board_positions
+from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import env as env_lib
 from tunix_ttt.games.tictactoe import rules
+from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.rollout import trajectory
 from tunix_ttt.train import game_rollout
+from tunix_ttt.train import mistake_starts
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import reference_log_probs
 
@@ -117,12 +124,136 @@ def test_only_games_have_starts(source):
     config_lib.load(config_lib.GRPOConfig, settings)
 
 
+MISTAKES = test_grpo.changed(
+  dataclasses.replace(test_grpo.CONFIG, exhaustive_eval=True),
+  "episodes",
+  starts=0.5,
+  mistakes=0.5,
+)
+
+
+def evaluated(game, boards, lasts, moves):
+  """Returns games of one turn on boards after last moves, as of an evaluation."""
+  template = trajectory.dummy_trajectory(game, 1, 1)
+  games = jax.tree.map(
+    lambda leaf: np.repeat(leaf[:1], len(boards), axis=0), template
+  )
+  board = np.array(boards)[:, None]
+  states = games.states.replace(
+    board=board,
+    agent=rules.side_to_move()[board].astype(np.int8),
+    last_move=np.array(lasts, np.int8)[:, None],
+  )
+  return games.replace(states=states, moves=np.array(moves)[:, None])
+
+
+def test_groups_start_on_the_mistakes_of_their_seat(model, tmp_path):
+  game = catalog.of(MISTAKES)
+  of_x, of_o = (
+    [board_text.from_text(text) for text in texts]
+    for texts in (
+      ("X...O....", "XXO.O....", "........."),
+      ("XX..O....", "XOX.OX..."),
+    )
+  )
+  pool = mistake_starts.MistakePool(MISTAKES, tmp_path)
+  assert not pool.draw(np.arange(50))[0].any()
+  best = [solver.optimal_cells(board)[0] for board in of_x]
+  worse = board_positions.rejected_cells(of_x[1], "worse")[0]
+  wrong = board_positions.rejected_cells(of_o[1], "worse")[0]
+  boards, lasts = [*of_x, of_x[1], of_x[1]], [4, 2, -1, 4, 2]
+  right = [*best, best[1], best[1]]
+  pool.add(
+    7,
+    [
+      # One board was reached by two last moves, and by one of them twice.
+      evaluated(game, boards, lasts, [best[0], worse, best[2], worse, worse]),
+      # The first answer is unreadable.
+      evaluated(game, of_o, [1, 0], [-1, wrong]),
+    ],
+  )
+  groups = np.repeat(np.arange(400), MEMBERS)
+  chosen, (boards_drawn, last_drawn) = pool.draw(groups)
+  seats = groups % 2
+  for seat, mistakes in (
+    (0, {(of_x[1], 2), (of_x[1], 4)}),
+    (1, {(of_o[0], 1), (of_o[1], 0)}),
+  ):
+    drawn = chosen & (seats == seat)
+    pairs = zip(boards_drawn[drawn], last_drawn[drawn], strict=True)
+    found = Counter((int(board), int(last)) for board, last in pairs)
+    assert found.keys() == mistakes
+    # Each is drawn as often as the other.
+    assert max(found.values()) < 2 * min(found.values())
+  assert abs(chosen.mean() - 0.5) < 0.1
+  by_group = (chosen.reshape(400, -1), boards_drawn.reshape(400, -1))
+  assert all((each == each[:, :1]).all() for each in by_group)
+  # A resumed run has the positions of the evaluation before its checkpoint.
+  again = mistake_starts.MistakePool(MISTAKES, tmp_path)
+  again.restore(6)
+  assert not again.draw(groups)[0].any()
+  again.restore(8)
+  jax.tree.map(
+    np.testing.assert_array_equal, again.draw(groups), pool.draw(groups)
+  )
+  # Games start on them, unless their group starts on the empty board.
+  rollout = game_rollout.GameRollout(
+    model,
+    MISTAKES,
+    game_rollout.OpponentPool(MISTAKES, tmp_path),
+    mistakes=pool,
+  )
+  _, states = rollout.start(groups, rollout._pool.opponent(0))
+  is_random = rollout._has_random_start(groups)
+  there = np.asarray(states.board) == boards_drawn
+  assert there[chosen & is_random].all()
+  assert (rules.num_marks()[states.board[~is_random]] < 2).all()
+  # X makes no mistake any more.
+  pool.add(
+    9,
+    [
+      evaluated(game, boards, lasts, right),
+      evaluated(game, of_o, [1, 0], [-1, wrong]),
+    ],
+  )
+  now = pool.draw(groups)[0]
+  assert not now[seats == 0].any()
+  np.testing.assert_array_equal(now[seats == 1], chosen[seats == 1])
+  (tmp_path / "mistakes" / "7.npz").write_bytes(b"PK no archive")
+  with pytest.raises(errors.UserError, match=r"7\.npz: no positions"):
+    again.restore(7)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"episodes": {"mistakes": 0.5}}, "episodes: mistakes: 0.5: they are"),
+    (
+      {"episodes": {"starts": 1.0, "mistakes": 1.0}, "exhaustive_eval": False},
+      "episodes.mistakes: 1.0: exact evaluations find them",
+    ),
+  ],
+)
+def test_what_mistakes_need(settings, message):
+  with pytest.raises(errors.UserError, match=message):
+    config_lib.load(config_lib.GRPOConfig, settings)
+
+
+def test_mistakes_need_a_solved_game(tmp_path):
+  config = dataclasses.replace(
+    MISTAKES, game=config_lib.GameConfig(name="kuhn_poker")
+  )
+  with pytest.raises(errors.UserError, match="episodes.mistakes: needs an"):
+    mistake_starts.MistakePool(config, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_a_run_with_everything_is_resumed_exactly(staleness, tmp_path):
   config = dataclasses.replace(
     test_grpo.CONFIG,
-    episodes=config_lib.EpisodesConfig(starts=0.5),
+    episodes=config_lib.EpisodesConfig(starts=0.5, mistakes=0.5),
+    exhaustive_eval=True,
     rollout=config_lib.RolloutConfig(constrained=True, max_staleness=staleness),
     opponents=config_lib.OpponentsConfig(
       random=(0.5, 0.2), optimal=(0.2, 0.3), past_selves=(0.3, 0.5),
@@ -131,7 +262,10 @@ def test_a_run_with_everything_is_resumed_exactly(staleness, tmp_path):
     rollouts_per_log=16,
   )  # fmt: skip
   config = test_grpo.changed(config, "grpo", num_iterations=2)
-  config = test_grpo.changed(config, "training", warmup_steps=2)
+  # The checkpoint of step 2 is not that of an evaluation.
+  config = test_grpo.changed(
+    config, "training", warmup_steps=2, eval_every_n_steps=3
+  )
   run = test_grpo.train(config, tmp_path / "run")
   found, weights = test_grpo.rows(run), test_grpo.final(run)
   trained = [row for row in found if row["split"] == "train"]

@@ -90,9 +90,9 @@ def test_games(live, tmp_path, monkeypatch):
   seen: list[int] = []
   evaluate = matches.Evaluator.__call__
 
-  def watched(self, params):
+  def watched(self, params, *visit):
     seen.append(live())
-    return evaluate(self, params)
+    return evaluate(self, params, *visit)
 
   del prepared, judge
   monkeypatch.setattr(matches.Evaluator, "__call__", watched)

@@ -285,6 +285,40 @@ def test_a_turn_is_compared_with_others_like_it(estimator):
     assert trained[:, 0].tolist() == [True] * 4 + [False] * 5
 
 
+@pytest.mark.parametrize("estimator", ["grpo", "drgrpo", "rloo"])
+def test_a_turn_is_compared_with_all_on_its_board(estimator):
+  rng = np.random.default_rng(1)
+  shape = 3 * 5, 4
+  worth = rng.integers(0, 3, shape).astype(np.float32)
+  played = np.arange(4) < rng.integers(1, 5, (15, 1))
+  boards = rng.choice(rules.positions(rules.X)[:13], shape)
+  # A board that no other turn has, one of good moves and one of bad ones.
+  boards[7, 0] = rules.EMPTY_BOARD
+  good, bad = boards[0, 0], boards[1, 0]
+  assert good != bad
+  worth[boards == good], worth[boards == bad] = 2, 0
+  settings = (worth, played, boards, seats(boards), 5)
+  function = advantages.ESTIMATORS[estimator]
+  found, trained = advantages.turn_advantages(*settings, function, "state")
+  others, others_trained = advantages.turn_advantages(
+    *settings, function, "turn"
+  )
+  for b, t in np.ndindex(*shape):
+    values = worth[played & (boards == boards[b, t])].tolist()
+    if not played[b, t]:
+      assert found[b, t] == 0 and not trained[b, t]
+    elif len(values) > 1:
+      every = worth[played].tolist()
+      if max(values) == min(values) < np.mean(every):
+        values = every
+      expected = estimate(worth[b, t], values, estimator)
+      np.testing.assert_allclose(found[b, t], expected, atol=1e-5)
+      assert trained[b, t] == (max(values) > min(values))
+    else:
+      assert found[b, t] == others[b, t] and trained[b, t]
+      assert others_trained[b, t]
+
+
 def test_a_turn_that_is_the_only_one_of_its_batch():
   worth, played = np.ones((2, 2), np.float32), np.array([[1, 1], [1, 0]], bool)
   boards = np.full((2, 2), rules.EMPTY_BOARD)

@@ -158,8 +158,12 @@ def turn_advantages(
   2. turns with the same index in the group;
   3. turns with the same index and the same seat in the batch.
 
-  The baseline `turn` skips the first set. Peers depend only on what happened
-  before the turn, so the baseline adds no bias.
+  The baseline `turn` skips the first set, and `state` replaces it by the turns
+  with the same position in the batch. Peers depend only on what happened before
+  the turn, so the baseline adds no bias, with one exception: where `state` finds
+  that all moves on a position earned the same, less than the mean of the batch,
+  their peers are all turns of the batch. Otherwise a mistake that is always made
+  would never be trained.
 
   Args:
     values: float [B, T], in consecutive groups of `num_generations` games.
@@ -168,7 +172,7 @@ def turn_advantages(
     seats: int [B, T], seats of the model.
     num_generations: Number of games in a group.
     estimate: Function of the values and the statistics of their peers.
-    baseline: `board` or `turn`.
+    baseline: `board`, `turn` or `state`.
 
   Returns:
     Advantages float32 [B, T], 0 without peers, and a mask bool [B, T] of turns
@@ -188,13 +192,17 @@ def turn_advantages(
   every = np.arange(seats.max() + 1)[:, None, None]
   by_seat = _statistics(values, played & (seats == every))
   turns = np.arange(values.shape[1])
-  batch = (leaf[seats, turns].reshape(shape) for leaf in by_seat)
-  statistics = Statistics(
-    *(
-      np.where(group.num_values > 1, of_group, of_batch)
-      for of_group, of_batch in zip(group, batch, strict=True)
+  batch = Statistics(*(leaf[seats, turns].reshape(shape) for leaf in by_seat))
+  statistics = _where(group.num_values > 1, group, batch)
+  if baseline == "state":
+    equal, every_turn = (
+      Statistics(*(leaf.reshape(shape) for leaf in _by_label(values, labels)))
+      for labels in (np.where(played, positions, -1), played.astype(int))
     )
-  )
+    statistics = _where(equal.num_values > 1, equal, statistics)
+    is_same = (equal.num_values > 1) & (equal.spread <= _TOLERANCE)
+    is_worse = grouped < every_turn.mean - _TOLERANCE
+    statistics = _where(is_same & is_worse, every_turn, statistics)
   has_peers = mask & (statistics.num_values > 1)
   estimates = np.where(has_peers, estimate(grouped, statistics), 0)
   differs = mask & (statistics.spread > _TOLERANCE)
@@ -202,6 +210,32 @@ def turn_advantages(
     estimates.reshape(values.shape).astype(np.float32),
     differs.reshape(values.shape),
   )
+
+
+def _where(
+  mask: np.ndarray, first: Statistics, second: Statistics
+) -> Statistics:
+  """Returns the first statistics inside of a mask, and the second outside."""
+  pairs = zip(first, second, strict=True)
+  return Statistics(*(np.where(mask, one, other) for one, other in pairs))
+
+
+def _by_label(values: np.ndarray, labels: np.ndarray) -> Statistics:
+  """Returns statistics over the values with the same label, [...] as both."""
+  inverse = np.unique(labels, return_inverse=True)[1].ravel()
+  count, flat = np.bincount(inverse), values.ravel().astype(np.float64)
+  mean = np.bincount(inverse, flat) / count
+  squares = np.bincount(inverse, (flat - mean[inverse]) ** 2)
+  highest, lowest = np.full(len(count), -np.inf), np.full(len(count), np.inf)
+  np.maximum.at(highest, inverse, flat)
+  np.minimum.at(lowest, inverse, flat)
+  every = (
+    count,
+    mean,
+    np.sqrt(squares / np.maximum(count - 1, 1)),
+    highest - lowest,
+  )
+  return Statistics(*(leaf[inverse].reshape(values.shape) for leaf in every))
 
 
 def differs_in_group(values: np.ndarray, num_generations: int) -> np.ndarray:

@@ -28,12 +28,17 @@ class EpisodesConfig:
     starts: Share of the groups whose games start on a random position and run
       to the end. All reachable positions on which the model moves are equally
       likely, and the games of a group share one. Requires `source: games`.
+    mistakes: Share of those random positions that are drawn from the model's
+      mistakes instead: positions of the last evaluation on which its move was
+      not optimal, all equally likely for each seat. Requires exact evaluation
+      and a game that is solved.
   """
 
   source: Literal["games", "positions", "prompts"] = "games"
   agent: sections.Text = "mixed"
   opponent_seed: Literal["group", "game"] = "group"
   starts: sections.Fraction = 0.0
+  mistakes: sections.Fraction = 0.0
 
   @property
   def are_single_moves(self) -> bool:
@@ -61,6 +66,11 @@ class EpisodesConfig:
       raise ValueError(
         f"starts: {self.starts}: {self.source} determine the start of single"
         " moves; set source to games or remove starts"
+      )
+    if self.mistakes and not self.starts:
+      raise ValueError(
+        f"mistakes: {self.mistakes}: they are a share of the random positions;"
+        " set starts above 0 or remove mistakes"
       )
     return self
 

@@ -162,7 +162,11 @@ class AlgorithmConfig:
       number if no other turn shares the board. `turn` uses the turns of the
       group with the same number, and suits rewards that are comparable between
       boards, such as regret. A turn without any such turn in its group is
-      compared with the turns of the batch.
+      compared with the turns of the batch. `state` uses the turns of the batch
+      on the same board, and those of `turn` if there is no other; if all
+      earned the same, less than the mean of the batch, it uses all turns of the
+      batch. It suits regret at a discount of 0, with which a turn is a bandit on
+      its board.
     role_baseline_decay: Decay rate of the running mean of each seat's return,
       which then is the baseline in place of the group: an advantage is the
       return minus this mean, whatever the estimator (SPIRAL, Liu et al., 2025,
@@ -200,7 +204,7 @@ class AlgorithmConfig:
     Literal["grpo", "drgrpo", "rloo"] | sections.Reference
   ) = "grpo"
   advantage_level: Literal["episode", "turn"] = "episode"
-  turn_baseline: Literal["board", "turn"] = "board"
+  turn_baseline: Literal["board", "turn", "state"] = "board"
   role_baseline_decay: sections.Fraction | None = None
   discount: sections.Fraction = 1.0
   loss_agg_mode: Literal[
@@ -294,6 +298,13 @@ class GRPOConfig(sections.SFTConfig):
         "exhaustive_eval: a sampled policy is judged exactly on single"
         " observations; set play.context to board, play.temperature to 0 or"
         " exhaustive_eval to false"
+      )
+    is_exact = self.exhaustive_eval and self.play.temperature == 0
+    if self.episodes.mistakes and not is_exact:
+      raise ValueError(
+        f"episodes.mistakes: {self.episodes.mistakes}: exact evaluations of greedy"
+        " play find them; set exhaustive_eval to true and play.temperature to 0,"
+        " or remove mistakes"
       )
     return self
 

@@ -275,22 +275,25 @@ class Evaluator:
     """Parameters that were evaluated last, at first the model's."""
     return self._player.params
 
-  def __call__(self, params: Any) -> dict[str, float]:
+  def __call__(
+    self, params: Any, visit: Callable[[Trajectory], Any] = lambda games: None
+  ) -> dict[str, float]:
     """Returns the rates in each seat and the `score`.
 
     The score is the mean share of points (`rates.points`) over seats and, if
     results are exact, over a random and an optimal opponent. `nash_conv`
     is the exploitability of the sampled policy where information is hidden; see
-    `BestResponses.nash_conv`.
+    `BestResponses.nash_conv`. `visit` is called with each
+    seat's games, or its answers of one turn, of a greedy model.
     """
     player, play = self._player, self._config.play
     game = player.game
     player.params = params
     if self._judge is not None:
-      every = (result[:2] for result in self._judge(in_training=True))
+      played = self._judge(in_training=True)
     else:
       if self._config.exhaustive_eval:
-        played = exact_matches(
+        matches = exact_matches(
           player,
           game,
           play.batch_size,
@@ -299,10 +302,12 @@ class Evaluator:
         )
       else:
         seed = self._config.seed
-        played = sampled_matches(player, play, seed, in_training=True)
-      every = ((match.seat, match.result) for match in played)
+        matches = sampled_matches(player, play, seed, in_training=True)
+      played = ((each.seat, each.result, each.games) for each in matches)
     metrics, scores = {}, []
-    for seat, result in every:
+    for seat, result, *games in played:
+      for each in games:
+        visit(each)
       if isinstance(result, rates_lib.Exact):
         metrics[f"{seat}/lines_lost"] = float(result.lines_lost)
       for opponent, rates in result.against(play.opponent).items():

@@ -158,6 +158,10 @@ class Definition(Generic[game_lib.StateT]):
     """Returns the position in which games start."""
     return self.game.init(key)
 
+  def positions(self, states: Any) -> Any:
+    """Returns the positions of states, for `begin_at`; pytrees [...]."""
+    return states.game
+
   def observations(self, tokenizer: tokenizers.Tokenizer) -> Any:
     """Returns the tokens of observations; see `rollout.tables.Tables`."""
     return game_observations.build(

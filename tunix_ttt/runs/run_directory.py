@@ -18,6 +18,7 @@ A GRPO run also has
 
     rollouts.jsonl                    a few whole games of each logged step
     opponents/                        past selves, as tables of moves
+    mistakes/                         positions on which an evaluation erred
     checkpoint-best/                  the model with the best score so far
 """
 
@@ -43,6 +44,7 @@ FINAL_CHECKPOINT = "checkpoint-final"
 BEST_CHECKPOINT = "checkpoint-best"
 ROLLOUTS = "rollouts.jsonl"
 OPPONENTS = "opponents"
+MISTAKES = "mistakes"
 GAMES = "games.jsonl"
 GAMES_SUMMARY = "games.summary.json"
 PAGE = "report.html"

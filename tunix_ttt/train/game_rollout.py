@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -25,6 +26,7 @@ from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import exploiter
+from tunix_ttt.train import mistake_starts
 
 
 class OpponentPool:
@@ -151,12 +153,14 @@ class GameRollout:
     config: config_lib.GRPOConfig,
     pool: OpponentPool,
     prompts: Sequence[Any] = (),
+    mistakes: mistake_starts.MistakePool | None = None,
   ):
     """Builds the sampler, without compiling it.
 
-    `prompts` are the start positions of the episode source `prompts`.
+    `prompts` are the start positions of the episode source `prompts`, and
+    `mistakes` those of `episodes.mistakes`.
     """
-    self._config, self._pool = config, pool
+    self._config, self._pool, self._mistakes = config, pool, mistakes
     self._game = catalog.of(config)
     # In the layout `split`, the sampler has a copy of the model.
     self._trained = self._module = model.module
@@ -249,6 +253,7 @@ class GameRollout:
       opponent,
       self._has_random_start(groups),
       self._prompt_boards(groups),
+      None if self._mistakes is None else self._mistakes.draw(groups),
     )
 
   def _has_random_start(self, groups: np.ndarray) -> np.ndarray:
@@ -283,6 +288,7 @@ class GameRollout:
     opponent: Any,
     has_random_start: jax.Array,
     prompts: Any,
+    mistakes: Any,
   ) -> tuple[jax.Array, Any]:
     config, game, names = self._config, self._game, streams.Stream
     env, episodes = game.environment(opponent), config.episodes
@@ -298,7 +304,11 @@ class GameRollout:
       return streams.key(config.seed, stream, *counters)
 
     def start_game(
-      group: jax.Array, member: jax.Array, has_random_start: Any, prompt: Any
+      group: jax.Array,
+      member: jax.Array,
+      has_random_start: Any,
+      prompt: Any,
+      mistake: Any,
     ) -> Any:
       token_key = key(names.GAME_TOKENS, group, member)
       opponent_member = member if episodes.opponent_seed == "game" else 0
@@ -312,14 +322,21 @@ class GameRollout:
         key(names.GROUP_STARTS, group),
         key(names.GROUP_LAST_MOVES, group),
       )
+      anywhere = game.random_position(start_keys, seat)
+      if mistake is not None:
+        anywhere = jax.tree.map(
+          functools.partial(jnp.where, mistake[0]), mistake[1], anywhere
+        )
       position = jax.tree.map(
-        lambda anywhere, first: jnp.where(has_random_start, anywhere, first),
-        game.random_position(start_keys, seat),
+        functools.partial(jnp.where, has_random_start),
+        anywhere,
         game.first_position(start_keys[0]),
       )
       return token_key, game.begin_at(env, game_key, seat, position)
 
-    return jax.vmap(start_game)(groups, members, has_random_start, prompts)
+    return jax.vmap(start_game)(
+      groups, members, has_random_start, prompts, mistakes
+    )
 
   def listed_moves(self, step: int) -> np.ndarray:
     """Returns a past self, and the exploiter if there is one.

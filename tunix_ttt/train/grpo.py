@@ -29,12 +29,14 @@ from tunix_ttt.algorithms import advantages as advantages_lib
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.algorithms import role_baseline
 from tunix_ttt.games import catalog
+from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo_plan
+from tunix_ttt.train import mistake_starts
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import reference_log_probs
@@ -57,8 +59,15 @@ class GRPORun:
     self.first_step = self.trainer.first_step
     self.pool = game_rollout.OpponentPool(config, path)
     starts = plan.source.samples if plan.source else ()
+    self.mistakes = None
+    if config.episodes.mistakes:
+      self.mistakes = mistake_starts.MistakePool(config, path)
     self.rollout = game_rollout.GameRollout(
-      model, config, self.pool, [start.position for start in starts]
+      model,
+      config,
+      self.pool,
+      [start.position for start in starts],
+      self.mistakes,
     )
     self.rollout.sync()
     self._policy: reference_log_probs.Scorer | None = None
@@ -87,6 +96,8 @@ class GRPORun:
       interrupts.between_steps() as stop,
     ):
       self.pool.restore(self.first_step)
+      if self.mistakes is not None:
+        self.mistakes.restore(self.first_step)
       # Rewinding removed this step's row of an evaluation.
       self.evaluate_if_due(self.first_step)
       for step in range(self.first_step, self.config.training.max_steps):
@@ -157,7 +168,10 @@ class GRPORun:
     if step % training.eval_every_n_steps and step != training.max_steps:
       return False
     with progress.stage("evaluating", has_bar=True):
-      metrics = self.plan.evaluate(nnx.state(self.trainer.model))
+      games: list[trajectory.Trajectory] = []
+      metrics = self.plan.evaluate(nnx.state(self.trainer.model), games.append)
+    if self.mistakes is not None:
+      self.mistakes.add(step, games)
     is_best = self.recorder.evaluation(step, metrics)
     self.trainer.log(step, {f"eval/{name}": v for name, v in metrics.items()})
     if is_best:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 import pathlib
-from typing import Any
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -20,6 +19,7 @@ from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import exploiter
 from tunix_ttt.train import game_rollout
+from tunix_ttt.train import mistake_starts
 from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
@@ -39,12 +39,13 @@ class Plan(run_loop.Plan):
   """The checked parts of a GRPO run, in memory.
 
   Attributes:
-    evaluate: Function from parameters to metrics by name, with a `score`.
+    evaluate: Function from parameters, and one that is called with the games of
+      each seat, to metrics by name, with a `score`.
     source: Prompts; None for whole games.
   """
 
   config: config_lib.GRPOConfig
-  evaluate: Callable[[Any], dict[str, float]]
+  evaluate: Callable[..., dict[str, float]]
   source: datasets.Prompts | None
 
   def dataset_record(self) -> run_manifest.DatasetRecord | None:
@@ -88,6 +89,8 @@ def plan(
   game_rollout.OpponentPool(config, pathlib.Path())
   if episodes.source == "positions" or episodes.starts:
     _ = game.num_positions
+  if episodes.mistakes:
+    mistake_starts.MistakePool(config, pathlib.Path())
   rewards_lib.check(
     game,
     config.rewards,

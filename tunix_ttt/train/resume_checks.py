@@ -225,6 +225,14 @@ def options(
   )
 
 
+def _files_of_steps(run: pathlib.Path) -> list[pathlib.Path]:
+  """Lists the files of a GRPO run that are named by their step."""
+  return [
+    *(run / run_directory.OPPONENTS).glob("*.bin"),
+    *(run / run_directory.MISTAKES).glob("*.npz"),
+  ]
+
+
 def _written_until(run: pathlib.Path, step: int) -> dict[str, integrity.Prefix]:
   """Returns digests of the run's files, right after training `step`."""
   lines = (run / run_directory.METRICS).read_bytes().splitlines(keepends=True)
@@ -235,9 +243,9 @@ def _written_until(run: pathlib.Path, step: int) -> dict[str, integrity.Prefix]:
   rollouts = run / run_directory.ROLLOUTS
   if rollouts.exists():
     contents[run_directory.ROLLOUTS] = rollouts.read_bytes()
-  for path in (run / run_directory.OPPONENTS).glob("*.bin"):
+  for path in _files_of_steps(run):
     if int(path.stem) <= step:
-      contents[f"{run_directory.OPPONENTS}/{path.name}"] = path.read_bytes()
+      contents[f"{path.parent.name}/{path.name}"] = path.read_bytes()
   return {name: integrity.Prefix.of(data) for name, data in contents.items()}
 
 
@@ -353,11 +361,7 @@ def go_back(
         update={"status": "running", "finished_at": None, "files": {}}
       ).write(run)
       paths += [run / name for name in _FINAL_FILES]
-      paths += [
-        path
-        for path in (run / run_directory.OPPONENTS).glob("*.bin")
-        if int(path.stem) > step
-      ]
+      paths += [path for path in _files_of_steps(run) if int(path.stem) > step]
     superseded = run / run_directory.new_run_id("superseded")
     for path in paths:
       if path.exists():
@@ -388,6 +392,7 @@ def remove_temporaries(run: pathlib.Path) -> None:
   for path in (
     *(p for p in run.glob(".*") if p.name.lstrip(".").startswith(_HELD)),
     *(run / run_directory.OPPONENTS).glob(".*"),
+    *(run / run_directory.MISTAKES).glob(".*"),
     *(run / run_directory.CHECKPOINTS).glob(f"*{_TEMPORARY}"),
   ):
     files.remove(path)

@@ -88,6 +88,10 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
     del key
     return jnp.int32(rules.EMPTY_BOARD), jnp.int32(-1)
 
+  def positions(self, states: env_lib.State) -> tuple[jax.Array, jax.Array]:
+    """Returns the boards and the last moves."""
+    return states.board, states.last_move
+
   def observations(
     self, tokenizer: tokenizers.Tokenizer
   ) -> board_tables.Observations:
