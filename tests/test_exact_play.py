@@ -98,7 +98,8 @@ def test_a_best_response_gains_what_the_policy_loses_at_worst(tictactoe, name):
   policies = [answers(tictactoe, seat, TABLES[name]) for seat in range(2)]
   for seat in range(2):
     moves, value = tictactoe.best_response(1 - seat, policies)
-    assert value == -judge(tictactoe, seat, policies[seat]).worst
+    worst = judge(tictactoe, seat, policies[seat]).worst
+    assert worst is not None and value == -worst.mean_return
     to_act = np.asarray(tictactoe.graph.to_act)
     assert ((moves >= 0) == (to_act == 1 - seat)).all()
 

@@ -297,16 +297,19 @@ def test_restricted_samplers_agree(model, tables, states, name):
 def test_token_limits_cut_answers(model, states, begin, shows):
   """Answers are cut after as many tokens as there is room for."""
   whole = moves_of(model, ShortText(), states)
-  lengths = jax.vmap(slots.compose, (None, 0))(begin, shows)[1]
+  lengths = np.asarray(jax.vmap(slots.compose, (None, 0))(begin, shows)[1])
+  names = [name for action in ShortText.actions for name in action]
+  longest = max(len(canonical(model.tokenizer, name)) for name in names)
   answer = len(canonical(model.tokenizer, "check"))
   for limits in ((answer - 1, None), (24, int(lengths.max()) + answer - 1)):
     moves = moves_of(model, ShortText(), states, limits=limits)
-    is_cut = np.asarray(lengths) == lengths.max()
+    is_cut = lengths == lengths.max()
     is_cut |= limits[1] is None
+    has_room = ~is_cut & (lengths + longest <= (limits[1] or 0))
     np.testing.assert_array_equal(
-      moves.probabilities[~is_cut], whole.probabilities[~is_cut]
+      moves.probabilities[has_room], whole.probabilities[has_room]
     )
-    assert (moves.truncated[is_cut] > 0.1).all()
+    assert (moves.truncated > whole.truncated + 0.05)[is_cut].all()
     every = moves.probabilities.sum(axis=1) + moves.unreadable + moves.truncated
     np.testing.assert_allclose(every + moves.unresolved, 1, atol=1e-6)
     short = {

@@ -217,6 +217,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
   ),
   "compare": ("run", "other", "--output", "new.html"),
   "evalset": ("validate", "items.jsonl"),
+  "judge": ("--answers", "data.jsonl", "--output", "new.jsonl"),
   "export": ("--model", "folder", "--output", "new"),
 }
 _CONFIG_OF = {
@@ -640,7 +641,6 @@ def _of_flags() -> Iterator[Case]:
     ("opponent", "eval_play", "--opponent", "stockfish"),
     ("cells", "eval_play", "--opponent", "scripted:9"),
     ("share of errors", "eval_play", "--opponent", "epsilon-optimal:2"),
-    ("all lines at random", "eval_play", "--exhaustive", "--temperature", "1"),
     ("seed", "eval_play", "--seed", "-1"),
     ("seed of text", "eval_generate", "--seed", "one"),
     ("evalset missing", "eval_generate", "--eval-set", "none"),

@@ -315,7 +315,7 @@ class Evaluator:
       for name, value in result.returns.items():
         metrics[f"{seat}/return/{name}"] = value
       for name in rates_lib.OF_DECISIONS:
-        if (value := getattr(result, name)) is not None:
+        if (value := getattr(result, name, None)) is not None:
           metrics[f"{seat}/{name}"] = value
       scores += rates_lib.points(game, result, play.opponent)
     if self._policies is not None:

@@ -49,6 +49,7 @@ class OpponentPool:
     self._tables: list[np.ndarray] = []
     settings, game = self._settings, self._game
     self._custom, self._players = None, {}
+    self._has_exploiter = any(settings.exploiter)
     if settings.custom is not None:
       self._custom = game.player(settings.custom, "opponents.custom")
       return
@@ -60,7 +61,6 @@ class OpponentPool:
           full = f"mcts:{settings.mcts.simulations}"
         self._players[name] = game.player(full, f"opponents.{name}")
     self._mixture = game.mixture([*self._players.values()])
-    self._has_exploiter = any(settings.exploiter)
     if self._has_exploiter and len(game.seats) != 2:
       raise errors.UserError(
         f"opponents.exploiter: {game.name} is not a game of two seats; remove"
