@@ -193,7 +193,7 @@ def write(
 
 
 def change_table(material: Material) -> str:
-  """Formats lost lines and right answers before and after training.
+  """Formats results before and after training.
 
   A row without both numbers is omitted; without rows, the text is empty.
   """
@@ -203,6 +203,18 @@ def change_table(material: Material) -> str:
     lost = [s[mark].lost_text if mark in s else "" for s in (before, after)]
     if all(lost):
       rows.append((f"lost lines as {mark}", lost[0], lost[1], ""))
+  shares = {
+    "draws with optimal": lambda side: side.against.get("optimal", {}).get(
+      "draw_rate"
+    ),
+    "true thoughts": lambda side: side.thought_true_rate,
+  }
+  for name, share in shares.items():
+    for mark in after:
+      values = [share(s[mark]) if mark in s else None for s in (before, after)]
+      if None not in values:
+        first, second = (f"{100 * value:.1f} %" for value in values)
+        rows.append((f"{name} as {mark}", first, second, ""))
   if material.pairs:
     score = delta_report.compare(material.pairs)
     chance = delta_report.chance(material.pairs)
