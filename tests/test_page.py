@@ -101,7 +101,11 @@ def test_the_change_table_has_lost_lines_before_and_after(
   perfect = players.matches(players.PERFECT)
   better = players.write(perfect, tmp_path / "games.jsonl", str)
   changed = run_page.collect(games_before=games, games_after=better)
-  title, x, o = run_page.change_table(changed).splitlines()
+  title, x, o, *draws = run_page.change_table(changed).splitlines()
+  assert [row.split()[:5] for row in draws] == [
+    ["draws", "with", "optimal", "as", mark] for mark in board_records.MARKS
+  ]
+  assert all(row.endswith(" 100.0 %") for row in draws)
   assert title.split() == ["before", "after"]
   for row, mark in zip((x, o), board_records.MARKS, strict=True):
     poor = players.exact(material.after, mark)

@@ -212,9 +212,9 @@ def change_table(material: Material) -> str:
   for name, share in shares.items():
     for mark in after:
       values = [share(s[mark]) if mark in s else None for s in (before, after)]
-      if None not in values:
-        first, second = (f"{100 * value:.1f} %" for value in values)
-        rows.append((f"{name} as {mark}", first, second, ""))
+      texts = [f"{100 * x:.1f} %" for x in values if x is not None]
+      if len(texts) == 2:
+        rows.append((f"{name} as {mark}", texts[0], texts[1], ""))
   if material.pairs:
     score = delta_report.compare(material.pairs)
     chance = delta_report.chance(material.pairs)
