@@ -211,6 +211,9 @@ def test_a_model_is_judged_as_its_sampled_games(model, tmp_path, monkeypatch):
   summary = game_files.read_summary(game_files.summary_path(path))
   assert summary.results == {match.seat: match.result for match in exact}
   assert not game_files.is_exact(summary)
+  for seat, side in game_files.sides_of_summary(summary).items():
+    assert side.against["random"] == summary.results[seat].against("")["random"]
+    assert side.thought_true_rate is None
   assert "at temperature 1.3, computed" in matches.table(exact)
 
 

@@ -315,7 +315,7 @@ class Evaluator:
       for name, value in result.returns.items():
         metrics[f"{seat}/return/{name}"] = value
       for name in rates_lib.OF_DECISIONS:
-        if (value := getattr(result, name, None)) is not None:
+        if (value := getattr(result, name)) is not None:
           metrics[f"{seat}/{name}"] = value
       scores += rates_lib.points(game, result, play.opponent)
     if self._policies is not None:
@@ -446,8 +446,6 @@ def table(matches: Sequence[Match]) -> str:
       ]
     if result.optimal_move_rate is not None:
       lines.append(f"  optimal moves    {result.optimal_move_rate:.2%}")
-    if isinstance(result, rates_lib.Stochastic):
-      continue
     if result.thought_true_rate is not None:
       lines.append(f"  true thoughts    {result.thought_true_rate:.2%}")
     if result.thought_no_claim_rate:

@@ -1,6 +1,7 @@
 """Results of a policy's games: exact, or sampled with intervals."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 from scipy import stats
@@ -84,6 +85,10 @@ class Stochastic:
     intervals: 95% confidence intervals of the rates, and of `return`, against
       the random and the optimal opponent; empty if `num_answers` is 0.
   """
+
+  # Answers that are counted without their texts have no thoughts to judge.
+  thought_true_rate: ClassVar[float | None] = None
+  thought_no_claim_rate: ClassVar[float | None] = None
 
   temperature: float
   random: dict[str, float]
