@@ -243,6 +243,8 @@ class GRPOConfig(sections.SFTConfig):
       sampled games against `play.opponent`: on every line of play, or, if
       `play.temperature` is above 0, over all that the sampled policy may answer.
       The best of several sampled scores is biased upward.
+    stop_at_no_loss: Whether to stop after an exact evaluation that finds no lost
+      line; `training.max_steps` is then the most.
     rollouts_per_log: Number of games written to `rollouts.jsonl` at each logged
       step.
   """
@@ -256,6 +258,7 @@ class GRPOConfig(sections.SFTConfig):
   rewards: RewardsConfig = RewardsConfig()
   grpo: AlgorithmConfig = AlgorithmConfig()
   exhaustive_eval: sections.Flag = True
+  stop_at_no_loss: sections.Flag = False
   rollouts_per_log: sections.Count = 2
 
   @property
@@ -300,12 +303,16 @@ class GRPOConfig(sections.SFTConfig):
         " exhaustive_eval to false"
       )
     is_exact = self.exhaustive_eval and self.play.temperature == 0
-    if self.episodes.mistakes and not is_exact:
-      raise ValueError(
-        f"episodes.mistakes: {self.episodes.mistakes}: exact evaluations of greedy"
-        " play find them; set exhaustive_eval to true and play.temperature to 0,"
-        " or remove mistakes"
-      )
+    needs = {
+      f"episodes.mistakes: {self.episodes.mistakes}": self.episodes.mistakes,
+      "stop_at_no_loss: true": self.stop_at_no_loss,
+    }
+    for name, is_set in needs.items():
+      if is_set and not is_exact:
+        raise ValueError(
+          f"{name}: needs exact evaluations of greedy play; set exhaustive_eval to"
+          " true and play.temperature to 0, or remove it"
+        )
     return self
 
   def _check_self_play(self) -> None:

@@ -242,7 +242,8 @@ class Evaluator:
         room for an answer.
     """
     self._config, game, self._judge = config, catalog.of(config), None
-    self._policies: sampled_policy.SampledPolicies | None = None
+    # NashConv of current parameters, where the game has no exact worst return.
+    self._nash_conv: Callable[[Any], float] | None = None
     if not config.exhaustive_eval:
       self._player = model_player.Player(model, config)
       return
@@ -257,15 +258,12 @@ class Evaluator:
         # A solved game has its worst return.
         game.unsolved
         and all(map(exact.tells_turns, range(len(game.seats))))
-        and sampled_policy.can_score(game, game.observations(model.tokenizer))
+        and game.grammar().texts() is not None
       ):
-        self._responses = exact
-        self._policies = sampled_policy.SampledPolicies(
-          model,
-          game,
-          exact,
-          temperature=config.rollout.temperature,
+        policies = sampled_policy.SampledPolicies(
+          model, game, exact, temperature=config.rollout.temperature
         )
+        self._nash_conv = lambda params: exact.nash_conv(policies(params))
     else:
       self._judge = policy_judge.PolicyJudge(model, config, in_training=True)
     self._player = self._judge.player
@@ -318,9 +316,8 @@ class Evaluator:
         if (value := getattr(result, name)) is not None:
           metrics[f"{seat}/{name}"] = value
       scores += rates_lib.points(game, result, play.opponent)
-    if self._policies is not None:
-      policies = self._policies(params)
-      metrics["nash_conv"] = self._responses.nash_conv(policies)
+    if self._nash_conv is not None:
+      metrics["nash_conv"] = self._nash_conv(params)
     return metrics | {"score": float(np.mean(scores))}
 
 

@@ -2,21 +2,13 @@
 
 from typing import Any
 
-from tunix_ttt import errors
 from tunix_ttt.evaluate import decisions as decisions_lib
 from tunix_ttt.evaluate import exact_play
 from tunix_ttt.evaluate import move_probabilities
 from tunix_ttt.games import definition
-from tunix_ttt.games import game_observations
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import sampling as sampling_lib
 from tunix_ttt.rollout import tables as tables_lib
-
-
-def can_score(game: definition.Definition, observations: Any) -> bool:
-  """Returns whether `SampledPolicies` is for this game and its observations."""
-  is_composed = isinstance(observations, game_observations.GameObservations)
-  return is_composed and not game.thoughts
 
 
 class SampledPolicies:
@@ -42,15 +34,8 @@ class SampledPolicies:
       temperature: Sampling temperature.
 
     Raises:
-      errors.UserError: if answers have thoughts, or observations are not composed
-        of slots.
+      errors.UserError: if answers have thoughts.
     """
-    observations = game.observations(model.tokenizer)
-    if not can_score(game, observations):
-      raise errors.UserError(
-        f"{game.name}: probabilities of moves are computed for answers without"
-        " thoughts and observations composed of slots; judge the greedy policy"
-      )
     self._states = [
       game.agent_states(each.states, seat)
       for seat, each in enumerate(play.decisions)

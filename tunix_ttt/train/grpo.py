@@ -101,6 +101,8 @@ class GRPORun:
       # Rewinding removed this step's row of an evaluation.
       self.evaluate_if_due(self.first_step)
       for step in range(self.first_step, self.config.training.max_steps):
+        if self._is_done():
+          break
         self.step(step)
         if self.pool.is_due(step + 1):
           self.pool.add(step + 1, self.rollout.listed_moves(step + 1))
@@ -178,6 +180,13 @@ class GRPORun:
       model = dataclasses.replace(self.plan.model, module=self.trainer.model)
       run_loop.save_best(model, self.path)
     return True
+
+  def _is_done(self) -> bool:
+    """Returns whether the last evaluation found no lost line, if that ends it."""
+    if not self.config.stop_at_no_loss:
+      return False
+    last = self.recorder.last_evaluation
+    return not any(last[f"{seat}/lines_lost"] for seat in self.game.seats)
 
   def _is_saved(self, step: int) -> bool:
     every = self.config.checkpoint.save_interval_steps

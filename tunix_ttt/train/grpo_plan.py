@@ -106,7 +106,7 @@ def plan(
   # Building the tables validates them before training.
   evaluate = matches.Evaluator(model, config)
   tables = sampler.make_tables(config, model.tokenizer)
-  exploiter.check(config, tables.observations)
+  exploiter.check(config)
   prompt_tokens = tables.observations.max_begin
   memory.check(model, config, *memory.shape_of_games(config, prompt_tokens))
   return Plan(

@@ -321,6 +321,11 @@ class GameRecorder(Recorder):
     )
     self._num_idle_steps = 0
 
+  @property
+  def last_evaluation(self) -> dict[str, Any]:
+    """Row of the last evaluation, by name."""
+    return self._last["eval"]
+
   def batch(
     self,
     step: int,
