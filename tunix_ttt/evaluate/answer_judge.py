@@ -11,7 +11,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import config as config_lib
@@ -22,8 +21,8 @@ from tunix_ttt.evaluate import exact_play
 from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.evaluate import replies as replies_lib
+from tunix_ttt.evaluate import turn_player
 from tunix_ttt.games import catalog
-from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.text import chat
@@ -197,14 +196,16 @@ class AnswerJudge:
 
       reached.append(self._exact.explore(seat, act))
     game, play = self.game, self._config.play
-    player = _Player(self, game.environment(), self._num_turns)
+    respond, decode = self._by_state, self.decoder()
+    player = turn_player.TurnPlayer(
+      game, respond, decode, num_turns=self._num_turns
+    )
     if game.lines is not None:
-      size = play.batch_size
-      return list(
-        matches.exact_matches(player, game, size, decode=player.decode)
-      )
+      return list(matches.exact_matches(player, game, None, decode=decode))
     examples = matches.sampled_matches(player, play, self._config.seed)
-    single = _Player(self, decisions_lib.SingleTurn(), 1)
+    single = turn_player.TurnPlayer(
+      game, respond, decode, num_turns=1, env=decisions_lib.SingleTurn()
+    )
     result = []
     for seat, match in enumerate(examples):
       rows, listed = reached[seat], self._exact.decisions[seat]
@@ -253,71 +254,19 @@ class AnswerJudge:
     every = [*self.replies.values()]
     return lambda ids: every[ids[0]].response
 
+  def _by_state(self, states: Any) -> turn_player.Answers:
+    """Returns recorded answers; their one token is the number of the response."""
+    numbers = {text: number for number, text in enumerate(self.replies)}
+    read = [self.read(reply) for reply in self.replies.values()]
+    rows = np.array([numbers[t] for t in self.game.observation_texts(states)])
+    moves, faults = np.array(read, np.int32)[rows].T
+    tokens = rows[:, None].astype(np.int32)
+    ones, zeros = (
+      np.ones(tokens.shape, bool),
+      np.zeros(tokens.shape, np.float32),
+    )
+    return turn_player.Answers(moves, faults, tokens, ones, zeros)
+
   def _texts(self, seat: int, numbers: np.ndarray) -> list[str]:
     shows = self._exact.decisions[seat].shows[numbers].tolist()
     return [game_lib.observation_text(self.game.text, show) for show in shows]
-
-
-class _Player:
-  """Plays whole games by answers, as `model_player.Player` does by a model.
-
-  A turn has one token, the number of the response.
-  """
-
-  def __init__(self, judge: AnswerJudge, env: Any, num_turns: int):
-    self.game: definition.Definition = judge.game
-    self.decode = judge.decoder()
-    self._numbers = {text: n for n, text in enumerate(judge.replies)}
-    read = [judge.read(reply) for reply in judge.replies.values()]
-    self._moves, self._faults = np.array(read, np.int32).reshape(-1, 2).T
-    self._num_turns = num_turns
-    begin = self.game.begin
-    self._begin = jax.jit(jax.vmap(lambda key, seat: begin(env, key, seat)))
-    self._step = jax.jit(jax.vmap(env.step))
-    self._outcome = jax.jit(jax.vmap(env.outcome))
-
-  def begin(self, keys: jax.Array, seats: jax.Array) -> Any:
-    """Returns the first states of B games."""
-    return self._begin(keys, seats)
-
-  def __call__(self, keys: Any, states: Any) -> trajectory_lib.Trajectory:
-    """Plays a game from each of B states; the keys have no effect."""
-    del keys
-    states = jax.device_get(states)
-    ending, turns = np.array(self._outcome(states)), []
-    for _ in range(self._num_turns):
-      active = ending == Ending.ONGOING
-      numbers = np.zeros(len(active), np.int32)
-      texts = self.game.observation_texts(states) if active.any() else ()
-      for row in np.flatnonzero(active):
-        numbers[row] = self._numbers[texts[row]]
-      moves = np.where(active, self._moves[numbers], -1)
-      turns.append((states, active, moves, numbers))
-      is_played = moves >= 0
-      after = jax.device_get(self._step(states, jnp.asarray(moves)))
-      outcome = np.where(is_played, self._outcome(after), self._faults[numbers])
-      ending = np.where(active, outcome, ending).astype(np.int8)
-      states = jax.tree.map(
-        lambda new, old, mask=is_played: np.where(
-          mask.reshape(-1, *[1] * (new.ndim - 1)), new, old
-        ),
-        after,
-        states,
-      )
-    if self._num_turns == 1:
-      ending[ending == Ending.ONGOING] = Ending.UNFINISHED
-    past, mask, moves, numbers = jax.tree.map(
-      lambda *rows: np.stack(rows, axis=1), *turns
-    )
-    fields: dict[str, Any] = {
-      "ending": ending,
-      "state": states,
-      "states": past,
-      "retried": np.zeros_like(mask),
-      "turn_mask": mask,
-      "moves": moves,
-      "actions": numbers[..., None],
-      "action_mask": mask[..., None],
-      "log_probs": np.zeros((*mask.shape, 1), np.float32),
-    }
-    return trajectory_lib.Trajectory(**fields)

@@ -19,6 +19,7 @@ from tunix_ttt.evaluate import policy_judge
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.evaluate import sampled_policy
 from tunix_ttt.evaluate import state_judge
+from tunix_ttt.evaluate import turn_player
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
 from tunix_ttt.models import checkpoints
@@ -67,9 +68,8 @@ def play_all_lines(
   config = config_lib.load_any(config)
   game, is_greedy = catalog.of(config), config.play.temperature == 0
   if game.lines is not None and is_greedy:
-    player = model_player.Player(model, config, game.environment())
-    size = config.play.batch_size
-    yield from exact_matches(player, game, size, decode=player.decode)
+    play, player, size = _player_of_lines(model, config)
+    yield from exact_matches(play, game, size, decode=player.decode)
     return
   # The judge needs no games; these show how the model plays.
   play = dataclasses.replace(
@@ -120,15 +120,16 @@ def play_games(
 def exact_matches(
   play: model_player.Play,
   game: definition.Definition,
-  batch_size: int,
+  batch_size: int | None,
   *,
   decode: trajectory_lib.Decode | None = None,
   in_training: bool = False,
 ) -> Iterator[Match]:
   """Yields a greedy player's games on every line, in each seat.
 
-  `play` must have a uniformly random opponent. `decode` turns token ids into
-  text, to judge thoughts. In training, progress bars are removed at their end.
+  `play` must have a uniformly random opponent; it gets batches of `batch_size`
+  lines, or all at once if None. `decode` turns token ids into text, to judge
+  thoughts. In training, progress bars are removed at their end.
   """
   assert game.lines is not None
   for seat, name in enumerate(game.seats):
@@ -146,10 +147,22 @@ def exact_matches(
 
     leave = not in_training
     games = model_player.play_batches(
-      play, draw, total, batch_size, name=name, leave=leave
+      play, draw, total, batch_size or total, name=name, leave=leave
     )
     result = rates_lib.exact_of_lines(game, games, decode)
     yield Match(game, name, games, result)
+
+
+def _player_of_lines(
+  model: checkpoints.Model, config: config_lib.SFTConfig
+) -> tuple[model_player.Play, model_player.Player, int | None]:
+  """Returns a greedy player of games, with the model and `batch_size` of lines."""
+  play, game = config.play, catalog.of(config)
+  if play.context == "board" and play.on_parse_error == "end":
+    by_turns, answers = turn_player.of_model(model, config)
+    return by_turns, answers.player, None
+  player = model_player.Player(model, config, game.environment())
+  return player, player, play.batch_size
 
 
 def sampled_matches(
@@ -249,7 +262,7 @@ class Evaluator:
       return
     is_greedy = config.play.temperature == 0
     if game.lines is not None and is_greedy:
-      self._player = model_player.Player(model, config, game.environment())
+      self._play, self._player, self._size = _player_of_lines(model, config)
       return
     if is_greedy:
       self._judge = state_judge.StateJudge(model, config)
@@ -292,9 +305,9 @@ class Evaluator:
     else:
       if self._config.exhaustive_eval:
         matches = exact_matches(
-          player,
+          self._play,
           game,
-          play.batch_size,
+          self._size,
           decode=player.decode,
           in_training=True,
         )

@@ -1,8 +1,7 @@
 """Starts games on positions on which the model errs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 import io
-import math
 import pathlib
 from typing import Any
 import zipfile
@@ -14,6 +13,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
+from tunix_ttt.evaluate import turn_player
 from tunix_ttt.games import catalog
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import processes
@@ -57,7 +57,7 @@ class MistakePool:
         self._game.seat_numbers(states),
       )
       # Many lines of play pass through the same position.
-      first = _first_of_equal([seat, *jax.tree.leaves(place)])
+      first, _ = turn_player.distinct([seat, *jax.tree.leaves(place)])
       every.append(jax.tree.map(lambda leaf, rows=first: leaf[rows], place))
       seats.append(seat[first])
     positions = jax.tree.map(lambda *rows: np.concatenate(rows), *every)
@@ -110,10 +110,3 @@ class MistakePool:
       if rng.random() < self._share and len(of_seat):
         rows[groups == group] = rng.choice(of_seat)
     return rows > 0, jax.tree.map(lambda leaf: leaf[rows], self._positions)
-
-
-def _first_of_equal(leaves: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns the index of the first of each set of equal rows of arrays [N, ...]."""
-  rows = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
-  joined = np.concatenate([row.astype(np.float64) for row in rows], axis=1)
-  return np.unique(joined, axis=0, return_index=True)[1]
