@@ -63,7 +63,7 @@ def test_what_the_games_of_a_group_share(opponent_seed, tmp_path):
   model = reference_log_probs.base_model(config)
   pool = game_rollout.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool)
-  keys, states = rollout.start(np.repeat(np.arange(4), 8), pool.opponent(0))
+  keys, states, _ = rollout.start(np.repeat(np.arange(4), 8), pool.opponent(0))
   drawn = np.asarray(states.opponent_seed).reshape(4, 8)
   assert len(np.unique(drawn)) == (32 if opponent_seed == "game" else 4)
   agents = np.asarray(states.agent).reshape(4, 8)
@@ -85,7 +85,7 @@ def test_prompts_come_again_once_all_have_come(tmp_path):
   ]
   pool = game_rollout.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool, asked)
-  _, states = rollout.start(np.repeat(np.arange(6), 8), pool.opponent(0))
+  _, states, _ = rollout.start(np.repeat(np.arange(6), 8), pool.opponent(0))
   shown = np.asarray(states.board).reshape(6, 8)
   assert (shown == shown[:, :1]).all()
   for epoch in (shown[:3, 0], shown[3:, 0]):

@@ -38,7 +38,7 @@ def begin(model, first, last, **episodes):
   pool = game_rollout.OpponentPool(config, pathlib.Path("none"))
   rollout = game_rollout.GameRollout(model, config, pool)
   groups = np.repeat(np.arange(first, last), MEMBERS)
-  keys, states = rollout.start(groups, pool.opponent(0))
+  keys, states, _ = rollout.start(groups, pool.opponent(0))
   states = jax.tree.map(np.asarray, (jax.random.key_data(keys), states))
   return jax.tree.map(
     lambda leaf: leaf.reshape(-1, MEMBERS, *leaf.shape[1:]), states
@@ -203,7 +203,7 @@ def test_groups_start_on_the_mistakes_of_their_seat(model, tmp_path):
     game_rollout.OpponentPool(MISTAKES, tmp_path),
     mistakes=pool,
   )
-  _, states = rollout.start(groups, rollout._pool.opponent(0))
+  _, states, _ = rollout.start(groups, rollout._pool.opponent(0))
   is_random = rollout._has_random_start(groups)
   there = np.asarray(states.board) == boards_drawn
   assert there[chosen & is_random].all()

@@ -58,7 +58,7 @@ def play(config):
   model = reference_log_probs.base_model(config)
   pool = game_rollout.OpponentPool(config, conftest.ROOT / "none")
   rollout = game_rollout.GameRollout(model, config, pool)
-  keys, states = rollout.start(np.repeat(np.arange(4), 3), None)
+  keys, states, _ = rollout.start(np.repeat(np.arange(4), 3), None)
   games = rollout._sample(nnx.state(model.module), keys, states, None)
   return config, model, jax.device_get(games), rollout
 

@@ -56,6 +56,7 @@ class Stream(enum.StrEnum):
   GROUP_STARTS = "where a group's games start"  # group
   GROUP_LAST_MOVES = "the move before a group's start"  # group
   GROUP_MISTAKES = "the mistake that a group starts on"  # group
+  GROUP_TRIED_MOVES = "which move a group tries first"  # group
   GAME_OPPONENTS = "opponents of games trained on"  # group, member
   GAME_TOKENS = "tokens of games trained on"  # group, member
   PAST_TOKENS = "tokens of past selves"  # step, position

@@ -32,6 +32,9 @@ class EpisodesConfig:
       mistakes instead: positions of the last evaluation on which its move was
       not optimal, all equally likely for each seat. Requires exact evaluation
       and a game that is solved.
+    try_all: Whether the games of a group that starts on a mistake begin with each
+      legal move in turn, instead of sampled ones. The tokens are sampled among
+      those that lead to the move, and trained like any others.
   """
 
   source: Literal["games", "positions", "prompts"] = "games"
@@ -39,6 +42,7 @@ class EpisodesConfig:
   opponent_seed: Literal["group", "game"] = "group"
   starts: sections.Fraction = 0.0
   mistakes: sections.Fraction = 0.0
+  try_all: sections.Flag = False
 
   @property
   def are_single_moves(self) -> bool:
@@ -71,6 +75,11 @@ class EpisodesConfig:
       raise ValueError(
         f"mistakes: {self.mistakes}: they are a share of the random positions;"
         " set starts above 0 or remove mistakes"
+      )
+    if self.try_all and not self.mistakes:
+      raise ValueError(
+        "try_all: moves are tried on mistakes; set mistakes above 0 or remove"
+        " try_all"
       )
     return self
 

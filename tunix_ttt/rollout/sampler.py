@@ -56,6 +56,8 @@ class _Games:
   ending: jax.Array
   # Action of the last answer, or `Tables.unreadable`, int32 [B].
   last_answer: jax.Array
+  # Action of the next answer, -1 for any, int32 [B]; None if all may be any.
+  tried: jax.Array | None
 
 
 class Sampler:
@@ -123,14 +125,20 @@ class Sampler:
     keys: jax.Array,
     states: Any,
     opponent: Callable[..., jax.Array] | None = None,
+    tried: jax.Array | None = None,
   ) -> trajectory_lib.Trajectory:
     """Plays B games from their initial `states` to their end.
 
-    `keys` [B] has the random key of each game's tokens; it is consumed.
-    `opponent`, if not None, replaces the environment's; arrays of a
-    `jax.tree_util.Partial` may change between calls.
+    Args:
+      params: Parameters of the policy.
+      keys: Random key of each game's tokens, [B]; consumed.
+      states: States at the policy's first turn, [B].
+      opponent: Opponent that replaces the environment's; arrays of a
+        `jax.tree_util.Partial` may change between calls.
+      tried: Action of each game's first answer, whose tokens are sampled among
+        those that lead to it; -1 for no constraint, int32 [B].
     """
-    return self._play(params, self._tables, keys, states, opponent)
+    return self._play(params, self._tables, keys, states, opponent, tried)
 
   def _rollout(
     self,
@@ -139,6 +147,7 @@ class Sampler:
     keys: jax.Array,
     states: Any,
     opponent: Callable[..., jax.Array] | None,
+    tried: jax.Array | None,
   ) -> trajectory_lib.Trajectory:
     self.num_traces += 1
     env: Any = self._env
@@ -149,6 +158,7 @@ class Sampler:
       state=states,
       ending=jax.vmap(env.outcome)(states),
       last_answer=jnp.full(batch_size, tables.unreadable),
+      tried=tried,
     )
     play = functools.partial(self._turn, params, tables, env)
     if self._config.context == "board":
@@ -222,9 +232,11 @@ class Sampler:
       self._policy, params, memory, tokens, mask & active[:, None]
     )
     memory_after_prompt = memory
-    legal = None
-    if self._sampling.constrained == "legal":
+    legal = tried = None
+    if self._sampling.constrained == "legal" or games.tried is not None:
       legal = jax.vmap(env.legal)(games.state)
+    if games.tried is not None:
+      tried = games.tried[:, None] == jnp.arange(legal.shape[1])
     memory, answers = sampling_lib.decode(
       self._policy,
       params,
@@ -236,7 +248,8 @@ class Sampler:
       sampling=self._sampling,
       max_new_tokens=self._config.max_new_tokens,
       max_game_tokens=self._config.max_game_tokens,
-      legal=legal,
+      legal=legal if self._sampling.constrained == "legal" else None,
+      tried=tried,
     )
     moves = answers_lib.action(tables.answers, answers.state, answers.rank)
     games_after = self._move(tables, env, games, active, answers, moves)
@@ -318,10 +331,12 @@ class Sampler:
       is_unreadable = active & (answers.state == answers_lib.DEAD)
       ending = jnp.where(is_unreadable, jnp.int8(Ending.PARSE_ERROR), ending)
     last_answer = jnp.where(is_answered, moves, tables.unreadable)
+    tried = games.tried
     return _Games(
       state=state,
       ending=ending,
       last_answer=jnp.where(active, last_answer, games.last_answer),
+      tried=None if tried is None else jnp.where(active, -1, tried),
     )
 
 

@@ -1,6 +1,7 @@
 """Samples tokens from logits."""
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 from flax import struct
@@ -183,13 +184,15 @@ def decode(
   max_new_tokens: int,
   max_game_tokens: int | None,
   legal: jax.Array | None = None,
+  tried: jax.Array | None = None,
 ) -> tuple[policy_lib.Memory, Answers]:
   """Decodes until every active row has an answer or reaches a token limit.
 
   `keys` [B] has each row's random key, `logits` [B, V] the logits of the first
   token and `active` bool [B] the rows that answer. The memory needs
   `max_new_tokens` unused slots. `legal` bool [B, A] has the legal actions, to
-  which answers are constrained; None for all actions.
+  which answers are constrained; None for all actions. `tried` bool [B, A] has the
+  actions to which a row's answer is constrained, none of them for no constraint.
   """
   shape = active.shape[0], max_new_tokens
   answers = Answers(
@@ -203,21 +206,29 @@ def decode(
     sampled_mass=jnp.zeros(shape, jnp.float32) if sampling.is_cut else None,
     is_cut=jnp.zeros(shape[:1], bool),
   )
-  counts = None if legal is None else answers_lib.count_legal(table, legal)
+  counts, tried_counts = (
+    None if actions is None else answers_lib.count_legal(table, actions)
+    for actions in (legal, tried)
+  )
 
   def add_token(
     memory: policy_lib.Memory, answers: Answers, logits: jax.Array
   ) -> tuple[policy_lib.Memory, Answers]:
     count, is_active = answers.count, answers.is_active
     allowed = None
+    fitting = functools.partial(
+      answers_lib.allowed,
+      table,
+      answers.state,
+      answers.rank,
+      room=max_new_tokens - count,
+    )
     if sampling.constrained:
-      allowed = answers_lib.allowed(
-        table,
-        answers.state,
-        answers.rank,
-        counts,
-        room=max_new_tokens - count,
-      )
+      allowed = fitting(counts)
+    if tried is not None:
+      others = True if allowed is None else allowed
+      has_tried = tried.any(axis=1, keepdims=True)
+      allowed = jnp.where(has_tried, fitting(tried_counts), others)
     token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
     tokens, log_probs, mass = sample(token_keys, logits, sampling, allowed)
     state, rank = (

@@ -227,8 +227,9 @@ class GameRollout:
     games = np.arange(step * size, (step + 1) * size)
     opponent = None if self._is_self_play else self._pool.opponent(step)
     groups = games // self._config.grpo.num_generations
-    keys, states = self.start(groups, opponent)
-    played = self._sample(nnx.state(self._module), keys, states, opponent)
+    keys, states, tried = self.start(groups, opponent)
+    params = nnx.state(self._module)
+    played = self._sample(params, keys, states, opponent, tried)
     if self._is_self_play:
       played = self._by_seat(played)
     return played, self._sequences(played, self._tables)
@@ -240,11 +241,14 @@ class GameRollout:
       places = meshes.shardings(values, self._mesh)
       nnx.update(self._module, jax.device_put(values, places))
 
-  def start(self, groups: np.ndarray, opponent: Any) -> tuple[jax.Array, Any]:
-    """Returns the token keys [B] and the initial states of games.
+  def start(
+    self, groups: np.ndarray, opponent: Any
+  ) -> tuple[jax.Array, Any, jax.Array | None]:
+    """Returns the token keys [B], the initial states and the first moves.
 
     `groups` has the group numbers of the games, int [B]. The opponent opens
-    some of the games.
+    some of the games. The moves are int32 [B], -1 for sampled ones; None if all
+    are sampled.
     """
     members = np.arange(len(groups)) % self._config.grpo.num_generations
     return self._start(
@@ -289,7 +293,7 @@ class GameRollout:
     has_random_start: jax.Array,
     prompts: Any,
     mistakes: Any,
-  ) -> tuple[jax.Array, Any]:
+  ) -> tuple[jax.Array, Any, jax.Array | None]:
     config, game, names = self._config, self._game, streams.Stream
     env, episodes = game.environment(opponent), config.episodes
     seats = jnp.arange(len(game.seats))
@@ -334,9 +338,24 @@ class GameRollout:
       )
       return token_key, game.begin_at(env, game_key, seat, position)
 
-    return jax.vmap(start_game)(
+    keys, states = jax.vmap(start_game)(
       groups, members, has_random_start, prompts, mistakes
     )
+    if not episodes.try_all:
+      return keys, states, None
+
+    def try_one(state: Any, group: jax.Array, member: jax.Array) -> jax.Array:
+      legal = env.legal(state)
+      first = jax.random.randint(
+        key(names.GROUP_TRIED_MOVES, group), (), 0, len(legal)
+      )
+      return jnp.flatnonzero(legal, size=len(legal))[
+        (first + member) % jnp.maximum(legal.sum(), 1)
+      ]
+
+    moves = jax.vmap(try_one)(states, groups, members)
+    is_tried = mistakes[0] & has_random_start
+    return keys, states, jnp.where(is_tried, moves, -1)
 
   def listed_moves(self, step: int) -> np.ndarray:
     """Returns a past self, and the exploiter if there is one.
