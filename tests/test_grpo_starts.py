@@ -230,7 +230,7 @@ def test_groups_start_on_the_mistakes_of_their_seat(model, tmp_path):
     ({"episodes": {"mistakes": 0.5}}, "episodes: mistakes: 0.5: they are"),
     (
       {"episodes": {"starts": 1.0, "mistakes": 1.0}, "exhaustive_eval": False},
-      "episodes.mistakes: 1.0: exact evaluations of greedy play find them",
+      "episodes.mistakes: 1.0: needs exact evaluations of greedy play",
     ),
   ],
 )

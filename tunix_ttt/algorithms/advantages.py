@@ -96,6 +96,19 @@ def advantages(
   return np.maximum(values, 0) if config.positive_only else values, is_trained
 
 
+def without_worse(
+  is_trained: np.ndarray, advantages: np.ndarray, tried: np.ndarray | None
+) -> np.ndarray:
+  """Returns the mask of trained turns without the worse ones that were tried.
+
+  A tried answer is unlikely, so training needs to raise it if it is better, but
+  would gain nothing by lowering it. All arrays are [B, T].
+  """
+  return (
+    is_trained if tried is None else is_trained & ~(tried & (advantages < 0))
+  )
+
+
 def episode_totals(
   rewards: np.ndarray, played: np.ndarray, num_generations: int
 ) -> np.ndarray:

@@ -32,9 +32,10 @@ class EpisodesConfig:
       mistakes instead: positions of the last evaluation on which its move was
       not optimal, all equally likely for each seat. Requires exact evaluation
       and a game that is solved.
-    try_all: Whether the games of a group that starts on a mistake begin with each
-      legal move in turn, instead of sampled ones. The tokens are sampled among
-      those that lead to the move, and trained like any others.
+    try_all: Whether the games of a group that starts on a random position or a
+      mistake begin with each legal move in turn, instead of sampled ones. The
+      tokens are sampled among those that lead to the move, and trained if the
+      move is better than the others.
   """
 
   source: Literal["games", "positions", "prompts"] = "games"
@@ -76,10 +77,10 @@ class EpisodesConfig:
         f"mistakes: {self.mistakes}: they are a share of the random positions;"
         " set starts above 0 or remove mistakes"
       )
-    if self.try_all and not self.mistakes:
+    if self.try_all and not self.starts:
       raise ValueError(
-        "try_all: moves are tried on mistakes; set mistakes above 0 or remove"
-        " try_all"
+        "try_all: moves are tried on random positions; set starts above 0 or"
+        " remove try_all"
       )
     return self
 

@@ -177,4 +177,5 @@ def _free_text(
     tokens_left=jnp.array([answers_lib.NEVER, 1, 0]),
     tokens_needed=jnp.array([answers_lib.NEVER, 1, 0]),
     actions=jnp.zeros(1, jnp.int32),
+    names=jnp.full(vocab_size, -1, jnp.int8),
   )

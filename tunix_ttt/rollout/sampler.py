@@ -136,7 +136,7 @@ class Sampler:
       opponent: Opponent that replaces the environment's; arrays of a
         `jax.tree_util.Partial` may change between calls.
       tried: Action of each game's first answer, whose tokens are sampled among
-        those that lead to it; -1 for no constraint, int32 [B].
+        those that try it (`answers.allowed_to_try`); -1 for any, int32 [B].
     """
     return self._play(params, self._tables, keys, states, opponent, tried)
 
@@ -232,11 +232,9 @@ class Sampler:
       self._policy, params, memory, tokens, mask & active[:, None]
     )
     memory_after_prompt = memory
-    legal = tried = None
-    if self._sampling.constrained == "legal" or games.tried is not None:
+    legal = None
+    if self._sampling.constrained == "legal":
       legal = jax.vmap(env.legal)(games.state)
-    if games.tried is not None:
-      tried = games.tried[:, None] == jnp.arange(legal.shape[1])
     memory, answers = sampling_lib.decode(
       self._policy,
       params,
@@ -248,8 +246,8 @@ class Sampler:
       sampling=self._sampling,
       max_new_tokens=self._config.max_new_tokens,
       max_game_tokens=self._config.max_game_tokens,
-      legal=legal if self._sampling.constrained == "legal" else None,
-      tried=tried,
+      legal=legal,
+      tried=games.tried,
     )
     moves = answers_lib.action(tables.answers, answers.state, answers.rank)
     games_after = self._move(tables, env, games, active, answers, moves)
@@ -270,6 +268,7 @@ class Sampler:
       "action_mask": answers.action_mask,
       "log_probs": answers.log_probs,
       "sampled_mass": answers.sampled_mass,
+      "tried": None if games.tried is None else active & (games.tried >= 0),
     }
     return memory, games_after, record
 

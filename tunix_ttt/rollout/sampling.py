@@ -1,7 +1,6 @@
 """Samples tokens from logits."""
 
 import dataclasses
-import functools
 from typing import Any, Literal
 
 from flax import struct
@@ -191,8 +190,8 @@ def decode(
   `keys` [B] has each row's random key, `logits` [B, V] the logits of the first
   token and `active` bool [B] the rows that answer. The memory needs
   `max_new_tokens` unused slots. `legal` bool [B, A] has the legal actions, to
-  which answers are constrained; None for all actions. `tried` bool [B, A] has the
-  actions to which a row's answer is constrained, none of them for no constraint.
+  which answers are constrained; None for all actions. `tried` int32 [B] has the
+  action of each row's answer, -1 for any; see `answers.allowed_to_try`.
   """
   shape = active.shape[0], max_new_tokens
   answers = Answers(
@@ -206,29 +205,20 @@ def decode(
     sampled_mass=jnp.zeros(shape, jnp.float32) if sampling.is_cut else None,
     is_cut=jnp.zeros(shape[:1], bool),
   )
-  counts, tried_counts = (
-    None if actions is None else answers_lib.count_legal(table, actions)
-    for actions in (legal, tried)
-  )
+  counts = None if legal is None else answers_lib.count_legal(table, legal)
 
   def add_token(
     memory: policy_lib.Memory, answers: Answers, logits: jax.Array
   ) -> tuple[policy_lib.Memory, Answers]:
     count, is_active = answers.count, answers.is_active
     allowed = None
-    fitting = functools.partial(
-      answers_lib.allowed,
-      table,
-      answers.state,
-      answers.rank,
-      room=max_new_tokens - count,
-    )
+    place = table, answers.state, answers.rank
+    room = max_new_tokens - count
     if sampling.constrained:
-      allowed = fitting(counts)
+      allowed = answers_lib.allowed(*place, counts, room=room)
     if tried is not None:
-      others = True if allowed is None else allowed
-      has_tried = tried.any(axis=1, keepdims=True)
-      allowed = jnp.where(has_tried, fitting(tried_counts), others)
+      only = answers_lib.allowed_to_try(*place, tried, room=room)
+      allowed = only if allowed is None else only & allowed
     token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
     tokens, log_probs, mass = sample(token_keys, logits, sampling, allowed)
     state, rank = (

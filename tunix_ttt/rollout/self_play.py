@@ -70,7 +70,8 @@ def in_turn(
       mask = is_other.reshape(-1, *(1,) * (leaf.ndim - 1))
       return jnp.where(mask, jnp.roll(leaf, size, axis=0), leaf)
 
-    state, ending = jax.tree.map(share, (after.state, after.ending))
+    shared = (after.state, after.ending, after.tried)
+    state, ending, tried = jax.tree.map(share, shared)
     memory = dataclasses.replace(
       memory,
       pending=jnp.where(active, memory.pending, before.pending),
@@ -78,7 +79,7 @@ def in_turn(
     )
     return (
       memory,
-      dataclasses.replace(after, state=state, ending=ending),
+      dataclasses.replace(after, state=state, ending=ending, tried=tried),
       record,
     )
 
@@ -169,6 +170,7 @@ def _turns_to_front(games: Trajectory, mask: jax.Array) -> dict[str, Any]:
     "action_mask",
     "log_probs",
     "sampled_mass",
+    "tried",
   )
   fields = {name: jax.tree.map(move, getattr(games, name)) for name in names}
   moves = jnp.where(is_kept, move(games.moves), -1)

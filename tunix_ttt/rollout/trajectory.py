@@ -65,6 +65,8 @@ class Trajectory:
       returns them, 0 elsewhere, float32 [B, T, A].
     sampled_mass: Total probability of the tokens that could be sampled, 0
       elsewhere, float32 [B, T, A]; None if all tokens could be.
+    tried: Mask of the turns whose action was given, bool [B, T]; None if all were
+      sampled.
   """
 
   ending: jax.Array
@@ -77,6 +79,7 @@ class Trajectory:
   action_mask: jax.Array
   log_probs: jax.Array
   sampled_mass: jax.Array | None = None
+  tried: jax.Array | None = None
 
 
 def dummy_trajectory(

@@ -38,6 +38,7 @@ class AnswerTable(struct.PyTreeNode):
       the spellings that can follow a state, int32 [S]; `NEVER` if tokens cannot
       complete all of them.
     actions: Action of each rank, int32 [N].
+    names: Action that a token alone spells, -1 for other tokens, int [V].
   """
 
   token_class: jax.Array
@@ -47,6 +48,7 @@ class AnswerTable(struct.PyTreeNode):
   tokens_left: jax.Array
   tokens_needed: jax.Array
   actions: jax.Array
+  names: jax.Array
 
 
 def advance(
@@ -111,6 +113,33 @@ def allowed(
   return jnp.take(fits, table.token_class, axis=-1)
 
 
+def allowed_to_try(
+  table: AnswerTable,
+  state: jax.Array,
+  rank: jax.Array,
+  tried: jax.Array,
+  *,
+  room: jax.Array | int = NEVER,
+) -> jax.Array:
+  """Returns the mask of the tokens of answers that try an action, bool [B, V].
+
+  They can be completed with the action, and none of them alone names another one,
+  so that a thought is of the action, too.
+
+  Args:
+    table: Grammar of the answers.
+    state: States, int32 [B].
+    rank: Ranks, int32 [B].
+    tried: Action of each row's answer, -1 for no constraint, int32 [B].
+    room: Number of tokens left in the turn, int32 [B] or an int.
+  """
+  is_other = (table.names >= 0) & (table.names != tried[:, None])
+  counts = jnp.cumsum(tried[:, None] == table.actions, axis=1, dtype=jnp.int32)
+  counts = jnp.pad(counts, [(0, 0), (1, 0)])
+  fits = allowed(table, state, rank, counts, room=room)
+  return (fits & ~is_other) | (tried < 0)[:, None]
+
+
 def compile_answers(
   actions: Sequence[Sequence[str]],
   token_bytes: Sequence[bytes | None],
@@ -171,7 +200,24 @@ def compile_automaton(
     tokens_left=jnp.asarray(tokens_left, jnp.int32),
     tokens_needed=jnp.asarray(tokens_needed, jnp.int32),
     actions=jnp.asarray(automaton.actions),
+    names=_names(automaton, token_bytes),
   )
+
+
+def _names(
+  automaton: spellings.Automaton, token_bytes: Sequence[bytes | None]
+) -> jax.Array:
+  """Returns the action that each token alone spells, -1 for other tokens."""
+  actions = {
+    spelling.encode(): int(action)
+    for spelling, action in zip(
+      automaton.spellings, automaton.actions, strict=True
+    )
+  }
+  names = [actions.get((text or b"").strip(), -1) for text in token_bytes]
+  # Negative, so that the type has a sign.
+  smallest = np.min_scalar_type(-1 - max(names))
+  return jnp.asarray(np.array(names, smallest))
 
 
 def _narrow(array: np.ndarray) -> jax.Array:

@@ -354,8 +354,7 @@ class GameRollout:
       ]
 
     moves = jax.vmap(try_one)(states, groups, members)
-    is_tried = mistakes[0] & has_random_start
-    return keys, states, jnp.where(is_tried, moves, -1)
+    return keys, states, jnp.where(has_random_start, moves, -1)
 
   def listed_moves(self, step: int) -> np.ndarray:
     """Returns a past self, and the exploiter if there is one.

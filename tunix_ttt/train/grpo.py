@@ -143,6 +143,9 @@ class GRPORun:
         seats,
         config.grpo,
       )
+    is_trained = advantages_lib.without_worse(
+      is_trained, advantages, games.tried
+    )
     batch, corrections = game_batches.make(
       sequences, advantages, is_trained, config, self._reference, self._policy
     )

@@ -452,7 +452,9 @@ def game_metrics(
   }
   if not game.unsolved:
     is_optimal = rewards_lib.regret(game, games) == 0
-    metrics["optimal_move_rate"] = float(is_optimal[played].mean())
+    sampled = played if games.tried is None else played & ~games.tried
+    if sampled.any():
+      metrics["optimal_move_rate"] = float(is_optimal[sampled].mean())
   if games.sampled_mass is not None:
     mass = np.asarray(games.sampled_mass)[np.asarray(games.action_mask)]
     metrics["sampled_mass"] = float(mass.mean())

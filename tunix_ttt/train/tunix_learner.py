@@ -117,6 +117,9 @@ class GameLearner(grpo_learner.GRPOLearner):
       game.seat_numbers(games.states),
       config.grpo,
     )
+    is_trained = advantages_lib.without_worse(
+      is_trained, advantages, games.tried
+    )
     batch, _ = game_batches.make(sequences, advantages, is_trained, config)
     return batch
 
