@@ -4,6 +4,7 @@ from collections import Counter
 import dataclasses
 import pathlib
 
+from flax import nnx
 import jax
 import numpy as np
 import pytest
@@ -224,10 +225,65 @@ def test_groups_start_on_the_mistakes_of_their_seat(model, tmp_path):
     again.restore(7)
 
 
+def test_groups_start_on_sampled_mistakes(model, tmp_path):
+  config = test_grpo.changed(
+    MISTAKES, "episodes", mistakes=0.3, sampled_mistakes=0.5
+  )
+  game = catalog.of(config)
+  pool = mistake_starts.MistakePool(config, tmp_path)
+  sampled = mistake_starts.SampledPositions(model, config)
+  params = nnx.state(model.module)
+  answers = sampled(params, 3)
+  seats = game.seat_numbers(answers.states)[:, 0]
+  assert np.bincount(seats).tolist() == [512, 512]
+  same, other = sampled(params, 3), sampled(params, 4)
+  np.testing.assert_array_equal(same.states.board, answers.states.board)
+  assert (other.states.board != answers.states.board).mean() > 0.9
+  # O errs in a game.
+  board = board_text.from_text("XX..O....")
+  pool.add(3, [evaluated(game, [board], [1], [-1])], answers)
+  wrong = ~trajectory.optimal_moves(game, answers)[:, 0]
+  mistakes = {
+    (int(board), int(last))
+    for board, last in zip(
+      answers.states.board[wrong, 0],
+      answers.states.last_move[wrong, 0],
+      strict=True,
+    )
+  }
+  groups = np.repeat(np.arange(800), MEMBERS)
+  chosen, (boards, lasts) = pool.draw(groups)
+  pairs = [*zip(boards.tolist(), lasts.tolist(), strict=True)]
+  is_reached = np.array([pair == (board, 1) for pair in pairs])
+  assert all(
+    pair in mistakes
+    for pair, elsewhere in zip(pairs, chosen & ~is_reached, strict=True)
+    if elsewhere
+  )
+  of_o = groups % 2 == 1
+  assert abs(is_reached[of_o].mean() - 0.3) < 0.1
+  # X, without a mistake in a game, has both shares of the others.
+  for seat in (of_o, ~of_o):
+    assert abs(chosen[seat].mean() - 0.8) < 0.1
+  again = mistake_starts.MistakePool(config, tmp_path)
+  again.restore(3)
+  jax.tree.map(
+    np.testing.assert_array_equal, again.draw(groups), pool.draw(groups)
+  )
+
+
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
     ({"episodes": {"mistakes": 0.5}}, "episodes: mistakes: 0.5: they are"),
+    (
+      {"episodes": {"sampled_mistakes": 0.5}},
+      "episodes: sampled_mistakes: 0.5: they are",
+    ),
+    (
+      {"episodes": {"starts": 1, "mistakes": 0.6, "sampled_mistakes": 0.5}},
+      "episodes: mistakes: 0.6 and sampled_mistakes: 0.5 are shares",
+    ),
     (
       {"episodes": {"starts": 1.0, "mistakes": 1.0}, "exhaustive_eval": False},
       "episodes.mistakes: 1.0: needs exact evaluations of greedy play",
@@ -252,7 +308,9 @@ def test_mistakes_need_a_solved_game(tmp_path):
 def test_a_run_with_everything_is_resumed_exactly(staleness, tmp_path):
   config = dataclasses.replace(
     test_grpo.CONFIG,
-    episodes=config_lib.EpisodesConfig(starts=0.5, mistakes=0.5),
+    episodes=config_lib.EpisodesConfig(
+      starts=0.5, mistakes=0.4, sampled_mistakes=0.4, try_all=True
+    ),
     exhaustive_eval=True,
     rollout=config_lib.RolloutConfig(constrained=True, max_staleness=staleness),
     opponents=config_lib.OpponentsConfig(

@@ -56,6 +56,8 @@ class Stream(enum.StrEnum):
   GROUP_STARTS = "where a group's games start"  # group
   GROUP_LAST_MOVES = "the move before a group's start"  # group
   GROUP_MISTAKES = "the mistake that a group starts on"  # group
+  SAMPLED_STARTS = "positions answered at evaluations"  # step, seat, number
+  SAMPLED_LAST_MOVES = "the moves before such positions"  # step, seat, number
   GROUP_TRIED_MOVES = "which move a group tries first"  # group
   GAME_OPPONENTS = "opponents of games trained on"  # group, member
   GAME_TOKENS = "tokens of games trained on"  # group, member

@@ -32,6 +32,9 @@ class EpisodesConfig:
       mistakes instead: positions of the last evaluation on which its move was
       not optimal, all equally likely for each seat. Requires exact evaluation
       and a game that is solved.
+    sampled_mistakes: Share of those random positions that are drawn from the
+      mistakes among 512 random positions for each seat, which the model answers
+      at each evaluation. Requires what `mistakes` requires.
     try_all: Whether the games of a group that starts on a random position or a
       mistake begin with each legal move in turn, instead of sampled ones. The
       tokens are sampled among those that lead to the move, and trained if the
@@ -43,12 +46,18 @@ class EpisodesConfig:
   opponent_seed: Literal["group", "game"] = "group"
   starts: sections.Fraction = 0.0
   mistakes: sections.Fraction = 0.0
+  sampled_mistakes: sections.Fraction = 0.0
   try_all: sections.Flag = False
 
   @property
   def are_single_moves(self) -> bool:
     """Whether an episode is one move of the model."""
     return self.source != "games"
+
+  @property
+  def has_mistakes(self) -> bool:
+    """Whether games start on mistakes."""
+    return self.mistakes + self.sampled_mistakes > 0
 
   @property
   def num_agents(self) -> int:
@@ -72,10 +81,17 @@ class EpisodesConfig:
         f"starts: {self.starts}: {self.source} determine the start of single"
         " moves; set source to games or remove starts"
       )
-    if self.mistakes and not self.starts:
+    for name in ("mistakes", "sampled_mistakes"):
+      if (share := getattr(self, name)) and not self.starts:
+        raise ValueError(
+          f"{name}: {share}: they are a share of the random positions; set starts"
+          f" above 0 or remove {name}"
+        )
+    if self.mistakes + self.sampled_mistakes > 1:
       raise ValueError(
-        f"mistakes: {self.mistakes}: they are a share of the random positions;"
-        " set starts above 0 or remove mistakes"
+        f"mistakes: {self.mistakes} and sampled_mistakes: {self.sampled_mistakes}"
+        " are shares of the same positions; lower one, so that they add up to 1 at"
+        " the most"
       )
     if self.try_all and not self.starts:
       raise ValueError(

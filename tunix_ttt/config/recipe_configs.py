@@ -305,6 +305,9 @@ class GRPOConfig(sections.SFTConfig):
     is_exact = self.exhaustive_eval and self.play.temperature == 0
     needs = {
       f"episodes.mistakes: {self.episodes.mistakes}": self.episodes.mistakes,
+      f"episodes.sampled_mistakes: {self.episodes.sampled_mistakes}": (
+        self.episodes.sampled_mistakes
+      ),
       "stop_at_no_loss: true": self.stop_at_no_loss,
     }
     for name, is_set in needs.items():

@@ -60,8 +60,11 @@ class GRPORun:
     self.pool = game_rollout.OpponentPool(config, path)
     starts = plan.source.samples if plan.source else ()
     self.mistakes = None
-    if config.episodes.mistakes:
+    if config.episodes.has_mistakes:
       self.mistakes = mistake_starts.MistakePool(config, path)
+    self._sampled: mistake_starts.SampledPositions | None = None
+    if config.episodes.sampled_mistakes:
+      self._sampled = mistake_starts.SampledPositions(model, config)
     self.rollout = game_rollout.GameRollout(
       model,
       config,
@@ -174,9 +177,17 @@ class GRPORun:
       return False
     with progress.stage("evaluating", has_bar=True):
       games: list[trajectory.Trajectory] = []
-      metrics = self.plan.evaluate(nnx.state(self.trainer.model), games.append)
+      params = nnx.state(self.trainer.model)
+      metrics = self.plan.evaluate(params, games.append)
+      sampled = None
+      if self._sampled is not None:
+        sampled = self._sampled(params, step)
+        optimal = trajectory.optimal_moves(self.game, sampled)
+        metrics |= {
+          "sampled_positions/optimal_move_rate": float(optimal.mean())
+        }
     if self.mistakes is not None:
-      self.mistakes.add(step, games)
+      self.mistakes.add(step, games, sampled)
     is_best = self.recorder.evaluation(step, metrics)
     self.trainer.log(step, {f"eval/{name}": v for name, v in metrics.items()})
     if is_best:

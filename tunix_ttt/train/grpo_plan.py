@@ -89,7 +89,7 @@ def plan(
   game_rollout.OpponentPool(config, pathlib.Path())
   if episodes.source == "positions" or episodes.starts:
     _ = game.num_positions
-  if episodes.mistakes:
+  if episodes.has_mistakes:
     mistake_starts.MistakePool(config, pathlib.Path())
   rewards_lib.check(
     game,
