@@ -135,8 +135,8 @@ class Sampler:
       states: States at the policy's first turn, [B].
       opponent: Opponent that replaces the environment's; arrays of a
         `jax.tree_util.Partial` may change between calls.
-      tried: Action of each game's first answer, whose tokens are sampled among
-        those that try it (`answers.allowed_to_try`); -1 for any, int32 [B].
+      tried: Action of each game's first answer, whose tokens are sampled so that
+        it is tried (`answers.try_action`); -1 for any, int32 [B].
     """
     return self._play(params, self._tables, keys, states, opponent, tried)
 

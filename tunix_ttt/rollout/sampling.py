@@ -59,6 +59,7 @@ def sample(
   logits: jax.Array,
   settings: Sampling,
   allowed: jax.Array | None = None,
+  drawn: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """Samples a token for each row.
 
@@ -71,6 +72,7 @@ def sample(
     logits: Logits of the model, float [B, V].
     settings: Settings of the sampler.
     allowed: Mask of the tokens to sample from, bool [B, V]; None for all.
+    drawn: Logits to sample from, float [B, V]; None for the model's.
 
   Returns:
     The tokens, int32 [B]; their log-probabilities, float32 [B]; and the total
@@ -79,6 +81,8 @@ def sample(
   """
   logits = _scale(logits, settings)
   log_probs = jax.nn.log_softmax(logits)
+  if drawn is not None:
+    logits = _scale(drawn, settings)
   logits = _restrict(logits, settings, allowed)
   if settings.temperature == 0:
     tokens = logits.argmax(axis=-1)
@@ -191,7 +195,7 @@ def decode(
   token and `active` bool [B] the rows that answer. The memory needs
   `max_new_tokens` unused slots. `legal` bool [B, A] has the legal actions, to
   which answers are constrained; None for all actions. `tried` int32 [B] has the
-  action of each row's answer, -1 for any; see `answers.allowed_to_try`.
+  action of each row's answer, -1 for any; see `answers.try_action`.
   """
   shape = active.shape[0], max_new_tokens
   answers = Answers(
@@ -211,16 +215,17 @@ def decode(
     memory: policy_lib.Memory, answers: Answers, logits: jax.Array
   ) -> tuple[policy_lib.Memory, Answers]:
     count, is_active = answers.count, answers.is_active
-    allowed = None
+    allowed = drawn = None
     place = table, answers.state, answers.rank
     room = max_new_tokens - count
     if sampling.constrained:
       allowed = answers_lib.allowed(*place, counts, room=room)
     if tried is not None:
-      only = answers_lib.allowed_to_try(*place, tried, room=room)
-      allowed = only if allowed is None else only & allowed
+      drawn = answers_lib.try_action(*place, logits, tried, room=room)
     token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
-    tokens, log_probs, mass = sample(token_keys, logits, sampling, allowed)
+    tokens, log_probs, mass = sample(
+      token_keys, logits, sampling, allowed, drawn
+    )
     state, rank = (
       jnp.where(is_active, after, before)
       for before, after in zip(

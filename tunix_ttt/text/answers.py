@@ -113,31 +113,41 @@ def allowed(
   return jnp.take(fits, table.token_class, axis=-1)
 
 
-def allowed_to_try(
+def try_action(
   table: AnswerTable,
   state: jax.Array,
   rank: jax.Array,
+  logits: jax.Array,
   tried: jax.Array,
   *,
   room: jax.Array | int = NEVER,
 ) -> jax.Array:
-  """Returns the mask of the tokens of answers that try an action, bool [B, V].
+  """Returns the logits of answers that try an action, float [B, V].
 
-  They can be completed with the action, and none of them alone names another one,
-  so that a thought is of the action, too.
+  Only tokens that can be completed with the action remain. Tokens that alone name
+  an action give their probability to one that names this one, so that a thought is
+  of the action, too.
 
   Args:
     table: Grammar of the answers.
     state: States, int32 [B].
     rank: Ranks, int32 [B].
-    tried: Action of each row's answer, -1 for no constraint, int32 [B].
+    logits: Logits of the model, float [B, V].
+    tried: Action of each row's answer, -1 to keep its logits, int32 [B].
     room: Number of tokens left in the turn, int32 [B] or an int.
   """
-  is_other = (table.names >= 0) & (table.names != tried[:, None])
-  counts = jnp.cumsum(tried[:, None] == table.actions, axis=1, dtype=jnp.int32)
+  action = tried[:, None]
+  is_name, is_own = table.names >= 0, table.names == action
+  names = jax.nn.logsumexp(logits, axis=1, where=is_name[None], keepdims=True)
+  is_first = is_own & (jnp.cumsum(is_own, axis=1) == 1)
+  one = jnp.where(is_name, -jnp.inf, logits)
+  one = jnp.where(is_first, names, one)
+  # A tokenizer may have no token that names the action.
+  one = jnp.where(is_own.any(axis=1, keepdims=True), one, logits)
+  counts = jnp.cumsum(action == table.actions, axis=1, dtype=jnp.int32)
   counts = jnp.pad(counts, [(0, 0), (1, 0)])
   fits = allowed(table, state, rank, counts, room=room)
-  return (fits & ~is_other) | (tried < 0)[:, None]
+  return jnp.where(action < 0, logits, jnp.where(fits, one, -jnp.inf))
 
 
 def compile_answers(
