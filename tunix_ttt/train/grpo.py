@@ -37,6 +37,7 @@ from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import mistake_starts
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import reference_log_probs
@@ -57,7 +58,7 @@ class GRPORun:
     self._reference = grpo_plan.reference(plan)
     self.trainer = trainer_lib.GRPOTrainer(model.module, config, path)
     self.first_step = self.trainer.first_step
-    self.pool = game_rollout.OpponentPool(config, path)
+    self.pool = opponent_pool.OpponentPool(config, path)
     starts = plan.source.samples if plan.source else ()
     self.mistakes = None
     if config.episodes.has_mistakes:
