@@ -23,6 +23,7 @@ from tunix_ttt.rollout import trajectory
 from tunix_ttt.train import exploiter
 from tunix_ttt.train import mistake_starts
 from tunix_ttt.train import opponent_pool
+from tunix_ttt.train import past_weights
 
 # Number of positions in a batch of greedy moves.
 _GREEDY_BATCH = 512
@@ -43,13 +44,16 @@ class GameRollout:
     pool: opponent_pool.OpponentPool,
     prompts: Sequence[Any] = (),
     mistakes: mistake_starts.MistakePool | None = None,
+    past: past_weights.PastWeights | None = None,
   ):
     """Builds the sampler, without compiling it.
 
     `prompts` are the start positions of the episode source `prompts`, and
-    `mistakes` those of `episodes.mistakes`.
+    `mistakes` those of `episodes.mistakes`. `past` has earlier weights, which
+    play the other seat in some steps.
     """
     self._config, self._pool, self._mistakes = config, pool, mistakes
+    self._past = past
     self._game = catalog.of(config)
     # In the layout `split`, the sampler has a copy of the model.
     self._trained = self._module = model.module
@@ -60,9 +64,12 @@ class GameRollout:
     self._tables = sampler.make_tables(config, model.tokenizer)
     play = dataclasses.replace(config.play, max_turns=config.num_turns)
     self._is_self_play = config.episodes.num_agents > 1
-    env = self._game.environment()
-    if self._is_self_play:
-      env = self._game.mirror()
+    mirror = self._game.mirror()
+    env = mirror if self._is_self_play else self._game.environment()
+    self._seats = np.arange(len(self._game.seats))
+    if config.episodes.agent not in ("mixed", "both"):
+      agent = config.episodes.agent
+      self._seats = np.array([self._game.seat_number(agent, "episodes.agent")])
     self._policy = model_policy.ModelPolicy(self._module, model.spec)
     self._sample = sampler.Sampler(
       self._policy,
@@ -72,6 +79,15 @@ class GameRollout:
       config.rollout,
       is_self_play=self._is_self_play,
     )
+    if past is not None:
+      self._sample_past = sampler.Sampler(
+        self._policy,
+        mirror,
+        self._tables,
+        play,
+        config.rollout,
+        is_self_play=True,
+      )
     size = config.grpo.num_generations
     self._by_seat = jax.jit(lambda games: self_play.by_seat(env, games, size))
     self._sequences = jax.jit(
@@ -114,13 +130,26 @@ class GameRollout:
     """Starts a step's games asynchronously."""
     size = self._config.training.batch_size
     games = np.arange(step * size, (step + 1) * size)
-    opponent = None if self._is_self_play else self._pool.opponent(step)
     groups = games // self._config.grpo.num_generations
+    params, past = nnx.state(self._module), None
+    if self._past is not None:
+      past = self._past.draw(step, self._module)
+    is_mirror = self._is_self_play or past is not None
+    opponent = None if is_mirror else self._pool.opponent(step)
     keys, states, tried = self.start(groups, opponent)
-    params = nnx.state(self._module)
-    played = self._sample(params, keys, states, opponent, tried)
-    if self._is_self_play:
-      played = self._by_seat(played)
+    if past is not None:
+      past_self = self_play.PastSelf(
+        past,
+        jnp.asarray(self._seats[groups % len(self._seats)], jnp.int32),
+        self._config.opponents.policy == "greedy",
+      )
+      played = self._sample_past(
+        params, keys, states, tried=tried, past=past_self
+      )
+    else:
+      played = self._sample(params, keys, states, opponent, tried)
+      if self._is_self_play:
+        played = self._by_seat(played)
     return played, self._sequences(played, self._tables)
 
   def sync(self) -> None:
@@ -136,8 +165,8 @@ class GameRollout:
     """Returns the token keys [B], the initial states and the first moves.
 
     `groups` has the group numbers of the games, int [B]. The opponent opens
-    some of the games. The moves are int32 [B], -1 for sampled ones; None if all
-    are sampled.
+    some of the games; None stands for games of which the model plays all seats.
+    The moves are int32 [B], -1 for sampled ones; None if all are sampled.
     """
     members = np.arange(len(groups)) % self._config.grpo.num_generations
     return self._start(
@@ -184,13 +213,8 @@ class GameRollout:
     mistakes: Any,
   ) -> tuple[jax.Array, Any, jax.Array | None]:
     config, game, names = self._config, self._game, streams.Stream
-    env, episodes = game.environment(opponent), config.episodes
-    seats = jnp.arange(len(game.seats))
-    if self._is_self_play:
-      env = game.mirror()
-    elif episodes.agent != "mixed":
-      number = game.seat_number(episodes.agent, "episodes.agent")
-      seats = jnp.array([number])
+    episodes, seats = config.episodes, jnp.asarray(self._seats)
+    env = game.mirror() if opponent is None else game.environment(opponent)
     can_start_anywhere = episodes.source == "positions" or episodes.starts > 0
 
     def key(stream: streams.Stream, *counters: Any) -> jax.Array:

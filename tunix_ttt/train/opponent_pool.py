@@ -1,4 +1,4 @@
-"""Mixes the opponents of GRPO's games, past selves as tables among them."""
+"""Mixes opponents that move inside the game, past selves as tables among them."""
 
 import pathlib
 from typing import Any
@@ -13,6 +13,7 @@ from tunix_ttt import files
 from tunix_ttt.games import catalog
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
+from tunix_ttt.train import past_weights
 
 
 class OpponentPool:
@@ -30,6 +31,8 @@ class OpponentPool:
     """
     self._game, self._settings = catalog.of(config), config.opponents
     self._max_steps = config.training.max_steps
+    # The mixture of these steps only replaces weights that there are not yet.
+    self._past_steps = past_weights.steps(config)
     self._directory = run / run_directory.OPPONENTS
     # Each has the past self and the exploiter, if there is one.
     self._tables: list[np.ndarray] = []
@@ -47,12 +50,16 @@ class OpponentPool:
           full = f"mcts:{settings.mcts.simulations}"
         self._players[name] = game.player(full, f"opponents.{name}")
     self._mixture = game.mixture([*self._players.values()])
-    if self._has_exploiter and len(game.seats) != 2:
-      raise errors.UserError(
-        f"opponents.exploiter: {game.name} is not a game of two seats; remove"
-        " this opponent"
-      )
-    has_past = any(settings.past_selves)
+    for key, is_met in (
+      ("exploiter", self._has_exploiter),
+      ("pool: weights", settings.has_past_weights),
+    ):
+      if is_met and len(game.seats) != 2:
+        raise errors.UserError(
+          f"opponents.{key}: {game.name} is not a game of two seats; remove"
+          " this opponent"
+        )
+    has_past = any(settings.past_selves) and settings.pool == "tables"
     # Fails early for a game whose positions cannot be listed.
     is_listed = has_past or self._has_exploiter
     self._num_positions = game.num_positions if is_listed else 0
@@ -61,9 +68,8 @@ class OpponentPool:
 
   def is_due(self, step: int) -> bool:
     """Returns whether to add a past self after a step, counted from 1."""
-    settings = self._settings
-    is_listed = any(settings.past_selves) or any(settings.exploiter)
-    return is_listed and step % settings.add_every_n_steps == 0
+    is_listed = self._has_exploiter or self._num_tables
+    return bool(is_listed) and step % self._settings.add_every_n_steps == 0
 
   def add(self, step: int, moves: np.ndarray) -> None:
     """Adds the tables of `GameRollout.listed_moves` to the run directory."""
@@ -103,7 +109,7 @@ class OpponentPool:
     count, size = len(self._players), self._num_tables
     shares = np.zeros(count + size + self._has_exploiter, np.float32)
     shares[:count] = [*map(share, self._players)]
-    past, added = share("past_selves"), len(self._tables)
+    past, added = share("past_selves") if size else 0.0, len(self._tables)
     tables = np.full(
       (len(shares) - count, self._num_positions), -1, self._dtype
     )
@@ -115,6 +121,8 @@ class OpponentPool:
     if added and self._has_exploiter:
       shares[-1] = share("exploiter")
       tables[-1] = self._tables[-1][1]
+    if step in self._past_steps:
+      shares[:] = np.arange(len(shares)) == 0
     # One function for all steps, so that the program is compiled once.
     return jax.tree_util.Partial(
       self._mixture, jnp.asarray(shares), jnp.asarray(tables)
