@@ -270,10 +270,17 @@ MUTATIONS = (
     "tests/test_self_play.py::test_a_bad_answer_loses_for_its_seat_and_wins_for_the_other",
   ),
   Mutation(
+    "past weights are the present ones",
+    "tunix_ttt/rollout/sampler.py",
+    "self._turn, past.params, tables",
+    "self._turn, params, tables",
+    "tests/test_past_weights.py::test_each_seat_is_played_by_its_own_weights",
+  ),
+  Mutation(
     "self-play forgets the last token of a conversation that waits",
     "tunix_ttt/rollout/self_play.py",
-    "jnp.where(active, memory.is_pending, before.is_pending)",
-    "memory.is_pending",
+    "jnp.where(active, after.is_pending, before.is_pending)",
+    "after.is_pending",
     "tests/test_self_play.py::test_each_seat_has_a_conversation_of_its_own",
   ),
 )

@@ -15,6 +15,7 @@ from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import reference_log_probs
 
 
@@ -61,7 +62,7 @@ def test_what_the_games_of_a_group_share(opponent_seed, tmp_path):
     episodes=config_lib.EpisodesConfig(opponent_seed=opponent_seed),
   )
   model = reference_log_probs.base_model(config)
-  pool = game_rollout.OpponentPool(config, tmp_path)
+  pool = opponent_pool.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool)
   keys, states, _ = rollout.start(np.repeat(np.arange(4), 8), pool.opponent(0))
   drawn = np.asarray(states.opponent_seed).reshape(4, 8)
@@ -83,7 +84,7 @@ def test_prompts_come_again_once_all_have_come(tmp_path):
     board_positions.Position(board_text.from_text(text), cell)
     for text, cell in (("." * 9, None), ("X........", 0), ("XO.......", 1))
   ]
-  pool = game_rollout.OpponentPool(config, tmp_path)
+  pool = opponent_pool.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool, asked)
   _, states, _ = rollout.start(np.repeat(np.arange(6), 8), pool.opponent(0))
   shown = np.asarray(states.board).reshape(6, 8)
@@ -111,7 +112,7 @@ def test_prompts_come_again_once_all_have_come(tmp_path):
 def test_an_opponent_of_each_kind_moves_legally(opponents, tmp_path):
   settings = {"opponents": opponents, "game": {"name": "tic_tac_toe"}}
   config = config_lib.load(config_lib.GRPOConfig, settings)
-  pool = game_rollout.OpponentPool(config, tmp_path)
+  pool = opponent_pool.OpponentPool(config, tmp_path)
   game = catalog.of(config)
   position = game.game.init(jax.random.key(0))
   for turn in range(3):

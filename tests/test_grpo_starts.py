@@ -22,6 +22,7 @@ from tunix_ttt.games.tictactoe import solver
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import mistake_starts
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import reference_log_probs
 
@@ -36,7 +37,7 @@ def model():
 def begin(model, first, last, **episodes):
   """Returns the starts of the games of some groups, on the host: [G, M]."""
   config = test_grpo.changed(test_grpo.CONFIG, "episodes", **episodes)
-  pool = game_rollout.OpponentPool(config, pathlib.Path("none"))
+  pool = opponent_pool.OpponentPool(config, pathlib.Path("none"))
   rollout = game_rollout.GameRollout(model, config, pool)
   groups = np.repeat(np.arange(first, last), MEMBERS)
   keys, states, _ = rollout.start(groups, pool.opponent(0))
@@ -82,7 +83,7 @@ def test_the_games_of_a_group_share_a_position_with_the_agent_to_move(
 def test_shares_are_exact_for_each_mark(model, share):
   _, states = begin(model, 0, 600, starts=share)
   config = test_grpo.changed(test_grpo.CONFIG, "episodes", starts=share)
-  pool = game_rollout.OpponentPool(config, pathlib.Path("none"))
+  pool = opponent_pool.OpponentPool(config, pathlib.Path("none"))
   rollout = game_rollout.GameRollout(model, config, pool)
   chosen = rollout._has_random_start(np.arange(600))
   is_random = starts_at_random(states)
@@ -201,7 +202,7 @@ def test_groups_start_on_the_mistakes_of_their_seat(model, tmp_path):
   rollout = game_rollout.GameRollout(
     model,
     MISTAKES,
-    game_rollout.OpponentPool(MISTAKES, tmp_path),
+    opponent_pool.OpponentPool(MISTAKES, tmp_path),
     mistakes=pool,
   )
   _, states, _ = rollout.start(groups, rollout._pool.opponent(0))

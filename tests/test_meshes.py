@@ -30,6 +30,7 @@ from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import game_rollout
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import trainer as trainer_lib
@@ -321,7 +322,7 @@ def test_the_sampler_is_given_what_is_trained_alone(tmp_path):
   model, _ = run_loop.adapt(
     reference_log_probs.base_model(config, None), config
   )
-  pool = game_rollout.OpponentPool(config, tmp_path)
+  pool = opponent_pool.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool)
   trained, played = model.module, rollout._module
   devices = jax.devices()

@@ -122,12 +122,13 @@ def test_a_supervised_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_games(tmp_path):
+@pytest.mark.parametrize("pool", ["tables", "weights"])
+def test_games(pool, tmp_path):
   # With what is read and written on the way: past selves and the best model.
   config = dataclasses.replace(
     test_meshes.games_config(test_meshes.FSDP),
     opponents=config_lib.OpponentsConfig(
-      past_selves=(0.5, 0.5), add_every_n_steps=2
+      past_selves=(0.5, 0.5), add_every_n_steps=2, pool=pool
     ),
     grpo=dataclasses.replace(test_grpo.CONFIG.grpo, beta=0.05),
   )

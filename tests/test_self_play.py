@@ -25,6 +25,7 @@ from tunix_ttt.rollout import self_play
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo_plan
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import reference_log_probs
 
 Ending = trajectory_lib.Ending
@@ -56,7 +57,7 @@ def load(name, **changes):
 def play(config):
   """Returns the config, a batch of games and the model that played them."""
   model = reference_log_probs.base_model(config)
-  pool = game_rollout.OpponentPool(config, conftest.ROOT / "none")
+  pool = opponent_pool.OpponentPool(config, conftest.ROOT / "none")
   rollout = game_rollout.GameRollout(model, config, pool)
   keys, states, _ = rollout.start(np.repeat(np.arange(4), 3), None)
   games = rollout._sample(nnx.state(model.module), keys, states, None)

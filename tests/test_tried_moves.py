@@ -25,6 +25,7 @@ from tunix_ttt.runs import run_directory
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo
 from tunix_ttt.train import grpo_plan
+from tunix_ttt.train import opponent_pool
 
 GAME = players.GAME
 TRY_ALL = test_grpo.changed(
@@ -102,7 +103,7 @@ def test_self_play_tries_the_first_move_alone(context):
 def test_a_group_tries_each_legal_move_in_turn(model, tmp_path):
   config = test_grpo.changed(TRY_ALL, "training", batch_size=36)
   config = test_grpo.changed(config, "grpo", num_generations=9)
-  pool = game_rollout.OpponentPool(config, tmp_path)
+  pool = opponent_pool.OpponentPool(config, tmp_path)
   rollout = game_rollout.GameRollout(model, config, pool)
   groups = np.repeat(np.arange(40), 9)
   _, states, tried = rollout.start(groups, pool.opponent(0))

@@ -62,6 +62,8 @@ class Stream(enum.StrEnum):
   GAME_OPPONENTS = "opponents of games trained on"  # group, member
   GAME_TOKENS = "tokens of games trained on"  # group, member
   PAST_TOKENS = "tokens of past selves"  # step, position
+  PAST_SELVES = "which past weights the games of a step are against"  # step
+  PAST_ANSWERS = "answers of past weights"  # folded into a key of GAME_TOKENS
   # Opponents, seeded by a game's `opponent_seed`.
   OPPONENT_KINDS = "which opponent of a mixture plays"
   OPPONENT_MOVES = "moves of an opponent"  # board

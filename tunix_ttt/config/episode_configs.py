@@ -133,7 +133,11 @@ class OpponentsConfig:
       opponent replaces it until the first.
     policy: Policy of past selves, and the one that the exploiter responds to:
       `greedy` moves, or `sampled` ones at `rollout.temperature`, of which a past
-      self has one draw in each state.
+      self that is a table has one draw in each state.
+    pool: Form of past selves: `tables` of their moves, for games whose states
+      can be listed, or the `weights` themselves, for games of two seats. With
+      weights, the share of past selves is one of the steps, whose games are all
+      against one of them.
     pool_size: Maximum number of earlier weights; new ones replace the oldest.
     add_every_n_steps: Number of steps between additions to the pool, and between
       responses of the exploiter.
@@ -146,6 +150,7 @@ class OpponentsConfig:
   past_selves: Course = (0.0, 0.0)
   exploiter: Course = (0.0, 0.0)
   policy: Literal["greedy", "sampled"] = "greedy"
+  pool: Literal["tables", "weights"] = "tables"
   pool_size: sections.Positive = 4
   add_every_n_steps: sections.Positive = 20
 
@@ -159,6 +164,12 @@ class OpponentsConfig:
       "past_selves": self.past_selves,
       "exploiter": self.exploiter,
     }
+
+  @property
+  def has_past_weights(self) -> bool:
+    """Whether games are played against earlier weights, not their tables."""
+    is_met = self.custom is None and any(self.past_selves)
+    return is_met and self.pool == "weights"
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:

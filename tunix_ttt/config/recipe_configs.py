@@ -295,6 +295,12 @@ class GRPOConfig(sections.SFTConfig):
       )
     if self.episodes.num_agents > 1:
       self._check_self_play()
+    if self.episodes.are_single_moves and self.opponents.has_past_weights:
+      raise ValueError(
+        f"opponents.pool: weights: {self.episodes.source} are single moves, which"
+        " past weights do not answer; set episodes.source to games, or pool to"
+        " tables"
+      )
     is_single = self.play.context == "board"
     if self.exhaustive_eval and self.play.temperature != 0 and not is_single:
       raise ValueError(

@@ -238,7 +238,7 @@ def load(
   saved = values
   if description.lora is not None:
     saved = specs.parameters(module, nnx.LoRAParam)
-  params = _read_params(directory, saved)
+  params = read_params(directory, saved)
   if revision(params) != description.params:
     raise errors.UserError(
       f"{directory / PARAMS}: the parameters are not those that were saved"
@@ -363,9 +363,18 @@ def _find_base(
   )
 
 
-def _read_params(
+def read_params(
   directory: pathlib.Path, shapes: dict[str, Any]
 ) -> dict[str, jax.Array]:
+  """Reads the parameters in a model directory, onto one device.
+
+  Args:
+    directory: Model directory.
+    shapes: Arrays or shapes by name, of all parameters or only the adapter's.
+
+  Raises:
+    errors.UserError: if the directory has other parameters or cannot be read.
+  """
   path = (directory / PARAMS).absolute()
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = {

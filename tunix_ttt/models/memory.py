@@ -95,12 +95,16 @@ def of_run(
     return {"": trainer}
   # A cache has a slot for each token of a sequence.
   playing = sampling(spec, training.batch_size, length)
+  # Past weights play with their own parameters and cache.
+  past = size * count if config.opponents.has_past_weights else 0
+  playing *= 1 + config.opponents.has_past_weights
   if config.mesh.layout != "split":
-    return {"": dataclasses.replace(trainer, playing=playing // mesh.size)}
+    playing = playing // mesh.size + past
+    return {"": dataclasses.replace(trainer, playing=playing)}
   mesh = meshes.outline(meshes.sampler_sizes(config.mesh))
   sampler = Estimate(
     weights=size * meshes.numbers_per_device(weights, mesh),
-    playing=playing // mesh.size,
+    playing=playing // mesh.size + past,
   )
   return {"trainer": trainer, "sampler": sampler}
 

@@ -58,6 +58,8 @@ class _Games:
   last_answer: jax.Array
   # Action of the next answer, -1 for any, int32 [B]; None if all may be any.
   tried: jax.Array | None
+  # Seat of the policy, int32 [B]; None if it plays all seats or no other policy.
+  agents: jax.Array | None
 
 
 class Sampler:
@@ -126,6 +128,7 @@ class Sampler:
     states: Any,
     opponent: Callable[..., jax.Array] | None = None,
     tried: jax.Array | None = None,
+    past: self_play.PastSelf | None = None,
   ) -> trajectory_lib.Trajectory:
     """Plays B games from their initial `states` to their end.
 
@@ -137,8 +140,10 @@ class Sampler:
         `jax.tree_util.Partial` may change between calls.
       tried: Action of each game's first answer, whose tokens are sampled so that
         it is tried (`answers.try_action`); -1 for any, int32 [B].
+      past: Earlier parameters that play the other seat in self-play; the games
+        are then of the seats of `params` alone.
     """
-    return self._play(params, self._tables, keys, states, opponent, tried)
+    return self._play(params, self._tables, keys, states, opponent, tried, past)
 
   def _rollout(
     self,
@@ -148,6 +153,7 @@ class Sampler:
     states: Any,
     opponent: Callable[..., jax.Array] | None,
     tried: jax.Array | None,
+    past: self_play.PastSelf | None,
   ) -> trajectory_lib.Trajectory:
     self.num_traces += 1
     env: Any = self._env
@@ -159,48 +165,67 @@ class Sampler:
       ending=jax.vmap(env.outcome)(states),
       last_answer=jnp.full(batch_size, tables.unreadable),
       tried=tried,
+      agents=None if past is None else past.agents,
     )
+    is_single = self._config.context == "board"
     play = functools.partial(self._turn, params, tables, env)
-    if self._config.context == "board":
+
+    def empty(size: int) -> Any:
+      memory = policy_lib.empty(self._policy, size)
+      last_answer = jnp.full(size, tables.unreadable)
+      return memory if past is None else ((memory, last_answer),) * 2
+
+    memory = empty(batch_size)
+    if past is not None:
+      replies = self_play.Replies(
+        play=play,
+        reply=functools.partial(
+          self._turn, past.params, tables, env, is_greedy=past.is_greedy
+        ),
+        env=env,
+        has_memory=not is_single,
+      )
+      play = replies.turn
+      memory, games = replies.open(memory, keys, games)
+    if is_single:
       fastest = batch_size
       if jax.default_backend() == "cpu":
         fastest = max(32, batch_size // 4)
       width = min(batch_size, self._rows_at_once or fastest)
       games, records = schedule.independent_turns(
-        lambda *rows: play(
-          policy_lib.empty(self._policy, width), *rows, is_first_turn=True
-        )[1:],
+        lambda *rows: play(empty(width), *rows, is_first_turn=True)[1:],
         keys,
         games,
         self._config.max_turns,
         width,
       )
     else:
-      if self._is_self_play:
+      has_rows = self._is_self_play and past is None
+      if has_rows:
         play = self_play.in_turn(play, env)
         keys, games = self_play.for_both_seats((keys, games))
+        memory = empty(len(keys))
       games, records = schedule.conversation_turns(
-        play,
-        policy_lib.empty(self._policy, len(keys)),
-        keys,
-        games,
-        self._config.max_turns,
+        play, memory, keys, games, self._config.max_turns
       )
-      if self._is_self_play:
+      if has_rows:
         games = jax.tree.map(lambda leaf: leaf[:batch_size], games)
         records = self_play.joined(records)
     moves = records.pop("moves")
     # Ending of games that ran out of turns.
     ending = jnp.full(batch_size, Ending.LENGTH, jnp.int8)
     if self._config.max_turns == 1:
-      has_moved = games.last_answer != tables.unreadable
+      has_moved = (moves >= 0).any(axis=1)
       ending = jnp.where(has_moved, jnp.int8(Ending.UNFINISHED), ending)
-    return trajectory_lib.Trajectory(
+    played = trajectory_lib.Trajectory(
       ending=jnp.where(games.ending == Ending.ONGOING, ending, games.ending),
       state=games.state,
       moves=jnp.where(records["turn_mask"], moves, -1),
       **records,
     )
+    if past is None:
+      return played
+    return self_play.of_agents(env, played, past.agents)
 
   def _turn(
     self,
@@ -213,8 +238,12 @@ class Sampler:
     active: jax.Array,
     *,
     is_first_turn: bool,
+    is_greedy: bool = False,
   ) -> tuple[policy_lib.Memory, _Games, schedule.Record]:
     """Plays one turn of the games in the mask `active`, bool [B]."""
+    sampling = self._sampling
+    if is_greedy:
+      sampling = dataclasses.replace(sampling, temperature=0.0)
     tokens, mask, retried = self._chunk(
       tables, memory, games, is_first_turn=is_first_turn
     )
@@ -243,7 +272,7 @@ class Sampler:
       memory,
       logits,
       active,
-      sampling=self._sampling,
+      sampling=sampling,
       max_new_tokens=self._config.max_new_tokens,
       max_game_tokens=self._config.max_game_tokens,
       legal=legal,
@@ -336,6 +365,7 @@ class Sampler:
       ending=ending,
       last_answer=jnp.where(active, last_answer, games.last_answer),
       tried=None if tried is None else jnp.where(active, -1, tried),
+      agents=games.agents,
     )
 
 

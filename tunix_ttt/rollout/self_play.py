@@ -3,21 +3,26 @@
 In the context `board` turns are independent, and a game needs one row of the batch.
 In the other contexts it has a row, and a part of the policy's memory, for each seat;
 `in_turn` runs the row whose seat is to act.
+
+`Replies` are of a model against its past self, which has other parameters.
 """
 
 from collections.abc import Callable
 import dataclasses
 from typing import Any, Protocol
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 
+from tunix_ttt import streams
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
 Trajectory = trajectory_lib.Trajectory
 NUM_SEATS = 2
 _BY_RULES = (Ending.WIN, Ending.DRAW, Ending.LOSS)
+_FAULTS = (Ending.ILLEGAL, Ending.PARSE_ERROR, Ending.LENGTH)
 
 
 class MirrorEnvironment(Protocol):
@@ -72,18 +77,22 @@ def in_turn(
 
     shared = (after.state, after.ending, after.tried)
     state, ending, tried = jax.tree.map(share, shared)
-    memory = dataclasses.replace(
-      memory,
-      pending=jnp.where(active, memory.pending, before.pending),
-      is_pending=jnp.where(active, memory.is_pending, before.is_pending),
-    )
     return (
-      memory,
+      _with_pending(memory, before, active),
       dataclasses.replace(after, state=state, ending=ending, tried=tried),
       record,
     )
 
   return turn
+
+
+def _with_pending(after: Any, before: Any, active: jax.Array) -> Any:
+  """Returns a memory in which rows that wait keep their last token."""
+  return dataclasses.replace(
+    after,
+    pending=jnp.where(active, after.pending, before.pending),
+    is_pending=jnp.where(active, after.is_pending, before.is_pending),
+  )
 
 
 def joined(records: dict[str, Any]) -> dict[str, Any]:
@@ -148,6 +157,121 @@ def by_seat(
     return stacked.reshape(-1, *leaves[0].shape[1:])
 
   return jax.tree.map(interleave, *both)
+
+
+@struct.dataclass
+class PastSelf:
+  """Parameters that play the other seat of B games.
+
+  Attributes:
+    params: Parameters of the policy, earlier than those in training.
+    agents: Seat of the parameters in training, int32 [B].
+    is_greedy: Whether to take the most likely tokens.
+  """
+
+  params: Any
+  agents: jax.Array
+  is_greedy: bool = struct.field(pytree_node=False, default=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replies:
+  """Turns of a model, each with a reply of its past self.
+
+  Memories are pairs, of the model and of its past self, each with its last answer.
+  Games have `agents`, see `PastSelf`. A past self whose answer is no legal move has lost; one that is to
+  act twice in a row does so in the model's next turn, which the model misses.
+
+  Attributes:
+    play: Function of one turn of the model, see `schedule.conversation_turns`.
+    reply: The same with the parameters of the past self.
+    env: Environment of the games.
+    has_memory: Whether turns depend on the earlier ones of their conversation.
+  """
+
+  play: Callable[..., tuple[Any, Any, Any]]
+  reply: Callable[..., tuple[Any, Any, Any]]
+  env: MirrorEnvironment
+  has_memory: bool
+
+  def open(self, memory: Any, keys: jax.Array, games: Any) -> tuple[Any, Any]:
+    """Plays the past self's first turn in the games that it begins."""
+    ours, other = memory
+    other, games = self._answer(other, keys, games, is_first_turn=True)
+    return (ours, other), games
+
+  def turn(
+    self,
+    memory: Any,
+    keys: jax.Array,
+    games: Any,
+    active: jax.Array,
+    *,
+    is_first_turn: bool,
+  ) -> tuple[Any, Any, Any]:
+    """Plays the model's turn of active games, bool [B], and the replies."""
+    ours, other = memory
+    active = active & self._is_models(games)
+    ours, games, record = _with_last_answer(
+      self.play, ours, keys, games, active, is_first_turn=is_first_turn
+    )
+    # A past self may have had its first turn already, or not yet.
+    is_first = not self.has_memory
+    other, games = self._answer(other, keys, games, is_first_turn=is_first)
+    return (ours, other), games, record
+
+  def _is_models(self, games: Any) -> jax.Array:
+    return jax.vmap(self.env.seat)(games.state) == games.agents
+
+  def _answer(
+    self, memory: Any, keys: jax.Array, games: Any, *, is_first_turn: bool
+  ) -> tuple[Any, Any]:
+    keys = jax.vmap(streams.fold_in, (0, None))(
+      keys, streams.Stream.PAST_ANSWERS
+    )
+    active = (games.ending == Ending.ONGOING) & ~self._is_models(games)
+    memory, games, record = _with_last_answer(
+      self.reply, memory, keys, games, active, is_first_turn=is_first_turn
+    )
+    is_fault = record["turn_mask"] & jnp.isin(
+      games.ending, jnp.array(_FAULTS, jnp.int8)
+    )
+    ending = jnp.where(is_fault, jnp.int8(Ending.WIN), games.ending)
+    return memory, dataclasses.replace(games, ending=ending)
+
+
+def _with_last_answer(
+  play: Callable[..., tuple[Any, Any, Any]],
+  memory: tuple[Any, jax.Array],
+  keys: jax.Array,
+  games: Any,
+  active: jax.Array,
+  **options: Any,
+) -> tuple[Any, Any, Any]:
+  """Plays a turn of one seat, whose last answer is not the game's."""
+  before, last_answer = memory
+  games = dataclasses.replace(games, last_answer=last_answer)
+  after, games, record = play(before, keys, games, active, **options)
+  memory = _with_pending(after, before, active), games.last_answer
+  return memory, games, record
+
+
+def of_agents(
+  env: MirrorEnvironment, games: Trajectory, agents: jax.Array
+) -> Trajectory:
+  """Returns games of `Replies` with the endings and states of the seats [B]."""
+  state = jax.vmap(env.seen_by)(games.state, agents)
+  outcome, by_rules = (
+    jax.vmap(env.outcome)(state),
+    jnp.array(_BY_RULES, jnp.int8),
+  )
+  # A win by a fault of the other seat is not one in the state.
+  is_over = jnp.isin(games.ending, by_rules) & jnp.isin(outcome, by_rules)
+  return Trajectory(
+    ending=jnp.where(is_over, outcome, games.ending),
+    state=state,
+    **_turns_to_front(games, games.turn_mask),
+  )
 
 
 def _turns_to_front(games: Trajectory, mask: jax.Array) -> dict[str, Any]:

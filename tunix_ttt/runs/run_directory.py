@@ -17,7 +17,7 @@ process at a time:
 A GRPO run also has
 
     rollouts.jsonl                    a few whole games of each logged step
-    opponents/                        past selves, as tables of moves
+    opponents/                        past selves, as tables of moves or models
     mistakes/                         positions on which an evaluation erred
     checkpoint-best/                  the model with the best score so far
 """

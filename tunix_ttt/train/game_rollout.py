@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 from flax import nnx
@@ -12,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import config as config_lib
-from tunix_ttt import errors
-from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.data import datasets
 from tunix_ttt.games import catalog
@@ -23,117 +20,10 @@ from tunix_ttt.models import model_policy
 from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import self_play
 from tunix_ttt.rollout import trajectory
-from tunix_ttt.runs import processes
-from tunix_ttt.runs import run_directory
 from tunix_ttt.train import exploiter
 from tunix_ttt.train import mistake_starts
-
-
-class OpponentPool:
-  """Mixes opponents by shares that change linearly over a run.
-
-  A past self is a table of the model's moves, stored in a file of the run
-  directory, and with it the table of the exploiter, if there is one.
-  """
-
-  def __init__(self, config: config_lib.GRPOConfig, run: pathlib.Path):
-    """Makes a pool without past selves.
-
-    Raises:
-      errors.UserError: if an opponent does not exist for the game.
-    """
-    self._game, self._settings = catalog.of(config), config.opponents
-    self._max_steps = config.training.max_steps
-    self._directory = run / run_directory.OPPONENTS
-    # Each has the past self and the exploiter, if there is one.
-    self._tables: list[np.ndarray] = []
-    settings, game = self._settings, self._game
-    self._custom, self._players = None, {}
-    self._has_exploiter = any(settings.exploiter)
-    if settings.custom is not None:
-      self._custom = game.player(settings.custom, "opponents.custom")
-      return
-    for name in ("random", "optimal", "mcts"):
-      # The random opponent replaces past selves that there are not yet.
-      if name == "random" or any(settings.shares[name]):
-        full = name
-        if name == "mcts" and settings.mcts:
-          full = f"mcts:{settings.mcts.simulations}"
-        self._players[name] = game.player(full, f"opponents.{name}")
-    self._mixture = game.mixture([*self._players.values()])
-    if self._has_exploiter and len(game.seats) != 2:
-      raise errors.UserError(
-        f"opponents.exploiter: {game.name} is not a game of two seats; remove"
-        " this opponent"
-      )
-    has_past = any(settings.past_selves)
-    # Fails early for a game whose positions cannot be listed.
-    is_listed = has_past or self._has_exploiter
-    self._num_positions = game.num_positions if is_listed else 0
-    self._dtype = np.min_scalar_type(-max(game.game.num_actions, 1))
-    self._num_tables = settings.pool_size if has_past else 0
-
-  def is_due(self, step: int) -> bool:
-    """Returns whether to add a past self after a step, counted from 1."""
-    settings = self._settings
-    is_listed = any(settings.past_selves) or any(settings.exploiter)
-    return is_listed and step % settings.add_every_n_steps == 0
-
-  def add(self, step: int, moves: np.ndarray) -> None:
-    """Adds the tables of `GameRollout.listed_moves` to the run directory."""
-    if processes.is_first():
-      self._directory.mkdir(exist_ok=True)
-      table = moves.astype(self._dtype).tobytes()
-      files.write_bytes(self._directory / f"{step}.bin", table)
-    processes.wait("written a past self")
-    self.restore(step)
-
-  def restore(self, step: int) -> None:
-    """Reads the past selves up to a step.
-
-    Raises:
-      errors.UserError: if a file is not a table of moves.
-    """
-    paths = {int(p.stem): p for p in self._directory.glob("*.bin")}
-    tables, count = [], 1 + self._has_exploiter
-    for _, path in sorted((n, p) for n, p in paths.items() if n <= step):
-      content = path.read_bytes()
-      if len(content) != count * self._num_positions * self._dtype.itemsize:
-        raise errors.UserError(f"{path}: not a table of moves")
-      table = np.frombuffer(content, self._dtype)
-      tables.append(table.reshape(count, self._num_positions))
-    self._tables = tables[-self._settings.pool_size :]
-
-  def opponent(self, step: int) -> Any:
-    """Returns the opponent of a step's games, counted from 0."""
-    if self._custom is not None:
-      return jax.tree_util.Partial(self._custom)
-    progress = step / max(self._max_steps - 1, 1)
-
-    def share(name: str) -> float:
-      ends = self._settings.shares[name]
-      return ends[0] + progress * (ends[1] - ends[0])
-
-    count, size = len(self._players), self._num_tables
-    shares = np.zeros(count + size + self._has_exploiter, np.float32)
-    shares[:count] = [*map(share, self._players)]
-    past, added = share("past_selves"), len(self._tables)
-    tables = np.full(
-      (len(shares) - count, self._num_positions), -1, self._dtype
-    )
-    if not added:
-      shares[0] += past + share("exploiter")
-    if added and size:
-      shares[count : count + added] = past / added
-      tables[:added] = [each[0] for each in self._tables]
-    if added and self._has_exploiter:
-      shares[-1] = share("exploiter")
-      tables[-1] = self._tables[-1][1]
-    # One function for all steps, so that the program is compiled once.
-    return jax.tree_util.Partial(
-      self._mixture, jnp.asarray(shares), jnp.asarray(tables)
-    )
-
+from tunix_ttt.train import opponent_pool
+from tunix_ttt.train import past_weights
 
 # Number of positions in a batch of greedy moves.
 _GREEDY_BATCH = 512
@@ -151,16 +41,19 @@ class GameRollout:
     self,
     model: checkpoints.Model,
     config: config_lib.GRPOConfig,
-    pool: OpponentPool,
+    pool: opponent_pool.OpponentPool,
     prompts: Sequence[Any] = (),
     mistakes: mistake_starts.MistakePool | None = None,
+    past: past_weights.PastWeights | None = None,
   ):
     """Builds the sampler, without compiling it.
 
     `prompts` are the start positions of the episode source `prompts`, and
-    `mistakes` those of `episodes.mistakes`.
+    `mistakes` those of `episodes.mistakes`. `past` has earlier weights, which
+    play the other seat in some steps.
     """
     self._config, self._pool, self._mistakes = config, pool, mistakes
+    self._past = past
     self._game = catalog.of(config)
     # In the layout `split`, the sampler has a copy of the model.
     self._trained = self._module = model.module
@@ -171,9 +64,12 @@ class GameRollout:
     self._tables = sampler.make_tables(config, model.tokenizer)
     play = dataclasses.replace(config.play, max_turns=config.num_turns)
     self._is_self_play = config.episodes.num_agents > 1
-    env = self._game.environment()
-    if self._is_self_play:
-      env = self._game.mirror()
+    mirror = self._game.mirror()
+    env = mirror if self._is_self_play else self._game.environment()
+    self._seats = np.arange(len(self._game.seats))
+    if config.episodes.agent not in ("mixed", "both"):
+      agent = config.episodes.agent
+      self._seats = np.array([self._game.seat_number(agent, "episodes.agent")])
     self._policy = model_policy.ModelPolicy(self._module, model.spec)
     self._sample = sampler.Sampler(
       self._policy,
@@ -183,6 +79,15 @@ class GameRollout:
       config.rollout,
       is_self_play=self._is_self_play,
     )
+    if past is not None:
+      self._sample_past = sampler.Sampler(
+        self._policy,
+        mirror,
+        self._tables,
+        play,
+        config.rollout,
+        is_self_play=True,
+      )
     size = config.grpo.num_generations
     self._by_seat = jax.jit(lambda games: self_play.by_seat(env, games, size))
     self._sequences = jax.jit(
@@ -225,13 +130,26 @@ class GameRollout:
     """Starts a step's games asynchronously."""
     size = self._config.training.batch_size
     games = np.arange(step * size, (step + 1) * size)
-    opponent = None if self._is_self_play else self._pool.opponent(step)
     groups = games // self._config.grpo.num_generations
+    params, past = nnx.state(self._module), None
+    if self._past is not None:
+      past = self._past.draw(step, self._module)
+    is_mirror = self._is_self_play or past is not None
+    opponent = None if is_mirror else self._pool.opponent(step)
     keys, states, tried = self.start(groups, opponent)
-    params = nnx.state(self._module)
-    played = self._sample(params, keys, states, opponent, tried)
-    if self._is_self_play:
-      played = self._by_seat(played)
+    if past is not None:
+      past_self = self_play.PastSelf(
+        past,
+        jnp.asarray(self._seats[groups % len(self._seats)], jnp.int32),
+        self._config.opponents.policy == "greedy",
+      )
+      played = self._sample_past(
+        params, keys, states, tried=tried, past=past_self
+      )
+    else:
+      played = self._sample(params, keys, states, opponent, tried)
+      if self._is_self_play:
+        played = self._by_seat(played)
     return played, self._sequences(played, self._tables)
 
   def sync(self) -> None:
@@ -247,8 +165,8 @@ class GameRollout:
     """Returns the token keys [B], the initial states and the first moves.
 
     `groups` has the group numbers of the games, int [B]. The opponent opens
-    some of the games. The moves are int32 [B], -1 for sampled ones; None if all
-    are sampled.
+    some of the games; None stands for games of which the model plays all seats.
+    The moves are int32 [B], -1 for sampled ones; None if all are sampled.
     """
     members = np.arange(len(groups)) % self._config.grpo.num_generations
     return self._start(
@@ -295,13 +213,8 @@ class GameRollout:
     mistakes: Any,
   ) -> tuple[jax.Array, Any, jax.Array | None]:
     config, game, names = self._config, self._game, streams.Stream
-    env, episodes = game.environment(opponent), config.episodes
-    seats = jnp.arange(len(game.seats))
-    if self._is_self_play:
-      env = game.mirror()
-    elif episodes.agent != "mixed":
-      number = game.seat_number(episodes.agent, "episodes.agent")
-      seats = jnp.array([number])
+    episodes, seats = config.episodes, jnp.asarray(self._seats)
+    env = game.mirror() if opponent is None else game.environment(opponent)
     can_start_anywhere = episodes.source == "positions" or episodes.starts > 0
 
     def key(stream: streams.Stream, *counters: Any) -> jax.Array:

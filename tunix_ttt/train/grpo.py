@@ -37,7 +37,9 @@ from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import mistake_starts
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import past_weights
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
@@ -57,7 +59,7 @@ class GRPORun:
     self._reference = grpo_plan.reference(plan)
     self.trainer = trainer_lib.GRPOTrainer(model.module, config, path)
     self.first_step = self.trainer.first_step
-    self.pool = game_rollout.OpponentPool(config, path)
+    self.pool = opponent_pool.OpponentPool(config, path)
     starts = plan.source.samples if plan.source else ()
     self.mistakes = None
     if config.episodes.has_mistakes:
@@ -65,12 +67,16 @@ class GRPORun:
     self._sampled: mistake_starts.SampledPositions | None = None
     if config.episodes.sampled_mistakes:
       self._sampled = mistake_starts.SampledPositions(model, config)
+    self.past = None
+    if config.opponents.has_past_weights:
+      self.past = past_weights.PastWeights(model, config, path)
     self.rollout = game_rollout.GameRollout(
       model,
       config,
       self.pool,
       [start.position for start in starts],
       self.mistakes,
+      self.past,
     )
     self.rollout.sync()
     self._policy: reference_log_probs.Scorer | None = None
@@ -99,6 +105,8 @@ class GRPORun:
       interrupts.between_steps() as stop,
     ):
       self.pool.restore(self.first_step)
+      if self.past is not None:
+        self.past.restore(self.first_step)
       if self.mistakes is not None:
         self.mistakes.restore(self.first_step)
       # Rewinding removed this step's row of an evaluation.
@@ -109,6 +117,8 @@ class GRPORun:
         self.step(step)
         if self.pool.is_due(step + 1):
           self.pool.add(step + 1, self.rollout.listed_moves(step + 1))
+        if self.past is not None:
+          self.past.add_if_due(step + 1)
         # Saved before it is evaluated: rows after a checkpoint are dropped when
         # a run is resumed, and its step is evaluated again.
         if self._is_saved(step + 1):

@@ -18,8 +18,8 @@ from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.train import exploiter
-from tunix_ttt.train import game_rollout
 from tunix_ttt.train import mistake_starts
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import recorder
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
@@ -86,7 +86,7 @@ def plan(
   elif episodes.agent != "mixed":
     game.seat_number(episodes.agent, "episodes.agent")
   # Refuse what the game does not have before any file is written.
-  game_rollout.OpponentPool(config, pathlib.Path())
+  opponent_pool.OpponentPool(config, pathlib.Path())
   if episodes.source == "positions" or episodes.starts:
     _ = game.num_positions
   if episodes.has_mistakes:

@@ -22,6 +22,7 @@ from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
+from tunix_ttt.train import past_weights
 
 # Settings that do not affect results, and paths of files whose digests are
 # checked.
@@ -229,6 +230,7 @@ def _files_of_steps(run: pathlib.Path) -> list[pathlib.Path]:
   """Lists the files of a GRPO run that are named by their step."""
   return [
     *(run / run_directory.OPPONENTS).glob("*.bin"),
+    *(run / run_directory.OPPONENTS).glob(f"*{past_weights.SUFFIX}"),
     *(run / run_directory.MISTAKES).glob("*.npz"),
   ]
 
@@ -244,15 +246,21 @@ def _written_until(run: pathlib.Path, step: int) -> dict[str, integrity.Prefix]:
   if rollouts.exists():
     contents[run_directory.ROLLOUTS] = rollouts.read_bytes()
   for path in _files_of_steps(run):
-    if int(path.stem) <= step:
+    # Past weights have digests of their own.
+    if int(path.stem) <= step and path.is_file():
       contents[f"{path.parent.name}/{path.name}"] = path.read_bytes()
   return {name: integrity.Prefix.of(data) for name, data in contents.items()}
 
 
-def choose(run: pathlib.Path, step: int | None) -> int:
+def choose(
+  run: pathlib.Path,
+  step: int | None,
+  config: config_lib.SFTConfig | None = None,
+) -> int:
   """Returns the step of the checkpoint to resume from, 0 for the beginning.
 
-  None chooses the latest undamaged checkpoint.
+  None chooses the latest undamaged checkpoint. `config` tells which past weights
+  a checkpoint needs.
 
   Raises:
     errors.UserError: if the checkpoint is missing or damaged, or the run's
@@ -277,8 +285,14 @@ def choose(run: pathlib.Path, step: int | None) -> int:
       f"{fault}; the checkpoint of step {step} is damaged; undamaged:"
       f" {_list(undamaged())}"
     )
-  if step and (fault := _fault_of_run(run, step)):
-    earlier = [s for s in undamaged() if s < step and not _fault_of_run(run, s)]
+
+  def fault_of_run(step: int) -> str | None:
+    needed = past_weights.needed(config, run, step) if config else []
+    faults = (_fault_of_run(run, step), *map(integrity.damage, needed))
+    return next((fault for fault in faults if fault), None)
+
+  if step and (fault := fault_of_run(step)):
+    earlier = [s for s in undamaged() if s < step and not fault_of_run(s)]
     advice = "start a new run"
     if earlier:
       advice = f"resume from step {earlier[-1]} (--resume {earlier[-1]})"

@@ -159,7 +159,7 @@ def resume(
       if fault is None:
         return run
       progress.say(f"note: {fault}; saving the model again")
-    from_step = resume_checks.choose(run, step)
+    from_step = resume_checks.choose(run, step, config)
     config = resume_checks.relocate(config, manifest, run)
     plan = recipe.plan(config, run / run_directory.TOKENIZER, **custom_rewards)
     data = plan.dataset_record()

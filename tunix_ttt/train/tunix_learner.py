@@ -23,6 +23,7 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.train import game_batches
 from tunix_ttt.train import game_rollout
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
 
 _ROLES = rl_cluster_lib.Role
@@ -88,7 +89,7 @@ class GameLearner(grpo_learner.GRPOLearner):
     algorithm = grpo_loss.algorithm_config(config)
     super().__init__(cluster, algorithm, reward_fns=[_no_text_reward])
     self._config = config
-    self._pool = game_rollout.OpponentPool(config, pathlib.Path())
+    self._pool = opponent_pool.OpponentPool(config, pathlib.Path())
     self._rollout = game_rollout.GameRollout(model, config, self._pool)
     self._step = 0
 
