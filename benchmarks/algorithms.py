@@ -1,7 +1,8 @@
 """Variants of GRPO over seeds, judged on every line there is.
 
 Each seed trains a poor player with `configs/sft_cold_start.yaml`, which every
-algorithm improves with the settings of `configs/grpo_tiny.yaml` but for its own.
+algorithm improves: the last by `configs/grpo_tiny.yaml`, the others with settings
+that replace those of `configs/grpo_plain.yaml`.
 What is printed is how many lines the model loses as X and as O, which is exact, and
 the share of optimal moves on all 13,306 observations. Runs that exist are read, not repeated,
 so that a benchmark can be continued, or shared among processes by seeds.
@@ -26,34 +27,25 @@ from tunix_ttt.models import checkpoints
 from tunix_ttt.runs import run_directory
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-# Without what only the winner has.
-_PLAIN = [
-  "episodes.starts=0",
-  "episodes.mistakes=0",
-  "episodes.sampled_mistakes=0",
-  "episodes.try_all=false",
-  "stop_at_no_loss=false",
-]
-_WHOLE = [*_PLAIN, "grpo.advantage_level=episode"]
-# Settings by name; the last is the config as it is.
-ALGORITHMS: dict[str, list[str]] = {
-  "GRPO, outcomes": [
-    *_WHOLE,
-    "rewards.outcome.weight=1",
-    "rewards.outcome.forced_draw=0.5",
-    "rewards.regret_weight=0",
-  ],
-  "GRPO": _WHOLE,
-  "Dr. GRPO": [
-    *_WHOLE,
-    "grpo.advantage_estimator=drgrpo",
-    "grpo.loss_agg_mode=sequence-mean-token-scale",
-  ],
-  "RLOO": [*_WHOLE, "grpo.advantage_estimator=rloo"],
-  "role baseline": [*_WHOLE, "grpo.role_baseline_decay=0.95"],
-  "turn baseline": [*_PLAIN, "grpo.turn_baseline=turn"],
-  "state baseline": [*_PLAIN, "grpo.turn_baseline=state"],
-  "state baseline, every move tried on mistakes": [],
+_REGRET = ["rewards.outcome.weight=0", "rewards.regret_weight=1"]
+_TURNS = [*_REGRET, "grpo.advantage_level=turn", "grpo.discount=0"]
+# Config and settings by name.
+ALGORITHMS: dict[str, tuple[str, list[str]]] = {
+  "GRPO, outcomes": ("grpo_plain", []),
+  "GRPO": ("grpo_plain", _REGRET),
+  "Dr. GRPO": (
+    "grpo_plain",
+    [
+      *_REGRET,
+      "grpo.advantage_estimator=drgrpo",
+      "grpo.loss_agg_mode=sequence-mean-token-scale",
+    ],
+  ),
+  "RLOO": ("grpo_plain", [*_REGRET, "grpo.advantage_estimator=rloo"]),
+  "role baseline": ("grpo_plain", [*_REGRET, "grpo.role_baseline_decay=0.95"]),
+  "turn baseline": ("grpo_plain", [*_TURNS, "grpo.turn_baseline=turn"]),
+  "state baseline": ("grpo_plain", [*_TURNS, "grpo.turn_baseline=state"]),
+  "grpo_tiny": ("grpo_tiny", []),
 }
 COLORS = (
   "#999999",
@@ -115,7 +107,8 @@ def measure(
   rows = []
   for name in algorithms:
     run = runs / f"{name.replace(',', '').replace(' ', '-').lower()}-{seed}"
-    config = train(run, "grpo", "grpo_tiny", [*ALGORITHMS[name], *shared])
+    file, settings = ALGORITHMS[name]
+    config = train(run, "grpo", file, [*settings, *shared])
     lines = (run / run_directory.METRICS).read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
     evaluations = [row for row in metrics if row["split"] == "eval"]
@@ -143,7 +136,7 @@ def describe(row: dict[str, Any]) -> str:
   lost = " to ".join(" + ".join(map(str, lines)) for lines in (before, after))
   right = " to ".join(f"{share:.3f}" for share in row["accuracy"])
   return (
-    f"{row['algorithm']:44} seed {row['seed']}  step {step:4}  lines lost {lost}"
+    f"{row['algorithm']:16} seed {row['seed']}  step {step:4}  lines lost {lost}"
     f"  optimal moves {right}  {row['seconds']} s"
   )
 

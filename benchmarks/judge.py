@@ -2,7 +2,7 @@
 
 A tiny model is trained from scratch twice by `configs/sft_cold_start.yaml`, with
 thoughts and without, and judged in each mode. The model without thoughts goes on
-by `configs/grpo_tiny.yaml`, twice with the same seed: evaluated exactly, and on
+by `configs/grpo_plain.yaml`, twice with the same seed: evaluated exactly, and on
 a hundred games. With `--published` a published shape with random values answers
 a few observations, of all that a game has.
 """
@@ -23,7 +23,7 @@ from tunix_ttt.runs import run_directory
 from tunix_ttt.train import reference_log_probs
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-GRPO = CONFIGS / "grpo_tiny.yaml"
+GRPO = CONFIGS / "grpo_plain.yaml"
 BARE = "data.games.thoughts=none"
 # Settings of each mode, and whether its answers have thoughts.
 MODES = {

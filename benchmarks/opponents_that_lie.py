@@ -32,12 +32,9 @@ UNBEATEN = (trajectory_lib.Ending.WIN, trajectory_lib.Ending.DRAW)
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # An outcome counts, as is usual, and games start on the empty board.
 SETTINGS = [
-  "rewards.outcome.weight=1.0",
-  "rewards.regret_weight=0.0",
-  "grpo.advantage_level=episode",
-  "grpo.beta=0.0",
-  "episodes.starts=0.0",
-  "rollout.temperature=1.0",
+  "rewards.outcome.forced_draw=1",
+  "training.learning_rate=1e-3",
+  "training.final_learning_rate=0",
   "training.max_steps=60",
   "training.eval_every_n_steps=60",
 ]
@@ -141,7 +138,7 @@ def main() -> None:
   config = config_lib.load(config_lib.SFTConfig, path, [*changes, *flags.set])
   cold = recipes.train_sft(config, flags.runs / "cold")
   start = cold / run_directory.FINAL_CHECKPOINT
-  path = CONFIGS / "grpo_tiny.yaml"
+  path = CONFIGS / "grpo_plain.yaml"
   changes += [f"model.name={start}", *SETTINGS, *flags.set]
   settings = config_lib.load(config_lib.GRPOConfig, path, changes)
   started = time.perf_counter()

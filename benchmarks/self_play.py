@@ -24,19 +24,11 @@ from tunix_ttt.runs import run_directory
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 SFT = {"kuhn_poker": "sft_kuhn_poker", "tictactoe": "sft_cold_start"}
-GRPO = {"kuhn_poker": "grpo_kuhn_poker", "tictactoe": "grpo_tiny"}
-# Rewards of tic-tac-toe are its outcomes, which need no solver; turns of poker
-# are few, and its config rewards the chips already.
+GRPO = {"kuhn_poker": "grpo_kuhn_poker", "tictactoe": "grpo_plain"}
+# Seats of self-play are compared without division by a deviation.
 SETTINGS = {
   "kuhn_poker": ["play.constrained=false"],
-  "tictactoe": [
-    "rewards.outcome.weight=1",
-    "rewards.outcome.forced_draw=0.5",
-    "rewards.regret_weight=0",
-    "grpo.advantage_level=episode",
-    "grpo.advantage_estimator=drgrpo",
-    "rollout.temperature=1",
-  ],
+  "tictactoe": ["grpo.advantage_estimator=drgrpo"],
 }
 # Opponents and, for self-play, the decay of the role baseline.
 ARMS: dict[str, tuple[dict[str, Any] | None, float | None]] = {

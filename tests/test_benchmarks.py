@@ -25,6 +25,11 @@ SFT = ["--config", conftest.ROOT / "configs/sft_tiny.yaml", "--set", *SHAPE]
 SFT += ["data.games.num_games=60"]
 # All that is not the size of the work is as in the pages.
 SMALLEST = {
+  "algorithms": [
+    "--seeds", 0, "--runs", "runs", "--figure", "curves.svg", "--algorithms",
+    "GRPO", "grpo_tiny", "--set",
+    *test_pipeline.SHORT,
+  ],
   "environment": ["--num-games", 3, "--repeats", 1],
   # A tokenizer that merges lines would not build the tables.
   "game_tables": ["--games", "leduc_poker", "--vocab-size", 2000],
@@ -81,7 +86,6 @@ SMALLEST = {
     "--set-start", "training.max_steps=1", "training.batch_size=16",
     "data.games.num_games=60",
   ],
-  "seeds": ["--seeds", 0, "--runs", "runs", "--set", *test_pipeline.SHORT],
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ CONFIG = {
   "dpo": {"config": "configs/dpo_tiny.yaml", "set": SHORT},
   "grpo": {
     "config": "configs/grpo_tiny.yaml",
-    "set": [*SHORT, "exhaustive_eval=false", "play.num_games=8"],
+    "set": SHORT,
   },
 }
 

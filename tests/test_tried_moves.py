@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import conftest
 from tests import players
 from tests import test_grpo
 from tests import test_self_play
@@ -22,6 +23,7 @@ from tunix_ttt.models import model_policy
 from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import self_play
 from tunix_ttt.runs import run_directory
+from tunix_ttt.text import answers
 from tunix_ttt.train import game_rollout
 from tunix_ttt.train import grpo
 from tunix_ttt.train import grpo_plan
@@ -78,9 +80,29 @@ def test_tried_moves_are_played(context, constrained, model):
   named = np.where(played.action_mask[:12, 0], named, -1)
   assert ((named == -1) | (named == tried[:12, None])).all()
   assert {*np.asarray(tables.answers.names).tolist()} == {*range(-1, 9)}
-  # Log-probabilities are of the model, which would rather play other moves.
-  likely = free.log_probs[:12, 0].sum(axis=1)
-  assert (played.log_probs[:12, 0].sum(axis=1) < likely).mean() > 0.5
+
+
+def test_a_tried_move_has_the_probability_of_all_names(model):
+  table = sampler_lib.make_tables(
+    config_lib.SFTConfig(), model.tokenizer
+  ).answers
+  ids = model.tokenizer.encode("<think>I block")
+  state, rank = conftest.read_tokens(table, ids)
+  rows = [jnp.full(3, int(each)) for each in (state, rank)]
+  size = len(table.token_class)
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, size)))
+  tried = jnp.array([4, -1, 0])
+  drawn = answers.try_action(table, *rows, logits, tried, room=20)
+  np.testing.assert_array_equal(drawn[1], logits[1])
+  names = np.asarray(table.names)
+  fits = np.asarray(answers.allowed(table, *rows, room=20))
+  for row in (0, 2):
+    expected = np.where(fits[row], np.exp(logits[row]), 0)
+    total = expected[names >= 0].sum()
+    expected[names >= 0] = 0
+    expected[names == tried[row]] = total
+    actual = jax.nn.softmax(drawn[row])
+    np.testing.assert_allclose(actual, expected / expected.sum(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("context", ["board", "full"])
