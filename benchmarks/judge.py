@@ -116,7 +116,7 @@ def published(
 
   if not base.exists():
     published_runs.write_base(name, num_layers, base)
-  settings = [BARE, f"model.name={base}", "model.dtype=bfloat16"]
+  settings = [BARE, f"model.name={base}", "model.dtype=float32"]
   path = CONFIGS / "sft_qwen2.5_0.5b.yaml"
   settings += ["lora=null", "play.constrained=legal", "play.max_new_tokens=12"]
   config = config_lib.load(config_lib.SFTConfig, path, settings)

@@ -58,7 +58,9 @@ def test_tried_moves_are_played(context, constrained, model):
   )
   sample = sampler_lib.Sampler(policy, env, tables, play)
   # O after each first move of X.
-  states = GAME.lines.opening_states(1, jnp.arange(18))
+  lines = GAME.lines
+  assert lines is not None
+  states = lines.opening_states(1, jnp.arange(18))
   keys = jax.random.split(jax.random.key(0), 18)
   legal = np.asarray(jax.vmap(env.legal)(states))
   tried = np.where(np.arange(18) < 12, legal.argmax(axis=1), -1)
@@ -88,14 +90,14 @@ def test_a_tried_move_has_the_probability_of_all_names(model):
   ).answers
   ids = model.tokenizer.encode("<think>I block")
   state, rank = conftest.read_tokens(table, ids)
-  rows = [jnp.full(3, int(each)) for each in (state, rank)]
+  state, rank = jnp.full(3, state), jnp.full(3, rank)
   size = len(table.token_class)
   logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, size)))
   tried = jnp.array([4, -1, 0])
-  drawn = answers.try_action(table, *rows, logits, tried, room=20)
+  drawn = answers.try_action(table, state, rank, logits, tried, room=20)
   np.testing.assert_array_equal(drawn[1], logits[1])
   names = np.asarray(table.names)
-  fits = np.asarray(answers.allowed(table, *rows, room=20))
+  fits = np.asarray(answers.allowed(table, state, rank, room=20))
   for row in (0, 2):
     expected = np.where(fits[row], np.exp(logits[row]), 0)
     total = expected[names >= 0].sum()
@@ -130,6 +132,8 @@ def test_a_group_tries_each_legal_move_in_turn(model, tmp_path):
   groups = np.repeat(np.arange(40), 9)
   _, states, tried = rollout.start(groups, pool.opponent(0))
   is_random = rollout._has_random_start(groups)
+  assert tried is not None
+  tried = np.asarray(tried)
   assert (tried[~is_random] == -1).all() and is_random.any()
   legal = np.asarray(jax.vmap(GAME.environment().legal)(states))
   first = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -54,7 +55,7 @@ def test_lines_equal_those_of_whole_games(model, play):
     )
 
 
-def test_an_observation_is_answered_once(model):
+def test_an_observation_is_answered_once(model, monkeypatch):
   player, answers = turn_player.of_model(model, CONFIG)
   inner, asked = answers.player, []
 
@@ -63,7 +64,7 @@ def test_an_observation_is_answered_once(model):
     asked.extend({*zip(boards.tolist(), last.tolist(), strict=True)})
     return inner(keys, states)
 
-  answers.player = count
+  monkeypatch.setattr(answers, "player", count)
   (_, match) = matches.exact_matches(player, players.GAME, None)
   mask = match.games.turn_mask
   boards = match.games.states.board[mask].tolist()
@@ -88,7 +89,9 @@ def test_single_turns_are_unfinished():
   player = turn_player.TurnPlayer(
     players.GAME, answer, str, num_turns=1, env=decisions.SingleTurn()
   )
-  states = players.GAME.lines.opening_states(1, np.arange(3))
+  lines = players.GAME.lines
+  assert lines is not None
+  states = lines.opening_states(1, jnp.arange(3))
   games = player(None, states)
   ending = trajectory.Ending
   expected = [ending.UNFINISHED, ending.PARSE_ERROR, ending.UNFINISHED]

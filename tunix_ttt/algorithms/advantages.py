@@ -5,7 +5,7 @@ the same formulas to similar turns.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tunix.rl import function_registry
@@ -97,12 +97,12 @@ def advantages(
 
 
 def without_worse(
-  is_trained: np.ndarray, advantages: np.ndarray, tried: np.ndarray | None
+  is_trained: np.ndarray, advantages: np.ndarray, tried: Any
 ) -> np.ndarray:
   """Returns the mask of trained turns without the worse ones that were tried.
 
   A tried answer is unlikely, so training needs to raise it if it is better, but
-  would gain nothing by lowering it. All arrays are [B, T].
+  would gain nothing by lowering it. All arrays are [B, T]; `tried` may be None.
   """
   return (
     is_trained if tried is None else is_trained & ~(tried & (advantages < 0))
