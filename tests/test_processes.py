@@ -74,7 +74,8 @@ def kill(processes, run, step, number):
     other.kill()
   assert other.returncode not in (0, -signal.SIGKILL)
   assert "error: a process of this run has ended" in err
-  assert LOST in err.splitlines()[-1]
+  # A thread of gRPC may still write a line.
+  assert any(LOST in line for line in err.splitlines()[-2:])
   assert run_manifest.RunManifest.read(run).status == "running"
 
 
@@ -173,7 +174,8 @@ def test_a_process_that_nobody_meets(tmp_path):
   )
   _, err = process.communicate(timeout=SECONDS)
   assert process.returncode != 0
-  assert LOST in err.splitlines()[-1]
+  # A thread of gRPC may still write a line.
+  assert any(LOST in line for line in err.splitlines()[-2:])
 
 
 @pytest.mark.parametrize(

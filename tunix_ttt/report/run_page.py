@@ -168,6 +168,7 @@ def write(
     script if table else None,
     package,
     title=manifest.run_id if manifest else title,
+    num_steps=max((row["step"] for row in material.metrics), default=0),
     manifest=manifest,
     config=manifest and yaml.safe_dump(manifest.config, sort_keys=False),
     before=sides(material, 0),
