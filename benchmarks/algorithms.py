@@ -3,8 +3,8 @@
 Each seed trains a poor player with `configs/sft_cold_start.yaml`, which every
 algorithm improves: the last by `configs/grpo_tiny.yaml`, the others with settings
 that replace those of `configs/grpo_plain.yaml`.
-What is printed is how many lines the model loses as X and as O, which is exact, and
-the share of optimal moves on all 13,306 observations. Runs that exist are read, not repeated,
+It prints how many lines the model loses as X and as O, which is exact, and the share of
+optimal moves on all 13,306 observations. Runs that exist are read, not repeated,
 so that a benchmark can be continued, or shared among processes by seeds.
 """
 
@@ -132,7 +132,7 @@ def measure(
 
 def describe(row: dict[str, Any]) -> str:
   """Returns a row of the results as a line of text."""
-  (_, *before), *_, (step, *after) = row["curve"]
+  (_, *before), (step, *after) = row["curve"][0], row["curve"][-1]
   lost = " to ".join(" + ".join(map(str, lines)) for lines in (before, after))
   right = " to ".join(f"{share:.3f}" for share in row["accuracy"])
   return (
@@ -179,7 +179,7 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
   """Writes each algorithm's median curve, with its range over seeds, as SVG.
 
-  A run that stopped has no lost line from there on.
+  A run that stopped without a lost line has none from there on.
   """
   figure = figure_lib.Figure(figsize=(7.2, 4), layout="constrained")
   axes = figure.subplots()
@@ -188,13 +188,16 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     curves = [row["curve"] for row in rows if row["algorithm"] == name]
     if not curves:
       continue
-    lost = np.zeros((len(curves), len(steps)))
+    ends = [curve[-1][0] for curve in curves if sum(curve[-1][1:])]
+    shown = [step for step in steps if step <= min(ends, default=steps[-1])]
+    lost = np.zeros((len(curves), len(shown)))
     for number, curve in enumerate(curves):
       for step, *lines in curve:
-        lost[number, steps.index(step)] = sum(lines)
-    axes.plot(steps, np.median(lost, axis=0), color=color, label=name)
+        if step in shown:
+          lost[number, shown.index(step)] = sum(lines)
+    axes.plot(shown, np.median(lost, axis=0), color=color, label=name)
     low, high = lost.min(axis=0), lost.max(axis=0)
-    axes.fill_between(steps, low, high, color=color, alpha=0.1, linewidth=0)
+    axes.fill_between(shown, low, high, color=color, alpha=0.1, linewidth=0)
   # Linear up to one lost line, so that 0 can be shown.
   axes.set_yscale("symlog", linthresh=1)
   axes.set(xlabel="step", ylabel="lines lost, X + O")

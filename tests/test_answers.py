@@ -8,9 +8,11 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import conftest
 from tunix_ttt import errors
 from tunix_ttt import testing
 from tunix_ttt.games.tictactoe import text_formats
@@ -318,3 +320,45 @@ def test_other_tags():
   text = "<player_think>x</think></player_think>\n<|move|><|2-1|><|end|>"
   tokens = testing.CharacterTokenizer().encode(text)
   assert Reader(table).action([*tokens, 1]) == 7
+
+
+MOVE = (b"<think>", b"</think>", b"<move>")
+
+
+def try_first(texts, actions, before):
+  """Tries action 0 after a text; returns the chances of tokens with and without."""
+  tokens = [None, b"<move>", b"</move>", b"<think>", b"</think>", *texts]
+  table = answers.compile_answers(actions, tokens, [0])
+  state, rank = conftest.read_tokens(table, [tokens.index(t) for t in before])
+  at = jnp.array([state]), jnp.array([rank])
+  logits = np.random.default_rng(1).normal(size=(1, len(tokens)))
+  drawn = answers.try_action(table, *at, jnp.asarray(logits), jnp.array([0]))
+  chances = np.asarray(jax.nn.softmax(drawn))[0]
+  assert not np.isnan(chances).any()
+  names = {text: float(p) for text, p in zip(tokens, chances, strict=True)}
+  odds = zip(tokens, np.exp(logits[0]).tolist(), strict=True)
+  return names, dict(odds)
+
+
+def test_all_names_of_a_tried_action_share_what_names_have():
+  texts = [b" a", b"a", b"b", b"x"]
+  drawn, odds = try_first(texts, [["a"], ["b"]], [b"<think>"])
+  assert drawn[b"b"] == 0
+  names = odds[b" a"] + odds[b"a"] + odds[b"b"]
+  assert (drawn[b" a"] + drawn[b"a"]) / drawn[b"x"] == pytest.approx(
+    names / odds[b"x"], rel=1e-4
+  )
+  assert drawn[b"a"] / drawn[b" a"] == pytest.approx(
+    odds[b"a"] / odds[b" a"], rel=1e-4
+  )
+  # The first of them does not spell the move.
+  drawn, _ = try_first(texts, [["a"], ["b"]], MOVE)
+  assert drawn[b"a"] == 1
+
+
+def test_a_tried_action_that_no_token_names():
+  texts = [b"a", b"b", b"c"]
+  drawn, odds = try_first(texts, [["ab"], ["ac"]], [b"<think>"])
+  assert drawn[b"c"] / drawn[b"b"] == pytest.approx(odds[b"c"] / odds[b"b"])
+  drawn, _ = try_first(texts, [["ab"], ["ac"]], [*MOVE, b"a"])
+  assert drawn[b"b"] == 1

@@ -244,23 +244,19 @@ def test_groups_start_on_sampled_mistakes(model, tmp_path):
   board = board_text.from_text("XX..O....")
   pool.add(3, [evaluated(game, [board], [1], [-1])], answers)
   wrong = ~trajectory.optimal_moves(game, answers)[:, 0]
-  mistakes = {
-    (int(board), int(last))
-    for board, last in zip(
-      answers.states.board[wrong, 0],
-      answers.states.last_move[wrong, 0],
-      strict=True,
-    )
-  }
+  places = zip(
+    seats[wrong].tolist(),
+    answers.states.board[wrong, 0].tolist(),
+    answers.states.last_move[wrong, 0].tolist(),
+    strict=True,
+  )
+  mistakes = {*places}
   groups = np.repeat(np.arange(800), MEMBERS)
   chosen, (boards, lasts) = pool.draw(groups)
   pairs = [*zip(boards.tolist(), lasts.tolist(), strict=True)]
   is_reached = np.array([pair == (board, 1) for pair in pairs])
-  assert all(
-    pair in mistakes
-    for pair, elsewhere in zip(pairs, chosen & ~is_reached, strict=True)
-    if elsewhere
-  )
+  elsewhere = np.flatnonzero(chosen & ~is_reached)
+  assert all((groups[n] % 2, *pairs[n]) in mistakes for n in elsewhere)
   of_o = groups % 2 == 1
   assert abs(is_reached[of_o].mean() - 0.3) < 0.1
   # X, without a mistake in a game, has both shares of the others.

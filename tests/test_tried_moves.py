@@ -194,7 +194,10 @@ def test_a_run_stops_where_no_line_is_lost(tmp_path):
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
-    ({"episodes": {"try_all": True}}, "episodes: try_all: moves are tried on"),
+    (
+      {"episodes": {"try_all": True}},
+      "episodes: try_all: moves are tried where",
+    ),
     (
       {"stop_at_no_loss": True, "exhaustive_eval": False},
       "stop_at_no_loss: true: needs exact evaluations of greedy play",

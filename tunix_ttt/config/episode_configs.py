@@ -34,7 +34,7 @@ class EpisodesConfig:
       and a game that is solved.
     sampled_mistakes: Share of those random positions that are drawn from the
       mistakes among 512 random positions for each seat, which the model answers
-      at each evaluation. Requires what `mistakes` requires.
+      at each evaluation. Requires exact evaluation and a game that is solved.
     try_all: Whether the games of a group that starts on a random position or a
       mistake begin with each legal move in turn, instead of sampled ones. The
       tokens are sampled among those that lead to the move, and trained if the
@@ -95,8 +95,8 @@ class EpisodesConfig:
       )
     if self.try_all and not self.starts:
       raise ValueError(
-        "try_all: moves are tried on random positions; set starts above 0 or"
-        " remove try_all"
+        "try_all: moves are tried where games start on random positions; set"
+        " source to games and starts above 0, or remove try_all"
       )
     return self
 

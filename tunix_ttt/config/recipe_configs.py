@@ -244,7 +244,7 @@ class GRPOConfig(sections.SFTConfig):
       `play.temperature` is above 0, over all that the sampled policy may answer.
       The best of several sampled scores is biased upward.
     stop_at_no_loss: Whether to stop after an exact evaluation that finds no lost
-      line; `training.max_steps` is then the most.
+      line, before `training.max_steps`.
     rollouts_per_log: Number of games written to `rollouts.jsonl` at each logged
       step.
   """

@@ -196,7 +196,7 @@ class AnswerJudge:
 
       reached.append(self._exact.explore(seat, act))
     game, play = self.game, self._config.play
-    respond, decode = self._by_state, self.decoder()
+    respond, decode = self._by_state(), self.decoder()
     player = turn_player.TurnPlayer(
       game, respond, decode, num_turns=self._num_turns
     )
@@ -254,18 +254,28 @@ class AnswerJudge:
     every = [*self.replies.values()]
     return lambda ids: every[ids[0]].response
 
-  def _by_state(self, states: Any) -> turn_player.Answers:
-    """Returns recorded answers; their one token is the number of the response."""
+  def _by_state(self) -> Callable[[Any], turn_player.Answers]:
+    """Returns the function from states to answers that were asked for.
+
+    The one token of an answer is the number of the response.
+    """
     numbers = {text: number for number, text in enumerate(self.replies)}
     read = [self.read(reply) for reply in self.replies.values()]
-    rows = np.array([numbers[t] for t in self.game.observation_texts(states)])
-    moves, faults = np.array(read, np.int32)[rows].T
-    tokens = rows[:, None].astype(np.int32)
-    ones, zeros = (
-      np.ones(tokens.shape, bool),
-      np.zeros(tokens.shape, np.float32),
-    )
-    return turn_player.Answers(moves, faults, tokens, ones, zeros)
+    moves, faults = np.array(read, np.int32).reshape(-1, 2).T
+
+    def answer(states: Any) -> turn_player.Answers:
+      texts = self.game.observation_texts(states)
+      rows = np.array([numbers[text] for text in texts], np.int32)
+      tokens = rows[:, None]
+      return turn_player.Answers(
+        moves[rows],
+        faults[rows],
+        tokens,
+        np.ones(tokens.shape, bool),
+        np.zeros(tokens.shape, np.float32),
+      )
+
+    return answer
 
   def _texts(self, seat: int, numbers: np.ndarray) -> list[str]:
     shows = self._exact.decisions[seat].shows[numbers].tolist()

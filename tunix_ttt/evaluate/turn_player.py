@@ -5,7 +5,6 @@ it is asked once for all games of a batch that show it.
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from tunix_ttt.evaluate import model_player
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
 from tunix_ttt.models import checkpoints
+from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
 Ending = trajectory_lib.Ending
@@ -140,7 +140,7 @@ class GreedyAnswers:
       errors.UserError: as `model_player.Player` does.
     """
     self._game = catalog.of(config)
-    play = dataclasses.replace(config.play, max_turns=1)
+    play = sampler.greedy_single_moves(config.play)
     env = decisions.SingleTurn(self._game.environment())
     self.player = model_player.Player(model, config, env, play)
     self._keys = streams.keys(

@@ -4,7 +4,7 @@ In the context `board` turns are independent, and a game needs one row of the ba
 In the other contexts it has a row, and a part of the policy's memory, for each seat;
 `in_turn` runs the row whose seat is to act.
 
-`Replies` are of a model against its past self, which has other parameters.
+`Replies` plays a model against its past self, which has other parameters.
 """
 
 from collections.abc import Callable
@@ -179,8 +179,9 @@ class Replies:
   """Turns of a model, each with a reply of its past self.
 
   Memories are pairs, of the model and of its past self, each with its last answer.
-  Games have `agents`, see `PastSelf`. A past self whose answer is no legal move has lost; one that is to
-  act twice in a row does so in the model's next turn, which the model misses.
+  Games have `agents`, see `PastSelf`. A past self whose answer is no legal move has
+  lost; one that is to act twice in a row does so in the model's next turn, which
+  the model misses.
 
   Attributes:
     play: Function of one turn of the model, see `schedule.conversation_turns`.
@@ -197,7 +198,8 @@ class Replies:
   def open(self, memory: Any, keys: jax.Array, games: Any) -> tuple[Any, Any]:
     """Plays the past self's first turn in the games that it begins."""
     ours, other = memory
-    other, games = self._answer(other, keys, games, is_first_turn=True)
+    every = jnp.ones(len(keys), bool)
+    other, games = self._answer(other, keys, games, every, is_first_turn=True)
     return (ours, other), games
 
   def turn(
@@ -211,25 +213,37 @@ class Replies:
   ) -> tuple[Any, Any, Any]:
     """Plays the model's turn of active games, bool [B], and the replies."""
     ours, other = memory
-    active = active & self._is_models(games)
     ours, games, record = _with_last_answer(
-      self.play, ours, keys, games, active, is_first_turn=is_first_turn
+      self.play,
+      ours,
+      keys,
+      games,
+      active & self._is_models(games),
+      is_first_turn=is_first_turn,
     )
     # A past self may have had its first turn already, or not yet.
     is_first = not self.has_memory
-    other, games = self._answer(other, keys, games, is_first_turn=is_first)
+    other, games = self._answer(
+      other, keys, games, active, is_first_turn=is_first
+    )
     return (ours, other), games, record
 
   def _is_models(self, games: Any) -> jax.Array:
     return jax.vmap(self.env.seat)(games.state) == games.agents
 
   def _answer(
-    self, memory: Any, keys: jax.Array, games: Any, *, is_first_turn: bool
+    self,
+    memory: Any,
+    keys: jax.Array,
+    games: Any,
+    active: jax.Array,
+    *,
+    is_first_turn: bool,
   ) -> tuple[Any, Any]:
     keys = jax.vmap(streams.fold_in, (0, None))(
       keys, streams.Stream.PAST_ANSWERS
     )
-    active = (games.ending == Ending.ONGOING) & ~self._is_models(games)
+    active &= (games.ending == Ending.ONGOING) & ~self._is_models(games)
     memory, games, record = _with_last_answer(
       self.reply, memory, keys, games, active, is_first_turn=is_first_turn
     )

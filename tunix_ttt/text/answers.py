@@ -125,8 +125,8 @@ def try_action(
   """Returns the logits of answers that try an action, float [B, V].
 
   Only tokens that can be completed with the action remain. Tokens that alone name
-  an action give their probability to one that names this one, so that a thought is
-  of the action, too.
+  an action give their probability to those that name this one, so that a thought
+  is of the action, too.
 
   Args:
     table: Grammar of the answers.
@@ -137,17 +137,19 @@ def try_action(
     room: Number of tokens left in the turn, int32 [B] or an int.
   """
   action = tried[:, None]
-  is_name, is_own = table.names >= 0, table.names == action
-  names = jax.nn.logsumexp(logits, axis=1, where=is_name[None], keepdims=True)
-  is_first = is_own & (jnp.cumsum(is_own, axis=1) == 1)
-  one = jnp.where(is_name, -jnp.inf, logits)
-  one = jnp.where(is_first, names, one)
-  # A tokenizer may have no token that names the action.
-  one = jnp.where(is_own.any(axis=1, keepdims=True), one, logits)
   counts = jnp.cumsum(action == table.actions, axis=1, dtype=jnp.int32)
   counts = jnp.pad(counts, [(0, 0), (1, 0)])
   fits = allowed(table, state, rank, counts, room=room)
-  return jnp.where(action < 0, logits, jnp.where(fits, one, -jnp.inf))
+
+  def total(mask: jax.Array) -> jax.Array:
+    return jax.nn.logsumexp(logits, axis=1, where=mask, keepdims=True)
+
+  is_name, is_own = table.names[None] >= 0, (table.names == action) & fits
+  own = total(is_name) + (logits - total(is_own))
+  named = jnp.where(is_own, own, jnp.where(is_name, -jnp.inf, logits))
+  # A tokenizer may have no token that names the action.
+  named = jnp.where(is_own.any(axis=1, keepdims=True), named, logits)
+  return jnp.where(action < 0, logits, jnp.where(fits, named, -jnp.inf))
 
 
 def compile_answers(
@@ -226,7 +228,7 @@ def _names(
   }
   names = [actions.get((text or b"").strip(), -1) for text in token_bytes]
   # Negative, so that the type has a sign.
-  smallest = np.min_scalar_type(-1 - max(names))
+  smallest = np.min_scalar_type(-1 - max(*names, 0))
   return jnp.asarray(np.array(names, smallest))
 
 

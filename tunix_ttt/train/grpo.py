@@ -113,6 +113,7 @@ class GRPORun:
       self.evaluate_if_due(self.first_step)
       for step in range(self.first_step, self.config.training.max_steps):
         if self._is_done():
+          progress.say(f"no line is lost: trained {step} steps")
           break
         self.step(step)
         if self.pool.is_due(step + 1):

@@ -74,7 +74,7 @@ def plan(
     errors.UserError: if the config or one of its files is invalid.
   """
   recorder.check(config.logging)
-  game, episodes = catalog.of(config), config.episodes
+  game, episodes, play = catalog.of(config), config.episodes, config.play
   num_rows = config.training.batch_size * episodes.num_agents
   memory.check_answers(config.play, num_rows)
   if episodes.num_agents > 1:
@@ -107,6 +107,13 @@ def plan(
   evaluate = matches.Evaluator(model, config)
   tables = sampler.make_tables(config, model.tokenizer)
   exploiter.check(config)
+  shortest = tables.min_legal_answer
+  if episodes.try_all and play.max_new_tokens < shortest:
+    raise errors.UserError(
+      f"play.max_new_tokens: {play.max_new_tokens} is too few for"
+      f" episodes.try_all; use at least {shortest}, the length of an answer with"
+      " any move"
+    )
   prompt_tokens = tables.observations.max_begin
   memory.check(model, config, *memory.shape_of_games(config, prompt_tokens))
   return Plan(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 import io
-import math
 import pathlib
 from typing import Any
 import zipfile
@@ -16,17 +15,15 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import streams
 from tunix_ttt.evaluate import decisions
-from tunix_ttt.evaluate import model_player
 from tunix_ttt.evaluate import turn_player
 from tunix_ttt.games import catalog
 from tunix_ttt.models import checkpoints
-from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_directory
 
-# Number of random positions for each seat, and of those answered at once.
-_NUM_SAMPLED, _BATCH = 512, 64
+# Number of random positions for each seat.
+_NUM_SAMPLED = 512
 
 
 class MistakePool:
@@ -45,10 +42,12 @@ class MistakePool:
     self._game = game = catalog.of(config)
     episodes = config.episodes
     self._shares = np.cumsum([episodes.mistakes, episodes.sampled_mistakes])
-    game.require_solution("episodes.mistakes")
+    for name in ("mistakes", "sampled_mistakes"):
+      if getattr(episodes, name):
+        game.require_solution(f"episodes.{name}")
     self._seed, self._seats_of_groups = config.seed, range(len(game.seats))
     agent = config.episodes.agent
-    if agent != "mixed":
+    if agent not in ("mixed", "both"):
       self._seats_of_groups = [game.seat_number(agent, "episodes.agent")]
     self._directory = run / run_directory.MISTAKES
     # Fills the rows of games that start elsewhere; no group has its seat, -1.
@@ -149,13 +148,17 @@ class SampledPositions:
     Raises:
       errors.UserError: as `model_player.Player` does.
     """
-    self._game = game = catalog.of(config)
-    env = game.environment()
-    self._player = model_player.Player(
-      model,
-      config,
-      decisions.SingleTurn(env),
-      sampler.greedy_single_moves(config.play),
+    game = catalog.of(config)
+    env, self._answers = (
+      game.environment(),
+      turn_player.GreedyAnswers(model, config),
+    )
+    self._play = turn_player.TurnPlayer(
+      game,
+      self._answers,
+      model.tokenizer.decode,
+      num_turns=1,
+      env=decisions.SingleTurn(env),
     )
     names = streams.Stream
 
@@ -176,14 +179,5 @@ class SampledPositions:
 
   def __call__(self, params: Any, step: int) -> trajectory.Trajectory:
     """Returns one turn on each of 512 positions for each seat, on the host."""
-    self._player.params, states = params, self._start(step)
-    total = len(jax.tree.leaves(states)[0])
-
-    def draw(numbers: jax.Array) -> tuple[jax.Array, Any]:
-      keys = streams.keys(0, streams.Stream.GREEDY, last=numbers)
-      return keys, jax.tree.map(lambda leaf: leaf[numbers], states)
-
-    size = math.gcd(total, _BATCH)
-    return model_player.play_batches(
-      self._player, draw, total, size, name="random positions", leave=False
-    )
+    self._answers.player.params = params
+    return self._play(None, self._start(step))

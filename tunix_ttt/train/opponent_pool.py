@@ -37,7 +37,7 @@ class OpponentPool:
     # Each has the past self and the exploiter, if there is one.
     self._tables: list[np.ndarray] = []
     settings, game = self._settings, self._game
-    self._custom, self._players = None, {}
+    self._custom, self._players, self._num_tables = None, {}, 0
     self._has_exploiter = any(settings.exploiter)
     if settings.custom is not None:
       self._custom = game.player(settings.custom, "opponents.custom")
@@ -64,7 +64,8 @@ class OpponentPool:
     is_listed = has_past or self._has_exploiter
     self._num_positions = game.num_positions if is_listed else 0
     self._dtype = np.min_scalar_type(-max(game.game.num_actions, 1))
-    self._num_tables = settings.pool_size if has_past else 0
+    if has_past:
+      self._num_tables = settings.pool_size
 
   def is_due(self, step: int) -> bool:
     """Returns whether to add a past self after a step, counted from 1."""

@@ -456,6 +456,9 @@ def game_metrics(
     if sampled.any():
       metrics["optimal_move_rate"] = float(is_optimal[sampled].mean())
   if games.sampled_mass is not None:
-    mass = np.asarray(games.sampled_mass)[np.asarray(games.action_mask)]
+    is_free = np.asarray(games.action_mask)
+    if games.tried is not None:
+      is_free = is_free & ~games.tried[..., None]
+    mass = np.asarray(games.sampled_mass)[is_free]
     metrics["sampled_mass"] = float(mass.mean())
   return metrics

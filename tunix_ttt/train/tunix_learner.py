@@ -15,6 +15,7 @@ from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt.algorithms import advantages as advantages_lib
 from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.algorithms import rewards as rewards_lib
@@ -62,6 +63,15 @@ class GameLearner(grpo_learner.GRPOLearner):
 
   def __init__(self, model: checkpoints.Model, config: config_lib.GRPOConfig):
     """Makes a cluster of one device, for models without adapters."""
+    if (
+      config.episodes.has_mistakes
+      or config.opponents.has_past_weights
+      or config.stop_at_no_loss
+    ):
+      raise errors.UserError(
+        "Tunix's learner has no mistakes, past weights or stop at no loss; remove"
+        " these settings"
+      )
     groups = config.training.batch_size // config.grpo.num_generations
     parts = config.training.gradient_accumulation_steps
     mesh = meshes.make(config.mesh) or Mesh(np.empty((), dtype=object), ())
