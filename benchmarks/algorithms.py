@@ -189,16 +189,20 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     if not curves:
       continue
     ends = [curve[-1][0] for curve in curves if sum(curve[-1][1:])]
-    shown = [step for step in steps if step <= min(ends, default=steps[-1])]
-    lost = np.zeros((len(curves), len(shown)))
+    drawn_steps = [
+      step for step in steps if step <= min(ends, default=steps[-1])
+    ]
+    lost = np.zeros((len(curves), len(drawn_steps)))
     for number, curve in enumerate(curves):
       for step, *lines in curve:
-        if step in shown:
-          lost[number, shown.index(step)] = sum(lines)
-    axes.plot(shown, np.median(lost, axis=0), color=color, label=name)
+        if step in drawn_steps:
+          lost[number, drawn_steps.index(step)] = sum(lines)
+    axes.plot(drawn_steps, np.median(lost, axis=0), color=color, label=name)
     low, high = lost.min(axis=0), lost.max(axis=0)
-    axes.fill_between(shown, low, high, color=color, alpha=0.1, linewidth=0)
-  # Linear up to one lost line, so that 0 can be shown.
+    axes.fill_between(
+      drawn_steps, low, high, color=color, alpha=0.1, linewidth=0
+    )
+  # Linear up to one lost line, so that 0 can be drawn_steps.
   axes.set_yscale("symlog", linthresh=1)
   axes.set(xlabel="step", ylabel="lines lost, X + O")
   axes.set_ylim(bottom=0)

@@ -41,7 +41,7 @@ OPPONENTS = {
 
 def load(name="tictactoe", context="board", opponents=None, **changes):
   """Returns a config whose games are all against past weights."""
-  turns = {"tictactoe": 5, "kuhn_poker": 2, "connect_four": 3}[name]
+  turns = {"tictactoe": 5, "connect_four": 3}.get(name, 2)
   settings = {
     **test_self_play.SETTINGS,
     "game": {"name": name},
@@ -54,7 +54,7 @@ def load(name="tictactoe", context="board", opponents=None, **changes):
     "logging": {"report": False},
     **changes,
   }
-  if name == "kuhn_poker":
+  if name.endswith("poker"):
     settings["data"] = {"games": {"num_games": 40, "expert": "random"}}
   if name == "connect_four":
     settings["data"] = {"games": {"num_games": 4, "expert": "random"}}
@@ -287,6 +287,34 @@ def test_a_past_self_that_answers_badly_has_lost(tmp_path):
   # X is the past self, and has the first turn.
   assert games.ending[~is_x].tolist() == [Ending.WIN] * 6
   assert not games.turn_mask[~is_x].any()
+
+
+def test_a_game_does_not_depend_on_those_beside_it(tmp_path):
+  # In Leduc poker a seat may end a round of bets and begin the next one.
+  config = load("leduc_poker")
+  rollout, model, past = begin(config, tmp_path)
+  set_values(model, other_values(model, 1))
+  groups = np.repeat(np.arange(8), 3)
+  keys, states, _ = rollout.start(groups, None)
+  agents = jnp.asarray(groups % 2, jnp.int32)
+  other = self_play.PastSelf(past.draw(0, model.module), agents)
+  played = []
+  for rows_at_once in (3, 24):
+    sample = sampler.Sampler(
+      rollout._policy,
+      catalog.of(config).mirror(),
+      rollout._tables,
+      config.play,
+      config.rollout,
+      rows_at_once=rows_at_once,
+      is_self_play=True,
+    )
+    params = nnx.state(model.module)
+    played.append(jax.device_get(sample(params, keys, states, past=other)))
+  few, many = played
+  np.testing.assert_array_equal(few.ending, many.ending)
+  np.testing.assert_array_equal(few.moves, many.moves)
+  assert (few.ending == Ending.LENGTH).any()
 
 
 def test_random_players_replace_weights_that_there_are_not_yet(tmp_path):

@@ -145,8 +145,8 @@ def try_action(
     return jax.nn.logsumexp(logits, axis=1, where=mask, keepdims=True)
 
   is_name, is_own = table.names[None] >= 0, (table.names == action) & fits
-  own = total(is_name) + (logits - total(is_own))
-  named = jnp.where(is_own, own, jnp.where(is_name, -jnp.inf, logits))
+  moved = total(is_name) + (logits - total(is_own))
+  named = jnp.where(is_own, moved, jnp.where(is_name, -jnp.inf, logits))
   # A tokenizer may have no token that names the action.
   named = jnp.where(is_own.any(axis=1, keepdims=True), named, logits)
   return jnp.where(action < 0, logits, jnp.where(fits, named, -jnp.inf))
