@@ -299,7 +299,7 @@ def test_a_game_does_not_depend_on_those_beside_it(tmp_path):
   agents = jnp.asarray(groups % 2, jnp.int32)
   other = self_play.PastSelf(past.draw(0, model.module), agents)
   played = []
-  for rows_at_once in (3, 24):
+  for rows_at_once in (5, 24):
     sample = sampler.Sampler(
       rollout._policy,
       catalog.of(config).mirror(),
@@ -312,6 +312,7 @@ def test_a_game_does_not_depend_on_those_beside_it(tmp_path):
     params = nnx.state(model.module)
     played.append(jax.device_get(sample(params, keys, states, past=other)))
   few, many = played
+  assert_equal(few.state, many.state)
   np.testing.assert_array_equal(few.ending, many.ending)
   np.testing.assert_array_equal(few.moves, many.moves)
   assert (few.ending == Ending.LENGTH).any()
