@@ -289,6 +289,7 @@ def test_a_past_self_that_answers_badly_has_lost(tmp_path):
   assert not games.turn_mask[~is_x].any()
 
 
+@pytest.mark.slow
 def test_a_game_does_not_depend_on_those_beside_it(tmp_path):
   # In Leduc poker a seat may end a round of bets and begin the next one.
   config = load("leduc_poker")

@@ -107,7 +107,9 @@ def test_a_tried_move_has_the_probability_of_all_names(model):
     np.testing.assert_allclose(actual, expected / expected.sum(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("context", ["board", "full"])
+@pytest.mark.parametrize(
+  "context", ["board", pytest.param("full", marks=pytest.mark.slow)]
+)
 def test_self_play_tries_the_first_move_alone(context):
   config = test_self_play.load("tictactoe")
   config = test_grpo.changed(config, "play", context=context)
