@@ -2,10 +2,10 @@
 
 Each seed trains a poor player with `configs/sft_cold_start.yaml`, which every
 algorithm improves: the last by `configs/grpo_tiny.yaml`, the others with settings
-that replace those of `configs/grpo_plain.yaml`.
-It prints how many lines the model loses as X and as O, which is exact, and the share of
-optimal moves on all 13,306 observations. Runs that exist are read, not repeated,
-so that a benchmark can be continued, or shared among processes by seeds.
+that replace those of `configs/grpo_plain.yaml`. It prints how many lines the model
+loses as X and as O, which is exact, and the share of optimal moves on all 13,306
+observations. Runs that exist are read, not repeated, so that a benchmark can be
+continued, or shared among processes by seeds.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def measure(
   """
   cold = runs / f"cold-{seed}"
   shared = [*changes, f"seed={seed}"]
-  train(cold, "sft", "sft_cold_start", shared)
+  before = accuracy(cold, train(cold, "sft", "sft_cold_start", shared))
   shared.append(f"model.name={cold / run_directory.FINAL_CHECKPOINT}")
   rows = []
   for name in algorithms:
@@ -117,7 +117,7 @@ def measure(
         "algorithm": name,
         "seed": seed,
         "seconds": round(max(row.get("seconds", 0) for row in metrics)),
-        "accuracy": [accuracy(cold, config), accuracy(run, config)],
+        "accuracy": [before, accuracy(run, config)],
         "curve": [
           [e["step"], *(int(e[f"{mark}/lines_lost"]) for mark in "XO")]
           for e in evaluations
@@ -202,7 +202,7 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     axes.fill_between(
       drawn_steps, low, high, color=color, alpha=0.1, linewidth=0
     )
-  # Linear up to one lost line, so that 0 can be drawn_steps.
+  # Linear up to one lost line, so that 0 can be drawn.
   axes.set_yscale("symlog", linthresh=1)
   axes.set(xlabel="step", ylabel="lines lost, X + O")
   axes.set_ylim(bottom=0)
