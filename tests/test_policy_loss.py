@@ -1,7 +1,6 @@
 """Tests the loss of games against Tunix, for all masks and micro-batches."""
 
 import dataclasses
-import operator
 import typing
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.models import token_log_probs
 from tunix_ttt.models.families import specs
-from tunix_ttt.train import game_batches
 from tunix_ttt.train import trainer
 
 PAD, VOCAB = 0, 64
@@ -36,9 +34,12 @@ def table():
   return conftest.TableModel(jax.random.normal(jax.random.key(0), (VOCAB,) * 2))
 
 
-def algorithm(temperature=0.9, **changes):
+def algorithm(temperature=0.9, rows_at_once=8, **changes):
   config: Any = grpo_loss.AlgorithmConfig(
-    num_generations=2, max_sequence_tokens=LENGTH - 1, **changes
+    num_generations=2,
+    max_sequence_tokens=LENGTH - 1,
+    rows_at_once=rows_at_once,
+    **changes,
   )
   config.temperature = temperature
   return config
@@ -48,8 +49,8 @@ def gradient(loss):
   return nnx.jit(nnx.value_and_grad(loss, has_aux=True))
 
 
-def example(rng, num_games=4, rows=2, length=LENGTH, pads=False):
-  lengths = rng.integers(6, length + 1, (num_games, rows, 1))
+def example(rng, rows=8, length=LENGTH, pads=False):
+  lengths = rng.integers(6, length + 1, (rows, 1))
   mask = np.arange(length) < lengths
   tokens = rng.integers(1, VOCAB, mask.shape)
   if pads:
@@ -68,8 +69,6 @@ def example(rng, num_games=4, rows=2, length=LENGTH, pads=False):
     ref_per_token_logps=log_probs[..., 1:] - 0.1,
     old_per_token_logps=log_probs[..., 1:],
     mask=mask,
-    weight=np.ones(num_games, np.float32),
-    token_weight=np.ones(num_games, np.float32),
   )
 
 
@@ -120,7 +119,7 @@ def test_it_is_tunixs_where_the_pad_token_is_nowhere_else(
   monkeypatch.setattr(token_log_probs, "MAX_LOGITS", 3 * 8 * VOCAB)
   batch = example(np.random.default_rng(0))
   # A row in which nothing is trained, as batches are filled up with.
-  batch.completion_mask[0, 0] = False
+  batch.completion_mask[0] = False
   old = batch.old_per_token_logps if recorded else None
   weights = None
   if recorded:
@@ -147,9 +146,7 @@ def test_it_is_tunixs_where_the_pad_token_is_nowhere_else(
     "sampler_is_weights",
   )
   fields = {name: getattr(batch, name) for name in names}
-  plain = grpo_learner.TrainExample(
-    **jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), fields)
-  )
+  plain = grpo_learner.TrainExample(**fields)
 
   def theirs(module):
     return algo_core.grpo_loss_fn(module, plain, config, PAD, 1)
@@ -195,15 +192,14 @@ def test_a_sampled_pad_token_is_a_token(model):
   assert value == pytest.approx(again, rel=1e-5)
 
 
-def widened(batch, more):
-  """Returns a batch with `more` columns of padding."""
+def padded(batch, rows, columns):
+  """Returns a batch with more rows and columns of padding."""
 
-  def widen(leaf):
-    if leaf is None or leaf.ndim < 3 or leaf.shape[-1] == 1:
-      return leaf
-    return np.pad(leaf, ((0, 0), (0, 0), (0, more)))
+  def pad(leaf):
+    more = 0 if leaf.shape[1] == 1 else columns
+    return np.pad(leaf, ((0, rows), (0, more)))
 
-  return jax.tree.map(widen, batch)
+  return jax.tree.map(pad, batch)
 
 
 MODES = typing.get_args(
@@ -215,40 +211,59 @@ MODES = typing.get_args(
   "mode",
   conftest.slow_but(("sequence-mean-token-scale", "token-mean"), MODES),
 )
-def test_neither_micro_batches_nor_padding_change_the_loss(table, mode):
-  batch = example(np.random.default_rng(2), num_games=6)
-  # A micro-batch of few tokens, and one of none.
-  batch.completion_mask[0] = False
-  batch.completion_mask[1, :, 3:] = False
-  config = algorithm(loss_agg_mode=mode, beta=0.1, epsilon_c=1.5)
+def test_neither_chunks_nor_padding_change_the_loss(table, mode):
+  batch = example(np.random.default_rng(2), rows=12)
+  # A row of few tokens.
+  batch.completion_mask[1, 3:] = False
 
-  @nnx.jit
-  def run(model, batch):
+  def run(batch, rows_at_once):
+    config = algorithm(
+      loss_agg_mode=mode, beta=0.1, epsilon_c=1.5, rows_at_once=rows_at_once
+    )
+
     def loss(module):
       return grpo_loss.games_loss(module, batch, config, PAD, 1)
 
-    return nnx.value_and_grad(loss, has_aux=True)(model)
+    return gradient(loss)(table)
 
-  expected = run(table, batch)
-  trained = np.concatenate(
-    [np.zeros_like(batch.prompt_mask), batch.completion_mask], axis=-1
-  )
-  for parts, more in ((2, 0), (6, 0), (1, 16), (3, 16)):
-    whole = dataclasses.replace(
-      widened(batch, more),
-      weight=game_batches.micro_batch_weights(trained, parts, mode),
-      token_weight=game_batches.micro_batch_weights(
-        trained, parts, "token-mean"
-      ),
-    )
-    size = 6 // parts
-    results = [
-      run(table, jax.tree.map(operator.itemgetter(slice(n, n + size)), whole))
-      for n in range(0, 6, size)
-    ]
-    found = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *results)
+  expected = run(batch, 12)
+  for size, rows, columns in ((6, 0, 0), (2, 0, 0), (12, 0, 16), (4, 8, 16)):
+    found = run(padded(batch, rows, columns), size)
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),
       found,
       expected,
     )
+
+
+@pytest.mark.parametrize(
+  "family", conftest.slow_but(["qwen2.5"], specs.FAMILIES)
+)
+@pytest.mark.parametrize("remat", ["none", "block", "decoder"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_chunks_of_a_model(family, remat, adapted):
+  window = {"sliding_window": 3} if family in ("gemma2", "gemma3") else {}
+  module = specs.initialize(conftest.small_spec(family, VOCAB, **window), 0)
+  if adapted:
+    module = specs.apply_lora(
+      module, rank=2, alpha=4.0, target_modules="all-linear", seed=0
+    )
+  kind = nnx.LoRAParam if adapted else nnx.Param
+  batch = example(np.random.default_rng(3))
+
+  def run(rows_at_once):
+    config = algorithm(loss_agg_mode="token-mean", rows_at_once=rows_at_once)
+
+    def loss(module):
+      return grpo_loss.games_loss(module, batch, config, PAD, 1)
+
+    wrt = nnx.DiffState(0, kind)
+    return nnx.jit(nnx.value_and_grad(loss, argnums=wrt, has_aux=True))(module)
+
+  expected = run(8)
+  specs.set_remat(module, remat)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    run(2),
+    expected,
+  )

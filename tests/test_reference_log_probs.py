@@ -53,8 +53,9 @@ def test_scores_do_not_depend_on_devices_or_parts(parts):
   )
   config = dataclasses.replace(test_grpo.CONFIG, training=training)
   rng = np.random.default_rng(0)
-  tokens = rng.integers(1, VOCAB, (4, 2, 8))
-  mask = np.arange(8) < rng.integers(4, 9, (4, 2, 1))
+  tokens = rng.integers(1, VOCAB, (48, 8))
+  mask = np.arange(8) < rng.integers(4, 9, (48, 1))
+  mask[30:] = False
   module = specs.initialize(conftest.small_spec("qwen2.5", VOCAB), 0)
   expected = reference_log_probs.of_policy(module, config)(tokens, mask)
   assert expected.shape == tokens.shape
@@ -93,7 +94,7 @@ def test_the_reference_stays_what_it_is(reference, has_adapters):
   if not has_adapters:
     model = dataclasses.replace(model, module=base, lora=None)
   rng = np.random.default_rng(0)
-  tokens, mask = rng.integers(1, VOCAB, (3, 1, 7)), np.ones((3, 1, 7), bool)
+  tokens, mask = rng.integers(1, VOCAB, (3, 7)), np.ones((3, 7), bool)
   start = reference_log_probs.of_policy(model.module, config)(tokens, mask)
   expected = start
   if reference == "base":

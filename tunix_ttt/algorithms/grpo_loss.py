@@ -2,9 +2,16 @@
 
 The loss equals `tunix.rl.algo_core.grpo_loss_fn`, which needs the logits of all
 tokens at once and infers masks from the pad token, which models may sample.
+
+A batch is trained in chunks of as many rows, whose gradients are added up in one
+compiled program. So its memory is that of a chunk, and batches with more or fewer
+trained rows are one shape, without work for rows that are padding.
 """
 
+from collections.abc import Callable
 import dataclasses
+import functools
+import math
 from typing import Any
 
 from flax import nnx
@@ -18,30 +25,28 @@ from tunix.rl.grpo import grpo_learner
 from tunix.sft import utils as sft_utils
 
 from tunix_ttt import config as config_lib
+from tunix_ttt.models import meshes
 from tunix_ttt.models import token_log_probs
 
 # Name of the loss in Tunix's registry.
 NAME = "tunix_ttt_games"
+# More rows at once are no faster on a CPU, whose caches they do not fit into.
+_MAX_ROWS = 128
 
 
 @struct.dataclass
 class GameExample(grpo_learner.TrainExample):
-  """Tunix's `TrainExample` of B games in R rows of L tokens each.
+  """Tunix's `TrainExample` of N rows of L tokens.
 
-  The prompt is the first token of a row, [B, R, 1]; other arrays are
-  [B, R, L - 1]. A row is a game in the context `full` and a turn otherwise.
+  The prompt is the first token of a row, [N, 1]; other arrays are [N, L - 1]. A
+  row is a game in the context `full` and a turn otherwise. Trained rows come
+  first.
 
   Attributes:
-    mask: bool [B, R, L], mask of real tokens.
-    weight: float32 [B], weight of each game's micro-batch in the loss; the mean
-      is 1.
-    token_weight: float32 [B], weight of each game's micro-batch in means over
-      trained tokens.
+    mask: bool [N, L], mask of real tokens.
   """
 
   mask: jax.Array | None = None
-  weight: jax.Array | None = None
-  token_weight: jax.Array | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -55,6 +60,7 @@ class AlgorithmConfig(grpo_learner.GRPOConfig):
     epsilon_c: Dual-clip bound of the ratio for negative advantages.
     max_sequence_tokens: Maximum number of sampled tokens in a sequence, the
       divisor of `sequence-mean-token-scale`.
+    rows_at_once: Number of rows in a chunk.
   """
 
   policy_loss_fn: str = NAME
@@ -62,6 +68,7 @@ class AlgorithmConfig(grpo_learner.GRPOConfig):
   epsilon_high: float = 0.2
   epsilon_c: float | None = None
   max_sequence_tokens: int
+  rows_at_once: int
 
 
 def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
@@ -80,7 +87,19 @@ def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
     epsilon_c=algorithm.epsilon_c,
     temperature=config.rollout.temperature,
     max_sequence_tokens=config.max_sequence_tokens,
+    rows_at_once=rows_at_once(config),
   )
+
+
+def rows_at_once(config: config_lib.GRPOConfig) -> int:
+  """Returns the number of rows of a chunk: it divides those of a micro-batch.
+
+  They are split evenly over the devices.
+  """
+  training, fsdp = config.training, meshes.sizes(config.mesh)[meshes.FSDP]
+  rows = training.batch_size // training.gradient_accumulation_steps
+  sizes = range(fsdp, max(_MAX_ROWS, fsdp) + 1, fsdp)
+  return max((size for size in sizes if rows % size == 0), default=rows)
 
 
 def log_probs(
@@ -104,34 +123,102 @@ def games_loss(
   pad_id: int = 0,
   eos_id: int = 0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the GRPO loss [] of a micro-batch of games, and its metrics.
+  """Returns the GRPO loss [] of a batch of games, and its metrics.
 
-  Averages over the micro-batches of a batch equal the values of the batch.
-  `algo_config` is an `AlgorithmConfig`. `pad_id` and `eos_id` belong to Tunix's
-  interface and are not used.
+  `algo_config` is an `AlgorithmConfig`; its `rows_at_once` divide the rows, or
+  are more. `pad_id` and `eos_id` belong to Tunix's interface and are not used.
   """
-  mask, weight = train_example.mask, train_example.weight
-  token_weight = train_example.token_weight
-  assert mask is not None and weight is not None and token_weight is not None
-  rows: Any = jax.tree.map(
-    lambda leaf: leaf.reshape(-1, leaf.shape[-1]),
-    dataclasses.replace(train_example, weight=None, token_weight=None),
+  has_adapters = bool(jax.tree.leaves(nnx.state(model, nnx.LoRAParam)))
+  trained = nnx.LoRAParam if has_adapters else nnx.Param
+  graph, values, *frozen = nnx.split(model, trained, nnx.Param, ...)
+  num_rows = math.prod(train_example.completion_ids.shape[:-1])
+  size = min(algo_config.rows_at_once, num_rows)
+  rows = jax.tree.map(
+    lambda leaf: jnp.reshape(leaf, (-1, size, leaf.shape[-1])), train_example
   )
-  tokens = jnp.concatenate([rows.prompt_ids, rows.completion_ids], axis=1)
-  scores = log_probs(model, tokens, rows.mask, algo_config.temperature)
-  loss, metrics = _loss_of_rows(scores, rows, algo_config)
-  metrics = {
-    # Tunix aggregates the entropy like the loss.
-    name: value * (weight if name == "entropy" else token_weight).mean()
-    for name, value in metrics.items()
-  }
-  return loss * weight.mean(), metrics
+  counts = rows.completion_mask.sum(axis=2)
+  if algo_config.loss_agg_mode != "token-mean":
+    counts = counts > 0
+  tokens, terms = rows.completion_mask.sum(axis=(1, 2)), counts.sum(axis=1)
+
+  def of_chunk(
+    states: Any, other: Any, chunk: Any, weight: Any, token_weight: Any
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    # Otherwise each device would have chunks of its own.
+    chunk = jax.tree.map(lambda leaf: meshes.shard(leaf, (meshes.FSDP,)), chunk)
+    ids = jnp.concatenate([chunk.prompt_ids, chunk.completion_ids], axis=1)
+    scores = log_probs(
+      nnx.merge(graph, *states, other), ids, chunk.mask, algo_config.temperature
+    )
+    loss, metrics = _loss_of_rows(scores, chunk, algo_config)
+    return loss * weight, {
+      # Tunix aggregates the entropy like the loss.
+      name: value * (weight if name == "entropy" else token_weight)
+      for name, value in metrics.items()
+    }
+
+  # Weights turn the sum of the chunks' means into the mean of the batch.
+  chunks = (
+    rows,
+    *(sums / jnp.maximum(sums.sum(), 1) for sums in (terms, tokens)),
+  )
+  return _sum_of_chunks(of_chunk, (tokens > 0).sum(), values, frozen, chunks)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_of_chunks(
+  of_chunk: Callable[..., tuple[jax.Array, Any]],
+  count: jax.Array,
+  values: Any,
+  frozen: Any,
+  chunks: Any,
+) -> tuple[jax.Array, Any]:
+  """Returns the sums of `of_chunk` over the first `count` chunks.
+
+  Only the loss, the first result, has a derivative, and only by `values`.
+  """
+  return _values_and_gradient(of_chunk, count, values, frozen, chunks)[0]
+
+
+def _values_and_gradient(
+  of_chunk: Callable[..., tuple[jax.Array, Any]],
+  count: jax.Array,
+  values: Any,
+  frozen: Any,
+  chunks: Any,
+) -> tuple[tuple[jax.Array, Any], Any]:
+  def run(number: Any) -> Any:
+    take = functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False)
+    chunk = jax.tree.map(lambda leaf: take(leaf, number), chunks)
+    # Flax rematerializes models all of whose parameters have derivatives; the
+    # compiler removes those that are not returned.
+    base, other = frozen
+    gradient = jax.value_and_grad(of_chunk, has_aux=True)
+    result, (derivative, _) = gradient((values, base), other, *chunk)
+    return result, derivative
+
+  if jax.tree.leaves(chunks)[0].shape[0] == 1:
+    return run(0)
+  total = jax.tree.map(jnp.zeros_like, jax.eval_shape(run, 0))
+  return jax.lax.fori_loop(
+    0, count, lambda n, total: jax.tree.map(jnp.add, total, run(n)), total
+  )
+
+
+def _derivative(
+  _: Callable[..., tuple[jax.Array, Any]], gradient: Any, cotangents: Any
+) -> tuple[None, Any, None, None]:
+  scaled = jax.tree.map(lambda leaf: leaf * cotangents[0], gradient)
+  return None, scaled, None, None
+
+
+_sum_of_chunks.defvjp(_values_and_gradient, _derivative)
 
 
 def _loss_of_rows(
   scores: token_log_probs.TokenLogProbs, rows: Any, config: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns the loss of a `GameExample` with arrays [N, L - 1], and metrics.
+  """Returns the loss of a chunk of a `GameExample`, and its metrics.
 
   Shao et al., 2024, equation 3, with the config's clipping and aggregation.
   Metrics have Tunix's names.

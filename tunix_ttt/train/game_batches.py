@@ -1,4 +1,4 @@
-"""Builds the trainer's batches of games: packed rows, masks and weights."""
+"""Builds the trainer's batches of games: rows, masks and weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,11 @@ import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import grpo_loss
-from tunix_ttt.models import meshes
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.train import reference_log_probs
 
 # Lengths are rounded up to a multiple, to compile fewer programs.
 _MULTIPLE = 16
-# Smaller batches do not save enough time for a compilation.
-_MIN_ROWS = 64
 
 
 def make(
@@ -44,7 +41,6 @@ def make(
     return np.take_along_axis(turn_values[game], turns, axis=1)
 
   trained = sequences.action_mask & per_token(is_trained)
-  parts = config.training.gradient_accumulation_steps
   rows = pack(
     {
       "tokens": sequences.tokens,
@@ -52,10 +48,7 @@ def make(
       "trained": trained,
       "advantages": np.where(trained, per_token(advantages), 0),
       "log_probs": sequences.log_probs,
-    },
-    len(is_trained),
-    parts,
-    meshes.sizes(config.mesh)[meshes.FSDP],
+    }
   )
   tokens, mask = rows["tokens"], rows["mask"]
   reference_scores = None
@@ -81,63 +74,29 @@ def make(
     old_per_token_logps=old[..., 1:],
     sampler_is_weights=weights,
     mask=mask,
-    weight=micro_batch_weights(
-      rows["trained"], parts, config.grpo.loss_agg_mode
-    ),
-    token_weight=micro_batch_weights(rows["trained"], parts, "token-mean"),
   )
   return batch, metrics
 
 
-def pack(
-  rows: Mapping[str, Any], num_games: int, parts: int, divisor: int = 1
-) -> dict[str, np.ndarray]:
-  """Removes rows and columns without trained tokens.
+def pack(rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Moves rows with trained tokens to the front, and cuts columns of padding.
 
-  Shapes are rounded, because each shape is compiled.
+  The number of columns is rounded up, because each shape is compiled.
 
   Args:
     rows: Arrays [N, L] by name, with the masks `trained` and `mask`.
-    num_games: Number of games in the batch.
-    parts: Number of micro-batches in the batch.
-    divisor: Divisor of the number of rows.
 
   Returns:
-    Arrays [B, R, L'] by name. B is the number of games; without micro-batches,
-    it may be smaller.
+    Arrays [N, L'] by name, with rows of padding at the end.
   """
   used = np.flatnonzero(rows["trained"].any(axis=1))
-  size, per_game = num_games, 1
-  while size * per_game < len(used):
-    per_game *= 2
-  least = max(len(used), _MIN_ROWS)
-  while parts == 1 and size % (2 * divisor) == 0 and size // 2 >= least:
-    size //= 2
   longest = rows["mask"][used].sum(axis=1).max(initial=1)
   length = min(-(-longest // _MULTIPLE) * _MULTIPLE, rows["mask"].shape[1])
-
-  padding = ((0, size * per_game - len(used)), (0, 0))
+  padding = ((0, len(rows["mask"]) - len(used)), (0, 0))
   return {
-    name: np.pad(values[used, :length], padding).reshape(size, per_game, length)
+    name: np.pad(values[used, :length], padding)
     for name, values in rows.items()
   }
-
-
-def micro_batch_weights(
-  trained: np.ndarray, parts: int, loss_agg_mode: str
-) -> np.ndarray:
-  """Returns the weight of each game's micro-batch, float32 [B].
-
-  Tunix averages the mean losses of `parts` micro-batches. These weights turn
-  that average into the mean over the batch. `trained` is a mask of tokens, bool
-  [B, R, L], and `loss_agg_mode` Tunix's name of the aggregation.
-  """
-  counts = trained.sum(axis=-1)
-  if loss_agg_mode != "token-mean":
-    counts = counts > 0
-  sums = counts.reshape(parts, -1).sum(axis=1)
-  weights = sums * parts / max(sums.sum(), 1)
-  return np.repeat(weights, len(trained) // parts).astype(np.float32)
 
 
 def importance_weights(

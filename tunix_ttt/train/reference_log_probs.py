@@ -27,8 +27,8 @@ from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import tokenizers
 
-# (tokens int [..., L], mask bool [..., L]) -> log-probabilities float32 [..., L],
-# 0 for first tokens.
+# (tokens int [N, L], mask bool [N, L]) -> log-probabilities float32 [N, L], 0 for
+# first tokens. Rows of padding come last.
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -74,8 +74,7 @@ def _make(
   graph: Any, mesh: Any, config: config_lib.GRPOConfig
 ) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
   temperature = config.rollout.temperature
-  # Scores micro-batches of the size that training has.
-  parts = config.training.gradient_accumulation_steps
+  size = grpo_loss.rows_at_once(config)
 
   @jax.jit
   def run(state: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
@@ -87,13 +86,15 @@ def _make(
     return jnp.pad(scores.log_probs, ((0, 0), (1, 0)))
 
   def score(state: Any, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    length = tokens.shape[-1]
-    pairs = zip(np.split(tokens, parts), np.split(mask, parts), strict=True)
-    results = [
-      run(state, part.reshape(-1, length), part_mask.reshape(-1, length))
-      for part, part_mask in pairs
+    # The chunks of training, up to the last that is not padding.
+    starts = range(0, int(mask.any(axis=1).sum()), size)
+    found = [
+      run(state, tokens[i : i + size], mask[i : i + size]) for i in starts
     ]
-    return np.concatenate(meshes.fetch(results)).reshape(tokens.shape)
+    result = np.zeros(tokens.shape, np.float32)
+    for i, values in zip(starts, meshes.fetch(found), strict=True):
+      result[i : i + size] = values
+    return result
 
   return score
 

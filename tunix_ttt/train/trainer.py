@@ -317,6 +317,8 @@ class GRPOTrainer(LeanSteps):
     """Restores the latest checkpoint of the run directory, if any."""
     settings = training_settings(config, run, "grpo")
     settings["checkpointing_options"] = resume_checks.options(config.checkpoint)
+    # The loss adds the gradients of micro-batches up.
+    settings["gradient_accumulation_steps"] = None
     super().__init__(
       model,
       optimizers.make(optimizers.in_updates(config)),
@@ -324,7 +326,6 @@ class GRPOTrainer(LeanSteps):
     )
     # Checkpoints are numbered by steps of the run, not by updates.
     self.first_step = self._train_steps
-    self._parts = config.training.gradient_accumulation_steps
     self._iterations = config.grpo.num_iterations
     algorithm = grpo_loss.algorithm_config(config)
     self.with_loss_fn(
@@ -334,18 +335,12 @@ class GRPOTrainer(LeanSteps):
     self.with_gen_model_input_fn(lambda batch: {"batch": batch})
 
   def update(self, batch: grpo_loss.GameExample) -> dict[str, float]:
-    """Makes `grpo.num_iterations` updates on a batch; returns mean metrics.
-
-    The batch, on the host, is split along its first axis into
-    `training.gradient_accumulation_steps` micro-batches.
-    """
+    """Makes `grpo.num_iterations` updates on a batch; returns mean metrics."""
     step, results = self.create_train_step_fn(), []
-    size = len(batch.completion_ids) // self._parts
-    for first in [*range(0, self._parts * size, size)] * self._iterations:
-      part = jax.tree.map(lambda x, i=first: x[i : i + size], batch)
+    for _ in range(self._iterations):
       with meshes.use(self.mesh):
         inputs = sharding_utils.shard_input(
-          meshes.feed(part, self.mesh), self.config.data_sharding_axis
+          meshes.feed(batch, self.mesh), self.config.data_sharding_axis
         )
         loss, metrics, grad_norm = step(inputs)
       named = {name: metrics[key] for key, name in _GRPO_METRICS.items()}
@@ -357,8 +352,7 @@ class GRPOTrainer(LeanSteps):
     }
     # Before the first update, it measures the difference between sampler and
     # trainer.
-    before = [result["log_ratio"] for result in fetched[: self._parts]]
-    return means | {"log_ratio": float(np.mean(before))}
+    return means | {"log_ratio": float(fetched[0]["log_ratio"])}
 
   def log(self, step: int, metrics: Mapping[str, float]) -> None:
     """Logs metrics to TensorBoard and W&B."""

@@ -8,6 +8,7 @@ import itertools
 import pathlib
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 import numpy as np
 from tunix.rl import rl_cluster as rl_cluster_lib
@@ -73,7 +74,6 @@ class GameLearner(grpo_learner.GRPOLearner):
         " these settings"
       )
     groups = config.training.batch_size // config.grpo.num_generations
-    parts = config.training.gradient_accumulation_steps
     mesh = meshes.make(config.mesh) or Mesh(np.empty((), dtype=object), ())
     cluster = rl_cluster_lib.RLCluster(
       actor=model.module,
@@ -86,7 +86,6 @@ class GameLearner(grpo_learner.GRPOLearner):
           eval_every_n_steps=config.training.max_steps + 1,
           max_steps=config.training.max_steps * config.grpo.num_iterations,
           mini_batch_size=groups,
-          train_micro_batch_size=groups // parts if parts > 1 else None,
           rollout_micro_batch_size=groups,
           compute_logps_micro_batch_size=groups,
         ),
@@ -132,7 +131,11 @@ class GameLearner(grpo_learner.GRPOLearner):
       is_trained, advantages, games.tried
     )
     batch, _ = game_batches.make(sequences, advantages, is_trained, config)
-    return batch
+    # Tunix counts games.
+    size = config.training.batch_size
+    return jax.tree.map(
+      lambda leaf: leaf.reshape(size, -1, leaf.shape[-1]), batch
+    )
 
 
 def _no_text_reward(prompts: Any, completions: Any, **_: Any) -> Any:
