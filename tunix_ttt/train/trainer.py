@@ -23,6 +23,7 @@ from tunix_ttt.models import meshes
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import optimizers
+from tunix_ttt.train import products
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import resume_checks
 
@@ -60,6 +61,8 @@ class LeanSteps(peft_trainer.PeftTrainer):
   @functools.cached_property
   def _steps(self) -> tuple[Callable[..., Any], ...]:
     trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
+    if not self._lora_enabled:
+      products.use(self.model)
     # The first step's arguments must be committed to devices like its results,
     # or the second step is compiled again.
     meshes.place(self.optimizer, self.mesh)
