@@ -1,4 +1,4 @@
-"""What benchmarks of several seeds share: runs, their rows of results, curves.
+"""Runs of several seeds, their rows of results and curves, for benchmarks.
 
 A run that is there is read or continued, so that a benchmark can be stopped, and
 rows of earlier results can be read, so that seeds can be shared among processes.

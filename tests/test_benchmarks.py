@@ -12,11 +12,12 @@ from tests import conftest
 from tests import test_pipeline
 
 BENCHMARKS = conftest.ROOT / "benchmarks"
-# Besides, there is a module that they share.
+# Besides, there are modules that they share.
 SCRIPTS = sorted(
   [*BENCHMARKS.glob("*.py"), conftest.ROOT / "docs/screenshots.py"]
 )
-SCRIPTS.remove(BENCHMARKS / "programs.py")
+for name in ("programs", "seeds"):
+  SCRIPTS.remove(BENCHMARKS / f"{name}.py")
 SHAPE = [
   f"model.{name}={value}"
   for name, value in conftest.SMALL_MODEL.shape().items()
@@ -80,7 +81,7 @@ SMALLEST = {
   ],
   "scaling": ["--axes", "games", "--points", 1, "--repeats", 1],
   "self_play": [
-    "--games", "kuhn_poker", "--seeds", 0, "--runs", "runs",
+    "--games", "leduc_poker", "--seeds", 0, "--runs", "runs",
     "--arms", "mirror, role baseline", "exploiter", "--figure", "curves.svg",
     "--set", "training.max_steps=5", "training.batch_size=16",
     "--set-start", "training.max_steps=1", "training.batch_size=16",

@@ -37,6 +37,8 @@ def describe(config: config_lib.SFTConfig) -> str:
     lines.append(f"chat     {note}")
   data_lines, rows, length = recipe.describe(model, config, source)
   parts = config.training.gradient_accumulation_steps
+  if isinstance(config, config_lib.GRPOConfig):
+    parts = -(-rows // meshes.rows_at_once(config))
   lines += [
     *data_lines,
     f"tokens   {rows * length:,} a step at the most, in {parts}"

@@ -30,8 +30,6 @@ from tunix_ttt.models import token_log_probs
 
 # Name of the loss in Tunix's registry.
 NAME = "tunix_ttt_games"
-# More rows at once are no faster on a CPU, whose caches they do not fit into.
-_MAX_ROWS = 128
 
 
 @struct.dataclass
@@ -87,19 +85,8 @@ def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
     epsilon_c=algorithm.epsilon_c,
     temperature=config.rollout.temperature,
     max_sequence_tokens=config.max_sequence_tokens,
-    rows_at_once=rows_at_once(config),
+    rows_at_once=meshes.rows_at_once(config),
   )
-
-
-def rows_at_once(config: config_lib.GRPOConfig) -> int:
-  """Returns the number of rows of a chunk: it divides those of a micro-batch.
-
-  They are split evenly over the devices.
-  """
-  training, fsdp = config.training, meshes.sizes(config.mesh)[meshes.FSDP]
-  rows = training.batch_size // training.gradient_accumulation_steps
-  sizes = range(fsdp, max(_MAX_ROWS, fsdp) + 1, fsdp)
-  return max((size for size in sizes if rows % size == 0), default=rows)
 
 
 def log_probs(

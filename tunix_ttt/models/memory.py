@@ -74,7 +74,9 @@ def of_run(
   each device of the `trainer` and of the `sampler`.
   """
   spec, training = model.spec, config.training
-  parts = training.gradient_accumulation_steps
+  micro_batch = rows // training.gradient_accumulation_steps
+  if isinstance(config, config_lib.GRPOConfig):
+    micro_batch = min(rows, meshes.rows_at_once(config))
   size = jnp.dtype(spec.dtype).itemsize
   weights = nnx.state(model.module, nnx.Param)
   mesh = meshes.outline(meshes.sizes(config.mesh))
@@ -83,13 +85,13 @@ def of_run(
   # float32 copy of bfloat16 parameters.
   moments = _MOMENTS.get(training.optimizer, _MOMENTS["adamw"])
   copies = moments + (spec.dtype != "float32")
-  kept = activations(spec, rows // parts, length, config.model.remat)
+  kept = activations(spec, micro_batch, length, config.model.remat)
   trainer = Estimate(
     weights=size * meshes.numbers_per_device(weights, mesh),
     optimizer=_FLOAT32 * copies * count,
-    gradients=size * min(parts, 2) * count,
+    gradients=size * (1 + (micro_batch < rows)) * count,
     activations=kept // mesh.size,
-    logits=logits(spec, rows // parts, length) // mesh.size,
+    logits=logits(spec, micro_batch, length) // mesh.size,
   )
   if not isinstance(config, config_lib.GRPOConfig):
     return {"": trainer}

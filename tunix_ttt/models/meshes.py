@@ -32,6 +32,8 @@ from tunix_ttt.models.families import specs
 FSDP, TP = "fsdp", "tp"
 # Modules with a function `shard`; Gemma 3 uses `sharding_utils.shard`.
 _SHARD_OWNERS: tuple[Any, ...] = (gemma, qwen2, qwen3, sharding_utils)
+# More rows at once are no faster on a CPU, whose caches they do not fit into.
+_MAX_ROWS = 128
 
 with warnings.catch_warnings():
   # Tunix does not know the replacement of this deprecated name.
@@ -175,6 +177,17 @@ def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
       f" {kv_heads} key-value heads; supported are"
       f" {', '.join(map(str, supported))}"
     )
+
+
+def rows_at_once(config: config_lib.GRPOConfig) -> int:
+  """Returns the number of rows of games that are trained at once.
+
+  It divides those of a micro-batch, and is split evenly over the devices.
+  """
+  training, fsdp = config.training, sizes(config.mesh)[FSDP]
+  rows = training.batch_size // training.gradient_accumulation_steps
+  numbers = range(fsdp, max(_MAX_ROWS, fsdp) + 1, fsdp)
+  return max((number for number in numbers if rows % number == 0), default=rows)
 
 
 def partition(

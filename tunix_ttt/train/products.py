@@ -39,8 +39,11 @@ def _derivatives(saved: Any, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
   inputs, kernel = saved
   rows = inputs.reshape(-1, inputs.shape[-1])
   by_row = outputs.reshape(-1, outputs.shape[-1])
-  return outputs @ kernel.T, jax.lax.dot_general(
-    rows, by_row, (((0,), (0,)), ((), ()))
+  last = outputs.ndim - 1
+  return (
+    # Not by a transposed kernel, which a mesh would gather once more.
+    jax.lax.dot_general(outputs, kernel, (((last,), (1,)), ((), ()))),
+    jax.lax.dot_general(rows, by_row, (((0,), (0,)), ((), ()))),
   )
 
 

@@ -74,7 +74,7 @@ def _make(
   graph: Any, mesh: Any, config: config_lib.GRPOConfig
 ) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
   temperature = config.rollout.temperature
-  size = grpo_loss.rows_at_once(config)
+  size = meshes.rows_at_once(config)
 
   @jax.jit
   def run(state: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
@@ -88,11 +88,11 @@ def _make(
   def score(state: Any, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     # The chunks of training, up to the last that is not padding.
     starts = range(0, int(mask.any(axis=1).sum()), size)
-    found = [
+    scores = [
       run(state, tokens[i : i + size], mask[i : i + size]) for i in starts
     ]
     result = np.zeros(tokens.shape, np.float32)
-    for i, values in zip(starts, meshes.fetch(found), strict=True):
+    for i, values in zip(starts, meshes.fetch(scores), strict=True):
       result[i : i + size] = values
     return result
 
