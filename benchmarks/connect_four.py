@@ -10,10 +10,11 @@ import argparse
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import os
 import pathlib
 import time
 from typing import Any
+
+import record
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -130,11 +131,9 @@ def main() -> None:
       }
       results.append(row)
       report(row)
-  cli.write_results(
+  record.write(
     flags.output,
     {
-      **cli.machine(),
-      "cores": os.cpu_count(),
       "rows": len(lines),
       "stages": stages,
       "results": results,

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import record
 
 from tunix_ttt import cli
 from tunix_ttt import errors
@@ -108,7 +109,7 @@ def main() -> None:
       f"{generator:12}  {speeds[0]:.3g} plies/s, pgx {speeds[1]:.3g}:"
       f" {speeds[0] / speeds[1]:.1f} times"
     )
-  cli.write_results(flags.output, {**cli.machine(), "rows": rows})
+  record.write(flags.output, {"rows": rows})
 
 
 if __name__ == "__main__":

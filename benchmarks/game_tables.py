@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import record
 import tokenizers
 from tokenizers import decoders
 from tokenizers import models
@@ -148,9 +149,9 @@ def main() -> None:
     row = measure(game, tokenizer)
     rows.append(row)
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-  cli.write_results(
+  record.write(
     flags.output,
-    {**cli.machine(), "vocab_size": flags.vocab_size, "rows": rows},
+    {"vocab_size": flags.vocab_size, "rows": rows},
   )
 
 

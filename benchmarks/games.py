@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import record
 import sampler as sampler_benchmark
 
 from tunix_ttt import cli
@@ -185,7 +186,7 @@ def main() -> None:
       row = measure(name, model, batch_size, flags.repeats)
       rows.append(row)
       print("  ".join(f"{key} {value}" for key, value in row.items()))
-  cli.write_results(flags.output, {**cli.machine(), "rows": rows})
+  record.write(flags.output, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import venv
 from flax import nnx
 import jax
 import numpy as np
+import record
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -121,7 +122,6 @@ def main() -> None:
     return round(statistics.median(values[WARMUP:]), 4)
 
   results = {
-    **cli.machine(),
     "steps": flags.steps,
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
     "completion_tokens": median(measured["tokens_per_turn"]),
@@ -149,7 +149,7 @@ def main() -> None:
     }
   for name, value in results.items():
     print(f"{name:24} {value}")
-  cli.write_results(flags.output, results)
+  record.write(flags.output, results)
 
 
 if __name__ == "__main__":

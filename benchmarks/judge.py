@@ -14,6 +14,8 @@ import pathlib
 import time
 from typing import Any
 
+import record
+
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
@@ -180,7 +182,7 @@ def main() -> None:
   parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
   flags = parser.parse_args()
   cli.require_tunix()
-  results: dict[str, Any] = cli.machine()
+  results: dict[str, Any] = {}
   models = {
     True: train(flags.runs / "thoughts", flags.set),
     False: train(flags.runs / "moves", [*flags.set, BARE]),
@@ -203,7 +205,7 @@ def main() -> None:
       flags.observations,
     )
     print(results["published"])
-  cli.write_results(flags.output, results)
+  record.write(flags.output, results)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpo
 import jax
+import record
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -87,7 +88,7 @@ def main() -> None:
     )
   settings = {"steps": flags.steps, "repeats": flags.repeats}
   settings |= {"batch_size": BATCH, "max_new_tokens": flags.new_tokens}
-  cli.write_results(flags.output, {**cli.machine(), **settings, "rows": rows})
+  record.write(flags.output, {**settings, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 from flax import nnx
+import record
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -132,7 +133,7 @@ def main() -> None:
     ]
     print(f"| {name.split('/')[-1]} | {' | '.join(cells)} |", flush=True)
   values = {k: v for k, v in vars(flags).items() if k != "output"}
-  cli.write_results(flags.output, {"settings": values, "rows": rows})
+  record.write(flags.output, {"settings": values, "rows": rows})
 
 
 if __name__ == "__main__":

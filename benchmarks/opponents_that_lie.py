@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import record
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -145,11 +146,11 @@ def main() -> None:
   run = recipes.train_grpo(settings, flags.runs / "grpo", opponent=first_best)
   seconds = round(time.perf_counter() - started, 1)
   stages = {"before": start, "after": run / run_directory.FINAL_CHECKPOINT}
-  report: dict[str, Any] = {**cli.machine(), "training_seconds": seconds}
+  report: dict[str, Any] = {"training_seconds": seconds}
   for stage, model in stages.items():
     report[stage] = judge(model, config, flags.sets)
     show(stage, report[stage])
-  cli.write_results(flags.output, report)
+  record.write(flags.output, report)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 from flax import nnx
 import jax
 import numpy as np
+import record
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -159,7 +160,7 @@ def main() -> None:
     row = measure(name, plan, flags.steps, flags.repeats)
     rows.append(row)
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-  cli.write_results(flags.output, {**cli.machine(), "rows": rows})
+  record.write(flags.output, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import pathlib
 import statistics
 from typing import Any
 
+import record
+
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import pipeline
@@ -67,9 +69,7 @@ def main() -> None:
   }
   for stage, values in means.items():
     print(stage, json.dumps(values))
-  cli.write_results(
-    flags.output, {**cli.machine(), "means": means, "seeds": seeds}
-  )
+  record.write(flags.output, {"means": means, "seeds": seeds})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import sys
 import time
 from typing import Any
 
+import record
+
 from tunix_ttt import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -237,10 +239,9 @@ def main() -> None:
         ),
       },
     )
-  cli.write_results(
+  record.write(
     flags.output,
     {
-      **cli.machine(),
       "xla_flags": os.environ.get("XLA_FLAGS", ""),
       "settings": {
         name: str(value) for name, value in vars(flags).items()

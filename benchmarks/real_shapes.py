@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import record
 
 from tunix_ttt import cli
 from tunix_ttt import errors
@@ -232,7 +233,6 @@ def main() -> None:
   )
   phases["training"] = training(adapted, flags, limits)
   results = {
-    **cli.machine(),
     "settings": {
       name: value for name, value in vars(flags).items() if name != "output"
     },
@@ -246,7 +246,7 @@ def main() -> None:
       f"{name:9} {phase.tokens_per_second:12,.0f} tokens/s"
       f"  {phase.of_ceiling:6.1%} of the ceiling  peak {peak}"
     )
-  cli.write_results(flags.output, results)
+  record.write(flags.output, results)
 
 
 if __name__ == "__main__":

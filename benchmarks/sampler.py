@@ -17,6 +17,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import record
 from tunix.generate import sampler as tunix_sampler
 
 from tunix_ttt import cli
@@ -228,11 +229,10 @@ def main() -> None:
       print("  ".join(f"{name} {value}" for name, value in row.items()))
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   results = {
-    **cli.machine(),
     "peak_memory_mib": round(peak),
     "rows": rows,
   }
-  cli.write_results(flags.output, results)
+  record.write(flags.output, results)
 
 
 if __name__ == "__main__":

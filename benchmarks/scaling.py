@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import programs
+import record
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
@@ -372,12 +373,11 @@ def main() -> None:
     print(f"\nassumed of each device: {device}")
     print_communication([*axes["mesh"], *models], device)
   results = {
-    **cli.machine(),
     "assumed": dataclasses.asdict(device),
     "axes": axes,
     "published": models,
   }
-  cli.write_results(flags.output, results)
+  record.write(flags.output, results)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import Any
 
 from matplotlib import figure as figure_lib
 import numpy as np
+import record
 
-from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.runs import run_directory
@@ -116,5 +116,5 @@ def finish(
     print("  ".join(f"{key} {value}" for key, value in row.items()))
   if flags.figure:
     draw_figure().savefig(flags.figure, metadata={"Date": None})
-  results = {**cli.machine(), "table": table, "rows": rows}
-  cli.write_results(flags.output, results)
+  results = {"table": table, "rows": rows}
+  record.write(flags.output, results)

@@ -16,7 +16,7 @@ BENCHMARKS = conftest.ROOT / "benchmarks"
 SCRIPTS = sorted(
   [*BENCHMARKS.glob("*.py"), conftest.ROOT / "docs/screenshots.py"]
 )
-for name in ("programs", "seeds"):
+for name in ("programs", "record", "seeds"):
   SCRIPTS.remove(BENCHMARKS / f"{name}.py")
 SHAPE = [
   f"model.{name}={value}"

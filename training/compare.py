@@ -6,7 +6,6 @@ import pathlib
 from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.report import comparison
 
 
 def _parse() -> argparse.Namespace:
@@ -47,6 +46,10 @@ def main() -> None:
     raise errors.UserError(
       f"--output {flags.output}: the output is a page; give a name in .html"
     )
+
+  # Imported lazily: pulls in Matplotlib and JAX.
+  from tunix_ttt.report import comparison
+
   runs = comparison.read(flags.runs)
   names = [run.name for run in runs]
   print(comparison.table(comparison.outcomes(runs), names))

@@ -10,8 +10,6 @@ import pathlib
 from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.report import delta_report
-from tunix_ttt.report import run_page
 from tunix_ttt.runs import run_directory
 
 
@@ -62,6 +60,11 @@ def main() -> None:
   for path in (flags.output, output, flags.plots):
     if path is not None:
       files.check_output(path)
+
+  # Imported lazily: pulls in Matplotlib and JAX.
+  from tunix_ttt.report import delta_report
+  from tunix_ttt.report import run_page
+
   answers = None if flags.before is None else (flags.before, flags.after)
   material = run_page.collect(
     flags.run,

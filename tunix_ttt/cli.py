@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 import contextlib
 import functools
 import importlib
-import json
 import pathlib
-import platform
 import re
 import runpy
 import shlex
@@ -22,6 +20,7 @@ from tunix_ttt import streams
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
+from tunix_ttt.runs import program_cache
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
@@ -459,24 +458,6 @@ def fraction(text: str) -> float:
   )
 
 
-def machine() -> dict[str, Any]:
-  """Returns the platform, device and JAX version of a benchmark."""
-  # Imported lazily: scripts check their flags without JAX.
-  import jax
-
-  return {
-    "platform": platform.platform(),
-    "device": jax.devices()[0].device_kind,
-    "jax": jax.__version__,
-  }
-
-
-def write_results(output: pathlib.Path | None, results: Any) -> None:
-  """Writes the results of a benchmark as JSON; without a path, does nothing."""
-  if output is not None:
-    files.write_text(output, json.dumps(results, indent=2) + "\n")
-
-
 def require_tunix() -> None:
   """Checks the versions of required packages, then imports JAX and Tunix.
 
@@ -487,6 +468,7 @@ def require_tunix() -> None:
   # The import takes seconds.
   with progress.stage("starting JAX and Tunix"):
     importlib.import_module("tunix_ttt.train.run_loop")
+    program_cache.use()
 
 
 def overrides(assignments: Sequence[str], **values: object) -> list[str]:
