@@ -197,7 +197,7 @@ MUTATIONS = (
     "tunix_ttt/algorithms/grpo_loss.py",
     'norm["norm"] = config.max_sequence_tokens',
     'norm["norm"] = trained.shape[1]',
-    "tests/test_policy_loss.py::test_neither_micro_batches_nor_padding_change_the_loss",
+    "tests/test_policy_loss.py::test_neither_chunks_nor_padding_change_the_loss",
   ),
   Mutation(
     "regret has the opponent's sign",

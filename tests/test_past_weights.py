@@ -97,9 +97,9 @@ def begin(config, run):
 def error(model, config, sequences):
   """Returns how far log-probabilities are from those that were recorded."""
   score = reference_log_probs.of_policy(model.module, config)
-  found = score(sequences.tokens[:, None], sequences.mask[:, None])
+  found = score(sequences.tokens, sequences.mask)
   sampled = sequences.action_mask
-  difference = np.asarray(found)[:, 0] - sequences.log_probs
+  difference = found - sequences.log_probs
   return np.abs(difference[sampled]).max()
 
 

@@ -28,7 +28,7 @@ from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import tokenizers
 
 # (tokens int [N, L], mask bool [N, L]) -> log-probabilities float32 [N, L], 0 for
-# first tokens. Rows of padding come last.
+# first tokens.
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -87,7 +87,8 @@ def _make(
 
   def score(state: Any, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     # The chunks of training, up to the last that is not padding.
-    starts = range(0, int(mask.any(axis=1).sum()), size)
+    used = np.flatnonzero(mask.any(axis=1)).max(initial=-1) + 1
+    starts = range(0, int(used), size)
     scores = [
       run(state, tokens[i : i + size], mask[i : i + size]) for i in starts
     ]
