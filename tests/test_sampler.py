@@ -190,7 +190,9 @@ class Reference:
       masked = jnp.where(allowed, logits, -jnp.inf)
       if sampling.temperature:
         token_key = jax.random.fold_in(key, len(answer))
-        token = int(jax.random.categorical(token_key, masked))
+        total = jnp.cumsum(jax.nn.softmax(masked))
+        drawn = jax.random.uniform(token_key) * total[-1]
+        token = int(jnp.searchsorted(total, drawn, side="right"))
       else:
         token = int(masked.argmax())
       answer.append(token)

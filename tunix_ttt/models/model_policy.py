@@ -116,8 +116,7 @@ class Generator:
       params: Any, keys: jax.Array, tokens: jax.Array, mask: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
       memory = policy_lib.empty(policy, len(tokens))
-      num_slots = max_prompt_length + max_new_tokens
-      memory = policy_lib.grow(policy, memory, num_slots)
+      memory = policy_lib.grow(policy, memory, max_prompt_length)
       memory, logits = policy_lib.feed(policy, params, memory, tokens, mask)
       _, answers = sampling_lib.decode(
         policy,
@@ -128,6 +127,7 @@ class Generator:
         logits,
         mask.any(axis=1),
         sampling=sampling,
+        num_slots=max_prompt_length,
         max_new_tokens=max_new_tokens,
         max_game_tokens=None,
       )

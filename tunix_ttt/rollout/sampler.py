@@ -252,11 +252,12 @@ class Sampler:
       fits = memory.positions + mask.sum(axis=1) < limit
       ending = jnp.where(active & ~fits, jnp.int8(Ending.LENGTH), games.ending)
       games, active = dataclasses.replace(games, ending=ending), active & fits
-    num_slots = memory.valid.shape[1] + tokens.shape[1]
-    if self._config.context != "truncated" or not memory.valid.shape[1]:
-      # Otherwise the slots of the last answer are reused.
-      num_slots += self._config.max_new_tokens
-    memory = policy_lib.grow(self._policy, memory, num_slots)
+    num_before = memory.valid.shape[1]
+    num_slots = num_before + tokens.shape[1]
+    if self._config.context == "truncated" and num_before:
+      # The slots of the last answer are reused.
+      num_slots -= self._config.max_new_tokens
+    memory = policy_lib.grow(self._policy, memory, max(num_before, num_slots))
     memory, logits = policy_lib.feed(
       self._policy, params, memory, tokens, mask & active[:, None]
     )
@@ -273,6 +274,7 @@ class Sampler:
       logits,
       active,
       sampling=sampling,
+      num_slots=num_slots,
       max_new_tokens=self._config.max_new_tokens,
       max_game_tokens=self._config.max_game_tokens,
       legal=legal,
