@@ -137,7 +137,7 @@ def test_games_of_an_expert_of_any_game(run):
   output = ("--output", "o.jsonl")
   refused(run(GENERATE, *flags, *output), "--expert: needs an exact solver")
   for kind, message in (
-    ("positions", "(choose from 'games', 'rejection')"),
+    ("positions", "(choose from games, rejection)"),
     ("rejection", "--kind rejection needs --config"),
   ):
     flags = (*game, "--kind", kind, "--count", 4, *output)
@@ -214,7 +214,7 @@ def test_nothing_is_written_over(run):
   "script, flags, message",
   [
     (GENERATE, ["--kind", "games"], "required: --count, --output"),
-    (GENERATE, ["--kind", "chess"], "invalid choice: 'chess'"),
+    (GENERATE, ["--kind", "chess", "--count", "1", "--output", "x"], "invalid choice: 'chess'"),
     (GENERATE, ["--kind", "games", "--count", 1, "--output", "o", "--labels", "all"], "--labels is not for --kind games"),
     (GENERATE, ["--kind", "games", "--count", 1, "--output", "o", "--config", "c"], "--config is not for --kind games"),
     (GENERATE, ["--kind", "rejection", "--count", 1, "--output", "o"], "--kind rejection needs --config"),

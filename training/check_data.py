@@ -8,11 +8,8 @@ import pathlib
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import files
-from tunix_ttt.data import checks
 from tunix_ttt.data import reading
 from tunix_ttt.data import row_formats
-from tunix_ttt.evaluate import evalsets
-from tunix_ttt.games import catalog
 from tunix_ttt.text import chat
 
 
@@ -76,6 +73,11 @@ def main() -> None:
   if flags.json is not None:
     files.check_output(flags.json)
   rows = reading.find(flags.file, flags.split)
+  # Imported lazily: pulls in JAX.
+  from tunix_ttt.data import checks
+  from tunix_ttt.evaluate import evalsets
+  from tunix_ttt.games import catalog
+
   leakage, tokenizer, limit = None, None, None
   game, config = config_lib.GameConfig(name=flags.game), None
   if flags.config is not None:

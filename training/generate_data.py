@@ -7,10 +7,9 @@ from typing import Any
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.data import generate
 from tunix_ttt.data import reading
-from tunix_ttt.games import catalog
 from tunix_ttt.games import row_kinds
 
 # Flags of the kinds that a model plays.
@@ -22,10 +21,6 @@ _MODEL_FLAGS = {
 
 
 def _parse() -> argparse.Namespace:
-  # The game decides which kinds there are.
-  first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  cli.add_game(first)
-  kinds = catalog.load(first.parse_known_args()[0].game).rows.kinds
   parser = cli.parser(
     __doc__ or "",
     "python training/generate_data.py --kind games --count 10000 --mistakes"
@@ -35,7 +30,6 @@ def _parse() -> argparse.Namespace:
   cli.add_game(parser)
   add(
     "--kind",
-    choices=[*kinds, "rejection"],
     required=True,
     help="games of the solver or an expert, positions labelled by it, preference"
     " pairs (dpo) by the solver or of a model's mistakes, prompts, or games of a"
@@ -118,6 +112,15 @@ def _parse() -> argparse.Namespace:
     help="keep past thoughts in conversations of a model",
   )
   flags = parser.parse_args()
+  # Imported lazily: pulls in JAX. The game decides which kinds there are.
+  from tunix_ttt.games import catalog
+
+  kinds = catalog.load(flags.game).rows.kinds
+  if flags.kind not in (*kinds, "rejection"):
+    parser.error(
+      f"argument --kind: invalid choice: {errors.quote(flags.kind)} (choose from"
+      f" {', '.join([*kinds, 'rejection'])})"
+    )
   if _needs_model(flags):
     if flags.config is None:
       model = " with --model" if flags.kind == "dpo" else ""
@@ -181,6 +184,10 @@ def main() -> None:
   flags = _parse()
   files.check_output(flags.output)
   files.check_output(reading.beside(flags.output))
+  # Imported lazily: pulls in JAX.
+  from tunix_ttt.data import generate
+  from tunix_ttt.games import catalog
+
   if _needs_model(flags):
     kind = _model_kind(vars(flags))
   else:
