@@ -123,6 +123,7 @@ def test_a_run_from_python(tmp_path, monkeypatch, capsys):
     ttt.export_model(run, "exported")
 
 
+@pytest.mark.slow
 def test_resuming_supervised_runs(tmp_path):
   config = ttt.SFTConfig(
     model=conftest.SMALL_MODEL,

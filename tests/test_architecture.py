@@ -147,6 +147,7 @@ def test_importing_starts_no_backend_and_needs_no_tunix():
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_importing_everything_starts_no_backend():
   names = [
     ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(

@@ -290,6 +290,7 @@ def greedy(model, prompt, max_new_tokens):
   return model.tokenizer.decode(answer)
 
 
+@pytest.mark.slow
 def test_a_model_answers_prompts(base):
   chat = [{"role": "user", "content": "a1"}]
   prompts = ["a1", "b2, please", chat]

@@ -130,7 +130,7 @@ def train(module) -> str:
   return program.as_text()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", conftest.slow_but(["qwen2.5"], FAMILIES))
 def test_a_decode_step_gathers_each_split_weight_once(family):
   spec, module = make(family, FSDP)
   found = collectives(decode(spec, module))
@@ -143,7 +143,7 @@ def test_a_decode_step_gathers_each_split_weight_once(family):
   }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", conftest.slow_but(["qwen2.5"], FAMILIES))
 def test_a_decode_step_adds_up_what_split_products_give(family):
   spec, module = make(family, TP)
   found = collectives(decode(spec, module))
@@ -168,7 +168,9 @@ def test_a_decode_step_adds_up_what_split_products_give(family):
   }
 
 
-@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize(
+  "adapted", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_a_training_step_gathers_weights_and_adds_up_gradients(adapted):
   spec, module = make("qwen2.5", FSDP, adapted)
   found = collectives(train(module))

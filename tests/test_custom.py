@@ -91,6 +91,7 @@ def test_an_estimator_of_ones_own(level):
   assert is_trained[:, 0].tolist() == [True] * 3 + [False] * 3
 
 
+@pytest.mark.slow
 def test_a_run_with_functions_of_ones_own(tmp_path):
   config = test_grpo.changed(
     test_grpo.CONFIG, "training", max_steps=2, optimizer=f"{HERE}:sgd"

@@ -145,6 +145,7 @@ def test_games_of_an_expert_of_any_game(run):
     assert code == 2 and message in err
 
 
+@pytest.mark.slow
 def test_a_models_own_games(run):
   flags = ("--kind", "rejection", "--config", "config.yaml", "--count", 40)
   out = generate(run, "own.jsonl", *flags, "--keep", "all", "--sides", "o")

@@ -187,6 +187,7 @@ def run(config, tmp_path_factory):
   return recipes.train_grpo(config, tmp_path_factory.mktemp("kuhn") / "run")
 
 
+@pytest.mark.slow
 def test_a_run_of_poker_has_its_words_and_its_numbers(run, config):
   rows = test_grpo.rows(run)
   last = rows[-1]
@@ -204,6 +205,7 @@ def test_a_run_of_poker_has_its_words_and_its_numbers(run, config):
   assert len(list((run / "opponents").glob("*.bin"))) == 4
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_poker_is_the_same(run, config, tmp_path):
   copy = tmp_path / "copy"
   shutil.copytree(run, copy)
@@ -212,6 +214,7 @@ def test_a_resumed_run_of_poker_is_the_same(run, config, tmp_path):
   assert test_grpo.final(copy) == test_grpo.final(run)
 
 
+@pytest.mark.slow
 def test_a_person_plays_poker(run, config):
   trained = checkpoints.load(run)
   partner = partner_lib.Partner(trained, config, seed=1)
@@ -232,6 +235,7 @@ def test_a_person_plays_poker(run, config):
     partner_lib.Partner(trained, dataclasses.replace(config, play=full))
 
 
+@pytest.mark.slow
 def test_a_model_of_another_game_is_refused(run, config):
   changed = dataclasses.replace(
     config,

@@ -97,6 +97,7 @@ def test_killed_and_resumed_is_the_same(pairs, tmp_path):
     np.testing.assert_array_equal(value, b[name])
 
 
+@pytest.mark.slow
 def test_an_adapters_reference_is_the_model_without_it(pairs, tmp_path):
   config = make(pairs, lora={"rank": 2, "alpha": 4.0})
   run = recipes.train_dpo(config, tmp_path / "run")

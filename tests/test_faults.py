@@ -39,6 +39,7 @@ def test_a_run_survives():
   assert survivors(table) == {"kills sft": (2, 2)}
 
 
+@pytest.mark.slow
 def test_a_damaged_model_is_told():
   table = attack(
     *("--kind", "damage", "--count", "4", "--action", "export", "--damage"),

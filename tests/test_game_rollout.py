@@ -91,7 +91,7 @@ def test_prompts_come_again_once_all_have_come(tmp_path):
   "opponents",
   [
     {"random": [0.0, 0.0], "mcts": {"simulations": 4}},
-    {"custom": "mcts:4"},
+    pytest.param({"custom": "mcts:4"}, marks=pytest.mark.slow),
   ],
 )
 def test_an_opponent_of_each_kind_moves_legally(opponents, tmp_path):

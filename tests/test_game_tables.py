@@ -91,13 +91,16 @@ class Reference(test_sampler.Reference):
 
 
 @pytest.mark.parametrize(
+  "played", conftest.slow_but(["kuhn_poker"], MADE), indirect=True
+)
+@pytest.mark.parametrize(
   "settings",
   [
-    {"context": "board", "constrained": True},
     {"context": "full", "constrained": True},
     *(
       pytest.param(settings, marks=pytest.mark.slow)
       for settings in (
+        {"context": "board", "constrained": True},
         {"context": "board", "constrained": "legal"},
         {"context": "full", "on_parse_error": "retry"},
       )

@@ -68,7 +68,7 @@ def test_logits_are_those_of_transformers(case):
   check(FIXTURES / case)
 
 
-@pytest.mark.parametrize("case", CASES)
+@conftest.each_case(CASES, TWO)
 def test_a_spec_alone_and_values_make_the_same_model(case):
   tokens, theirs = expected(FIXTURES / case)
   module, spec = hub_loading.load(FIXTURES / case)
@@ -86,19 +86,24 @@ def test_a_spec_alone_and_values_make_the_same_model(case):
   ("case", "change"),
   [
     ("qwen2.5-tied", {"rope_theta": 1e4}),
-    ("qwen2.5-untied", {"norm_eps": 1e-6}),
-    ("qwen3-untied", {"rope_theta": 1e6}),
-    ("gemma2", {"sliding_window": 12}),
-    ("gemma2", {"query_pre_attn_scalar": None}),
-    ("gemma2-fused", {"query_pre_attn_scalar": None}),
     ("gemma2", {"attn_logit_softcap": 0.0}),
-    ("gemma2", {"final_logit_softcap": 30.0}),
     ("gemma3", {"sliding_window": 12}),
-    ("gemma3", {"layer_types": None}),
-    ("gemma3", {"rope_theta": 1e4}),
     ("gemma3", {"rope_scale": 1.0}),
-    ("gemma3", {"local_rope_theta": 1e4}),
-    ("gemma3", {"query_pre_attn_scalar": None}),
+    *(
+      pytest.param(*each, marks=pytest.mark.slow)
+      for each in (
+        ("qwen2.5-untied", {"norm_eps": 1e-6}),
+        ("qwen3-untied", {"rope_theta": 1e6}),
+        ("gemma2", {"sliding_window": 12}),
+        ("gemma2", {"query_pre_attn_scalar": None}),
+        ("gemma2-fused", {"query_pre_attn_scalar": None}),
+        ("gemma2", {"final_logit_softcap": 30.0}),
+        ("gemma3", {"layer_types": None}),
+        ("gemma3", {"rope_theta": 1e4}),
+        ("gemma3", {"local_rope_theta": 1e4}),
+        ("gemma3", {"query_pre_attn_scalar": None}),
+      )
+    ),
   ],
 )
 def test_every_field_of_a_spec_matters(case, change):
@@ -154,7 +159,7 @@ def test_decoding_with_a_cache(case):
     np.testing.assert_allclose(part, theirs[:, seen - 1], atol=5e-5)
 
 
-@conftest.each_case(CASES, TWO)
+@conftest.each_case(CASES, TWO[:1])
 def test_lora_finds_every_linear_module_and_starts_as_the_base(case):
   tokens, _ = expected(FIXTURES / case)
   module, spec = hub_loading.load(FIXTURES / case)
@@ -175,10 +180,15 @@ def test_lora_finds_every_linear_module_and_starts_as_the_base(case):
   ("case", "target", "product"),
   [
     ("qwen2.5-tied", "q_proj", "dr,rnh->dnh"),
-    ("qwen3-untied", "q_proj", "dr,rnh->dnh"),
-    ("gemma2", "q_einsum", "dr,rnh->ndh"),
     ("gemma2-fused", "qkv_einsum", "dr,rsnh->sndh"),
-    ("gemma3", "q_einsum", "dr,rnh->ndh"),
+    *(
+      pytest.param(*each, marks=pytest.mark.slow)
+      for each in (
+        ("qwen3-untied", "q_proj", "dr,rnh->dnh"),
+        ("gemma2", "q_einsum", "dr,rnh->ndh"),
+        ("gemma3", "q_einsum", "dr,rnh->ndh"),
+      )
+    ),
   ],
 )
 def test_an_adapter_adds_to_the_checkpoints_own_weights(case, target, product):
@@ -215,7 +225,7 @@ def test_lora_names_gemmas_modules_to_who_knows_others():
     )
 
 
-@pytest.mark.parametrize("case", ["qwen2.5-untied", "gemma2", "gemma3"])
+@conftest.each_case(["qwen2.5-untied", "gemma2", "gemma3"], TWO[1:])
 def test_parameters_go_to_their_places_on_a_mesh(case):
   tokens, theirs = expected(FIXTURES / case)
   devices = np.asarray(jax.devices()).reshape(2, 1)

@@ -134,14 +134,7 @@ def test_what_is_saved_is_the_same(loaded, tmp_path):
 
 
 # It renders all observations of the game.
-@pytest.mark.parametrize(
-  "directory",
-  [
-    name if name == "gemma2" else pytest.param(name, marks=pytest.mark.slow)
-    for name in FAMILIES
-  ],
-  indirect=True,
-)
+@pytest.mark.slow
 def test_observations_and_answers(loaded):
   text_format = text_formats.GridFormat()
   tables = tables_lib.build(players.GAME, loaded)

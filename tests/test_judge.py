@@ -259,6 +259,7 @@ def test_wrong_input(run, flags, found):
   assert conftest.listing() == before
 
 
+@pytest.mark.slow
 def test_directories(run, sft_run, tmp_path):
   """A run, and the same model in a directory of Hugging Face without one."""
   exported = recipes.export_model(sft_run / "checkpoint-final", tmp_path / "hf")

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import conftest
 from tests import test_game_tables
 from tests import test_sampler
 from tests import toy_games
@@ -45,9 +44,8 @@ def start(name, tokenizer):
   return env, begin(keys, seats), tables_lib.build(game, tokenizer)
 
 
-@pytest.mark.parametrize(
-  "name", conftest.slow_but(["connect_four", "nim"], MADE)
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MADE)
 def test_no_game_ends_by_an_answer(name, model, tokenizer):
   env, states, tables = start(name, tokenizer)
   policy = model_policy.ModelPolicy(model[1], model[0])

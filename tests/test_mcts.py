@@ -104,6 +104,7 @@ def test_wins_and_blocks(moves, best):
   assert searching(64)(keys, state).tolist() == [best] * 31
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stones", [5, 6, 7])
 def test_a_multiple_of_four_is_left_in_nim(stones):
   player = searched(Nim(stones), simulations=128, rollouts=4)
@@ -113,6 +114,7 @@ def test_a_multiple_of_four_is_left_in_nim(stones):
   assert moves.tolist() == [stones % 4 - 1] * 5
 
 
+@pytest.mark.slow
 def test_a_value_function_replaces_rollouts():
   # The seat to act loses at multiples of four: one ply of search is enough.
   def value(key, state):
@@ -136,6 +138,7 @@ def test_rollout_values_have_the_sign_of_the_seat_to_act():
   assert abs(float(value(jax.random.key(0), jnp.array([2, 1])))) < 0.06
 
 
+@pytest.mark.slow
 def test_a_move_depends_on_its_own_key_and_state():
   player = searched(tic_tac_toe(), simulations=5, rollouts=1)
   moves = [[], [4], [0, 4, 1]]
@@ -185,6 +188,7 @@ def play_random(name, simulations, num_games, **settings):
   return map(np.asarray, jax.jit(jax.vmap(play))(keys, seats))
 
 
+@pytest.mark.slow
 def test_it_plays_legally_and_does_not_lose_to_a_random_player():
   returns, is_legal = play_random("tic_tac_toe", 16, 13)
   assert is_legal.all()

@@ -54,6 +54,7 @@ def sizes(module: nnx.Module) -> tuple[int, int]:
   return sum(value.nbytes for value in whole.values()) - small, small
 
 
+@pytest.mark.slow
 def test_supervised(live, tmp_path, monkeypatch):
   config = config_lib.load(config_lib.SFTConfig, SETTINGS)
   backbone, small = sizes(sft.plan(config).model.module)

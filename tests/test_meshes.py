@@ -43,6 +43,13 @@ SPLIT = config_lib.MeshConfig(layout="split")
 KV = ("k_proj", "v_proj", "kv_einsum")
 
 
+def slow_but_fsdp(*others):
+  return [
+    FSDP,
+    *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in others),
+  ]
+
+
 def on(config, mesh):
   return dataclasses.replace(config, mesh=mesh)
 
@@ -112,7 +119,10 @@ def test_activations_are_split_as_far_as_axes_divide_them(owner):
 
 @pytest.mark.parametrize("mesh", [FSDP, TP])
 @pytest.mark.parametrize(
-  "family", ["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
+  "family",
+  conftest.slow_but(
+    conftest.TWO_FAMILIES, ["qwen2.5", "qwen3", "gemma", "gemma2", "gemma3"]
+  ),
 )
 def test_every_array_is_split(family, mesh):
   changes: dict[str, Any] = {}
@@ -144,7 +154,7 @@ def test_every_array_is_split(family, mesh):
     assert size <= 2 * 64 or is_kv
 
 
-@pytest.mark.parametrize("mesh", [FSDP, TP])
+@pytest.mark.parametrize("mesh", slow_but_fsdp(TP))
 def test_an_optimizer_is_split_as_what_it_trains(mesh, source, tmp_path):
   config = on(test_sft.CONFIG, mesh)
   model, _ = run_loop.adapt(
@@ -194,7 +204,7 @@ def on_one(sft_run):
   return sft_run
 
 
-@pytest.mark.parametrize("mesh", [FSDP, TP, SPLIT])
+@pytest.mark.parametrize("mesh", slow_but_fsdp(TP, SPLIT))
 def test_supervised_losses_are_one_devices(on_one, mesh, tmp_path, capsys):
   config = on(test_sft.CONFIG, mesh)
   run = recipes.train_sft(config, tmp_path / "run")
@@ -205,6 +215,7 @@ def test_supervised_losses_are_one_devices(on_one, mesh, tmp_path, capsys):
   assert (note in capsys.readouterr().out) == (mesh is SPLIT)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_other_devices(on_one, tmp_path):
   run = tmp_path / "run"
   shutil.copytree(on_one, run)
@@ -247,14 +258,8 @@ def without(rows, *names):
 CORRECTIONS = ("sampler_is/weight_mean", "sampler_is/share_cut")
 
 
-@pytest.mark.parametrize(
-  "mesh",
-  [
-    FSDP,
-    pytest.param(SPLIT, marks=pytest.mark.slow),
-    pytest.param(TP, marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [FSDP, SPLIT, TP])
 def test_games_are_one_devices(games_on_one, mesh, tmp_path, capsys):
   rows, games = played(games_config(mesh), tmp_path / "run")
   note = "note: sampler and trainer wait for each other"
@@ -274,6 +279,7 @@ def a_step_ahead(tmp_path_factory):
   return run, *played(games_config(max_staleness=1), run)
 
 
+@pytest.mark.slow
 def test_a_step_ahead(games_on_one, a_step_ahead):
   one, expected = games_on_one
   _, rows, games = a_step_ahead
@@ -297,6 +303,7 @@ def test_a_step_ahead_on_devices_of_its_own(a_step_ahead, tmp_path):
   check_going_on(config, path, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_step_ahead_goes_on_as_it_was(a_step_ahead, tmp_path):
   config = games_config(max_staleness=1)
   check_going_on(config, a_step_ahead[0], tmp_path / "run")

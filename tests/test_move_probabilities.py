@@ -198,6 +198,7 @@ def states(play):
   )
 
 
+@pytest.mark.slow
 def test_probabilities_are_the_samplers(model, states, sampled):
   moves = moves_of(model, OneSpelling(), states)
   assert moves.probabilities.shape == (12, 2)
@@ -233,6 +234,7 @@ def test_spellings_add_up(model, states):
   assert np.ptp(moves.probabilities, axis=0).min() > 0.01
 
 
+@pytest.mark.slow
 def test_frequencies_of_sampled_answers_agree(model, states, sampled):
   moves = moves_of(model, ShortText(), states)
   counts = np.zeros((12, 2), int)
@@ -262,7 +264,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", conftest.slow_but(["all"], SETTINGS))
 def test_restricted_samplers_agree(model, tables, states, name):
   """Frequencies of the sampler, restricted in each way, are within chance."""
   settings = {"temperature": TEMPERATURE} | SETTINGS[name]
@@ -329,6 +331,7 @@ def test_answers_with_thoughts_are_refused(model, tables):
     )
 
 
+@pytest.mark.slow
 def test_any_end_token_ends_an_answer(model, states):
   def probabilities(*end_ids):
     return moves_of(model, ShortText(), states, end_ids=end_ids).probabilities
@@ -369,6 +372,7 @@ def test_other_parameters_replace_the_models(model, states):
   assert (score(states).probabilities > 1.5 * replaced.probabilities).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seat", [0, 1])
 def test_greedy_decisions_are_the_moves_of_games(model, tables, play, seat):
   """Games of a few turns make the moves that the decisions say."""

@@ -119,7 +119,9 @@ def test_an_adapter_finds_its_base_by_digest(tree, tmp_path, monkeypatch, run):
   assert beside.resolve() == (tree / "cold").resolve()
 
 
-@pytest.mark.parametrize("name", ["whole", "adapter"])
+@pytest.mark.parametrize(
+  "name", conftest.slow_but(["adapter"], ["whole", "adapter"])
+)
 def test_a_moved_run_goes_on_as_if_it_had_not_been(
   name, tree, tmp_path, monkeypatch
 ):

@@ -22,6 +22,7 @@ def model():
   return reference_log_probs.base_model(CONFIG)
 
 
+@pytest.mark.slow
 def test_greedily_each_opening_has_one_answer(model, monkeypatch):
   monkeypatch.setattr(matches, "OPENINGS_TEMPERATURE", 0.0)
   found = matches.sample_openings(model, CONFIG, 0, NUM_GAMES)

@@ -136,6 +136,7 @@ def test_records_name_the_source():
   assert (c.function, c.source) == ("sign", None)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_reward_of_its_own(tmp_path):
   given = {"centre": centre, "short": (short, 0.1)}
   run = test_grpo.train(CONFIG, tmp_path / "run", given)

@@ -287,6 +287,7 @@ def test_a_run_sees_the_same_sequences_in_batches_of_one_shape():
   assert f"tokens   {2 * shape[0] * shape[1]:,} a step" in text
 
 
+@pytest.mark.slow
 def test_a_run_learns_what_it_would_have_without_packing(finished, tmp_path):
   unpacked = recipes.train_sft(UNPACKED, tmp_path / "unpacked")
   packed_rows, unpacked_rows = test_sft.rows(finished), test_sft.rows(unpacked)

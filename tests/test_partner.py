@@ -42,6 +42,7 @@ def test_a_model_says_again_what_it_has_said(model, context):
   assert partner.answer(0, [[], moves[1]]) == [first[0], second[1]]
 
 
+@pytest.mark.slow
 def test_a_model_against_itself(model):
   greedy = partner_lib.Partner(model, settings(), seed=0, num_games=3)
   played = partner_lib.self_play(greedy, 3)

@@ -137,10 +137,10 @@ def test_the_share_of_past_weights_is_one_of_the_steps(opponents, expected):
 
 CASES = [
   ("tictactoe", "board"),
-  ("kuhn_poker", "full"),
   *(
     pytest.param(*case, marks=pytest.mark.slow)
     for case in (
+      ("kuhn_poker", "full"),
       ("tictactoe", "full"),
       ("tictactoe", "truncated"),
       ("connect_four", "board"),
@@ -201,10 +201,8 @@ def test_each_seat_is_played_by_its_own_weights(name, context, tmp_path):
   assert play.num_traces == 1
 
 
-@pytest.mark.parametrize(
-  ("name", "context"),
-  [CASES[0], pytest.param(*CASES[1], marks=pytest.mark.slow), *CASES[2:4]],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "context"), CASES[:4])
 def test_a_game_against_the_present_weights_is_one_seat_of_self_play(
   name, context, tmp_path
 ):
@@ -233,6 +231,7 @@ def test_a_game_against_the_present_weights_is_one_seat_of_self_play(
   np.testing.assert_allclose(games.log_probs, log_probs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_against_greedy_past_weights(tmp_path):
   config = load(opponents={"policy": "greedy"})
   rollout, model, past = begin(config, tmp_path)
@@ -339,7 +338,9 @@ def test_random_players_replace_weights_that_there_are_not_yet(tmp_path):
   assert not pool.is_due(1)
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+@pytest.mark.parametrize(
+  "lora", [None, pytest.param({"rank": 2}, marks=pytest.mark.slow)]
+)
 def test_what_is_kept_and_drawn(lora, tmp_path):
   config = load(
     opponents={"add_every_n_steps": 2},

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import conftest
 from tunix_ttt import errors
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games.connect_four import connect_four_text
@@ -47,7 +48,9 @@ def assert_same(one, other):
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+  "name", conftest.slow_but(["connect_four", "hex", "tic_tac_toe"], NAMES)
+)
 def test_random_games_are_those_of_pgx(name):
   game, env = pgx_games.PgxGame(name), pgx.make(name)
   keys = jax.random.split(jax.random.key(3), BATCH)
@@ -166,6 +169,7 @@ def test_games_that_do_not_fit(name, reason):
   )
 
 
+@pytest.mark.slow
 def test_every_game_of_pgx_is_played_or_refused():
   for name in pgx.available_envs():
     if name in NAMES:

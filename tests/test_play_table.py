@@ -83,7 +83,7 @@ def follow(rules, table, node, solution, human, state):
     yield [(stones, taken), "parse_error" if taken is None else "illegal"]
 
 
-@pytest.mark.parametrize("human", [0, 1])
+@pytest.mark.parametrize("human", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_every_game_of_the_table_is_one_of_the_game(nim, human):
   table, rules = tabulate(nim, nim_games.policy()), nim.game
   assert table["seats"] == ["first", "second"] and table["plies"] == 9

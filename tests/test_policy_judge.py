@@ -184,6 +184,7 @@ def settings(**play_settings):
   )
 
 
+@pytest.mark.slow
 def test_a_model_is_judged_as_its_sampled_games(model, tmp_path, monkeypatch):
   # The little model spells some answers in other tokens.
   monkeypatch.setattr(policy_judge, "_MAX_UNRESOLVED", 0.02)
@@ -231,6 +232,7 @@ def test_training_evaluates_the_sampled_policy(model, monkeypatch):
   assert 0 < metrics["score"] < 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_answers(model):
   config = settings(num_answers=3, constrained="legal")
   first, again = (policy_judge.PolicyJudge(model, config)() for _ in range(2))

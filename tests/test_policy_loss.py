@@ -239,8 +239,12 @@ def test_neither_chunks_nor_padding_change_the_loss(table, mode):
 @pytest.mark.parametrize(
   "family", conftest.slow_but(["qwen2.5"], specs.FAMILIES)
 )
-@pytest.mark.parametrize("remat", ["none", "block", "decoder"])
-@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize(
+  "remat", conftest.slow_but(["block"], ["none", "block", "decoder"])
+)
+@pytest.mark.parametrize(
+  "adapted", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_chunks_of_a_model(family, remat, adapted):
   window = {"sliding_window": 3} if family in ("gemma2", "gemma3") else {}
   module = specs.initialize(conftest.small_spec(family, VOCAB, **window), 0)

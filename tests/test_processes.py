@@ -178,15 +178,12 @@ def test_a_process_that_nobody_meets(tmp_path):
   assert any(LOST in line for line in err.splitlines()[-2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings, found",
   [
     (["process_id=2"], "process_id and num_processes must be nonnegative"),
-    pytest.param(
-      ["coordinator=null"],
-      "coordinator_address should be defined",
-      marks=pytest.mark.slow,
-    ),
+    (["coordinator=null"], "coordinator_address should be defined"),
   ],
 )
 def test_wrong_settings(settings, found, tmp_path):

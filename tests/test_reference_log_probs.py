@@ -46,7 +46,7 @@ def test_nothing_trained_weighs_nothing():
   assert not weights.any() and set(metrics.values()) == {0.0}
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_scores_do_not_depend_on_devices_or_parts(parts):
   training = dataclasses.replace(
     test_grpo.CONFIG.training, gradient_accumulation_steps=parts
@@ -86,7 +86,9 @@ def change(module, by):
 
 
 @pytest.mark.parametrize("reference", ["start", "base"])
-@pytest.mark.parametrize("has_adapters", [True, False])
+@pytest.mark.parametrize(
+  "has_adapters", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_the_reference_stays_what_it_is(reference, has_adapters):
   algorithm = config_lib.AlgorithmConfig(beta=0.1, reference=reference)
   config = dataclasses.replace(test_grpo.CONFIG, grpo=algorithm)

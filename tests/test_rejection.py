@@ -151,6 +151,7 @@ def kuhn_model():
   return reference_log_probs.base_model(kuhn_config())
 
 
+@pytest.mark.slow
 def test_a_models_games_of_another_game(kuhn_model):
   counts: Counter[str] = Counter()
   kind = rejection.Rejection(

@@ -50,9 +50,7 @@ def make_model(family, tokenizer):
   return spec, specs.initialize(spec, 0)
 
 
-@pytest.fixture(
-  scope="module", params=conftest.slow_but(("qwen2.5", "gemma2"), MODELS)
-)
+@pytest.fixture(scope="module", params=conftest.slow_but(("gemma2",), MODELS))
 def any_model(request, tokenizer):
   return make_model(request.param, tokenizer)
 
@@ -343,6 +341,7 @@ def test_a_game_does_not_depend_on_those_beside_it(model, tables):
   assert len(set(several.turn_mask.sum(axis=1).tolist())) > 1
 
 
+@pytest.mark.slow
 def test_a_group_shares_its_start_and_the_opponent_seed(model, tables):
   groups, size = 4, 6
   sampling = {"temperature": 1.5, "constrained": True}
@@ -392,9 +391,8 @@ def test_limits_that_leave_no_room(model, tables):
     make(model, tables, max_new_tokens=12, max_game_tokens=13)
 
 
-@pytest.mark.parametrize(
-  "context", conftest.slow_but(["board"], ["full", "board"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["full", "board"])
 def test_memory_is_linear_and_holds_no_logits_of_whole_chunks(
   model, tables, context
 ):

@@ -106,6 +106,7 @@ def test_games_do_not_depend_on_those_beside_them(
   np.testing.assert_array_equal(games.ending == Ending.UNFINISHED, expected)
 
 
+@pytest.mark.slow
 def test_games_do_not_depend_on_the_default_width(tables, logits):
   games = check_widths(
     tables, logits, 48, (None,), max_turns=1, constrained=True

@@ -326,6 +326,7 @@ def test_play_every_line(run):
       assert answer and text_formats.coordinate(answer.cell) == turn["move"]
 
 
+@pytest.mark.slow
 def test_sampled_games_depend_on_the_seed_alone(run):
   flags = ("--episodes", 70, "--temperature", 1.0, "--opponent", "optimal")
   for name, seed in (("a", 0), ("b", 0), ("c", 1)):

@@ -30,6 +30,10 @@ from tunix_ttt.train import reference_log_probs
 
 Ending = trajectory_lib.Ending
 GAMES = ("tictactoe", "kuhn_poker", "leduc_poker")
+# Tests of one game share its games: most of their time is compilation.
+each_game = pytest.mark.parametrize(
+  "name", conftest.slow_but(["kuhn_poker"], GAMES)
+)
 # Answers of a model that has learned nothing.
 SETTINGS = {
   "model": {"name": "tiny-qwen2.5", **conftest.SMALL_MODEL.shape()},
@@ -78,7 +82,7 @@ def at(states, *index):
   return jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), states)
 
 
-@pytest.mark.parametrize("name", GAMES)
+@each_game
 def test_a_game_is_a_replay_of_its_moves_by_the_seat_to_act(name):
   config, _, games, _ = played(name)
   game = catalog.of(config)
@@ -110,7 +114,7 @@ def assert_equal(this, that):
   jax.tree.map(np.testing.assert_array_equal, this, that)
 
 
-@pytest.mark.parametrize("name", GAMES)
+@each_game
 def test_rules_and_chance_are_the_games_own(name):
   """A loop in Python plays the moves by the rules alone, without the view."""
   config, _, games, _ = played(name)
@@ -140,7 +144,7 @@ def test_rules_and_chance_are_the_games_own(name):
     assert games.ending[number] == signs[int(np.sign(returns[last]))]
 
 
-@pytest.mark.parametrize("name", GAMES)
+@each_game
 def test_each_seat_has_its_turns_and_its_ending(name):
   config, _, games, _ = played(name)
   game = catalog.of(config)
@@ -196,7 +200,9 @@ def ended(name, ending, last_move):
   return game, jax.device_get(self_play.by_seat(env, one, 3))
 
 
-@pytest.mark.parametrize("name", ["tictactoe", "kuhn_poker"])
+@pytest.mark.parametrize(
+  "name", conftest.slow_but(["tictactoe"], ["tictactoe", "kuhn_poker"])
+)
 @pytest.mark.parametrize(
   ("ending", "last_move", "both"),
   [
@@ -237,7 +243,9 @@ def test_rewards_of_the_rules_are_of_opposite_sign():
   assert (values[:, 0] == -values[:, 1]).all() and (values != 0).all()
 
 
-@pytest.mark.parametrize("name", ["kuhn_poker", "leduc_poker"])
+@pytest.mark.parametrize(
+  "name", conftest.slow_but(["kuhn_poker"], ["kuhn_poker", "leduc_poker"])
+)
 def test_the_model_sees_what_the_seat_to_act_knows(name):
   config, model, games, rollout = played(name)
   game = catalog.of(config)
@@ -361,6 +369,7 @@ def test_the_role_baseline_is_a_running_mean_of_each_seats_games():
   )
 
 
+@pytest.mark.slow
 def test_self_play_with_a_role_baseline_is_resumed_exactly(tmp_path):
   config = load(
     "kuhn_poker",

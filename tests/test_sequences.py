@@ -31,16 +31,11 @@ def model(tokenizer):
 @pytest.mark.parametrize(
   ("context", "settings"),
   [
-    pytest.param("full", {}, marks=pytest.mark.slow),
-    ("truncated", {}),
     ("board", {}),
     *(
-      pytest.param(
-        context,
-        {"on_parse_error": "retry", "max_turns": 3},
-        marks=pytest.mark.slow,
-      )
+      pytest.param(context, settings, marks=pytest.mark.slow)
       for context in ("full", "truncated")
+      for settings in ({}, {"on_parse_error": "retry", "max_turns": 3})
     ),
   ],
 )
@@ -123,9 +118,8 @@ def likely(model, tables, tokens):
   return spec, bent
 
 
-@pytest.mark.parametrize(
-  "context", conftest.slow_but(["board"], ["full", "board"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["full", "board"])
 def test_control_tokens_in_the_middle_of_an_answer(
   model, tables, tokenizer, context
 ):

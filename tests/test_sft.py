@@ -74,6 +74,12 @@ def finished(request):
   return LORA, request.getfixturevalue("sft_lora_run")
 
 
+# Runs of adapters are slow tests where they are made anew.
+whole_model = pytest.mark.parametrize(
+  "finished", conftest.slow_but(["full"], ["full", "lora"]), indirect=True
+)
+
+
 def test_a_run_leaves_what_it_should(finished):
   _config, run = finished
   names = {p.name for p in run.iterdir()}
@@ -142,6 +148,7 @@ def test_the_loss_falls(finished):
   assert losses[-1] < losses[0]
 
 
+@whole_model
 def test_the_same_config_gives_the_same_run(finished, tmp_path):
   config, run = finished
   again = recipes.train_sft(config, tmp_path / "again")
@@ -149,6 +156,7 @@ def test_the_same_config_gives_the_same_run(finished, tmp_path):
   assert final(again) == final(run)
 
 
+@whole_model
 def test_accumulation_gives_the_update_of_one_batch(finished, tmp_path):
   config, run = finished
   parts = dataclasses.replace(
@@ -172,6 +180,7 @@ def test_a_finished_run_is_left_alone(finished):
   assert (run / run_directory.MANIFEST).read_bytes() == before
 
 
+@whole_model
 def test_resuming_from_an_earlier_step_ends_the_same(finished, tmp_path):
   config, run = finished
   copy = tmp_path / "copy"
@@ -240,6 +249,7 @@ def test_a_diverging_run_says_so(tmp_path):
     recipes.train_sft(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_lora_on_a_model_that_was_trained_first(sft_run, tmp_path):
   base = sft_run
   config = dataclasses.replace(

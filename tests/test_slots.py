@@ -192,6 +192,7 @@ def check_all_of_tictactoe(tokenizer, all_shows):
   assert sum(x.nbytes for x in jax.tree.leaves(conversation)) < 300_000
 
 
+@pytest.mark.slow
 def test_all_observations_of_tictactoe(tokenizer, all_shows):
   check_all_of_tictactoe(tokenizer, all_shows)
 

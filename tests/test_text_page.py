@@ -164,6 +164,7 @@ def test_unknown_returns_and_optimal_moves_are_left_out(tmp_path):
   assert "optimal moves" not in text and "50.00 to 75.00" in text
 
 
+@pytest.mark.slow
 def test_the_games_of_a_model_make_a_page_to_play(model, tokenizer, tmp_path):
   spec, module = model
   untrained = checkpoints.Model(

@@ -44,7 +44,8 @@ def model(sft_run):
 
 
 @pytest.mark.parametrize(
-  ("context", "constrained"), [("board", False), ("full", "legal")]
+  ("context", "constrained"),
+  [("board", False), pytest.param("full", "legal", marks=pytest.mark.slow)],
 )
 def test_tried_moves_are_played(context, constrained, model):
   play = config_lib.PlayConfig(
@@ -107,9 +108,8 @@ def test_a_tried_move_has_the_probability_of_all_names(model):
     np.testing.assert_allclose(actual, expected / expected.sum(), rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-  "context", ["board", pytest.param("full", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["board", "full"])
 def test_self_play_tries_the_first_move_alone(context):
   config = test_self_play.load("tictactoe")
   config = test_grpo.changed(config, "play", context=context)
@@ -160,6 +160,7 @@ def test_worse_moves_that_were_tried_are_not_trained():
   assert advantages.without_worse(is_trained, values, None) is is_trained
 
 
+@pytest.mark.slow
 def test_a_run_that_tries_moves_is_resumed_exactly(tmp_path):
   run = test_grpo.train(TRY_ALL, tmp_path / "run")
   rows, weights = test_grpo.rows(run), test_grpo.final(run)

@@ -12,9 +12,8 @@ from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import tunix_learner
 
 
-@pytest.mark.parametrize(
-  "parts, iterations", [(1, 1), pytest.param(2, 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("parts, iterations", [(1, 1), (2, 2)])
 def test_it_ends_with_the_same_weights(parts, iterations, tmp_path):
   config = test_grpo.changed(
     test_grpo.CONFIG, "training", gradient_accumulation_steps=parts, max_steps=2

@@ -26,7 +26,16 @@ def model(sft_run):
   return checkpoints.load(sft_run / run_directory.FINAL_CHECKPOINT)
 
 
-@pytest.mark.parametrize("play", [{}, {"max_turns": 2}, {"max_new_tokens": 17}])
+@pytest.mark.parametrize(
+  "play",
+  [
+    {},
+    *(
+      pytest.param(play, marks=pytest.mark.slow)
+      for play in ({"max_turns": 2}, {"max_new_tokens": 17})
+    ),
+  ],
+)
 def test_lines_equal_those_of_whole_games(model, play):
   settings = dataclasses.replace(CONFIG.play, **play)
   config = dataclasses.replace(CONFIG, play=settings)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests import conftest
 from tests import toy_games
 from tunix_ttt import errors
 from tunix_ttt import streams
@@ -56,7 +57,10 @@ def views():
 
 
 VIEWS = views()
-each_view = pytest.mark.parametrize("name", VIEWS)
+each_view = pytest.mark.parametrize(
+  "name",
+  conftest.slow_but(["puzzle", "cards", "three seats", "hidden dice"], VIEWS),
+)
 NUM_GAMES = 7
 
 

@@ -84,6 +84,7 @@ def test_commands_are_the_scripts(ttt):
   assert named | trainers == scripts
 
 
+@pytest.mark.slow
 def test_a_config_of_the_package_is_trained(ttt):
   code, out, err = ttt("train", "--config", "sft_tiny.yaml", "--dry-run")
   assert code == 0, err

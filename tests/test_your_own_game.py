@@ -124,6 +124,7 @@ def settings(**play):
   )
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_batches(game, untrained):
   def judged(batch_size):
     config = settings(num_games=9, batch_size=batch_size, constrained=True)
