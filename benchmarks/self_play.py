@@ -38,35 +38,39 @@ SETTINGS = {
   "leduc_poker": POKER,
   "tictactoe": ["grpo.advantage_estimator=drgrpo"],
 }
-# Opponents and, for self-play, the decay of the role baseline.
-ARMS: dict[str, tuple[dict[str, Any] | None, float | None]] = {
-  "mirror, group baseline": (None, None),
-  "mirror, role baseline": (None, 0.95),
-  "pool": ({"random": (1.0, 0.2), "past_selves": (0.0, 0.8)}, None),
-  "random": ({}, None),
-  "optimal mix": ({"random": (0.5, 0.5), "optimal": (0.5, 0.5)}, None),
-  "exploiter": ({"random": (0.5, 0.5), "exploiter": (0.5, 0.5)}, None),
+_ROLE = "grpo.role_baseline_decay=0.95"
+# Opponents, None for the model itself, and settings.
+ARMS: dict[str, tuple[dict[str, Any] | None, list[str]]] = {
+  "mirror, group baseline": (None, []),
+  "mirror, role baseline": (None, [_ROLE]),
+  "mirror, random starts": (None, [_ROLE, "episodes.starts=0.5"]),
+  "pool": ({"random": (1.0, 0.2), "past_selves": (0.0, 0.8)}, []),
+  "random": ({}, []),
+  "optimal mix": ({"random": (0.5, 0.5), "optimal": (0.5, 0.5)}, []),
+  "exploiter": ({"random": (0.5, 0.5), "exploiter": (0.5, 0.5)}, []),
 }
+# Poker has neither an optimal player nor positions to start on.
+OF_TICTACTOE = {"mirror, random starts", "optimal mix"}
 
 
 def has_arm(game: str, arm: str) -> bool:
-  """Returns whether an arm is for a game; poker has no optimal player."""
-  return game == "tictactoe" or arm != "optimal mix"
+  """Returns whether an arm is for a game."""
+  return game == "tictactoe" or arm not in OF_TICTACTOE
 
 
 def configure(game: str, arm: str, changes: list[str]) -> config_lib.GRPOConfig:
   """Returns the config of an arm."""
-  path = seeds_lib.CONFIGS / f"{CONFIGS[game][1]}.yaml"
-  settings = [*SETTINGS[game], "logging.report=false", *changes]
-  config = config_lib.load(config_lib.GRPOConfig, path, settings)
-  opponents, decay = ARMS[arm]
-  grpo = dataclasses.replace(config.grpo, role_baseline_decay=decay)
+  opponents, settings = ARMS[arm]
   agent = "both" if opponents is None else "mixed"
+  config = config_lib.load(
+    config_lib.GRPOConfig,
+    seeds_lib.CONFIGS / f"{CONFIGS[game][1]}.yaml",
+    [*SETTINGS[game], *settings, "logging.report=false", *changes],
+  )
   policy = "greedy" if game == "tictactoe" else "sampled"
   listed = {"policy": policy, "pool_size": 8, "add_every_n_steps": 5}
   return dataclasses.replace(
     config,
-    grpo=grpo,
     episodes=dataclasses.replace(config.episodes, agent=agent),
     opponents=config_lib.OpponentsConfig(
       **({} if opponents is None else opponents | listed)
