@@ -139,7 +139,7 @@ def draw(rows: list[seeds_lib.Row]) -> figure_lib.Figure:
       for row in rows
       if row["algorithm"] == name
     ]
-    for name in dict.fromkeys(row["algorithm"] for row in rows)
+    for name in ALGORITHMS
   }
   seeds_lib.draw(axes, curves)
   # Linear up to one lost line, so that 0 can be drawn.

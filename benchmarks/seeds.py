@@ -89,6 +89,8 @@ def draw(axes: Any, curves: Mapping[str, Sequence[Curve]]) -> None:
     curves: Curve of each seed, by arm.
   """
   for (arm, listed), color in zip(curves.items(), COLORS, strict=False):
+    if not listed:
+      continue
     steps = sorted({step for curve in listed for step, _ in curve})
     values = np.array(
       [
@@ -114,7 +116,6 @@ def finish(
   """Prints the table, and writes the figure and the results if asked to."""
   for row in table:
     print("  ".join(f"{key} {value}" for key, value in row.items()))
+  record.write(flags.output, {"table": table, "rows": rows})
   if flags.figure:
     draw_figure().savefig(flags.figure, metadata={"Date": None})
-  results = {"table": table, "rows": rows}
-  record.write(flags.output, results)

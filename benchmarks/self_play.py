@@ -153,7 +153,6 @@ def draw(rows: list[seeds_lib.Row]) -> figure_lib.Figure:
     curves = {
       arm: [r["curve"] for r in rows if (r["game"], r["arm"]) == (game, arm)]
       for arm in ARMS
-      if has_arm(game, arm)
     }
     seeds_lib.draw(axes, curves)
     label = "lines lost, X + O" if game == "tictactoe" else "NashConv"

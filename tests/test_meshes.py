@@ -215,6 +215,23 @@ def test_supervised_losses_are_one_devices(on_one, mesh, tmp_path, capsys):
   assert (note in capsys.readouterr().out) == (mesh is SPLIT)
 
 
+def test_muon_on_devices(tmp_path):
+  training = dataclasses.replace(
+    test_sft.CONFIG.training, max_steps=2, optimizer="muon"
+  )
+  config = dataclasses.replace(
+    test_sft.CONFIG,
+    training=training,
+    checkpoint=config_lib.CheckpointConfig(save_interval_steps=1),
+  )
+  one, two = tmp_path / "one", tmp_path / "two"
+  recipes.train_sft(config, one)
+  recipes.train_sft(on(config, FSDP), two)
+  rows_alike(test_sft.rows(two), test_sft.rows(one), 1e-4)
+  recipes.resume(two, on(config, FSDP), step=1)
+  rows_alike(test_sft.rows(two), test_sft.rows(one), 1e-4)
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_on_other_devices(on_one, tmp_path):
   run = tmp_path / "run"

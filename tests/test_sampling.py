@@ -53,6 +53,31 @@ def test_temperature():
   np.testing.assert_allclose(log_probs, np.log(expected)[tokens], rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [7, 4096, 40_000])
+def test_tokens_without_probability_are_never_drawn(size, monkeypatch):
+  rng = np.random.default_rng(size)
+  allowed = rng.random((2, size)) < 0.5
+  logits = jnp.where(allowed, rng.normal(size=(2, size)), -jnp.inf)
+  probs = np.where(allowed, jax.nn.softmax(logits), 0).astype(np.float64)
+  # Shares at, just below and just above the ends of tokens, and the extremes.
+  ends = np.cumsum(probs[0])[:: max(size // 500, 1)].astype(np.float32)
+  ends = np.concatenate([np.nextafter(ends, 0), ends, np.nextafter(ends, 2)])
+  shares = np.r_[0.0, ends[ends < 1], 1 - 2.0**-24].astype(np.float32)
+  keys = jax.random.split(jax.random.key(0), 2)
+
+  @jax.jit
+  def drawn(share):
+    monkeypatch.setattr(jax.random, "uniform", lambda key: share)
+    return sampling._draw(keys, logits)
+
+  tokens = np.stack([drawn(share) for share in shares])
+  assert allowed[[0, 1], tokens].all()
+  # The token is the one whose share it is, but for rounding.
+  after = np.take_along_axis(np.cumsum(probs, axis=1), tokens.T, axis=1)
+  before = after - np.take_along_axis(probs, tokens.T, axis=1)
+  assert (before <= shares + 1e-5).all() and (after >= shares - 1e-5).all()
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_only_what_is_allowed(temperature):
   allowed = jnp.tile(jnp.array([False, True, False, True]), (4000, 1))

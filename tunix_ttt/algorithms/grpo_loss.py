@@ -112,16 +112,19 @@ def games_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the GRPO loss [] of a batch of games, and its metrics.
 
-  `algo_config` is an `AlgorithmConfig`; its `rows_at_once` divide the rows, or
-  are more. `pad_id` and `eos_id` belong to Tunix's interface and are not used.
+  `algo_config` is an `AlgorithmConfig`. `pad_id` and `eos_id` belong to Tunix's interface and are not used.
   """
   has_adapters = bool(jax.tree.leaves(nnx.state(model, nnx.LoRAParam)))
   trained = nnx.LoRAParam if has_adapters else nnx.Param
   graph, values, *frozen = nnx.split(model, trained, nnx.Param, ...)
   num_rows = math.prod(train_example.completion_ids.shape[:-1])
   size = min(algo_config.rows_at_once, num_rows)
+  padding = ((0, -num_rows % size), (0, 0))
   rows = jax.tree.map(
-    lambda leaf: jnp.reshape(leaf, (-1, size, leaf.shape[-1])), train_example
+    lambda leaf: jnp.pad(jnp.reshape(leaf, (num_rows, -1)), padding).reshape(
+      -1, size, leaf.shape[-1]
+    ),
+    train_example,
   )
   counts = rows.completion_mask.sum(axis=2)
   if algo_config.loss_agg_mode != "token-mean":
@@ -186,16 +189,24 @@ def _values_and_gradient(
 
   if jax.tree.leaves(chunks)[0].shape[0] == 1:
     return run(0)
-  total = jax.tree.map(jnp.zeros_like, jax.eval_shape(run, 0))
-  return jax.lax.fori_loop(
+  # Sums of many bfloat16 numbers would be rounded at each.
+  total = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape, jnp.float32), jax.eval_shape(run, 0)
+  )
+  results, gradient = jax.lax.fori_loop(
     0, count, lambda n, total: jax.tree.map(jnp.add, total, run(n)), total
+  )
+  return results, jax.tree.map(
+    lambda leaf, value: leaf.astype(value.dtype), gradient, values
   )
 
 
 def _derivative(
   _: Callable[..., tuple[jax.Array, Any]], gradient: Any, cotangents: Any
 ) -> tuple[None, Any, None, None]:
-  scaled = jax.tree.map(lambda leaf: leaf * cotangents[0], gradient)
+  scaled = jax.tree.map(
+    lambda leaf: (leaf * cotangents[0]).astype(leaf.dtype), gradient
+  )
   return None, scaled, None, None
 
 

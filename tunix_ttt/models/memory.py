@@ -85,11 +85,15 @@ def of_run(
   # float32 copy of bfloat16 parameters.
   moments = _MOMENTS.get(training.optimizer, _MOMENTS["adamw"])
   copies = moments + (spec.dtype != "float32")
+  accumulated = 0
+  if micro_batch < rows:
+    is_grpo = isinstance(config, config_lib.GRPOConfig)
+    accumulated = _FLOAT32 if is_grpo else size
   kept = activations(spec, micro_batch, length, config.model.remat)
   trainer = Estimate(
     weights=size * meshes.numbers_per_device(weights, mesh),
     optimizer=_FLOAT32 * copies * count,
-    gradients=size * (1 + (micro_batch < rows)) * count,
+    gradients=(size + accumulated) * count,
     activations=kept // mesh.size,
     logits=logits(spec, micro_batch, length) // mesh.size,
   )

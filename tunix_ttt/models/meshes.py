@@ -32,7 +32,7 @@ from tunix_ttt.models.families import specs
 FSDP, TP = "fsdp", "tp"
 # Modules with a function `shard`; Gemma 3 uses `sharding_utils.shard`.
 _SHARD_OWNERS: tuple[Any, ...] = (gemma, qwen2, qwen3, sharding_utils)
-# More rows at once are no faster on a CPU, whose caches they do not fit into.
+# Of a device. More are no faster on a CPU, whose caches they do not fit into.
 _MAX_ROWS = 128
 
 with warnings.catch_warnings():
@@ -148,6 +148,20 @@ def use(mesh: Mesh | None) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def in_restore() -> Iterator[None]:
+  """Makes Tunix restore an optimizer's state by `shardings` within a context.
+
+  It asks Flax, whose function fails on what Muon leaves out.
+  """
+  original = nnx.get_named_sharding
+  nnx.get_named_sharding = shardings
+  try:
+    yield
+  finally:
+    nnx.get_named_sharding = original
+
+
 def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
   """Raises a UserError if a config's mesh cannot split the rows or heads."""
   shape = sizes(config.mesh)
@@ -182,12 +196,12 @@ def check(config: config_lib.SFTConfig, spec: specs.ModelSpec) -> None:
 def rows_at_once(config: config_lib.GRPOConfig) -> int:
   """Returns the number of rows of games that are trained at once.
 
-  It divides those of a micro-batch, and is split evenly over the devices.
+  A micro-batch is split evenly, as are its parts over the devices.
   """
   training, fsdp = config.training, sizes(config.mesh)[FSDP]
   rows = training.batch_size // training.gradient_accumulation_steps
-  numbers = range(fsdp, max(_MAX_ROWS, fsdp) + 1, fsdp)
-  return max((number for number in numbers if rows % number == 0), default=rows)
+  parts = -(-rows // (_MAX_ROWS * fsdp))
+  return -(-rows // (parts * fsdp)) * fsdp
 
 
 def partition(
@@ -210,10 +224,18 @@ def partition(
 def shardings(state: Any, mesh: Mesh | jax.sharding.AbstractMesh) -> Any:
   """Returns the sharding of each array of a state, as a tree."""
 
-  def of_array(value: Any, spec: Any) -> NamedSharding:
-    return NamedSharding(mesh, partition(spec, value.shape, mesh))
+  def of_variable(variable: Any) -> Any:
+    spec = variable.get_metadata().get("out_sharding")
+    # Muon's state has no array where Adam's has one, and the reverse.
+    places = jax.tree.map(
+      lambda value: NamedSharding(mesh, partition(spec, value.shape, mesh)),
+      variable.get_value(),
+    )
+    return variable.replace(places)
 
-  return jax.tree.map(of_array, state, nnx.get_partition_spec(state))
+  return jax.tree.map(
+    of_variable, state, is_leaf=lambda node: isinstance(node, nnx.Variable)
+  )
 
 
 def numbers_per_device(state: Any, mesh: jax.sharding.AbstractMesh) -> int:
@@ -258,7 +280,7 @@ def mark(node: Any, mesh: Mesh) -> None:
   optimizer.
   """
   for _, variable in nnx.iter_graph(node):
-    if isinstance(variable, nnx.Variable):
+    if isinstance(variable, nnx.Variable) and jax.tree.leaves(variable):
       spec = variable.get_metadata().get("out_sharding")
       divided = partition(spec, variable.get_value().shape, mesh)
       variable.set_metadata(out_sharding=tuple(divided))

@@ -30,15 +30,20 @@ def use() -> None:
     config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache
   ):
     return
-  path = directory()
   try:
+    path = directory()
     path.mkdir(parents=True, exist_ok=True)
     _remove_halves(path)
-  except (OSError, filelock.Timeout):
+  except (OSError, RuntimeError, filelock.Timeout):
+    # There may be no home directory.
     return
   config.update("jax_compilation_cache_dir", str(path))
-  config.update("jax_compilation_cache_max_size", _MAX_BYTES)
-  config.update("jax_persistent_cache_min_compile_time_secs", _MIN_SECONDS)
+  for name, default, value in (
+    ("jax_compilation_cache_max_size", -1, _MAX_BYTES),
+    ("jax_persistent_cache_min_compile_time_secs", 1.0, _MIN_SECONDS),
+  ):
+    if getattr(config, name) == default:
+      config.update(name, value)
 
 
 def directory() -> pathlib.Path:

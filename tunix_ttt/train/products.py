@@ -20,9 +20,10 @@ def use(module: nnx.Module) -> None:
 
 
 def dot_general(
-  inputs: jax.Array, kernel: jax.Array, *_: Any, **__: Any
+  inputs: jax.Array, kernel: jax.Array, _: Any, **options: Any
 ) -> jax.Array:
-  """Returns `inputs` [..., D] times `kernel` [D, F], as `nnx.Linear` does."""
+  """Returns `inputs` [..., D] times `kernel` [D, F], as `nnx.Linear` asks for."""
+  assert not any(value is not None for value in options.values()), options
   return _product(inputs, kernel)
 
 

@@ -36,6 +36,10 @@ class LeanSteps(peft_trainer.PeftTrainer):
   `skip_jit=True`, because these steps are compiled already.
   """
 
+  def __init__(self, *arguments: Any):
+    with meshes.in_restore():
+      super().__init__(*arguments)
+
   @functools.cached_property
   def mesh(self) -> Mesh | None:
     """The mesh of the model; None for a single device."""
