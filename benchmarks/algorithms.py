@@ -78,8 +78,6 @@ def measure(
         [e["step"], *(int(e[f"{mark}/lines_lost"]) for mark in "XO")]
         for e in evaluations
       ],
-      "before": evaluations[0],
-      "after": evaluations[-1],
     }
 
 
@@ -146,6 +144,7 @@ def draw(rows: list[seeds_lib.Row]) -> figure_lib.Figure:
   axes.set_yscale("symlog", linthresh=1)
   axes.set(ylabel="lines lost, X + O")
   axes.set_ylim(bottom=0)
+  seeds_lib.add_legend(figure, axes)
   return figure
 
 

@@ -22,12 +22,12 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Of Okabe and Ito, and a grey.
 COLORS = (
   "#0072b2",
-  "#d55e00",
+  "#56b4e9",
   "#009e73",
   "#cc79a7",
   "#e69f00",
-  "#56b4e9",
   "#999999",
+  "#d55e00",
 )
 # An arm of one seed, with `curve`: (step, value) of each evaluation.
 Row = dict[str, Any]
@@ -104,7 +104,12 @@ def draw(axes: Any, curves: Mapping[str, Sequence[Curve]]) -> None:
   axes.set(xlabel="step")
   axes.set_ylim(bottom=0)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(frameon=False, fontsize="small")
+
+
+def add_legend(figure: figure_lib.Figure, axes: Any) -> None:
+  """Adds the names of the arms of `axes` beside the panels of a figure."""
+  handles, names = axes.get_legend_handles_labels()
+  figure.legend(handles, names, loc="outside right upper", frameon=False)
 
 
 def finish(

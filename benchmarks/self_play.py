@@ -157,6 +157,7 @@ def draw(rows: list[seeds_lib.Row]) -> figure_lib.Figure:
     seeds_lib.draw(axes, curves)
     label = "lines lost, X + O" if game == "tictactoe" else "NashConv"
     axes.set(ylabel=label, title=game.replace("_", " "))
+  seeds_lib.add_legend(figure, panels[-1])
   return figure
 
 

@@ -245,8 +245,8 @@ class TrainingConfig:
   Attributes:
     max_steps: Number of training steps.
     batch_size: Number of rows in a training step.
-    gradient_accumulation_steps: Number of micro-batches per batch, a divisor of
-      `batch_size`. The update does not depend on it.
+    gradient_accumulation_steps: Divisor of `batch_size`; as many rows, or in GRPO
+      fewer, are trained at a time. The update does not depend on it.
     optimizer: Optimizer: `adamw`; `muon` for whole models (not adapters), which
       needs fewer steps from scratch; or a function `package.module:function`
       that takes this section and returns an Optax optimizer.
