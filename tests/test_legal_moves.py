@@ -80,11 +80,14 @@ def test_every_legal_move_is_played(model, tokenizer):
     constrained="legal", max_new_tokens=tables.min_legal_answer, max_turns=7
   )
   sampler = sampler_lib.Sampler(policy, env, tables, config)
-  keys = jax.random.split(jax.random.key(2), GAMES)
-  games = jax.device_get(sampler(policy.params, keys, states))
-  stones = games.states.game.stones[games.turn_mask]
-  moves = games.moves[games.turn_mask]
-  pairs = {*zip(stones.tolist(), moves.tolist(), strict=True)}
+  pairs = set()
+  # A few games leave a move out by chance.
+  for seed in range(8):
+    keys = jax.random.split(jax.random.key(seed), GAMES)
+    games = jax.device_get(sampler(policy.params, keys, states))
+    stones = games.states.game.stones[games.turn_mask]
+    moves = games.moves[games.turn_mask]
+    pairs |= {*zip(stones.tolist(), moves.tolist(), strict=True)}
   assert {(n, m) for n in (1, 2, 3) for m in range(n)} <= pairs
   assert all(move < number for number, move in pairs)
 
