@@ -344,14 +344,14 @@ class GRPOTrainer(LeanSteps):
   def update(self, batch: grpo_loss.GameExample) -> dict[str, float]:
     """Makes `grpo.num_iterations` updates on a batch; returns mean metrics."""
     step, results = self.create_train_step_fn(), []
-    for _ in range(self._iterations):
-      with meshes.use(self.mesh):
-        inputs = sharding_utils.shard_input(
-          meshes.feed(batch, self.mesh), self.config.data_sharding_axis
-        )
+    with meshes.use(self.mesh):
+      inputs = sharding_utils.shard_input(
+        meshes.feed(batch, self.mesh), self.config.data_sharding_axis
+      )
+      for _ in range(self._iterations):
         loss, metrics, grad_norm = step(inputs)
-      named = {name: metrics[key] for key, name in _GRPO_METRICS.items()}
-      results.append({"loss": loss, "grad_norm": grad_norm, **named})
+        named = {name: metrics[key] for key, name in _GRPO_METRICS.items()}
+        results.append({"loss": loss, "grad_norm": grad_norm, **named})
     fetched = meshes.fetch(results)
     means = {
       name: float(np.mean([result[name] for result in fetched]))
