@@ -51,6 +51,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.data import datasets
 from tunix_ttt.models.families import specs
+from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 from tunix_ttt.text import answers
@@ -309,6 +310,12 @@ def source() -> datasets.Source:
   """A few expert games as conversations."""
   games = config_lib.GamesConfig(num_games=60)
   return datasets.load(config_lib.DataConfig(games=games), seed=0)
+
+
+@pytest.fixture
+def any_prefix(monkeypatch):
+  """Reads what all prompts begin with once, however short it is."""
+  monkeypatch.setattr(tables_lib, "_MIN_PREFIX", 1)
 
 
 @pytest.fixture(scope="session")

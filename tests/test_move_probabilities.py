@@ -168,6 +168,9 @@ def canonical(tokenizer, name):
 def scorer(model, text, *, end_ids=None, limits=(24, None), **settings: Any):
   game = definition_of(text)
   tables = tables_lib.build(game, model.tokenizer)
+  # The sampler of this module reads whole prompts.
+  tables = tables.replace(prefix=tables.observations.prefix)
+  assert tables.prefix
   if end_ids is not None:
     token_bytes = model.tokenizer.token_bytes()
     tables = tables.replace(

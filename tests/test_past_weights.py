@@ -28,6 +28,7 @@ from tunix_ttt.train import past_weights
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import run_loop
 
+pytestmark = pytest.mark.usefixtures("any_prefix")
 Ending = trajectory_lib.Ending
 OPPONENTS = {
   "random": [0.0, 0.0],

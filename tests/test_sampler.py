@@ -24,6 +24,7 @@ from tunix_ttt.rollout import sampler as sampler_lib
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.text import answers as answers_lib
+from tunix_ttt.text import tokenizers
 
 Ending = trajectory_lib.Ending
 ENV = env_lib.TicTacToe()
@@ -32,7 +33,22 @@ GAMES = 3
 
 @pytest.fixture(scope="module")
 def tables(tokenizer):
-  return tables_lib.build(players.GAME, tokenizer)
+  """Tables whose prefix is read once, however short it is."""
+  built = tables_lib.build(players.GAME, tokenizer)
+  return built.replace(prefix=built.observations.prefix)
+
+
+def test_a_long_prefix_is_read_once(tokenizer, source):
+  short = tables_lib.build(players.GAME, tokenizer)
+  # No token spells the rules.
+  plain = tokenizers.train_tokenizer(source.texts(100), 512)
+  long = tables_lib.build(players.GAME, plain)
+  assert short.prefix == () != short.observations.prefix
+  begin = long.observations.begin
+  length = len(long.prefix)
+  assert 32 <= length < begin.lengths.min()
+  assert (np.asarray(begin.ids)[:, :length] == np.array(long.prefix)).all()
+  assert len(np.unique(begin.ids[:, length])) > 1
 
 
 # Windows are shorter than an observation, so that they matter everywhere.

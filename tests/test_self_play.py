@@ -28,6 +28,7 @@ from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import reference_log_probs
 
+pytestmark = pytest.mark.usefixtures("any_prefix")
 Ending = trajectory_lib.Ending
 GAMES = ("tictactoe", "kuhn_poker", "leduc_poker")
 # Tests of one game share its games: most of their time is compilation.

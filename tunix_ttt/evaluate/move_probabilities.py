@@ -119,7 +119,9 @@ class MoveProbabilities:
     @jax.jit
     def score(params: Any, states: Any) -> _Scores:
       tokens, mask = tables.observations.chunks("begin", states)
-      logits = _feed(policy, params, tokens, mask, tree)
+      begun = policy_lib.begin(policy, params, tables.prefix)
+      memory = policy_lib.repeat(begun, len(tokens))
+      logits = _feed(policy, params, memory, tokens, mask, tree)
       allowed = None
       if sampling.constrained:
         counts = None
@@ -194,6 +196,7 @@ class MoveProbabilities:
 def _feed(
   policy: policy_lib.Policy,
   params: Any,
+  memory: policy_lib.Memory,
   tokens: jax.Array,
   mask: jax.Array,
   tree: answer_tree.AnswerTree,
@@ -203,25 +206,27 @@ def _feed(
   Args:
     policy: Model.
     params: Parameters of the model.
+    memory: Memory of the first tokens of all prompts.
     tokens: Prompts, int32 [B, L].
     mask: Mask of the prompts' tokens, bool [B, L].
     tree: Prefixes.
   """
+  begun = memory.valid.shape[1]
+  tokens, mask = tokens[:, begun:], mask[:, begun:]
   (batch_size, length), more = tokens.shape, len(tree) - 1
-  lengths = mask.sum(axis=1)
   shape = batch_size, more
-  positions = jnp.concatenate(
+  positions = begun + jnp.concatenate(
     [
       jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0),
-      lengths[:, None] + tree.depths[1:] - 1,
+      mask.sum(axis=1)[:, None] + tree.depths[1:] - 1,
     ],
     axis=1,
   )
-  causal = np.zeros((length + more, length + more), bool)
-  causal[:length, :length] = np.tri(length, dtype=bool)
-  causal[length:, :length] = True
-  causal[length:, length:] = tree.is_read[1:, 1:]
-  valid = jnp.concatenate([mask, jnp.ones(shape, bool)], axis=1)
+  # Slots of the memory, of the rest of the prompts and of the tree.
+  causal = np.ones((length + more, begun + length + more), bool)
+  causal[:length, begun:] = np.tri(length, length + more, dtype=bool)
+  causal[length:, begun + length :] = tree.is_read[1:, 1:]
+  valid = jnp.concatenate([memory.valid, mask, jnp.ones(shape, bool)], axis=1)
   # The empty prefix is read at the last token of the prompt.
   last = length - 1 - jnp.argmax(mask[:, ::-1], axis=1, keepdims=True)
   read = jnp.broadcast_to(length + jnp.arange(more), shape)
@@ -229,8 +234,8 @@ def _feed(
     params,
     jnp.concatenate([tokens, jnp.broadcast_to(tree.tokens[1:], shape)], axis=1),
     positions,
-    policy.init_cache(batch_size, length + more),
-    jnp.int32(0),
+    policy.grow_cache(memory.cache, begun + length + more),
+    memory.end,
     valid[:, None, :] & causal,
     jnp.concatenate([last, read], axis=1),
   )

@@ -36,6 +36,11 @@ class GameObservations(struct.PyTreeNode):
     """Maximum length of the first chunk of a conversation."""
     return self.conversation.begin.max_length
 
+  @property
+  def prefix(self) -> tuple[int, ...]:
+    """Tokens with which every first chunk of a conversation begins."""
+    return self.conversation.begin.prefix
+
   def chunks(
     self, name: Literal["begin", "follow", "retry"], states: view.ViewState
   ) -> tuple[jax.Array, jax.Array]:

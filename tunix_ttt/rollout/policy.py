@@ -1,5 +1,6 @@
 """Interface between the sampler and a language model."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any, Protocol
 
@@ -78,6 +79,25 @@ def empty(policy: Policy, batch_size: int) -> Memory:
     positions=jnp.zeros(batch_size, jnp.int32),
     pending=jnp.zeros(batch_size, jnp.int32),
     is_pending=jnp.zeros(batch_size, bool),
+  )
+
+
+def begin(policy: Policy, params: Any, prefix: Sequence[int]) -> Memory:
+  """Returns the memory of one row that has read some tokens."""
+  memory = empty(policy, 1)
+  if prefix:
+    memory = grow(policy, memory, len(prefix))
+    tokens = jnp.asarray(prefix, jnp.int32)[None]
+    mask = jnp.ones(tokens.shape, bool)
+    memory, _ = feed(policy, params, memory, tokens, mask)
+  return memory
+
+
+def repeat(memory: Memory, batch_size: int) -> Memory:
+  """Returns the memory of one row as that of B rows."""
+  return jax.tree.map(
+    lambda leaf: jnp.repeat(leaf, batch_size, axis=0) if leaf.ndim else leaf,
+    memory,
   )
 
 

@@ -170,12 +170,20 @@ class Sampler:
     is_single = self._config.context == "board"
     play = functools.partial(self._turn, params, tables, env)
 
-    def empty(size: int) -> Any:
-      memory = policy_lib.empty(self._policy, size)
-      last_answer = jnp.full(size, tables.unreadable)
-      return memory if past is None else ((memory, last_answer),) * 2
+    # What all prompts begin with is read once.
+    begun = [
+      policy_lib.begin(self._policy, of, tables.prefix)
+      for of in ([params] if past is None else [params, past.params])
+    ]
 
-    memory = empty(batch_size)
+    def begin(size: int) -> Any:
+      memories = [policy_lib.repeat(one, size) for one in begun]
+      if past is None:
+        return memories[0]
+      last_answer = jnp.full(size, tables.unreadable)
+      return tuple((memory, last_answer) for memory in memories)
+
+    memory = begin(batch_size)
     if past is not None:
       replies = self_play.Replies(
         play=play,
@@ -193,7 +201,7 @@ class Sampler:
         fastest = max(32, batch_size // 4)
       width = min(batch_size, self._rows_at_once or fastest)
       games, records = schedule.independent_turns(
-        lambda *rows: play(empty(width), *rows, is_first_turn=True)[1:],
+        lambda *rows: play(begin(width), *rows, is_first_turn=True)[1:],
         keys,
         games,
         self._config.max_turns,
@@ -204,7 +212,7 @@ class Sampler:
       if has_rows:
         play = self_play.in_turn(play, env)
         keys, games = self_play.for_both_seats((keys, games))
-        memory = empty(len(keys))
+        memory = begin(len(keys))
       games, records = schedule.conversation_turns(
         play, memory, keys, games, self._config.max_turns
       )
@@ -254,7 +262,7 @@ class Sampler:
       games, active = dataclasses.replace(games, ending=ending), active & fits
     num_before = memory.valid.shape[1]
     num_slots = num_before + tokens.shape[1]
-    if self._config.context == "truncated" and num_before:
+    if self._config.context == "truncated" and not is_first_turn:
       # The slots of the last answer are reused.
       num_slots -= self._config.max_new_tokens
     memory = policy_lib.grow(self._policy, memory, max(num_before, num_slots))
@@ -315,7 +323,7 @@ class Sampler:
     config, observations = self._config, tables.observations
     retried = jnp.zeros(games.ending.shape, bool)
     if is_first_turn:
-      return *observations.chunks("begin", games.state), retried
+      return *_first_chunk(tables, games.state), retried
     tokens, mask = observations.chunks("follow", games.state)
     if config.on_parse_error == "retry":
       retried = games.last_answer == tables.unreadable
@@ -334,8 +342,8 @@ class Sampler:
     )
     if self._is_self_play:
       # The second seat's conversation begins at a later turn.
-      is_first = memory.positions == 0
-      first = observations.chunks("begin", games.state)
+      is_first = memory.positions == len(tables.prefix)
+      first = _first_chunk(tables, games.state)
       chunk, retried = _where(is_first, first, chunk), retried & ~is_first
     return *chunk, retried
 
@@ -369,6 +377,15 @@ class Sampler:
       tried=None if tried is None else jnp.where(active, -1, tried),
       agents=games.agents,
     )
+
+
+def _first_chunk(
+  tables: tables_lib.Tables, states: Any
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the first chunks of conversations after the prefix of all, [B, L]."""
+  tokens, mask = tables.observations.chunks("begin", states)
+  first = len(tables.prefix)
+  return tokens[:, first:], mask[:, first:]
 
 
 def _where(

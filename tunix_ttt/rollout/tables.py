@@ -10,6 +10,8 @@ from tunix_ttt.games import definition
 from tunix_ttt.text import answers as answers_lib
 from tunix_ttt.text import tokenizers
 
+_MIN_PREFIX = 32
+
 
 class Tables(struct.PyTreeNode):
   """Device arrays of a game's text and a tokenizer.
@@ -19,11 +21,14 @@ class Tables(struct.PyTreeNode):
       `game_observations.GameObservations`.
     answers: Grammar of the answers.
     end_ids: Ids that end a turn, int32 [E].
+    prefix: Ids with which every first chunk begins, such as those of the rules;
+      none if they are too few to be worth a program of their own.
   """
 
   observations: Any
   answers: answers_lib.AnswerTable
   end_ids: jax.Array
+  prefix: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
   @property
   def min_answer(self) -> int:
@@ -62,8 +67,11 @@ def build(
     errors.UserError: if the tokenizer cannot encode the answers, or merges too
       many texts.
   """
+  observations = game.observations(tokenizer)
+  prefix = observations.prefix
   return Tables(
-    observations=game.observations(tokenizer),
+    observations=observations,
     answers=game.answers(tokenizer),
     end_ids=jnp.asarray(game.end_ids(tokenizer), jnp.int32),
+    prefix=prefix if len(prefix) >= _MIN_PREFIX else (),
   )

@@ -48,6 +48,15 @@ class Chunk(struct.PyTreeNode):
   max_length: int = struct.field(pytree_node=False)
   pad_id: int = struct.field(pytree_node=False)
 
+  @property
+  def prefix(self) -> tuple[int, ...]:
+    """Tokens before the first that depends on the texts shown."""
+    if len(self.first_rows) > 1 and self.first_rows[1] > 1:
+      return ()
+    # A text without slots keeps its last token.
+    length = min(int(self.lengths[0]), self.max_length - 1)
+    return tuple(np.asarray(self.ids[:length]).tolist())
+
 
 class Conversation(struct.PyTreeNode):
   """The chunks of a conversation, each with an observation.

@@ -44,6 +44,13 @@ class Observations(NamedTuple):
     """Maximum length of the first chunk of a conversation."""
     return int(self.begin.lengths.max())
 
+  @property
+  def prefix(self) -> tuple[int, ...]:
+    """Tokens with which every first chunk of a conversation begins."""
+    ids = np.asarray(self.begin.ids)[:, : self.begin.lengths.min() - 1]
+    is_same = (ids == ids[0]).all(axis=0)
+    return tuple(ids[0, : np.cumprod(is_same).sum()].tolist())
+
   def chunks(
     self, name: Literal["begin", "follow", "retry"], states: env_lib.State
   ) -> tuple[jax.Array, jax.Array]:
