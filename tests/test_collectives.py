@@ -97,7 +97,7 @@ def decode(spec, module) -> str:
   cache = empty()
   heads = "tp" if spec.num_kv_heads > 1 else None
   mesh: Any = meshes.of(module)
-  split = NamedSharding(mesh, P("fsdp", None, heads))
+  split = NamedSharding(mesh, P("fsdp", heads))
   for leaf in jax.tree.leaves(cache):
     assert leaf.sharding.is_equivalent_to(split, leaf.ndim)
   tokens = positions = jnp.zeros((ROWS, 1), jnp.int32)

@@ -13,7 +13,6 @@ import pytest
 from tests import conftest
 from tunix_ttt import errors
 from tunix_ttt.algorithms import losses
-from tunix_ttt.models.families import gemma
 from tunix_ttt.models.families import specs
 
 NAMES = sorted(specs.TINY_MODELS)
@@ -109,8 +108,8 @@ def test_values_depend_on_the_seed_alone(name):
 )
 def test_gemma_has_local_layers_and_global_ones(name, local):
   _, module = make(name)
-  kinds = [type(layer.attn) for layer in cast(Any, module).layers]
-  found = "".join("L" if "Windowed" in kind.__name__ else "." for kind in kinds)
+  layers = cast(Any, module).layers
+  found = "".join("L" if layer.attn.window else "." for layer in layers)
   assert found == local
 
 
@@ -158,25 +157,39 @@ def test_lora_on_chosen_modules():
 
 
 @pytest.mark.parametrize(
-  "family", conftest.slow_but(["gemma2"], ["gemma2", "gemma3"])
+  "family", conftest.slow_but(["gemma2"], sorted(specs.FAMILIES))
 )
-def test_windows_are_those_of_tunix(family, monkeypatch):
-  shape = {**specs.TINY_MODELS[f"tiny-{family}"], "sliding_window": 5}
+def test_attention_is_tunixs(family):
+  shape = {**specs.TINY_MODELS[f"tiny-{family}"]}
+  if "sliding_window" in shape:
+    shape["sliding_window"] = 5
+  if family == "qwen3":
+    shape |= {"num_kv_heads": 2, "rope_theta": 1e6}
   spec = specs.ModelSpec(**shape, vocab_size=64)
-  ours = specs.initialize(spec, 0)
-  monkeypatch.setattr(gemma, "use_windows", lambda module, windowed: None)
-  tunix = specs.initialize(spec, 0)
-  inputs = (
-    jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 16))),
-    jnp.arange(16)[None].repeat(2, axis=0),
-    None,
-    jnp.tril(jnp.ones((2, 16, 16), bool)),
-  )
-  expected = cast(Any, tunix)(*inputs)[0]
-  np.testing.assert_allclose(cast(Any, ours)(*inputs)[0], expected, atol=1e-5)
-  # And they matter: the whole past says something else.
-  whole = specs.initialize(dataclasses.replace(spec, sliding_window=16), 0)
-  assert np.abs(cast(Any, whole)(*inputs)[0] - expected).max() > 1e-3
+  ours, tunix = specs.initialize(spec, 0), specs.initialize(spec, 0)
+  for layer in cast(Any, tunix).layers:
+    (layer.attn.__class__,) = type(layer.attn).__bases__
+    assert type(layer.attn).__module__.startswith("tunix.models.")
+  tokens = jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 16)))
+  positions = jnp.arange(16)[None].repeat(2, axis=0)
+  mask = jnp.tril(jnp.ones((2, 16, 16), bool))
+  expected = cast(Any, tunix)(tokens, positions, None, mask)[0]
+  found = cast(Any, ours)(tokens, positions, None, mask)[0]
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  # With a cache of Tunix's samplers: a prompt, and then a token at a time.
+  empty = jnp.zeros((2, 16, spec.num_kv_heads, spec.head_dim))
+  layer = {"k": empty, "v": empty, "end_index": jnp.zeros(2, jnp.int32)}
+  cache = {f"layer_{n}": layer for n in range(spec.num_layers)}
+  for part in (slice(0, 14), slice(14, 15), slice(15, 16)):
+    logits, cache = cast(Any, ours)(
+      tokens[:, part], positions[:, part], cache, mask[:, part]
+    )
+    np.testing.assert_allclose(logits, expected[:, part], atol=1e-5)
+  if spec.sliding_window is not None:
+    # Windows matter: the whole past says something else.
+    whole = specs.initialize(dataclasses.replace(spec, sliding_window=16), 0)
+    other = cast(Any, whole)(tokens, positions, None, mask)[0]
+    assert np.abs(other - expected).max() > 1e-3
 
 
 def test_specs_keep_what_families_had_before_their_fields():

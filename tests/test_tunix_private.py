@@ -50,8 +50,14 @@ FUNCTIONS: dict[str, dict[str, str | None]] = {
     "tunix.utils.sharding_utils:shard": "x s eager",
   },
   "qwen": {
+    "tunix.models.qwen2.model:apply_rotary_embedding": "x sin cos",
+    "tunix.models.qwen2.model:Attention.block": (
+      "self x cache attn_mask sin cos segment_ids"
+    ),
     "tunix.models.qwen3.model:apply_rope": None,
-    "tunix.models.qwen3.model:Attention.block": None,
+    "tunix.models.qwen3.model:Attention.block": (
+      "self x segment_pos cache attn_mask segment_ids"
+    ),
   },
   "gemma": {
     "tunix.models.gemma.model:Attention.block": (
@@ -89,7 +95,7 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
   },
   "gemma3": {
     "tunix.models.gemma3.model:Attention": (
-      "_query_norm attn_type rope_base_frequency rope_scale_factor"
+      "_query_norm _key_norm rope_base_frequency rope_scale_factor"
     ),
   },
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from tunix_ttt import streams
 from tunix_ttt.models import meshes
+from tunix_ttt.models.families import attention
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ModelPolicy:
-  """A `rollout.sampler.Policy` with Tunix's key-value cache.
+  """A `rollout.sampler.Policy` with a key-value cache.
 
   Attributes:
     params: Parameters of the model. A call also accepts the parameters of
@@ -41,25 +42,25 @@ class ModelPolicy:
     self._spec = spec
 
   def init_cache(self, batch_size: int, num_slots: int) -> Any:
-    """Returns an empty cache: k and v [B, S, K, H] for each layer."""
+    """Returns an empty cache: keys and values [B, K, S, H] of each layer."""
     spec = self._spec
-    shape = (batch_size, num_slots, spec.num_kv_heads, spec.head_dim)
+    shape = (batch_size, spec.num_kv_heads, num_slots, spec.head_dim)
     empty = jnp.zeros(shape, spec.dtype)
-    cache = {
-      f"layer_{i}": {"k": empty, "v": empty} for i in range(spec.num_layers)
-    }
-    # Rows over `fsdp` and heads over `tp`.
-    return meshes.constrain(cache, self._mesh, meshes.FSDP, None, meshes.TP)
+    layer = {attention.KEYS: empty, attention.VALUES: empty}
+    return self._split({f"layer_{i}": layer for i in range(spec.num_layers)})
 
   def grow_cache(self, cache: Any, num_slots: int) -> Any:
     """Returns the cache padded with empty slots to `num_slots` slots."""
 
     def grow(leaf: jax.Array) -> jax.Array:
-      more = num_slots - leaf.shape[1]
-      return jnp.pad(leaf, ((0, 0), (0, more), (0, 0), (0, 0)))
+      more = num_slots - leaf.shape[2]
+      return jnp.pad(leaf, ((0, 0), (0, 0), (0, more), (0, 0)))
 
-    cache = jax.tree.map(grow, cache)
-    return meshes.constrain(cache, self._mesh, meshes.FSDP, None, meshes.TP)
+    return self._split(jax.tree.map(grow, cache))
+
+  def _split(self, cache: Any) -> Any:
+    """Splits rows over `fsdp` and heads over `tp`."""
+    return meshes.constrain(cache, self._mesh, meshes.FSDP, meshes.TP)
 
   def __call__(
     self,
@@ -87,9 +88,8 @@ class ModelPolicy:
     index = read.reshape(len(read), -1, 1)
     logits = specs.logits(module, jnp.take_along_axis(hidden, index, axis=1))
     logits = logits.reshape(*read.shape, -1)
-    cache = {
-      name: {"k": layer["k"], "v": layer["v"]} for name, layer in cache.items()
-    }
+    for layer in cache.values():
+      layer.pop("end_index")
     return logits, cache
 
 

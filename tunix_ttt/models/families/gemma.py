@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from tunix.models.gemma import model as tunix_gemma
 
+from tunix_ttt.models.families import attention
 from tunix_ttt.models.families import family
 
 _ALLOWED = {
@@ -44,10 +45,38 @@ class _ScaledEinsum(tunix_gemma.Einsum):
     return projected * self.query_scale
 
 
-class _WindowedAttention(tunix_gemma.Attention):
+class _Attention(tunix_gemma.Attention):
+  """Attention of Gemma and Gemma 2, see `attention`."""
+
+  # Number of tokens that a token attends to; None for all.
+  window: int | None
+
   def block(self, x: Any, segment_pos: Any, cache: Any, attn_mask: Any) -> Any:
-    mask = last_tokens(attn_mask, self.sliding_window_size)
-    return super().block(x, segment_pos, cache, mask)
+    axes: Any = self.shd_config
+    query, key, value = (
+      tunix_gemma.shard(head, axes.act_btnh) for head in project(self, x)
+    )
+    query, key = (
+      tunix_gemma.apply_rope(head, segment_pos, head_dim=self.head_dim)
+      for head in (query, key)
+    )
+    cache, read = attention.attend(
+      query * self.head_dim**-0.5,
+      key,
+      value,
+      cache,
+      last_tokens(attn_mask, self.window),
+      softcap=self.attn_logits_soft_cap,
+    )
+    output = self.attn_vec_einsum(read)
+    return cache, tunix_gemma.shard(output, axes.act_btd)
+
+
+def project(layer: Any, x: jax.Array) -> tuple[jax.Array, ...]:
+  """Returns queries [B, T, N, H], keys and values [B, T, K, H] of Gemma."""
+  if layer.use_qkv_einsum:
+    return tuple(layer.qkv_einsum(x))
+  return layer.q_einsum(x), *layer.kv_einsum(x)
 
 
 def last_tokens(attention_mask: jax.Array, window: int | None) -> jax.Array:
@@ -61,17 +90,17 @@ def last_tokens(attention_mask: jax.Array, window: int | None) -> jax.Array:
   return attention_mask & (later <= window)
 
 
-def use_windows(module: nnx.Module, windowed_attention: type) -> None:
-  """Replaces Tunix's sliding windows, in place.
+def use_attention(
+  module: nnx.Module, spec: family.Architecture, attention_class: type
+) -> None:
+  """Replaces Tunix's attention in place, and its sliding windows with it.
 
   Tunix takes the index of a cache slot for the position of its token.
   """
-  for layer in cast(Any, module).layers:
-    attention_types = type(layer.attn.attn_type)
-    if layer.attn.attn_type == attention_types.LOCAL_SLIDING:
-      layer.attn.__class__ = windowed_attention
-      # Tunix adds its own window to layers of the local type.
-      layer.attn.attn_type = attention_types.GLOBAL
+  layers = cast(Any, module).layers
+  for layer, kind in zip(layers, layer_types(spec), strict=True):
+    layer.attn.__class__ = attention_class
+    layer.attn.window = spec.sliding_window if kind == "local" else None
 
 
 def query_scale(spec: family.Architecture) -> float | None:
@@ -110,7 +139,7 @@ def _build(
   # Tunix has no setting for the parameters' dtype.
   dtype = jnp.dtype(spec.dtype)
   nnx.update(module, jax.tree.map(lambda x: x.astype(dtype), nnx.state(module)))
-  use_windows(module, _WindowedAttention)
+  use_attention(module, spec, _Attention)
   if (scale := query_scale(spec)) is not None:
     for layer in cast(Any, module).layers:
       is_fused = layer.attn.use_qkv_einsum

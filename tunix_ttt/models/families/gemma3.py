@@ -7,7 +7,9 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 from tunix.models.gemma3 import model as tunix_gemma3
+from tunix.utils import sharding_utils
 
+from tunix_ttt.models.families import attention
 from tunix_ttt.models.families import family
 from tunix_ttt.models.families import gemma
 
@@ -28,10 +30,37 @@ class _ScaledNorm(tunix_gemma3.RMSNorm):
     return super().__call__(x) * self.query_scale
 
 
-class _WindowedAttention(tunix_gemma3.Attention):
+class _Attention(tunix_gemma3.Attention):
+  """Gemma 3's attention, see `attention`."""
+
+  # Number of tokens that a token attends to; None for all.
+  window: int | None
+
   def block(self, x: Any, segment_pos: Any, cache: Any, attn_mask: Any) -> Any:
-    mask = gemma.last_tokens(attn_mask, self.sliding_window_size)
-    return super().block(x, segment_pos, cache, mask)
+    axes: Any = self.shd_config
+    query, key, value = (
+      sharding_utils.shard(head, axes.act_btnh)
+      for head in gemma.project(self, x)
+    )
+    query, key = (
+      tunix_gemma3.apply_rope(
+        head,
+        segment_pos,
+        head_dim=self.head_dim,
+        base_frequency=self.rope_base_frequency,
+        scale_factor=self.rope_scale_factor,
+      )
+      for head in (self._query_norm(query), self._key_norm(key))
+    )
+    cache, read = attention.attend(
+      query * self.query_pre_attn_scalar,
+      key,
+      value,
+      cache,
+      gemma.last_tokens(attn_mask, self.window),
+    )
+    output = self.attn_vec_einsum(read)
+    return cache, sharding_utils.shard(output, axes.act_btd)
 
 
 def _build(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
@@ -45,20 +74,16 @@ def _build(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
   scale = gemma.query_scale(spec)
   # Tunix's order of local and global layers is a constant.
   layers = cast(Any, module).layers
-  for layer, kind in zip(layers, gemma.layer_types(spec), strict=True):
-    attention, is_local = layer.attn, kind == "local"
-    attention_types = tunix_gemma3.AttentionType
-    attention.attn_type = (
-      attention_types.LOCAL_SLIDING if is_local else attention_types.GLOBAL
-    )
-    attention.rope_base_frequency = (
+  for each, kind in zip(layers, gemma.layer_types(spec), strict=True):
+    layer, is_local = each.attn, kind == "local"
+    layer.rope_base_frequency = (
       spec.local_rope_theta if is_local else spec.rope_theta
     )
-    attention.rope_scale_factor = 1.0 if is_local else spec.rope_scale
+    layer.rope_scale_factor = 1.0 if is_local else spec.rope_scale
     if scale is not None:
-      attention._query_norm.__class__ = _ScaledNorm
-      attention._query_norm.query_scale = scale
-  gemma.use_windows(module, _WindowedAttention)
+      layer._query_norm.__class__ = _ScaledNorm
+      layer._query_norm.query_scale = scale
+  gemma.use_attention(module, spec, _Attention)
   return module
 
 

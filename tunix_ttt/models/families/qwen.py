@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import types
 from typing import Any, cast
 
 from flax import nnx
@@ -10,27 +9,94 @@ import jax.numpy as jnp
 from tunix.models.qwen2 import model as tunix_qwen2
 from tunix.models.qwen3 import model as tunix_qwen3
 
+from tunix_ttt.models.families import attention
 from tunix_ttt.models.families import family
 
-_TUNIX_BLOCK = cast(types.FunctionType, tunix_qwen3.Attention.block)
 
+class _Attention2(tunix_qwen2.Attention):
+  """Qwen 2.5's attention, see `attention`."""
 
-class _ThetaAttention(tunix_qwen3.Attention):
-  """Qwen 3's attention with the config's `rope_theta`.
-
-  Tunix's `block` ignores the config and uses a base of 1,000,000.
-  """
-
-  def block(self, *args: Any, **kwargs: Any) -> Any:
-    # Tunix's code with another `apply_rope` among its globals.
-    rope = functools.partial(
-      tunix_qwen3.apply_rope, rope_theta=self.config.rope_theta
+  def block(
+    self,
+    x: Any,
+    cache: Any,
+    attn_mask: Any,
+    sin: Any,
+    cos: Any,
+    segment_ids: Any = None,
+  ) -> Any:
+    axes: Any = self.shd_config
+    heads = []
+    for layer, bias in (
+      (self.q_proj, self.q_bias),
+      (self.k_proj, self.k_bias),
+      (self.v_proj, self.v_bias),
+    ):
+      head = layer(x)
+      flat = head.reshape(*head.shape[:2], -1)
+      head = (flat + bias[...].astype(self.config.dtype)).reshape(head.shape)
+      heads.append(tunix_qwen2.shard(head, axes.act_btnh))
+    query, key = (
+      tunix_qwen2.apply_rotary_embedding(head, sin, cos) for head in heads[:2]
     )
-    names = {**_TUNIX_BLOCK.__globals__, "apply_rope": rope}
-    block = types.FunctionType(
-      _TUNIX_BLOCK.__code__, names, argdefs=_TUNIX_BLOCK.__defaults__
+    cache, read = attention.attend(
+      *(query, key, heads[2]),
+      cache,
+      _within(attn_mask, segment_ids),
+      scale=self.scale,
+      dtype=jnp.float32,
     )
-    return block(self, *args, **kwargs)
+    output = self.o_proj(read)
+    return cache, tunix_qwen2.shard(output, axes.act_btd)
+
+
+class _Attention3(tunix_qwen3.Attention):
+  """Qwen 3's attention, see `attention`, with the config's `rope_theta`."""
+
+  def block(
+    self,
+    x: Any,
+    segment_pos: Any,
+    cache: Any,
+    attn_mask: Any,
+    segment_ids: Any = None,
+  ) -> Any:
+    axes: Any = self.shd_config
+    query, key, value = (
+      tunix_qwen3.shard(head, axes.act_btnh)
+      for head in (
+        self.q_norm(self.q_proj(x)),
+        self.k_norm(self.k_proj(x)),
+        self.v_proj(x),
+      )
+    )
+    query, key = (
+      tunix_qwen3.apply_rope(
+        head,
+        segment_pos,
+        head_dim=self.head_dim,
+        rope_theta=self.config.rope_theta,
+      )
+      for head in (query, key)
+    )
+    cache, read = attention.attend(
+      query,
+      key,
+      value,
+      cache,
+      _within(attn_mask, segment_ids),
+      scale=self.scale,
+      dtype=jnp.float32,
+    )
+    output = self.o_proj(read)
+    return cache, tunix_qwen3.shard(output, axes.act_btd)
+
+
+def _within(mask: Any, segment_ids: Any) -> Any:
+  """Limits an attention mask, bool [B, T, S], to segments, int [B, T], if any."""
+  if segment_ids is None:
+    return mask
+  return mask & (segment_ids[:, :, None] == segment_ids[:, None])
 
 
 def _settings(spec: family.Architecture) -> dict[str, Any]:
@@ -48,14 +114,17 @@ def _settings(spec: family.Architecture) -> dict[str, Any]:
 
 def _build_qwen2(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
   config = tunix_qwen2.ModelConfig(**_settings(spec))
-  return tunix_qwen2.Qwen2(config, rngs=rngs)
+  module = tunix_qwen2.Qwen2(config, rngs=rngs)
+  for layer in cast(Any, module).layers:
+    layer.attn.__class__ = _Attention2
+  return module
 
 
 def _build_qwen3(spec: family.Architecture, rngs: nnx.Rngs) -> nnx.Module:
   config = tunix_qwen3.ModelConfig(**_settings(spec))
   module = tunix_qwen3.Qwen3(config, rngs=rngs)
   for layer in cast(Any, module).layers:
-    layer.attn.__class__ = _ThetaAttention
+    layer.attn.__class__ = _Attention3
   return module
 
 

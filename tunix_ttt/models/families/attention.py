@@ -1,0 +1,83 @@
+"""Attention with heads before tokens, as batched products want them.
+
+Tunix keeps keys and values as [B, S, K, H], which the products of each token lay out
+anew, and so do those of training and of its derivatives.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Score of what is not attended to, as in Tunix.
+_EXCLUDED = -2.3819763e38
+# Of a cache with keys and values [B, K, S, H].
+KEYS, VALUES = "keys", "values"
+# Of Tunix's own samplers: [B, S, K, H].
+_TUNIX = ("k", "v")
+
+
+def attend(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  cache: Any,
+  mask: jax.Array,
+  *,
+  scale: float = 1.0,
+  softcap: float | None = None,
+  dtype: Any = None,
+) -> tuple[Any, jax.Array]:
+  """Returns the cache with T more tokens, and what these read, [B, T, N, H].
+
+  Args:
+    query: Queries with positions, [B, T, N, H].
+    key: Keys with positions, [B, T, K, H]; K divides N.
+    value: Values, [B, T, K, H].
+    cache: `keys` and `values` [B, K, S, H], or Tunix's `k` and `v` [B, S, K, H],
+      with the first unused slot `end_index` int32 [B], the same in all rows. None
+      for tokens that attend to one another only; S is then T.
+    mask: Mask of the slots that a token attends to, bool [B, T, S].
+    scale: Factor of the scores.
+    softcap: Limit of the scores; None is no limit.
+    dtype: Type of the softmax; None for that of the keys.
+  """
+  key, value = (jnp.swapaxes(each, 1, 2) for each in (key, value))
+  if cache is not None:
+    cache, key, value = _append(cache, key, value)
+  (batch, length, heads, _), groups = query.shape, key.shape[1]
+  # The queries of a key's heads are rows of one product.
+  query = query.reshape(batch, length, groups, heads // groups, -1)
+  query = query.transpose(0, 2, 3, 1, 4)
+  rows = query.reshape(batch, groups, -1, query.shape[-1])
+  scores = jnp.einsum("BKRH,BKSH->BKRS", rows, key) * scale
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  scores = scores.reshape(*query.shape[:4], -1)
+  scores = jnp.where(mask[:, None, None], scores, _EXCLUDED)
+  shares = jax.nn.softmax(scores.astype(dtype or key.dtype), axis=-1)
+  shares = shares.astype(key.dtype).reshape(*rows.shape[:3], -1)
+  read = jnp.einsum("BKRS,BKSH->BKRH", shares, value).reshape(query.shape)
+  read = read.transpose(0, 3, 1, 2, 4)
+  return cache, read.reshape(batch, length, heads, -1)
+
+
+def _append(
+  cache: Any, key: jax.Array, value: jax.Array
+) -> tuple[Any, jax.Array, jax.Array]:
+  """Returns a cache with more tokens, and its keys and values [B, K, S, H]."""
+  end, length = cache["end_index"], key.shape[2]
+  is_tunix = KEYS not in cache
+  names = _TUNIX if is_tunix else (KEYS, VALUES)
+  stored = [cache[name] for name in names]
+  if is_tunix:
+    stored = [jnp.swapaxes(each, 1, 2) for each in stored]
+  slot = end[0] % stored[0].shape[2]
+  key, value = stored = [
+    jax.lax.dynamic_update_slice(before, more, (0, 0, slot, 0))
+    for before, more in zip(stored, (key, value), strict=True)
+  ]
+  if is_tunix:
+    stored = [jnp.swapaxes(each, 1, 2) for each in stored]
+  cache = dict(zip(names, stored, strict=True)) | {"end_index": end + length}
+  return cache, key, value
