@@ -207,23 +207,27 @@ def find(path: str, split: str = "train") -> Rows:
   dataset, or a dataset on the Hugging Face hub, which has splits.
 
   Raises:
-    errors.UserError: If a built dataset does not match its manifest.
+    errors.UserError: If there is no such file, or a built dataset does not
+      match its manifest.
   """
   place = pathlib.Path(path)
   suffix = place.suffix.lower()
   # os.path returns False for a name that is too long; pathlib raises.
   if os.path.isdir(place):
     return _built(place)
-  if suffix in _TABLES:
-    return _table(place, _TABLES[suffix])
-  is_file = os.path.exists(place) or suffix in _JSONL
-  if not is_file and files.is_hub_id(path):
+  is_file = os.path.exists(place)
+  is_named = suffix in _JSONL or suffix in _TABLES
+  if not is_file and not is_named and files.is_hub_id(path):
     return Rows(
       path=path,
       key=f"{path}[{split}]",
       lines=lambda: _load_dataset(path, path, split=split),
       file=None,
     )
+  if not is_file:
+    raise errors.UserError(f"{path}: no such data file")
+  if suffix in _TABLES:
+    return _table(place, _TABLES[suffix])
   return _jsonl(place)
 
 
@@ -270,8 +274,6 @@ def _built(directory: pathlib.Path) -> Rows:
 
 def _table(path: pathlib.Path, kind: str) -> Rows:
   def lines() -> Iterator[files.Line]:
-    if not os.path.exists(path):
-      raise errors.UserError(f"{path}: no such data file")
     source = str(path)
     return _load_dataset(
       source, kind, data_files=source, split="train", streaming=True
