@@ -23,7 +23,7 @@ EVALSET := evalsets/tictactoe_v1.jsonl
 # Prints the output of a command only if it fails.
 quiet = @output=$$({ $(1); } 2>&1) || { echo "$$output"; exit 1; }
 
-.PHONY: demo test test-all lint types docs clean
+.PHONY: demo test test-all bench lint types docs clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,11 @@ demo: $(INSTALLED)
 	$(BIN)/python training/eval_generate.py --model $(BEFORE) --eval-set $(EVALSET) --output $(RUN)/eval_before.jsonl
 	$(BIN)/python training/eval_generate.py --model $(AFTER) --eval-set $(EVALSET) --output $(RUN)/eval_after.jsonl
 	$(BIN)/python training/eval_report.py --run $(RUN) --games-before $(RUN)-cold/games.jsonl --before $(RUN)/eval_before.jsonl --after $(RUN)/eval_after.jsonl --output $(RUN)/delta_report.md
+
+# What became slower or larger than in the baseline, and exit code 2 if anything did.
+bench: $(READY)
+	$(INSTALL) --editable '.[bench]'
+	$(BIN)/python benchmarks/all.py --baseline benchmarks/results/baseline_cpu.json
 
 lint: $(READY)
 	$(call quiet,$(BIN)/ruff check && $(BIN)/ruff format --check)

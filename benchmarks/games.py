@@ -7,6 +7,8 @@ whose answers are parsed and played on the host.
 """
 
 import argparse
+from collections.abc import Sequence
+import dataclasses
 import pathlib
 import re
 import statistics
@@ -23,6 +25,7 @@ from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.games import catalog
+from tunix_ttt.games import definition
 from tunix_ttt.games import game as game_lib
 from tunix_ttt.games import view as view_lib
 from tunix_ttt.models import checkpoints
@@ -44,12 +47,50 @@ GAMES: dict[str, dict[str, Any]] = {
 }
 
 
-def teach(name: str, num_games: int, steps: int) -> checkpoints.Model:
-  """Returns a tiny model that has learned the format from random games."""
+class _Text:
+  """The text of a game with longer rules."""
+
+  def __init__(self, text: Any, rules: str):
+    self._text, self.rules = text, rules
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._text, name)
+
+
+class _Spelled(definition.Definition):
+  """A game whose rules are not one token of a tokenizer that is trained."""
+
+  def symbols(self, vocab_size: int) -> Sequence[str]:
+    """See `definition.Definition`."""
+    return super().symbols(vocab_size)[1:]
+
+
+def with_rules(game: str, times: int) -> definition.Definition:
+  """Returns a game with its rules as many times; 0 is once, as one token."""
+  plain = catalog.load(game, **GAMES[game])
+  if not times:
+    return plain
+  fields: dict[str, Any] = {
+    field.name: getattr(plain, field.name)
+    for field in dataclasses.fields(plain)
+  }
+  rules = "\n".join([plain.text.rules] * times)
+  fields["text"] = _Text(plain.text, rules)
+  return _Spelled(**fields)
+
+
+def teach(
+  name: str, times: int, num_games: int, steps: int
+) -> checkpoints.Model:
+  """Returns a tiny model that has learned the format from random games.
+
+  See `with_rules` for `name` and `times`.
+  """
+  options = {"game": name, "times": times}
   with tempfile.TemporaryDirectory() as directory:
     run = recipes.train_sft(
       {
-        "game": {"name": name, "options": GAMES[name]},
+        "game": {"name": "games:with_rules", "options": options},
         "model": {"name": "tiny-qwen2.5"},
         "data": {
           "games": {
@@ -115,12 +156,13 @@ class HostDriven:
 
 def measure(
   name: str,
+  times: int,
   model: checkpoints.Model,
   batch_size: int,
   repeats: int,
 ) -> dict[str, Any]:
   """Plays the same games both ways."""
-  game = catalog.load(name, **GAMES[name])
+  game = with_rules(name, times)
   view, text = game.environment(), game.text
   play = config_lib.PlayConfig(
     max_turns=view.game.max_plies, max_new_tokens=MAX_NEW_TOKENS
@@ -147,6 +189,7 @@ def measure(
   games = jax.device_get(jitted(states))
   return {
     "game": name,
+    "prefix_tokens": len(tables.prefix),
     "batch_size": batch_size,
     "turns_per_game": round(float(games.turn_mask.sum() / batch_size), 2),
     "first_result_seconds": round(first[0], 2),
@@ -168,6 +211,12 @@ def main() -> None:
   parser.add_argument(
     "--batch-sizes", type=cli.positive, nargs="+", default=[16, 64, 256]
   )
+  parser.add_argument(
+    "--rules",
+    type=int,
+    default=0,
+    help="how many times prompts begin with the rules; 0 is once, as one token",
+  )
   parser.add_argument("--repeats", type=cli.positive, default=5)
   parser.add_argument(
     "--train-games",
@@ -181,9 +230,9 @@ def main() -> None:
   cli.require_tunix()
   rows = []
   for name in flags.games:
-    model = teach(name, flags.train_games, flags.train_steps)
+    model = teach(name, flags.rules, flags.train_games, flags.train_steps)
     for batch_size in flags.batch_sizes:
-      row = measure(name, model, batch_size, flags.repeats)
+      row = measure(name, flags.rules, model, batch_size, flags.repeats)
       rows.append(row)
       print("  ".join(f"{key} {value}" for key, value in row.items()))
   record.write(flags.output, {"rows": rows})

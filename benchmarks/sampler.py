@@ -14,6 +14,7 @@ import statistics
 import time
 from typing import Any, cast
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,8 +59,12 @@ class Generator:
     """Takes a model and the maximum length of prompts and of answers."""
     spec, self._tokenizer = model.spec, model.tokenizer
     self._longest, self._max_new_tokens = longest, max_new_tokens
+    module: Any = nnx.clone(model.module)
+    for layer in module.layers:
+      # Tunix's own attention, which this library replaces.
+      (layer.attn.__class__,) = type(layer.attn).__bases__
     self._sampler = TokenSampler(
-      model.module,
+      module,
       model.tokenizer,
       tunix_sampler.CacheConfig(
         cache_size=longest + max_new_tokens,

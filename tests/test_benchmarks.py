@@ -31,6 +31,7 @@ SMALLEST = {
     "GRPO", "grpo_tiny", "--set",
     *test_pipeline.SHORT,
   ],
+  "all": ["--benchmarks", "grpo", "--flags=--steps 1"],
   "environment": ["--num-games", 3, "--repeats", 1],
   # A tokenizer that merges lines would not build the tables.
   "game_tables": ["--games", "leduc_poker", "--vocab-size", 2000],
