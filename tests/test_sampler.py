@@ -357,6 +357,36 @@ def test_a_game_does_not_depend_on_those_beside_it(model, tables):
   assert len(set(several.turn_mask.sum(axis=1).tolist())) > 1
 
 
+@pytest.mark.parametrize(
+  "context", conftest.slow_but(["board"], ["full", "truncated", "board"])
+)
+def test_a_group_is_one_prompt(model, tables, context):
+  size, max_turns = 4, 1 if context == "board" else 3
+  states = jax.tree.map(lambda leaf: leaf.repeat(size, 0), starts(3))
+  keys = token_keys(3 * size)
+  config = play_config(
+    context=context,
+    max_turns=max_turns,
+    max_new_tokens=12,
+    temperature=1.2,
+    constrained=True,
+  )
+  policy = policy_lib.ModelPolicy(model[1], model[0])
+  alone, shared = (
+    jax.device_get(
+      sampler_lib.Sampler(policy, ENV, tables, config, group_size=n)(
+        policy.params, keys, states
+      )
+    )
+    for n in (1, size)
+  )
+  for name in ("actions", "moves", "ending", "turn_mask"):
+    np.testing.assert_array_equal(getattr(alone, name), getattr(shared, name))
+  np.testing.assert_allclose(alone.log_probs, shared.log_probs, atol=1e-5)
+  # Games of a group are not the same game.
+  assert len({game.tobytes() for game in shared.actions}) > 6
+
+
 @pytest.mark.slow
 def test_a_group_shares_its_start_and_the_opponent_seed(model, tables):
   groups, size = 4, 6

@@ -93,11 +93,10 @@ def begin(policy: Policy, params: Any, prefix: Sequence[int]) -> Memory:
   return memory
 
 
-def repeat(memory: Memory, batch_size: int) -> Memory:
-  """Returns the memory of one row as that of B rows."""
+def repeat(rows: Any, count: int) -> Any:
+  """Repeats each row of a `Memory` or of other arrays a number of times."""
   return jax.tree.map(
-    lambda leaf: jnp.repeat(leaf, batch_size, axis=0) if leaf.ndim else leaf,
-    memory,
+    lambda leaf: jnp.repeat(leaf, count, axis=0) if leaf.ndim else leaf, rows
   )
 
 

@@ -78,6 +78,7 @@ class Sampler:
     sampling: config_lib.RolloutConfig | None = None,
     *,
     rows_at_once: int | None = None,
+    group_size: int = 1,
     is_self_play: bool = False,
   ):
     """Checks the settings; the first call compiles.
@@ -91,6 +92,9 @@ class Sampler:
       rows_at_once: Number of active games in the context `board`; finished
         games are replaced. Results do not depend on it. None selects a quarter
         of the batch, but at least 32, on a CPU and the whole batch elsewhere.
+      group_size: Number of consecutive games that begin with the same
+        observation, which is read once; all games then answer at a time. Of no
+        use in the context `board` with several turns.
       is_self_play: Whether `env` is a `self_play.MirrorEnvironment`, in which the
         policy plays both seats, each with a conversation of its own.
 
@@ -102,6 +106,12 @@ class Sampler:
     self._tables = tables
     self._config, self._rows_at_once = play, rows_at_once
     self._is_self_play = is_self_play
+    is_single = play.context == "board"
+    if is_single and (play.max_turns > 1 or is_self_play):
+      # Waiting games replace finished ones, so that rows are of any turn.
+      group_size = 1
+    self._group_size = group_size
+    self._is_single = is_single and group_size == 1
     self._sampling = sampling_lib.Sampling.of(sampling or play)
     self.num_traces = 0
     self._play = jax.jit(self._rollout)
@@ -167,7 +177,6 @@ class Sampler:
       tried=tried,
       agents=None if past is None else past.agents,
     )
-    is_single = self._config.context == "board"
     play = functools.partial(self._turn, params, tables, env)
 
     # What all prompts begin with is read once.
@@ -191,11 +200,11 @@ class Sampler:
           self._turn, past.params, tables, env, is_greedy=past.is_greedy
         ),
         env=env,
-        has_memory=not is_single,
+        has_memory=not self._is_single,
       )
       play = replies.turn
       memory, games = replies.open(memory, keys, games)
-    if is_single:
+    if self._is_single:
       fastest = batch_size
       if jax.default_backend() == "cpu":
         fastest = max(32, batch_size // 4)
@@ -266,9 +275,12 @@ class Sampler:
       # The slots of the last answer are reused.
       num_slots -= self._config.max_new_tokens
     memory = policy_lib.grow(self._policy, memory, max(num_before, num_slots))
-    memory, logits = policy_lib.feed(
-      self._policy, params, memory, tokens, mask & active[:, None]
-    )
+    size = self._group_size if is_first_turn else 1
+    inputs: Any = memory, tokens, mask & active[:, None]
+    if size > 1:
+      inputs = jax.tree.map(lambda x: x[::size] if x.ndim else x, inputs)
+    read = policy_lib.feed(self._policy, params, *inputs)
+    memory, logits = policy_lib.repeat(read, size)
     memory_after_prompt = memory
     legal = None
     if self._sampling.constrained == "legal":

@@ -71,12 +71,15 @@ class GameRollout:
       agent = config.episodes.agent
       self._seats = np.array([self._game.seat_number(agent, "episodes.agent")])
     self._policy = model_policy.ModelPolicy(self._module, model.spec)
+    size, episodes = config.grpo.num_generations, config.episodes
+    is_alike = episodes.source != "games" or episodes.opponent_seed == "group"
     self._sample = sampler.Sampler(
       self._policy,
       env,
       self._tables,
       play,
       config.rollout,
+      group_size=size if is_alike else 1,
       is_self_play=self._is_self_play,
     )
     if past is not None:
@@ -88,7 +91,6 @@ class GameRollout:
         config.rollout,
         is_self_play=True,
       )
-    size = config.grpo.num_generations
     self._by_seat = jax.jit(lambda games: self_play.by_seat(env, games, size))
     self._sequences = jax.jit(
       lambda games, tables: trajectory.sequences(
