@@ -50,6 +50,7 @@ from tests import players
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
 from tunix_ttt.data import datasets
+from tunix_ttt.models import token_log_probs
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.runs import progress
@@ -316,6 +317,19 @@ def source() -> datasets.Source:
 def any_prefix(monkeypatch):
   """Reads what all prompts begin with once, however short it is."""
   monkeypatch.setattr(tables_lib, "_MIN_PREFIX", 1)
+
+
+@pytest.fixture
+def packed_behind(any_prefix, monkeypatch):
+  """Packs training rows in pairs; returns what was chosen, 2 or 1."""
+  chosen = []
+
+  def rows_behind(num_rows, _length, prefix):
+    chosen.append(2 if prefix and num_rows % 2 == 0 else 1)
+    return chosen[-1]
+
+  monkeypatch.setattr(token_log_probs, "rows_behind", rows_behind)
+  return chosen
 
 
 @pytest.fixture(scope="session")

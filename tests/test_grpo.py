@@ -232,6 +232,14 @@ def test_the_reference_of_a_model_with_trained_adapters(
   assert [r["kl"] for r in rows(second) if r["split"] == "train"] == kl
 
 
+def test_what_prompts_begin_with_is_trained_once(tmp_path, packed_behind):
+  config = changed(WITH_KL, "training", max_steps=1)
+  row = next(r for r in rows(train(config, tmp_path / "run")) if r["step"] == 1)
+  # Of the policy and of the reference.
+  assert len(packed_behind) >= 2 and {*packed_behind} == {2}
+  assert row["log_ratio"] < 1e-4 and abs(row["kl"]) < 1e-6
+
+
 @pytest.mark.slow
 def test_every_prompt_is_asked_before_any_comes_again(tmp_path):
   path = tmp_path / "prompts.jsonl"

@@ -15,6 +15,7 @@ from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import recipes
+from tunix_ttt.data import datasets
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import run_directory
@@ -97,6 +98,16 @@ def test_a_run_leaves_what_it_should(finished):
   assert {p.name for p in (run / "checkpoints").iterdir()} == {"3", "6", "8"}
   assert list((run / "tensorboard").glob("events.*"))
   assert "=== SFT Training Logs ===" in (run / log).read_text()
+
+
+def test_what_rows_begin_with_is_trained_once(sft_run, tmp_path, packed_behind):
+  prepared = sft.plan(CONFIG)
+  assert datasets.prefix(prepared.dataset)
+  run = recipes.train_sft(CONFIG, tmp_path / "run")
+  assert 2 in packed_behind
+  for one, other in zip(rows(run), rows(sft_run), strict=True):
+    assert one["step"] == other["step"]
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
 def test_every_step_is_recorded_once_and_in_order(finished):

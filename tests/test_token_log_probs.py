@@ -117,6 +117,62 @@ def test_values_and_gradients(family, adapted, monkeypatch):
       np.testing.assert_allclose(ours, other, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+  "adapted", [pytest.param(False, marks=pytest.mark.slow), True]
+)
+@pytest.mark.parametrize("family", conftest.slow_but(["gemma3"], FAMILIES))
+def test_rows_packed_behind_a_prefix(family, adapted, monkeypatch):
+  # Two of three tokens at a time.
+  monkeypatch.setattr(lib, "MAX_LOGITS", 2 * 6 * VOCAB)
+  module, kind = make(family, adapted)
+  rng, prefix = np.random.default_rng(3), (7, 9, 7, 11, 5, 6)
+  # Windows of four tokens reach from the first tokens into the prefix.
+  mask = np.arange(9) < np.array([9, 7, 8, 9, 0, 0])[:, None]
+  tokens = np.where(mask, rng.integers(0, VOCAB, mask.shape), 0)
+  tokens[:4, : len(prefix)] = prefix
+  weights = rng.normal(size=(6, 8)) * mask[:, 1:]
+  weights[:, : len(prefix) - 1] = 0
+  arguments = inputs(jnp.asarray(tokens), jnp.asarray(mask))
+
+  def run(**options):
+    def loss(module):
+      found = lib.token_log_probs(
+        module, *arguments, temperature=0.7, **options
+      )
+      return (found.log_probs * weights).sum(), found
+
+    return nnx.jit(
+      nnx.value_and_grad(loss, argnums=nnx.DiffState(0, kind), has_aux=True)
+    )(module)
+
+  (expected, known), known_grads = run()
+  for rows in (2, 3):
+    monkeypatch.setattr(lib, "rows_behind", lambda *_, rows=rows: rows)
+    (value, found), grads = run(prefix=prefix)
+    assert float(value) == pytest.approx(float(expected), rel=1e-4)
+    trained = weights != 0
+    for one, other in zip(found, known, strict=True):
+      assert one.shape == (6, 8) and not one[:, : len(prefix) - 1].any()
+      np.testing.assert_allclose(one[trained], other[trained], atol=2e-5)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5),
+      grads,
+      known_grads,
+    )
+
+
+def test_when_rows_are_packed_behind_a_prefix():
+  devices = jax.device_count()
+  # With a short prefix attention would cost more than it saves.
+  packed = [
+    lib.rows_behind(24 * devices, 320, n) for n in (0, 60, 160, 210, 250)
+  ]
+  assert packed == [1, 1, 2, 6, 8]
+  assert lib.rows_behind(24 * devices, 16, 40) == 1
+  # Devices get as many packed rows each.
+  assert lib.rows_behind(2 * devices - 1, 320, 250) == 1
+
+
 def test_a_head_of_its_own(monkeypatch):
   monkeypatch.setattr(lib, "MAX_LOGITS", 5 * 4 * VOCAB)
   shape: dict[str, Any] = conftest.SMALL_MODEL.shape()

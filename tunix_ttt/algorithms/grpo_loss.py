@@ -8,7 +8,7 @@ compiled program. So its memory is that of a chunk, and batches with more or few
 trained rows are one shape, without work for rows that are padding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import math
@@ -59,6 +59,7 @@ class AlgorithmConfig(grpo_learner.GRPOConfig):
     max_sequence_tokens: Maximum number of sampled tokens in a sequence, the
       divisor of `sequence-mean-token-scale`.
     rows_at_once: Number of rows in a chunk.
+    prefix: Tokens with which all rows begin.
   """
 
   policy_loss_fn: str = NAME
@@ -67,10 +68,13 @@ class AlgorithmConfig(grpo_learner.GRPOConfig):
   epsilon_c: float | None = None
   max_sequence_tokens: int
   rows_at_once: int
+  prefix: Sequence[int] = ()
 
 
-def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
-  """Converts a run's settings to Tunix's."""
+def algorithm_config(
+  config: config_lib.GRPOConfig, prefix: Sequence[int] = ()
+) -> AlgorithmConfig:
+  """Converts a run's settings to Tunix's; all rows begin with a prefix."""
   algorithm, high = config.grpo, config.grpo.epsilon_high
   return AlgorithmConfig(
     num_generations=algorithm.num_generations,
@@ -86,19 +90,28 @@ def algorithm_config(config: config_lib.GRPOConfig) -> AlgorithmConfig:
     temperature=config.rollout.temperature,
     max_sequence_tokens=config.max_sequence_tokens,
     rows_at_once=meshes.rows_at_once(config),
+    prefix=prefix,
   )
 
 
 def log_probs(
-  model: nnx.Module, tokens: jax.Array, mask: jax.Array, temperature: float
+  model: nnx.Module,
+  tokens: jax.Array,
+  mask: jax.Array,
+  temperature: float,
+  prefix: Sequence[int] = (),
 ) -> token_log_probs.TokenLogProbs:
-  """Returns log-probabilities [N, L - 1] of the `tokens` [N, L] in `mask`."""
+  """Returns log-probabilities [N, L - 1] of the `tokens` [N, L] in `mask`.
+
+  See `token_log_probs` for `prefix`.
+  """
   return token_log_probs.token_log_probs(
     model,
     tokens,
     sft_utils.build_positions_from_mask(mask),
     sft_utils.make_causal_attn_mask(mask),
     temperature=temperature,
+    prefix=prefix,
   )
 
 
@@ -138,7 +151,11 @@ def games_loss(
     chunk = jax.tree.map(lambda leaf: meshes.shard(leaf, (meshes.FSDP,)), chunk)
     ids = jnp.concatenate([chunk.prompt_ids, chunk.completion_ids], axis=1)
     scores = log_probs(
-      nnx.merge(graph, *states, other), ids, chunk.mask, algo_config.temperature
+      nnx.merge(graph, *states, other),
+      ids,
+      chunk.mask,
+      algo_config.temperature,
+      algo_config.prefix,
     )
     loss, metrics = _loss_of_rows(scores, chunk, algo_config)
     return loss * weight, {

@@ -1,5 +1,6 @@
 """Supervised, DPO and ORPO losses, which never hold the logits of all tokens."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
@@ -54,15 +55,17 @@ def supervised_loss(
   denominator: jax.Array,
   positions: jax.Array,
   attention_mask: jax.Array,
+  prefix: Sequence[int] = (),
 ) -> tuple[jax.Array, dict[str, Any]]:
   """Returns the summed cross-entropy of supervised tokens over `denominator`.
 
   `loss_mask` bool [B, L] is True at the tokens to predict. `attention_mask` is
   bool [B, L, L]. The metric `token_accuracy` [] is the number of supervised
-  tokens that the model ranks first over the same denominator.
+  tokens that the model ranks first over the same denominator. See
+  `token_log_probs` for `prefix`, none of whose tokens may be supervised.
   """
   scores = token_log_probs.token_log_probs(
-    model, input_tokens, positions, attention_mask
+    model, input_tokens, positions, attention_mask, prefix=prefix
   )
   weights = loss_mask[:, 1:].astype(jnp.float32)
   correct = (scores.is_first_choice * weights).sum()

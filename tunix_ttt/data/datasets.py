@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import itertools
+import operator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -189,6 +190,17 @@ def tokenize(
     dropped_too_long=len(rows) - len(kept),
     length=max(lengths[i] for i in kept),
   )
+
+
+def prefix(dataset: Dataset[chat.Tokens]) -> tuple[int, ...]:
+  """Returns the tokens with which all rows begin, before any supervised one."""
+  rows = [*dataset.train, *dataset.eval]
+  first = min([*row.loss_mask[:-1], True].index(True) for row in rows)
+  # All agree as far as the first and the last in order do.
+  low, high = (end(row.ids for row in rows) for end in (min, max))
+  is_same = itertools.starmap(operator.eq, zip(low, high, strict=False))
+  length = sum(1 for _ in itertools.takewhile(bool, is_same))
+  return tuple(low[: min(first, length)])
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:

@@ -5,6 +5,8 @@ The logits of B sequences of L tokens are B * L * V numbers; at vocabularies of
 states go through the head in chunks, whose logits the backward pass recomputes.
 """
 
+from collections.abc import Sequence
+import functools
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -17,6 +19,9 @@ from tunix_ttt.models.families import specs
 # Maximum number of logits per chunk (256 MiB), but at least one token of each
 # sequence. A single chunk is not recomputed.
 MAX_LOGITS = 2**26
+# How many rows may be packed behind a prefix that they share, and how many more
+# pairs of tokens attention may then compute.
+_ROWS, _MORE_PAIRS = (8, 6, 4, 3, 2), 1.25
 
 
 class TokenLogProbs(NamedTuple):
@@ -41,6 +46,7 @@ def token_log_probs(
   attention_mask: jax.Array,
   *,
   temperature: float = 1.0,
+  prefix: Sequence[int] = (),
 ) -> TokenLogProbs:
   """Returns the log-probabilities of sequences.
 
@@ -53,14 +59,116 @@ def token_log_probs(
     positions: Positions of the tokens, int [B, L].
     attention_mask: Attention mask, bool [B, L, L].
     temperature: Divisor of the logits; 0 leaves them unchanged, as in Tunix.
+    prefix: Tokens with which all rows begin but those of padding. Where it pays,
+      rows are packed behind it; the results for its tokens are then 0.
   """
-  model: Any = module
-  logits, _ = model(
-    tokens, positions, None, attention_mask, output_hidden_states=True
+  num_rows, length = tokens.shape
+  rows = rows_behind(num_rows, length, len(prefix))
+  if rows > 1:
+    return _after_prefix(
+      module,
+      tokens,
+      positions,
+      attention_mask,
+      prefix,
+      rows=rows,
+      temperature=temperature,
+    )
+  hidden = _hidden(module, tokens, positions, attention_mask)
+  return _of_hidden(module, hidden[:, :-1], tokens[:, 1:], temperature)
+
+
+def rows_behind(num_rows: int, length: int, prefix: int) -> int:
+  """Returns how many rows are best packed behind a prefix, 1 for none.
+
+  Args:
+    num_rows: Number of rows.
+    length: Number of tokens of a row.
+    prefix: Number of tokens with which all rows begin.
+  """
+
+  def is_better(rows: int) -> bool:
+    pairs = (prefix + rows * (length - prefix)) ** 2
+    is_even = num_rows % (rows * jax.device_count()) == 0
+    return is_even and pairs <= _MORE_PAIRS * rows * length**2
+
+  # A batch in which nothing is trained may be shorter than the prefix.
+  return next(filter(is_better, _ROWS), 1) if 0 < prefix < length else 1
+
+
+def _after_prefix(
+  module: nnx.Module,
+  tokens: jax.Array,
+  positions: jax.Array,
+  attention_mask: jax.Array,
+  prefix: Sequence[int],
+  *,
+  rows: int,
+  temperature: float,
+) -> TokenLogProbs:
+  """Returns `token_log_probs`, computing the prefix once for every `rows` rows.
+
+  Of these one is made, in which each attends to the prefix and to its own tokens.
+  """
+  (batch, length), first = tokens.shape, len(prefix)
+  packed, rest = batch // rows, length - first
+  width = rows * rest
+
+  def pack(values: jax.Array, before: Any) -> jax.Array:
+    head = jnp.broadcast_to(jnp.asarray(before, values.dtype), (packed, first))
+    return jnp.concatenate(
+      [head, values[:, first:].reshape(packed, width)], axis=1
+    )
+
+  within = attention_mask[:, first:, first:]
+  within = within.reshape(packed, rows, rest, 1, rest)
+  same = jnp.eye(rows, dtype=bool)[:, None, :, None]
+  mask = jnp.concatenate(
+    [
+      jnp.ones((packed, width, first), bool),
+      (within & same).reshape(packed, width, width),
+    ],
+    axis=2,
   )
+  top = jnp.tri(first, first + width, dtype=bool)
+  top = jnp.broadcast_to(top, (packed, *top.shape))
+  hidden = _hidden(
+    module,
+    pack(tokens, prefix),
+    pack(positions, range(first)),
+    jnp.concatenate([top, mask], axis=1),
+  )
+  # A token is predicted at the one before it, the first by the prefix.
+  ends = hidden[:, first:].reshape(packed, rows, rest, -1)[:, :, :-1]
+  start = hidden[:, None, first - 1 : first]
+  start = jnp.broadcast_to(start, (packed, rows, *start.shape[2:]))
+  before = jnp.concatenate([start, ends], axis=2).reshape(batch, rest, -1)
+  scores = _of_hidden(module, before, tokens[:, first:], temperature)
+  return jax.tree.map(
+    lambda leaf: jnp.pad(leaf, ((0, 0), (first - 1, 0))), scores
+  )
+
+
+def _hidden(
+  module: nnx.Module,
+  tokens: jax.Array,
+  positions: jax.Array,
+  attention_mask: jax.Array,
+) -> jax.Array:
+  """Returns the final hidden states [B, L, D]."""
+  model: Any = module
+  model(tokens, positions, None, attention_mask, output_hidden_states=True)
   sown: Any = nnx.pop(module, nnx.Intermediate)
-  hidden = sown["all_hidden_states"].get_value()[-1][:, :-1]
-  targets = tokens[:, 1:]
+  return sown["all_hidden_states"].get_value()[-1]
+
+
+def _of_hidden(
+  module: nnx.Module,
+  hidden: jax.Array,
+  targets: jax.Array,
+  temperature: float,
+) -> TokenLogProbs:
+  """Returns the log-probabilities of targets [B, L] after `hidden` [B, L, D]."""
 
   def of_chunk(chunk: tuple[jax.Array, jax.Array]) -> TokenLogProbs:
     hidden, targets = chunk
@@ -79,7 +187,9 @@ def token_log_probs(
     )
 
   # Split along the length, so that sequences stay on their devices.
-  length, per_token = targets.shape[1], logits.shape[0] * logits.shape[2]
+  length, head = targets.shape[1], functools.partial(specs.logits, module)
+  vocab_size = jax.eval_shape(head, hidden).shape[-1]
+  per_token = len(targets) * vocab_size
   num_chunks = -(-length // max(MAX_LOGITS // per_token, 1))
   if num_chunks <= 1:
     return of_chunk((hidden, targets))
@@ -93,7 +203,7 @@ def token_log_probs(
     return jnp.moveaxis(padded.reshape(shape), 1, 0)
 
   def join(values: jax.Array) -> jax.Array:
-    return jnp.moveaxis(values, 0, 1).reshape(len(tokens), -1)[:, :length]
+    return jnp.moveaxis(values, 0, 1).reshape(len(targets), -1)[:, :length]
 
   # A loop body needs no protection against common subexpression elimination.
   recomputed = jax.checkpoint(of_chunk, prevent_cse=False)

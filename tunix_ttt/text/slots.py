@@ -51,9 +51,8 @@ class Chunk(struct.PyTreeNode):
   @property
   def prefix(self) -> tuple[int, ...]:
     """Tokens before the first that depends on the texts shown."""
-    if len(self.first_rows) > 1 and self.first_rows[1] > 1:
-      return ()
-    # A text without slots keeps its last token.
+    # The first group is the parts before the slots; a text without slots keeps its
+    # last token.
     length = min(int(self.lengths[0]), self.max_length - 1)
     return tuple(np.asarray(self.ids[:length]).tolist())
 

@@ -57,7 +57,9 @@ class GRPORun:
     self.game = catalog.of(config)
     # Copied before a checkpoint is restored into the model.
     self._reference = grpo_plan.reference(plan)
-    self.trainer = trainer_lib.GRPOTrainer(model.module, config, path)
+    self.trainer = trainer_lib.GRPOTrainer(
+      model.module, config, path, plan.prefix
+    )
     self.first_step = self.trainer.first_step
     self.pool = opponent_pool.OpponentPool(config, path)
     starts = plan.source.samples if plan.source else ()
@@ -81,7 +83,9 @@ class GRPORun:
     self.rollout.sync()
     self._policy: reference_log_probs.Scorer | None = None
     if config.mesh.layout == "split" or config.rollout.max_staleness:
-      self._policy = reference_log_probs.of_policy(model.module, config)
+      self._policy = reference_log_probs.of_policy(
+        model.module, config, plan.prefix
+      )
     rows = resume_checks.rewind(path, self.first_step)
     self.recorder = recorder_lib.GameRecorder(
       path, config, rows, model.tokenizer.decode

@@ -42,11 +42,13 @@ class Plan(run_loop.Plan):
     evaluate: Function from parameters, and one that is called with the games of
       each seat, to metrics by name, with a `score`.
     source: Prompts; None for whole games.
+    prefix: Tokens with which all sequences begin, see `tables.Tables`.
   """
 
   config: config_lib.GRPOConfig
   evaluate: Callable[..., dict[str, float]]
   source: datasets.Prompts | None
+  prefix: tuple[int, ...] = ()
 
   def dataset_record(self) -> run_manifest.DatasetRecord | None:
     """Returns the manifest's record of the prompts, if any."""
@@ -123,6 +125,7 @@ def plan(
     evaluate=evaluate,
     source=source,
     rewards=rewards,
+    prefix=tables.prefix,
   )
 
 
@@ -174,4 +177,4 @@ def reference(plan: Plan) -> reference_log_probs.Scorer | None:
     return None
   if reference_log_probs.starts_from_adapters(plan.model):
     progress.say(_REFERENCE_NOTES[plan.config.grpo.reference])
-  return reference_log_probs.of_reference(plan.model, plan.config)
+  return reference_log_probs.of_reference(plan.model, plan.config, plan.prefix)

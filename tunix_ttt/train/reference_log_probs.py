@@ -1,6 +1,6 @@
 """Log-probabilities of games and answers by the reference or the policy."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import itertools
 import pathlib
@@ -32,14 +32,21 @@ from tunix_ttt.text import tokenizers
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def of_policy(module: nnx.Module, config: config_lib.GRPOConfig) -> Scorer:
-  """Returns a scorer that reads a model's weights at each call."""
-  score = _make(nnx.split(module)[0], meshes.of(module), config)
+def of_policy(
+  module: nnx.Module, config: config_lib.GRPOConfig, prefix: Sequence[int] = ()
+) -> Scorer:
+  """Returns a scorer that reads a model's weights at each call.
+
+  See `grpo_loss.log_probs` for `prefix`.
+  """
+  score = _make(nnx.split(module)[0], meshes.of(module), config, prefix)
   return lambda tokens, mask: score(nnx.state(module), tokens, mask)
 
 
 def of_reference(
-  model: checkpoints.Model, config: config_lib.GRPOConfig
+  model: checkpoints.Model,
+  config: config_lib.GRPOConfig,
+  prefix: Sequence[int] = (),
 ) -> Scorer:
   """Returns a scorer by the reference of the KL divergence.
 
@@ -50,11 +57,11 @@ def of_reference(
   module = model.module
   if model.lora is not None and config.grpo.reference == "base":
     graph, _ = nnx.split(nnx.eval_shape(model.spec.build))
-    score = _make(graph, meshes.of(module), config)
+    score = _make(graph, meshes.of(module), config, prefix)
     base = nnx.filterlib.Not(nnx.LoRAParam)
     return lambda tokens, mask: score(nnx.state(module, base), tokens, mask)
   frozen = nnx.filterlib.Not(model.trainable)
-  score = _make(nnx.split(module)[0], meshes.of(module), config)
+  score = _make(nnx.split(module)[0], meshes.of(module), config, prefix)
   start = jax.tree.map(jnp.copy, nnx.state(module, model.trainable))
   return lambda tokens, mask: score(
     nnx.merge_state(nnx.state(module, frozen), start), tokens, mask
@@ -71,7 +78,10 @@ def starts_from_adapters(model: checkpoints.Model) -> bool:
 
 
 def _make(
-  graph: Any, mesh: Any, config: config_lib.GRPOConfig
+  graph: Any,
+  mesh: Any,
+  config: config_lib.GRPOConfig,
+  prefix: Sequence[int],
 ) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
   temperature = config.rollout.temperature
   size = meshes.rows_at_once(config)
@@ -82,7 +92,7 @@ def _make(
     module = nnx.merge(graph, state)
     # Tunix reads the mesh of the thread that traces.
     with meshes.use(mesh):
-      scores = grpo_loss.log_probs(module, tokens, mask, temperature)
+      scores = grpo_loss.log_probs(module, tokens, mask, temperature, prefix)
     return jnp.pad(scores.log_probs, ((0, 0), (1, 0)))
 
   def score(state: Any, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:

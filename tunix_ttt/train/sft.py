@@ -182,7 +182,9 @@ plan = LOADER.plan
 def run(prepared: Plan[Any, Any, Any], path: pathlib.Path) -> RowRun:
   """Restores the latest checkpoint and makes the batches of a run."""
   config, model = prepared.config, prepared.model
-  trainer = trainer_lib.SFTTrainer(model.module, config, path)
+  # A packed row has several sequences.
+  prefix = () if config.data.packing else datasets.prefix(prepared.dataset)
+  trainer = trainer_lib.SFTTrainer(model.module, config, path, prefix)
   pad_id = model.tokenizer.pad_id()
   made = batches.make(config, prepared.dataset, pad_id)
   return RowRun(prepared, path, trainer, *made)

@@ -1,6 +1,6 @@
 """Tunix's trainers, with exact metrics and resuming."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import pathlib
 import time
@@ -260,17 +260,29 @@ class SFTTrainer(RecordedTrainer):
   names: ClassVar[Mapping[str, str]] = {"token_accuracy": "accuracy"}
 
   def __init__(
-    self, model: nnx.Module, config: config_lib.SFTConfig, run: pathlib.Path
+    self,
+    model: nnx.Module,
+    config: config_lib.SFTConfig,
+    run: pathlib.Path,
+    prefix: Sequence[int] = (),
   ):
-    """Restores the latest checkpoint of the run directory, if any."""
+    """Restores the latest checkpoint of the run directory, if any.
+
+    All rows begin with the tokens of `prefix`, which are not supervised.
+    """
     super().__init__(
       config,
       model,
       optimizers.make(config.training),
       peft_trainer.TrainingConfig(**training_settings(config, run, "sft")),
     )
-    self.with_gen_model_input_fn(losses.model_inputs)
-    self.with_loss_fn(losses.supervised_loss, has_aux=True)
+    self.with_gen_model_input_fn(lambda batch: {"batch": batch})
+    self.with_loss_fn(
+      lambda model, batch: losses.supervised_loss(
+        model, **losses.model_inputs(batch), prefix=prefix
+      ),
+      has_aux=True,
+    )
 
 
 class DPOTrainer(RecordedTrainer, dpo_trainer.DPOTrainer):
@@ -326,9 +338,16 @@ class GRPOTrainer(LeanSteps):
   """
 
   def __init__(
-    self, model: nnx.Module, config: config_lib.GRPOConfig, run: pathlib.Path
+    self,
+    model: nnx.Module,
+    config: config_lib.GRPOConfig,
+    run: pathlib.Path,
+    prefix: Sequence[int] = (),
   ):
-    """Restores the latest checkpoint of the run directory, if any."""
+    """Restores the latest checkpoint of the run directory, if any.
+
+    All rows begin with the tokens of `prefix`.
+    """
     settings = training_settings(config, run, "grpo")
     settings["checkpointing_options"] = resume_checks.options(config.checkpoint)
     # The loss adds the gradients of micro-batches up.
@@ -341,7 +360,7 @@ class GRPOTrainer(LeanSteps):
     # Checkpoints are numbered by steps of the run, not by updates.
     self.first_step = self._train_steps
     self._iterations = config.grpo.num_iterations
-    algorithm = grpo_loss.algorithm_config(config)
+    algorithm = grpo_loss.algorithm_config(config, prefix)
     self.with_loss_fn(
       lambda model, batch: grpo_loss.games_loss(model, batch, algorithm),
       has_aux=True,
