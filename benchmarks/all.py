@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import record
 
 from tunix_ttt import cli
+from tunix_ttt import errors
 
 HERE = pathlib.Path(__file__).parent
 SLOWER, LARGER = 0.15, 0.01
@@ -131,8 +132,13 @@ def measure(name: str, flags: list[str]) -> dict[str, float]:
 
 
 def worse(then: dict[str, float], now: dict[str, float]) -> list[str]:
-  """Returns a line for each measure that is worse than it was."""
-  lines = []
+  """Returns a line for each measure that is worse than it was, or missing."""
+  benchmarks = {name.partition(":")[0] for name in now}
+  lines = [
+    f"{name}: in the baseline, and not measured"
+    for name in then.keys() - now.keys()
+    if name.partition(":")[0] in benchmarks
+  ]
   for name in then.keys() & now.keys():
     change = now[name] / then[name] - 1
     if name.endswith(BYTES):
@@ -166,7 +172,13 @@ def main() -> None:
   flags = parser.parse_args()
   then = {}
   if flags.baseline:
-    then = json.loads(flags.baseline.read_text())["measures"]
+    baseline = json.loads(flags.baseline.read_text())
+    if baseline["size"] != flags.size:
+      raise errors.UserError(
+        f"{flags.baseline}: is of the size {baseline['size']}, and this run is"
+        f" {flags.size}; set --size {baseline['size']}"
+      )
+    then = baseline["measures"]
   now: dict[str, float] = {}
   for name in flags.benchmarks:
     benchmark = BENCHMARKS[name]

@@ -23,6 +23,7 @@ from tunix.generate import sampler as tunix_sampler
 
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt.evaluate import model_player
 from tunix_ttt.games.tictactoe import board_tables
 from tunix_ttt.games.tictactoe import env as env_lib
@@ -59,6 +60,9 @@ class Generator:
     """Takes a model and the maximum length of prompts and of answers."""
     spec, self._tokenizer = model.spec, model.tokenizer
     self._longest, self._max_new_tokens = longest, max_new_tokens
+    if spec.family != "qwen2.5":
+      # This library's changes to the others are in their attention.
+      raise errors.UserError(f"--model: {spec.family}; use one of Qwen 2.5")
     module: Any = nnx.clone(model.module)
     for layer in module.layers:
       # Tunix's own attention, which this library replaces.

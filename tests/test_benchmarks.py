@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -32,6 +33,7 @@ SMALLEST = {
     *test_pipeline.SHORT,
   ],
   "all": ["--benchmarks", "grpo", "--flags=--steps 1"],
+  "ablations": ["--repeats", 1],
   "environment": ["--num-games", 3, "--repeats", 1],
   # A tokenizer that merges lines would not build the tables.
   "game_tables": ["--games", "leduc_poker", "--vocab-size", 2000],
@@ -88,6 +90,7 @@ SMALLEST = {
     "--set-start", "training.max_steps=1", "training.batch_size=16",
     "data.games.num_games=60",
   ],
+  "startup": ["--repeats", 1, "--set", *test_pipeline.SHORT],
 }  # fmt: skip
 
 
@@ -124,6 +127,19 @@ def smallest(name, directory):
   assert done.returncode == 0, done.stderr
   assert done.stdout
   return json.loads((directory / "results.json").read_text())
+
+
+def test_what_is_worse_than_the_baseline(monkeypatch):
+  monkeypatch.syspath_prepend(BENCHMARKS)
+  worse = runpy.run_path(str(BENCHMARKS / "all.py"))["worse"]
+  then = {"a: x": 2.0, "a: y, bytes": 100.0, "a: z": 1.0, "b: x": 1.0}
+  now = {"a: x": 1.6, "a: y, bytes": 102.0, "a: new": 1.0}
+  assert worse(then, now) == [
+    "a: x: 20.0% slower than in the baseline",
+    "a: y, bytes: 2.0% larger than in the baseline",
+    "a: z: in the baseline, and not measured",
+  ]
+  assert worse(then, then | {"a: x": 1.8, "a: y, bytes": 90.0}) == []
 
 
 @pytest.mark.slow
