@@ -258,8 +258,8 @@ MUTATIONS = (
   Mutation(
     "a token has the log-probability of the one before it",
     "tunix_ttt/models/token_log_probs.py",
-    "targets = tokens[:, 1:]",
-    "targets = tokens[:, :-1]",
+    "hidden[:, :-1], tokens[:, 1:]",
+    "hidden[:, :-1], tokens[:, :-1]",
     "tests/test_token_log_probs.py::test_values_and_gradients",
   ),
   Mutation(
