@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import programs
 import record
+import sampler as sampler_benchmark
 
 from tunix_ttt import cli
 from tunix_ttt.models import model_policy
@@ -73,18 +74,10 @@ def make_model() -> tuple[Any, specs.ModelSpec]:
   return specs.initialize(spec, 0), spec
 
 
-def with_tunix_attention(module: Any) -> Any:
-  """Returns a copy of a model with Tunix's own attention."""
-  module = nnx.clone(module)
-  for layer in module.layers:
-    (layer.attn.__class__,) = type(layer.attn).__bases__
-  return module
-
-
 def decode_runs(rows: int, slots: int) -> dict[str, Run]:
   """Returns functions that decode tokens after a prompt, greedily."""
   module, spec = make_model()
-  tunix = with_tunix_attention(module)
+  tunix = sampler_benchmark.with_tunix_attention(module)
   length = slots - _STEPS
 
   def run(policy: policy_lib.Policy, params: Any) -> Any:
@@ -156,7 +149,6 @@ def train_runs(rows: int, length: int) -> dict[str, Run]:
   return {
     "with": step(nnx.clone(module)),
     "JAX's derivatives of feed-forward layers": plain,
-    "Tunix's attention": step(with_tunix_attention(module)),
   }
 
 

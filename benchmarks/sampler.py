@@ -51,6 +51,14 @@ class TokenSampler(tunix_sampler.Sampler):
     return np.asarray(input_string, np.int32)
 
 
+def with_tunix_attention(module: nnx.Module) -> Any:
+  """Returns a copy of a model with Tunix's attention, which is replaced here."""
+  module = nnx.clone(module)
+  for layer in cast(Any, module).layers:
+    (layer.attn.__class__,) = type(layer.attn).__bases__
+  return module
+
+
 class Generator:
   """Tunix's sampler, greedily, with this library's arguments."""
 
@@ -63,12 +71,8 @@ class Generator:
     if spec.family != "qwen2.5":
       # This library's changes to the others are in their attention.
       raise errors.UserError(f"--model: {spec.family}; use one of Qwen 2.5")
-    module: Any = nnx.clone(model.module)
-    for layer in module.layers:
-      # Tunix's own attention, which this library replaces.
-      (layer.attn.__class__,) = type(layer.attn).__bases__
     self._sampler = TokenSampler(
-      module,
+      with_tunix_attention(model.module),
       model.tokenizer,
       tunix_sampler.CacheConfig(
         cache_size=longest + max_new_tokens,

@@ -211,11 +211,11 @@ def _feed(
     mask: Mask of the prompts' tokens, bool [B, L].
     tree: Prefixes.
   """
-  begun = memory.valid.shape[1]
-  tokens, mask = tokens[:, begun:], mask[:, begun:]
+  prefix_length = memory.valid.shape[1]
+  tokens, mask = tokens[:, prefix_length:], mask[:, prefix_length:]
   (batch_size, length), more = tokens.shape, len(tree) - 1
   shape = batch_size, more
-  positions = begun + jnp.concatenate(
+  positions = prefix_length + jnp.concatenate(
     [
       jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0),
       mask.sum(axis=1)[:, None] + tree.depths[1:] - 1,
@@ -223,9 +223,9 @@ def _feed(
     axis=1,
   )
   # Slots of the memory, of the rest of the prompts and of the tree.
-  causal = np.ones((length + more, begun + length + more), bool)
-  causal[:length, begun:] = np.tri(length, length + more, dtype=bool)
-  causal[length:, begun + length :] = tree.is_read[1:, 1:]
+  causal = np.ones((length + more, prefix_length + length + more), bool)
+  causal[:length, prefix_length:] = np.tri(length, length + more, dtype=bool)
+  causal[length:, prefix_length + length :] = tree.is_read[1:, 1:]
   valid = jnp.concatenate([memory.valid, mask, jnp.ones(shape, bool)], axis=1)
   # The empty prefix is read at the last token of the prompt.
   last = length - 1 - jnp.argmax(mask[:, ::-1], axis=1, keepdims=True)
@@ -234,7 +234,7 @@ def _feed(
     params,
     jnp.concatenate([tokens, jnp.broadcast_to(tree.tokens[1:], shape)], axis=1),
     positions,
-    policy.grow_cache(memory.cache, begun + length + more),
+    policy.grow_cache(memory.cache, prefix_length + length + more),
     memory.end,
     valid[:, None, :] & causal,
     jnp.concatenate([last, read], axis=1),

@@ -76,7 +76,7 @@ class LeanSteps(peft_trainer.PeftTrainer):
       )
       nnx.update(node, committed)
     # These states hold the variables themselves: to split and update the modules
-    # in each step would take a quarter of a small model's step.
+    # in each step would take a fifth of a small model's step.
     graph, values, frozen = nnx.split(self.model, trained, ...)
     optimizer_graph, moments = nnx.split(self.optimizer)
     shardings = tuple(

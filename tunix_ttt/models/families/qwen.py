@@ -39,12 +39,8 @@ class _Attention2(tunix_qwen2.Attention):
     query, key = (
       tunix_qwen2.apply_rotary_embedding(head, sin, cos) for head in heads[:2]
     )
-    cache, read = attention.attend(
-      *(query, key, heads[2]),
-      cache,
-      _within(attn_mask, segment_ids),
-      scale=self.scale,
-      dtype=jnp.float32,
+    cache, read = _attend(
+      self, (query, key, heads[2]), cache, attn_mask, segment_ids
     )
     output = self.o_proj(read)
     return cache, tunix_qwen2.shard(output, axes.act_btd)
@@ -79,24 +75,25 @@ class _Attention3(tunix_qwen3.Attention):
       )
       for head in (query, key)
     )
-    cache, read = attention.attend(
-      query,
-      key,
-      value,
-      cache,
-      _within(attn_mask, segment_ids),
-      scale=self.scale,
-      dtype=jnp.float32,
+    cache, read = _attend(
+      self, (query, key, value), cache, attn_mask, segment_ids
     )
     output = self.o_proj(read)
     return cache, tunix_qwen3.shard(output, axes.act_btd)
 
 
-def _within(mask: Any, segment_ids: Any) -> Any:
-  """Limits an attention mask, bool [B, T, S], to segments, int [B, T], if any."""
-  if segment_ids is None:
-    return mask
-  return mask & (segment_ids[:, :, None] == segment_ids[:, None])
+def _attend(
+  layer: Any, heads: tuple[Any, Any, Any], cache: Any, mask: Any, ids: Any
+) -> tuple[Any, Any]:
+  """Returns `attention.attend` of queries, keys and values.
+
+  Tokens attend within their segments, `ids` int [B, T]; None is one segment.
+  """
+  if ids is not None:
+    mask = mask & (ids[:, :, None] == ids[:, None])
+  return attention.attend(
+    *heads, cache, mask, scale=layer.scale, dtype=jnp.float32
+  )
 
 
 def _settings(spec: family.Architecture) -> dict[str, Any]:
