@@ -154,11 +154,14 @@ def trainer(module: nnx.Module) -> trainer_lib.LeanSteps:
 
 
 def batch(tokens: Any, mask: Any, trained: Any) -> Any:
-  """Returns what a supervised step takes, on the devices of `meshes.use`."""
+  """Returns what a supervised step takes, on the devices of `meshes.use`.
+
+  All are [B, L]; `trained` is the mask of the tokens to predict.
+  """
   made: Any = {
     "input_tokens": tokens,
     "input_mask": mask,
-    "loss_mask": trained,
+    "places": np.where(trained, np.arange(trained.shape[1]), 0),
     "denominator": np.float32(trained.sum()),
   }
   return sharding_utils.shard_input(made, (meshes.FSDP,))

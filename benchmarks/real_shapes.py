@@ -163,7 +163,7 @@ def training(
     batch = {
       "input_tokens": jnp.ones((rows, length), jnp.int32),
       "input_mask": mask,
-      "loss_mask": mask,
+      "places": jnp.tile(jnp.arange(1, length), (rows, 1)),
       "denominator": jnp.float32(rows * length),
     }
 

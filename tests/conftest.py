@@ -44,6 +44,7 @@ import hypothesis
 import jax
 from jax._src import lru_cache
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests import players
@@ -93,6 +94,14 @@ SMALL_MODEL = config_lib.ModelConfig(
   num_kv_heads=1,
   head_dim=16,
 )
+
+
+def places(mask):
+  """Returns the indices int32 [B, L - 1] of a mask's tokens but first ones, then 0."""
+  mask = np.asarray(mask, bool)[:, 1:]
+  index = np.argsort(~mask, axis=1, kind="stable")
+  exists = np.take_along_axis(mask, index, axis=1)
+  return jnp.asarray(np.where(exists, index + 1, 0), jnp.int32)
 
 
 class TableModel(nnx.Module):

@@ -130,17 +130,17 @@ MUTATIONS = (
     "tests/test_packing.py::test_positions_start_anew_and_attention_stays_within",
   ),
   Mutation(
-    "the loss mask is a token late",
-    "tunix_ttt/algorithms/losses.py",
-    "weights = loss_mask[:, 1:]",
-    "weights = loss_mask[:, :-1]",
-    "tests/test_losses.py::test_hand_arithmetic",
+    "the tokens to predict are one earlier",
+    "tunix_ttt/data/batches.py",
+    "(start + 1 + after)",
+    "(start + after)",
+    "tests/test_packing.py::test_a_batch_is_its_sequences",
   ),
   Mutation(
     "the loss is divided by the padded length",
     "tunix_ttt/algorithms/losses.py",
-    "-(scores.log_probs * weights).sum() / denominator",
-    "-(scores.log_probs * weights).sum() / weights.size",
+    "-scores.log_probs.sum() / denominator",
+    "-scores.log_probs.sum() / places.size",
     "tests/test_losses.py::test_hand_arithmetic",
   ),
   Mutation(
@@ -258,8 +258,8 @@ MUTATIONS = (
   Mutation(
     "a token has the log-probability of the one before it",
     "tunix_ttt/models/token_log_probs.py",
-    "hidden[:, :-1], tokens[:, 1:]",
-    "hidden[:, :-1], tokens[:, :-1]",
+    "targets = tokens[:, first:]",
+    "targets = tokens[:, first - 1 : -1]",
     "tests/test_token_log_probs.py::test_values_and_gradients",
   ),
   Mutation(

@@ -114,7 +114,7 @@ def train(module) -> str:
   batch: Any = {
     "input_tokens": np.zeros((ROWS, LENGTH), np.int32),
     "input_mask": mask,
-    "loss_mask": mask,
+    "places": np.asarray(conftest.places(mask)),
     "denominator": np.float32(mask.sum()),
   }
   trainer = trainer_lib.LeanSteps(

@@ -158,7 +158,9 @@ def batches(dataset, **settings):
 
 
 def filled(parts, dataset, size):
-  layout = batches_lib.Layout(rows=size, length=dataset.length)
+  layout = batches_lib.Layout(
+    rows=size, length=dataset.length, predicted=dataset.length - 1
+  )
   for part in parts:
     yield batches_lib.make_batch(
       part.sequences, layout=layout, pad_id=0, denominator=part.denominator
@@ -191,14 +193,14 @@ def test_every_epoch_has_every_row_once_in_an_order_of_its_own(dataset):
 
 def test_batches_pad_and_mask(dataset):
   batch = next(batches(dataset))
-  for tokens, mask, loss in zip(
-    batch["input_tokens"], batch["input_mask"], batch["loss_mask"], strict=True
+  for tokens, mask, places in zip(
+    batch["input_tokens"], batch["input_mask"], batch["places"], strict=True
   ):
     n = mask.sum()
     assert mask.tolist() == [True] * n + [False] * (8 - n)
     assert (tokens[n:] == 0).all() and (tokens[:n] != 0).all()
-    assert loss.tolist() == [False] + [True] * (n - 1) + [False] * (8 - n)
-  assert batch["denominator"] == batch["loss_mask"].sum()
+    assert places.tolist() == [*range(1, n)] + [0] * (8 - n)
+  assert batch["denominator"] == (batch["places"] > 0).sum()
 
 
 def test_accumulation_splits_a_batch_and_shares_its_denominator(dataset):

@@ -18,7 +18,7 @@ def inputs(tokens, input_mask, loss_mask, denominator):
     {
       "input_tokens": jnp.asarray(tokens, jnp.int32),
       "input_mask": jnp.asarray(input_mask, bool),
-      "loss_mask": jnp.asarray(loss_mask, bool),
+      "places": conftest.places(loss_mask),
       "denominator": jnp.float32(denominator),
     }
   )
@@ -76,7 +76,7 @@ def test_equals_tunix_own_loss(name):
   theirs = peft_trainer._default_loss_fn(
     module,
     args["input_tokens"],
-    args["loss_mask"],
+    jnp.asarray(loss_mask),
     args["positions"],
     args["attention_mask"],
   )

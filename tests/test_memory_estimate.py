@@ -39,7 +39,7 @@ def compiled_bytes(spec, rows, length, remat, adapted) -> int:
   batch = {
     "input_tokens": jax.ShapeDtypeStruct(shape, jnp.int32),
     "input_mask": jax.ShapeDtypeStruct(shape, jnp.bool_),
-    "loss_mask": jax.ShapeDtypeStruct(shape, jnp.bool_),
+    "places": jax.ShapeDtypeStruct((rows, length - 1), jnp.int32),
     "denominator": jax.ShapeDtypeStruct((), jnp.float32),
   }
   lowered = jax.jit(step).lower(trained, frozen, batch)

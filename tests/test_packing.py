@@ -51,7 +51,7 @@ def packed(rows):
 
 def padded(rows):
   supervised = sum(sum(row.loss_mask[1:]) for row in rows)
-  layout = batches.Layout(rows=len(rows), length=12)
+  layout = batches.Layout(rows=len(rows), length=12, predicted=11)
   return batches.make_batch(
     rows, layout=layout, pad_id=PAD, denominator=supervised
   )
@@ -77,16 +77,18 @@ def test_rows_hold_every_sequence_once_and_no_more_than_fits():
 
 def test_a_layout_fits_every_batch():
   short, long = sequences([4, 4, 4, 4]), sequences([8, 8, 8, 2])
-  assert batches.find_layout([short]) == batches.Layout(rows=4, length=4)
+  assert batches.find_layout([short]) == batches.Layout(
+    rows=4, length=4, predicted=2
+  )
   layout = batches.find_layout([short, long])
-  assert layout == batches.Layout(rows=4, length=8)
+  assert layout == batches.Layout(rows=4, length=8, predicted=4)
 
 
 def test_longer_rows_where_they_save_much():
   # One sequence of 2 in a row of 3, but three in one of 6.
   rows = sequences([3] + 29 * [2])
   layout = batches.find_layout([rows])
-  assert layout == batches.Layout(rows=11, length=6)
+  assert layout == batches.Layout(rows=11, length=6, predicted=3)
 
 
 def test_a_batch_is_its_sequences():
@@ -94,14 +96,18 @@ def test_a_batch_is_its_sequences():
   batch = packed(rows)
   ids, tokens = batch["segment_ids"], batch["input_tokens"]
   assert ids.shape[1] == 9 and not ids[-1].any()
+  predicted = np.zeros(ids.shape, bool)
+  np.put_along_axis(predicted, batch["places"], True, axis=1)
+  # There 0 is no token.
+  predicted[:, 0] = False
   for n, row in enumerate(rows):
     mask = ids == n + 1
     assert tokens[mask].tolist() == row.ids
     # The first token has no token before it to be predicted from.
-    assert batch["loss_mask"][mask].tolist() == [False, *row.loss_mask[1:]]
+    assert predicted[mask].tolist() == [False, *row.loss_mask[1:]]
   assert (batch["input_mask"] == (ids > 0)).all()
   assert (tokens[ids == 0] == PAD).all()
-  assert not batch["loss_mask"][ids == 0].any()
+  assert not predicted[ids == 0].any()
 
 
 def test_positions_start_anew_and_attention_stays_within():
@@ -270,7 +276,7 @@ def test_a_run_sees_the_same_sequences_in_batches_of_one_shape():
       (
         batch["input_mask"].sum(),
         batch["input_tokens"].sum(where=batch["input_mask"]),
-        batch["loss_mask"].sum(),
+        (batch["places"] > 0).sum(),
         batch["denominator"],
       )
       for batch in [*train, *held_out]

@@ -98,7 +98,7 @@ def begin(config, run):
 def error(model, config, sequences):
   """Returns how far log-probabilities are from those that were recorded."""
   score = reference_log_probs.of_policy(model.module, config)
-  found = score(sequences.tokens, sequences.mask)
+  found = score(sequences.tokens, sequences.mask, sequences.action_mask)
   sampled = sequences.action_mask
   difference = found - sequences.log_probs
   return np.abs(difference[sampled]).max()

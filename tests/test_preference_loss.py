@@ -56,7 +56,7 @@ def ours(example):
   batch = {
     "input_tokens": in_turn(example.input_ids),
     "input_mask": in_turn(mask),
-    "loss_mask": in_turn(jnp.pad(answers, ((0, 0), (5, 0)))),
+    "places": conftest.places(in_turn(jnp.pad(answers, ((0, 0), (5, 0))))),
     "denominator": jnp.float32(3),
     "pairs": jnp.arange(3),
   }
@@ -153,8 +153,9 @@ def test_pairs_that_are_not_there_count_for_nothing(table, settings):
     "pairs": jnp.asarray([0, 1, -1]),
     "denominator": two["denominator"],
   }
-  for name in ("input_mask", "loss_mask"):
-    padded[name] = batch[name].at[4:].set(False)
+  is_there = jnp.arange(6)[:, None] < 4
+  padded["input_mask"] = batch["input_mask"] & is_there
+  padded["places"] = batch["places"] * is_there
 
   def run(batch):
     return losses.preference_loss(table, batch, label_smoothing=0.0, **settings)

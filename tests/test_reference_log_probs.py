@@ -57,13 +57,13 @@ def test_scores_do_not_depend_on_devices_or_parts(parts):
   mask = np.arange(8) < rng.integers(4, 9, (48, 1))
   mask[30:] = False
   module = specs.initialize(conftest.small_spec("qwen2.5", VOCAB), 0)
-  expected = reference_log_probs.of_policy(module, config)(tokens, mask)
+  expected = reference_log_probs.of_policy(module, config)(tokens, mask, mask)
   assert expected.shape == tokens.shape
   assert (expected[..., 0] == 0).all() and (expected[mask][1:] <= 0).all()
   mesh = meshes.make(config_lib.MeshConfig(fsdp=2))
   assert mesh is not None
   score = reference_log_probs.of_policy(meshes.copy(module, mesh), config)
-  np.testing.assert_allclose(score(tokens, mask), expected, atol=1e-5)
+  np.testing.assert_allclose(score(tokens, mask, mask), expected, atol=1e-5)
 
 
 def model_with_adapters():
@@ -97,16 +97,20 @@ def test_the_reference_stays_what_it_is(reference, has_adapters):
     model = dataclasses.replace(model, module=base, lora=None)
   rng = np.random.default_rng(0)
   tokens, mask = rng.integers(1, VOCAB, (3, 7)), np.ones((3, 7), bool)
-  start = reference_log_probs.of_policy(model.module, config)(tokens, mask)
+  start = reference_log_probs.of_policy(model.module, config)(
+    tokens, mask, mask
+  )
   expected = start
   if reference == "base":
-    expected = reference_log_probs.of_policy(base, config)(tokens, mask)
+    expected = reference_log_probs.of_policy(base, config)(tokens, mask, mask)
   is_start = reference == "start" or not has_adapters
   assert (expected == start).all() == is_start
   score = reference_log_probs.of_reference(model, config)
   change(model.module, 0.1)
-  np.testing.assert_array_equal(score(tokens, mask), expected)
-  moved = reference_log_probs.of_policy(model.module, config)(tokens, mask)
+  np.testing.assert_array_equal(score(tokens, mask, mask), expected)
+  moved = reference_log_probs.of_policy(model.module, config)(
+    tokens, mask, mask
+  )
   assert np.abs(moved - expected).max() > 1e-3
 
 

@@ -294,7 +294,7 @@ def test_each_seat_has_a_conversation_of_its_own(name, context):
   rows = jax.device_get(rollout._sequences(split, rollout._tables))
   # The trainer computes the same from each seat's tokens alone.
   scores = reference_log_probs.of_policy(model.module, config)
-  log_probs = np.asarray(scores(rows.tokens, rows.mask))
+  log_probs = np.asarray(scores(rows.tokens, rows.mask, rows.action_mask))
   sampled = rows.action_mask
   np.testing.assert_allclose(
     log_probs[sampled], rows.log_probs[sampled], atol=1e-4

@@ -74,7 +74,7 @@ def check_log_probs(model, batch, temperature):
     {
       "input_tokens": batch.tokens,
       "input_mask": batch.mask,
-      "loss_mask": batch.action_mask,
+      "places": conftest.places(batch.action_mask),
       "denominator": jnp.float32(1),
     }
   )

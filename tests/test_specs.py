@@ -32,7 +32,7 @@ def batch():
     {
       "input_tokens": jnp.asarray(tokens),
       "input_mask": jnp.asarray(ones),
-      "loss_mask": jnp.asarray(ones),
+      "places": conftest.places(ones),
       "denominator": jnp.float32(126),
     }
   )

@@ -117,6 +117,57 @@ def test_values_and_gradients(family, adapted, monkeypatch):
       np.testing.assert_allclose(ours, other, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("family", conftest.slow_but(["qwen2.5"], FAMILIES))
+def test_some_tokens_alone(family, monkeypatch):
+  # Two of four tokens at a time.
+  monkeypatch.setattr(lib, "MAX_LOGITS", 2 * 4 * VOCAB)
+  module, kind = make(family, True)
+  tokens, mask = batch()
+  places = jnp.asarray([[1, 2, 8, 11], [3, 6, 0, 0], [9, 10, 11, 0], 4 * [0]])
+  weights = np.random.default_rng(4).normal(size=(4, 4)) * (places > 0)
+
+  def run(choose, **options):
+    def loss(module):
+      found = choose(lib.token_log_probs(module, *arguments, **options))
+      return (found.log_probs * weights).sum(), found
+
+    return nnx.jit(
+      nnx.value_and_grad(loss, argnums=nnx.DiffState(0, kind), has_aux=True)
+    )(module)
+
+  def of_places(scores):
+    index = (places - 1).clip(0)
+    return jax.tree.map(
+      lambda leaf: jnp.where(
+        places > 0, jnp.take_along_axis(leaf, index, axis=1), 0
+      ),
+      scores,
+    )
+
+  arguments = inputs(tokens, mask)
+  (value, found), grads = run(lambda scores: scores, places=places)
+  (expected, known), known_grads = run(of_places)
+  assert float(value) == pytest.approx(float(expected), rel=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5),
+    (found, grads),
+    (known, known_grads),
+  )
+
+
+def test_the_first_choice_is_the_first_of_equals():
+  table = jnp.asarray([[0.0, 3, 1, 3], [2, 0, 2, 0], [0, 0, 0, 0]])
+  module = conftest.TableModel(jnp.pad(table, ((0, 1), (0, 0))))
+  tokens = jnp.asarray([[0, 1, 0], [0, 3, 1], [1, 2, 0], [2, 0, 2]])
+  found = lib.token_log_probs(module, *inputs(tokens, tokens >= 0))
+  assert found.is_first_choice.tolist() == [
+    [True, True],
+    [False, False],
+    [False, True],
+    [True, False],
+  ]
+
+
 @pytest.mark.parametrize(
   "adapted", [pytest.param(False, marks=pytest.mark.slow), True]
 )
@@ -134,7 +185,7 @@ def test_rows_packed_behind_a_prefix(family, adapted, monkeypatch):
   weights[:, : len(prefix) - 1] = 0
   arguments = inputs(jnp.asarray(tokens), jnp.asarray(mask))
 
-  def run(**options):
+  def run(weights, **options):
     def loss(module):
       found = lib.token_log_probs(
         module, *arguments, temperature=0.7, **options
@@ -145,10 +196,17 @@ def test_rows_packed_behind_a_prefix(family, adapted, monkeypatch):
       nnx.value_and_grad(loss, argnums=nnx.DiffState(0, kind), has_aux=True)
     )(module)
 
-  (expected, known), known_grads = run()
+  (expected, known), known_grads = run(weights)
   for rows in (2, 3):
     monkeypatch.setattr(lib, "rows_behind", lambda *_, rows=rows: rows)
-    (value, found), grads = run(prefix=prefix)
+    (value, found), grads = run(weights, prefix=prefix)
+    # The first is of the prefix.
+    places = np.tile([3, 6, 7, 8], (6, 1))
+    chosen = weights[:, places[0] - 1]
+    (same, some), _ = run(chosen, prefix=prefix, places=places)
+    assert float(same) == pytest.approx(float(value), rel=1e-5)
+    for one, other in zip(some, found, strict=True):
+      np.testing.assert_allclose(one, other[:, places[0] - 1], atol=2e-5)
     assert float(value) == pytest.approx(float(expected), rel=1e-4)
     trained = weights != 0
     for one, other in zip(found, known, strict=True):

@@ -98,20 +98,38 @@ def log_probs(
   model: nnx.Module,
   tokens: jax.Array,
   mask: jax.Array,
+  is_sampled: jax.Array,
+  max_sampled: int,
   temperature: float,
   prefix: Sequence[int] = (),
 ) -> token_log_probs.TokenLogProbs:
-  """Returns log-probabilities [N, L - 1] of the `tokens` [N, L] in `mask`.
+  """Returns log-probabilities [N, L - 1] of those `tokens` [N, L] in `is_sampled`.
 
-  See `token_log_probs` for `prefix`.
+  These are at most `max_sampled` in a row; `mask` has all tokens of the rows. See
+  `token_log_probs` for `prefix`.
   """
-  return token_log_probs.token_log_probs(
+  score = functools.partial(
+    token_log_probs.token_log_probs,
     model,
     tokens,
     sft_utils.build_positions_from_mask(mask),
     sft_utils.make_causal_attn_mask(mask),
     temperature=temperature,
     prefix=prefix,
+  )
+  if max_sampled >= tokens.shape[1] - 1:
+    return score()
+  is_sampled = is_sampled.at[:, 0].set(False)
+  first = jnp.argsort(~is_sampled, axis=1, stable=True)[:, :max_sampled]
+  exists = jnp.take_along_axis(is_sampled, first, axis=1)
+  scores = score(places=jnp.where(exists, first, 0))
+  # Back to where the tokens are.
+  rank = (jnp.cumsum(is_sampled, axis=1) - 1).clip(0)
+  return jax.tree.map(
+    lambda leaf: jnp.where(
+      is_sampled, jnp.take_along_axis(leaf, rank, axis=1), 0
+    )[:, 1:].astype(leaf.dtype),
+    scores,
   )
 
 
@@ -154,6 +172,8 @@ def games_loss(
       nnx.merge(graph, *states, other),
       ids,
       chunk.mask,
+      jnp.pad(chunk.completion_mask, ((0, 0), (1, 0))),
+      algo_config.max_sequence_tokens,
       algo_config.temperature,
       algo_config.prefix,
     )

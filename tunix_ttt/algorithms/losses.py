@@ -16,7 +16,7 @@ Batch = dict[str, jax.Array]
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
   """Returns the arguments of `supervised_loss`, except for the model."""
-  names = ("input_tokens", "loss_mask", "denominator")
+  names = ("input_tokens", "places", "denominator")
   inputs: dict[str, Any] = {name: batch[name] for name in names}
   inputs["positions"], inputs["attention_mask"] = _attention_inputs(batch)
   return inputs
@@ -51,7 +51,7 @@ def segment_inputs(segment_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
 def supervised_loss(
   model: nnx.Module,
   input_tokens: jax.Array,
-  loss_mask: jax.Array,
+  places: jax.Array,
   denominator: jax.Array,
   positions: jax.Array,
   attention_mask: jax.Array,
@@ -59,18 +59,16 @@ def supervised_loss(
 ) -> tuple[jax.Array, dict[str, Any]]:
   """Returns the summed cross-entropy of supervised tokens over `denominator`.
 
-  `loss_mask` bool [B, L] is True at the tokens to predict. `attention_mask` is
-  bool [B, L, L]. The metric `token_accuracy` [] is the number of supervised
-  tokens that the model ranks first over the same denominator. See
-  `token_log_probs` for `prefix`, none of whose tokens may be supervised.
+  `places` int [B, A] are the indices of the tokens to predict in their rows, 0 for
+  none. `attention_mask` is bool [B, L, L]. The metric `token_accuracy` [] is the
+  number of supervised tokens that the model ranks first over the same denominator.
+  See `token_log_probs` for `prefix`, none of whose tokens may be supervised.
   """
   scores = token_log_probs.token_log_probs(
-    model, input_tokens, positions, attention_mask, prefix=prefix
+    model, input_tokens, positions, attention_mask, prefix=prefix, places=places
   )
-  weights = loss_mask[:, 1:].astype(jnp.float32)
-  correct = (scores.is_first_choice * weights).sum()
-  loss = -(scores.log_probs * weights).sum() / denominator
-  return loss, {"token_accuracy": correct / denominator}
+  loss = -scores.log_probs.sum() / denominator
+  return loss, {"token_accuracy": scores.is_first_choice.sum() / denominator}
 
 
 def pair_log_probs(model: nnx.Module, batch: Batch) -> jax.Array:
@@ -79,17 +77,20 @@ def pair_log_probs(model: nnx.Module, batch: Batch) -> jax.Array:
   The result is float32 [2, B] for a batch of B pairs, 0 for missing pairs.
   """
   scores = token_log_probs.token_log_probs(
-    model, batch["input_tokens"], *_attention_inputs(batch)
+    model,
+    batch["input_tokens"],
+    *_attention_inputs(batch),
+    places=batch["places"],
   )
-  return _sum_answers(scores.log_probs * batch["loss_mask"][:, 1:], batch)
+  return _sum_answers(scores.log_probs, batch)
 
 
 def _sum_answers(values: jax.Array, batch: Batch) -> jax.Array:
-  """Returns the sums [2, B] of values [rows, L - 1], which skip first tokens."""
+  """Returns the sums [2, B] of values [R, A] of the tokens to predict."""
   if "segment_ids" not in batch:
     sums = values.sum(axis=1)
   else:
-    ids = batch["segment_ids"][:, 1:]
+    ids = jnp.take_along_axis(batch["segment_ids"], batch["places"], axis=1)
     # Segment 0 is padding.
     num_segments = 2 * batch["pairs"].shape[0] + 1
     sums = jax.ops.segment_sum(values.ravel(), ids.ravel(), num_segments)[1:]
@@ -128,8 +129,8 @@ def preference_loss(
 
   sums = pair_log_probs(model, batch)
   if algorithm == "orpo":
-    mask = batch["loss_mask"][:, 1:].astype(jnp.float32)
-    lengths = _sum_answers(mask, batch)[0]
+    count = (batch["places"] > 0).astype(jnp.float32)
+    lengths = _sum_answers(count, batch)[0]
     # Missing pairs get a likelihood with finite odds.
     chosen, rejected = jnp.where(is_pair, sums, -1.0)
     # Hong et al., 2024, equations 4 to 6, with the odds of whole answers as in

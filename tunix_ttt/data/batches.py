@@ -36,10 +36,11 @@ _MIN_SAVING = 0.25
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-  """The shape of batches: R rows of L tokens."""
+  """The shape of batches: R rows of L tokens, A of them to predict."""
 
   rows: int
   length: int
+  predicted: int
 
 
 class Part(NamedTuple):
@@ -136,8 +137,8 @@ def ordered_parts(
     padded_numbers = np.full(batch_size, -1, np.int32)
     padded_numbers[: len(members)] = members
     sequences: list[chat.Tokens] = []
-    for row in (rows[n] for n in members):
-      sequences += [row] if isinstance(row, chat.Tokens) else row
+    for n in members:
+      sequences += _sequences(rows[n])
     parts.append(Part(padded_numbers, sequences, total / len(starts)))
   return parts
 
@@ -166,7 +167,7 @@ def bin_pack(lengths: Sequence[int], length: int) -> list[list[int]]:
 
 
 def find_layout(
-  batches: Iterable[Sequence[chat.Tokens]], divisor: int = 1
+  batches: Sequence[Sequence[chat.Tokens]], divisor: int = 1
 ) -> Layout:
   """Returns a shape that every packed batch fits into, so that one is compiled.
 
@@ -177,10 +178,16 @@ def find_layout(
   longest = max(map(max, lengths))
   best, smallest = None, float("inf")
   for length in (multiple * longest for multiple in _MULTIPLES):
-    most = max(len(bin_pack(each, length)) for each in lengths)
-    rows = -(-most // divisor) * divisor
+    packed = [bin_pack(each, length) for each in lengths]
+    rows = -(-max(map(len, packed)) // divisor) * divisor
     if rows * length <= (1 - _MIN_SAVING) * smallest:
-      best, smallest = Layout(rows=rows, length=length), rows * length
+      predicted = max(
+        sum(sum(sequences[n].loss_mask[1:]) for n in row)
+        for sequences, members in zip(batches, packed, strict=True)
+        for row in members
+      )
+      best = Layout(rows=rows, length=length, predicted=predicted)
+      smallest = rows * length
   assert best is not None
   return best
 
@@ -197,35 +204,40 @@ def make_batch(
 
   Returns:
     `input_tokens` int32 [R, L]; `input_mask` bool [R, L], True at tokens;
-    `loss_mask` bool [R, L], True at tokens to predict; `denominator` float32
-    [], the divisor of the summed loss. Packed batches also have `segment_ids`
-    int32 [R, L]: the number of each token's sequence from 1 on, 0 at padding.
+    `places` int32 [R, A], the indices of the tokens to predict in their rows, 0 for
+    none; `denominator` float32 [], the divisor of the summed loss. Packed batches
+    also have `segment_ids` int32 [R, L]: the number of each token's sequence from 1
+    on, 0 at padding.
   """
   shape = layout.rows, layout.length
   tokens = np.full(shape, pad_id, np.int32)
   segment_ids = np.zeros(shape, np.int32)
-  loss_mask = np.zeros(shape, bool)
+  places = np.zeros((layout.rows, layout.predicted), np.int32)
   rows = [[n] for n in range(len(sequences))]
   if is_packed:
     rows = bin_pack([len(each.ids) for each in sequences], layout.length)
   for i, members in enumerate(rows):
-    start = 0
+    start, predicted = 0, []
     for n in members:
       span = slice(start, start + len(sequences[n].ids))
       tokens[i, span] = sequences[n].ids
       segment_ids[i, span] = n + 1
-      loss_mask[i, span] = sequences[n].loss_mask
-      if is_packed:
-        # The previous token belongs to another sequence.
-        loss_mask[i, start] = False
+      # Nothing predicts the first token of a sequence.
+      after = np.flatnonzero(sequences[n].loss_mask[1:])
+      predicted += (start + 1 + after).tolist()
       start = span.stop
+    places[i, : len(predicted)] = predicted
   batch = {
     "input_tokens": tokens,
     "input_mask": segment_ids > 0,
-    "loss_mask": loss_mask,
+    "places": places,
     "denominator": np.asarray(denominator, np.float32),
   }
   return {**batch, "segment_ids": segment_ids} if is_packed else batch
+
+
+def _sequences(row: Row) -> Sequence[chat.Tokens]:
+  return [row] if isinstance(row, chat.Tokens) else row
 
 
 def _micro_batch_size(config: config_lib.SFTConfig) -> int:
@@ -258,7 +270,14 @@ def _find_shape(
   if batches:
     return find_layout(batches, meshes.sizes(config.mesh)[meshes.FSDP])
   per_row = 2 if isinstance(config, config_lib.DPOConfig) else 1
-  return Layout(rows=per_row * batch_size, length=dataset.length)
+  predicted = max(
+    sum(sequence.loss_mask[1:])
+    for row in itertools.chain(dataset.train, dataset.eval)
+    for sequence in _sequences(row)
+  )
+  return Layout(
+    rows=per_row * batch_size, length=dataset.length, predicted=predicted
+  )
 
 
 def _fill(

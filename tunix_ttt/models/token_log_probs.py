@@ -2,7 +2,8 @@
 
 The logits of B sequences of L tokens are B * L * V numbers; at vocabularies of
 150,000 tokens they need most of the memory of a training step. Here the hidden
-states go through the head in chunks, whose logits the backward pass recomputes.
+states go through the head in chunks, whose logits the backward pass recomputes, and
+only those of tokens whose log-probabilities are asked for.
 """
 
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ def token_log_probs(
   *,
   temperature: float = 1.0,
   prefix: Sequence[int] = (),
+  places: jax.Array | None = None,
 ) -> TokenLogProbs:
   """Returns the log-probabilities of sequences.
 
@@ -61,21 +63,35 @@ def token_log_probs(
     temperature: Divisor of the logits; 0 leaves them unchanged, as in Tunix.
     prefix: Tokens with which all rows begin but those of padding. Where it pays,
       rows are packed behind it; the results for its tokens are then 0.
+    places: Indices of the tokens to score in their rows, int [B, A], 0 for none.
+      Results are then [B, A], 0 where there is none. None for all tokens.
   """
-  num_rows, length = tokens.shape
+  (num_rows, length), first = tokens.shape, 1
   rows = rows_behind(num_rows, length, len(prefix))
   if rows > 1:
-    return _after_prefix(
-      module,
-      tokens,
-      positions,
-      attention_mask,
-      prefix,
-      rows=rows,
-      temperature=temperature,
+    first = len(prefix)
+    before = _after_prefix(
+      module, tokens, positions, attention_mask, prefix, rows
     )
-  hidden = _hidden(module, tokens, positions, attention_mask)
-  return _of_hidden(module, hidden[:, :-1], tokens[:, 1:], temperature)
+  else:
+    hidden = _hidden(module, tokens, positions, attention_mask)
+    before = hidden[:, :-1]
+  targets = tokens[:, first:]
+  if places is None:
+    scores = _of_hidden(module, before, targets, temperature)
+    return jax.tree.map(
+      lambda leaf: jnp.pad(leaf, ((0, 0), (first - 1, 0))), scores
+    )
+  index = (places - first).clip(0)
+  scores = _of_hidden(
+    module,
+    jnp.take_along_axis(before, index[..., None], axis=1),
+    jnp.take_along_axis(targets, index, axis=1),
+    temperature,
+  )
+  return jax.tree.map(
+    lambda leaf: jnp.where(places >= first, leaf, 0).astype(leaf.dtype), scores
+  )
 
 
 def rows_behind(num_rows: int, length: int, prefix: int) -> int:
@@ -102,13 +118,12 @@ def _after_prefix(
   positions: jax.Array,
   attention_mask: jax.Array,
   prefix: Sequence[int],
-  *,
   rows: int,
-  temperature: float,
-) -> TokenLogProbs:
-  """Returns `token_log_probs`, computing the prefix once for every `rows` rows.
+) -> jax.Array:
+  """Returns the hidden state [B, L - P, D] before each token after the prefix.
 
-  Of these one is made, in which each attends to the prefix and to its own tokens.
+  The P tokens of the prefix are computed once for every `rows` rows. Of these one is
+  made, in which each attends to the prefix and to its own tokens.
   """
   (batch, length), first = tokens.shape, len(prefix)
   packed, rest = batch // rows, length - first
@@ -142,11 +157,7 @@ def _after_prefix(
   ends = hidden[:, first:].reshape(packed, rows, rest, -1)[:, :, :-1]
   start = hidden[:, None, first - 1 : first]
   start = jnp.broadcast_to(start, (packed, rows, *start.shape[2:]))
-  before = jnp.concatenate([start, ends], axis=2).reshape(batch, rest, -1)
-  scores = _of_hidden(module, before, tokens[:, first:], temperature)
-  return jax.tree.map(
-    lambda leaf: jnp.pad(leaf, ((0, 0), (first - 1, 0))), scores
-  )
+  return jnp.concatenate([start, ends], axis=2).reshape(batch, rest, -1)
 
 
 def _hidden(
@@ -179,11 +190,16 @@ def _of_hidden(
       logits /= temperature
     log_sum = jax.nn.logsumexp(logits, axis=-1)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
+    # What `argmax` says, which XLA for a CPU computes several times slower.
+    is_better = (logits > target_logits) | (
+      (logits == target_logits)
+      & (jnp.arange(logits.shape[-1]) < targets[..., None])
+    )
     log_probs = jax.lax.stop_gradient(logits - log_sum[..., None])
     return TokenLogProbs(
       log_probs=target_logits[..., 0] - log_sum,
       entropy=-(jnp.exp(log_probs) * log_probs).sum(axis=-1),
-      is_first_choice=logits.argmax(axis=-1) == targets,
+      is_first_choice=~is_better.any(axis=-1),
     )
 
   # Split along the length, so that sequences stay on their devices.

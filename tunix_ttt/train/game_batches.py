@@ -50,16 +50,16 @@ def make(
       "log_probs": sequences.log_probs,
     }
   )
-  tokens, mask = rows["tokens"], rows["mask"]
+  tokens, mask, trained = rows["tokens"], rows["mask"], rows["trained"]
   reference_scores = None
   if reference is not None:
-    reference_scores = reference(tokens, mask)[..., 1:]
+    reference_scores = reference(tokens, mask, trained)[..., 1:]
   # The sampler's log-probabilities are the loss's old log-probabilities.
   old, weights, metrics = rows["log_probs"], None, {}
   if policy is not None:
-    sampled, old = old, policy(tokens, mask)
+    before, old = old, policy(tokens, mask, trained)
     weights, metrics = importance_weights(
-      old, sampled, rows["trained"], config.grpo.sampler_is_threshold
+      old, before, trained, config.grpo.sampler_is_threshold
     )
     weights = weights[..., 1:]
   # Type checkers cannot see the fields of Tunix's parent class.
@@ -68,7 +68,7 @@ def make(
     prompt_ids=tokens[..., :1],
     prompt_mask=mask[..., :1],
     completion_ids=tokens[..., 1:],
-    completion_mask=rows["trained"][..., 1:],
+    completion_mask=trained[..., 1:],
     advantages=rows["advantages"][..., 1:],
     ref_per_token_logps=reference_scores,
     old_per_token_logps=old[..., 1:],

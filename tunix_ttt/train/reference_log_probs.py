@@ -27,9 +27,9 @@ from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import tokenizers
 
-# (tokens int [N, L], mask bool [N, L]) -> log-probabilities float32 [N, L], 0 for
-# first tokens.
-Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (tokens int [N, L], mask bool [N, L], mask of sampled tokens bool [N, L]) ->
+# log-probabilities float32 [N, L] of the sampled tokens, 0 for others.
+Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def of_policy(
@@ -40,7 +40,7 @@ def of_policy(
   See `grpo_loss.log_probs` for `prefix`.
   """
   score = _make(nnx.split(module)[0], meshes.of(module), config, prefix)
-  return lambda tokens, mask: score(nnx.state(module), tokens, mask)
+  return lambda *rows: score(nnx.state(module), *rows)
 
 
 def of_reference(
@@ -59,12 +59,12 @@ def of_reference(
     graph, _ = nnx.split(nnx.eval_shape(model.spec.build))
     score = _make(graph, meshes.of(module), config, prefix)
     base = nnx.filterlib.Not(nnx.LoRAParam)
-    return lambda tokens, mask: score(nnx.state(module, base), tokens, mask)
+    return lambda *rows: score(nnx.state(module, base), *rows)
   frozen = nnx.filterlib.Not(model.trainable)
   score = _make(nnx.split(module)[0], meshes.of(module), config, prefix)
   start = jax.tree.map(jnp.copy, nnx.state(module, model.trainable))
-  return lambda tokens, mask: score(
-    nnx.merge_state(nnx.state(module, frozen), start), tokens, mask
+  return lambda *rows: score(
+    nnx.merge_state(nnx.state(module, frozen), start), *rows
   )
 
 
@@ -82,25 +82,34 @@ def _make(
   mesh: Any,
   config: config_lib.GRPOConfig,
   prefix: Sequence[int],
-) -> Callable[[Any, np.ndarray, np.ndarray], np.ndarray]:
-  temperature = config.rollout.temperature
+) -> Callable[..., np.ndarray]:
+  temperature, most = config.rollout.temperature, config.max_sequence_tokens
   size = meshes.rows_at_once(config)
 
   @jax.jit
-  def run(state: Any, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-    tokens, mask = meshes.constrain((tokens, mask), mesh, meshes.FSDP)
+  def run(
+    state: Any, tokens: jax.Array, mask: jax.Array, is_sampled: jax.Array
+  ) -> jax.Array:
+    tokens, mask, is_sampled = meshes.constrain(
+      (tokens, mask, is_sampled), mesh, meshes.FSDP
+    )
     module = nnx.merge(graph, state)
     # Tunix reads the mesh of the thread that traces.
     with meshes.use(mesh):
-      scores = grpo_loss.log_probs(module, tokens, mask, temperature, prefix)
+      scores = grpo_loss.log_probs(
+        module, tokens, mask, is_sampled, most, temperature, prefix
+      )
     return jnp.pad(scores.log_probs, ((0, 0), (1, 0)))
 
-  def score(state: Any, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  def score(
+    state: Any, tokens: np.ndarray, mask: np.ndarray, is_sampled: np.ndarray
+  ) -> np.ndarray:
     # The chunks of training, up to the last that is not padding.
     used = np.flatnonzero(mask.any(axis=1)).max(initial=-1) + 1
     starts = range(0, int(used), size)
     scores = [
-      run(state, tokens[i : i + size], mask[i : i + size]) for i in starts
+      run(state, *(rows[i : i + size] for rows in (tokens, mask, is_sampled)))
+      for i in starts
     ]
     result = np.zeros(tokens.shape, np.float32)
     for i, values in zip(starts, meshes.fetch(scores), strict=True):
