@@ -17,6 +17,7 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt import requirements
 from tunix_ttt import streams
+from tunix_ttt.runs import freed_memory
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
@@ -91,6 +92,7 @@ def run(main: Callable[[], None]) -> None:
   The exit code is 2 for a mistake in the input, 130 for Ctrl-C and 143 for
   SIGTERM.
   """
+  freed_memory.keep()
   try:
     with interrupts.in_script(), integrity.silence_consequences():
       main()
