@@ -85,6 +85,10 @@ class Steps:
     jax.block_until_ready(results)
     return time.perf_counter() - started
 
+  def lower(self) -> jax.stages.Lowered:
+    """Lowers the step, without running it."""
+    return self._trainer.lower_train_step(self._batches[0])
+
   def row(self, seconds: float) -> dict[str, Any]:
     """Returns the speeds."""
     slots = len(self._batches) * self.shape[0] * self.shape[1]

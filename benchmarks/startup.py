@@ -29,13 +29,15 @@ QUICK = {
 _MAIN = "from tunix_ttt import cli; cli.main()"
 
 
-def run(flags: Sequence[Any], place: str, code: int = 0) -> tuple[float, float]:
-  """Runs `ttt`; returns its seconds, and those until it prints a first step.
+def run(
+  flags: Sequence[Any], place: pathlib.Path, code: int = 0
+) -> tuple[float, float]:
+  """Runs `ttt` in a directory; returns its seconds, and those until its first step.
 
-  Raises a RuntimeError for another exit code than `code`.
+  Directories side by side share the compiled programs that are kept. Raises a RuntimeError for another exit code than `code`.
   """
   command = [sys.executable, "-u", "-c", _MAIN, *map(str, flags)]
-  cache = str(pathlib.Path(place) / "cache")
+  cache = str(place.parent / "cache")
   started, first, lines = time.perf_counter(), float("nan"), []
   with subprocess.Popen(
     command,
@@ -97,23 +99,24 @@ def main() -> None:
   flags = parser.parse_args()
   rows: list[dict[str, Any]] = []
   with tempfile.TemporaryDirectory() as place:
-    path = pathlib.Path(place)
+    path = pathlib.Path(place) / "quick"
+    path.mkdir()
     (path / "wrong.yaml").write_text("training:\n  max_step: 3\n")
     for name, (arguments, code) in QUICK.items():
-      run(arguments, place, code)
-      seconds = [run(arguments, place, code)[0] for _ in range(flags.repeats)]
+      run(arguments, path, code)
+      seconds = [run(arguments, path, code)[0] for _ in range(flags.repeats)]
       rows.append({"part": name, "warm": round(statistics.median(seconds), 2)})
     parts = demo(flags.set)
     rows += [{"part": name} for name in parts]
     for kind in ("cold", "warm"):
+      path = pathlib.Path(place) / kind
+      path.mkdir()
       for name, arguments in parts.items():
-        seconds, first = run(arguments, place)
+        seconds, first = run(arguments, path)
         (row,) = (row for row in rows if row["part"] == name)
         row[kind] = round(seconds, 1)
         if first == first:
           row[f"{kind}_first_step"] = round(first, 1)
-      for run_name in ("cold", "run"):
-        (path / run_name).rename(path / f"{run_name}-{kind}")
   for row in rows:
     print("  ".join(f"{key} {value}" for key, value in row.items()))
   record.write(flags.output, {"repeats": flags.repeats, "rows": rows})

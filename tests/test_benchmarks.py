@@ -64,6 +64,9 @@ SMALLEST = {
     "--runs", "runs", "--sets", 1, "--set", *test_pipeline.SHORT,
     "data.games.num_games=60",
   ],
+  "operators": [
+    *SFT, "training.batch_size=8", "--batch-size", 3, "--repeats", 1,
+  ],
   "packing": [
     *SFT, "training.batch_size=8", "--steps", 1, "--repeats", 1, "--pairs", 60,
   ],
