@@ -8,8 +8,10 @@ code is then 1.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent import futures
 import importlib.util
 import json
+import multiprocessing
 import pathlib
 import statistics
 import subprocess
@@ -116,14 +118,21 @@ def product_seconds() -> float:
   return statistics.median(seconds)
 
 
+def alone(function: Callable[[], float]) -> float:
+  """Calls a function in a process of its own, which gives the device back."""
+  spawn = multiprocessing.get_context("spawn")
+  with futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    return pool.submit(function).result()
+
+
 def measure(name: str, flags: list[str]) -> dict[str, float]:
   """Runs a benchmark in a process of its own; returns its measures by name."""
   with tempfile.TemporaryDirectory() as directory:
     output = pathlib.Path(directory) / "results.json"
     command = [sys.executable, str(HERE / f"{name}.py"), *flags]
-    before = product_seconds()
+    before = alone(product_seconds)
     subprocess.run([*command, "--output", str(output)], check=True)
-    product = (before + product_seconds()) / 2
+    product = (before + alone(product_seconds)) / 2
     results = json.loads(output.read_text())
   return {
     f"{name}: {what}": float(f"{value:.4g}")
