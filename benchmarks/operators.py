@@ -44,8 +44,8 @@ class Program(NamedTuple):
   Attributes:
     call: Runs it, to the end.
     text: Its operators, with the names that JAX gave them.
-    gflop: Billions of operations of a call, as XLA counts them; None for a program
-      with loops, whose bodies XLA counts once.
+    gflop: Billions of operations of a call, as XLA counts them, products or not;
+      None for a program with loops, whose bodies XLA counts once.
   """
 
   call: Callable[[], Any]

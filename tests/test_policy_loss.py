@@ -72,6 +72,28 @@ def example(rng, rows=8, length=LENGTH, pads=False):
   )
 
 
+def test_rows_of_few_trained_tokens(model):
+  """Only these are scored, in as many places as a row may have."""
+  batch = example(np.random.default_rng(5))
+  most = int(batch.completion_mask.sum(axis=1).max())
+  assert 1 < most < LENGTH - 2
+  results = []
+  for limit in (LENGTH - 1, most):
+    config = algorithm(beta=0.1)
+    config.max_sequence_tokens = limit
+
+    def loss(module, config=config):
+      return grpo_loss.games_loss(module, batch, config, PAD, 1)
+
+    (value, metrics), grads = gradient(loss)(model)
+    results.append((value, metrics, grads))
+  assert float(results[0][1]["entropy"]) > 0 != float(results[0][1]["kl"])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    *results,
+  )
+
+
 def loss_of(model, batch, config):
   def loss(module):
     return grpo_loss.games_loss(module, batch, config, PAD, 1)

@@ -191,7 +191,8 @@ def _of_hidden(
     log_sum = jax.nn.logsumexp(logits, axis=-1)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)
     # What `argmax` says, which XLA for a CPU computes several times slower.
-    is_better = (logits > target_logits) | (
+    # NaN is never a first choice.
+    is_better = ~(logits <= target_logits) | (
       (logits == target_logits)
       & (jnp.arange(logits.shape[-1]) < targets[..., None])
     )

@@ -13,10 +13,11 @@ _LARGEST = 2**31 - 1
 
 
 def keep() -> None:
-  """Makes this process keep up to 2 GiB of freed memory, if it runs on glibc.
+  """Makes this process keep freed memory, if it runs on glibc.
 
-  Call it before threads are started. Settings of the user, in `GLIBC_TUNABLES` or
-  variables such as `MALLOC_ARENA_MAX`, stay.
+  What is freed at the end of its heap is kept up to 2 GiB, and what lies below memory
+  in use as a whole. Call it before threads are started. Settings of the user, in
+  `GLIBC_TUNABLES` or variables such as `MALLOC_ARENA_MAX`, stay.
   """
   if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
     return

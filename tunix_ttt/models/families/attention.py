@@ -106,7 +106,9 @@ def _read_forward(
   scores = jnp.where(mask[:, None, None], scores * scale, _EXCLUDED)
   scores = scores.astype(dtype)
   weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-  total = jnp.einsum("BKGTS->BTKG", weights)[..., None]
+  # A sum of many bfloat16 numbers would be rounded at each.
+  total = weights.sum(axis=-1, dtype=jnp.float32)
+  total = jnp.moveaxis(total, 3, 1)[..., None]
   weights = weights.astype(key.dtype)
   read = jnp.einsum("BKGTS,BSKH->BTKGH", weights, value)
   read = (read / total).astype(key.dtype)
@@ -114,14 +116,15 @@ def _read_forward(
 
 
 def _read_backward(
-  scale: float, dtype: Any, residuals: Any, gradient: jax.Array
+  scale: float, _: Any, residuals: Any, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
   query, key, value, weights, total, read = residuals
   gradient = gradient / total
-  mean = jnp.einsum("BTKGH,BTKGH->BKGT", gradient, read.astype(dtype))
+  mean = jnp.einsum("BTKGH,BTKGH->BKGT", gradient, read.astype(jnp.float32))
   gradient = gradient.astype(key.dtype)
   by_value = jnp.einsum("BKGTS,BTKGH->BSKH", weights, gradient)
   by_weight = jnp.einsum("BTKGH,BSKH->BKGTS", gradient, value)
+  # Tokens that attend to nothing are padding, whose gradient is 0.
   by_score = weights * (by_weight - mean[..., None]) * scale
   by_score = by_score.astype(key.dtype)
   by_query = jnp.einsum("BKGTS,BSKH->BTKGH", by_score, key)
