@@ -17,11 +17,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import record
 
 from tunix_ttt import cli
@@ -31,7 +28,6 @@ HERE = pathlib.Path(__file__).parent
 SLOWER, LARGER = 0.15, 0.01
 # Names of measures end with it if less is better.
 BYTES = "bytes"
-_SIZE = 1024
 _SFT = ["--config", str(HERE.parent / "configs" / "sft_tiny.yaml")]
 
 # Results of a benchmark and the seconds of a product to measures by name.
@@ -106,23 +102,13 @@ BENCHMARKS = {
 
 
 def product_seconds() -> float:
-  """Returns the median seconds of a product of two matrices."""
-  matrix = jnp.ones((_SIZE, _SIZE))
-  multiply = jax.jit(jnp.matmul)
-  multiply(matrix, matrix).block_until_ready()
-  seconds = []
-  for _ in range(50):
-    started = time.perf_counter()
-    multiply(matrix, matrix).block_until_ready()
-    seconds.append(time.perf_counter() - started)
-  return statistics.median(seconds)
+  """Returns the median seconds of a product, in a process that ends with it.
 
-
-def alone(function: Callable[[], float]) -> float:
-  """Calls a function in a process of its own, which gives the device back."""
+  It gives the device back to the benchmark.
+  """
   spawn = multiprocessing.get_context("spawn")
   with futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-    return pool.submit(function).result()
+    return statistics.median(pool.submit(record.product_seconds).result())
 
 
 def measure(name: str, flags: list[str]) -> dict[str, float]:
@@ -130,9 +116,9 @@ def measure(name: str, flags: list[str]) -> dict[str, float]:
   with tempfile.TemporaryDirectory() as directory:
     output = pathlib.Path(directory) / "results.json"
     command = [sys.executable, str(HERE / f"{name}.py"), *flags]
-    before = alone(product_seconds)
+    before = product_seconds()
     subprocess.run([*command, "--output", str(output)], check=True)
-    product = (before + alone(product_seconds)) / 2
+    product = (before + product_seconds()) / 2
     results = json.loads(output.read_text())
   return {
     f"{name}: {what}": float(f"{value:.4g}")

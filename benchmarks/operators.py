@@ -16,7 +16,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import packing
 import record
 import sampler
@@ -27,7 +26,6 @@ from tunix_ttt.evaluate import model_player
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import sft
 
-_EDGE = 1024
 # Parts of a model by what occurs in the names of their operators, in this order.
 _PARTS = {
   "einsum": "projections",
@@ -141,19 +139,6 @@ def operator_names(text: str) -> dict[str, str]:
   return names
 
 
-def ceiling(repeats: int = 50) -> float:
-  """Returns the billions of operations a second of a product of two matrices."""
-  matrix = jnp.ones((_EDGE, _EDGE))
-  multiply = jax.jit(jnp.matmul)
-  multiply(matrix, matrix).block_until_ready()
-  seconds = []
-  for _ in range(repeats):
-    started = time.perf_counter()
-    multiply(matrix, matrix).block_until_ready()
-    seconds.append(time.perf_counter() - started)
-  return 2 * _EDGE**3 / min(seconds) / 1e9
-
-
 def main() -> None:
   """Profiles, prints and writes."""
   parser = cli.parser(
@@ -172,7 +157,11 @@ def main() -> None:
   flags = parser.parse_args()
   cli.require_tunix()
   config = config_lib.load(config_lib.SFTConfig, flags.config, flags.set)
-  results: dict[str, Any] = {"product_gflop_per_second": round(ceiling())}
+  # Of a product.
+  gflop = 2 * record.EDGE**3 / 1e9
+  results: dict[str, Any] = {
+    "product_gflop_per_second": round(gflop / min(record.product_seconds()))
+  }
   with tempfile.TemporaryDirectory() as run:
     results["SFT step"] = profile(step(config, run), flags.repeats)
   program = games(config, flags.model, flags.batch_size)

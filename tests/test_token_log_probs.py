@@ -118,7 +118,7 @@ def test_values_and_gradients(family, adapted, monkeypatch):
 
 
 @pytest.mark.parametrize("family", conftest.slow_but(["qwen2.5"], FAMILIES))
-def test_some_tokens_alone(family, monkeypatch):
+def test_tokens_in_places(family, monkeypatch):
   # Two of four tokens at a time.
   monkeypatch.setattr(lib, "MAX_LOGITS", 2 * 4 * VOCAB)
   module, kind = make(family, True)
@@ -128,8 +128,8 @@ def test_some_tokens_alone(family, monkeypatch):
 
   def run(choose, **options):
     def loss(module):
-      found = choose(lib.token_log_probs(module, *arguments, **options))
-      return (found.log_probs * weights).sum(), found
+      scored = choose(lib.token_log_probs(module, *arguments, **options))
+      return (scored.log_probs * weights).sum(), scored
 
     return nnx.jit(
       nnx.value_and_grad(loss, argnums=nnx.DiffState(0, kind), has_aux=True)
@@ -145,13 +145,13 @@ def test_some_tokens_alone(family, monkeypatch):
     )
 
   arguments = inputs(tokens, mask)
-  (value, found), grads = run(lambda scores: scores, places=places)
-  (expected, known), known_grads = run(of_places)
+  (value, scored), grads = run(lambda scores: scores, places=places)
+  (expected, selected), selected_grads = run(of_places)
   assert float(value) == pytest.approx(float(expected), rel=1e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5),
-    (found, grads),
-    (known, known_grads),
+    (scored, grads),
+    (selected, selected_grads),
   )
 
 

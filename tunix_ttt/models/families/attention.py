@@ -16,6 +16,8 @@ _EXCLUDED = -2.3819763e38
 KEYS, VALUES = "keys", "values"
 # Of Tunix's own samplers: [B, S, K, H].
 _TUNIX = ("k", "v")
+# Queries [B, T, K, G, H], keys and values [B, S, K, H].
+_Heads = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def attend(
@@ -57,7 +59,7 @@ def attend(
     # Tunix's order: in training the other one is no faster and needs more memory.
     query = query.reshape(batch, length, groups, heads // groups, -1)
     if softcap is None:
-      read: Any = _read(query, key, value, mask, scale, dtype or key.dtype)
+      read: Any = _read((query, key, value), mask, scale, dtype or key.dtype)
     else:
       shares = share(jnp.einsum("BTKGH,BSKH->BKGTS", query, key))
       read = jnp.einsum("BKGTS,BSKH->BTKGH", shares, value)
@@ -76,32 +78,23 @@ def attend(
   return cache, read.reshape(batch, length, heads, -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _read(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  mask: jax.Array,
-  scale: float,
-  dtype: Any,
+  heads: _Heads, mask: jax.Array, scale: float, dtype: Any
 ) -> jax.Array:
-  """Returns what queries [B, T, K, G, H] read of S tokens, with a derivative of its own.
+  """Returns what queries read of S tokens, [B, T, K, G, H], with a derivative.
 
   The T * S scores of a head are most of what long rows cost, so that they are gone
   over as few times as possible: divided by their sum is what was read, and the
   derivative of the softmax needs no sum over them (Dao et al., 2022, section B.2).
   """
-  return _read_forward(query, key, value, mask, scale, dtype)[0]
+  return _read_forward(heads, mask, scale, dtype)[0]
 
 
 def _read_forward(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  mask: jax.Array,
-  scale: float,
-  dtype: Any,
+  heads: _Heads, mask: jax.Array, scale: float, dtype: Any
 ) -> tuple[jax.Array, Any]:
+  query, key, value = heads
   scores = jnp.einsum("BTKGH,BSKH->BKGTS", query, key)
   scores = jnp.where(mask[:, None, None], scores * scale, _EXCLUDED)
   scores = scores.astype(dtype)
@@ -112,13 +105,13 @@ def _read_forward(
   weights = weights.astype(key.dtype)
   read = jnp.einsum("BKGTS,BSKH->BTKGH", weights, value)
   read = (read / total).astype(key.dtype)
-  return read, (query, key, value, weights, total, read)
+  return read, (heads, weights, total, read)
 
 
 def _read_backward(
   scale: float, _: Any, residuals: Any, gradient: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-  query, key, value, weights, total, read = residuals
+) -> tuple[_Heads, None]:
+  (query, key, value), weights, total, read = residuals
   gradient = gradient / total
   mean = jnp.einsum("BTKGH,BTKGH->BKGT", gradient, read.astype(jnp.float32))
   gradient = gradient.astype(key.dtype)
@@ -129,7 +122,7 @@ def _read_backward(
   by_score = by_score.astype(key.dtype)
   by_query = jnp.einsum("BKGTS,BSKH->BTKGH", by_score, key)
   by_key = jnp.einsum("BKGTS,BTKGH->BSKH", by_score, query)
-  return by_query, by_key, by_value, None
+  return (by_query, by_key, by_value), None
 
 
 _read.defvjp(_read_forward, _read_backward)
