@@ -158,6 +158,12 @@ def main() -> None:
   parser.add_argument("--steps", type=cli.positive, default=10)
   parser.add_argument("--games", type=cli.positive, default=128)
   parser.add_argument(
+    "--evaluate-on-games",
+    type=cli.positive,
+    metavar="GAMES",
+    help="evaluate on sampled games; exactly takes hours on a processor",
+  )
+  parser.add_argument(
     "--whole", action="store_true", help="train all weights, without LoRA"
   )
   parser.add_argument(
@@ -202,11 +208,13 @@ def main() -> None:
     )  # fmt: skip
 
   sft = flags.runs / "sft"
-  settings = [f"model.name={base}", "data.games.num_games=1000"]
+  settings = [f"model.name={base}", f"data.games.num_games={8 * flags.games}"]
   supervised = ["--config", configs / "sft_qwen2.5_0.5b.yaml"]
   supervised += ["--set", *settings, *common, *flags.set]
   report("SFT", measure("train_sft_tunix.py", sft, *supervised))
   settings = [f"training.batch_size={flags.games}", "rollout.constrained=legal"]
+  if games := flags.evaluate_on_games:
+    settings += ["exhaustive_eval=false", f"play.num_games={games}"]
   arguments = ["--config", configs / "grpo_qwen2.5_0.5b.yaml"]
   arguments += ["--model", sft / FINAL]
   arguments += ["--set", *settings, *common, *flags.set]

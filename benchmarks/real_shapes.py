@@ -23,6 +23,7 @@ from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import model_policy as policy_lib
+from tunix_ttt.models.families import remat
 from tunix_ttt.models.families import specs
 
 
@@ -151,7 +152,7 @@ def training(
   module: nnx.Module, flags: argparse.Namespace, limits: dict[str, float]
 ) -> Measured:
   """Measures supervised steps of an adapter."""
-  specs.set_remat(module, flags.remat)
+  remat.use(module, flags.remat)
   graph, values, frozen = nnx.split(module, nnx.LoRAParam, ...)
   optimizer = optax.adamw(1e-4)
   moments = optimizer.init(values)

@@ -5,10 +5,12 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import memory
+from tunix_ttt.models.families import remat as remat_lib
 from tunix_ttt.models.families import specs
 
 
@@ -24,7 +26,7 @@ def compiled_bytes(spec, rows, length, remat, adapted) -> int:
     )
 
   module = nnx.eval_shape(build)
-  specs.set_remat(module, remat)
+  remat_lib.use(module, remat)
   kind = nnx.LoRAParam if adapted else nnx.Param
   graph, trained, frozen = nnx.split(module, kind, ...)
 
@@ -33,7 +35,11 @@ def compiled_bytes(spec, rows, length, remat, adapted) -> int:
       return losses.supervised_loss(model, **losses.model_inputs(batch))[0]
 
     model = nnx.merge(graph, trained, frozen)
-    return nnx.value_and_grad(loss, argnums=nnx.DiffState(0, kind))(model)
+    gradient = nnx.value_and_grad(loss, argnums=nnx.DiffState(0, kind))
+    value, gradients = gradient(model)
+    # As in a step, no gradient is used before all are there.
+    norm = optax.global_norm(gradients)
+    return value, jax.tree.map(lambda leaf: leaf / norm, gradients)
 
   shape = (rows, length)
   batch = {
@@ -43,9 +49,8 @@ def compiled_bytes(spec, rows, length, remat, adapted) -> int:
     "denominator": jax.ShapeDtypeStruct((), jnp.float32),
   }
   lowered = jax.jit(step).lower(trained, frozen, batch)
-  # The order of an accelerator; a CPU's usual one undoes rematerialisation.
-  order: Any = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-  analysis: Any = lowered.compile(compiler_options=order).memory_analysis()
+  options = remat_lib.compiler_options(module)
+  analysis: Any = lowered.compile(compiler_options=options).memory_analysis()
   return analysis.temp_size_in_bytes
 
 

@@ -16,6 +16,7 @@ from tests import conftest
 from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.models import token_log_probs
+from tunix_ttt.models.families import remat as remat_lib
 from tunix_ttt.models.families import specs
 from tunix_ttt.train import trainer
 
@@ -287,7 +288,7 @@ def test_chunks_of_a_model(family, remat, adapted):
     return nnx.jit(nnx.value_and_grad(loss, argnums=wrt, has_aux=True))(module)
 
   expected = run(8)
-  specs.set_remat(module, remat)
+  remat_lib.use(module, remat)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
     run(2),

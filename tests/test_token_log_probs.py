@@ -291,7 +291,7 @@ def compiled(build, function, kind, num_rows, length):
     jax.ShapeDtypeStruct(shape, jnp.bool_),
   )
   # As on accelerators. XLA's usual order on a CPU is whatever keeps its threads
-  # busy, which undoes rematerialisation.
+  # busy, which undoes rematerialization.
   order = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
   return lowered.compile(compiler_options={"xla_cpu_scheduler_type": order})
 

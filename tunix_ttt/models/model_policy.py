@@ -12,6 +12,7 @@ import numpy as np
 from tunix_ttt import streams
 from tunix_ttt.models import meshes
 from tunix_ttt.models.families import attention
+from tunix_ttt.models.families import remat
 from tunix_ttt.models.families import specs
 from tunix_ttt.rollout import policy as policy_lib
 from tunix_ttt.rollout import sampling as sampling_lib
@@ -35,7 +36,7 @@ class ModelPolicy:
     # The same arrays without rematerialization, which sampling does not need
     # and Flax refuses in loops.
     plain = nnx.merge(*nnx.split(module))
-    specs.set_remat(plain, "none")
+    remat.use(plain, "none")
     self._mesh = meshes.of(module)
     # Modules with adapters are not hashable, so calls close over the structure.
     self._graphdef, self.params = nnx.split(plain)

@@ -20,6 +20,7 @@ from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
+from tunix_ttt.models.families import remat
 from tunix_ttt.models.families import specs
 from tunix_ttt.runs import integrity
 from tunix_ttt.runs import interrupts
@@ -198,7 +199,7 @@ def adapt(
   model = sources.adapt(base, config.lora, config.model.name, config.seed)
   model = dataclasses.replace(model, game=config.game.name)
   meshes.place(model.module, mesh)
-  specs.set_remat(model.module, config.model.remat)
+  remat.use(model.module, config.model.remat)
 
   def count(kind: Any) -> int:
     values = specs.parameters(model.module, kind).values()

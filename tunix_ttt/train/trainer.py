@@ -20,6 +20,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import meshes
+from tunix_ttt.models.families import remat
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import optimizers
@@ -96,7 +97,10 @@ class LeanSteps(peft_trainer.PeftTrainer):
 
     # Each array keeps its sharding.
     jitted_update = jax.jit(
-      update, donate_argnums=1, out_shardings=(*shardings, None)
+      update,
+      donate_argnums=1,
+      out_shardings=(*shardings, None),
+      compiler_options=remat.compiler_options(self.model),
     )
     jitted_evaluate = jax.jit(evaluate)
 

@@ -178,21 +178,6 @@ def check_shape(shape: dict[str, Any]) -> None:
     )
 
 
-def set_remat(module: nnx.Module, kind: str) -> None:
-  """Sets the rematerialization in place: `none`, `block` or `decoder`."""
-  for _, part in nnx.iter_modules(module):
-    owner: Any = part
-    # Gemma's attention has its own setting.
-    if hasattr(owner, "remat_config"):
-      kinds: Any = type(owner.remat_config)
-      owner.remat_config = kinds[kind.upper()]
-    config: Any = getattr(owner, "config", None)
-    if hasattr(config, "remat_config"):
-      kinds = type(config.remat_config)
-      value = kinds[kind.upper()]
-      owner.config = dataclasses.replace(config, remat_config=value)
-
-
 def logits(module: nnx.Module, hidden: jax.Array) -> jax.Array:
   """Returns the logits, float32 [..., V], of final hidden states [..., D]."""
   model: Any = module
