@@ -85,7 +85,7 @@ def test_shares_are_exact_for_each_mark(model, share):
   config = test_grpo.changed(test_grpo.CONFIG, "episodes", starts=share)
   pool = opponent_pool.OpponentPool(config, pathlib.Path("none"))
   rollout = game_rollout.GameRollout(model, config, pool)
-  chosen = rollout._has_random_start(np.arange(600))
+  chosen = rollout.start.has_random_start(np.arange(600))
   is_random = starts_at_random(states)
   assert not is_random[~chosen].any() and is_random[chosen].mean() > 0.95
   for mark in (0, 1):
@@ -206,7 +206,7 @@ def test_groups_start_on_the_mistakes_of_their_seat(model, tmp_path):
     mistakes=pool,
   )
   _, states, _ = rollout.start(groups, rollout._pool.opponent(0))
-  is_random = rollout._has_random_start(groups)
+  is_random = rollout.start.has_random_start(groups)
   there = np.asarray(states.board) == boards_drawn
   assert there[chosen & is_random].all()
   assert (rules.num_marks()[states.board[~is_random]] < 2).all()
