@@ -51,7 +51,7 @@ def test_defaults_are_what_yaml_gives(kind, tmp_path):
   """A file that says every default is the config of an empty one."""
   empty = tmp_path / "empty.yaml"
   empty.write_text("")
-  optional = ("lora", "distributed", "opponents.mcts")
+  optional = ("lora", "distributed", "service", "opponents.mcts")
   assignments = [
     f"{setting.key}={setting.default.strip('`')}"
     for part in reference.sections(kind)

@@ -3,20 +3,22 @@
 import argparse
 
 from tunix_ttt import cli
+from tunix_ttt import train_command
 
 
 def _parse() -> argparse.Namespace:
-  return cli.parse_training(
+  return train_command.parse(
     __doc__ or "",
     "python training/train_dpo_tunix.py --config configs/dpo_tiny.yaml"
     " --model RUN/checkpoint-final --data pairs.jsonl",
     data="of preference pairs",
+    backends=("local",),
   )
 
 
 def main() -> None:
   """Parses the flags and trains."""
-  cli.train("dpo", _parse())
+  train_command.train("dpo", _parse())
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 import argparse
 
 from tunix_ttt import cli
+from tunix_ttt import train_command
 
 
 def _parse() -> argparse.Namespace:
-  return cli.parse_training(
+  return train_command.parse(
     __doc__ or "",
     "python training/train_grpo_tunix.py --config configs/grpo_tiny.yaml"
     " --model RUN/checkpoint-final",
@@ -18,7 +19,7 @@ def main() -> None:
   """Parses the flags and trains."""
   flags = _parse()
   source = "prompts" if flags.data is not None else None
-  cli.train("grpo", flags, episodes__source=source)
+  train_command.train("grpo", flags, episodes__source=source)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 import argparse
 
 from tunix_ttt import cli
+from tunix_ttt import train_command
 
 
 def _parse() -> argparse.Namespace:
-  return cli.parse_training(
+  return train_command.parse(
     __doc__ or "",
     "python training/train_sft_tunix.py --config configs/sft_tiny.yaml",
     data="to train on",
@@ -16,7 +17,7 @@ def _parse() -> argparse.Namespace:
 
 def main() -> None:
   """Parses the flags and trains."""
-  cli.train("sft", _parse())
+  train_command.train("sft", _parse())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
-from tunix_ttt import files
 from tunix_ttt import requirements
 from tunix_ttt import streams
 from tunix_ttt.runs import freed_memory
@@ -23,7 +22,6 @@ from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import processes
 from tunix_ttt.runs import program_cache
 from tunix_ttt.runs import progress
-from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
 _EXAMPLE = "example:\n  "
@@ -279,72 +277,6 @@ def add_skip_bad_rows(arguments: argparse.ArgumentParser) -> None:
   )
 
 
-def parse_training(
-  description: str, example: str, *, data: str, has_start: bool = True
-) -> argparse.Namespace:
-  """Parses the flags of a training script.
-
-  Args:
-    description: Description of the script.
-    example: Command that the help ends with.
-    data: Use of the data, which ends the help of --data.
-    has_start: Whether a flag --model names the model to start from.
-  """
-  arguments = parser(description, example)
-  add_config(arguments)
-  if has_start:
-    arguments.add_argument(
-      "--model",
-      default="base",
-      help="checkpoint to start from, or base for the config's model.name",
-    )
-  arguments.add_argument(
-    "--data", help=f"file, built dataset or hub id {data}; replaces data.path"
-  )
-  arguments.add_argument(
-    "--max-samples", type=positive, help="maximum number of rows"
-  )
-  add_skip_bad_rows(arguments)
-  arguments.add_argument(
-    "--output",
-    type=pathlib.Path,
-    help="run directory to create (if not set: one under"
-    " artifacts/training_runs)",
-  )
-  arguments.add_argument(
-    "--dry-run",
-    action="store_true",
-    help="check config, data and model and describe the run; write nothing",
-  )
-  arguments.add_argument(
-    "--resume",
-    type=_resume,
-    metavar="latest|STEP",
-    help="resume the run in --output from its latest or the given checkpoint",
-  )
-  add_base(arguments)
-  flags = arguments.parse_args()
-  if flags.resume is not None and flags.output is None:
-    arguments.error("--resume needs --output, the run directory to resume")
-  interrupts.resume_command = functools.partial(_resumed, flags)
-  return flags
-
-
-def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
-  """Returns the command that resumes an interrupted run."""
-  more = []
-  if run is None and flags.output is not None:
-    # The directory may exist although training has not begun.
-    run = run_directory.of_model(flags.output)
-  if run is not None:
-    # The last of repeated flags counts.
-    if flags.output is None:
-      more += ["--output", str(run)]
-    if flags.resume != "latest":
-      more += ["--resume", "latest"]
-  return same_command(*more)
-
-
 def same_command(*more: str) -> str:
   """Returns the command that started this script, with more flags."""
   start = _launcher or [_python(), sys.argv[0]]
@@ -369,68 +301,8 @@ def _python() -> str:
   return "python"
 
 
-def train(
-  recipe: config_lib.Recipe, flags: argparse.Namespace, **values: object
-) -> None:
-  """Starts, resumes or only describes a run, depending on the flags.
-
-  `values` are further settings to replace, named as for `overrides`.
-  """
-  model = getattr(flags, "model", "base")
-  settings = overrides(
-    flags.set,
-    model__name=None if model == "base" else model,
-    model__base=flags.base,
-    data__path=flags.data,
-    data__max_samples=flags.max_samples,
-    data__skip_bad_rows="true" if flags.skip_bad_rows else None,
-    **values,
-  )
-  config = config_lib.load(config_lib.RECIPES[recipe], flags.config, settings)
-  require_tunix()
-  if flags.dry_run:
-    # Imported lazily: pulls in Tunix.
-    from tunix_ttt import dry_run
-    from tunix_ttt.train import resume_checks
-
-    if flags.resume is not None:
-      manifest = run_manifest.RunManifest.read(flags.output)
-      config = resume_checks.relocate(config, manifest, flags.output)
-    elif flags.output is not None:
-      files.check_output(flags.output)
-    print(dry_run.describe(config))
-    return
-  if config.distributed is not None and flags.output is None:
-    raise errors.UserError(
-      "--output: several processes need it, the same directory on a disk that"
-      " they share"
-    )
-  # Imported lazily: pulls in Tunix.
-  from tunix_ttt import recipes
-
-  processes.start(config.distributed)
-  if flags.resume is None:
-    run = recipes.start(recipe, config, flags.output)
-  else:
-    step = None if flags.resume == "latest" else flags.resume
-    run = recipes.resume(flags.output, config, step=step)
-  print(f"trained model: {run / 'checkpoint-final'}", flush=True)
-  page = recipes.report(run, config)
-  if page is not None:
-    print(f"report: {page}")
-
-
-def _resume(text: str) -> int | str:
-  if text == "latest":
-    return text
-  with contextlib.suppress(argparse.ArgumentTypeError):
-    return _whole(text, 0)
-  raise argparse.ArgumentTypeError(
-    f"must be latest or a step, found {errors.quote(text)}"
-  )
-
-
-def _whole(text: str, least: int, most: int | None = None) -> int:
+def whole(text: str, least: int, most: int | None = None) -> int:
+  """Parses a whole number from `least` to `most`, for argparse."""
   try:
     value = int(text)
   except ValueError:
@@ -446,8 +318,8 @@ def _whole(text: str, least: int, most: int | None = None) -> int:
 
 
 # Parsers of a whole number of at least 1, and of a random seed.
-positive = functools.partial(_whole, least=1)
-seed = functools.partial(_whole, least=0, most=streams.MAX_SEED)
+positive = functools.partial(whole, least=1)
+seed = functools.partial(whole, least=0, most=streams.MAX_SEED)
 
 
 def fraction(text: str) -> float:

@@ -24,6 +24,11 @@ def describe(config: config_lib.SFTConfig) -> str:
     errors.UserError: if the config or one of its files is invalid.
   """
   recorder.check(config.logging)
+  if config.service is not None:
+    # Imported here: local runs have no use for it.
+    from tunix_ttt.service import service_runs
+
+    return service_runs.describe(config)
   recipe = recipes.RECIPES[config_lib.recipe_of(config)]
   source = recipe.load(config)
   samples = source and source.samples

@@ -125,7 +125,25 @@ def start(
   progress.hush()
   requirements.check()
   output = None if output is None else pathlib.Path(output)
-  return run_loop.start(name, RECIPES[name], config, output, rewards)
+  return run_loop.start(name, recipe_of(name, config), config, output, rewards)
+
+
+def recipe_of(
+  name: config_lib.Recipe, config: config_lib.SFTConfig
+) -> run_loop.Recipe:
+  """Returns the trainer of a config, on local devices or on its service.
+
+  Raises:
+    errors.UserError: If the service has no such trainer.
+  """
+  if config.service is None:
+    return RECIPES[name]
+  # Imported here: local runs have no use for it.
+  from tunix_ttt.service import service_runs
+
+  if name not in service_runs.RECIPES:
+    raise errors.UserError(f"service: has no trainer for {name}; remove it")
+  return service_runs.RECIPES[name]
 
 
 def resume(
@@ -169,7 +187,7 @@ def resume(
     config = config_lib.load(config_lib.RECIPES[manifest.recipe], config)
   if base is not None:
     config = resume_checks.with_model(config, base=str(base))
-  recipe = RECIPES[manifest.recipe]
+  recipe = recipe_of(manifest.recipe, config)
   return run_loop.resume(recipe, manifest, config, run, step, rewards)
 
 

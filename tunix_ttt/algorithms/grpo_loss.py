@@ -177,7 +177,7 @@ def games_loss(
       algo_config.temperature,
       algo_config.prefix,
     )
-    loss, metrics = _loss_of_rows(scores, chunk, algo_config)
+    loss, metrics = loss_of_rows(scores, chunk, algo_config)
     return loss * weight, {
       # Tunix aggregates the entropy like the loss.
       name: value * (weight if name == "entropy" else token_weight)
@@ -250,7 +250,7 @@ def _derivative(
 _sum_of_chunks.defvjp(_values_and_gradient, _derivative)
 
 
-def _loss_of_rows(
+def loss_of_rows(
   scores: token_log_probs.TokenLogProbs, rows: Any, config: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns the loss of a chunk of a `GameExample`, and its metrics.

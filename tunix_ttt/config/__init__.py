@@ -28,6 +28,7 @@ from tunix_ttt.config.recipe_configs import Recipe as Recipe
 from tunix_ttt.config.recipe_configs import Rejected as Rejected
 from tunix_ttt.config.recipe_configs import RewardsConfig as RewardsConfig
 from tunix_ttt.config.recipe_configs import RolloutConfig as RolloutConfig
+from tunix_ttt.config.recipe_configs import SFTConfig as SFTConfig
 from tunix_ttt.config.recipe_configs import StageConfig as StageConfig
 from tunix_ttt.config.sections import SIZES as SIZES
 from tunix_ttt.config.sections import CheckpointConfig as CheckpointConfig
@@ -42,6 +43,6 @@ from tunix_ttt.config.sections import LoraConfig as LoraConfig
 from tunix_ttt.config.sections import MeshConfig as MeshConfig
 from tunix_ttt.config.sections import ModelConfig as ModelConfig
 from tunix_ttt.config.sections import PlayConfig as PlayConfig
-from tunix_ttt.config.sections import SFTConfig as SFTConfig
 from tunix_ttt.config.sections import TokenizerConfig as TokenizerConfig
 from tunix_ttt.config.sections import TrainingConfig as TrainingConfig
+from tunix_ttt.config.service_configs import ServiceConfig as ServiceConfig

@@ -184,10 +184,10 @@ def load(
 
 
 def load_any(
-  source: sections.SFTConfig | Settings, overrides: Sequence[str] = ()
-) -> sections.SFTConfig:
+  source: recipe_configs.SFTConfig | Settings, overrides: Sequence[str] = ()
+) -> recipe_configs.SFTConfig:
   """Loads a config of the recipe whose class has the most of its keys."""
-  if isinstance(source, sections.SFTConfig):
+  if isinstance(source, recipe_configs.SFTConfig):
     return load(type(source), source, overrides)
   content = _read(source, overrides)
 
@@ -199,7 +199,7 @@ def load_any(
   )
 
 
-def recipe_of(config: sections.SFTConfig) -> recipe_configs.Recipe:
+def recipe_of(config: recipe_configs.SFTConfig) -> recipe_configs.Recipe:
   """Returns the name of a config's recipe."""
   return next(
     name
@@ -211,7 +211,7 @@ def recipe_of(config: sections.SFTConfig) -> recipe_configs.Recipe:
 def _read(
   source: Any,
   overrides: Sequence[str],
-  kind: type = sections.SFTConfig,
+  kind: type = recipe_configs.SFTConfig,
   name: str = "settings",
 ) -> _Source:
   if isinstance(source, str | pathlib.Path):

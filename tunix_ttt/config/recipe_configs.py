@@ -7,8 +7,54 @@ import pydantic
 
 from tunix_ttt.config import episode_configs
 from tunix_ttt.config import sections
+from tunix_ttt.config import service_configs
 
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+
+
+@sections.settings
+class SFTConfig:
+  """A supervised fine-tuning run.
+
+  Attributes:
+    seed: Random seed of games, data order, initial values and sampling.
+    game: Game that the model plays.
+    model: Model to train.
+    tokenizer: Tokenizer of a tiny model.
+    lora: LoRA adapters; None trains all parameters.
+    data: Training data.
+    training: Optimizer and schedule.
+    checkpoint: Checkpoints to resume from.
+    logging: Logs and reports.
+    eval: Sampling of completions for an evalset.
+    play: Play of whole games.
+    mesh: Device mesh.
+    distributed: Processes of the run; None is a single process.
+    service: Service that computes instead of local devices; None is no service.
+  """
+
+  seed: sections.Seed = 0
+  game: sections.GameConfig = sections.GameConfig()
+  model: sections.ModelConfig = sections.ModelConfig()
+  tokenizer: sections.TokenizerConfig = sections.TokenizerConfig()
+  lora: sections.LoraConfig | None = None
+  data: sections.DataConfig = sections.DataConfig()
+  training: sections.TrainingConfig = sections.TrainingConfig()
+  checkpoint: sections.CheckpointConfig = sections.CheckpointConfig()
+  logging: sections.LoggingConfig = sections.LoggingConfig()
+  eval: sections.EvalConfig = sections.EvalConfig()
+  play: sections.PlayConfig = sections.PlayConfig()
+  mesh: sections.MeshConfig = sections.MeshConfig()
+  distributed: sections.DistributedConfig | None = None
+  service: service_configs.ServiceConfig | None = None
+
+  @pydantic.model_validator(mode="after")
+  def _check(self) -> Self:
+    if self.lora is not None and self.training.optimizer == "muon":
+      raise ValueError(
+        "training.optimizer: muon is for whole models; use adamw with lora"
+      )
+    return self
 
 
 @sections.settings
@@ -225,7 +271,7 @@ class AlgorithmConfig:
 
 
 @sections.settings
-class GRPOConfig(sections.SFTConfig):
+class GRPOConfig(SFTConfig):
   """Settings of a GRPO run on whole games.
 
   `training.max_steps` counts batches of games and `training.batch_size` the
@@ -356,7 +402,7 @@ class PreferenceConfig:
 
 
 @sections.settings
-class DPOConfig(sections.SFTConfig):
+class DPOConfig(SFTConfig):
   """A DPO or ORPO run on the preference pairs at `data.path`.
 
   `training.batch_size` counts pairs.
@@ -434,8 +480,8 @@ class PipelineConfig:
 Recipe = Literal["sft", "dpo", "grpo"]
 # Config classes by recipe, in the order of a pipeline. `load_any` prefers the
 # first of equal matches.
-RECIPES: dict[Recipe, type[sections.SFTConfig]] = {
-  "sft": sections.SFTConfig,
+RECIPES: dict[Recipe, type[SFTConfig]] = {
+  "sft": SFTConfig,
   "dpo": DPOConfig,
   "grpo": GRPOConfig,
 }

@@ -1,6 +1,6 @@
 """Plays games of a model on every line or by sampling, and writes them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -244,6 +244,35 @@ def sample_openings(
   return {"temperature": OPENINGS_TEMPERATURE, **counts}
 
 
+def evaluation_metrics(
+  game: definition.Definition,
+  played: Iterable[Sequence[Any]],
+  opponent: str,
+  visit: Callable[[Trajectory], Any],
+) -> dict[str, float]:
+  """Returns the metrics of an evaluation, with the `score`.
+
+  `played` has the seat, the result and the games that `visit` gets, for each seat;
+  `opponent` is the one of sampled games.
+  """
+  metrics: dict[str, float] = {}
+  scores: list[float] = []
+  for seat, result, *games in played:
+    for each in games:
+      visit(each)
+    if isinstance(result, rates_lib.Exact):
+      metrics[f"{seat}/lines_lost"] = float(result.lines_lost)
+    for name, rates in result.against(opponent).items():
+      metrics |= {f"{seat}/{name}/{k}": v for k, v in rates.items()}
+    for name, value in result.returns.items():
+      metrics[f"{seat}/return/{name}"] = value
+    for name in rates_lib.OF_DECISIONS:
+      if (value := getattr(result, name)) is not None:
+        metrics[f"{seat}/{name}"] = value
+    scores += rates_lib.points(game, result, opponent)
+  return metrics | {"score": float(np.mean(scores))}
+
+
 class Evaluator:
   """Evaluates a model's current parameters during training; compiled once."""
 
@@ -315,23 +344,10 @@ class Evaluator:
         seed = self._config.seed
         matches = sampled_matches(player, play, seed, in_training=True)
       played = ((each.seat, each.result, each.games) for each in matches)
-    metrics, scores = {}, []
-    for seat, result, *games in played:
-      for each in games:
-        visit(each)
-      if isinstance(result, rates_lib.Exact):
-        metrics[f"{seat}/lines_lost"] = float(result.lines_lost)
-      for opponent, rates in result.against(play.opponent).items():
-        metrics |= {f"{seat}/{opponent}/{k}": v for k, v in rates.items()}
-      for name, value in result.returns.items():
-        metrics[f"{seat}/return/{name}"] = value
-      for name in rates_lib.OF_DECISIONS:
-        if (value := getattr(result, name)) is not None:
-          metrics[f"{seat}/{name}"] = value
-      scores += rates_lib.points(game, result, play.opponent)
+    metrics = evaluation_metrics(game, played, play.opponent, visit)
     if self._nash_conv is not None:
       metrics["nash_conv"] = self._nash_conv(params)
-    return metrics | {"score": float(np.mean(scores))}
+    return metrics
 
 
 def write(

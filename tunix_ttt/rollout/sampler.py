@@ -118,18 +118,7 @@ class Sampler:
     shortest, answer = tables.min_answer, "the shortest answer"
     if self._sampling.constrained == "legal":
       shortest, answer = tables.min_legal_answer, "an answer with any move"
-    if play.max_new_tokens < shortest:
-      raise errors.UserError(
-        f"max_new_tokens: {play.max_new_tokens} is too few; use at least"
-        f" {shortest}, the length of {answer}"
-      )
-    limit = play.max_game_tokens
-    needed = tables.observations.max_begin + shortest
-    if limit is not None and limit < needed:
-      raise errors.UserError(
-        f"max_game_tokens: {limit} is too few; use at least {needed}, the"
-        f" length of a board and {answer}"
-      )
+    check_limits(tables, play, shortest, answer)
 
   def __call__(
     self,
@@ -388,6 +377,27 @@ class Sampler:
       last_answer=jnp.where(active, last_answer, games.last_answer),
       tried=None if tried is None else jnp.where(active, -1, tried),
       agents=games.agents,
+    )
+
+
+def check_limits(
+  tables: tables_lib.Tables,
+  play: config_lib.PlayConfig,
+  shortest: int,
+  answer: str = "the shortest answer",
+) -> None:
+  """Raises a UserError if the token limits are too small for an answer."""
+  if play.max_new_tokens < shortest:
+    raise errors.UserError(
+      f"max_new_tokens: {play.max_new_tokens} is too few; use at least"
+      f" {shortest}, the length of {answer}"
+    )
+  limit = play.max_game_tokens
+  needed = tables.observations.max_begin + shortest
+  if limit is not None and limit < needed:
+    raise errors.UserError(
+      f"max_game_tokens: {limit} is too few; use at least {needed}, the"
+      f" length of a board and {answer}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the games of each GRPO step start."""
+"""Starts the games of each GRPO step."""
 
 from collections.abc import Sequence
 import functools

@@ -17,10 +17,12 @@ Tunix's are the trainer with its optimizer and checkpoint manager, the estimator
 of whole games, the KL divergence and the aggregation of the loss.
 """
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import pathlib
 import time
+from typing import Any
 
 from flax import nnx
 import numpy as np
@@ -29,6 +31,7 @@ from tunix_ttt.algorithms import advantages as advantages_lib
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.algorithms import role_baseline
 from tunix_ttt.games import catalog
+from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import interrupts
 from tunix_ttt.runs import progress
@@ -48,47 +51,39 @@ from tunix_ttt.train import trainer as trainer_lib
 
 
 class GRPORun:
-  """A run in progress: its parts, and the steps of the loop."""
+  """A run in progress: its parts, and the steps of the loop.
+
+  What depends on where the model is computed is in `_make_parts`, `_evaluate` and
+  `save_model`, which `service.service_runs` replaces.
+
+  Attributes:
+    trainer: Makes updates on batches of games, and saves checkpoints.
+    rollout: Plays the games of each step.
+    recorder: Writes metrics and games.
+    first_step: Number of steps that were trained before.
+  """
+
+  trainer: Any
+  rollout: Any
 
   def __init__(self, plan: grpo_plan.Plan, path: pathlib.Path):
     """Makes the parts of a run and restores the latest checkpoint."""
     self.plan, self.path, self.config = plan, path, plan.config
-    config, model = plan.config, plan.model
+    config = plan.config
     self.game = catalog.of(config)
-    # Copied before a checkpoint is restored into the model.
-    self._reference = grpo_plan.reference(plan)
-    self.trainer = trainer_lib.GRPOTrainer(
-      model.module, config, path, plan.prefix
-    )
-    self.first_step = self.trainer.first_step
     self.pool = opponent_pool.OpponentPool(config, path)
-    starts = plan.source.samples if plan.source else ()
     self.mistakes = None
     if config.episodes.has_mistakes:
       self.mistakes = mistake_starts.MistakePool(config, path)
-    self._sampled: mistake_starts.SampledPositions | None = None
-    if config.episodes.sampled_mistakes:
-      self._sampled = mistake_starts.SampledPositions(model, config)
-    self.past = None
-    if config.opponents.has_past_weights:
-      self.past = past_weights.PastWeights(model, config, path)
-    self.rollout = game_rollout.GameRollout(
-      model,
-      config,
-      self.pool,
-      [start.position for start in starts],
-      self.mistakes,
-      self.past,
-    )
-    self.rollout.sync()
+    self.past: past_weights.PastWeights | None = None
+    self._reference: reference_log_probs.Scorer | None = None
     self._policy: reference_log_probs.Scorer | None = None
-    if config.mesh.layout == "split" or config.rollout.max_staleness:
-      self._policy = reference_log_probs.of_policy(
-        model.module, config, plan.prefix
-      )
+    self._sampled: mistake_starts.SampledPositions | None = None
+    self._make_parts()
+    self.first_step = self.trainer.first_step
     rows = resume_checks.rewind(path, self.first_step)
     self.recorder = recorder_lib.GameRecorder(
-      path, config, rows, model.tokenizer.decode
+      path, config, rows, plan.model.tokenizer.decode
     )
     self._role_baseline: role_baseline.RoleBaseline | None = None
     if config.grpo.role_baseline_decay is not None:
@@ -100,6 +95,33 @@ class GRPORun:
     self._learning_rate = optimizers.learning_rate(
       optimizers.in_updates(config)
     )
+
+  def _make_parts(self) -> None:
+    """Makes trainer and rollout on local devices."""
+    plan, config, model = self.plan, self.config, self.plan.model
+    # Copied before a checkpoint is restored into the model.
+    self._reference = grpo_plan.reference(plan)
+    self.trainer = trainer_lib.GRPOTrainer(
+      model.module, config, self.path, plan.prefix
+    )
+    starts = plan.source.samples if plan.source else ()
+    if config.episodes.sampled_mistakes:
+      self._sampled = mistake_starts.SampledPositions(model, config)
+    if config.opponents.has_past_weights:
+      self.past = past_weights.PastWeights(model, config, self.path)
+    self.rollout = game_rollout.GameRollout(
+      model,
+      config,
+      self.pool,
+      [start.position for start in starts],
+      self.mistakes,
+      self.past,
+    )
+    self.rollout.sync()
+    if config.mesh.layout == "split" or config.rollout.max_staleness:
+      self._policy = reference_log_probs.of_policy(
+        model.module, config, plan.prefix
+      )
 
   def fit(self) -> None:
     """Trains from the latest checkpoint to the end."""
@@ -192,11 +214,10 @@ class GRPORun:
       return False
     with progress.stage("evaluating", has_bar=True):
       games: list[trajectory.Trajectory] = []
-      params = nnx.state(self.trainer.model)
-      metrics = self.plan.evaluate(params, games.append)
+      metrics = self._evaluate(games.append)
       sampled = None
       if self._sampled is not None:
-        sampled = self._sampled(params, step)
+        sampled = self._sampled(nnx.state(self.trainer.model), step)
         optimal = trajectory.optimal_moves(self.game, sampled)
         metrics |= {
           "sampled_positions/optimal_move_rate": float(optimal.mean())
@@ -206,9 +227,19 @@ class GRPORun:
     is_best = self.recorder.evaluation(step, metrics)
     self.trainer.log(step, {f"eval/{name}": v for name, v in metrics.items()})
     if is_best:
-      model = dataclasses.replace(self.plan.model, module=self.trainer.model)
-      run_loop.save_best(model, self.path)
+      run_loop.save_best(self.save_model, self.path)
     return True
+
+  def _evaluate(
+    self, visit: Callable[[trajectory.Trajectory], Any]
+  ) -> dict[str, float]:
+    """Returns the results of the model; see `matches.Evaluator`."""
+    return self.plan.evaluate(nnx.state(self.trainer.model), visit)
+
+  def save_model(self, directory: pathlib.Path) -> None:
+    """Writes the trained model into a new directory."""
+    model = dataclasses.replace(self.plan.model, module=self.trainer.model)
+    checkpoints.save(model, directory)
 
   def _is_done(self) -> bool:
     """Returns whether the last evaluation found no lost line, if that ends it."""

@@ -176,7 +176,7 @@ class Recorder:
   def train(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
     """Records an optimizer step, counted from 1.
 
-    The metrics are those of the loss, `grad_norm`, `learning_rate`, the number
+    The metrics are those of the loss, `grad_norm` if known, `learning_rate`, the number
     of `tokens` in the batch, and `clock`, the step's `time.perf_counter()`.
 
     Raises:
@@ -186,7 +186,8 @@ class Recorder:
     values = {
       "loss": loss,
       **{name: metrics[name] for name in self._names},
-      "grad_norm": metrics["grad_norm"],
+      # Not every service states the norm.
+      **{name: metrics[name] for name in ("grad_norm",) if name in metrics},
       "learning_rate": metrics["learning_rate"],
       "epoch": round(step / self._steps_per_epoch, 4),
     }

@@ -37,6 +37,10 @@ _FREE_ON_RESUME = (
   "rollouts_per_log",
   "mesh.",
   "distributed",
+  "service.base_url",
+  "service.concurrency",
+  "service.timeout",
+  "service.prices",
 )
 ConfigT = TypeVar("ConfigT", bound=config_lib.SFTConfig)
 
@@ -206,7 +210,7 @@ class _DigestedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
     if final.name.isdecimal():
       integrity.write(
         pathlib.Path(self.get()),
-        run=_written_until(final.parents[1], int(final.name)),
+        run=written_until(final.parents[1], int(final.name)),
         skip=_UNCHECKED,
       )
     await super().finalize()
@@ -235,7 +239,7 @@ def _files_of_steps(run: pathlib.Path) -> list[pathlib.Path]:
   ]
 
 
-def _written_until(run: pathlib.Path, step: int) -> dict[str, integrity.Prefix]:
+def written_until(run: pathlib.Path, step: int) -> dict[str, integrity.Prefix]:
   """Returns digests of the run's files, right after training `step`."""
   lines = (run / run_directory.METRICS).read_bytes().splitlines(keepends=True)
   # A resumed run repeats the evaluation of this step.

@@ -63,7 +63,7 @@ class Recipe:
       config and its data. Also returns the rows of a step and their length.
     plan: Checks a config and builds the model; writes nothing.
     run: Restores the latest checkpoint. The result has `first_step`, `fit()`,
-      which trains to the last step, `trainer` and `recorder`.
+      which trains to the last step, `save_model(directory)` and `recorder`.
   """
 
   load: Callable[[Any], Any]
@@ -179,8 +179,7 @@ def _train(
   run = recipe.run(plan, path)
   manifest = begin_session(manifest, path, run.first_step)
   run.fit()
-  model = dataclasses.replace(plan.model, module=run.trainer.model)
-  _finish(manifest, path, model, run.recorder.summary())
+  _finish(manifest, path, run.save_model, run.recorder.summary())
   return path
 
 
@@ -248,6 +247,9 @@ def _manifest(
 def _announce(plan: Plan) -> None:
   """Prints the model's size, and notes on its tokenizer and unused devices."""
   config, record = plan.config, plan.record
+  if config.service is not None:
+    progress.say(f"model {record.name}: adapters trained on a service")
+    return
   share = record.trainable_parameters / record.parameters
   progress.say(
     f"model {record.name}: {record.parameters:,} parameters,"
@@ -296,14 +298,14 @@ def begin_session(
 def _finish(
   manifest: run_manifest.RunManifest,
   run: pathlib.Path,
-  model: checkpoints.Model,
+  save: Callable[[pathlib.Path], None],
   final_metrics: dict[str, float],
 ) -> None:
   """Saves the trained model and marks the run as finished."""
   # A killed process may have saved it already.
   final = run / run_directory.FINAL_CHECKPOINT
   processes.remove(final)
-  checkpoints.save(model, final)
+  save(final)
   finished = {"status": "finished", "finished_at": run_directory.now()}
   manifest = manifest.model_copy(
     update={**finished, "final_metrics": final_metrics}
@@ -312,12 +314,12 @@ def _finish(
   manifest.with_files(run, *names).write(run)
 
 
-def save_best(model: checkpoints.Model, run: pathlib.Path) -> None:
-  """Replaces a run's best model atomically."""
+def save_best(save: Callable[[pathlib.Path], None], run: pathlib.Path) -> None:
+  """Replaces a run's best model, which `save` writes, atomically."""
   best = run / run_directory.BEST_CHECKPOINT
   new = best.with_name(f".{best.name}.new")
   processes.remove(new)
-  checkpoints.save(model, new)
+  save(new)
   if processes.is_first():
     shutil.rmtree(best, ignore_errors=True)
     new.rename(best)

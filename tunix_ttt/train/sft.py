@@ -11,6 +11,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
+from tunix_ttt.models import checkpoints
 from tunix_ttt.models import memory
 from tunix_ttt.models import meshes
 from tunix_ttt.models import sources
@@ -130,7 +131,7 @@ class RowRun:
     eval_batches: list[Any],
   ):
     """Opens the run's files; `train_batches` are of the whole run."""
-    config = prepared.config
+    config, self._model = prepared.config, prepared.model
     self.trainer, self.first_step = trainer, trainer.train_steps
     self._batches, self._mesh = (train_batches, eval_batches), config.mesh
     self.recorder = recorder_lib.Recorder(
@@ -150,6 +151,11 @@ class RowRun:
       interrupts.between_steps() as stop,
     ):
       self.trainer.fit(*self._batches, self.recorder, stop)
+
+  def save_model(self, directory: pathlib.Path) -> None:
+    """Writes the trained model into a new directory."""
+    model = dataclasses.replace(self._model, module=self.trainer.model)
+    checkpoints.save(model, directory)
 
 
 def load(config: config_lib.SFTConfig) -> datasets.Source:

@@ -1,0 +1,1 @@
+"""Training on a Tinker-compatible service instead of local devices."""
