@@ -8,6 +8,7 @@ of memory, a large product of matrices for arithmetic.
 import argparse
 from collections.abc import Callable
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import Any
@@ -158,7 +159,7 @@ def training(
   moments = optimizer.init(values)
   rows, length = flags.train_rows, flags.train_length
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=remat.compiler_options(module))
   def step(values: Any, moments: Any, frozen: Any) -> Any:
     mask = jnp.ones((rows, length), bool)
     batch = {

@@ -1,10 +1,13 @@
 """Training on a real Tinker-compatible server on loopback, see `skyrl`."""
 
+import io
+import itertools
 import json
 import os
 import pathlib
 import signal
 import socket
+import tarfile
 import time
 from typing import Any
 
@@ -25,11 +28,15 @@ from tunix_ttt.algorithms import grpo_loss
 from tunix_ttt.evaluate import model_player
 from tunix_ttt.games import catalog
 from tunix_ttt.models import checkpoints
+from tunix_ttt.models import token_log_probs
 from tunix_ttt.models.families import specs
 from tunix_ttt.models.hub import hub_export
 from tunix_ttt.rollout import sampler
+from tunix_ttt.rollout import trajectory
 from tunix_ttt.service import connection
 from tunix_ttt.service import service_games
+from tunix_ttt.service import service_models
+from tunix_ttt.service import service_trainer
 from tunix_ttt.text import hub_tokenizers
 from tunix_ttt.train import reference_log_probs
 
@@ -211,14 +218,12 @@ class TestAgainstAServer:
 
   def test_sft_learns_and_its_adapter_comes_home(self, server, tmp_path):
     config = with_service(SETTINGS, server)
-    config["data"] = {
-      **config["data"],
-      "games": {"num_games": 100, "thoughts": "none", "mistakes": 0.5},
-    }
+    # The model has not seen thoughts.
+    config["data"] = {"max_seq_length": 1024, "games": {"num_games": 100}}
     config["training"] = {
       "max_steps": 8,
       "batch_size": 16,
-      "learning_rate": 3e-3,
+      "learning_rate": 2e-3,
       "eval_every_n_steps": 8,
     }
     run = ttt.train_sft(config, tmp_path / "sft")
@@ -262,8 +267,10 @@ class TestAgainstAServer:
     # Killed after a checkpoint, it goes on as if it had not been.
     path, run = write(config, tmp_path / "grpo.yaml"), tmp_path / "killed"
     process = conftest.start("train_grpo_tunix", path, run)
-    conftest.kill_at(process, run, 5)
+    conftest.wait_for(process, lambda: (run / "checkpoints" / "5").exists())
+    conftest.kill_at(process, run, 7)
     ttt.resume(run)
+    assert ttt.Run(run).manifest.sessions[-1].from_step == 5
     for name in ("reward", "win_rate", "num_tokens"):
       assert [row[name] for row in rows(run)] == [row[name] for row in steps]
     games = list(ttt.Run(whole).games())
@@ -285,6 +292,7 @@ class TestAgainstAServer:
       assert "no sign of life" in message and server.url in message
       server.start()
       ttt.resume(run)
+      assert ttt.Run(run).manifest.sessions[-1].from_step == 5
       assert len(rows(run)) == 10
     finally:
       server.kill()
@@ -293,6 +301,123 @@ class TestAgainstAServer:
 def with_no_lora(config: config_lib.SFTConfig) -> config_lib.SFTConfig:
   return config_lib.load_any(
     {**config_lib.to_dict(config), "lora": None, "service": None}
+  )
+
+
+class Scripted:
+  """Weights whose answers are given, one for each prompt in turn."""
+
+  def __init__(self, answers: list[list[int]]):
+    self.answers, self.prompts = answers, []
+
+  def sample(self, prompts, seeds, *, most, stop, temperature):
+    del seeds, stop, temperature
+    self.prompts += prompts
+    answers = [
+      self.answers.pop(0)[:limit]
+      for _, limit in zip(prompts, most, strict=True)
+    ]
+    return [
+      connection.Sampled(tokens, [-1.0] * len(tokens)) for tokens in answers
+    ]
+
+
+def scripted(tokenizer, answers, **play):
+  """Returns a player of tic-tac-toe without thoughts, and its weights."""
+  config = config_lib.load_any(
+    {
+      "data": {"games": {"thoughts": "none"}},
+      "play": {"max_new_tokens": 24, **play},
+    }
+  )
+  game, weights = catalog.of(config), Scripted(answers)
+  player = service_games.ServicePlayer(
+    weights,
+    game,
+    game.environment(),
+    sampler.make_tables(config, tokenizer),
+    config.play,
+    tokenizer.decode,
+    temperature=1.0,
+  )
+  keys = jax.random.split(jax.random.key(0), 1)
+  return player(keys, player.begin(keys, jnp.zeros(1, int))), weights
+
+
+class TestAnswers:
+  def test_what_follows_an_unreadable_token_is_no_part(self, tokenizer):
+    start = tokenizer.encode("<move>")
+    answer = [*start, *start, *start]
+    games, _ = scripted(tokenizer, [answer])
+    assert games.ending == trajectory.Ending.PARSE_ERROR
+    count = int(games.action_mask.sum())
+    assert 0 < count < len(answer)
+    assert games.actions[0, 0, :count].tolist() == answer[:count]
+
+  def test_an_answer_that_is_cut(self, tokenizer):
+    # An answer may begin with any number of line breaks.
+    breaks = (tokenizer.encode("\n" * 30) * 30)[:30]
+    games, weights = scripted(tokenizer, [breaks])
+    assert games.ending == trajectory.Ending.LENGTH
+    assert games.action_mask.sum() == 24
+    (prompt,) = weights.prompts
+    assert len(prompt) > 10
+
+  def test_another_try_after_an_unreadable_answer(self, tokenizer):
+    start = tokenizer.encode("<move>")
+    games, weights = scripted(
+      tokenizer,
+      [[*start, *start]] * 5,
+      context="full",
+      on_parse_error="retry",
+    )
+    assert games.ending == trajectory.Ending.LENGTH
+    assert games.retried.tolist() == [[False] + [True] * 4]
+    # Each prompt extends the one before, with the answer in between.
+    for before, after in itertools.pairwise(weights.prompts):
+      assert after[: len(before)] == before
+      assert after[len(before) :][: len(start)] == start
+
+
+@pytest.mark.parametrize(
+  "mode",
+  [
+    "token-mean", "sequence-mean-token-mean", "sequence-mean-token-scale",
+    "seq-mean-token-sum", "sequence-mean-token-sum-norm",
+  ],
+)  # fmt: skip
+def test_the_service_trains_the_config_s_loss(mode):
+  """The sum over tokens that a service takes has the gradient of the loss."""
+  config = config_lib.load(
+    config_lib.GRPOConfig, {"grpo": {"loss_agg_mode": mode}}
+  )
+  algorithm = grpo_loss.algorithm_config(config)
+  rng = np.random.default_rng(0)
+  trained = rng.random((3, 8)) < 0.6
+  old = rng.normal(size=trained.shape).astype(np.float32)
+  advantages = rng.normal(size=trained.shape).astype(np.float32)
+  make: Any = grpo_loss.GameExample
+  rows = make(
+    prompt_ids=None,
+    prompt_mask=None,
+    completion_ids=None,
+    completion_mask=jnp.asarray(trained),
+    advantages=jnp.asarray(advantages),
+    ref_per_token_logps=None,
+    old_per_token_logps=jnp.asarray(old),
+    sampler_is_weights=None,
+  )
+
+  def loss(log_probs: jax.Array) -> jax.Array:
+    zeros = jnp.zeros_like(log_probs)
+    scores = token_log_probs.TokenLogProbs(log_probs, zeros, zeros > 0)
+    return grpo_loss.loss_of_rows(scores, rows, algorithm)[0]
+
+  expected = jax.grad(loss)(jnp.asarray(old))
+  weights = service_trainer.loss_weights(trained, algorithm)
+  # The derivative of -advantage * exp(new - old) at new = old.
+  np.testing.assert_allclose(
+    -advantages * weights * trained, expected, atol=1e-6
   )
 
 
@@ -316,7 +441,47 @@ class TestWithoutAServer:
   def test_no_key_of_tinker(self, monkeypatch):
     monkeypatch.setenv(connection.KEY_VARIABLE, "sk-secret")
     message = self.refused(self.settings())
-    assert "begins with tml-" in message and "secret" not in message
+    assert "begin with tml-" in message and "secret" not in message
+
+  def test_an_archive_that_is_cut_off(self, tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+      content = tarfile.TarInfo("../adapter_config.json")
+      content.size = 1000
+      archive.addfile(content, io.BytesIO(os.urandom(1000)))
+    whole = buffer.getvalue()
+    for data in (whole[:200], whole):
+      with pytest.raises(errors.UserError, match="here: the adapter"):
+        connection._unpack(data, tmp_path, "here")
+    assert not [*tmp_path.iterdir()] and not [*tmp_path.parent.glob("*.json")]
+
+  @pytest.mark.parametrize(
+    ("key", "value", "advice"),
+    [
+      ("lora", "null", "set lora"),
+      ("rollout.temperature", "0.7", "must be 1"),
+      ("play.constrained", "true", "must be false"),
+      ("grpo.beta", "0.1", "must be 0"),
+      ("opponents.past_selves", "[0.5, 0.5]", "past_selves: must be 0"),
+    ],
+  )
+  def test_settings_that_a_service_cannot_follow(self, key, value, advice):
+    start = {"lora": {"rank": 2}, "service": {}}
+    service_models.check(config_lib.load(config_lib.GRPOConfig, start))
+    config = config_lib.load(config_lib.GRPOConfig, start, [f"{key}={value}"])
+    with pytest.raises(errors.UserError, match=advice):
+      service_models.check(config)
+
+  def test_a_model_without_weights_is_enough(self, tmp_path):
+    made.write_tokenizer(tmp_path, "qwen2.5", VOCAB_SIZE)
+    content = {"model_type": "llama", "vocab_size": VOCAB_SIZE}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    config = config_lib.load_any(
+      {**SETTINGS, "model": {"name": str(tmp_path)}, "service": {}}
+    )
+    model = service_models.open_model(config)
+    assert model.tokenizer.vocab_size == VOCAB_SIZE
+    assert (model.base, model.start) == (str(tmp_path), None)
 
   def test_no_server(self):
     message = self.refused(self.settings())

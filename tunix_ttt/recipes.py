@@ -142,7 +142,7 @@ def recipe_of(
   from tunix_ttt.service import service_runs
 
   if name not in service_runs.RECIPES:
-    raise errors.UserError(f"service: has no trainer for {name}; remove it")
+    raise errors.UserError(f"service: cannot train {name}; remove this section")
   return service_runs.RECIPES[name]
 
 
@@ -269,6 +269,11 @@ def report(
   # What a signal says to do: to resume, which writes what is missing.
   with interrupts.working_on(run):
     try:
+      if config.service is not None:
+        raise errors.UserError(
+          "the model is on a service; eval_play.py plays with its adapter where"
+          " the base model is here"
+        )
       if processes.several():
         raise errors.UserError(
           "several processes cannot play; run eval_play.py in one process"

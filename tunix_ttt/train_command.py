@@ -32,7 +32,7 @@ def parse(
     example: Command that the help ends with.
     data: Use of the data, which ends the help of --data.
     has_start: Whether a flag --model names the model to start from.
-    backends: Where the model can be computed; the first is the default.
+    backends: Where the model can be computed.
   """
   arguments = cli.parser(description, example)
   cli.add_config(arguments)

@@ -250,6 +250,15 @@ def _derivative(
 _sum_of_chunks.defvjp(_values_and_gradient, _derivative)
 
 
+def average(values: jax.Array, trained: jax.Array, config: Any) -> jax.Array:
+  """Averages values of tokens [N, L] as `loss_agg_mode` says, over those trained."""
+  mode, norm = config.loss_agg_mode, {}
+  if mode == "sequence-mean-token-scale":
+    # A constant: the loss must not depend on the batch's longest row.
+    norm["norm"] = config.max_sequence_tokens
+  return common.aggregate_loss(values, trained, mode, **norm)
+
+
 def loss_of_rows(
   scores: token_log_probs.TokenLogProbs, rows: Any, config: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -273,15 +282,7 @@ def loss_of_rows(
   if rows.sampler_is_weights is not None:
     losses *= rows.sampler_is_weights
 
-  mode, norm = config.loss_agg_mode, {}
-  if mode == "sequence-mean-token-scale":
-    # A constant: the loss must not depend on the batch's longest row.
-    norm["norm"] = config.max_sequence_tokens
-
-  def average(values: jax.Array) -> jax.Array:
-    return common.aggregate_loss(values, trained, mode, **norm)
-
-  loss, kl = average(losses), jnp.float32(0)
+  loss, kl = average(losses, trained, config), jnp.float32(0)
   if rows.ref_per_token_logps is not None:
     kls = common.compute_kl_divergence(
       scores.log_probs,
@@ -290,10 +291,10 @@ def loss_of_rows(
       clamp_value=config.kl_clamp_value,
     )
     kl = algo_core.masked_mean(kls, trained)
-    loss += config.beta * average(kls)
+    loss += config.beta * average(kls, trained, config)
   metrics = {
     "kl": kl,
-    "entropy": average(scores.entropy),
+    "entropy": average(scores.entropy, trained, config),
     "pg_clipfrac": algo_core.masked_mean(clipped > free, trained),
     "log_ratio/abs_mean": algo_core.masked_mean(jnp.abs(log_ratio), trained),
   }

@@ -1,11 +1,11 @@
 """A connection to a Tinker-compatible service.
 
 Tinker's client repeats requests that may succeed later, and polls for results. What
-it lacks is an end: it waits for ever for a server that is gone. Here each wait looks
-after the server's health.
+it lacks is an end: it waits for ever for a server that is gone. Here each wait checks
+the server's health.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 import io
 import os
@@ -14,6 +14,7 @@ import tarfile
 import threading
 import time
 from typing import Any, NamedTuple, TypeVar
+import zlib
 
 import httpx
 import numpy as np
@@ -31,7 +32,7 @@ KEY_VARIABLE = "TINKER_API_KEY"
 _KEY_PREFIX = "tml-"
 # Address of Tinker's own service.
 _TINKER = "https://tinker.thinkingmachines.dev/services/tinker-prod"
-# Seconds between looks after the server's health, and for its reply.
+# Seconds between checks of the server's health, and for its reply.
 _POLL, _REPLY = 5.0, 10.0
 # Largest adapter to download, in bytes.
 _MAX_ADAPTER = 8 * 10**9
@@ -47,19 +48,27 @@ class Sampled(NamedTuple):
 
 
 class Counts:
-  """Tokens and time that a service took in this process.
+  """Tokens and time that a run took on a service.
 
   Attributes:
-    prompt: Tokens of prompts.
+    prompt: Tokens of prompts, and of rows that are only scored.
     sampled: Tokens of answers.
     trained: Tokens of rows, each time they are trained.
-    seconds: Time in which this process waited.
+    seconds: Time in which the run waited.
   """
 
   def __init__(self):
     """Starts at 0."""
     self.prompt = self.sampled = self.trained = 0
     self.seconds = 0.0
+
+  def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Goes on from the last of the rows of `metrics.jsonl` that has counts."""
+    for row in reversed(rows):
+      if "service/prompt" in row:
+        for name in vars(self):
+          setattr(self, name, row[f"service/{name}"])
+        return
 
   def metrics(self) -> dict[str, float]:
     """Returns the counts by their names in `metrics.jsonl`."""
@@ -101,7 +110,7 @@ class Connection:
       )
     if not key.startswith(_KEY_PREFIX) or not key.isascii():
       raise errors.UserError(
-        f"{KEY_VARIABLE}: is no key, which begins with {_KEY_PREFIX}; set it again"
+        f"{KEY_VARIABLE}: is not an API key; keys begin with {_KEY_PREFIX}"
       )
     self._secret = key
     self.address = config.base_url or _TINKER
@@ -141,7 +150,9 @@ class Connection:
         result = future.result(timeout=poll)
         self.counts.seconds += time.monotonic() - started
         return result
-      except (TimeoutError, futures.TimeoutError):
+      except (TimeoutError, futures.TimeoutError) as error:
+        if future.done():
+          raise self._refusal(what, error) from None
         fault, now = self._fault(), time.monotonic()
         if fault is None:
           seen = now
@@ -150,16 +161,18 @@ class Connection:
             f"{self.address}: {what}: no sign of life for {now - seen:.0f} s:"
             f" {fault}"
           ) from None
-      except (self._tinker.TinkerError, httpx.HTTPError, ValueError) as error:
+      except Exception as error:
+        # The client raises errors of many kinds.
         raise self._refusal(what, error) from None
 
   def _fault(self) -> str | None:
     """Returns what is wrong with the server; None if it answers."""
     try:
-      httpx.get(f"{self.address.rstrip('/')}/api/v1/healthz", timeout=_REPLY)
+      url = f"{self.address.rstrip('/')}/api/v1/healthz"
+      status = httpx.get(url, timeout=_REPLY).status_code
     except httpx.HTTPError as error:
       return self._clean(str(error) or type(error).__name__)
-    return None
+    return f"HTTP {status}" if status >= 500 else None
 
   def _refusal(self, what: str, error: Exception) -> errors.UserError:
     tinker, hint = self._tinker, ""
@@ -203,8 +216,8 @@ def _check_address(address: str) -> None:
   is_here = url.host in ("localhost", "127.0.0.1", "::1")
   if url.scheme == "http" and not is_here:
     raise errors.UserError(
-      f"service.base_url: {errors.quote(address)} would be sent the key readable"
-      " by all; use https"
+      f"service.base_url: {errors.quote(address)} would be sent the key"
+      " unencrypted; use https"
     )
 
 
@@ -249,11 +262,11 @@ class Weights:
       )
     self._sampler: Any = None
 
-  @property
-  def tokenizer_id(self) -> str | None:
-    """Name of the tokenizer that the service states, if any."""
+  def stated(self) -> tuple[str | None, int | None]:
+    """Returns the tokenizer's name and the rank that the service states, if any."""
     info = self._connection.call("the model's data", self._training.get_info)
-    return info.model_data.tokenizer_id or info.model_data.model_name
+    data = info.model_data
+    return data.tokenizer_id or data.model_name, info.lora_rank
 
   def refresh(self) -> None:
     """Makes later samples come from the weights of now."""
@@ -362,6 +375,9 @@ class Weights:
   def score(self, rows: Sequence[Any]) -> list[np.ndarray]:
     """Returns the log-probabilities of rows, float32 [L - 1] each."""
     passed = self._training.forward(rows, "cross_entropy")
+    self._connection.counts.prompt += sum(
+      row.model_input.length for row in rows
+    )
     return _log_probs(self._connection.wait("scoring", passed))
 
   def save(self, name: str) -> str:
@@ -373,7 +389,9 @@ class Weights:
     """Writes the adapter of now into a directory, as PEFT does."""
     job = self._training.save_weights_for_sampler(name)
     path = self._connection.wait("saving the adapter", job).path
-    rest = self._connection.client.create_rest_client()
+    rest = self._connection.call(
+      "a client of files", self._connection.client.create_rest_client
+    )
     # SkyRL's paths lack the kind that the client's own parser looks for.
     run, checkpoint = path.removeprefix("tinker://").split("/", 1)
     job = rest.get_checkpoint_archive_url(run, checkpoint)
@@ -409,10 +427,11 @@ def _unpack(archive: bytes, directory: pathlib.Path, address: str) -> None:
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
       for member in members:
         name = pathlib.PurePosixPath(member.name).name
-        content = members.extractfile(member) if member.isfile() else None
-        if name in wanted and content is not None:
+        if name in wanted and member.isfile() and member.size < _MAX_ADAPTER:
+          content = members.extractfile(member)
+          assert content is not None
           contents[name] = content.read()
-  except tarfile.TarError as error:
+  except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
     raise errors.UserError(f"{address}: the adapter: {error}") from None
   if missing := wanted - contents.keys():
     raise errors.UserError(

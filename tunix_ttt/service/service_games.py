@@ -118,6 +118,8 @@ class ServicePlayer:
       "log_probs": np.zeros(tokens, np.float32),
     }
     can_retry = config.on_parse_error == "retry"
+    # A single board is shown again as if for the first time.
+    tells_retries = can_retry and config.context != "board"
     for turn in range(num_turns):
       active = ending == Ending.ONGOING
       if not active.any():
@@ -126,7 +128,7 @@ class ServicePlayer:
         jax.tree.leaves(fields["states"]), jax.tree.leaves(states), strict=True
       ):
         every[:, turn] = leaf
-      if turn and can_retry:
+      if turn and tells_retries:
         fields["retried"][:, turn] = active & (fields["moves"][:, turn - 1] < 0)
       prompts = self._prompts(fields, turn, active)
       room = np.full(num_games, config.max_new_tokens)

@@ -11,7 +11,6 @@ from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.games import catalog
 from tunix_ttt.models.hub import client
-from tunix_ttt.models.hub import hub_loading
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import hub_tokenizers
 
@@ -48,7 +47,7 @@ class ServiceModel(NamedTuple):
 
   Attributes:
     tokenizer: Tokenizer of the model.
-    revision: SHA-256 of the base model's files, if they are here, or "".
+    revision: "", since the weights are not here.
     commit: Commit of a base from the hub.
     base: Name of the base model on the service.
     start: Path on the service of the adapter to start from; None for a new one.
@@ -61,55 +60,50 @@ class ServiceModel(NamedTuple):
   start: str | None
 
 
-def _refuse(key: str, reason: str) -> errors.UserError:
-  return errors.UserError(f"{key}: {reason}, which a service cannot do")
-
-
 def check(config: config_lib.SFTConfig) -> None:
-  """Raises a UserError for settings that need the model on local devices."""
+  """Raises a UserError for settings that a service cannot follow."""
   if config.lora is None:
     raise errors.UserError("service: trains adapters only; set lora")
-  if config.data.packing:
-    raise _refuse("data.packing", "packs several sequences into a row")
-  if config.training.optimizer != "adamw":
-    raise _refuse("training.optimizer", "is not adamw")
-  if config.play.constrained:
-    raise _refuse("play.constrained", "needs the probabilities of all tokens")
+  play = config.play
+  refused = [
+    ("data.packing", config.data.packing, "must be false"),
+    (
+      "training.optimizer",
+      config.training.optimizer != "adamw",
+      "must be adamw",
+    ),
+    ("distributed", config.distributed is not None, "must be null"),
+    ("play.constrained", play.constrained, "must be false"),
+    ("play.top_k", play.top_k is not None, "must be null"),
+    ("play.top_p", play.top_p < 1, "must be 1"),
+  ]
+  if isinstance(config, config_lib.GRPOConfig):
+    rollout, algorithm, episodes = config.rollout, config.grpo, config.episodes
+    of_model = [
+      name
+      for name in ("past_selves", "exploiter")
+      if any(config.opponents.shares[name])
+    ]
+    refused += [
+      ("rollout.constrained", rollout.constrained, "must be false"),
+      ("rollout.top_k", rollout.top_k is not None, "must be null"),
+      ("rollout.top_p", rollout.top_p < 1, "must be 1"),
+      ("rollout.temperature", rollout.temperature != 1, "must be 1"),
+      ("rollout.max_staleness", rollout.max_staleness, "must be 0"),
+      ("episodes.try_all", episodes.try_all, "must be false"),
+      ("episodes.sampled_mistakes", episodes.sampled_mistakes, "must be 0"),
+      ("episodes.agent", episodes.num_agents > 1, "must not be both"),
+      (f"opponents.{' and '.join(of_model)}", of_model, "must be 0"),
+      ("grpo.beta", algorithm.beta, "must be 0"),
+      ("grpo.loss_algo", algorithm.loss_algo != "grpo", "must be grpo"),
+      ("grpo.epsilon_c", algorithm.epsilon_c is not None, "must be null"),
+    ]
+  for key, is_set, advice in refused:
+    if is_set:
+      raise errors.UserError(f"{key}: {advice} on a service")
   if not isinstance(config, config_lib.GRPOConfig):
     return
-  rollout, algorithm = config.rollout, config.grpo
-  for key, is_set, reason in (
-    ("rollout.constrained", rollout.constrained, "limits tokens"),
-    ("rollout.top_k", rollout.top_k is not None, "limits tokens"),
-    ("rollout.top_p", rollout.top_p < 1, "limits tokens"),
-    (
-      "rollout.temperature",
-      rollout.temperature != 1,
-      "is not 1, for which log-probabilities are",
-    ),
-    ("rollout.max_staleness", rollout.max_staleness, "samples ahead"),
-    ("episodes.try_all", config.episodes.try_all, "chooses tokens"),
-    (
-      "episodes.sampled_mistakes",
-      config.episodes.sampled_mistakes,
-      "answers many positions",
-    ),
-    ("episodes.agent", config.episodes.num_agents > 1, "trains two seats"),
-    (
-      "opponents",
-      any(
-        any(config.opponents.shares[name])
-        for name in ("past_selves", "exploiter")
-      ),
-      "has opponents made of the model",
-    ),
-    ("grpo.beta", algorithm.beta, "compares with a second model"),
-    ("grpo.loss_algo", algorithm.loss_algo != "grpo", "is not grpo"),
-    ("grpo.epsilon_c", algorithm.epsilon_c is not None, "bounds ratios twice"),
-  ):
-    if is_set:
-      raise _refuse(key, reason)
-  game, play = catalog.of(config), config.play
+  game = catalog.of(config)
   if config.exhaustive_eval and (game.lines is None or play.temperature):
     raise errors.UserError(
       "exhaustive_eval: on a service only greedy play of a game whose lines can be"
@@ -145,10 +139,8 @@ def open_model(config: config_lib.SFTConfig) -> ServiceModel:
     chat_template=None if template is None else pathlib.Path(template),
     enable_thinking=settings.enable_thinking,
   )
-  revision = ""
-  if hub_loading.is_model(location.directory):
-    revision = hub_loading.revision(location.directory)
-  return ServiceModel(tokenizer, revision, location.commit, name, start)
+  # The weights are the service's, whatever lies here.
+  return ServiceModel(tokenizer, "", location.commit, name, start)
 
 
 def record(

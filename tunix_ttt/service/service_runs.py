@@ -8,6 +8,7 @@ updates, and keeps the weights. A checkpoint of the run names the service's.
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import functools
 import itertools
 import pathlib
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import errors
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
@@ -24,6 +26,7 @@ from tunix_ttt.games import catalog
 from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import interrupts
+from tunix_ttt.runs import run_directory
 from tunix_ttt.service import connection
 from tunix_ttt.service import service_games
 from tunix_ttt.service import service_models
@@ -31,6 +34,7 @@ from tunix_ttt.service import service_trainer
 from tunix_ttt.train import game_starts
 from tunix_ttt.train import grpo
 from tunix_ttt.train import grpo_plan
+from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import resume_checks
@@ -76,6 +80,11 @@ class GameRollout:
 
 class GRPORun(grpo.GRPORun):
   """GRPO with the model on a service."""
+
+  def __init__(self, plan: grpo_plan.Plan, path: pathlib.Path):
+    """Takes up the latest checkpoint of the run, if any."""
+    super().__init__(plan, path)
+    self.trainer.connection.counts.restore(run_directory.read_metrics(path))
 
   def _make_parts(self) -> None:
     model: Any = self.plan.model
@@ -139,6 +148,9 @@ def plan_grpo(
     config.num_turns,
     config.play.max_new_tokens,
   )
+  # Refused before any file is written.
+  opponent_pool.OpponentPool(config, pathlib.Path())
+  game.player(config.play.opponent, "play.opponent")
   source = grpo_plan.load(config)
   model: Any = service_models.open_model(config)
   tables = sampler.make_tables(config, model.tokenizer)
@@ -170,6 +182,8 @@ class SFTRun:
       previous_rows=resume_checks.rewind(path, self.first_step),
       steps_per_epoch=len(plan.dataset.train) / training.batch_size,
     )
+    rows = run_directory.read_metrics(path)
+    self.trainer.connection.counts.restore(rows)
     self._rate = optimizers.learning_rate(training)
 
   def fit(self) -> None:
@@ -185,12 +199,19 @@ class SFTRun:
           self._evaluate(step)
         if step == training.max_steps:
           break
+        # An evaluation may take longer than many steps.
+        if step > self.first_step and stop.is_asked():
+          self.trainer.save(step)
+          raise stop.interrupted(step)
         self._step(step, part)
         done = step + 1
-        is_saved = done % every.save_interval_steps == 0
-        if is_saved or stop.is_asked() or done == training.max_steps:
+        is_saved, is_asked = (
+          done % every.save_interval_steps == 0,
+          stop.is_asked(),
+        )
+        if is_saved or is_asked or done == training.max_steps:
           self.trainer.save(done)
-        if stop.is_asked():
+        if is_asked:
           raise stop.interrupted(done)
 
   def _parts(self) -> Iterator[tuple[int, batches.Part]]:
@@ -226,6 +247,7 @@ class SFTRun:
       "learning_rate": rate,
       "tokens": float(sum(len(row.ids) for row in part.sequences)),
       "clock": time.perf_counter(),
+      **self.trainer.connection.counts.metrics(),
     }
     if norm is not None:
       metrics["grad_norm"] = float(norm)
@@ -288,6 +310,10 @@ def describe(config: config_lib.SFTConfig) -> str:
   """
   service, training = config.service, config.training
   assert service is not None
+  if (recipe := config_lib.recipe_of(config)) not in RECIPES:
+    raise errors.UserError(
+      f"service: cannot train {recipe}; remove this section"
+    )
   counts = connection.Counts()
   if isinstance(config, config_lib.GRPOConfig):
     plan = plan_grpo(config)
@@ -298,29 +324,48 @@ def describe(config: config_lib.SFTConfig) -> str:
     counts.sampled = turns * config.play.max_new_tokens
     prompts = config.num_turns if config.play.context != "board" else 1
     counts.prompt = turns * prompt * prompts
-    counts.trained = counts.prompt + counts.sampled * prompts
-    rows = f"{games:,} games of {config.num_turns} turns"
+    if prompts > 1:
+      # Answers are in the prompts of later turns.
+      counts.prompt += counts.sampled * (prompts - 1)
+    rows = counts.prompt + counts.sampled
+    counts.trained = rows * config.grpo.num_iterations
+    work = f"{games:,} games of {config.num_turns} turns"
   else:
     plan = plan_sft(config)
     tokens = [len(row.ids) for row in plan.dataset.train]
     count = training.batch_size * training.max_steps
     counts.trained = round(count * sum(tokens) / len(tokens))
-    rows = f"{count:,} rows"
+    work = f"{count:,} rows"
   lines = [
     f"model    {config.model.name}, adapters of rank"
     f" {config.lora.rank if config.lora else 0} on a service",
-    f"steps    {training.max_steps:,}: {rows}",
-    f"tokens   at the most {counts.prompt:,} of prompts, {counts.sampled:,} of"
+    f"steps    {training.max_steps:,}: {work}",
+    f"tokens   about {counts.prompt:,} of prompts, {counts.sampled:,} of"
     f" answers, {counts.trained:,} trained, without evaluations",
   ]
   if (cost := counts.cost(service.prices)) is not None:
-    lines.append(f"cost     at the most ${cost:,.2f} at service.prices")
+    lines.append(f"cost     about ${cost:,.2f} at service.prices")
   return "\n".join(lines)
 
 
+def _reachable(plan: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns a plan that refuses at once what the service would refuse later."""
+
+  @functools.wraps(plan)
+  def checked(config: config_lib.SFTConfig, *rest: Any, **named: Any) -> Any:
+    prepared = plan(config, *rest, **named)
+    assert config.service is not None
+    connection.Connection(config.service)
+    return prepared
+
+  return checked
+
+
 RECIPES: dict[config_lib.Recipe, run_loop.Recipe] = {
-  "sft": run_loop.Recipe(sft.load, sft.LOADER.describe, plan_sft, SFTRun),
+  "sft": run_loop.Recipe(
+    sft.load, sft.LOADER.describe, _reachable(plan_sft), SFTRun
+  ),
   "grpo": run_loop.Recipe(
-    grpo_plan.load, grpo_plan.describe, plan_grpo, GRPORun
+    grpo_plan.load, grpo_plan.describe, _reachable(plan_grpo), GRPORun
   ),
 }

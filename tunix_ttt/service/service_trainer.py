@@ -1,13 +1,13 @@
 """Trainers whose model is on a service."""
 
 import pathlib
+import re
 import secrets
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tunix.rl import common
 from tunix.sft import metrics_logger
 
 from tunix_ttt import config as config_lib
@@ -68,7 +68,13 @@ class Trainer:
         start=model.start,
         state=state,
       )
-      _check_tokenizer(self.weights.tokenizer_id, model)
+      name, rank = self.weights.stated()
+      if rank not in (None, config.lora.rank):
+        raise errors.UserError(
+          f"lora.rank: {config.lora.rank}, but the adapter on the service has"
+          f" {rank}; set it to this"
+        )
+      _check_tokenizer(name, model)
     options = recorder_lib.options(config.logging, run, "service")
     self._logger = metrics_logger.MetricsLogger(options)
 
@@ -76,7 +82,8 @@ class Trainer:
     return self._run / run_directory.CHECKPOINTS / str(step)
 
   def _name(self, what: str) -> str:
-    return f"{self._run.name}-{what}-{self._nonce}"
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", self._run.resolve().name)[:80]
+    return f"{name}-{what}-{self._nonce}"
 
   def adam(self, rate: float) -> dict[str, float]:
     """Returns the optimizer's settings at a learning rate."""
@@ -93,13 +100,10 @@ class Trainer:
   def save(self, step: int) -> None:
     """Saves weights and optimizer on the service, and their path in the run."""
     final = self._directory(step)
-    new = final.with_name(f".{step}.new")
-    files.remove(new)
-    new.mkdir(parents=True)
-    self._write_state(new, str(step))
-    integrity.write(new, run=resume_checks.written_until(self._run, step))
     files.remove(final)
-    new.rename(final)
+    with files.new_directory(final) as new:
+      self._write_state(new, str(step))
+      integrity.write(new, run=resume_checks.written_until(self._run, step))
     keep = self._config.checkpoint.max_to_keep
     steps = run_directory.checkpoint_steps(self._run)
     for old in steps[:-keep] if keep else []:
@@ -116,14 +120,11 @@ class Trainer:
 
   def save_model(self, directory: pathlib.Path) -> None:
     """Downloads the adapter into a new directory, in PEFT's format."""
-    new = directory.with_name(f".{directory.name}.part")
-    files.remove(new)
-    new.mkdir()
     name = f"{directory.name.strip('.').split('.')[0]}-{secrets.token_hex(2)}"
-    self._write_state(new, name)
-    self.weights.download(self._name(f"{name}-peft"), new)
-    integrity.write(new)
-    new.rename(directory)
+    with files.new_directory(directory) as new:
+      self._write_state(new, name)
+      self.weights.download(self._name(f"{name}-peft"), new)
+      integrity.write(new)
 
   def log(self, step: int, metrics: dict[str, float]) -> None:
     """Logs metrics to TensorBoard and W&B."""
@@ -180,6 +181,8 @@ class GRPOTrainer(Trainer):
     trained = rows.completion_mask
     used = np.flatnonzero(trained.any(axis=1))
     if not len(used):
+      # Nothing is trained, but the schedule goes on.
+      self._updates += self._config.grpo.num_iterations
       names = ("loss", "kl", "entropy", "pg_clipfrac", "log_ratio")
       counts = self.connection.counts.metrics()
       return {**dict.fromkeys(names, 0.0), **counts}
@@ -220,14 +223,9 @@ class GRPOTrainer(Trainer):
 
 def loss_weights(trained: np.ndarray, algorithm: Any) -> np.ndarray:
   """Returns the weight of each token's loss in the loss of a batch, [N, L]."""
-  norm = {}
-  if algorithm.loss_agg_mode.startswith("sequence-mean-token-s"):
-    norm["norm"] = algorithm.max_sequence_tokens
 
   def average(values: jax.Array) -> jax.Array:
-    return common.aggregate_loss(
-      values, jnp.asarray(trained), algorithm.loss_agg_mode, **norm
-    )
+    return grpo_loss.average(values, jnp.asarray(trained), algorithm)
 
   return np.asarray(jax.grad(average)(jnp.zeros(trained.shape, jnp.float32)))
 

@@ -190,6 +190,7 @@ class Recorder:
       **{name: metrics[name] for name in ("grad_norm",) if name in metrics},
       "learning_rate": metrics["learning_rate"],
       "epoch": round(step / self._steps_per_epoch, 4),
+      **{k: v for k, v in metrics.items() if k.startswith("service/")},
     }
     row = self._write_step(step, values, metrics["tokens"], elapsed)
     speed = _show_speed(row)

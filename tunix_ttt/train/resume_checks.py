@@ -412,5 +412,6 @@ def remove_temporaries(run: pathlib.Path) -> None:
     *(run / run_directory.OPPONENTS).glob(".*"),
     *(run / run_directory.MISTAKES).glob(".*"),
     *(run / run_directory.CHECKPOINTS).glob(f"*{_TEMPORARY}"),
+    *(run / run_directory.CHECKPOINTS).glob(".*"),
   ):
     files.remove(path)

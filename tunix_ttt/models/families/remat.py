@@ -1,10 +1,10 @@
 """Rematerialization: the backward pass computes a layer's activations again.
 
-It saves memory only if a layer's activations are freed before those of the layer
-before are computed. Nothing else makes XLA do so: the parameters' gradients are used
+It saves memory only if a layer's activations are freed before those of the preceding
+layer are computed. XLA does not do so by itself: the parameters' gradients are used
 together at the end of a step, for their norm, and XLA leaves them until then, with all
-that they are computed from. So here the backward pass goes on to the layer before when
-the gradients of a layer are there.
+that they are computed from. So here the backward pass goes on to the preceding layer
+only once this layer's gradients are computed.
 """
 
 import dataclasses
