@@ -280,9 +280,15 @@ class TestAgainstAServer:
     server = Server(model, tmp_path / "state-of-server")
     try:
       config = with_service(GRPO, server, timeout=5.0)
+      config["training"] = {
+        **GRPO["training"],
+        "max_steps": 4,
+        "batch_size": 16,
+      }
+      config["checkpoint"] = {"save_interval_steps": 2}
       path, run = write(config, tmp_path / "grpo.yaml"), tmp_path / "run"
       process = conftest.start("train_grpo_tunix", path, run)
-      conftest.wait_for(process, lambda: (run / "checkpoints" / "5").exists())
+      conftest.wait_for(process, lambda: (run / "checkpoints" / "2").exists())
       server.kill()
       started = time.monotonic()
       _, err = process.communicate(timeout=120)
@@ -292,8 +298,8 @@ class TestAgainstAServer:
       assert "no sign of life" in message and server.url in message
       server.start()
       ttt.resume(run)
-      assert ttt.Run(run).manifest.sessions[-1].from_step == 5
-      assert len(rows(run)) == 10
+      assert ttt.Run(run).manifest.sessions[-1].from_step == 2
+      assert len(rows(run)) == 4
     finally:
       server.kill()
 

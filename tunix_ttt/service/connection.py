@@ -143,6 +143,8 @@ class Connection:
       errors.UserError: if the service refuses the request, or gives no sign of life
         for `service.timeout` seconds.
     """
+    # The client wraps some of its futures.
+    future = future.future() if hasattr(future, "future") else future
     seen = started = time.monotonic()
     poll = min(_POLL, self._config.timeout / 2)
     while True:
