@@ -55,11 +55,11 @@ SETTINGS: Any = {
 GRPO: Any = {
   **SETTINGS,
   "training": {
-    "max_steps": 10,
-    "batch_size": 64,
-    "learning_rate": 5e-3,
+    "max_steps": 12,
+    "batch_size": 128,
+    "learning_rate": 2e-3,
     "warmup_steps": 1,
-    "eval_every_n_steps": 10,
+    "eval_every_n_steps": 12,
   },
   "rewards": {"outcome": {"weight": 0.0}, "regret_weight": 1.0},
   "grpo": {"advantage_level": "turn", "turn_baseline": "turn", "discount": 0.0},
@@ -257,7 +257,7 @@ class TestAgainstAServer:
     config = with_service(GRPO, server)
     whole = ttt.train_grpo(config, tmp_path / "whole")
     steps = rows(whole)
-    assert len(steps) == 10
+    assert len(steps) == 12
     # Sampled and trained by the same weights.
     assert max(row["log_ratio"] for row in steps) < 1e-4
     first, last = (
