@@ -309,7 +309,7 @@ class TestBenchmark:
     monkeypatch.syspath_prepend(conftest.ROOT / "benchmarks")
     config = with_service(GRPO, server)
     config["training"] = {**GRPO["training"], "max_steps": 4, "batch_size": 16}
-    code, out, err = run(
+    code, _, err = run(
       conftest.ROOT / "benchmarks" / "service.py",
       "--config", write(config, tmp_path / "grpo.yaml"),
       "--base-url", server.url,
