@@ -153,8 +153,8 @@ MUTATIONS = (
   Mutation(
     "the policy is driven from its reference",
     "tunix_ttt/algorithms/grpo_loss.py",
-    "loss += config.beta * average(kls)",
-    "loss -= config.beta * average(kls)",
+    "loss += config.beta * average(kls, trained, config)",
+    "loss -= config.beta * average(kls, trained, config)",
     "tests/test_policy_loss.py::test_it_is_tunixs_where_the_pad_token_is_nowhere_else",
   ),
   Mutation(

@@ -133,7 +133,7 @@ def test_a_group_tries_each_legal_move_in_turn(model, tmp_path):
   rollout = game_rollout.GameRollout(model, config, pool)
   groups = np.repeat(np.arange(40), 9)
   _, states, tried = rollout.start(groups, pool.opponent(0))
-  is_random = rollout._has_random_start(groups)
+  is_random = rollout.start.has_random_start(groups)
   assert tried is not None
   tried = np.asarray(tried)
   assert (tried[~is_random] == -1).all() and is_random.any()
