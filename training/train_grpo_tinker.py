@@ -18,9 +18,7 @@ def _parse() -> argparse.Namespace:
 
 def main() -> None:
   """Parses the flags and trains."""
-  flags = _parse()
-  source = "prompts" if flags.data is not None else None
-  train_command.train("grpo", flags, episodes__source=source)
+  train_command.train("grpo", _parse())
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ def _parse() -> argparse.Namespace:
 
 def main() -> None:
   """Parses the flags and trains."""
-  flags = _parse()
-  train_command.train("sft", flags)
+  train_command.train("sft", _parse())
 
 
 if __name__ == "__main__":

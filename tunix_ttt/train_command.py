@@ -115,14 +115,10 @@ def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
   return cli.same_command(*more)
 
 
-def train(
-  recipe: config_lib.Recipe, flags: argparse.Namespace, **values: object
-) -> None:
-  """Starts, resumes or only describes a run, depending on the flags.
-
-  `values` are further settings to replace, named as for `overrides`.
-  """
+def train(recipe: config_lib.Recipe, flags: argparse.Namespace) -> None:
+  """Starts, resumes or only describes a run, depending on the flags."""
   model = getattr(flags, "model", "base")
+  is_of_prompts = recipe == "grpo" and flags.data is not None
   settings = cli.overrides(
     flags.set,
     service__base_url=getattr(flags, "base_url", None),
@@ -133,7 +129,7 @@ def train(
     data__path=flags.data,
     data__max_samples=flags.max_samples,
     data__skip_bad_rows="true" if flags.skip_bad_rows else None,
-    **values,
+    episodes__source="prompts" if is_of_prompts else None,
   )
   kind, backend = config_lib.RECIPES[recipe], getattr(flags, "backend", None)
   if backend == "local":

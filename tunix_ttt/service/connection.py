@@ -86,6 +86,7 @@ class Connection:
   """Asks a service and waits for it; messages never hold the key.
 
   Attributes:
+    config: Settings of the service.
     address: Base URL of the service.
     counts: Tokens so far.
   """
@@ -100,7 +101,7 @@ class Connection:
     # What it would send says nothing of this library's users.
     os.environ.setdefault("TINKER_TELEMETRY", "0")
     self._tinker = _client_library()
-    self._config, self.counts = config, Counts()
+    self.config, self.counts = config, Counts()
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
       raise errors.UserError(
@@ -146,7 +147,7 @@ class Connection:
     # The client wraps some of its futures.
     future = future.future() if hasattr(future, "future") else future
     seen = started = time.monotonic()
-    poll = min(_POLL, self._config.timeout / 2)
+    poll = min(_POLL, self.config.timeout / 2)
     while True:
       try:
         result = future.result(timeout=poll)
@@ -158,7 +159,7 @@ class Connection:
         fault, now = self._fault(), time.monotonic()
         if fault is None:
           seen = now
-        elif now - seen > self._config.timeout:
+        elif now - seen > self.config.timeout:
           raise errors.UserError(
             f"{self.address}: {what}: no sign of life for {now - seen:.0f} s:"
             f" {fault}"
@@ -281,7 +282,7 @@ class Weights:
   def _retries(self) -> Any:
     from tinker.lib import retry_handler  # pyright: ignore[reportMissingImports]
 
-    size = self._connection._config.concurrency
+    size = self._connection.config.concurrency
     return retry_handler.RetryConfig(max_connections=size)
 
   def sample(
@@ -327,7 +328,7 @@ class Weights:
         results.append(Sampled(list(answer.tokens), list(answer.logprobs)))
         counts.prompt += len(prompt)
         counts.sampled += len(answer.tokens)
-        cost = counts.cost(self._connection._config.prices)
+        cost = counts.cost(self._connection.config.prices)
         bar.set_postfix_str(
           f"{counts.sampled:,} tokens"
           + ("" if cost is None else f", about ${cost:.2f}"),

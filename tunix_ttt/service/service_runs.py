@@ -34,7 +34,6 @@ from tunix_ttt.service import service_trainer
 from tunix_ttt.train import game_starts
 from tunix_ttt.train import grpo
 from tunix_ttt.train import grpo_plan
-from tunix_ttt.train import opponent_pool
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import resume_checks
@@ -45,23 +44,14 @@ from tunix_ttt.train import sft
 class GameRollout:
   """Plays the games of each step, as `game_rollout.GameRollout` does."""
 
-  def __init__(self, run: "GRPORun"):
-    """Takes the parts of a run; compiles on the first call."""
-    config, plan = run.config, run.plan
-    prompts = plan.source.samples if plan.source else ()
+  def __init__(self, run: "GRPORun", player: service_games.ServicePlayer):
+    """Takes a run, and its player of games; compiles on the first call."""
+    source = run.plan.source
+    prompts = source.samples if source else ()
     self._pool, self._weights = run.pool, run.trainer.weights
+    self._player = player
     self.start = game_starts.GameStarts(
-      config, [each.position for each in prompts], run.mistakes
-    )
-    play = dataclasses.replace(config.play, max_turns=config.num_turns)
-    self._player = service_games.ServicePlayer(
-      self._weights,
-      run.game,
-      run.game.environment(),
-      sampler.make_tables(config, plan.model.tokenizer),
-      play,
-      plan.model.tokenizer.decode,
-      temperature=config.rollout.temperature,
+      run.config, [each.position for each in prompts], run.mistakes
     )
 
   def play(
@@ -88,27 +78,35 @@ class GRPORun(grpo.GRPORun):
 
   def _make_parts(self) -> None:
     model: Any = self.plan.model
-    self.trainer = service_trainer.GRPOTrainer(self.config, model, self.path)
-    self.rollout = GameRollout(self)
-    config, game = self.config, self.game
-    play = config.play
+    config, game, play = self.config, self.game, self.config.play
+    self.trainer = service_trainer.GRPOTrainer(config, model, self.path)
+    tables = sampler.make_tables(config, model.tokenizer)
+
+    def player(
+      env: Any, play: config_lib.PlayConfig, temperature: float
+    ) -> service_games.ServicePlayer:
+      return service_games.ServicePlayer(
+        self.trainer.weights,
+        game,
+        env,
+        tables,
+        play,
+        model.tokenizer.decode,
+        temperature=temperature,
+      )
+
+    whole = dataclasses.replace(play, max_turns=config.num_turns)
+    self.rollout = GameRollout(
+      self, player(game.environment(), whole, config.rollout.temperature)
+    )
     opponent = game.player(play.opponent, "play.opponent")
     env = game.environment(None if config.exhaustive_eval else opponent)
-    self._judge = service_games.ServicePlayer(
-      self.trainer.weights,
-      game,
-      env,
-      sampler.make_tables(config, model.tokenizer),
-      play,
-      model.tokenizer.decode,
-      temperature=play.temperature,
-    )
+    self._judge = player(env, play, play.temperature)
 
   def _evaluate(
     self, visit: Callable[[trajectory.Trajectory], Any]
   ) -> dict[str, float]:
     config, player = self.config, self._judge
-    self.rollout.sync()
     if config.exhaustive_eval:
       played = matches.exact_matches(
         player, self.game, None, decode=player.decode, in_training=True
@@ -138,19 +136,8 @@ def plan_grpo(
   del tokenizer
   recorder_lib.check(config.logging)
   service_models.check(config)
-  game = catalog.of(config)
-  if config.episodes.agent != "mixed":
-    game.seat_number(config.episodes.agent, "episodes.agent")
-  rewards_lib.check(
-    game,
-    config.rewards,
-    rewards,
-    config.num_turns,
-    config.play.max_new_tokens,
-  )
-  # Refused before any file is written.
-  opponent_pool.OpponentPool(config, pathlib.Path())
-  game.player(config.play.opponent, "play.opponent")
+  grpo_plan.check_games(config, rewards)
+  catalog.of(config).player(config.play.opponent, "play.opponent")
   source = grpo_plan.load(config)
   model: Any = service_models.open_model(config)
   tables = sampler.make_tables(config, model.tokenizer)

@@ -76,30 +76,10 @@ def plan(
     errors.UserError: if the config or one of its files is invalid.
   """
   recorder.check(config.logging)
-  game, episodes, play = catalog.of(config), config.episodes, config.play
+  episodes, play = config.episodes, config.play
   num_rows = config.training.batch_size * episodes.num_agents
   memory.check_answers(config.play, num_rows)
-  if episodes.num_agents > 1:
-    if len(game.seats) != episodes.num_agents:
-      raise errors.UserError(
-        f"episodes.agent: both: {config.game.name} is not a game of two seats;"
-        " set it to mixed"
-      )
-  elif episodes.agent != "mixed":
-    game.seat_number(episodes.agent, "episodes.agent")
-  # Refuse what the game does not have before any file is written.
-  opponent_pool.OpponentPool(config, pathlib.Path())
-  if episodes.source == "positions" or episodes.starts:
-    _ = game.num_positions
-  if episodes.has_mistakes:
-    mistake_starts.MistakePool(config, pathlib.Path())
-  rewards_lib.check(
-    game,
-    config.rewards,
-    rewards,
-    config.num_turns,
-    config.play.max_new_tokens,
-  )
+  check_games(config, rewards)
   source = load(config)
   base = reference_log_probs.base_model(config, source, tokenizer)
   model, record = run_loop.adapt(base, config)
@@ -126,6 +106,38 @@ def plan(
     source=source,
     rewards=rewards,
     prefix=tables.prefix,
+  )
+
+
+def check_games(
+  config: config_lib.GRPOConfig, rewards: rewards_lib.CustomRewards
+) -> None:
+  """Refuses what the game does not have, before any file is written.
+
+  Raises:
+    errors.UserError: if the game has no such seat, opponent, positions or
+      rewards.
+  """
+  game, episodes = catalog.of(config), config.episodes
+  if episodes.num_agents > 1:
+    if len(game.seats) != episodes.num_agents:
+      raise errors.UserError(
+        f"episodes.agent: both: {config.game.name} is not a game of two seats;"
+        " set it to mixed"
+      )
+  elif episodes.agent != "mixed":
+    game.seat_number(episodes.agent, "episodes.agent")
+  opponent_pool.OpponentPool(config, pathlib.Path())
+  if episodes.source == "positions" or episodes.starts:
+    _ = game.num_positions
+  if episodes.has_mistakes:
+    mistake_starts.MistakePool(config, pathlib.Path())
+  rewards_lib.check(
+    game,
+    config.rewards,
+    rewards,
+    config.num_turns,
+    config.play.max_new_tokens,
   )
 
 
