@@ -1,6 +1,7 @@
 """A Tinker-compatible server, SkyRL's JAX one, on this machine's CPU.
 
     python tests/skyrl.py                          # installs it, in artifacts/skyrl
+    python tests/skyrl.py --tiny DIR               # writes a tiny Qwen3 directory
     python tests/skyrl.py --model DIR --port 8000  # serves a Qwen3 directory
 
 It has an environment of its own, of Python 3.12, since its packages are not this
@@ -15,11 +16,14 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import types
 from typing import Any
 
 HOME = pathlib.Path(__file__).parents[1] / "artifacts" / "skyrl"
 PYTHON = HOME / "bin" / "python"
+# Size of the tiny model's vocabulary.
+VOCAB_SIZE = 512
 # The versions that work together; 0.4.0 takes no other client than 0.25's.
 _SERVER = "skyrl==0.4.0"
 _PACKAGES = (
@@ -44,6 +48,39 @@ def install() -> None:
   # What it lists beside its own code are PyTorch and much that this needs not.
   subprocess.run([*pip, "--no-deps", _SERVER], check=True)
   subprocess.run([*pip, *_PACKAGES], check=True)
+
+
+def write_tiny(directory: pathlib.Path) -> None:
+  """Writes a Qwen3 directory with random weights and a tokenizer of its own."""
+  # Imported here: the server's environment has none of them.
+  from tests import hugging_face
+  from tunix_ttt.models import checkpoints
+  from tunix_ttt.models.families import specs
+  from tunix_ttt.models.hub import hub_export
+  from tunix_ttt.text import hub_tokenizers
+
+  spec = specs.ModelSpec(
+    family="qwen3",
+    vocab_size=VOCAB_SIZE,
+    num_layers=2,
+    embed_dim=64,
+    hidden_dim=128,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+  )
+  with tempfile.TemporaryDirectory() as made:
+    path = pathlib.Path(made)
+    hugging_face.write_tokenizer(path, "qwen2.5", VOCAB_SIZE)
+    tokenizer = hub_tokenizers.HuggingFaceTokenizer.load(path, VOCAB_SIZE)
+  model = checkpoints.Model(
+    module=specs.initialize(spec, 0),
+    spec=spec,
+    tokenizer=tokenizer,
+    revision="",
+  )
+  export = hub_export.prepare(model, merge=False, max_shard_size=10**9)
+  hub_export.write(export, directory)
 
 
 def start(
@@ -150,9 +187,15 @@ def main() -> None:
   arguments = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
+  arguments.add_argument("--tiny", type=pathlib.Path)
   arguments.add_argument("--model", type=pathlib.Path)
   arguments.add_argument("--port", type=int, default=8000)
   flags = arguments.parse_args()
+  if flags.tiny is not None:
+    # `tests` is beside this file's directory.
+    sys.path.insert(0, str(HOME.parents[1]))
+    write_tiny(flags.tiny)
+    return
   if not PYTHON.exists():
     install()
   if flags.model is not None:

@@ -17,9 +17,7 @@ from tests import hugging_face as made
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.algorithms import grpo_loss
-from tunix_ttt.games import catalog
 from tunix_ttt.models import token_log_probs
-from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.service import connection
 from tunix_ttt.service import service_games
@@ -57,19 +55,11 @@ def scripted(tokenizer, answers, **play):
   config = config_lib.load_any(
     {
       "data": {"games": {"thoughts": "none"}},
-      "play": {"max_new_tokens": 24, **play},
+      "play": {"max_new_tokens": 24, "temperature": 1.0, **play},
     }
   )
-  game, weights = catalog.of(config), Scripted(answers)
-  player = service_games.ServicePlayer(
-    weights,
-    game,
-    game.environment(),
-    sampler.make_tables(config, tokenizer),
-    config.play,
-    tokenizer.decode,
-    temperature=1.0,
-  )
+  weights = Scripted(answers)
+  player = service_games.ServedModel(tokenizer, weights).player(config)
   keys = jax.random.split(jax.random.key(0), 1)
   return player(keys, player.begin(keys, jnp.zeros(1, int))), weights
 

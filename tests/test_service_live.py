@@ -1,5 +1,6 @@
 """Training on a real Tinker-compatible server on loopback, see `skyrl`."""
 
+from collections.abc import Sequence
 import json
 import os
 import pathlib
@@ -16,23 +17,21 @@ import pytest
 import yaml
 
 from tests import conftest
-from tests import hugging_face as made
 from tests import skyrl
 import tunix_ttt as ttt
 from tunix_ttt import config as config_lib
 from tunix_ttt.algorithms import grpo_loss
+from tunix_ttt.algorithms import rewards as rewards_lib
+from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import model_player
-from tunix_ttt.games import catalog
-from tunix_ttt.models import checkpoints
-from tunix_ttt.models.families import specs
-from tunix_ttt.models.hub import hub_export
-from tunix_ttt.rollout import sampler
+from tunix_ttt.evaluate import rates
 from tunix_ttt.service import connection
 from tunix_ttt.service import service_games
-from tunix_ttt.text import hub_tokenizers
+from tunix_ttt.service import service_runs
 from tunix_ttt.train import reference_log_probs
+from tunix_ttt.train import trainer
 
-VOCAB_SIZE = 512
+EVAL_SET = conftest.ROOT / "evalsets" / "tictactoe_v1.jsonl"
 SETTINGS: Any = {
   "model": {"dtype": "float32"},
   "lora": {"rank": 8, "alpha": 32},
@@ -44,18 +43,41 @@ SETTINGS: Any = {
   "logging": {"report": False, "log_every_n_steps": 1},
   "play": {"max_new_tokens": 24, "batch_size": 64},
 }
+SFT: Any = {
+  **SETTINGS,
+  # The model has not seen thoughts.
+  "data": {"max_seq_length": 1024, "games": {"num_games": 100}},
+  "training": {
+    "max_steps": 8,
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "eval_every_n_steps": 8,
+  },
+}
 GRPO: Any = {
   **SETTINGS,
   "training": {
     "max_steps": 12,
-    "batch_size": 128,
+    "batch_size": 32,
     "learning_rate": 2e-3,
     "warmup_steps": 1,
     "eval_every_n_steps": 12,
   },
-  "rewards": {"outcome": {"weight": 0.0}, "regret_weight": 1.0},
+  "episodes": {"agent": "x"},
+  # A tiny model learns a square in few steps, and the game in thousands.
+  "rewards": {
+    "outcome": {"weight": 0.0},
+    "custom": {"centre": f"{__name__}:centre"},
+  },
   "grpo": {"advantage_level": "turn", "turn_baseline": "turn", "discount": 0.0},
 }
+
+
+def centre(games: Any) -> np.ndarray:
+  """Rewards the move to the centre."""
+  return np.asarray(games.moves) == 4
+
+
 needs_server = [
   pytest.mark.slow,
   # Tinker's client leaves its connections to the garbage collector.
@@ -106,27 +128,7 @@ class Server:
 def model(tmp_path_factory) -> pathlib.Path:
   """A Qwen3 directory whose model has learned the format, not the game."""
   root = tmp_path_factory.mktemp("service")
-  made.write_tokenizer(root / "tokenizer", "qwen2.5", VOCAB_SIZE)
-  spec = specs.ModelSpec(
-    family="qwen3",
-    vocab_size=VOCAB_SIZE,
-    num_layers=2,
-    embed_dim=64,
-    hidden_dim=128,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-  )
-  start = checkpoints.Model(
-    module=specs.initialize(spec, 0),
-    spec=spec,
-    tokenizer=hub_tokenizers.HuggingFaceTokenizer.load(
-      root / "tokenizer", VOCAB_SIZE
-    ),
-    revision="",
-  )
-  export = hub_export.prepare(start, merge=False, max_shard_size=10**9)
-  hub_export.write(export, root / "start")
+  skyrl.write_tiny(root / "start")
   run = ttt.train_sft(
     {
       **SETTINGS,
@@ -151,9 +153,20 @@ def server(model, tmp_path_factory):
   running.kill()
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-  monkeypatch.setenv(connection.KEY_VARIABLE, "tml-of-a-test")
+@pytest.fixture(scope="module", autouse=True)
+def key():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv(connection.KEY_VARIABLE, "tml-of-a-test")
+    # Processes find `centre` before any installed package of the name `tests`.
+    patch.setenv("PYTHONPATH", str(conftest.ROOT))
+    yield
+
+
+@pytest.fixture(scope="module")
+def trained(server, tmp_path_factory) -> pathlib.Path:
+  """A run of SFT on the service, of 8 steps."""
+  path = tmp_path_factory.mktemp("trained") / "sft"
+  return ttt.train_sft(with_service(SFT, server), path)
 
 
 def with_service(config: Any, server: Server, **changes: Any) -> Any:
@@ -165,6 +178,10 @@ def with_service(config: Any, server: Server, **changes: Any) -> Any:
 def rows(run: pathlib.Path, split: str = "train") -> list[dict[str, Any]]:
   lines = (run / "metrics.jsonl").read_text().splitlines()
   return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def summary(games: pathlib.Path) -> game_files.Summary:
+  return game_files.read_summary(game_files.summary_path(games))
 
 
 def write(config: Any, path: pathlib.Path) -> pathlib.Path:
@@ -187,16 +204,7 @@ class TestAgainstAServer:
     weights = connection.Weights(
       connection.Connection(config.service), str(server.model), rank=8, seed=0
     )
-    game = catalog.of(config)
-    remote = service_games.ServicePlayer(
-      weights,
-      game,
-      model_player.environment(config),
-      sampler.make_tables(config, local.tokenizer),
-      config.play,
-      local.tokenizer.decode,
-      temperature=0.0,
-    )
+    remote = service_games.ServedModel(local.tokenizer, weights).player(config)
     keys = jax.random.split(jax.random.key(3), 12)
     states = player.begin(keys, jnp.arange(12) % 2)
     games, expected = remote(keys, states), player(keys, states)
@@ -208,21 +216,23 @@ class TestAgainstAServer:
     np.testing.assert_array_equal(games.action_mask, expected.action_mask)
     np.testing.assert_allclose(games.log_probs, expected.log_probs, atol=1e-4)
 
-  def test_sft_learns_and_its_adapter_comes_home(self, server, tmp_path):
-    config = with_service(SETTINGS, server)
-    # The model has not seen thoughts.
-    config["data"] = {"max_seq_length": 1024, "games": {"num_games": 100}}
-    config["training"] = {
-      "max_steps": 8,
-      "batch_size": 16,
-      "learning_rate": 2e-3,
-      "eval_every_n_steps": 8,
-    }
-    run = ttt.train_sft(config, tmp_path / "sft")
-    losses = [row["loss"] for row in rows(run, "eval")]
+  def test_sft_learns_and_its_adapter_comes_home(
+    self, server, trained, tmp_path
+  ):
+    config = with_service(SFT, server)
+    losses = [row["loss"] for row in rows(trained, "eval")]
     assert losses[-1] < losses[0]
+    here = ttt.train_sft(
+      {
+        **config,
+        "service": None,
+        "training": {**SFT["training"], "max_steps": 1},
+      },
+      tmp_path / "local",
+    )
+    assert losses[0] == pytest.approx(rows(here, "eval")[0]["loss"], abs=1e-4)
     # The same tokens by the downloaded adapter and by the service's weights.
-    final = run / "checkpoint-final"
+    final = trained / "checkpoint-final"
     here = reference_log_probs.load(final, config)
     assert here.lora is not None
     state = json.loads((final / "service.json").read_text())
@@ -235,7 +245,7 @@ class TestAgainstAServer:
       seed=0,
       state=state["state"],
     )
-    tokens = np.random.default_rng(0).integers(3, VOCAB_SIZE, (4, 20))
+    tokens = np.random.default_rng(0).integers(3, skyrl.VOCAB_SIZE, (4, 20))
     scored = weights.score(
       [weights.datum(row.tolist(), weights=np.ones(19)) for row in tokens]
     )
@@ -244,6 +254,64 @@ class TestAgainstAServer:
       here.module, jnp.asarray(tokens), mask, mask, 20, 1.0
     )
     np.testing.assert_allclose(scores.log_probs, np.stack(scored), atol=1e-4)
+
+  def test_a_step_is_that_of_local_devices(self, server, tmp_path):
+    config = {**GRPO, "grpo": {**GRPO["grpo"], "num_iterations": 2}}
+    config = config_lib.load(
+      config_lib.GRPOConfig, with_service(config, server)
+    )
+    rewards = {"centre": rewards_lib.CustomReward(centre, 1.0)}
+    plan = service_runs.plan_grpo(config, rewards=rewards)
+    run = service_runs.GRPORun(plan, tmp_path / "service")
+    run.save_model(tmp_path / "start")
+    here = reference_log_probs.load(tmp_path / "start", config)
+    local = trainer.GRPOTrainer(here.module, config, tmp_path / "local")
+    update, results = run.trainer.update, []
+
+    def both(batch):
+      results.extend([update(batch), local.update(batch)])
+      return results[0]
+
+    run.trainer.update = both
+    run.step(0)
+    for name in ("loss", "pg_clipfrac", "log_ratio", "grad_norm"):
+      values = [result[name] for result in results]
+      assert values[0] == pytest.approx(values[1], rel=1e-3, abs=1e-5), name
+    assert results[0]["grad_norm"] > 1e-3
+
+  def test_evaluations_are_those_of_local_devices(
+    self, server, trained, tmp_path, run
+  ):
+    def outputs(
+      script: str, *flags: object, backends: Sequence[str] = ("tinker", "local")
+    ) -> list[pathlib.Path]:
+      """Returns the output on each backend."""
+      result = [tmp_path / f"{script}-{each}.jsonl" for each in backends]
+      for backend, output in zip(backends, result, strict=True):
+        code, _, err = run(
+          conftest.ROOT / "training" / f"{script}.py",
+          "--model", trained / "checkpoint-final",
+          "--output", output, "--backend", backend, *flags,
+        )  # fmt: skip
+        assert code == 0, err
+      return result
+
+    answers = outputs(
+      "eval_generate", "--eval-set", EVAL_SET, "--max-examples", 12
+    )
+    games = outputs("judge")
+    for service, local in (answers, games):
+      assert service.read_text() == local.read_text()
+    service, local = map(summary, games)
+    assert service.results == local.results
+    # Frequencies of sampled answers.
+    (sampled,) = outputs(
+      "eval_play", "--exhaustive", "--temperature", 1,
+      "--set", "play.num_answers=1",
+      backends=["tinker"],
+    )  # fmt: skip
+    result = summary(sampled).results["x"]
+    assert isinstance(result, rates.Stochastic) and result.num_answers == 1
 
   def test_grpo_learns_survives_a_kill_and_plays(self, server, tmp_path):
     config = with_service(GRPO, server)
@@ -256,15 +324,25 @@ class TestAgainstAServer:
       [r["reward"] for r in steps[s]] for s in (slice(3), slice(-3, None))
     )
     assert np.mean(last) > np.mean(first)
-    # Killed after a checkpoint, it goes on as if it had not been.
-    path, run = write(config, tmp_path / "grpo.yaml"), tmp_path / "killed"
-    process = conftest.start("train_grpo_tunix", path, run)
-    conftest.wait_for(process, lambda: (run / "checkpoints" / "5").exists())
-    conftest.kill_at(process, run, 7)
-    ttt.resume(run)
-    assert ttt.Run(run).manifest.sessions[-1].from_step == 5
-    for name in ("reward", "win_rate", "num_tokens"):
-      assert [row[name] for row in rows(run)] == [row[name] for row in steps]
+    # Killed after a checkpoint or interrupted between two, it goes on as if it had
+    # not been.
+    path = write(config, tmp_path / "grpo.yaml")
+    for sent, first in ((signal.SIGKILL, 5), (signal.SIGINT, 7)):
+      run = tmp_path / sent.name
+      process = conftest.start("train_grpo_tunix", path, run)
+      conftest.wait_for(
+        process, lambda r=run: (r / "checkpoints" / "5").exists()
+      )
+      conftest.signal_at(process, run, 7, sent)
+      _, err = process.communicate()
+      if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert "To resume: " in err.splitlines()[-1]
+      ttt.resume(run)
+      assert ttt.Run(run).manifest.sessions[-1].from_step >= first
+      for name in ("reward", "win_rate", "num_tokens"):
+        values = [[row[name] for row in rows(each)] for each in (run, whole)]
+        assert values[0] == values[1]
     games = list(ttt.Run(whole).games())
     assert games
 
@@ -272,11 +350,7 @@ class TestAgainstAServer:
     server = Server(model, tmp_path / "state-of-server")
     try:
       config = with_service(GRPO, server, timeout=5.0)
-      config["training"] = {
-        **GRPO["training"],
-        "max_steps": 4,
-        "batch_size": 16,
-      }
+      config["training"] = {**GRPO["training"], "max_steps": 4}
       config["checkpoint"] = {"save_interval_steps": 2}
       path, run = write(config, tmp_path / "grpo.yaml"), tmp_path / "run"
       process = conftest.start("train_grpo_tunix", path, run)
@@ -308,7 +382,7 @@ class TestBenchmark:
   def test_it_measures_both(self, run, server, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(conftest.ROOT / "benchmarks")
     config = with_service(GRPO, server)
-    config["training"] = {**GRPO["training"], "max_steps": 4, "batch_size": 16}
+    config["training"] = {**GRPO["training"], "max_steps": 4}
     code, _, err = run(
       conftest.ROOT / "benchmarks" / "service.py",
       "--config", write(config, tmp_path / "grpo.yaml"),

@@ -16,6 +16,7 @@ def _parse() -> argparse.Namespace:
     " eval_before.jsonl",
   )
   cli.add_model(parser)
+  cli.add_backend(parser)
   parser.add_argument(
     "--eval-set", type=pathlib.Path, required=True, help="JSONL of questions"
   )

@@ -13,6 +13,7 @@ def _parse() -> argparse.Namespace:
     " configs/sft_tiny.yaml --exhaustive --output episodes.jsonl",
   )
   cli.add_model(parser)
+  cli.add_backend(parser)
   kind = parser.add_mutually_exclusive_group()
   kind.add_argument(
     "--episodes", type=cli.positive, help="games to sample with each mark"
@@ -49,12 +50,12 @@ def main() -> None:
   config = cli.config_of_model(flags, settings)
   cli.require_tunix()
   # Imported lazily: pulls in Tunix.
+  from tunix_ttt import recipes
   from tunix_ttt.evaluate import game_files
   from tunix_ttt.evaluate import matches
-  from tunix_ttt.train import reference_log_probs
 
   game_files.check_absent(flags.output)
-  model = reference_log_probs.load(flags.model, config)
+  model = recipes.open_model(flags.model, config)
   seed = config.seed if flags.seed is None else flags.seed
   openings = None
   if flags.exhaustive:

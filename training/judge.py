@@ -47,6 +47,7 @@ def _parse() -> argparse.Namespace:
   )
   cli.add_config(parser, required=False)
   cli.add_base(parser)
+  cli.add_backend(parser)
   group = parser.add_argument_group("requests to --endpoint")
   group.add_argument(
     "--api",
@@ -165,6 +166,7 @@ def main() -> None:
     model = {"name": local, "base": flags.base} if local else {}
     play = {"max_new_tokens": _MAX_TOKENS}
     config = config_lib.load_any({"play": play, "model": model}, settings)
+    config = cli.on_backend(flags, config)
   else:
     config = cli.config_of_model(flags, settings)
   cli.require_tunix()
@@ -175,9 +177,9 @@ def main() -> None:
   game_files.check_absent(flags.output)
   if local is not None:
     # Imported lazily: pulls in Tunix.
-    from tunix_ttt.train import reference_log_probs
+    from tunix_ttt import recipes
 
-    model = reference_log_probs.load(local, config)
+    model = recipes.open_model(local, config)
     played = list(matches.play_all_lines(model, config))
     openings = matches.sample_openings(model, config, config.seed)
     matches.write(flags.output, played, model, local, config, openings)

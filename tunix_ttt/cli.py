@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 import contextlib
+import dataclasses
 import functools
 import importlib
 import pathlib
@@ -240,14 +241,55 @@ def config_of_model(
   """
   settings = overrides(settings, model__base=flags.base)
   if flags.config is not None:
-    return config_lib.load_any(flags.config, settings)
-  config = run_manifest.config_of_model(flags.model, settings)
+    config = config_lib.load_any(flags.config, settings)
+  else:
+    config = run_manifest.config_of_model(flags.model, settings)
   if config is None:
     raise errors.UserError(
       f"--model {flags.model}: belongs to no run whose settings could be used;"
       " give --config"
     )
-  return config
+  return on_backend(flags, config) if hasattr(flags, "backend") else config
+
+
+def add_backend(arguments: argparse.ArgumentParser) -> None:
+  """Adds --backend and --base-url, which `on_backend` reads."""
+  arguments.add_argument(
+    "--backend",
+    choices=("local", "tinker"),
+    help="where the model is computed: local devices, or a Tinker-compatible"
+    " service (if not set: the service of the config, if any)",
+  )
+  add_base_url(arguments)
+
+
+def add_base_url(arguments: argparse.ArgumentParser) -> None:
+  """Adds --base-url."""
+  arguments.add_argument(
+    "--base-url",
+    metavar="URL",
+    help="address of the service; replaces service.base_url",
+  )
+
+
+def on_backend(
+  flags: argparse.Namespace, config: config_lib.SFTConfig
+) -> config_lib.SFTConfig:
+  """Returns a config with the service that --backend and --base-url ask for.
+
+  Raises:
+    errors.UserError: if they contradict each other.
+  """
+  service = config.service
+  if flags.backend == "local":
+    if flags.base_url:
+      raise errors.UserError("--base-url is of --backend tinker")
+    service = None
+  elif flags.backend == "tinker" or flags.base_url:
+    service = service or config_lib.ServiceConfig()
+  if service is not None and flags.base_url:
+    service = dataclasses.replace(service, base_url=flags.base_url)
+  return dataclasses.replace(config, service=service)
 
 
 def add_play(arguments: argparse.ArgumentParser) -> None:

@@ -191,6 +191,24 @@ def resume(
   return run_loop.resume(recipe, manifest, config, run, step, rewards)
 
 
+def open_model(
+  name: str | pathlib.Path, config: config_lib.SFTConfig
+) -> matches.Model:
+  """Returns a model to evaluate, on the config's service if it has one.
+
+  See `load` for the name.
+
+  Raises:
+    errors.UserError: If the model does not exist or does not match the config.
+  """
+  if config.service is None:
+    return reference_log_probs.load(name, config)
+  # Imported here: local models have no use for it.
+  from tunix_ttt.service import service_games
+
+  return service_games.load(name, config)
+
+
 def answer_evalset(
   name: str | pathlib.Path,
   config: config_lib.SFTConfig | config_lib.Settings,
@@ -208,7 +226,7 @@ def answer_evalset(
       or the answers do not fit in memory.
   """
   config = config_lib.load_any(config)
-  model = reference_log_probs.load(name, config)
+  model = open_model(name, config)
   yield from evalsets.generate(model, str(name), config, items, seed)
 
 
@@ -233,7 +251,7 @@ def play_finished(
     name = str(run / run_directory.FINAL_CHECKPOINT)
     # A reference cycle of the trainer may keep a second copy of the model.
     gc.collect()
-    model = reference_log_probs.load(name, config)
+    model = open_model(name, config)
     play = matches.play_games
     if matches.can_play_all_lines(config):
       play = matches.play_all_lines
@@ -269,11 +287,6 @@ def report(
   # What a signal says to do: to resume, which writes what is missing.
   with interrupts.working_on(run):
     try:
-      if config.service is not None:
-        raise errors.UserError(
-          "the model is on a service; eval_play.py plays with its adapter where"
-          " the base model is here"
-        )
       if processes.several():
         raise errors.UserError(
           "several processes cannot play; run eval_play.py in one process"

@@ -68,17 +68,9 @@ def parse(
   )
   cli.add_base(arguments)
   if len(backends) > 1:
-    arguments.add_argument(
-      "--backend",
-      choices=backends,
-      help="where the model is computed: local devices, or a Tinker-compatible"
-      " service",
-    )
-  if "tinker" in backends:
-    arguments.add_argument(
-      "--base-url", help="address of the service; replaces service.base_url"
-    )
-  if backends == ("tinker",):
+    cli.add_backend(arguments)
+  elif backends == ("tinker",):
+    cli.add_base_url(arguments)
     arguments.add_argument(
       "--train-steps", type=cli.positive, help="replaces training.max_steps"
     )
@@ -90,8 +82,6 @@ def parse(
     )
     arguments.set_defaults(backend="tinker")
   flags = arguments.parse_args()
-  if getattr(flags, "base_url", None) and flags.backend == "local":
-    arguments.error("--base-url is of --backend tinker")
   if getattr(flags, "wandb_name", None) and flags.output is None:
     flags.output = run_directory.RUNS_ROOT / flags.wandb_name
   if flags.resume is not None and flags.output is None:
@@ -121,7 +111,6 @@ def train(recipe: config_lib.Recipe, flags: argparse.Namespace) -> None:
   is_of_prompts = recipe == "grpo" and flags.data is not None
   settings = cli.overrides(
     flags.set,
-    service__base_url=getattr(flags, "base_url", None),
     training__max_steps=getattr(flags, "train_steps", None),
     logging__wandb="true" if getattr(flags, "wandb_name", None) else None,
     model__name=None if model == "base" else model,
@@ -131,12 +120,9 @@ def train(recipe: config_lib.Recipe, flags: argparse.Namespace) -> None:
     data__skip_bad_rows="true" if flags.skip_bad_rows else None,
     episodes__source="prompts" if is_of_prompts else None,
   )
-  kind, backend = config_lib.RECIPES[recipe], getattr(flags, "backend", None)
-  if backend == "local":
-    settings.append("service=null")
-  config = config_lib.load(kind, flags.config, settings)
-  if backend == "tinker" and config.service is None:
-    config = config_lib.load(kind, flags.config, ["service={}", *settings])
+  config = config_lib.load(config_lib.RECIPES[recipe], flags.config, settings)
+  if hasattr(flags, "backend"):
+    config = cli.on_backend(flags, config)
   cli.require_tunix()
   if flags.dry_run:
     # Imported lazily: pulls in Tunix.

@@ -28,6 +28,7 @@ from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
 if TYPE_CHECKING:
+  from tunix_ttt.evaluate import model_player
   from tunix_ttt.models import checkpoints
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
@@ -139,7 +140,7 @@ class Answer(files.Row):
 
 
 def generate(
-  model: "checkpoints.Model",
+  model: "checkpoints.Model | model_player.RemoteModel",
   name: str,
   config: config_lib.SFTConfig,
   items: Sequence[Item],
@@ -153,11 +154,6 @@ def generate(
   Raises:
     errors.UserError: If the answers do not fit in memory.
   """
-  # Imported lazily: reading answers needs neither JAX nor Tunix.
-  from tunix_ttt import requirements
-  from tunix_ttt.models import memory
-  from tunix_ttt.models import model_policy
-
   seed = config.seed if seed is None else seed
   encoded = []
   for item in items:
@@ -165,22 +161,7 @@ def generate(
     if item.system is not None:
       messages.insert(0, chat.message("system", item.system))
     encoded.append(chat.encode_chat(messages, model.tokenizer).ids)
-  size, max_new_tokens = config.eval.batch_size, config.eval.max_new_tokens
-  longest = max(map(len, encoded), default=0)
-  requirements.check_fits(
-    memory.sampling(model.spec, size, longest + max_new_tokens, longest),
-    f"answering {size:,} questions of up to {longest:,} tokens with up to"
-    f" {max_new_tokens:,} each",
-    "eval.batch_size or eval.max_new_tokens, or shorten the questions",
-  )
-  generator = model_policy.Generator(
-    model,
-    max_prompt_length=longest,
-    max_new_tokens=max_new_tokens,
-    temperature=config.eval.temperature,
-    top_p=config.eval.top_p,
-  )
-  responses = generator(encoded, batch_size=size, seed=seed)
+  responses = _responses(model, encoded, config.eval, seed)
   bar = progress.bar(responses, total=len(items), desc="answers", unit="item")
   with progress.stage("answering", has_bar=True):
     for item, response in zip(items, bar, strict=True):
@@ -193,6 +174,39 @@ def generate(
         model=name,
         seed=seed,
       )
+
+
+def _responses(
+  model: "checkpoints.Model | model_player.RemoteModel",
+  prompts: Sequence[list[int]],
+  settings: config_lib.EvalConfig,
+  seed: int,
+) -> Iterator[str]:
+  """Yields the response to each prompt."""
+  # Imported lazily: reading answers needs neither JAX nor Tunix.
+  from tunix_ttt import requirements
+  from tunix_ttt.models import checkpoints
+  from tunix_ttt.models import memory
+  from tunix_ttt.models import model_policy
+
+  if not isinstance(model, checkpoints.Model):
+    return model.answers(prompts, settings, seed)
+  size, max_new_tokens = settings.batch_size, settings.max_new_tokens
+  longest = max(map(len, prompts), default=0)
+  requirements.check_fits(
+    memory.sampling(model.spec, size, longest + max_new_tokens, longest),
+    f"answering {size:,} questions of up to {longest:,} tokens with up to"
+    f" {max_new_tokens:,} each",
+    "eval.batch_size or eval.max_new_tokens, or shorten the questions",
+  )
+  generator = model_policy.Generator(
+    model,
+    max_prompt_length=longest,
+    max_new_tokens=max_new_tokens,
+    temperature=settings.temperature,
+    top_p=settings.top_p,
+  )
+  return generator(prompts, batch_size=size, seed=seed)
 
 
 def write(answers: Sequence[Answer], path: pathlib.Path) -> None:

@@ -27,6 +27,7 @@ from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
 
 Trajectory = trajectory_lib.Trajectory
+Model = checkpoints.Model | model_player.RemoteModel
 
 OPENINGS_TEMPERATURE = 1.0
 NUM_OPENINGS = 1024
@@ -54,7 +55,7 @@ class Match(NamedTuple):
 
 
 def play_all_lines(
-  model: checkpoints.Model, config: config_lib.SFTConfig | config_lib.Settings
+  model: Model, config: config_lib.SFTConfig | config_lib.Settings
 ) -> Iterator[Match]:
   """Yields a policy's games and exact results, in each seat.
 
@@ -75,7 +76,7 @@ def play_all_lines(
   play = dataclasses.replace(
     config.play, opponent="random", num_games=NUM_EXAMPLES
   )
-  player = model_player.Player(model, dataclasses.replace(config, play=play))
+  player = model_player.of(model, dataclasses.replace(config, play=play))
   examples = sampled_matches(player, play, config.seed)
   if not is_greedy:
     judge = policy_judge.PolicyJudge(model, config)
@@ -95,7 +96,7 @@ def can_play_all_lines(config: config_lib.SFTConfig) -> bool:
 
 
 def play_games(
-  model: checkpoints.Model,
+  model: Model,
   config: config_lib.SFTConfig | config_lib.Settings,
   seed: int | None = None,
   *,
@@ -113,7 +114,7 @@ def play_games(
   seed = config.seed if seed is None else seed
   env = catalog.of(config).environment(opponent) if opponent else None
   yield from sampled_matches(
-    model_player.Player(model, config, env), config.play, seed
+    model_player.of(model, config, env), config.play, seed
   )
 
 
@@ -154,15 +155,23 @@ def exact_matches(
 
 
 def _player_of_lines(
-  model: checkpoints.Model, config: config_lib.SFTConfig
-) -> tuple[model_player.Play, model_player.Player, int | None]:
+  model: Model, config: config_lib.SFTConfig
+) -> tuple[
+  model_player.Play,
+  model_player.Player | model_player.RemotePlayer,
+  int | None,
+]:
   """Returns a greedy player of games, with the model and `batch_size` of lines."""
   play, game = config.play, catalog.of(config)
-  if play.context == "board" and play.on_parse_error == "end":
+  size: int | None = play.batch_size
+  if not isinstance(model, checkpoints.Model):
+    # It asks for all answers at once.
+    size = None
+  elif play.context == "board" and play.on_parse_error == "end":
     by_turns, answers = turn_player.of_model(model, config)
     return by_turns, answers.player, None
-  player = model_player.Player(model, config, game.environment())
-  return player, player, play.batch_size
+  player = model_player.of(model, config, game.environment())
+  return player, player, size
 
 
 def sampled_matches(
@@ -205,7 +214,7 @@ def sampled_matches(
 
 
 def sample_openings(
-  model: checkpoints.Model,
+  model: Model,
   config: config_lib.SFTConfig,
   seed: int,
   num_games: int = NUM_OPENINGS,
@@ -225,7 +234,7 @@ def sample_openings(
     on_parse_error="end",
     temperature=OPENINGS_TEMPERATURE,
   )
-  player = model_player.Player(model, config, game.environment(), play)
+  player = model_player.of(model, config, game.environment(), play)
   size, every = min(play.batch_size, num_games), []
   with progress.stage("sampling openings"):
     for seat, name in enumerate(game.seats):
@@ -276,7 +285,7 @@ def evaluation_metrics(
 class Evaluator:
   """Evaluates a model's current parameters during training; compiled once."""
 
-  def __init__(self, model: checkpoints.Model, config: config_lib.GRPOConfig):
+  def __init__(self, model: Model, config: config_lib.GRPOConfig):
     """Compiles on the first call.
 
     Raises:
@@ -287,7 +296,7 @@ class Evaluator:
     # NashConv of current parameters, where the game has no exact worst return.
     self._nash_conv: Callable[[Any], float] | None = None
     if not config.exhaustive_eval:
-      self._player = model_player.Player(model, config)
+      self._player = model_player.of(model, config)
       return
     is_greedy = config.play.temperature == 0
     if game.lines is not None and is_greedy:
@@ -297,8 +306,9 @@ class Evaluator:
       self._judge = state_judge.StateJudge(model, config)
       exact = self._judge.exact
       if (
+        isinstance(model, checkpoints.Model)
         # A solved game has its worst return.
-        game.unsolved
+        and game.unsolved
         and all(map(exact.tells_turns, range(len(game.seats))))
         and game.grammar().texts() is not None
       ):
@@ -353,7 +363,7 @@ class Evaluator:
 def write(
   output: pathlib.Path,
   matches: Sequence[Match],
-  model: checkpoints.Model,
+  model: Model,
   name: str,
   config: config_lib.SFTConfig,
   openings: dict[str, Any] | None = None,

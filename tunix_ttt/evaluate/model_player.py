@@ -1,6 +1,6 @@
 """A model as a player of whole games, in batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from tunix_ttt.models import model_policy as policy_lib
 from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
+from tunix_ttt.text import tokenizers
 
 Trajectory = trajectory_lib.Trajectory
 # (keys [B], initial states of B games) -> trajectories of B games.
@@ -41,6 +42,56 @@ class GamePlayer(Protocol):
   def __call__(self, keys: jax.Array, states: Any) -> Trajectory:
     """Plays a game from each of B states; returns them on the host."""
     ...
+
+
+class RemoteModel(Protocol):
+  """A model that is computed elsewhere; see `service_games.ServedModel`."""
+
+  @property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """Its tokenizer."""
+    ...
+
+  @property
+  def revision(self) -> str:
+    """Digest of the weights; "" if these are not here."""
+    ...
+
+  def player(
+    self,
+    config: config_lib.SFTConfig,
+    env: Any = None,
+    play: config_lib.PlayConfig | None = None,
+  ) -> "RemotePlayer":
+    """Returns the model as a player, by the arguments of `Player`."""
+    ...
+
+  def answers(
+    self,
+    prompts: Sequence[list[int]],
+    settings: config_lib.EvalConfig,
+    seed: int,
+  ) -> Iterator[str]:
+    """Yields an answer to each prompt."""
+    ...
+
+
+class RemotePlayer(GamePlayer, Protocol):
+  """A `GamePlayer` whose parameters are elsewhere."""
+
+  params: Any
+
+
+def of(
+  model: checkpoints.Model | RemoteModel,
+  config: config_lib.SFTConfig,
+  env: Any = None,
+  play: config_lib.PlayConfig | None = None,
+) -> "Player | RemotePlayer":
+  """Returns a model as a player of games; see `Player`."""
+  if isinstance(model, checkpoints.Model):
+    return Player(model, config, env, play)
+  return model.player(config, env, play)
 
 
 class Player:

@@ -44,7 +44,7 @@ class PolicyJudge:
 
   def __init__(
     self,
-    model: checkpoints.Model,
+    model: checkpoints.Model | model_player.RemoteModel,
     config: config_lib.SFTConfig,
     *,
     in_training: bool = False,
@@ -71,15 +71,21 @@ class PolicyJudge:
     self._exact = state_judge.exact_play_of(config)
     env = decisions_lib.SingleTurn(self.game.environment())
     single = dataclasses.replace(play, max_turns=1)
-    self.player = model_player.Player(model, config, env, single)
+    self.player = model_player.of(model, config, env, single)
     self._play, self._seed, self._score = play, config.seed, None
     self._num_answers = play.num_answers or NUM_ANSWERS
     is_computed = play.num_answers == 0
-    if play.num_answers is None:
+    if not isinstance(model, checkpoints.Model):
+      if is_computed:
+        raise errors.UserError(
+          "play.num_answers: 0, but a service does not tell the probabilities of"
+          " all moves; set a number of answers to sample, or null"
+        )
+    elif play.num_answers is None:
       total = sum(map(len, self._exact.decisions))
       is_computed = not (in_training and total > _MAX_COMPUTED)
       is_computed &= self.game.grammar().texts() is not None
-    if is_computed:
+    if is_computed and isinstance(model, checkpoints.Model):
       self._score = move_probabilities.MoveProbabilities(
         model,
         self.game,

@@ -29,7 +29,11 @@ class StateJudge:
     player: The model as a player of single decisions.
   """
 
-  def __init__(self, model: checkpoints.Model, config: config_lib.SFTConfig):
+  def __init__(
+    self,
+    model: checkpoints.Model | model_player.RemoteModel,
+    config: config_lib.SFTConfig,
+  ):
     """Lists the states of the game; compiles on the first call.
 
     Raises:
@@ -40,7 +44,7 @@ class StateJudge:
     self.exact = exact_play_of(config)
     play = sampler.greedy_single_moves(config.play)
     env = decisions.SingleTurn(self.game.environment())
-    self.player = model_player.Player(model, config, env, play)
+    self.player = model_player.of(model, config, env, play)
     self._batch_size = play.batch_size
 
   def __call__(

@@ -5,7 +5,8 @@ answers are. Environments run here, and text, masks and sequences are made by th
 tables that the sampler uses.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+import pathlib
 from typing import Any, Protocol
 
 import jax
@@ -13,14 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import config as config_lib
-from tunix_ttt.games import definition
+from tunix_ttt import errors
+from tunix_ttt import streams
+from tunix_ttt.evaluate import model_player
+from tunix_ttt.games import catalog
 from tunix_ttt.rollout import sampler
-from tunix_ttt.rollout import tables as tables_lib
 from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.service import connection
+from tunix_ttt.service import service_models
 from tunix_ttt.text import answers as answers_lib
+from tunix_ttt.text import tokenizers
 
 Ending = trajectory_lib.Ending
+# Rank of the adapter, which changes nothing, of a model that is only evaluated.
+_RANK = 8
 
 
 class Weights(Protocol):
@@ -39,31 +46,104 @@ class Weights(Protocol):
     ...
 
 
+class ServedModel:
+  """A model on a service; see `model_player.RemoteModel`."""
+
+  # The weights are not here.
+  revision = ""
+
+  def __init__(self, tokenizer: tokenizers.Tokenizer, weights: Weights):
+    """Takes the tokenizer, which is here, and the weights on the service."""
+    self.tokenizer, self._weights = tokenizer, weights
+
+  def player(
+    self,
+    config: config_lib.SFTConfig,
+    env: Any = None,
+    play: config_lib.PlayConfig | None = None,
+  ) -> "ServicePlayer":
+    """Returns the model as a player; see `model_player.Player`."""
+    env = model_player.environment(config) if env is None else env
+    return ServicePlayer(
+      self._weights, self.tokenizer, config, env, play or config.play
+    )
+
+  def answers(
+    self,
+    prompts: Sequence[list[int]],
+    settings: config_lib.EvalConfig,
+    seed: int,
+  ) -> Iterator[str]:
+    """Yields the completion of each prompt; see `model_policy.Generator`."""
+    if settings.top_p < 1:
+      raise errors.UserError("eval.top_p: must be 1 on a service")
+    for start in range(0, len(prompts), settings.batch_size):
+      batch = prompts[start : start + settings.batch_size]
+      numbers = jnp.arange(start, start + len(batch))
+      keys = streams.keys(seed, streams.Stream.COMPLETIONS, last=numbers)
+      for answer in self._weights.sample(
+        batch,
+        _seeds(keys, 1)[:, 0].tolist(),
+        most=[settings.max_new_tokens] * len(batch),
+        stop=[*self.tokenizer.end_ids, self.tokenizer.eos_id()],
+        temperature=settings.temperature,
+      ):
+        yield self.tokenizer.decode(answer.tokens)
+
+
+def load(name: str | pathlib.Path, config: config_lib.SFTConfig) -> ServedModel:
+  """Takes up a model that the config's service has.
+
+  The name is a model directory of a run on a service, or `base` for the model that
+  the config starts from.
+
+  Raises:
+    errors.UserError: if the service cannot be reached, or has no such model.
+  """
+  assert config.service is not None
+  model = service_models.open_model(config, str(name))
+  link = connection.Connection(config.service)
+  weights = connection.Weights(
+    link,
+    model.base,
+    rank=config.lora.rank if config.lora else _RANK,
+    seed=config.seed,
+    start=model.start,
+  )
+  return ServedModel(model.tokenizer, weights)
+
+
 class ServicePlayer:
-  """Plays batches of games, as `model_player.Player` does on local devices."""
+  """Plays batches of games, as `model_player.Player` does on local devices.
+
+  Attributes:
+    params: Nothing: the service has the parameters.
+  """
+
+  params: Any = None
 
   def __init__(
     self,
     weights: Weights,
-    game: definition.Definition,
+    tokenizer: tokenizers.Tokenizer,
+    config: config_lib.SFTConfig,
     env: Any,
-    tables: tables_lib.Tables,
     play: config_lib.PlayConfig,
-    decode: Callable[[list[int]], str],
-    *,
-    temperature: float,
   ):
-    """Takes the parts; `decode` turns the token ids of an answer into text.
+    """Takes the parts; compiles on the first call.
 
     Raises:
-      errors.UserError: if the token limits are too small for an answer.
+      errors.UserError: if the service cannot play so, or the token limits are too
+        small for an answer.
     """
+    service_models.check_play(play, "play")
+    self.game, self.decode = catalog.of(config), tokenizer.decode
+    tables = sampler.make_tables(config, tokenizer)
     sampler.check_limits(tables, play, tables.min_answer)
-    self.game, self.decode, self.tables = game, decode, tables
-    self._weights, self._config, self._temperature = weights, play, temperature
+    self._weights, self._config = weights, play
     self._grammar = jax.tree.map(np.asarray, tables.answers)
     self._stop = np.asarray(tables.end_ids).tolist()
-    begin = game.begin
+    begin = self.game.begin
     self._begin = jax.jit(jax.vmap(lambda key, seat: begin(env, key, seat)))
 
     def step(states: Any, moves: jax.Array, opponent: Any) -> Any:
@@ -186,7 +266,7 @@ class ServicePlayer:
     self, prompts: list[list[int]], seeds: np.ndarray, room: np.ndarray
   ) -> list[connection.Sampled]:
     """Returns the answers to prompts; greedily each distinct prompt is asked once."""
-    if self._temperature == 0:
+    if self._config.temperature == 0:
       requests = [
         (tuple(prompt), int(most))
         for prompt, most in zip(prompts, room, strict=True)
@@ -207,7 +287,7 @@ class ServicePlayer:
       seeds,
       most=[most for _, most in requests],
       stop=self._stop,
-      temperature=self._temperature,
+      temperature=self._config.temperature,
     )
 
   def _read(self, tokens: Sequence[int]) -> tuple[int, int, int]:

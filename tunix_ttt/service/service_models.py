@@ -1,16 +1,17 @@
 """Models that a service computes: what of them is here."""
 
+from collections.abc import Sequence
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pydantic
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
-from tunix_ttt.games import catalog
 from tunix_ttt.models.hub import client
+from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 from tunix_ttt.text import hub_tokenizers
 
@@ -64,7 +65,7 @@ def check(config: config_lib.SFTConfig) -> None:
   """Raises a UserError for settings that a service cannot follow."""
   if config.lora is None:
     raise errors.UserError("service: trains adapters only; set lora")
-  play = config.play
+  check_play(config.play, "play")
   refused = [
     ("data.packing", config.data.packing, "must be false"),
     (
@@ -73,9 +74,6 @@ def check(config: config_lib.SFTConfig) -> None:
       "must be adamw",
     ),
     ("distributed", config.distributed is not None, "must be null"),
-    ("play.constrained", play.constrained, "must be false"),
-    ("play.top_k", play.top_k is not None, "must be null"),
-    ("play.top_p", play.top_p < 1, "must be 1"),
   ]
   if isinstance(config, config_lib.GRPOConfig):
     rollout, algorithm, episodes = config.rollout, config.grpo, config.episodes
@@ -84,10 +82,8 @@ def check(config: config_lib.SFTConfig) -> None:
       for name in ("past_selves", "exploiter")
       if any(config.opponents.shares[name])
     ]
+    check_play(rollout, "rollout")
     refused += [
-      ("rollout.constrained", rollout.constrained, "must be false"),
-      ("rollout.top_k", rollout.top_k is not None, "must be null"),
-      ("rollout.top_p", rollout.top_p < 1, "must be 1"),
       ("rollout.temperature", rollout.temperature != 1, "must be 1"),
       ("rollout.max_staleness", rollout.max_staleness, "must be 0"),
       ("episodes.try_all", episodes.try_all, "must be false"),
@@ -98,26 +94,44 @@ def check(config: config_lib.SFTConfig) -> None:
       ("grpo.loss_algo", algorithm.loss_algo != "grpo", "must be grpo"),
       ("grpo.epsilon_c", algorithm.epsilon_c is not None, "must be null"),
     ]
-  for key, is_set, advice in refused:
+  _refuse(refused)
+
+
+def check_play(
+  play: config_lib.PlayConfig | config_lib.RolloutConfig, section: str
+) -> None:
+  """Raises a UserError for a section's settings that a service cannot follow."""
+  _refuse(
+    [
+      (f"{section}.constrained", play.constrained, "must be false"),
+      (f"{section}.top_k", play.top_k is not None, "must be null"),
+      (f"{section}.top_p", play.top_p < 1, "must be 1"),
+    ]
+  )
+
+
+def _refuse(settings: Sequence[tuple[str, Any, str]]) -> None:
+  for key, is_set, advice in settings:
     if is_set:
       raise errors.UserError(f"{key}: {advice} on a service")
-  if not isinstance(config, config_lib.GRPOConfig):
-    return
-  game = catalog.of(config)
-  if config.exhaustive_eval and (game.lines is None or play.temperature):
-    raise errors.UserError(
-      "exhaustive_eval: on a service only greedy play of a game whose lines can be"
-      " listed is judged exactly; set it to false"
-    )
 
 
-def open_model(config: config_lib.SFTConfig) -> ServiceModel:
-  """Reads the tokenizer of a config's model; its weights need not be here.
+def open_model(
+  config: config_lib.SFTConfig, name: str = "base"
+) -> ServiceModel:
+  """Reads the tokenizer of a model; its weights need not be here.
+
+  Args:
+    config: Settings, with the model of the name `base`.
+    name: Model directory of a run on a service, or a name that the service has.
 
   Raises:
     errors.UserError: if there is no such tokenizer.
   """
-  settings, name, start = config.model, config.model.name, None
+  settings, start = config.model, None
+  name = settings.name if name == "base" else name
+  if (pathlib.Path(name) / run_directory.MANIFEST).is_file():
+    name = str(pathlib.Path(name) / run_directory.FINAL_CHECKPOINT)
   saved = pathlib.Path(name) / STATE
   if saved.is_file():
     # The model of a run on a service.

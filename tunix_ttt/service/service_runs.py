@@ -22,6 +22,7 @@ from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import state_judge
 from tunix_ttt.games import catalog
 from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory
@@ -45,7 +46,7 @@ class GameRollout:
   """Plays the games of each step, as `game_rollout.GameRollout` does."""
 
   def __init__(self, run: "GRPORun", player: service_games.ServicePlayer):
-    """Takes a run, and its player of games; compiles on the first call."""
+    """Takes a run, and its player of games."""
     source = run.plan.source
     prompts = source.samples if source else ()
     self._pool, self._weights = run.pool, run.trainer.weights
@@ -78,49 +79,22 @@ class GRPORun(grpo.GRPORun):
 
   def _make_parts(self) -> None:
     model: Any = self.plan.model
-    config, game, play = self.config, self.game, self.config.play
+    config = self.config
     self.trainer = service_trainer.GRPOTrainer(config, model, self.path)
-    tables = sampler.make_tables(config, model.tokenizer)
-
-    def player(
-      env: Any, play: config_lib.PlayConfig, temperature: float
-    ) -> service_games.ServicePlayer:
-      return service_games.ServicePlayer(
-        self.trainer.weights,
-        game,
-        env,
-        tables,
-        play,
-        model.tokenizer.decode,
-        temperature=temperature,
-      )
-
-    whole = dataclasses.replace(play, max_turns=config.num_turns)
-    self.rollout = GameRollout(
-      self, player(game.environment(), whole, config.rollout.temperature)
+    served = service_games.ServedModel(model.tokenizer, self.trainer.weights)
+    play = dataclasses.replace(
+      config.play,
+      max_turns=config.num_turns,
+      temperature=config.rollout.temperature,
     )
-    opponent = game.player(play.opponent, "play.opponent")
-    env = game.environment(None if config.exhaustive_eval else opponent)
-    self._judge = player(env, play, play.temperature)
+    env = self.game.environment()
+    self.rollout = GameRollout(self, served.player(config, env, play))
+    self._evaluator = matches.Evaluator(served, config)
 
   def _evaluate(
     self, visit: Callable[[trajectory.Trajectory], Any]
   ) -> dict[str, float]:
-    config, player = self.config, self._judge
-    if config.exhaustive_eval:
-      played = matches.exact_matches(
-        player, self.game, None, decode=player.decode, in_training=True
-      )
-    else:
-      played = matches.sampled_matches(
-        player, config.play, config.seed, in_training=True
-      )
-    return matches.evaluation_metrics(
-      self.game,
-      ((each.seat, each.result, each.games) for each in played),
-      config.play.opponent,
-      visit,
-    )
+    return self._evaluator(None, visit)
 
   def save_model(self, directory: pathlib.Path) -> None:
     """Downloads the adapter into a new directory."""
@@ -137,7 +111,10 @@ def plan_grpo(
   recorder_lib.check(config.logging)
   service_models.check(config)
   grpo_plan.check_games(config, rewards)
-  catalog.of(config).player(config.play.opponent, "play.opponent")
+  game = catalog.of(config)
+  game.player(config.play.opponent, "play.opponent")
+  if config.exhaustive_eval and (game.lines is None or config.play.temperature):
+    state_judge.exact_play_of(config)
   source = grpo_plan.load(config)
   model: Any = service_models.open_model(config)
   tables = sampler.make_tables(config, model.tokenizer)

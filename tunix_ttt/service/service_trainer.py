@@ -183,7 +183,7 @@ class GRPOTrainer(Trainer):
     if not len(used):
       # Nothing is trained, but the schedule goes on.
       self._updates += self._config.grpo.num_iterations
-      names = ("loss", "kl", "entropy", "pg_clipfrac", "log_ratio")
+      names = "loss", "kl", "entropy", "pg_clipfrac", "log_ratio", "grad_norm"
       counts = self.connection.counts.metrics()
       return {**dict.fromkeys(names, 0.0), **counts}
     # Nothing after a row's last trained token matters.
