@@ -8,6 +8,7 @@ the server's health.
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 import io
+import logging
 import os
 import pathlib
 import tarfile
@@ -101,6 +102,8 @@ class Connection:
     # What it would send says nothing of this library's users.
     os.environ.setdefault("TINKER_TELEMETRY", "0")
     self._tinker = _client_library()
+    # It warns of each download.
+    logging.getLogger("tinker").setLevel(logging.ERROR)
     self.config, self.counts = config, Counts()
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
