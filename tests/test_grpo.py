@@ -59,6 +59,7 @@ def rows(run: pathlib.Path) -> list[dict[str, Any]]:
     *recorder.TIMES,
     "seconds_sampling",
     "seconds_training",
+    "seconds_checks",
     "memory_bytes",
   )
   return [

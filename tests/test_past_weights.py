@@ -111,7 +111,7 @@ def greedy_sampler(rollout, config, **changes):
   )
   mirror = catalog.of(config).mirror()
   return sampler.Sampler(
-    rollout._policy, mirror, rollout._tables, play, is_self_play=True
+    rollout._policy, mirror, rollout.tables, play, is_self_play=True
   )
 
 
@@ -170,7 +170,7 @@ def test_each_seat_is_played_by_its_own_weights(name, context, tmp_path):
     seats = agents if number == 0 else 1 - agents
     past = self_play.PastSelf(params[1 - number], seats)
     games[number] = play(params[number], keys, states, past=past)
-    rows = jax.device_get(rollout._sequences(games[number], rollout._tables))
+    rows = jax.device_get(rollout._sequences(games[number], rollout.tables))
     errors_of = []
     for values in (first, second):
       set_values(model, values)
@@ -245,7 +245,7 @@ def test_a_step_against_greedy_past_weights(tmp_path):
   answer = sampler.Sampler(
     rollout._policy,
     env,
-    rollout._tables,
+    rollout.tables,
     dataclasses.replace(
       sampler.greedy_single_moves(config.play), constrained="legal"
     ),
@@ -304,7 +304,7 @@ def test_a_game_does_not_depend_on_those_beside_it(tmp_path):
     sample = sampler.Sampler(
       rollout._policy,
       catalog.of(config).mirror(),
-      rollout._tables,
+      rollout.tables,
       config.play,
       config.rollout,
       rows_at_once=rows_at_once,

@@ -250,7 +250,7 @@ def test_the_model_sees_what_the_seat_to_act_knows(name):
   config, model, games, rollout = played(name)
   game = catalog.of(config)
   split = self_play.by_seat(game.mirror(), games, 3)
-  rows = jax.device_get(rollout._sequences(split, rollout._tables))
+  rows = jax.device_get(rollout._sequences(split, rollout.tables))
   split, num_turns = jax.device_get(split), split.turn_mask.shape[1]
   found = 0
   for row, turn in np.argwhere(split.turn_mask):
@@ -291,7 +291,7 @@ def test_each_seat_has_a_conversation_of_its_own(name, context):
   config, model, games, rollout = play(config)
   game = catalog.of(config)
   split = self_play.by_seat(game.mirror(), games, 3)
-  rows = jax.device_get(rollout._sequences(split, rollout._tables))
+  rows = jax.device_get(rollout._sequences(split, rollout.tables))
   # The trainer computes the same from each seat's tokens alone.
   scores = reference_log_probs.of_policy(model.module, config)
   log_probs = np.asarray(scores(rows.tokens, rows.mask, rows.action_mask))

@@ -27,6 +27,7 @@ _TIMES = {
   *recorder.TIMES,
   "seconds_sampling",
   "seconds_training",
+  "seconds_checks",
   "memory_bytes",
 }
 _LEFT_OUT = re.compile(

@@ -293,6 +293,8 @@ class GRPOConfig(SFTConfig):
       line, before `training.max_steps`.
     rollouts_per_log: Number of games written to `rollouts.jsonl` at each logged
       step.
+    checks: Whether to look in each step for mistakes that raise no error, and to
+      warn of them; see `train.step_checks`.
   """
 
   training: sections.TrainingConfig = sections.TrainingConfig(
@@ -306,6 +308,7 @@ class GRPOConfig(SFTConfig):
   exhaustive_eval: sections.Flag = True
   stop_at_no_loss: sections.Flag = False
   rollouts_per_log: sections.Count = 2
+  checks: sections.Flag = True
 
   @property
   def num_turns(self) -> int:

@@ -118,6 +118,7 @@ class ServicePlayer:
 
   Attributes:
     params: Nothing: the service has the parameters.
+    tables: Lookup tables of the game's text.
   """
 
   params: Any = None
@@ -138,7 +139,7 @@ class ServicePlayer:
     """
     service_models.check_play(play, "play")
     self.game, self.decode = catalog.of(config), tokenizer.decode
-    tables = sampler.make_tables(config, tokenizer)
+    self.tables = tables = sampler.make_tables(config, tokenizer)
     sampler.check_limits(tables, play, tables.min_answer)
     self._weights, self._config = weights, play
     self._grammar = jax.tree.map(np.asarray, tables.answers)

@@ -43,14 +43,14 @@ from tunix_ttt.train import sft
 
 
 class GameRollout:
-  """Plays the games of each step, as `game_rollout.GameRollout` does."""
+  """Plays the games of each step; see `game_rollout.GameRollout`."""
 
   def __init__(self, run: "GRPORun", player: service_games.ServicePlayer):
     """Takes a run, and its player of games."""
     source = run.plan.source
     prompts = source.samples if source else ()
     self._pool, self._weights = run.pool, run.trainer.weights
-    self._player = player
+    self._player, self.tables = player, player.tables
     self.start = game_starts.GameStarts(
       run.config, [each.position for each in prompts], run.mistakes
     )

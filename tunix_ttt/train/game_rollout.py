@@ -33,6 +33,7 @@ class GameRollout:
 
   Attributes:
     start: Starts the games; see `GameStarts`.
+    tables: Lookup tables of the game's text.
   """
 
   def __init__(
@@ -59,7 +60,7 @@ class GameRollout:
     self._mesh = meshes.make_for_sampler(config.mesh)
     if self._mesh is not None:
       self._module = meshes.copy(model.module, self._mesh)
-    self._tables = sampler.make_tables(config, model.tokenizer)
+    self.tables = sampler.make_tables(config, model.tokenizer)
     play = dataclasses.replace(config.play, max_turns=config.num_turns)
     self._is_self_play = config.episodes.num_agents > 1
     mirror = self._game.mirror()
@@ -71,7 +72,7 @@ class GameRollout:
     self._sample = sampler.Sampler(
       self._policy,
       env,
-      self._tables,
+      self.tables,
       play,
       config.rollout,
       group_size=size if is_alike else 1,
@@ -81,7 +82,7 @@ class GameRollout:
       self._sample_past = sampler.Sampler(
         self._policy,
         mirror,
-        self._tables,
+        self.tables,
         play,
         config.rollout,
         is_self_play=True,
@@ -141,7 +142,7 @@ class GameRollout:
       played = self._sample(params, keys, states, opponent, tried)
       if self._is_self_play:
         played = self._by_seat(played)
-    return played, self._sequences(played, self._tables)
+    return played, self._sequences(played, self.tables)
 
   def sync(self) -> None:
     """Copies the trained parameters to the sampler's copy, if it has one."""
@@ -177,7 +178,7 @@ class GameRollout:
       self._movers[policy] = sampler.Sampler(
         self._policy,
         self._game.environment(),
-        self._tables,
+        self.tables,
         play,
         None if is_greedy else self._config.rollout,
       )

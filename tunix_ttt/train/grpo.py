@@ -20,11 +20,13 @@ of whole games, the KL divergence and the aggregation of the loss.
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import Any
 
 from flax import nnx
+import jax
 import numpy as np
 
 from tunix_ttt.algorithms import advantages as advantages_lib
@@ -47,6 +49,7 @@ from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
 from tunix_ttt.train import run_loop
+from tunix_ttt.train import step_checks
 from tunix_ttt.train import trainer as trainer_lib
 
 
@@ -61,6 +64,7 @@ class GRPORun:
     rollout: Plays the games of each step.
     recorder: Writes metrics and games.
     first_step: Number of steps that were trained before.
+    warnings: What the checks of steps told.
   """
 
   trainer: Any
@@ -95,6 +99,11 @@ class GRPORun:
     self._learning_rate = optimizers.learning_rate(
       optimizers.in_updates(config)
     )
+    begin = jax.jit(lambda seen, states: seen.chunks("begin", states))
+    self._begin = functools.partial(begin, self.rollout.tables.observations)
+    # Metrics of the first step.
+    self._first = next((r for r in rows if r["split"] == "train"), None)
+    self.warnings = step_checks.Reporter(self.recorder.warn)
 
   def _make_parts(self) -> None:
     """Makes trainer and rollout on local devices."""
@@ -202,6 +211,27 @@ class GRPORun:
       "seconds_sampling": seconds_sampling,
       "seconds_training": seconds_training,
     }
+    if config.checks:
+      started = time.perf_counter()
+      self._first = self._first or metrics
+      faults = step_checks.faults_of(
+        step_checks.Step(
+          number=step,
+          config=config,
+          game=self.game,
+          tokenizer=self.plan.model.tokenizer,
+          begin=self._begin,
+          games=games,
+          sequences=sequences,
+          batch=batch,
+          rewards=total,
+          is_trained=is_trained,
+          metrics=metrics,
+          first=self._first,
+        )
+      )
+      self.warnings(step + 1, faults)
+      metrics["seconds_checks"] = time.perf_counter() - started
     first_update = step * config.grpo.num_iterations
     rate = float(np.asarray(self._learning_rate(first_update)))
     self.recorder.batch(step + 1, games, metrics, rate)
@@ -215,6 +245,9 @@ class GRPORun:
     with progress.stage("evaluating", has_bar=True):
       games: list[trajectory.Trajectory] = []
       metrics = self._evaluate(games.append)
+      if self.config.checks:
+        faults = step_checks.of_evaluation(self.game, games, metrics)
+        self.warnings(step, faults)
       sampled = None
       if self._sampled is not None:
         sampled = self._sampled(nnx.state(self.trainer.model), step)

@@ -247,7 +247,8 @@ class Recorder:
   def _is_logged(self, step: int) -> bool:
     return step % self._log_every == 0 or step in (1, self._max_steps)
 
-  def _warn(self, text: str) -> None:
+  def warn(self, text: str) -> None:
+    """Shows a warning, and writes it to the text log."""
     print(text, file=self._log)
     if not progress.is_hidden():
       self._bar.write(text, file=sys.stderr)
@@ -373,7 +374,7 @@ class GameRecorder(Recorder):
     self._log_row(row, f"evaluation  {text}")
     # Exact scores have no selection bias.
     if step == self._max_steps and not self._config.exhaustive_eval:
-      self._warn(
+      self.warn(
         f"NOTE: {run_directory.BEST_CHECKPOINT} has the best of several scores"
         " of sampled games, which is biased upward; evaluate it on other games"
         " with training/eval_play.py"
@@ -411,7 +412,7 @@ class GameRecorder(Recorder):
     is_idle = row["dropped_groups"] == num_groups
     self._num_idle_steps = self._num_idle_steps + 1 if is_idle else 0
     if self._num_idle_steps and self._num_idle_steps % _IDLE_STEPS == 0:
-      self._warn(
+      self.warn(
         f"WARNING: the last {self._num_idle_steps} steps trained nothing, because"
         " all games of a group earned the same; raise rollout.temperature or"
         " grpo.num_generations, or choose other rewards"

@@ -37,6 +37,7 @@ _FREE_ON_RESUME = (
   "rollouts_per_log",
   "mesh.",
   "distributed",
+  "checks",
   "service.base_url",
   "service.concurrency",
   "service.timeout",
