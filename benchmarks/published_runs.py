@@ -34,11 +34,11 @@ def write_base(name: str, num_layers: int | None, output: pathlib.Path) -> None:
   import dataclasses
 
   import game_tables
-  import real_shapes
 
   from tunix_ttt import errors
   from tunix_ttt.games import catalog
   from tunix_ttt.models import checkpoints
+  from tunix_ttt.models import speeds
   from tunix_ttt.models.families import specs
   from tunix_ttt.models.hub import hub_export
 
@@ -49,7 +49,7 @@ def write_base(name: str, num_layers: int | None, output: pathlib.Path) -> None:
     spec = dataclasses.replace(spec, num_layers=num_layers, layer_types=None)
   games = [catalog.load("tictactoe", thoughts=False)]
   model = checkpoints.Model(
-    module=real_shapes.random_model(spec),
+    module=speeds.random_model(spec),
     spec=spec,
     tokenizer=game_tables.make_tokenizer(games, spec.vocab_size),
     revision="",

@@ -6,17 +6,14 @@ of memory, a large product of matrices for arithmetic.
 """
 
 import argparse
-from collections.abc import Callable
 import dataclasses
 import functools
 import pathlib
-import time
 from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import record
 
@@ -24,52 +21,9 @@ from tunix_ttt import cli
 from tunix_ttt import errors
 from tunix_ttt.algorithms import losses
 from tunix_ttt.models import model_policy as policy_lib
+from tunix_ttt.models import speeds
 from tunix_ttt.models.families import remat
 from tunix_ttt.models.families import specs
-
-
-def seconds(function: Callable[[], Any], repeats: int) -> float:
-  """Returns the median time of a call, after one that compiles."""
-  jax.block_until_ready(function())
-  times = []
-  for _ in range(repeats):
-    began = time.perf_counter()
-    jax.block_until_ready(function())
-    times.append(time.perf_counter() - began)
-  return float(np.median(times))
-
-
-def ceilings(repeats: int) -> dict[str, float]:
-  """Measures bytes/s of memory and operations/s of bfloat16 products."""
-  small = jax.default_backend() == "cpu"
-  values = jnp.ones((2**24 if small else 2**29,), jnp.float32)
-  copy = jax.jit(lambda x: x + 1)
-  size = 1024 if small else 8192
-  matrix = jnp.ones((size, size), jnp.bfloat16)
-  product = jax.jit(lambda a, b: a @ b)
-  return {
-    "bytes_per_second": 2
-    * values.nbytes
-    / seconds(lambda: copy(values), repeats),
-    "flops_per_second": 2
-    * size**3
-    / seconds(lambda: product(matrix, matrix), repeats),
-  }
-
-
-def random_model(spec: specs.ModelSpec) -> nnx.Module:
-  """Returns a model of normal values, made on the device."""
-  abstract = nnx.eval_shape(spec.build)
-  draw = jax.jit(
-    lambda key, shape, dtype: 0.02 * jax.random.normal(key, shape, dtype),
-    static_argnums=(1, 2),
-  )
-  key = jax.random.key(0)
-  values = {
-    name: draw(jax.random.fold_in(key, n), leaf.shape, leaf.dtype)
-    for n, (name, leaf) in enumerate(specs.parameters(abstract).items())
-  }
-  return specs.with_parameters(abstract, values)
 
 
 def peak_memory() -> int | None:
@@ -98,7 +52,7 @@ def sampling(
   module: nnx.Module,
   spec: specs.ModelSpec,
   flags: argparse.Namespace,
-  limits: dict[str, float],
+  limits: speeds.Ceilings,
 ) -> dict[str, Measured]:
   """Measures reading a prompt and speaking, as the rollout does both."""
   policy = policy_lib.ModelPolicy(module, spec)
@@ -130,27 +84,29 @@ def sampling(
 
     return jax.lax.fori_loop(0, steps, step, (cache, logits))
 
-  took = seconds(lambda: prefill(policy.params), flags.repeats)
+  took = speeds.seconds(lambda: prefill(policy.params), flags.repeats)
   phases = {
     "prefill": Measured(
       rows * length / took,
-      2 * count * rows * length / took / limits["flops_per_second"],
+      2 * count * rows * length / took / limits.flops_per_second,
       peak_memory(),
     )
   }
   logits, cache = prefill(policy.params)
-  took = seconds(lambda: decode(policy.params, cache, logits), flags.repeats)
+  took = speeds.seconds(
+    lambda: decode(policy.params, cache, logits), flags.repeats
+  )
   moved = steps * (size + sum(leaf.nbytes for leaf in jax.tree.leaves(cache)))
   phases["decode"] = Measured(
     rows * steps / took,
-    moved / took / limits["bytes_per_second"],
+    moved / took / limits.bytes_per_second,
     peak_memory(),
   )
   return phases
 
 
 def training(
-  module: nnx.Module, flags: argparse.Namespace, limits: dict[str, float]
+  module: nnx.Module, flags: argparse.Namespace, limits: speeds.Ceilings
 ) -> Measured:
   """Measures supervised steps of an adapter."""
   remat.use(module, flags.remat)
@@ -178,14 +134,14 @@ def training(
     updates, moments = optimizer.update(gradients, moments, values)
     return optax.apply_updates(values, updates), moments
 
-  took = seconds(lambda: step(values, moments, frozen), flags.repeats)
+  took = speeds.seconds(lambda: step(values, moments, frozen), flags.repeats)
   count = sum(leaf.size for leaf in jax.tree.leaves((values, frozen)))
   # A forward pass and one for the gradients of activations; what is computed
   # again does not count.
   flops = 4 * count * rows * length
   return Measured(
     rows * length / took,
-    flops / took / limits["flops_per_second"],
+    flops / took / limits.flops_per_second,
     peak_memory(),
   )
 
@@ -227,8 +183,8 @@ def main() -> None:
     spec = dataclasses.replace(
       spec, num_layers=flags.num_layers, layer_types=None
     )
-  limits = ceilings(flags.repeats)
-  module = random_model(spec)
+  limits = speeds.ceilings(flags.repeats)
+  module = speeds.random_model(spec)
   phases = sampling(module, spec, flags, limits)
   adapted = specs.apply_lora(
     module, rank=flags.rank, alpha=32.0, target_modules="all-linear", seed=0
@@ -239,7 +195,7 @@ def main() -> None:
       name: value for name, value in vars(flags).items() if name != "output"
     },
     "parameters": sum(v.size for v in specs.parameters(module).values()),
-    "ceilings": limits,
+    "ceilings": limits._asdict(),
     **{name: dataclasses.asdict(phase) for name, phase in phases.items()},
   }
   for name, phase in phases.items():

@@ -26,7 +26,7 @@ FLOORS = [
   {"report"},
   {"train"},
   {"service"},
-  {"dry_run", "recipes", "pipeline", "run"},
+  {"doctor", "dry_run", "recipes", "pipeline", "run"},
 ]
 # Anyone may import these, and they import only each other.
 GROUND = {

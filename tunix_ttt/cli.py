@@ -28,6 +28,7 @@ from tunix_ttt.runs import run_manifest
 _EXAMPLE = "example:\n  "
 # Commands of `ttt`: script and description.
 COMMANDS = {
+  "doctor": ("doctor", "describe this machine: what fits, and what to set"),
   "train": ("", "train a model: SFT, DPO or GRPO, as the config says"),
   "pipeline": ("pipeline", "train stage after stage: SFT, DPO, GRPO"),
   "play": ("play", "play against a model in the terminal"),
