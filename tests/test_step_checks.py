@@ -158,7 +158,7 @@ class TestFindings:
     assert not step_checks.faults_of(step._replace(metrics=metrics))
 
   def test_weights_that_are_too_old(self, step):
-    metrics = {**step.metrics, "sampler_is/share_cut": 0.6}
+    metrics = {**step.metrics, "sampler_is/weight_mean": 0.4}
     assert {*step_checks.faults_of(step._replace(metrics=metrics))} == {
       "staleness"
     }

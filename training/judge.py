@@ -101,6 +101,9 @@ def _parse() -> argparse.Namespace:
     parser.error("give --endpoint and --model, --model alone, or --answers")
   if flags.endpoint is None and (flags.dry_run or flags.cache):
     parser.error("--dry-run and --cache are for --endpoint")
+  is_loaded = flags.model is not None and flags.endpoint is None
+  if (flags.backend or flags.base_url) and not is_loaded:
+    parser.error("--backend and --base-url are for --model alone")
   if flags.cache == flags.output:
     parser.error("--cache and --output must be different files")
   return flags

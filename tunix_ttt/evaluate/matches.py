@@ -205,7 +205,10 @@ def sampled_matches(
       player,
       draw,
       config.num_games,
-      config.batch_size,
+      # Others than compiled players need no full batches.
+      config.batch_size
+      if isinstance(player, model_player.Player)
+      else min(config.batch_size, config.num_games),
       name=name,
       leave=not in_training,
     )

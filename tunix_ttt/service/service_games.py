@@ -6,6 +6,7 @@ tables that the sampler uses.
 """
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import pathlib
 from typing import Any, Protocol
 
@@ -102,7 +103,11 @@ def load(name: str | pathlib.Path, config: config_lib.SFTConfig) -> ServedModel:
   """
   assert config.service is not None
   model = service_models.open_model(config, str(name))
-  link = connection.Connection(config.service)
+  settings = config.service
+  if settings.base_url is None:
+    # Where the model was trained.
+    settings = dataclasses.replace(settings, base_url=model.service)
+  link = connection.Connection(settings)
   weights = connection.Weights(
     link,
     model.base,

@@ -52,6 +52,7 @@ class ServiceModel(NamedTuple):
     commit: Commit of a base from the hub.
     base: Name of the base model on the service.
     start: Path on the service of the adapter to start from; None for a new one.
+    service: Address of the service that has this adapter, if any.
   """
 
   tokenizer: hub_tokenizers.HuggingFaceTokenizer
@@ -59,6 +60,7 @@ class ServiceModel(NamedTuple):
   commit: str | None
   base: str
   start: str | None
+  service: str | None
 
 
 def check(config: config_lib.SFTConfig) -> None:
@@ -132,11 +134,16 @@ def open_model(
   name = settings.name if name == "base" else name
   if (pathlib.Path(name) / run_directory.MANIFEST).is_file():
     name = str(pathlib.Path(name) / run_directory.FINAL_CHECKPOINT)
-  saved = pathlib.Path(name) / STATE
+  saved, service = pathlib.Path(name) / STATE, None
   if saved.is_file():
     # The model of a run on a service.
     state = State.read(saved)
-    name, start = state.model, state.state
+    name, start, service = state.model, state.state, state.service
+  elif run_directory.of_model(name) is not None:
+    raise errors.UserError(
+      f"{name}: has no model of a service; --backend local loads a model that was"
+      " trained here"
+    )
   revision = settings.revision if name == settings.name else None
   location = client.find(name, revision, weights=False)
   path = location.directory / "config.json"
@@ -154,7 +161,7 @@ def open_model(
     enable_thinking=settings.enable_thinking,
   )
   # The weights are the service's, whatever lies here.
-  return ServiceModel(tokenizer, "", location.commit, name, start)
+  return ServiceModel(tokenizer, "", location.commit, name, start, service)
 
 
 def record(

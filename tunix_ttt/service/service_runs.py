@@ -22,8 +22,6 @@ from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
 from tunix_ttt.evaluate import matches
-from tunix_ttt.evaluate import state_judge
-from tunix_ttt.games import catalog
 from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import interrupts
@@ -111,14 +109,11 @@ def plan_grpo(
   recorder_lib.check(config.logging)
   service_models.check(config)
   grpo_plan.check_games(config, rewards)
-  game = catalog.of(config)
-  game.player(config.play.opponent, "play.opponent")
-  if config.exhaustive_eval and (game.lines is None or config.play.temperature):
-    state_judge.exact_play_of(config)
   source = grpo_plan.load(config)
   model: Any = service_models.open_model(config)
-  tables = sampler.make_tables(config, model.tokenizer)
-  sampler.check_limits(tables, config.play, tables.min_answer)
+  # Refuses what cannot be evaluated.
+  nothing: Any = None
+  matches.Evaluator(service_games.ServedModel(model.tokenizer, nothing), config)
   return grpo_plan.Plan(
     config=config,
     model=model,

@@ -101,8 +101,11 @@ class GRPORun:
     )
     begin = jax.jit(lambda seen, states: seen.chunks("begin", states))
     self._begin = functools.partial(begin, self.rollout.tables.observations)
-    # Metrics of the first step.
-    self._first = next((r for r in rows if r["split"] == "train"), None)
+    # A service does not say how it computes.
+    spec = getattr(plan.model, "spec", None)
+    self._dtype = spec and spec.dtype
+    # Metrics of the first step that trained something.
+    self._first = next((r for r in rows if r.get("entropy")), None)
     self.warnings = step_checks.Reporter(self.recorder.warn)
 
   def _make_parts(self) -> None:
@@ -213,13 +216,15 @@ class GRPORun:
     }
     if config.checks:
       started = time.perf_counter()
-      self._first = self._first or metrics
+      is_first = self._first is None and is_trained.any()
+      self._first = metrics if is_first else self._first
       faults = step_checks.faults_of(
         step_checks.Step(
           number=step,
           config=config,
           game=self.game,
           tokenizer=self.plan.model.tokenizer,
+          dtype=self._dtype,
           begin=self._begin,
           games=games,
           sequences=sequences,
@@ -227,7 +232,7 @@ class GRPORun:
           rewards=total,
           is_trained=is_trained,
           metrics=metrics,
-          first=self._first,
+          first=self._first or metrics,
         )
       )
       self.warnings(step + 1, faults)

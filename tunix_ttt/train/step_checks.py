@@ -5,7 +5,6 @@ other. The page `docs/silent_failures.md` has a section on each, by its name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_ttt import config as config_lib
+from tunix_ttt import custom as custom_lib
 from tunix_ttt import streams
 from tunix_ttt.games import definition
 from tunix_ttt.rollout import trajectory as trajectory_lib
@@ -27,8 +27,6 @@ _LOG_RATIO, _LOG_RATIO_OF_BFLOAT16 = 1e-3, 0.05
 _PROMPTS = 8
 # Logarithm of a probability that is no chance.
 _IMPOSSIBLE = -25.0
-# Pairs of games that see the opponent's reply to the same move.
-_PAIRS = 20
 # Share of the first step's entropy or length below which a policy has collapsed.
 _COLLAPSED = 0.05
 _BROKEN = (Ending.ILLEGAL, Ending.PARSE_ERROR)
@@ -42,6 +40,7 @@ class Step(NamedTuple):
     config: Settings of the run.
     game: Game of the run.
     tokenizer: Tokenizer of the model.
+    dtype: Type of the model's computation; None if it is a service's.
     begin: Function from B states to the first prompts: tokens and mask [B, L].
     games: The games.
     sequences: Their token sequences.
@@ -49,13 +48,14 @@ class Step(NamedTuple):
     rewards: Rewards of turns, float32 [B, T].
     is_trained: Mask of trained turns, bool [B, T].
     metrics: Metrics of the step.
-    first: Metrics of the run's first step.
+    first: Metrics of the first step that trained something.
   """
 
   number: int
   config: config_lib.GRPOConfig
   game: definition.Definition
   tokenizer: tokenizers.Tokenizer
+  dtype: str | None
   begin: Callable[[Any], tuple[jax.Array, jax.Array]]
   games: trajectory_lib.Trajectory
   sequences: trajectory_lib.Sequences
@@ -121,6 +121,8 @@ def _log_probs(step: Step) -> str | None:
 
 
 def _prompt(step: Step) -> str | None:
+  if not step.is_trained[:, 0].any():
+    return None
   rows_per_game = len(step.sequences.tokens) // len(step.is_trained)
   # Padded, since each number of games is compiled.
   numbers = np.resize(np.flatnonzero(step.is_trained[:, 0]), _PROMPTS)
@@ -149,7 +151,14 @@ def _clones(step: Step) -> str | None:
   size = step.group_size
   tokens = np.where(step.games.action_mask, step.games.actions, -1)
   tokens = _groups(tokens, size).reshape(-1, size, tokens[0].size)
-  score = _groups(step.games.log_probs, size)[:, 0].sum(axis=(1, 2))
+  log_probs = np.asarray(step.games.log_probs)
+  if step.games.sampled_mass is not None:
+    # Of what could be sampled.
+    mass = np.asarray(step.games.sampled_mass)
+    log_probs = log_probs - np.log(np.where(mass > 0, mass, 1))
+  if step.games.tried is not None:
+    log_probs = np.where(np.asarray(step.games.tried)[..., None], 0, log_probs)
+  score = _groups(log_probs, size)[:, 0].sum(axis=(1, 2))
   is_same = (tokens == tokens[:, :1]).all(axis=(1, 2))
   is_cloned = is_same & ((size - 1) * score < _IMPOSSIBLE)
   if not is_cloned.any():
@@ -200,7 +209,11 @@ def _opponent(step: Step) -> str | None:
   config, opponents = step.config, step.config.opponents
   shares = opponents.shares
   is_random = not any(any(shares[name]) for name in shares if name != "random")
-  if config.episodes.num_agents > 1 or not (is_random or opponents.custom):
+  if opponents.custom is not None:
+    # Named players have choices of their own.
+    is_random = custom_lib.is_reference(opponents.custom)
+  has_opponent = len(step.game.seats) > 1 and config.episodes.num_agents == 1
+  if not (is_random and has_opponent):
     return None
   positions = step.game.position_numbers(step.games.states)
   seats = step.game.seat_numbers(step.games.states)[:, 0]
@@ -217,9 +230,13 @@ def _opponent(step: Step) -> str | None:
       of_groups[n // step.group_size] = int(positions[n, 1])
     if any(len({*each.values()}) > 1 for each in replies.values()):
       continue
-    pairs = sum(math.comb(len(each), 2) for each in replies.values())
-    move = max(replies, key=lambda each: len(replies[each]), default=-1)
-    if pairs >= _PAIRS and _has_replies(step.game, seat, move):
+    chance = sum(
+      (len(each) - 1) * np.log(_commonest_reply(step.game, seat, move))
+      for move, each in replies.items()
+      if len(each) > 1
+    )
+    if chance < _IMPOSSIBLE:
+      move = max(replies, key=lambda each: len(replies[each]))
       return (
         f"after {step.game.spell(move)} as {step.game.seats[seat]} the opponent made"
         f" the same move in all {len(replies[move])} groups; it has a habit, which the"
@@ -228,14 +245,20 @@ def _opponent(step: Step) -> str | None:
   return None
 
 
-def _has_replies(game: definition.Definition, seat: int, move: int) -> bool:
-  """Returns whether a random opponent's replies to a first move differ."""
+def _commonest_reply(
+  game: definition.Definition, seat: int, move: int
+) -> float:
+  """Returns the share of a random opponent's commonest reply to a first move."""
   env = game.environment()
-  keys = streams.keys(0, streams.Stream.GREEDY, last=jnp.arange(32))
+  keys = streams.keys(0, streams.Stream.GREEDY, last=jnp.arange(128))
   states = jax.vmap(lambda key: game.begin(env, key, seat))(keys)
   after = jax.vmap(lambda state: env.step(state, move))(states)
   goes_on = np.asarray(jax.vmap(env.outcome)(after)) == Ending.ONGOING
-  return len(np.unique(game.position_numbers(after)[goes_on])) > 1
+  if not goes_on.any():
+    return 1.0
+  positions = game.position_numbers(after)[goes_on]
+  counts = np.unique(positions, return_counts=True)[1]
+  return float(counts.max() / counts.sum())
 
 
 def _rewards(step: Step) -> str | None:
@@ -256,7 +279,10 @@ def _rewards(step: Step) -> str | None:
       totals[ending == Ending.LOSS],
       "losses",
     )
-  if not (len(broken) and len(kept)) or broken.mean() <= kept.mean():
+  if not (len(broken) and len(kept)):
+    return None
+  more = broken.mean(dtype=np.float64) - kept.mean(dtype=np.float64)
+  if more < 1e-6:
     return None
   return (
     f"answers that break the rules earn {broken.mean():.2f} on average, and {what} by"
@@ -268,17 +294,21 @@ def _truncation(step: Step) -> str | None:
   moves, mask = np.asarray(step.games.moves), np.asarray(step.games.action_mask)
   count = np.maximum(mask.sum(axis=2, keepdims=True), 1)
   last = np.take_along_axis(np.asarray(step.games.actions), count - 1, axis=2)
-  ends = [*step.tokenizer.end_ids, step.tokenizer.eos_id()]
+  ends = step.game.end_ids(step.tokenizer)
   is_cut = (moves >= 0) & ~np.isin(last[..., 0], ends)
   if is_cut.any():
     return f"{int(is_cut.sum())} answers without an end count as moves"
-  share = float((np.asarray(step.games.ending) == Ending.LENGTH).mean())
-  if share > 0.5:
-    return (
-      f"{share:.0%} of the games end at a limit of tokens or turns; raise"
-      " play.max_new_tokens or play.max_game_tokens"
-    )
-  return None
+  is_long = np.asarray(step.games.ending) == Ending.LENGTH
+  if is_long.mean() <= 0.5:
+    return None
+  is_out_of_turns = np.asarray(step.games.turn_mask)[is_long].all(axis=1)
+  advice = "play.max_new_tokens or play.max_game_tokens"
+  if is_out_of_turns.mean() > 0.5:
+    advice = "play.max_turns, unless answers are unreadable"
+  return (
+    f"{is_long.mean():.0%} of the games end at a limit of tokens or turns; raise"
+    f" {advice}"
+  )
 
 
 def _variance(step: Step) -> str | None:
@@ -293,7 +323,12 @@ def _variance(step: Step) -> str | None:
 
 
 def _collapse(step: Step) -> str | None:
-  if step.metrics["reward"] > step.first["reward"]:
+  shares = step.config.opponents.shares.values()
+  can_rise = step.config.episodes.num_agents == 1 and all(
+    first == last for first, last in shares
+  )
+  is_better = step.metrics["reward"] > step.first["reward"]
+  if is_better or not (can_rise and step.trained.any()):
     return None
   for name, unit in (("entropy", "nats"), ("tokens_per_turn", "tokens a turn")):
     now, first = step.metrics[name], step.first[name]
@@ -303,8 +338,8 @@ def _collapse(step: Step) -> str | None:
 
 
 def _sampler(step: Step) -> str | None:
-  is_short = step.config.model.dtype == "bfloat16"
-  tolerance = _LOG_RATIO_OF_BFLOAT16 if is_short else _LOG_RATIO
+  is_long = step.dtype == "float32"
+  tolerance = _LOG_RATIO if is_long else _LOG_RATIO_OF_BFLOAT16
   distance = step.metrics["log_ratio"]
   if step.batch.sampler_is_weights is not None or distance <= tolerance:
     return None
@@ -315,12 +350,12 @@ def _sampler(step: Step) -> str | None:
 
 
 def _staleness(step: Step) -> str | None:
-  share = step.metrics.get("sampler_is/share_cut", 0.0)
-  if share <= 0.5:
+  mean = step.metrics.get("sampler_is/weight_mean", 1.0)
+  if mean >= 0.5 or step.config.grpo.sampler_is_threshold < 1:
     return None
   return (
-    f"the importance weights of {share:.0%} of the tokens are cut off: the sampler's"
-    " weights are too old; lower rollout.max_staleness"
+    f"the mean importance weight is {mean:.2g}, where it is 1 for equal weights: the"
+    " sampler's are too old; lower rollout.max_staleness"
   )
 
 
@@ -363,14 +398,13 @@ def of_evaluation(
 ) -> dict[str, str]:
   """Returns what is wrong with the metrics of an evaluation, by the check's name.
 
-  `played` has the games of each seat.
+  `played` has the games of each seat, in order.
   """
-  for games in played:
+  for seat, games in zip(game.seats, played, strict=False):
     if games.turn_mask.shape[1] == 1:
       # Single answers, not games.
       continue
     endings = np.asarray(games.ending)
-    seat = game.seats[int(game.seat_numbers(games.states)[0, 0])]
     for name, ending in trajectory_lib.RATES.items():
       rates = [
         value
