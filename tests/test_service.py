@@ -22,6 +22,7 @@ from tunix_ttt.rollout import trajectory
 from tunix_ttt.service import connection
 from tunix_ttt.service import service_games
 from tunix_ttt.service import service_models
+from tunix_ttt.service import service_runs
 from tunix_ttt.service import service_trainer
 
 VOCAB_SIZE = 512
@@ -202,6 +203,27 @@ class TestWithoutAServer:
     model = service_models.open_model(config)
     assert model.tokenizer.vocab_size == VOCAB_SIZE
     assert (model.base, model.start) == (str(tmp_path), None)
+
+  def test_what_cannot_be_evaluated_is_refused_first(self, tmp_path):
+    made.write_tokenizer(tmp_path, "qwen2.5", VOCAB_SIZE)
+    content = {"model_type": "llama", "vocab_size": VOCAB_SIZE}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    settings = {
+      "model": {"name": str(tmp_path)},
+      "lora": {"rank": 2},
+      "data": {"games": {"thoughts": "none"}},
+      "play": {"temperature": 1.0, "num_answers": 0},
+      "service": {},
+    }
+    config = config_lib.load(config_lib.GRPOConfig, settings)
+    with pytest.raises(errors.UserError, match="play.num_answers: 0"):
+      service_runs.plan_grpo(config)
+
+  def test_a_run_that_was_trained_here(self, sft_run):
+    config = config_lib.load_any({"lora": {"rank": 2}, "service": {}})
+    for name in (sft_run, sft_run / "checkpoint-final"):
+      with pytest.raises(errors.UserError, match="--backend local"):
+        service_models.open_model(config, str(name))
 
   def test_no_server(self):
     message = self.refused(self.settings())
