@@ -23,6 +23,7 @@ def test_seconds_of_a_step():
   assert many == pytest.approx(doctor.TURNS * turn)
 
 
+@pytest.mark.slow
 def test_what_fits():
   name = doctor.MODELS[0]
   most = doctor.fit(name, 10**12, LIMITS)

@@ -218,6 +218,7 @@ def test_a_clean_run_of_another_game_has_no_warning(tmp_path, name):
   assert silent_failures.train(config, tmp_path, None) == {}
 
 
+@pytest.mark.slow
 def test_no_checks(player, tmp_path):
   config = silent_failures.load(
     player, ["checks=false", "training.max_steps=1"]
