@@ -257,6 +257,18 @@ def train(
   return run.warnings.faults
 
 
+def make_player(
+  path: pathlib.Path, settings: Sequence[str] = ()
+) -> pathlib.Path:
+  """Trains a poor player that knows the format; returns its checkpoint."""
+  config = config_lib.load(
+    config_lib.SFTConfig,
+    CONFIGS / "sft_cold_start.yaml",
+    ["logging.report=false", *settings],
+  )
+  return recipes.train_sft(config, path) / "checkpoint-final"
+
+
 def load(
   model: pathlib.Path | str, settings: Sequence[str]
 ) -> config_lib.GRPOConfig:
@@ -285,10 +297,7 @@ def main() -> None:
   parser.add_argument("--output", type=pathlib.Path, help="JSON to write")
   flags = parser.parse_args()
   cli.require_tunix()
-  settings = ["logging.report=false", *flags.set]
-  path = CONFIGS / "sft_cold_start.yaml"
-  config = config_lib.load(config_lib.SFTConfig, path, settings)
-  model = recipes.train_sft(config, flags.runs / "cold") / "checkpoint-final"
+  model = make_player(flags.runs / "cold", flags.set)
   results = {}
   for name in ("none", *flags.mistakes):
     mistake = MISTAKES.get(name)

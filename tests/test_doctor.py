@@ -1,4 +1,4 @@
-"""What the doctor says of a machine."""
+"""Descriptions of a machine by the doctor."""
 
 import re
 import shutil

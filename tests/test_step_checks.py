@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from tests import conftest
-import tunix_ttt as ttt
-from tunix_ttt import config as config_lib
 from tunix_ttt.train import grpo
 from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import step_checks
@@ -74,16 +72,14 @@ GAMES = [
 ]
 
 
-def make_player(path) -> None:
-  config = conftest.ROOT / "configs" / "sft_cold_start.yaml"
-  settings = ["training.max_steps=60", "logging.report=false"]
-  ttt.train_sft(config_lib.load(config_lib.SFTConfig, config, settings), path)
-
-
 @pytest.fixture(scope="module")
 def player(tmp_path_factory):
   """A poor player that knows the format."""
-  run = conftest.make_once(tmp_path_factory, "poor_player", make_player)
+  run = conftest.make_once(
+    tmp_path_factory,
+    "poor_player",
+    lambda path: silent_failures.make_player(path, ["training.max_steps=60"]),
+  )
   return run / "checkpoint-final"
 
 

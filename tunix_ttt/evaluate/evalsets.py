@@ -29,7 +29,6 @@ from tunix_ttt.text import chat
 
 if TYPE_CHECKING:
   from tunix_ttt.evaluate import model_player
-  from tunix_ttt.models import checkpoints
 
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 
@@ -140,7 +139,7 @@ class Answer(files.Row):
 
 
 def generate(
-  model: "checkpoints.Model | model_player.RemoteModel",
+  model: "model_player.Model",
   name: str,
   config: config_lib.SFTConfig,
   items: Sequence[Item],
@@ -177,7 +176,7 @@ def generate(
 
 
 def _responses(
-  model: "checkpoints.Model | model_player.RemoteModel",
+  model: "model_player.Model",
   prompts: Sequence[list[int]],
   settings: config_lib.EvalConfig,
   seed: int,

@@ -27,7 +27,7 @@ from tunix_ttt.rollout import trajectory as trajectory_lib
 from tunix_ttt.runs import progress
 
 Trajectory = trajectory_lib.Trajectory
-Model = checkpoints.Model | model_player.RemoteModel
+Model = model_player.Model
 
 OPENINGS_TEMPERATURE = 1.0
 NUM_OPENINGS = 1024
@@ -205,10 +205,7 @@ def sampled_matches(
       player,
       draw,
       config.num_games,
-      # Others than compiled players need no full batches.
-      config.batch_size
-      if isinstance(player, model_player.Player)
-      else min(config.batch_size, config.num_games),
+      config.batch_size,
       name=name,
       leave=not in_training,
     )

@@ -82,8 +82,12 @@ class RemotePlayer(GamePlayer, Protocol):
   params: Any
 
 
+# A model here or elsewhere.
+Model = checkpoints.Model | RemoteModel
+
+
 def of(
-  model: checkpoints.Model | RemoteModel,
+  model: Model,
   config: config_lib.SFTConfig,
   env: Any = None,
   play: config_lib.PlayConfig | None = None,
@@ -169,10 +173,13 @@ def play_batches(
     draw: Function from the numbers of games, int [B], to the keys of their tokens
       and their initial states.
     num_games: Number of games.
-    batch_size: Number of games in a batch.
+    batch_size: Number of games in a batch, of which the last is filled up. Others than
+      compiled players get no more games than `num_games`.
     name: Name of the seat for the progress bar.
     leave: Whether the progress bar stays at the end.
   """
+  if not isinstance(play, Player):
+    batch_size = min(batch_size, num_games)
   batches, stage = [], contextlib.nullcontext()
   if leave:
     stage = progress.stage(f"playing as {name}", has_bar=True)

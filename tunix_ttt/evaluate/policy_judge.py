@@ -44,7 +44,7 @@ class PolicyJudge:
 
   def __init__(
     self,
-    model: checkpoints.Model | model_player.RemoteModel,
+    model: model_player.Model,
     config: config_lib.SFTConfig,
     *,
     in_training: bool = False,

@@ -15,7 +15,6 @@ from tunix_ttt.evaluate import model_player
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
-from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory as trajectory_lib
 
@@ -31,7 +30,7 @@ class StateJudge:
 
   def __init__(
     self,
-    model: checkpoints.Model | model_player.RemoteModel,
+    model: model_player.Model,
     config: config_lib.SFTConfig,
   ):
     """Lists the states of the game; compiles on the first call.

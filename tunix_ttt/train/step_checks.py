@@ -179,29 +179,43 @@ def _shares_luck(config: config_lib.GRPOConfig) -> bool:
   )
 
 
+def _replies(
+  step: Step, positions: np.ndarray, chosen: np.ndarray
+) -> dict[int, dict[int, set[int]]]:
+  """Returns the positions after first moves, by the move and then the group.
+
+  `positions` are their numbers, int [B, T], and `chosen` is a mask of games, bool [B].
+  """
+  moves, played = np.asarray(step.games.moves), np.asarray(step.games.turn_mask)
+  replies: dict[int, dict[int, set[int]]] = {}
+  if played.shape[1] > 1:
+    for n in np.flatnonzero(chosen & played[:, 1]).tolist():
+      of_move = replies.setdefault(int(moves[n, 0]), {})
+      after = of_move.setdefault(n // step.group_size, set())
+      after.add(int(positions[n, 1]))
+  return replies
+
+
 def _luck(step: Step) -> str | None:
   if not _shares_luck(step.config):
     return None
-  size = step.group_size
-  positions = _groups(step.game.position_numbers(step.games.states), size)
-  if (positions[:, :, 0] != positions[:, :1, 0]).any():
+  positions = step.game.position_numbers(step.games.states)
+  starts = _groups(positions[:, 0], step.group_size)
+  if (starts != starts[:, :1]).any():
     return "games of a group start in different positions"
-  moves, played = (
-    _groups(each, size) for each in (step.games.moves, step.games.turn_mask)
-  )
-  if played.shape[2] < 2:
+  replies = _replies(step, positions, np.ones(len(positions), bool))
+  groups = [
+    group
+    for of_move in replies.values()
+    for group, after in of_move.items()
+    if len(after) > 1
+  ]
+  if not groups:
     return None
-  for group in range(len(moves)):
-    replies: dict[int, set[int]] = {}
-    for n in np.flatnonzero(played[group, :, 1]).tolist():
-      move = int(moves[group, n, 0])
-      replies.setdefault(move, set()).add(int(positions[group, n, 1]))
-    if any(len(each) > 1 for each in replies.values()):
-      return (
-        f"group {group}: the opponent's replies to the same first move differ; do its"
-        " games have opponents with different seeds?"
-      )
-  return None
+  return (
+    f"group {min(groups)}: the opponent's replies to the same first move differ; do its"
+    " games have opponents with different seeds?"
+  )
 
 
 def _opponent(step: Step) -> str | None:
@@ -217,18 +231,12 @@ def _opponent(step: Step) -> str | None:
     return None
   positions = step.game.position_numbers(step.games.states)
   seats = step.game.seat_numbers(step.games.states)[:, 0]
-  moves, played = np.asarray(step.games.moves), np.asarray(step.games.turn_mask)
-  if played.shape[1] < 2:
-    return None
   for seat in np.unique(seats).tolist():
     if len(np.unique(positions[seats == seat, 0])) > 1:
       # The opponent opens, or starts are drawn.
       continue
-    replies: dict[int, dict[int, int]] = {}
-    for n in np.flatnonzero((seats == seat) & played[:, 1]).tolist():
-      of_groups = replies.setdefault(int(moves[n, 0]), {})
-      of_groups[n // step.group_size] = int(positions[n, 1])
-    if any(len({*each.values()}) > 1 for each in replies.values()):
+    replies = _replies(step, positions, seats == seat)
+    if any(len(set().union(*each.values())) > 1 for each in replies.values()):
       continue
     chance = sum(
       (len(each) - 1) * np.log(_commonest_reply(step.game, seat, move))
