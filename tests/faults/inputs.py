@@ -215,6 +215,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     *("--before", "before.jsonl", "--after", "after.jsonl"),
     *("--output", "new.md"),
   ),
+  "doctor": (),
   "compare": ("run", "other", "--output", "new.html"),
   "evalset": ("validate", "items.jsonl"),
   "judge": ("--answers", "data.jsonl", "--output", "new.jsonl"),
@@ -600,7 +601,8 @@ def _of_flags() -> Iterator[Case]:
       script=script,
       argv=(*argv, "--log-level", "loud"),
     )
-    yield Case(name=f"{script}: no flags", script=script, argv=())
+    if argv:
+      yield Case(name=f"{script}: no flags", script=script, argv=())
     if "--output" in argv:
       for taken in ("taken", "folder"):
         if script != "compare" or taken == "taken":
