@@ -31,6 +31,8 @@ class SFTConfig:
     mesh: Device mesh.
     distributed: Processes of the run; None is a single process.
     service: Service that computes instead of local devices; None is no service.
+    checks: Whether to look in each step for mistakes that raise no error, and to
+      warn of them; see `docs/silent_failures.md`.
   """
 
   seed: sections.Seed = 0
@@ -47,6 +49,7 @@ class SFTConfig:
   mesh: sections.MeshConfig = sections.MeshConfig()
   distributed: sections.DistributedConfig | None = None
   service: service_configs.ServiceConfig | None = None
+  checks: sections.Flag = True
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
@@ -293,8 +296,6 @@ class GRPOConfig(SFTConfig):
       line, before `training.max_steps`.
     rollouts_per_log: Number of games written to `rollouts.jsonl` at each logged
       step.
-    checks: Whether to look in each step for mistakes that raise no error, and to
-      warn of them; see `train.step_checks`.
   """
 
   training: sections.TrainingConfig = sections.TrainingConfig(
@@ -308,7 +309,6 @@ class GRPOConfig(SFTConfig):
   exhaustive_eval: sections.Flag = True
   stop_at_no_loss: sections.Flag = False
   rollouts_per_log: sections.Count = 2
-  checks: sections.Flag = True
 
   @property
   def num_turns(self) -> int:

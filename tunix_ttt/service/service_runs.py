@@ -36,6 +36,7 @@ from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import optimizers
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import resume_checks
+from tunix_ttt.train import row_checks
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import sft
 
@@ -143,6 +144,11 @@ class SFTRun:
     )
     rows = run_directory.read_metrics(path)
     self.trainer.connection.counts.restore(rows)
+    self._checks = None
+    if self.config.checks:
+      self._checks = row_checks.RowChecks(
+        self.config, model.tokenizer, None, self.recorder.warn
+      )
     self._rate = optimizers.learning_rate(training)
 
   def fit(self) -> None:
@@ -197,6 +203,8 @@ class SFTRun:
     ]
 
   def _step(self, step: int, part: batches.Part) -> None:
+    if self._checks is not None:
+      self._checks.sequences(step + 1, part.sequences)
     rate = float(np.asarray(self._rate(step)))
     adam = self.trainer.adam(rate)
     scores, norm = self.trainer.weights.train(

@@ -21,6 +21,7 @@ from tunix_ttt.text import chat
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import reference_log_probs
 from tunix_ttt.train import resume_checks
+from tunix_ttt.train import row_checks
 from tunix_ttt.train import run_loop
 from tunix_ttt.train import trainer as trainer_lib
 
@@ -142,6 +143,14 @@ class RowRun:
       steps_per_epoch=len(prepared.dataset.train) / config.training.batch_size,
       names=trainer.names,
     )
+    self._checks = None
+    if config.checks:
+      self._checks = row_checks.RowChecks(
+        config,
+        self._model.tokenizer,
+        self._model.spec.dtype,
+        self.recorder.warn,
+      )
 
   def fit(self) -> None:
     """Trains from the latest checkpoint to the end."""
@@ -150,7 +159,7 @@ class RowRun:
       meshes.use(meshes.make(self._mesh)),
       interrupts.between_steps() as stop,
     ):
-      self.trainer.fit(*self._batches, self.recorder, stop)
+      self.trainer.fit(*self._batches, self.recorder, stop, self._checks)
 
   def save_model(self, directory: pathlib.Path) -> None:
     """Writes the trained model into a new directory."""

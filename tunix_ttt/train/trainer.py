@@ -27,6 +27,7 @@ from tunix_ttt.train import optimizers
 from tunix_ttt.train import products
 from tunix_ttt.train import recorder as recorder_lib
 from tunix_ttt.train import resume_checks
+from tunix_ttt.train import row_checks
 
 
 class LeanSteps(peft_trainer.PeftTrainer):
@@ -157,6 +158,7 @@ class RecordedTrainer(LeanSteps):
     self._eval_batches: list[Any] = []
     self._recorder: recorder_lib.Recorder | None = None
     self._stop = interrupts.Stop()
+    self._checks: row_checks.RowChecks | None = None
     self._batch_tokens = 0
 
   def fit(
@@ -165,17 +167,18 @@ class RecordedTrainer(LeanSteps):
     eval_batches: list[Any],
     recorder: recorder_lib.Recorder,
     stop: interrupts.Stop,
+    checks: row_checks.RowChecks | None = None,
   ) -> None:
     """Trains from the latest checkpoint to the end of `train_batches`.
 
     `train_batches` has the micro-batches of the whole run; restored steps are
-    skipped.
+    skipped. `checks` warns of mistakes in batches and metrics.
 
     Raises:
       interrupts.Interrupted: if `stop` is set, after saving a checkpoint of the
         current step.
     """
-    self._recorder, self._stop = recorder, stop
+    self._recorder, self._stop, self._checks = recorder, stop, checks
     self._eval_batches = eval_batches
     try:
       self.train(train_batches, eval_batches, skip_jit=True)
@@ -187,6 +190,8 @@ class RecordedTrainer(LeanSteps):
   def _prepare_inputs(self, *inputs: Any, **named: Any) -> Any:
     # The name of the argument depends on the parent.
     (batch,) = [*inputs, *named.values()]
+    if self._checks is not None:
+      self._checks.batch(self._train_steps + 1, batch)
     self._batch_tokens = int(batch["input_mask"].sum())
     return meshes.feed(batch, self.mesh)
 
@@ -236,6 +241,8 @@ class RecordedTrainer(LeanSteps):
     if self._mode == metrics_logger.Mode.TRAIN:
       metrics["learning_rate"] = self._learning_rates[step - 1]
       self._recorder.train(step, float(loss), metrics)
+      if self._checks is not None:
+        self._checks.metrics(step, metrics)
     else:
       self._recorder.eval(step, float(loss), metrics)
     del metrics["clock"]
