@@ -42,10 +42,11 @@ def installed(tmp_path_factory):
 def ttt(installed, tmp_path):
   """Runs `ttt` in an empty directory."""
 
-  def run(*arguments):
+  def run(*arguments, cwd=".", typed=""):
     result = subprocess.run(
       [sys.executable, "-c", RUN, *arguments],
-      cwd=tmp_path,
+      cwd=tmp_path / cwd,
+      input=typed,
       env=os.environ | {"PYTHONPATH": str(installed)},
       capture_output=True,
       text=True,
@@ -93,6 +94,44 @@ def test_a_config_of_the_package_is_trained(ttt):
   assert out.startswith("model    tiny-qwen2.5")
   result = ttt("train", "--config", "grpo_tiny", "--resume", "latest")
   conftest.refused(result, "--resume needs --output")
+
+
+@pytest.mark.slow
+def test_a_newcomers_path(ttt, tmp_path):
+  """Trains, reports and plays away from a checkout, then again after a move."""
+
+  def succeeds(*arguments, **options):
+    code, out, err = ttt(*arguments, **options)
+    assert code == 0, err
+    return out
+
+  few = ["--set", "training.max_steps=4", "training.warmup_steps=0"]
+  cold = ["--config", "sft_cold_start", "--output", "COLD"]
+  succeeds("train", *cold, *few, "data.games.num_games=300")
+  model = ["--config", "grpo_tiny", "--model", "COLD/checkpoint-final"]
+  succeeds("train", *model, "--output", "RUN", *few, "training.batch_size=32")
+  games = ["--games-before", "COLD/games.jsonl"]
+  out = succeeds("report", "--run", "RUN", *games, "--output", "page.html")
+  table = [line for line in out.splitlines() if line.startswith("lost lines")]
+  assert len(table) == 2
+  play = ["play", "--model", "RUN/checkpoint-final", "--as", "x"]
+  assert "A1 | A2 | A3" in succeeds(*play, typed="q\n")
+  shutil.rmtree(tmp_path / "COLD")
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "RUN").rename(tmp_path / "elsewhere" / "moved")
+  moved = ["--model", "moved/checkpoint-final"]
+  there = {"cwd": "elsewhere"}
+  assert "A1 | A2 | A3" in succeeds("play", *moved, "--as", "x", **there)
+  again = succeeds("report", "--run", "moved", "--output", "p.html", **there)
+  for line in table:
+    # Its last words are the result after training, such as "3 of 90".
+    assert line.split()[-3:] == next(
+      other.split()[-3:]
+      for other in again.splitlines()
+      if other.split()[:4] == line.split()[:4]
+    )
+  succeeds("export", *moved, "--output", "exported", **there)
+  assert (tmp_path / "elsewhere/exported/model.safetensors").is_file()
 
 
 def test_mistakes(ttt):

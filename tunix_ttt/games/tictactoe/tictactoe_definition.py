@@ -239,8 +239,8 @@ class TicTacToeDefinition(definition.Definition[tictactoe_game.State]):
   def move_help(self) -> str:
     """Returns a line on how a person enters moves."""
     return (
-      "Take a cell by its name, A1 to C3, or as the keys of a number pad lie, 7"
-      " for A1; u takes your last move back, q ends the game."
+      "Enter a cell, A1 to C3, or its key on a number pad, where 7 is A1; u takes"
+      " your last move back, q ends the game."
     )
 
   def read_move(self, line: str) -> int | None:
