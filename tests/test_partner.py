@@ -126,7 +126,7 @@ def test_taking_back_and_mistakes():
   assert ending is None
   assert "There is no move of yours to take back." in told
   for said in ("'a2'", "'d7'", "'10'"):
-    assert f"{said} is no legal move. Take a cell by its name" in told
+    assert f"{said} is no legal move. Enter a cell" in told
   assert told.count("The model") == 2
   # Where nothing more is typed, the game ends.
   assert play(Scripted(4), "X", "A1")[0] is None
