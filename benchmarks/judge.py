@@ -19,7 +19,7 @@ import record
 from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
-from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.games import catalog
 from tunix_ttt.runs import run_directory
 from tunix_ttt.train import reference_log_probs
@@ -57,7 +57,9 @@ def train(run: pathlib.Path, settings: list[str]) -> str:
 def seconds(model: str, settings: list[str]) -> dict[str, float]:
   """Returns the seconds of two evaluations, the first of which compiles."""
   config = config_lib.load(config_lib.GRPOConfig, GRPO, settings)
-  evaluate = matches.Evaluator(reference_log_probs.load(model, config), config)
+  evaluate = evaluator.Evaluator(
+    reference_log_probs.load(model, config), config
+  )
   params, row = evaluate.params, {}
   for name in ("compiling", "evaluation"):
     began = time.perf_counter(), time.process_time()

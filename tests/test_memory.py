@@ -10,7 +10,7 @@ import pytest
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
-from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.models.families import specs
 from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import recorder
@@ -89,14 +89,14 @@ def test_games(live, tmp_path, monkeypatch):
     if isinstance(leaf, jax.Array)
   )
   seen: list[int] = []
-  evaluate = matches.Evaluator.__call__
+  evaluate = evaluator.Evaluator.__call__
 
   def watched(self, params, *visit):
     seen.append(live())
     return evaluate(self, params, *visit)
 
   del prepared, judge
-  monkeypatch.setattr(matches.Evaluator, "__call__", watched)
+  monkeypatch.setattr(evaluator.Evaluator, "__call__", watched)
   recipes.train_grpo(config, tmp_path / "run")
   # Besides, the tables of the sampler and of the judge.
   assert len(seen) == 2

@@ -9,6 +9,7 @@ import pytest
 from tests import test_move_probabilities
 from tunix_ttt import config as config_lib
 from tunix_ttt.evaluate import decisions as decisions_lib
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.evaluate import exact_play
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import matches
@@ -221,7 +222,7 @@ def test_a_model_is_judged_as_its_sampled_games(model, tmp_path, monkeypatch):
 def test_training_evaluates_the_sampled_policy(model, monkeypatch):
   # Sampled answers in training have a stream of their own.
   monkeypatch.setattr(policy_judge, "_MAX_UNRESOLVED", 0.02)
-  evaluate = matches.Evaluator(model, settings())
+  evaluate = evaluator.Evaluator(model, settings())
   judge = policy_judge.PolicyJudge(model, settings())
   metrics = evaluate(judge.player.params)
   for name, result in judge():

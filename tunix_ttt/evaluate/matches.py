@@ -1,13 +1,12 @@
 """Plays games of a model on every line or by sampling, and writes them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
@@ -17,7 +16,6 @@ from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import model_player
 from tunix_ttt.evaluate import policy_judge
 from tunix_ttt.evaluate import rates as rates_lib
-from tunix_ttt.evaluate import sampled_policy
 from tunix_ttt.evaluate import state_judge
 from tunix_ttt.evaluate import turn_player
 from tunix_ttt.games import catalog
@@ -69,7 +67,7 @@ def play_all_lines(
   config = config_lib.load_any(config)
   game, is_greedy = catalog.of(config), config.play.temperature == 0
   if game.lines is not None and is_greedy:
-    play, player, size = _player_of_lines(model, config)
+    play, player, size = player_of_lines(model, config)
     yield from exact_matches(play, game, size, decode=player.decode)
     return
   # The judge needs no games; these show how the model plays.
@@ -154,7 +152,7 @@ def exact_matches(
     yield Match(game, name, games, result)
 
 
-def _player_of_lines(
+def player_of_lines(
   model: Model, config: config_lib.SFTConfig
 ) -> tuple[
   model_player.Play,
@@ -251,113 +249,6 @@ def sample_openings(
       )
   counts = lines.count_openings(every)
   return {"temperature": OPENINGS_TEMPERATURE, **counts}
-
-
-def evaluation_metrics(
-  game: definition.Definition,
-  played: Iterable[Sequence[Any]],
-  opponent: str,
-  visit: Callable[[Trajectory], Any],
-) -> dict[str, float]:
-  """Returns the metrics of an evaluation, with the `score`.
-
-  `played` has the seat, the result and the games that `visit` gets, for each seat;
-  `opponent` is the one of sampled games.
-  """
-  metrics: dict[str, float] = {}
-  scores: list[float] = []
-  for seat, result, *games in played:
-    for each in games:
-      visit(each)
-    if isinstance(result, rates_lib.Exact):
-      metrics[f"{seat}/lines_lost"] = float(result.lines_lost)
-    for name, rates in result.against(opponent).items():
-      metrics |= {f"{seat}/{name}/{k}": v for k, v in rates.items()}
-    for name, value in result.returns.items():
-      metrics[f"{seat}/return/{name}"] = value
-    for name in rates_lib.OF_DECISIONS:
-      if (value := getattr(result, name)) is not None:
-        metrics[f"{seat}/{name}"] = value
-    scores += rates_lib.points(game, result, opponent)
-  return metrics | {"score": float(np.mean(scores))}
-
-
-class Evaluator:
-  """Evaluates a model's current parameters during training; compiled once."""
-
-  def __init__(self, model: Model, config: config_lib.GRPOConfig):
-    """Compiles on the first call.
-
-    Raises:
-      errors.UserError: If the opponent does not exist, or the limits leave no
-        room for an answer.
-    """
-    self._config, game, self._judge = config, catalog.of(config), None
-    # NashConv of current parameters, where the game has no exact worst return.
-    self._nash_conv: Callable[[Any], float] | None = None
-    if not config.exhaustive_eval:
-      self._player = model_player.of(model, config)
-      return
-    is_greedy = config.play.temperature == 0
-    if game.lines is not None and is_greedy:
-      self._play, self._player, self._size = _player_of_lines(model, config)
-      return
-    if is_greedy:
-      self._judge = state_judge.StateJudge(model, config)
-      exact = self._judge.exact
-      if (
-        isinstance(model, checkpoints.Model)
-        # A solved game has its worst return.
-        and game.unsolved
-        and all(map(exact.tells_turns, range(len(game.seats))))
-        and game.grammar().texts() is not None
-      ):
-        policies = sampled_policy.SampledPolicies(
-          model, game, exact, temperature=config.rollout.temperature
-        )
-        self._nash_conv = lambda params: exact.nash_conv(policies(params))
-    else:
-      self._judge = policy_judge.PolicyJudge(model, config, in_training=True)
-    self._player = self._judge.player
-
-  @property
-  def params(self) -> Any:
-    """Parameters that were evaluated last, at first the model's."""
-    return self._player.params
-
-  def __call__(
-    self, params: Any, visit: Callable[[Trajectory], Any] = lambda games: None
-  ) -> dict[str, float]:
-    """Returns the rates in each seat and the `score`.
-
-    The score is the mean share of points (`rates.points`) over seats and, if
-    results are exact, over a random and an optimal opponent. `nash_conv`
-    is the exploitability of the sampled policy where information is hidden; see
-    `BestResponses.nash_conv`. `visit` is called with each
-    seat's games, or its answers of one turn, of a greedy model.
-    """
-    player, play = self._player, self._config.play
-    game = player.game
-    player.params = params
-    if self._judge is not None:
-      played = self._judge(in_training=True)
-    else:
-      if self._config.exhaustive_eval:
-        matches = exact_matches(
-          self._play,
-          game,
-          self._size,
-          decode=player.decode,
-          in_training=True,
-        )
-      else:
-        seed = self._config.seed
-        matches = sampled_matches(player, play, seed, in_training=True)
-      played = ((each.seat, each.result, each.games) for each in matches)
-    metrics = evaluation_metrics(game, played, play.opponent, visit)
-    if self._nash_conv is not None:
-      metrics["nash_conv"] = self._nash_conv(params)
-    return metrics
 
 
 def write(

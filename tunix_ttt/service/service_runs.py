@@ -21,7 +21,7 @@ from tunix_ttt import errors
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.data import batches
 from tunix_ttt.data import datasets
-from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.rollout import sampler
 from tunix_ttt.rollout import trajectory
 from tunix_ttt.runs import interrupts
@@ -88,7 +88,7 @@ class GRPORun(grpo.GRPORun):
     )
     env = self.game.environment()
     self.rollout = GameRollout(self, served.player(config, env, play))
-    self._evaluator = matches.Evaluator(served, config)
+    self._evaluator = evaluator.Evaluator(served, config)
 
   def _evaluate(
     self, visit: Callable[[trajectory.Trajectory], Any]
@@ -114,7 +114,9 @@ def plan_grpo(
   model: Any = service_models.open_model(config)
   # Refuses what cannot be evaluated.
   nothing: Any = None
-  matches.Evaluator(service_games.ServedModel(model.tokenizer, nothing), config)
+  evaluator.Evaluator(
+    service_games.ServedModel(model.tokenizer, nothing), config
+  )
   return grpo_plan.Plan(
     config=config,
     model=model,

@@ -271,7 +271,7 @@ class GRPORun:
   def _evaluate(
     self, visit: Callable[[trajectory.Trajectory], Any]
   ) -> dict[str, float]:
-    """Returns the results of the model; see `matches.Evaluator`."""
+    """Returns the results of the model; see `evaluator.Evaluator`."""
     return self.plan.evaluate(nnx.state(self.trainer.model), visit)
 
   def save_model(self, directory: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.algorithms import rewards as rewards_lib
 from tunix_ttt.data import datasets
-from tunix_ttt.evaluate import matches
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.games import catalog
 from tunix_ttt.models import memory
 from tunix_ttt.models import model_policy
@@ -86,7 +86,7 @@ def plan(
   if not record.trainable_parameters:
     raise errors.UserError("the model has no trainable parameters")
   # Building the tables validates them before training.
-  evaluate = matches.Evaluator(model, config)
+  evaluate = evaluator.Evaluator(model, config)
   tables = sampler.make_tables(config, model.tokenizer)
   exploiter.check(config)
   shortest = tables.min_legal_answer
