@@ -63,8 +63,9 @@ def parse(
   arguments.add_argument(
     "--resume",
     type=_resume,
-    metavar="latest|STEP",
-    help="resume the run in --output from its latest or the given checkpoint",
+    metavar="latest|auto|STEP",
+    help="resume the run in --output from its latest or the given checkpoint;"
+    " auto starts it if there is none, so that the same command does both",
   )
   cli.add_base(arguments)
   if len(backends) > 1:
@@ -100,7 +101,7 @@ def _resumed(flags: argparse.Namespace, run: pathlib.Path | None) -> str:
     # The last of repeated flags counts.
     if flags.output is None:
       more += ["--output", str(run)]
-    if flags.resume != "latest":
+    if flags.resume not in ("latest", "auto"):
       more += ["--resume", "latest"]
   return cli.same_command(*more)
 
@@ -124,12 +125,15 @@ def train(recipe: config_lib.Recipe, flags: argparse.Namespace) -> None:
   if hasattr(flags, "backend"):
     config = cli.on_backend(flags, config)
   cli.require_tunix()
+  is_resumed = flags.resume is not None
+  if flags.resume == "auto":
+    is_resumed = (flags.output / run_directory.MANIFEST).is_file()
   if flags.dry_run:
     # Imported lazily: pulls in Tunix.
     from tunix_ttt import dry_run
     from tunix_ttt.train import resume_checks
 
-    if flags.resume is not None:
+    if is_resumed:
       manifest = run_manifest.RunManifest.read(flags.output)
       config = resume_checks.relocate(config, manifest, flags.output)
     elif flags.output is not None:
@@ -145,11 +149,12 @@ def train(recipe: config_lib.Recipe, flags: argparse.Namespace) -> None:
   from tunix_ttt import recipes
 
   processes.start(config.distributed)
-  if flags.resume is None:
-    run = recipes.start(recipe, config, flags.output)
-  else:
-    step = None if flags.resume == "latest" else flags.resume
+  # A shared disk may show a new directory to some hosts later.
+  if processes.largest(is_resumed):
+    step = flags.resume if isinstance(flags.resume, int) else None
     run = recipes.resume(flags.output, config, step=step)
+  else:
+    run = recipes.start(recipe, config, flags.output)
   print(f"trained model: {run / 'checkpoint-final'}", flush=True)
   page = recipes.report(run, config)
   if page is not None:
@@ -166,10 +171,10 @@ def _name(text: str) -> str:
 
 
 def _resume(text: str) -> int | str:
-  if text == "latest":
+  if text in ("latest", "auto"):
     return text
   with contextlib.suppress(argparse.ArgumentTypeError):
     return cli.whole(text, 0)
   raise argparse.ArgumentTypeError(
-    f"must be latest or a step, found {errors.quote(text)}"
+    f"must be latest, auto or a step, found {errors.quote(text)}"
   )
