@@ -141,10 +141,10 @@ def start(
   *flags: str,
   devices: int = 2,
 ) -> subprocess.Popen:
-  """Starts a training script in a process of its own; it writes no report."""
+  """Starts a script in a process of its own; by default, it writes no report."""
   path = ROOT / "training" / f"{script}.py"
-  command = [sys.executable, path, "--config", config, "--output", run, *flags]
-  command += ["--set", "logging.report=false"]
+  command = [sys.executable, path, "--config", config, "--output", run]
+  command += ["--set", "logging.report=false", *flags]
   return subprocess.Popen(
     [*map(str, command)],
     stdout=subprocess.PIPE,

@@ -107,7 +107,15 @@ def test_a_supervised_run(tmp_path):
   recipes.train_sft(config, whole)
   kill(start("train_sft_tunix", config, run), run, 7, number=1)
   first, second = finish(
-    start("train_sft_tunix", config, run, "--resume", "latest")
+    start(
+      "train_sft_tunix",
+      config,
+      run,
+      "--resume",
+      "auto",
+      "--set",
+      "logging.report=true",
+    )
   )
   assert f"trained model: {run}/checkpoint-final" in first[0]
   assert "model" not in second[0]
@@ -115,6 +123,11 @@ def test_a_supervised_run(tmp_path):
   test_meshes.assert_alike(run, whole)
   manifest = run_manifest.RunManifest.read(run)
   assert manifest.status == "finished" and len(manifest.sessions) == 2
+  recipes.report(whole, config)
+  for name in (run_directory.GAMES, run_directory.GAMES_SUMMARY):
+    theirs = (whole / name).read_text().replace(str(whole), str(run))
+    assert (run / name).read_text() == theirs
+  assert 'id="game"' in (run / run_directory.PAGE).read_text()
   assert manifest.devices == ["cpu", "cpu"]
   # One process goes on from what two have saved.
   recipes.resume(run, config, step=15)
@@ -144,6 +157,37 @@ def test_games(pool, tmp_path):
     whole / run_directory.ROLLOUTS
   ).read_text()
   assert (run / run_directory.BEST_CHECKPOINT).is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "script, flags",
+  [
+    ("eval_generate", ["--eval-set", "tictactoe_v1", "--max-examples", "70"]),
+    ("eval_play", ["--episodes", "30", "--temperature", "1"]),
+    ("eval_play", ["--exhaustive", "--context", "full"]),
+    ("judge", []),
+  ],
+)
+def test_an_evaluation_is_one_processes(script, flags, sft_run, run, tmp_path):
+  # Legal moves only, for the model has learned little.
+  flags = ["--model", str(sft_run), *flags, "--set", "play.constrained=legal"]
+  one, two = tmp_path / "one", tmp_path / "two"
+  code, out, err = run(
+    conftest.ROOT / f"training/{script}.py",
+    *flags,
+    "--output",
+    one / "out.jsonl",
+  )
+  assert code == 0, err
+  config = dataclasses.replace(test_sft.CONFIG, mesh=test_meshes.FSDP)
+  two.mkdir()
+  first, second = finish(start(script, config, two / "out.jsonl", *flags))
+  assert first[0].endswith(out.replace(str(one), str(two)))
+  # Gloo prints a line in each process.
+  assert "out.jsonl" not in second[0]
+  for path in one.iterdir():
+    assert (two / path.name).read_text() == path.read_text()
 
 
 @pytest.mark.slow

@@ -177,7 +177,7 @@ def test_wrong_flags_and_settings(run, flags, found):
     ),
     (
       ["--config", "config.yaml", "--output", "x", "--resume", "soon"],
-      "must be latest or a step, found 'soon'",
+      "must be latest, auto or a step, found 'soon'",
     ),
     (["--config", "config.yaml", "--nonsense"], "unrecognized arguments"),
   ],

@@ -4,8 +4,8 @@ import argparse
 import pathlib
 
 from tunix_ttt import cli
-from tunix_ttt import files
 from tunix_ttt.evaluate import evalsets
+from tunix_ttt.runs import processes
 
 
 def _parse() -> argparse.Namespace:
@@ -41,8 +41,9 @@ def main() -> None:
   flags = _parse()
   config = cli.config_of_model(flags, flags.set)
   items = evalsets.load(flags.eval_set, config.game)[: flags.max_examples]
-  files.check_output(flags.output)
   cli.require_tunix()
+  processes.start(config.distributed)
+  processes.check_output(flags.output)
   # Imported lazily: pulls in Tunix.
   from tunix_ttt import recipes
 

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from tunix_ttt import cli
+from tunix_ttt.runs import processes
 
 
 def _parse() -> argparse.Namespace:
@@ -54,6 +55,7 @@ def main() -> None:
   from tunix_ttt.evaluate import game_files
   from tunix_ttt.evaluate import matches
 
+  processes.start(config.distributed)
   game_files.check_absent(flags.output)
   model = recipes.open_model(flags.model, config)
   seed = config.seed if flags.seed is None else flags.seed

@@ -12,6 +12,7 @@ from tunix_ttt import cli
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt.runs import interrupts
+from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.runs import run_directory
 
@@ -172,11 +173,17 @@ def main() -> None:
     config = cli.on_backend(flags, config)
   else:
     config = cli.config_of_model(flags, settings)
+  if local is None and config.distributed is not None:
+    raise errors.UserError(
+      "distributed: answers from elsewhere are judged by one process; leave it"
+      " out"
+    )
   cli.require_tunix()
   # Imported lazily: pulls in Tunix.
   from tunix_ttt.evaluate import game_files
   from tunix_ttt.evaluate import matches
 
+  processes.start(config.distributed)
   game_files.check_absent(flags.output)
   if local is not None:
     # Imported lazily: pulls in Tunix.

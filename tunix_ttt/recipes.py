@@ -235,7 +235,8 @@ def play_finished(
 ) -> game_files.Summary:
   """Plays every line with a finished run's greedy policy; returns a summary.
 
-  A game that is not judged exactly is sampled against `play.opponent`.
+  A game that is not judged exactly is sampled against `play.opponent`. All
+  processes of a run play; the first one writes.
 
   Writes the games and the summary, which includes sampled openings, to the run
   directory, and adds them to its manifest. Existing games are not replayed.
@@ -244,7 +245,7 @@ def play_finished(
     errors.UserError: If the model cannot play with this config.
   """
   games, summary = run / run_directory.GAMES, run / run_directory.GAMES_SUMMARY
-  played_before = games.exists() and summary.exists()
+  played_before = processes.largest(games.exists() and summary.exists())
   if not played_before:
     greedy = dataclasses.replace(config.play, temperature=0.0)
     config = dataclasses.replace(config, play=greedy)
@@ -257,10 +258,12 @@ def play_finished(
       play = matches.play_all_lines
     played = list(play(model, config))
     openings = matches.sample_openings(model, config, config.seed)
-    # An interrupted write leaves one file without the other.
-    games.unlink(missing_ok=True)
-    summary.unlink(missing_ok=True)
+    if processes.is_first():
+      # An interrupted write leaves one file without the other.
+      games.unlink(missing_ok=True)
+      summary.unlink(missing_ok=True)
     matches.write(games, played, model, name, config, openings)
+    processes.wait("written the games")
     print(matches.table(played), flush=True)
   names = games.name, summary.name
   manifest = run_manifest.RunManifest.read(run)
@@ -274,29 +277,24 @@ def report(
 ) -> pathlib.Path | None:
   """Writes a finished run's HTML page and plots, unless they exist.
 
-  A run of several processes plays no games; `eval_play.py` plays them later.
-  Returns the path of the page; None if `logging.report` is false or this
-  process is not the first.
+  Returns the path of the page; None if `logging.report` is false.
   """
   run, config = pathlib.Path(run), config_lib.load_any(config)
   output, plots = run / run_directory.PAGE, run / run_directory.PLOTS
-  if not (config.logging.report and processes.is_first()):
+  if not config.logging.report:
     return None
-  if output.exists():
+  if processes.largest(output.exists()):
     return output
   # What a signal says to do: to resume, which writes what is missing.
   with interrupts.working_on(run):
     try:
-      if processes.several():
-        raise errors.UserError(
-          "several processes cannot play; run eval_play.py in one process"
-        )
       play_finished(run, config)
     except errors.UserError as error:
       progress.say(f"note: the report has no games: {error}")
-    with progress.stage("writing the report"):
-      material = run_page.collect(run)
-      run_page.write(material, output, None if plots.exists() else plots)
+    if processes.is_first():
+      with progress.stage("writing the report"):
+        material = run_page.collect(run)
+        run_page.write(material, output, None if plots.exists() else plots)
   return output
 
 

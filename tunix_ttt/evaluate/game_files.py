@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pydantic
 
-from tunix_ttt import files
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.games import board_page
+from tunix_ttt.runs import processes
 from tunix_ttt.runs import run_manifest
 
 
@@ -48,8 +48,8 @@ def summary_path(games: pathlib.Path) -> pathlib.Path:
 
 def check_absent(output: pathlib.Path) -> None:
   """Raises a UserError if the games or their summary exist."""
-  files.check_output(output)
-  files.check_output(summary_path(output))
+  processes.check_output(output)
+  processes.check_output(summary_path(output))
 
 
 def read_summary(

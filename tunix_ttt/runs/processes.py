@@ -117,6 +117,13 @@ def largest(value: int) -> int:
   return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
+def check_output(path: pathlib.Path) -> None:
+  """Like `files.check_output`, for a path that only the first process writes."""
+  files.check_absent(path)
+  if is_first():
+    files.check_output(path)
+
+
 def remove(path: pathlib.Path) -> None:
   """Removes a directory and waits until it is gone for all processes."""
   if is_first():

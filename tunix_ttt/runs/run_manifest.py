@@ -234,7 +234,9 @@ class RunManifest(Record):
         f"{path}: recipe: {self.recipe!r} has no section in the config"
       )
     kind = config_lib.RECIPES[self.recipe]
-    return config_lib.load(kind, self.config, overrides, name=f"{path}: config")
+    # Processes are those of a session; later work has its own.
+    values = {**self.config, "distributed": None}
+    return config_lib.load(kind, values, overrides, name=f"{path}: config")
 
   def write(self, run: pathlib.Path) -> None:
     """Writes the manifest into a run directory and replaces an older one."""

@@ -104,9 +104,7 @@ def start(
   custom_rewards = options(config, rewards)
   run_id = run_directory.new_run_id(f"{name}-{config.seed}")
   output = output or run_directory.RUNS_ROOT / run_id
-  files.check_absent(output)
-  if processes.is_first():
-    files.check_output(output)
+  processes.check_output(output)
   plan = recipe.plan(config, **custom_rewards)
   manifest = _manifest(name, plan, output)
   _announce(plan)
