@@ -1,9 +1,11 @@
-"""The files for clusters: a real Slurm runs its own; schemas check the others.
+"""Files for clusters: a real Slurm runs its script, schemas check the others.
 
-Slurm's daemons are private to the test: `apt-get install slurm-wlm munge`.
+Slurm's daemons are the test's own: `apt-get install slurm-wlm munge`. The schemas
+are those of `pip install skypilot kubeflow-trainer-api`.
 """
 
 import contextlib
+import copy
 import dataclasses
 import getpass
 import os
@@ -21,7 +23,9 @@ import pytest
 import yaml
 
 from tests import conftest
+from tests import test_grpo
 from tests import test_meshes
+from tests import test_processes
 from tests import test_sft
 from tunix_ttt import config as config_lib
 from tunix_ttt import recipes
@@ -257,3 +261,104 @@ def test_a_canceled_job_is_not_queued_again(slurm, path, tmp_path):
   slurm.run("scancel", job)
   wait_until(lambda: not slurm.is_active(job), "the end")
   assert slurm.state(job) == "CANCELLED 0"
+
+
+SKYPILOT = yaml.safe_load((CLUSTERS / "skypilot.yaml").read_text())
+JOBSET = yaml.safe_load((CLUSTERS / "jobset.yaml").read_text())
+(HOSTS,) = JOBSET["spec"]["replicatedJobs"]
+JOB = HOSTS["template"]["spec"]
+(CONTAINER,) = JOB["template"]["spec"]["containers"]
+
+
+def test_skypilots_schema(monkeypatch, tmp_path):
+  # It makes a directory at home, and reports its use.
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setenv("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")
+  sky = pytest.importorskip("sky")
+  task = sky.Task.from_yaml(str(CLUSTERS / "skypilot.yaml"))
+  assert task.num_nodes == 2
+  with pytest.raises(Exception, match="did you mean 'num_nodes'"):
+    sky.Task.from_yaml_config({**SKYPILOT, "num_node": 2})
+
+
+def test_jobsets_schema():
+  models = pytest.importorskip("kubeflow_trainer_api.models")
+
+  def read(values):
+    # Unknown keys are dropped.
+    return models.JobsetV1alpha2JobSet.from_dict(values).to_dict()
+
+  assert read(JOBSET) == JOBSET
+  wrong = copy.deepcopy(JOBSET)
+  wrong["spec"]["failurePolicy"]["maxRestart"] = 3
+  assert read(wrong) != wrong
+
+
+def test_the_hosts_of_a_jobset():
+  name = JOBSET["metadata"]["name"]
+  coordinator = f"{name}-{HOSTS['name']}-0-0.{name}:8476"
+  assert f"distributed.coordinator={coordinator}" in CONTAINER["command"]
+  count = JOB["parallelism"]
+  assert count == JOB["completions"]
+  assert f"distributed.num_processes={count}" in CONTAINER["command"]
+  (rule,) = JOB["podFailurePolicy"]["rules"]
+  assert rule["onExitCodes"]["containerName"] == CONTAINER["name"]
+
+
+def skypilot_command(config, run, number):
+  settings = {
+    "CONFIG": str(config),
+    "MODEL": "base",
+    "RUN": str(run),
+    "SKYPILOT_NODE_IPS": "localhost\n127.0.0.2",
+    "SKYPILOT_NUM_NODES": "2",
+    "SKYPILOT_NODE_RANK": str(number),
+  }
+  return ["bash", "-c", SKYPILOT["run"]], settings
+
+
+def jobset_command(config, run, number):
+  (coordinator,) = (w for w in CONTAINER["command"] if ".coordinator=" in w)
+  replaced = {
+    "--config=configs/grpo_tiny.yaml": f"--config={config}",
+    "--output=/runs/two-hosts": f"--output={run}",
+    coordinator: "distributed.coordinator=localhost:8476",
+  }
+  words = [replaced.get(word, word) for word in CONTAINER["command"]]
+  assert len({*words} - {*CONTAINER["command"]}) == len(replaced)
+  return [w.replace("$(JOB_COMPLETION_INDEX)", str(number)) for w in words], {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [skypilot_command, jobset_command])
+def test_commands_of_two_hosts(command, path, tmp_path):
+  run, whole = tmp_path / "run", tmp_path / "whole"
+  config = dataclasses.replace(
+    test_meshes.games_config(), logging=config_lib.LoggingConfig(report=False)
+  )
+  path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
+  (port,) = free_ports(1)
+
+  def start(number):
+    words, settings = command(path, run, number)
+    return subprocess.Popen(
+      [word.replace("8476", str(port)) for word in words],
+      cwd=conftest.ROOT,
+      env=os.environ
+      | settings
+      | {
+        "PATH": f"{pathlib.Path(sys.executable).parent}:{PATH}",
+        "XLA_FLAGS": conftest.xla_flags(1),
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  test_processes.finish([start(number) for number in (0, 1)])
+  recipes.train_grpo(dataclasses.replace(config, mesh=test_meshes.FSDP), whole)
+  test_meshes.rows_alike(test_grpo.rows(run), test_grpo.rows(whole), 1e-3)
+  # The same command goes on with the run, which is finished.
+  first, _ = test_processes.finish([start(number) for number in (0, 1)])
+  assert f"trained model: {run}/checkpoint-final" in first[0]
+  assert len(run_manifest.RunManifest.read(run).sessions) == 1

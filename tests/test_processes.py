@@ -91,6 +91,9 @@ def test_a_supervised_run_is_one_processes(tmp_path):
   manifest = run_manifest.RunManifest.read(run)
   assert manifest.status == "finished"
   assert manifest.devices == ["cpu", "cpu"]
+  # Those who evaluate the model are processes of their own.
+  assert manifest.config["distributed"]["num_processes"] == 2
+  assert manifest.load_config(run).distributed is None
 
 
 @pytest.mark.slow
@@ -274,6 +277,19 @@ def test_several_processes_need_the_name_of_a_run(run):
     "distributed.num_processes=2",
   )
   conftest.refused(result, "--output: several processes need it")
+
+
+def test_answers_from_elsewhere_are_judged_by_one_process(run, tmp_path):
+  result = run(
+    conftest.ROOT / "training/judge.py",
+    "--answers",
+    tmp_path / "answers.jsonl",
+    "--output",
+    tmp_path / "judged.jsonl",
+    "--set",
+    "distributed={}",
+  )
+  conftest.refused(result, "distributed: answers from elsewhere are judged by")
 
 
 def test_a_split_layout_is_of_one_process(monkeypatch):
