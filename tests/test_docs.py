@@ -22,7 +22,9 @@ DOCS = [page for page in PAGES if (ROOT / "docs") in page.parents]
 # Commands in blocks, their lines joined; and what stands in a line of text.
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PATH = re.compile(r"\b(?:configs|training|evalsets|benchmarks)/[\w.]+\.\w+")
+PATH = re.compile(
+  r"\b(?:clusters|configs|training|evalsets|benchmarks)/[\w.]+\.\w+"
+)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 

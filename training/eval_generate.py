@@ -48,7 +48,8 @@ def main() -> None:
   from tunix_ttt import recipes
 
   answers = list(recipes.answer_evalset(flags.model, config, items, flags.seed))
-  evalsets.write(answers, flags.output)
+  if processes.is_first():
+    evalsets.write(answers, flags.output)
   right = sum(answer.score for answer in answers)
   print(
     f"{flags.model}: {right} of {len(answers)} right"

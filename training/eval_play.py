@@ -65,7 +65,8 @@ def main() -> None:
     openings = matches.sample_openings(model, config, seed)
   else:
     played = list(matches.play_games(model, config, seed))
-  matches.write(flags.output, played, model, flags.model, config, openings)
+  if processes.is_first():
+    matches.write(flags.output, played, model, flags.model, config, openings)
   print(matches.table(played))
   summary = game_files.summary_path(flags.output)
   print(f"games: {flags.output}; summary: {summary}")

@@ -192,7 +192,8 @@ def main() -> None:
     model = recipes.open_model(local, config)
     played = list(matches.play_all_lines(model, config))
     openings = matches.sample_openings(model, config, config.seed)
-    matches.write(flags.output, played, model, local, config, openings)
+    if processes.is_first():
+      matches.write(flags.output, played, model, local, config, openings)
     print(matches.table(played))
   elif not _judge_answers(flags, config):
     return

@@ -262,7 +262,7 @@ def play_finished(
       # An interrupted write leaves one file without the other.
       games.unlink(missing_ok=True)
       summary.unlink(missing_ok=True)
-    matches.write(games, played, model, name, config, openings)
+      matches.write(games, played, model, name, config, openings)
     processes.wait("written the games")
     print(matches.table(played), flush=True)
   names = games.name, summary.name

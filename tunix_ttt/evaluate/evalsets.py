@@ -24,7 +24,6 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.games import position_reader
-from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 from tunix_ttt.text import chat
 
@@ -210,13 +209,7 @@ def _responses(
 
 
 def write(answers: Sequence[Answer], path: pathlib.Path) -> None:
-  """Writes answers as JSONL, in the first process only.
-
-  Raises:
-    errors.UserError: If the file exists.
-  """
-  if not processes.is_first():
-    return
+  """Writes answers as JSONL; raises a UserError if the file exists."""
   files.check_absent(path)
   rows = (files.to_json(answer.model_dump()) + "\n" for answer in answers)
   files.write_text(path, "".join(rows))

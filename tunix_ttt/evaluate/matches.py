@@ -22,7 +22,6 @@ from tunix_ttt.games import catalog
 from tunix_ttt.games import definition
 from tunix_ttt.models import checkpoints
 from tunix_ttt.rollout import trajectory as trajectory_lib
-from tunix_ttt.runs import processes
 from tunix_ttt.runs import progress
 
 Trajectory = trajectory_lib.Trajectory
@@ -282,8 +281,6 @@ def write_games(
 ) -> None:
   """Writes each distinct game as a line of JSON, and a summary beside it.
 
-  Does nothing in processes other than the first.
-
   Args:
     output: Path of the games.
     matches: Games in each seat.
@@ -293,8 +290,6 @@ def write_games(
   Raises:
     errors.UserError: If one of the files exists.
   """
-  if not processes.is_first():
-    return
   game_files.check_absent(output)
   rows = [row for match in matches for row in describe(match, decode)]
   summary = game_files.Summary.model_validate(
