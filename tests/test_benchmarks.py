@@ -93,10 +93,6 @@ SMALLEST = {
     "--set-start", "training.max_steps=1", "training.batch_size=16",
     "data.games.num_games=60",
   ],
-  "silent_failures": [
-    "--runs", "runs", "--mistakes", "shifted", "--set", "training.max_steps=1",
-    "data.games.num_games=60",
-  ],
   "startup": ["--repeats", 1, "--set", *test_pipeline.SHORT],
 }  # fmt: skip
 

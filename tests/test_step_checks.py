@@ -1,21 +1,19 @@
 """Checks of training steps: what they name, and that clean runs have no warning."""
 
 import contextlib
-import importlib
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests import conftest
+from tests import lessons
 from tunix_ttt.train import grpo
 from tunix_ttt.train import grpo_plan
 from tunix_ttt.train import row_checks
 from tunix_ttt.train import step_checks
 
-sys.path.append(str(conftest.ROOT / "benchmarks"))
-silent_failures: Any = importlib.import_module("silent_failures")
+lesson = lessons.load("silent_failures")
 
 # Settings that change what is played, trained or compared.
 CLEAN: dict[str, list[str]] = {
@@ -79,7 +77,7 @@ def player(tmp_path_factory):
   run = conftest.make_once(
     tmp_path_factory,
     "poor_player",
-    lambda path: silent_failures.make_player(path, ["training.max_steps=60"]),
+    lambda path: lesson.make_player(path, 60),
   )
   return run / "checkpoint-final"
 
@@ -94,7 +92,7 @@ def step(player, tmp_path_factory) -> step_checks.Step:
       "faults_of",
       lambda each: steps.append(each) or faults_of(each),
     )
-    config = silent_failures.load(player, ["training.max_steps=1"])
+    config = lesson.load(player, ["training.max_steps=1"])
     take_step(config, tmp_path_factory.mktemp("step"))
   return steps[0]
 
@@ -119,8 +117,8 @@ class TestFindings:
   @pytest.mark.parametrize(
     ("change", "name"),
     [
-      (silent_failures._all_tokens, "mask"),
-      (silent_failures._shift, "log_probs"),
+      (lesson.all_tokens, "mask"),
+      (lesson.shift, "log_probs"),
       (
         lambda batch: batch.replace(completion_ids=batch.completion_ids + 1),
         "tokens",
@@ -165,6 +163,10 @@ class TestFindings:
     sections = [line[3:] for line in page.splitlines() if line[:3] == "## "]
     assert set(sections) == {*step_checks.NAMES, *row_checks.NAMES}
 
+  def test_twelve_mistakes_have_a_check_each(self):
+    assert len(lesson.MISTAKES) == 12
+    assert lesson.MISTAKES.keys() < {*step_checks.NAMES}
+
   def test_each_warning_is_told_once(self):
     lines = []
     report = step_checks.Reporter(lines.append)
@@ -177,24 +179,24 @@ class TestFindings:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", silent_failures.MISTAKES)
+@pytest.mark.parametrize("name", lesson.MISTAKES)
 def test_a_mistake_is_named_within_a_step(player, tmp_path, name):
-  mistake = silent_failures.MISTAKES[name]
-  config = silent_failures.load(player, mistake.settings)
-  assert mistake.check in silent_failures.train(config, tmp_path, mistake)
+  mistake = lesson.MISTAKES[name]
+  config = lesson.load(player, mistake.settings)
+  assert name in lesson.train(config, tmp_path, mistake)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLEAN)
 def test_a_clean_run_has_no_warning(player, tmp_path, name):
-  config = silent_failures.load(player, CLEAN[name])
-  assert silent_failures.train(config, tmp_path, None) == {}
+  config = lesson.load(player, CLEAN[name])
+  assert lesson.train(config, tmp_path, lesson.Mistake()) == {}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GAMES)
 def test_a_clean_run_of_another_game_has_no_warning(tmp_path, name):
-  config = silent_failures.load(
+  config = lesson.load(
     "tiny-qwen2.5",
     [
       f"game.name={name}",
@@ -212,12 +214,12 @@ def test_a_clean_run_of_another_game_has_no_warning(tmp_path, name):
       "rewards.return_weight=1",
     ],
   )
-  assert silent_failures.train(config, tmp_path, None) == {}
+  assert lesson.train(config, tmp_path, lesson.Mistake()) == {}
 
 
 @pytest.mark.slow
 def test_no_checks(player, tmp_path):
-  config = silent_failures.load(
+  config = lesson.load(
     player, ["checks=false", "training.max_steps=1"]
   )
   take_step(config, tmp_path)
