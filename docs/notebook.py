@@ -18,6 +18,8 @@ import nbformat
 
 DOCS = pathlib.Path(__file__).parent
 NOTEBOOKS = DOCS.parent / "notebooks"
+# Where executed notebooks find the package.
+PACKAGE = DOCS.parent
 PAGES = {
   "first_run": DOCS / "lessons" / "first_run.md",
   "your_own_game": DOCS / "your_own_game.md",
@@ -155,15 +157,19 @@ def clean(output: Any) -> Any:
 
 
 def execute(notebook: Any, directory: pathlib.Path | str) -> None:
-  """Runs a notebook in a directory, with the package of this checkout."""
-  paths = [str(DOCS.parent), os.environ.get("PYTHONPATH", "")]
-  os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-  nbclient.NotebookClient(
-    notebook,
-    timeout=3600,
-    record_timing=False,
-    resources={"metadata": {"path": str(directory)}},
-  ).execute()
+  """Runs a notebook in a directory, with the package of `PACKAGE`.
+
+  Nothing is compiled before, as on a machine that runs its first notebook.
+  """
+  with tempfile.TemporaryDirectory() as cache:
+    nbclient.NotebookClient(
+      notebook,
+      timeout=3600,
+      record_timing=False,
+      resources={"metadata": {"path": str(directory)}},
+    ).execute(
+      env=os.environ | {"PYTHONPATH": str(PACKAGE), "XDG_CACHE_HOME": cache}
+    )
 
 
 def write(name: str, notebook: Any) -> None:

@@ -1,24 +1,34 @@
-"""The notebooks, executed from top to bottom, and what is committed of them."""
+"""The notebooks: their pages, their outputs, and their execution from a wheel."""
 
 import ast
 import copy
 import importlib.util
+import json
 import re
 import tomllib
 from typing import Any
 
-import nbclient
 import nbformat
 from packaging import requirements
 import pytest
 
 from tests import conftest
+from tests import test_wheel
 import tunix_ttt
-import tunix_ttt as ttt
-from tunix_ttt import config as config_lib
 
-PATH = conftest.ROOT / "notebooks" / "tictactoe_colab.ipynb"
-# Enough to run every cell; the model learns next to nothing.
+installed = test_wheel.installed
+PATH = conftest.ROOT / "docs" / "notebook.py"
+SPEC: Any = importlib.util.spec_from_file_location("notebook", PATH)
+writer = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(writer)
+# Bytes that read well on GitHub.
+MAX_SIZE = 200_000
+# What differs from one machine or day to the next.
+PRIVATE = re.compile(
+  r"(?<![\w.])/(?:tmp|home|root|work|usr)\b|20\d\d-?[01]\d-?[0-3]\d"
+  r"|tokens/s|site-packages"
+)
+# Enough to run every cell of the first run; the model learns next to nothing.
 SHORT = {
   "NUM_GAMES": 100,
   "SFT_STEPS": 2,
@@ -28,31 +38,22 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="module")
-def notebook():
-  return nbformat.read(PATH, as_version=4)
+def path_of(name):
+  return writer.NOTEBOOKS / f"{name}.ipynb"
 
 
-def source(notebook, cell_id: str) -> str:
-  (cell,) = (cell for cell in notebook.cells if cell.id == cell_id)
-  return cell.source
+def committed(name):
+  return nbformat.read(path_of(name), as_version=4)
 
 
-def execute(notebook, directory, **parameters: Any) -> dict[str, str]:
-  """Runs a notebook in a directory; returns the text of each cell's outputs."""
-  notebook = copy.deepcopy(notebook)
-  for number, cell in enumerate(notebook.cells):
-    if "parameters" in cell.metadata.get("tags", []):
-      lines = [f"{name} = {value!r}" for name, value in parameters.items()]
-      added = nbformat.v4.new_code_cell("\n".join(lines))
-      notebook.cells.insert(number + 1, added)
-      break
-  resources = {"metadata": {"path": str(directory)}}
-  nbclient.NotebookClient(notebook, timeout=1200, resources=resources).execute()
+def code_cells(notebook):
+  return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(notebook) -> dict[str, str]:
+  """Returns the text of each cell's outputs."""
   return {
-    cell.id: "".join(map(text, cell.outputs))
-    for cell in notebook.cells
-    if cell.cell_type == "code"
+    cell.id: "".join(map(text, cell.outputs)) for cell in code_cells(notebook)
   }
 
 
@@ -62,115 +63,153 @@ def text(output: Any) -> str:
   return output.data.get("text/plain", "")
 
 
-def lines_lost(table: str) -> list[int]:
-  """Reads the column `lines lost`, the third from the right."""
+def execute(name, directory, **parameters: Any) -> dict[str, str]:
+  """Runs a notebook in a directory; returns the text of each cell's outputs."""
+  notebook = writer.build(name)
+  lines = [f"{key} = {value!r}" for key, value in parameters.items()]
+  for cell in code_cells(notebook):
+    if cell.id == "parameters":
+      cell.source += "\n" + "\n".join(lines)
+  writer.execute(notebook, directory)
+  return printed(notebook)
+
+
+def numbers(table: str, column: int) -> list[float]:
+  """Reads a column of numbers of a table, counted from the right."""
   rows = [line.split() for line in table.splitlines()]
-  return [int(row[-3]) for row in rows if len(row) > 4 and row[-3].isdecimal()]
+  values = [row[-column] for row in rows if len(row) > column]
+  return [float(x) for x in values if re.fullmatch(r"-?[\d.]+", x)]
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-  """A directory to run in, from which the package is found."""
-  monkeypatch.setenv("PYTHONPATH", str(conftest.ROOT))
+def elsewhere(tmp_path, monkeypatch, installed):
+  """A directory to run in, from which only the wheel's package is found."""
+  monkeypatch.setattr(writer, "PACKAGE", installed)
   monkeypatch.setenv("IPYTHONDIR", str(tmp_path / ".ipython"))
+  # Most of the time is not compilation.
+  monkeypatch.delenv("XLA_FLAGS")
   work = tmp_path / "work"
   work.mkdir()
   return work
 
 
-def test_nothing_but_sources_is_committed(notebook):
+def test_there_are_five():
+  paths = sorted(writer.NOTEBOOKS.glob("*.ipynb"))
+  assert paths == sorted(map(path_of, writer.PAGES)) and len(paths) == 5
+
+
+@pytest.mark.parametrize("name", writer.PAGES)
+def test_it_has_the_text_and_the_code_of_its_page(name):
+  notebook = committed(name)
   nbformat.validate(notebook)
-  assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
-  assert notebook.metadata.kernelspec.name == "python3"
-  assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
-  for cell in notebook.cells:
-    if cell.cell_type == "code":
-      assert not cell.outputs and cell.execution_count is None
-  # As it is written, so that a change is a small one.
-  written = nbformat.writes(notebook, ensure_ascii=False, sort_keys=True)
-  assert written + "\n" == PATH.read_text()
+  text = nbformat.writes(notebook, ensure_ascii=False, sort_keys=True)
+  assert text + "\n" == path_of(name).read_text()
+  for cell in code_cells(notebook):
+    cell.outputs, cell.execution_count = [], None
+  assert notebook == writer.build(name)
 
 
-def test_what_it_installs_is_what_the_package_asks_for(notebook):
-  pins = re.findall(
-    r"([\w-]+)(?:\[\w+\])?==([\d.]+)", source(notebook, "install")
+@pytest.mark.parametrize("name", writer.PAGES)
+def test_its_outputs_are_whole_and_small(name):
+  cells = code_cells(committed(name))
+  # All cells were run once, in order.
+  assert [cell.execution_count for cell in cells] == [
+    *range(1, len(cells) + 1)
+  ]
+  assert path_of(name).stat().st_size < MAX_SIZE
+  assert sum(bool(cell.outputs) for cell in cells) >= 2
+  for cell in cells:
+    for output in cell.outputs:
+      assert output.output_type != "error"
+      assert output.get("name", "stdout") == "stdout"
+    shown = json.dumps([text(output) for output in cell.outputs])
+    assert not PRIVATE.search(shown), cell.id
+    assert shown.count("\\n") < 60, cell.id
+
+
+def test_changing_parts_of_outputs_are_left_out():
+  stream = nbformat.v4.new_output("stream", name="stdout", text="")
+  stream.text = (
+    "model artifacts/training_runs/x: 1 parameter\n"
+    "step 1/2  loss 0.1  3,145 tokens/s  00:01 left\n"
   )
+  assert writer.clean(copy.deepcopy(stream)).text == "step 1/2  loss 0.1\n"
+  stream.name = "stderr"
+  assert writer.clean(stream) is None
+
+
+def test_outputs_are_kept_while_the_code_is_the_same(tmp_path, monkeypatch):
+  monkeypatch.setattr(writer, "NOTEBOOKS", tmp_path)
+  notebook = writer.build("your_own_game")
+  code_cells(notebook)[1].execution_count = 7
+  writer.write("your_own_game", notebook)
+  monkeypatch.setattr("sys.argv", ["notebook.py", "your_own_game"])
+  writer.main()
+  assert code_cells(committed("your_own_game"))[1].execution_count == 7
+  monkeypatch.setattr(writer, "INSTALL", "pass")
+  writer.main()
+  assert code_cells(committed("your_own_game"))[1].execution_count is None
+
+
+def test_what_it_installs_is_what_the_package_asks_for():
+  pins = re.findall(r"([\w-]+)(?:\[\w+\])?==([\d.]+)", writer.INSTALL)
   assert {"jax", "flax", "google-tunix"} <= {name for name, _ in pins}
   project = tomllib.loads((conftest.ROOT / "pyproject.toml").read_text())
   asked = map(requirements.Requirement, project["project"]["dependencies"])
   specifiers = {each.name: each.specifier for each in asked}
   for name, version in pins:
     assert version in specifiers[name], name
+  assert f"tunix_ttt-{tunix_ttt.__version__}-py3-none-any.whl" in writer.SETUP
 
 
-def test_where_it_installs_from(notebook, elsewhere, monkeypatch):
-  code = source(notebook, "install").replace("%pip", "pass #")
+def test_where_it_installs_from(tmp_path, monkeypatch, capsys):
+  code = re.sub("^( *)%", r"\1pass #", writer.INSTALL, flags=re.MULTILINE)
+  assert "://" not in re.sub("git[+]https://", "", code)
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  monkeypatch.chdir(elsewhere)
-  with pytest.raises(SystemExit, match="Set ADDRESS"):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit, match="Put its wheel beside this notebook"):
     exec(code, {})
-  monkeypatch.chdir(PATH.parent)
+  monkeypatch.chdir(writer.NOTEBOOKS)
   names = {}
   exec(code, names)
   assert names["ADDRESS"] == conftest.ROOT.as_uri()
+  monkeypatch.chdir(tmp_path)
+  wheel = tmp_path / "tunix_ttt-0.1.0-py3-none-any.whl"
+  wheel.touch()
+  exec(code, {})
+  assert capsys.readouterr().out.endswith(f"from {wheel.as_uri()}\n")
+  names = {}
+  exec(code.replace('ADDRESS = ""', 'ADDRESS = "git+x@1"'), names)
+  assert names["ADDRESS"] == "git+x@1"
 
 
-def test_adapters_are_trained_as_the_configs_of_qwen_say(notebook):
-  names: dict[str, Any] = {"ttt": ttt, "imitator": "Qwen/Qwen2.5-0.5B-Instruct"}
-  exec(source(notebook, "parameters"), names)
-  names["LORA"] = {"rank": 16, "alpha": 32}
-  exec(source(notebook, "untrained").partition("def show_games")[0], names)
-  exec(source(notebook, "grpo").partition("player =")[0], names)
-  for kind, own, file in (
-    (ttt.SFTConfig, names["config"], "sft_qwen2.5_0.5b.yaml"),
-    (ttt.GRPOConfig, names["playing"], "grpo_qwen2.5_0.5b.yaml"),
-  ):
-    ours = config_lib.to_dict(
-      ttt.load_config(kind, own) if isinstance(own, dict) else own
-    )
-    theirs = config_lib.to_dict(
-      ttt.load_config(kind, conftest.ROOT / "configs" / file)
-    )
-    assert ours["lora"] == theirs["lora"]
-    assert ours["play"] == theirs["play"]
-    for key in (
-      "optimizer",
-      "learning_rate",
-      "batch_size",
-      "gradient_accumulation_steps",
-    ):
-      assert ours["training"][key] == theirs["training"][key]
-
-
-def test_its_names_are_there(notebook):
+@pytest.mark.parametrize("name", writer.PAGES)
+def test_its_names_are_there(name):
   used = set()
-  for cell in notebook.cells:
-    if cell.cell_type == "code":
-      lines = [x for x in cell.source.splitlines() if "%" not in x[:4]]
-      tree = ast.parse("\n".join(x for x in lines if "%pip" not in x) + "\n")
-      used |= {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "ttt"
-      }
-  assert {"train_sft", "train_grpo", "export_model"} <= used
+  for cell in code_cells(writer.build(name)):
+    if cell.id == "install":
+      continue
+    used |= {
+      node.attr
+      for node in ast.walk(ast.parse(cell.source))
+      if isinstance(node, ast.Attribute)
+      and isinstance(node.value, ast.Name)
+      and node.value.id == "ttt"
+    }
+  assert used or name == "your_own_game"
   assert not [name for name in used if not hasattr(tunix_ttt, name)]
 
 
 @pytest.mark.slow
-def test_it_runs(notebook, elsewhere):
-  found = execute(notebook, elsewhere, **SHORT)
-  assert found["install"] == ""
-  assert found["play-a-game"].endswith("ONGOING\n")
-  assert "best replies to the centre: (0, 2, 6, 8)" in found["solver"]
-  assert "as X: " in found["untrained"]
-  assert len(lines_lost(found["exact-before"])) == 2
-  assert len(lines_lost(found["exact-after"])) == 4
-  assert "The model: " in found["play"]
-  assert re.findall(r"(\d+)%", found["openings"])
-  assert "model.safetensors" in found["export"]
+def test_the_first_run_runs(elsewhere):
+  cells = execute("first_run", elsewhere, **SHORT)
+  assert cells["install"] == ""
+  assert cells["the-game"].endswith("ONGOING\n")
+  assert "best replies to the center: (0, 2, 6, 8)" in cells["the-solver"]
+  assert "as X: " in cells["a-model-that-knows-nothing"]
+  assert "The model: " in cells["play-against-it"]
+  assert re.findall(r"(\d+)%", cells["your-own-reward"])
+  assert "model.safetensors" in cells["take-it-with-you"]
   # What it writes lies where it runs, in directories that git ignores.
   assert {path.name for path in elsewhere.iterdir()} == {"artifacts"}
   runs = elsewhere / "artifacts" / "training_runs"
@@ -178,31 +217,50 @@ def test_it_runs(notebook, elsewhere):
 
 
 @pytest.mark.slow
-def test_it_teaches(notebook, elsewhere, monkeypatch):
-  # Here most of the time is not compilation.
-  monkeypatch.delenv("XLA_FLAGS")
-  found = execute(notebook, elsewhere)
-  x_before, o_before = lines_lost(found["exact-before"])
-  again = lines_lost(found["exact-after"])
-  assert again[:2] == [x_before, o_before]
-  x_after, o_after = again[2:]
+def test_the_first_run_teaches(elsewhere):
+  cells = execute("first_run", elsewhere)
+  before = numbers(cells["imitation-supervised-fine-tuning-2"], 3)
+  x_before, o_before, x_after, o_after = numbers(cells["playing-grpo-3"], 3)
+  assert before == [x_before, o_before]
   assert x_after <= x_before and o_after < o_before / 2
-  before, after = map(int, re.findall(r"(\d+)%", found["openings"]))
+  corners = map(int, re.findall(r"(\d+)%", cells["your-own-reward"]))
+  before, after = corners
   assert after > 50 > before
 
 
-def test_the_notebook_of_a_page_has_its_text_and_code():
-  path = conftest.ROOT / "docs" / "notebook.py"
-  spec: Any = importlib.util.spec_from_file_location("notebook", path)
-  writer = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(writer)
-  assert writer.build() == writer.NOTEBOOK.read_text()
+@pytest.mark.slow
+def test_your_own_game(elsewhere):
+  cells = execute("your_own_game", elsewhere)
+  assert "as first: " in cells["train-and-judge-2"]
+  assert "0 lost" in cells["train-and-judge-2"]
+  assert (elsewhere / "grpo" / "report.html").is_file()
 
 
 @pytest.mark.slow
-def test_a_game_of_ones_own_in_a_notebook(elsewhere, monkeypatch):
-  monkeypatch.delenv("XLA_FLAGS")
-  path = PATH.with_name("your_own_game.ipynb")
-  cells = execute(nbformat.read(path, as_version=4), elsewhere)
-  assert "as first: " in cells["part-9"] and "0 lost" in cells["part-9"]
-  assert (elsewhere / "grpo" / "report.html").is_file()
+def test_self_play(elsewhere):
+  cells = execute("self_play", elsewhere, GRPO_STEPS=50)
+  meter = cells["a-meter-that-cannot-be-fooled"]
+  assert numbers(meter, 1) == [0, 0, 0.9167, 0.6667, 2]
+  table = cells["two-meters"]
+  start, against_random, against_itself = numbers(table, 2)
+  assert against_random > max(start, against_itself)
+  start, against_random, against_itself = numbers(table, 1)
+  assert against_itself < against_random / 2 < start / 2
+
+
+@pytest.mark.slow
+def test_adapters(elsewhere):
+  cells = execute("adapters", elsewhere, SFT_STEPS=30, GRPO_STEPS=2)
+  assert "model.safetensors" in cells["the-base"]
+  assert "trained" in cells["what-will-be-trained"]
+  assert len(numbers(cells["playing-from-the-adapter-on"], 2)) == 6
+  assert "rank 8 alpha 16" in cells["what-was-trained-and-what-was-not"]
+  assert "equal answers: 64 of 64" in cells["merge-and-compare"]
+
+
+@pytest.mark.slow
+def test_silent_failures(elsewhere):
+  cells = execute("silent_failures", elsewhere, SFT_STEPS=60)
+  clean = cells["a-poor-player-and-two-steps-without-a-mistake-2"]
+  assert clean.endswith("checks without a mistake: nothing\n")
+  assert cells["all-twelve"].endswith("12 of 12\n")
