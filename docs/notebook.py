@@ -36,7 +36,7 @@ notebook, or from the checkout that the notebook lies in, and prints which. On C
 either upload `tunix_ttt-0.1.0-py3-none-any.whl`, which `pip wheel --no-deps .` makes in
 a checkout, or set `ADDRESS`. With a GPU (*Runtime*, *Change runtime type*) JAX is
 installed for it."""
-INSTALL = '''\
+INSTALL = """\
 import importlib.util
 import pathlib
 import shutil
@@ -59,7 +59,7 @@ if None in map(importlib.util.find_spec, ("tunix_ttt", "tunix")):
   jax = "jax[cuda12]==0.10.2" if shutil.which("nvidia-smi") else "jax==0.10.2"
   %pip install -q "tunix_ttt @ {ADDRESS}" "{jax}" google-tunix==0.1.7 flax==0.12.8 qwix==0.1.8 optax==0.2.8 orbax-checkpoint==0.12.8
 
-%matplotlib inline'''
+%matplotlib inline"""
 METADATA = {
   "colab": {"provenance": [], "toc_visible": True},
   "kernelspec": {

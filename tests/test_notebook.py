@@ -113,9 +113,7 @@ def test_it_has_the_text_and_the_code_of_its_page(name):
 def test_its_outputs_are_whole_and_small(name):
   cells = code_cells(committed(name))
   # All cells were run once, in order.
-  assert [cell.execution_count for cell in cells] == [
-    *range(1, len(cells) + 1)
-  ]
+  assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
   assert path_of(name).stat().st_size < MAX_SIZE
   assert sum(bool(cell.outputs) for cell in cells) >= 2
   for cell in cells:

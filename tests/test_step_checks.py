@@ -219,8 +219,6 @@ def test_a_clean_run_of_another_game_has_no_warning(tmp_path, name):
 
 @pytest.mark.slow
 def test_no_checks(player, tmp_path):
-  config = lesson.load(
-    player, ["checks=false", "training.max_steps=1"]
-  )
+  config = lesson.load(player, ["checks=false", "training.max_steps=1"])
   take_step(config, tmp_path)
   assert "seconds_checks" not in (tmp_path / "metrics.jsonl").read_text()
