@@ -41,7 +41,7 @@ import importlib.util
 import pathlib
 import shutil
 
-# A wheel's path or URL, or "git+https://", your repository's address, "@", a commit.
+# A wheel's URL, or "git+https://", your repository's address, "@" and a commit.
 ADDRESS = ""
 
 if None in map(importlib.util.find_spec, ("tunix_ttt", "tunix")):
@@ -120,11 +120,11 @@ def build(name: str) -> Any:
 
 
 def code(notebook: Any) -> list[tuple[str, str]]:
-  """Returns the names and the sources of the cells of code."""
+  """Returns the names and the sources of the cells that outputs depend on."""
   return [
     (cell.id, cell.source)
     for cell in notebook.cells
-    if cell.cell_type == "code"
+    if cell.cell_type == "code" and cell.id != "install"
   ]
 
 
@@ -134,9 +134,15 @@ def keep_outputs(notebook: Any, executed: Any) -> None:
     cell.id: cell for cell in executed.cells if cell.cell_type == "code"
   }
   for cell in notebook.cells:
-    if cell.cell_type == "code":
-      cell.outputs = list(filter(None, map(clean, outputs[cell.id].outputs)))
-      cell.execution_count = outputs[cell.id].execution_count
+    if cell.cell_type != "code":
+      continue
+    cell.execution_count = outputs[cell.id].execution_count
+    for output in filter(None, map(clean, outputs[cell.id].outputs)):
+      if cell.outputs and "text" in output and "text" in cell.outputs[-1]:
+        # Lines that were printed one by one.
+        cell.outputs[-1].text += output.text
+      else:
+        cell.outputs.append(output)
 
 
 def clean(output: Any) -> Any:

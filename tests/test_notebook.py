@@ -144,7 +144,14 @@ def test_outputs_are_kept_while_the_code_is_the_same(tmp_path, monkeypatch):
   monkeypatch.setattr("sys.argv", ["notebook.py", "your_own_game"])
   writer.main()
   assert code_cells(committed("your_own_game"))[1].execution_count == 7
-  monkeypatch.setattr(writer, "INSTALL", "pass")
+  page = tmp_path / "page.md"
+  page.write_text(writer.PAGES["your_own_game"].read_text() + "\nThe end.\n")
+  monkeypatch.setitem(writer.PAGES, "your_own_game", page)
+  writer.main()
+  notebook = committed("your_own_game")
+  assert notebook.cells[-1].source.endswith("The end.")
+  assert code_cells(notebook)[1].execution_count == 7
+  page.write_text(page.read_text().replace("jnp.int32(9)", "jnp.int32(8)"))
   writer.main()
   assert code_cells(committed("your_own_game"))[1].execution_count is None
 
