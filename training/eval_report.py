@@ -63,6 +63,7 @@ def main() -> None:
 
   # Imported lazily: pulls in Matplotlib and JAX.
   from tunix_ttt.report import delta_report
+  from tunix_ttt.report import result_tables
   from tunix_ttt.report import run_page
 
   answers = None if flags.before is None else (flags.before, flags.after)
@@ -73,11 +74,12 @@ def main() -> None:
     games_after=flags.games_after,
   )
   run_page.write(material, output, flags.plots)
+  print(material.sentence)
   if is_markdown:
-    delta_report.write(material.pairs, flags.output)
+    delta_report.write(material.pairs, flags.output, material.sentence)
     print(f"report: {flags.output}")
   print(f"page: {output}")
-  if table := run_page.change_table(material):
+  if table := result_tables.change_table(material.changes):
     print(table)
   if flags.run is not None:
     model = flags.run / run_directory.FINAL_CHECKPOINT

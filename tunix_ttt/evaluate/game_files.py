@@ -72,14 +72,18 @@ class Side(NamedTuple):
 
   `against` has the rates of endings (`rates.RATES`) by opponent. `lines`,
   `lines_lost` and `returns` are as in `rates.Exact`, None or empty if unknown;
-  `intervals` are as in `rates.Sampled`, and the rates of thoughts as in both.
+  so is the number of sampled `games`. `intervals` are 95% confidence intervals of
+  the rates by opponent, and the rates of thoughts are as in `rates.Exact`.
   """
 
   against: Mapping[str, Mapping[str, float]]
   optimal_move_rate: float | None = None
   lines: int | None = None
   lines_lost: int | None = None
-  intervals: Mapping[str, tuple[float, float]] | None = None
+  games: int | None = None
+  intervals: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
+    {}
+  )
   returns: Mapping[str, float] = MappingProxyType({})
   thought_true_rate: float | None = None
   thought_no_claim_rate: float | None = None
@@ -125,6 +129,9 @@ def sides_of_summary(summary: Summary) -> dict[str, Side]:
     if isinstance(result, rates_lib.Exact):
       side = side._replace(lines=result.lines, lines_lost=result.lines_lost)
     elif isinstance(result, rates_lib.Sampled):
+      intervals = {opponent: result.intervals}
+      side = side._replace(games=result.games, intervals=intervals)
+    else:
       side = side._replace(intervals=result.intervals)
     sides[seat] = side
   return sides

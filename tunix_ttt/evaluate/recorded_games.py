@@ -19,7 +19,7 @@ class Turn(files.Row):
   """A turn of the model.
 
   `move` is the first spelling of the answer's action, None if it is unreadable.
-  `optimal` is None for a game without a solution.
+  `optimal` is None for a game without a solution, `reward` outside of training.
   """
 
   observation: str
@@ -27,6 +27,7 @@ class Turn(files.Row):
   move: str | None
   legal: bool
   optimal: bool | None
+  reward: float | None = None
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:

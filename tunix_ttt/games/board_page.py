@@ -34,22 +34,28 @@ class BoardPage:
   Attributes:
     package: Package whose folder `assets` has the script `board.js`, which plays
       against the model, and the template `board.html` with the macros `play`,
-      `first_moves`, `lost_lines` and `answers`.
+      `first_moves`, `lost_lines`, `answers` and `training_game`.
     record: Class of the records of games, with the field `ending`.
     openings: Dataclass of sampled first moves that pydantic checks: the
       `temperature` and `LinePlay.count_openings`. Its method `maps` returns
       `FirstMoves`.
-    values: Function of games, and whether they are all lines, that returns the
-      values for the template. `table` is the data for the script, or None.
+    values: Function of games that returns the values for the template.
+    table: Function of the games on every line that returns the data for the
+      script.
+    replay: Function of a game of training that returns its values for the macro
+      `training_game`.
   """
 
   package: str
   record: type[files.Row]
   openings: type[Any]
-  values: Callable[[Sequence[Any], bool], dict[str, Any]]
+  values: Callable[[Sequence[Any]], dict[str, Any]]
+  table: Callable[[Sequence[Any]], dict[str, Any]]
+  replay: Callable[[Any], Any]
 
 
 def spread(items: Sequence[ItemT], count: int) -> list[ItemT]:
-  """Returns at most `count` items, evenly spaced in the sequence."""
+  """Returns at most `count` items, evenly spaced from the first to the last."""
   count = min(count, len(items))
-  return [items[len(items) * n // count] for n in range(count)]
+  last = len(items) - 1
+  return [items[last * n // max(count - 1, 1)] for n in range(count)]

@@ -84,8 +84,14 @@ def read(before: pathlib.Path, after: pathlib.Path) -> list[Pair]:
   return pairs
 
 
-def write(pairs: Sequence[Pair], output: pathlib.Path) -> None:
-  """Writes the report; raises a UserError if the file exists."""
+def write(
+  pairs: Sequence[Pair], output: pathlib.Path, sentence: str = ""
+) -> None:
+  """Writes the report below a sentence of results.
+
+  Raises:
+    errors.UserError: If the file exists.
+  """
   files.check_absent(output)
   before, after = (
     Counter(answer.verdict for answer in answers)
@@ -93,6 +99,7 @@ def write(pairs: Sequence[Pair], output: pathlib.Path) -> None:
   )
   text = template("delta_report.md").render(
     pairs=pairs,
+    sentence=sentence,
     overall=compare(pairs),
     sections=sections(pairs),
     chance=chance(pairs),

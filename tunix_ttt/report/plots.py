@@ -4,13 +4,13 @@ Figures are independent of pyplot. A notebook cell that ends with a figure
 displays it, `save` writes files, and `inline_svg` embeds it in a page.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import html
 import io
 import math
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import cycler
 import matplotlib
@@ -20,10 +20,10 @@ import numpy as np
 
 from tunix_ttt import files
 from tunix_ttt.games import board_page
+from tunix_ttt.report import training_curves
 
 Figure = figure_lib.Figure
-# (steps, values) of a curve.
-Line = tuple[np.ndarray, np.ndarray]
+Panel, panels = training_curves.Panel, training_curves.panels
 FORMATS = ("svg", "png")
 
 _INK, _GRID = "#24292f", "#d0d7de"
@@ -58,105 +58,10 @@ _STYLE: Any = {
   "xtick.color": _INK,
   "ytick.color": _INK,
 }
-# Panels whose values are shares from 0 to 1; so are the rates of play.
-_SHARES = {
-  "token_accuracy",
-  "preference_accuracy",
-  "endings",
-  "optimal_moves",
-  "true_thoughts",
-}
-# Key of a share of games won, by seat and opponent.
-_PLAY = re.compile(r"([^/]+)/(.+)/win_rate")
-_ENDINGS = ("win", "draw", "loss", "illegal", "parse_error")
 # Curves with more values are drawn with a moving average.
 _MAX_RAW_VALUES = 60
-
-
-class Panel(NamedTuple):
-  """Curves of one figure, by label; `share` marks values from 0 to 1.
-
-  The name is the file name of the figure without suffix.
-  """
-
-  name: str
-  title: str
-  lines: Mapping[str, Line]
-  share: bool = False
-
-
-def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
-  """Returns the training curves in rows of `metrics.jsonl`."""
-
-  def lines(keys: Mapping[str, str], split: str = "train") -> dict[str, Line]:
-    """Returns the curves of the keys that have values, by label."""
-    curves = {}
-    for label, key in keys.items():
-      points = [
-        (row["step"], row[key])
-        for row in rows
-        if row["split"] == split and key in row
-      ]
-      if points:
-        steps, values = zip(*points, strict=True)
-        curves[label] = np.asarray(steps), np.asarray(values, float)
-    return curves
-
-  def both(key: str) -> dict[str, Line]:
-    return lines({"training": key}) | lines({"evaluation": key}, "eval")
-
-  keys = sorted({k for row in rows for k in row if k.startswith("reward/")})
-  rewards = {key.removeprefix("reward/"): key for key in keys}
-  if len(rewards) == 1:
-    reward_title = f"Mean reward of a game: {next(iter(rewards))}"
-  else:
-    reward_title = "Mean reward of a game, by its parts"
-    rewards = {"all": "reward"} | rewards
-  preferences = {n: f"rewards/{n}" for n in ("chosen", "rejected", "margin")}
-  figures = {
-    "loss": ("Loss", both("loss")),
-    "token_accuracy": ("Token accuracy", both("token_accuracy")),
-    "preference_accuracy": ("Preference accuracy", both("rewards/accuracy")),
-    "preference_rewards": ("Rewards of answers", lines(preferences)),
-    "rewards": (reward_title, lines(rewards)),
-  }
-  names = [*dict.fromkeys(key for row in rows for key in row)]
-  for match in map(_PLAY.fullmatch, names):
-    if match:
-      seat, opponent = match.groups()
-      article = "an" if opponent[:1] in "aeiou" else "a"
-      rates = {n: f"{seat}/{opponent}/{n}_rate" for n in _ENDINGS[:-1]}
-      figures[f"play_{seat}_{opponent}"] = (
-        f"As {seat} against {article} {opponent} player",
-        lines(rates, "eval"),
-      )
-  lost, true = (
-    {
-      f"as {name.removesuffix(end)}": name
-      for name in names
-      if name.endswith(end)
-    }
-    for end in ("/lines_lost", "/thought_true_rate")
-  )
-  endings = {name.replace("_", " "): f"{name}_rate" for name in _ENDINGS}
-  optimal = {"optimal moves": "optimal_move_rate"}
-  lengths = {"tokens per turn": "tokens_per_turn", "turns per game": "turns"}
-  figures |= {
-    "lines_lost": ("Lost lines, of all lines", lines(lost, "eval")),
-    "endings": ("Endings of training games", lines(endings)),
-    "optimal_moves": ("Optimal moves in training games", lines(optimal)),
-    "true_thoughts": ("Thoughts with a true reason", lines(true, "eval")),
-    "kl": ("KL divergence to the reference", lines({"KL": "kl"})),
-    "entropy": ("Token entropy", lines({"entropy": "entropy"})),
-    "lengths": ("Lengths", lines(lengths)),
-    "grad_norm": ("Gradient norm", lines({"norm": "grad_norm"})),
-    "learning_rate": ("Learning rate", lines({"rate": "learning_rate"})),
-  }
-  return [
-    Panel(name, title, curves, name in _SHARES or name.startswith("play_"))
-    for name, (title, curves) in figures.items()
-    if curves
-  ]
+# Values of a curve that a page has to read off.
+_MAX_READ_VALUES = 400
 
 
 def curves(panel: Panel) -> Figure:
@@ -247,6 +152,32 @@ def inline_svg(figure: Figure) -> str:
     text = text.replace(color, f"var({variable})")
   label = html.escape(figure.axes[0].get_title(loc="left"))
   return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def readout(panel: Panel, figure: Figure) -> dict[str, Any]:
+  """Returns a panel's values, and where its steps are, for a page to read off.
+
+  `box` has the fractions of the figure's width and height at the axes' left,
+  top, right and bottom; `limits` are the steps at the left and the right.
+  """
+  figure.draw_without_rendering()
+  axes = figure.axes[0]
+  place = axes.get_position()
+  box = place.x0, 1 - place.y1, place.x1, 1 - place.y0
+  lines = []
+  for label, (steps, values) in panel.lines.items():
+    points = zip(steps.tolist(), values.tolist(), strict=True)
+    points = board_page.spread([*points], _MAX_READ_VALUES)
+    steps, values = zip(*points, strict=True)
+    # Values have four digits; what is not finite has no place in JSON.
+    values = [float(f"{v:.4g}") if math.isfinite(v) else None for v in values]
+    lines.append({"label": label, "steps": steps, "values": values})
+  return {
+    "box": [round(float(edge), 4) for edge in box],
+    "limits": [float(edge) for edge in axes.get_xlim()],
+    "share": panel.share,
+    "lines": lines,
+  }
 
 
 def save(

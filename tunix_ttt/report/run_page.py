@@ -1,72 +1,34 @@
 """Builds the HTML page of a run from its metrics, games and answers."""
 
-import base64
 from collections.abc import Mapping, Sequence
 import dataclasses
-import hashlib
-import importlib.resources
+import itertools
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
-import markupsafe
 import yaml
 
-from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
 from tunix_ttt.evaluate import recorded_games
 from tunix_ttt.games import board_page
 from tunix_ttt.report import delta_report
+from tunix_ttt.report import html_pages
 from tunix_ttt.report import play_table
 from tunix_ttt.report import plots
+from tunix_ttt.report import result_tables
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
 _NUM_RECORDED = 40
+# Games of training on a page, those of each step, and the characters of all.
+_NUM_TRAINING, _NUM_STEP, _MAX_TRAINING = 60, 4, 250_000
 
 
-def write_page(
-  output: pathlib.Path,
-  template: str,
-  groups: Mapping[str, Mapping[str, plots.Figure]],
-  plots_to: pathlib.Path | None,
-  script: str | None = None,
-  package: str = delta_report.PACKAGE,
-  **values: Any,
-) -> None:
-  """Writes a page, and its figures if `plots_to` names a new directory.
+class Step(NamedTuple):
+  """Games of a step of training."""
 
-  The template gets each group of figures as SVG, and values, which are escaped.
-  The page may run no script but `script`, a file of `assets` of the package,
-  whose templates the template can import.
-
-  Raises:
-    errors.UserError: If the file or the directory exists.
-  """
-  files.check_absent(output)
-  for group, figures in groups.items():
-    # Matplotlib escapes the text.
-    svgs = map(plots.inline_svg, figures.values())
-    values[group] = [*map(markupsafe.Markup, svgs)]
-  code, source = None, None
-  if script is not None:
-    code = _asset(script, package)
-    digest = hashlib.sha256(code.encode()).digest()
-    # A source expression of the page's Content-Security-Policy.
-    source = f"sha256-{base64.b64encode(digest).decode()}"
-  page = delta_report.template(
-    template, autoescape=True, packages=[package]
-  ).render(
-    style=_asset("page.css"), script=code, script_digest=source, **values
-  )
-  if plots_to is not None:
-    figures = {k: v for group in groups.values() for k, v in group.items()}
-    plots.save(figures, plots_to)
-  files.write_text(output, page)
-
-
-def _asset(name: str, package: str = delta_report.PACKAGE) -> markupsafe.Markup:
-  path = importlib.resources.files(package) / "assets" / name
-  return markupsafe.Markup(path.read_text(encoding="utf-8"))
+  number: int
+  games: Sequence[Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +37,9 @@ class Material:
 
   `pairs` are answers to an evalset before and after training. `before` and
   `after` summarize games; `games` are records of those after training, to be
-  drawn on the `board` or else shown as text, with a table to `play` from.
+  drawn on the `board` or else shown as text. `play` has the tables to play from,
+  or the reasons that there are none, of the model after and before training.
+  `training` are records of games of training, and `downloads` the page's files.
   """
 
   manifest: run_manifest.RunManifest | None = None
@@ -85,7 +49,19 @@ class Material:
   after: game_files.Summary | None = None
   games: Sequence[Any] = ()
   board: board_page.BoardPage | None = None
-  play: play_table.Play | None = None
+  play: Mapping[str, play_table.Play] = dataclasses.field(default_factory=dict)
+  training: Sequence[Any] = ()
+  downloads: Sequence[html_pages.Download] = ()
+
+  @property
+  def sentence(self) -> str:
+    """The main result."""
+    return result_tables.sentence(sides(self, 0), sides(self, -1), self.pairs)
+
+  @property
+  def changes(self) -> list[result_tables.Change]:
+    """The main results before and after training."""
+    return result_tables.changes(sides(self, 0), sides(self, -1), self.pairs)
 
 
 def collect(
@@ -103,37 +79,76 @@ def collect(
   Raises:
     errors.UserError: If a file is missing or wrong.
   """
-  manifest, metrics = None, []
+  manifest, metrics, training, downloads = None, [], None, []
   if run is not None:
     if games_after is None and (run / run_directory.GAMES).exists():
       games_after = run / run_directory.GAMES
     manifest = run_manifest.RunManifest.read(run)
     metrics = run_directory.read_metrics(run)
     manifest.check_files(run)
-  before = after = board = play = None
-  games: Sequence[Any] = ()
-  if games_before is not None:
-    before = game_files.read_summary(game_files.summary_path(games_before))
-  if games_after is not None:
-    board = recorded_games.board_of(games_after)
-    path = game_files.summary_path(games_after)
-    after = game_files.read_summary(path, board)
-    games = recorded_games.read_games(games_after)
-    if board is None:
-      # Files of games name the game, but only the run has its options.
-      section = (manifest and manifest.config.get("game")) or {}
-      name = section.get("name", games[0].game)
-      play = play_table.load(name, section.get("options", {}), after.policy)
+    table = html_pages.to_csv(metrics)
+    downloads.append(html_pages.download("metrics.csv", table))
+    rollouts = run / run_directory.ROLLOUTS
+    # Without a logged step the file is empty.
+    if rollouts.exists() and rollouts.stat().st_size:
+      training = _Games.read(rollouts)
+      downloads.append(_file(run_directory.ROLLOUTS, rollouts))
+  games = {}
+  for label, path in (("before", games_before), ("after", games_after)):
+    if path is not None:
+      summary = game_files.summary_path(path)
+      games[label] = _Games.read(path, summary)
+      downloads.append(_file(f"games_{label}.jsonl", path))
+      downloads.append(_file(f"results_{label}.json", summary))
+  before, after = games.get("before"), games.get("after")
+  section = (manifest and manifest.config.get("game")) or {}
+  drawn = after or training
   return Material(
     manifest=manifest,
     metrics=metrics,
     pairs=() if answers is None else delta_report.read(*answers),
-    before=before,
-    after=after,
-    games=games,
-    board=board,
-    play=play,
+    before=before and before.summary,
+    after=after and after.summary,
+    games=after.records if after else (),
+    board=drawn and drawn.board,
+    play={label: each.play(section) for label, each in games.items()},
+    training=training.records if training else (),
+    downloads=downloads,
   )
+
+
+class _Games(NamedTuple):
+  """A file of games, with its summary and the board that they are drawn on."""
+
+  board: board_page.BoardPage | None
+  records: Sequence[Any]
+  summary: game_files.Summary | None = None
+
+  @classmethod
+  def read(
+    cls, path: pathlib.Path, summary: pathlib.Path | None = None
+  ) -> "_Games":
+    board = recorded_games.board_of(path)
+    results = summary and game_files.read_summary(summary, board)
+    return cls(board, recorded_games.read_games(path), results)
+
+  def play(self, section: Mapping[str, Any]) -> play_table.Play:
+    """Returns the table to play from, given the config's `game`."""
+    assert self.summary is not None
+    if self.board is not None:
+      is_exact = game_files.is_exact(self.summary)
+      return play_table.Play(
+        self.board.table(self.records) if is_exact else None
+      )
+    # Files of games name the game, but only the run has its options.
+    name = section.get("name", self.records[0].game)
+    return play_table.load(
+      name, section.get("options", {}), self.summary.policy
+    )
+
+
+def _file(name: str, path: pathlib.Path) -> html_pages.Download:
+  return html_pages.download(name, path.read_bytes())
 
 
 def write(
@@ -145,96 +160,73 @@ def write(
     errors.UserError: If the file or the directory exists.
   """
   manifest, after, pairs = material.manifest, material.after, material.pairs
-  board, is_exact = material.board, game_files.is_exact(material.after)
-  panels = plots.panels(material.metrics)
-  curves = {panel.name: plots.curves(panel) for panel in panels}
+  board, last = material.board, material.play.get("after")
+  past, now = sides(material, 0), sides(material, -1)
   title = pairs[0].after.model if pairs else "Evaluation"
   title = after.model if after else title
-  table, script = material.play and material.play.table, "play.js"
-  package, values, maps, recorded = delta_report.PACKAGE, None, {}, []
+  scripts, values, recorded, tables = [], None, [], {}
+  if last and last.table:
+    tables = {n: play.table for n, play in material.play.items() if play.table}
+    source = (delta_report.PACKAGE, "play.js")
+    scripts = [source if board is None else (board.package, "board.js")]
   if board is None:
     # The worst games come first.
     recorded = sorted(material.games, key=lambda game: game.reward)
-  else:
-    values = board.values(material.games, is_exact)
-    table, script, package = values["table"], "board.js", board.package
-    if after and after.openings:
-      maps = {m.name: plots.heat_map(m) for m in after.openings.maps()}
-  write_page(
+  elif material.games:
+    values = board.values(material.games)
+  openings = board and after and after.openings
+  training = [
+    step._replace(games=[*map(board.replay, step.games)]) if board else step
+    for step in _steps(material.training)
+  ]
+  html_pages.write(
     output,
     "report.html",
-    {"figures": curves, "openings": maps},
+    html_pages.curves(plots.panels(material.metrics)),
     plots_to,
-    script if table else None,
-    package,
+    maps={m.name: plots.heat_map(m) for m in openings.maps()}
+    if openings
+    else {},
+    scripts=scripts,
+    package=board.package if board else delta_report.PACKAGE,
     title=manifest.run_id if manifest else title,
+    sentence=material.sentence,
+    changes=material.changes,
     num_steps=max((row["step"] for row in material.metrics), default=0),
     manifest=manifest,
     config=manifest and yaml.safe_dump(manifest.config, sort_keys=False),
-    before=sides(material, 0),
-    after=sides(material, -1),
-    no_move=game_files.no_move_rate,
-    is_exact=is_exact,
+    columns=["before", "after"] if past else ["result"],
+    results=result_tables.by_seat([past, now] if past else [now]),
+    is_exact=game_files.is_exact(after),
+    has_intervals=any(side.intervals for side in now.values()),
     overall=delta_report.compare(pairs) if pairs else None,
     sections=delta_report.sections(pairs),
     chance=delta_report.chance(pairs) if pairs else None,
-    table=table,
-    board=values,
-    has_returns=any(side.returns for side in sides(material, -1).values()),
-    mean_return=game_files.mean_return,
-    has_thoughts=any(
-      side.thought_no_claim_rate is not None
-      for side in sides(material, -1).values()
-    ),
-    reason=material.play and material.play.reason,
+    tables=tables,
+    board=board,
+    lines=values,
+    reason=last.reason if last else "",
     recorded=board_page.spread(recorded, _NUM_RECORDED),
     num_recorded=len(recorded),
-    opening=after and after.openings,
+    opening=openings,
+    training=training,
+    num_training=len(material.training),
+    downloads=material.downloads,
   )
 
 
-def change_table(material: Material) -> str:
-  """Formats results before and after training.
-
-  A row without both numbers is omitted; without rows, the text is empty.
-  """
-  before, after = sides(material, 0), sides(material, -1)
-  rows = [("", "before", "after", "")]
-  for mark in after:
-    lost = [s[mark].lost_text if mark in s else "" for s in (before, after)]
-    if all(lost):
-      rows.append((f"lost lines as {mark}", lost[0], lost[1], ""))
-  shares = {
-    "draws with optimal": lambda side: side.against.get("optimal", {}).get(
-      "draw_rate"
-    ),
-    "true thoughts": lambda side: side.thought_true_rate,
-  }
-  for name, share in shares.items():
-    for mark in after:
-      values = [share(s[mark]) if mark in s else None for s in (before, after)]
-      texts = [f"{100 * x:.1f} %" for x in values if x is not None]
-      if len(texts) == 2:
-        rows.append((f"{name} as {mark}", texts[0], texts[1], ""))
-  if material.pairs:
-    score = delta_report.compare(material.pairs)
-    chance = delta_report.chance(material.pairs)
-    noun = "items" if chance is None else "positions"
-    rows.append(
-      (
-        f"right answers to {score.count} {noun}",
-        f"{score.before:.3f}",
-        f"{score.after:.3f}",
-        f"  {score.change:+.3f}, 95% CI {score.low:+.3f} to {score.high:+.3f}",
-      )
-    )
-  if len(rows) == 1:
-    return ""
-  width = max(len(name) for name, *_ in rows)
-  return "\n".join(
-    f"{name:<{width}}{first:>13}{second:>13}{note}".rstrip()
-    for name, first, second, note in rows
-  )
+def _steps(games: Sequence[Any]) -> list[Step]:
+  """Returns games of steps that are evenly spaced, as many as a page has."""
+  steps = [
+    Step(number, [*group][:_NUM_STEP])
+    for number, group in itertools.groupby(games, lambda game: game.step)
+  ]
+  if not steps:
+    return []
+  shown = [game for step in steps for game in step.games]
+  size = sum(len(game.model_dump_json()) for game in shown) / len(shown)
+  number = min(_NUM_TRAINING, _MAX_TRAINING / size) * len(steps) / len(shown)
+  return board_page.spread(steps, max(int(number), 1))
 
 
 def sides(material: Material, index: int) -> dict[str, game_files.Side]:

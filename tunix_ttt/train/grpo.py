@@ -239,7 +239,7 @@ class GRPORun:
       metrics["seconds_checks"] = time.perf_counter() - started
     first_update = step * config.grpo.num_iterations
     rate = float(np.asarray(self._learning_rate(first_update)))
-    self.recorder.batch(step + 1, games, metrics, rate)
+    self.recorder.batch(step + 1, games, total, metrics, rate)
     self.trainer.log(step + 1, metrics)
 
   def evaluate_if_due(self, step: int) -> bool:

@@ -333,12 +333,14 @@ class GameRecorder(Recorder):
     self,
     step: int,
     games: trajectory.Trajectory,
+    rewards: np.ndarray,
     metrics: Mapping[str, float],
     learning_rate: float,
   ) -> None:
     """Records a training step, counted from 1, on games on the host.
 
-    `learning_rate` is the rate of the step's first update.
+    `rewards` are the total rewards of turns, float32 [B, T]; `learning_rate` is
+    the rate of the step's first update.
 
     Raises:
       errors.UserError: if the loss is not finite.
@@ -358,7 +360,7 @@ class GameRecorder(Recorder):
       text += f"  optimal moves {row['optimal_move_rate']:.1%}"
     self._advance(text)
     if self._is_logged(step):
-      self._write_games(step, games)
+      self._write_games(step, games, rewards)
       self._log_row(row, f"{text}{_show_speed(row)}")
     self._warn_if_idle(row)
 
@@ -399,10 +401,16 @@ class GameRecorder(Recorder):
     self._games.close()
     super().close()
 
-  def _write_games(self, step: int, games: trajectory.Trajectory) -> None:
+  def _write_games(
+    self, step: int, games: trajectory.Trajectory, rewards: np.ndarray
+  ) -> None:
     count = self._config.rollouts_per_log
     first = jax.tree.map(lambda leaf: leaf[:count], games)
-    for game in trajectory.describe(self._game, first, self._decode):
+    records = trajectory.describe(self._game, first, self._decode)
+    for number, game in enumerate(records):
+      earned = rewards[number][np.asarray(games.turn_mask[number])]
+      for turn, reward in zip(game["turns"], earned.tolist(), strict=True):
+        turn["reward"] = reward
       self._games.write(json.dumps({"step": step, **game}) + "\n")
 
   def _warn_if_idle(self, row: Mapping[str, Any]) -> None:

@@ -39,5 +39,7 @@ def define(
       record=board_records.Game,
       openings=board_records.Openings,
       values=judged_boards.page_values,
+      table=judged_boards.policy_table,
+      replay=judged_boards.replay,
     ),
   )

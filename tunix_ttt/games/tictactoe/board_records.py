@@ -45,7 +45,8 @@ Board = Annotated[int, pydantic.BeforeValidator(_board)]
 class Turn(files.Row):
   """A turn of the model: `board` before its answer, which names the cell `move`.
 
-  The opponent's last move and the move are None if there is none.
+  The opponent's last move and the move are None if there is none; the reward is
+  None outside of training.
   """
 
   board: Board
@@ -53,6 +54,7 @@ class Turn(files.Row):
   response: str
   move: Cell
   optimal: bool
+  reward: float | None = None
 
   @property
   def is_legal(self) -> bool:
@@ -62,16 +64,22 @@ class Turn(files.Row):
 
 
 class Game(files.Row):
-  """A game, as `rollout.trajectory.describe` writes it; `board` is its end."""
+  """A game, as `rollout.trajectory.describe` writes it; `board` is its end.
+
+  `step` is the step of training, None in evaluations.
+  """
 
   agent: Mark
   ending: str
   board: Board
   turns: Annotated[list[Turn], pydantic.Field(min_length=1)]
+  step: pydantic.NonNegativeInt | None = None
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> Self:
-    self.moves()
+    # Games of training may start on any board.
+    if self.step is None:
+      self.moves()
     return self
 
   @property

@@ -36,24 +36,33 @@ class Line(NamedTuple):
 class Thought(NamedTuple):
   """A model's answer on a board, judged, with the names of the best cells.
 
-  `is_false` is whether the thought states a false reason for the move.
+  `is_false` is whether the thought states a false reason for the move; the
+  reward is None outside of training.
   """
 
   board: str
   mark: str
   response: str
+  is_legal: bool
   is_optimal: bool
   best: str
   is_false: bool = False
+  reward: float | None = None
 
 
-def page_values(
-  games: Sequence[board_records.Game], is_exact: bool
-) -> dict[str, Any]:
+class Replay(NamedTuple):
+  """A game of training, turn by turn, with the board at its end."""
+
+  seat: str
+  ending: str
+  turns: list[Thought]
+  final: str
+
+
+def page_values(games: Sequence[board_records.Game]) -> dict[str, Any]:
   """Returns the values of `board.html`; see `board_page.BoardPage.values`."""
   lost = lost_lines(games)
   return {
-    "table": policy_table(games) if is_exact else None,
     "names": text_formats.COORDINATES,
     "lost": lost[:_NUM_VISIBLE],
     "more_lost": lost[_NUM_VISIBLE:_MAX_LINES],
@@ -88,20 +97,33 @@ def thoughts(games: Iterable[board_records.Game], count: int) -> list[Thought]:
   answers: dict[tuple[int, str], Thought] = {}
   for game in games:
     for turn in game.turns:
-      best = solver.optimal_cells(turn.board)
-      thought = Thought(
-        board=board_text.to_text(turn.board),
-        mark=game.agent,
-        response=turn.response,
-        is_optimal=turn.move in best,
-        best=", ".join(map(text_formats.coordinate, best)),
-        is_false=has_false_thought(turn),
-      )
-      answers.setdefault((turn.board, turn.response), thought)
+      answers.setdefault((turn.board, turn.response), judge(turn))
   wrong = [thought for thought in answers.values() if not thought.is_optimal]
   right = [thought for thought in answers.values() if thought.is_optimal]
   mistakes = board_page.spread(wrong, count // 3)
   return mistakes + board_page.spread(right, count - len(mistakes))
+
+
+def judge(turn: board_records.Turn) -> Thought:
+  """Judges an answer by the solver."""
+  best = solver.optimal_cells(turn.board)
+  mark = text_formats.MARK_NAMES[int(rules.side_to_move()[turn.board])]
+  return Thought(
+    board=board_text.to_text(turn.board),
+    mark=mark,
+    response=turn.response,
+    is_legal=turn.is_legal,
+    is_optimal=turn.move in best,
+    best=" or ".join(map(text_formats.coordinate, best)),
+    is_false=has_false_thought(turn),
+    reward=turn.reward,
+  )
+
+
+def replay(game: board_records.Game) -> Replay:
+  """Judges each turn of a game of training."""
+  turns, final = [*map(judge, game.turns)], board_text.to_text(game.board)
+  return Replay(game.agent, game.ending, turns, final)
 
 
 def has_false_thought(turn: board_records.Turn) -> bool:

@@ -2,11 +2,13 @@
 // Plays a game by its text against a table of a greedy model's answers. The
 // moves are the only state; everything on the page is drawn from them.
 (() => {
-  const table = JSON.parse(document.getElementById("policy").textContent);
+  const tables = JSON.parse(document.getElementById("policy").textContent);
+  const models = [...document.querySelectorAll("#models button")];
   const [text, choices, state, log, undo, fresh] =
     ["text", "moves", "state", "log", "undo", "new"]
       .map((id) => document.getElementById(id));
   const seats = [...document.getElementById("seats").children];
+  let table = tables.after;
   let seat = 0;
   let moves = []; // Actions of the person.
 
@@ -75,10 +77,12 @@
     text.textContent = table.texts[node.text];
     state.textContent = ended || `Your move: you are ${table.seats[seat]}.`;
     log.replaceChildren(...events.map(entry).reverse());
-    undo.disabled = moves.length === 0;
+    undo.setAttribute("aria-disabled", moves.length === 0);
     seats.forEach((choice, n) => choice.setAttribute("aria-pressed", n === seat));
+    models.forEach((model) =>
+      model.setAttribute("aria-pressed", tables[model.value] === table));
     // The focus stays on the same move, or near it.
-    if (wasHere || (last === undo && undo.disabled)) {
+    if (wasHere) {
       const same = buttons.find((choice) => choice.textContent === last.textContent);
       (same || buttons[0] || fresh).focus();
     }
@@ -86,6 +90,11 @@
 
   seats.forEach((choice, n) => choice.addEventListener("click", () => {
     seat = n;
+    moves = [];
+    draw();
+  }));
+  models.forEach((model) => model.addEventListener("click", () => {
+    table = tables[model.value];
     moves = [];
     draw();
   }));

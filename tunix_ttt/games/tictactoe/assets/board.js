@@ -3,8 +3,8 @@
 // only state; everything on the page is drawn from them.
 (() => {
   const root = document.getElementById("game");
-  if (root === null) return;
-  const table = JSON.parse(document.getElementById("policy").textContent);
+  const tables = JSON.parse(document.getElementById("policy").textContent);
+  const models = [...document.querySelectorAll("#models button")];
   const LINES = [
     [0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 3, 6],
     [1, 4, 7], [2, 5, 8], [0, 4, 8], [2, 4, 6],
@@ -16,6 +16,7 @@
   const state = document.getElementById("state");
   const log = document.getElementById("log");
   const undo = document.getElementById("undo");
+  let table = tables.after;
   let person = "X";
   let moves = []; // Cells of the person's moves.
 
@@ -103,7 +104,8 @@
     buttons.forEach((button, cell) => {
       const free = board[cell] === "" && ended === null;
       button.textContent = board[cell];
-      button.disabled = !free;
+      // A button that is disabled would lose the focus.
+      button.setAttribute("aria-disabled", !free);
       button.className = [
         free ? "free" : "",
         line && line.includes(cell) ? "won" : "",
@@ -113,13 +115,28 @@
     });
     state.textContent = ended === null ? `Your move: you are ${person}.` : ended;
     log.replaceChildren(...events.map(entry).reverse());
-    undo.disabled = moves.length === 0;
+    undo.setAttribute("aria-disabled", moves.length === 0);
+    models.forEach((model) =>
+      model.setAttribute("aria-pressed", tables[model.value] === table));
+    for (const mark of ["X", "O"]) {
+      document.getElementById(`play-${mark}`).setAttribute("aria-pressed", mark === person);
+    }
   }
 
-  buttons.forEach((button, cell) => button.addEventListener("click", () => {
-    moves.push(cell);
-    draw();
-  }));
+  const ARROWS = {ArrowUp: -3, ArrowDown: 3, ArrowLeft: -1, ArrowRight: 1};
+  buttons.forEach((button, cell) => {
+    button.addEventListener("click", () => {
+      if (!button.classList.contains("free")) return;
+      moves.push(cell);
+      draw();
+    });
+    button.addEventListener("keydown", (event) => {
+      const next = buttons[cell + ARROWS[event.key]];
+      if (next === undefined) return;
+      event.preventDefault();
+      next.focus();
+    });
+  });
   for (const mark of ["X", "O"]) {
     document.getElementById(`play-${mark}`).addEventListener("click", () => {
       person = mark;
@@ -127,6 +144,11 @@
       draw();
     });
   }
+  models.forEach((model) => model.addEventListener("click", () => {
+    table = tables[model.value];
+    moves = [];
+    draw();
+  }));
   undo.addEventListener("click", () => {
     moves.pop();
     draw();
