@@ -82,7 +82,7 @@
     verdict.className = `small ${event.good ? "good" : "bad"}`;
     verdict.textContent = event.good
       ? "optimal"
-      : `${event.legal === false ? "no move" : "not optimal"}; ${names(event.optimal)} would have been`;
+      : `${event.legal === false ? "no legal move" : "not optimal"}; ${names(event.optimal)} would have been`;
     head.append(verdict);
     item.append(head);
     if (event.by === "model") {
