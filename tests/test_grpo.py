@@ -17,6 +17,7 @@ from tunix_ttt import dry_run
 from tunix_ttt import errors
 from tunix_ttt import recipes
 from tunix_ttt.data import generate
+from tunix_ttt.evaluate import recorded_games
 from tunix_ttt.games.tictactoe import board_kinds
 from tunix_ttt.models import checkpoints
 from tunix_ttt.models.families import specs
@@ -263,6 +264,17 @@ def test_every_prompt_is_asked_before_any_comes_again(tmp_path):
   rows_asked = [json.loads(line) for line in path.read_text().splitlines()]
   assert asked == Counter({row["board"]: 8 for row in rows_asked})
   assert all(len(game["turns"]) == 1 for game in games)
+  # All games of a step are recorded, with the rewards of its metrics.
+  for row in rows(run):
+    if row["split"] == "train":
+      rewards = [
+        game["turns"][0]["reward"]
+        for game in games
+        if game["step"] == row["step"]
+      ]
+      assert np.mean(rewards) == pytest.approx(row["reward"], abs=1e-5)
+  # They start on any board, and are read from the file all the same.
+  assert len(recorded_games.read_games(run / run_directory.ROLLOUTS)) == 48
   assert "prompts: 6, 0 rows bad" in dry_run.describe(config)
 
 

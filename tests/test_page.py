@@ -19,6 +19,7 @@ from tunix_ttt.games.tictactoe import board_text
 from tunix_ttt.games.tictactoe import judged_boards
 from tunix_ttt.games.tictactoe import rules
 from tunix_ttt.games.tictactoe import solver
+from tunix_ttt.report import result_tables
 from tunix_ttt.report import run_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -101,7 +102,8 @@ def test_the_change_table_has_lost_lines_before_and_after(
   perfect = players.matches(players.PERFECT)
   better = players.write(perfect, tmp_path / "games.jsonl", str)
   changed = run_page.collect(games_before=games, games_after=better)
-  title, x, o, *draws = run_page.change_table(changed).splitlines()
+  table = result_tables.change_table(changed.changes)
+  title, x, o, *draws = table.splitlines()
   assert [row.split()[:5] for row in draws] == [
     ["draws", "with", "optimal", "as", mark] for mark in board_records.MARKS
   ]
@@ -113,7 +115,7 @@ def test_the_change_table_has_lost_lines_before_and_after(
     assert row.split()[:4] == ["lost", "lines", "as", mark]
     assert f"{poor.lines_lost} of {poor.lines} " in row
     assert row.endswith(f"  0 of {good.lines}")
-  assert run_page.change_table(run_page.Material()) == ""
+  assert result_tables.change_table(run_page.Material().changes) == ""
 
 
 @pytest.mark.parametrize("mark", board_records.MARKS)
@@ -196,9 +198,9 @@ def test_rates_of_thoughts_are_on_the_page(material, tmp_path):
   changed = dataclasses.replace(material, before=after, after=after)
   text = written(changed, tmp_path / "with")
   elements(text)
-  assert text.count("<b>12.50 %</b>true thoughts as ") == 2
-  assert text.count('<span class="was">12.50 →</span>12.50') == 2
-  assert text.count('<span class="was">6.25 →</span>6.25') == 2
+  assert text.count("<td>12.5 %</td><td>12.5 %</td>") == 2
+  assert text.count("<td>12.50</td><td>12.50</td>") == 2
+  assert text.count("<td>6.25</td><td>6.25</td>") == 2
 
 
 def test_what_a_model_says_stays_text(text):
@@ -208,7 +210,9 @@ def test_what_a_model_says_stays_text(text):
   assert scripts == [{"type": "application/json", "id": "policy"}, {}]
   policy = re.search(r'id="policy">(.*?)</script>', text, re.DOTALL)
   assert policy is not None
-  assert HOSTILE in json.loads(policy[1])["says"][0]
+  tables = json.loads(policy[1])
+  assert [*tables] == ["after", "before"]
+  assert all(HOSTILE in table["says"][0] for table in tables.values())
 
 
 def test_the_page_allows_its_own_script_and_no_other(text):
@@ -231,11 +235,11 @@ def test_the_page_asks_for_nothing(text):
     assert "src" not in attrs
     for name, value in attrs.items():
       if name in ("href", "xlink:href"):
-        assert value and value.startswith("#")
+        assert value and value.startswith(("#", "data:application/"))
       if value and "url(" in value:
         assert set(re.findall(r"url\((.)", value)) == {"#"}
   # Names of languages that XML has, which nothing reads.
-  rest = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+  rest = re.sub(r'(xmlns(:\w+)?|href)="[^"]*"', "", text)
   assert "http" not in re.sub("http-equiv", "", rest)
 
 
@@ -243,8 +247,9 @@ def test_the_results_are_on_the_page(material, text):
   for mark in board_records.MARKS:
     result = players.exact(material.after, mark)
     lost = f"{result.lines_lost} of {result.lines}"
-    assert f"{lost} → {lost}</b>" in text
-    assert f"{100 * result.random['win_rate']:.2f}" in text
+    assert text.count(f"<td>{lost}</td><td>{lost}</td>") == 2
+    won = f"<td>{100 * result.random['win_rate']:.2f}</td>"
+    assert f"won, %</th>{2 * won}" in text
   assert "as O after A1" in text and "16.7%" in text
 
 
@@ -273,5 +278,7 @@ def test_a_page_of_nothing_but_sampled_games_has_no_board(games, tmp_path):
     {"model": "m", "play": {"opponent": "optimal"}, "results": {"X": sampled}}
   )
   text = written(run_page.Material(after=found), tmp_path)
-  assert 'id="game"' not in text and "10.00 to 20.00" in text
+  assert 'id="game"' not in text and "(10.00 to 20.00)" in text
+  # Without results before training, a table has one column.
+  assert '<th scope="col">before' not in text
   elements(text)

@@ -25,14 +25,17 @@ def by_name(rows) -> dict[str, plots.Panel]:
 
 def test_panels_are_of_what_there_is():
   found = by_name(SFT)
-  assert [*found] == ["loss", "token_accuracy", "grad_norm"]
+  # The loss is last.
+  assert [*found] == ["token_accuracy", "grad_norm", "loss"]
   steps, values = found["loss"].lines["training"]
   np.testing.assert_array_equal(steps, np.arange(1, 81))
   np.testing.assert_allclose(values, 1 / np.arange(1, 81))
   assert found["loss"].lines["evaluation"][1].tolist() == [0.5]
   assert found["token_accuracy"].share and not found["loss"].share
   found = by_name(GRPO)
-  assert [*found] == ["rewards", "play_X_$odd<&", "lines_lost", "kl", "lengths"]
+  names = ["lines_lost", "rewards", "play_X_$odd<&", "tokens_per_turn", "kl"]
+  assert [*found] == names
+  assert all(panel.hint.endswith(".") for panel in found.values())
   assert [*found["rewards"].lines] == ["all", "a", "b"]
   assert [*found["play_X_$odd<&"].lines] == ["win", "draw"]
   seat = {"step": 0, "split": "eval", "first player/lines_lost": 2.0, "first player/mcts:4/win_rate": 0.5}  # fmt: skip
@@ -55,6 +58,29 @@ def test_curves_draw_values_and_their_means():
   assert means[0, 1] == pytest.approx(values[:3].mean())
   assert means[40, 1] == pytest.approx(values[38:43].mean())
   assert evaluation.tolist() == [[80, 0.5]]
+
+
+def test_a_readout_has_the_values_and_their_place():
+  panel = by_name(SFT)["loss"]
+  figure = plots.curves(panel)
+  found = plots.readout(panel, figure)
+  training, evaluation = found["lines"]
+  assert training["label"] == "training" and training["steps"][-1] == 80
+  assert training["values"][:3] == [1.0, 0.5, 0.3333]
+  assert (evaluation["steps"], evaluation["values"]) == ((80,), [0.5])
+  # A point of the curve lies where the box and the limits say.
+  axes, (left, top, right, bottom) = figure.axes[0], found["box"]
+  x, y = axes.transData.transform((40, axes.get_ylim()[0]))
+  width, height = figure.get_size_inches() * figure.dpi
+  low, high = found["limits"]
+  across = left + (right - left) * (40 - low) / (high - low)
+  assert x / width == pytest.approx(across, abs=1e-3)
+  assert 1 - y / height == pytest.approx(bottom, abs=1e-3) and top < bottom
+  steps = np.arange(1001)
+  long = panel._replace(lines={"a": (steps, np.full(1001, np.nan))})
+  (line,) = plots.readout(long, plots.curves(long))["lines"]
+  assert len(line["steps"]) == 400 and line["steps"][-1] == 1000
+  assert set(line["values"]) == {None}
 
 
 def test_a_heat_map_has_the_share_of_each_cell():

@@ -26,9 +26,10 @@ def material(tmp_path_factory):
   path = nim_games.write(tmp_path_factory.mktemp("nim") / "games.jsonl")
   collected = run_page.collect(games_before=path, games_after=path)
   # Without a run, a game of one's own has a name but no rules.
-  assert collected.play == (None, play_table._UNKNOWN)
+  unknown = play_table.Play(None, play_table._UNKNOWN)
+  assert collected.play == {"before": unknown, "after": unknown}
   play = play_table.build(nim_games.define(), nim_games.policy())
-  return dataclasses.replace(collected, play=play)
+  return dataclasses.replace(collected, play={"after": play})
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def kuhn(number: int) -> recorded_games.Game:
 def kuhn_material(count: int) -> run_page.Material:
   return run_page.Material(
     games=[kuhn(number) for number in range(count)],
-    play=play_table.load("kuhn_poker", {}, {}),
+    play={"after": play_table.load("kuhn_poker", {}, {})},
   )
 
 
@@ -69,15 +70,16 @@ def parts(text):
 
 
 def test_a_page_is_played_by_text_and_lists_games(material, text):
-  assert parts(text) == ["play", "results", "recorded"]
+  assert parts(text) == ["play", "results", "recorded", "data"]
   table = re.search(r'id="policy">(.*?)</script>', text, re.DOTALL)
   assert table is not None
-  assert json.loads(table[1]) == material.play.table
+  assert json.loads(table[1]) == {"after": material.play["after"].table}
   for seat in nim_games.SEATS:
     assert f'<button type="button">Play as {seat}</button>' in text
-    assert f"lines lost as {seat}" in text
-    assert f">as {seat}, random</th>" in text
-  assert "as second, worst case</th>" in text and "-1.000" in text
+    assert f"lost lines as {seat}" in text
+    assert f"<caption>As {seat}</caption>" in text
+  worst = "return in the worst case</th>"
+  assert f"{worst}<td>-1.000</td><td>-1.000</td>" in text
   test_page.test_the_page_allows_its_own_script_and_no_other(text)
   test_page.test_the_page_asks_for_nothing(text)
 
@@ -113,7 +115,7 @@ def verdict(turn):
   if turn.move is None:
     return "bad", "no readable move"
   if not turn.legal:
-    return "bad", f"{turn.move}: not legal"
+    return "bad", f"{turn.move}: no legal move"
   good = "optimal" if turn.optimal else "not optimal"
   return "good" if turn.optimal else "bad", f"{turn.move}: {good}"
 
@@ -124,7 +126,8 @@ def test_hostile_responses_stay_text(material, text):
   scripts = [attrs for tag, attrs in found if tag == "script"]
   assert scripts == [{"type": "application/json", "id": "policy"}, {}]
   assert "img" not in {tag for tag, _ in found}
-  assert any(nim_games.HOSTILE in each for each in material.play.table["texts"])
+  texts = material.play["after"].table["texts"]
+  assert any(nim_games.HOSTILE in each for each in texts)
 
 
 def test_a_page_without_a_table_says_why(tmp_path):
@@ -134,7 +137,7 @@ def test_a_page_without_a_table_says_why(tmp_path):
     "<p>The game hides information, which a table of answers would reveal."
     in text
   )
-  assert "<script" not in text and "script-src" not in text
+  assert 'id="policy"' not in text
   assert "All 3 games" in text and ">bet: legal</p>" in text
   first, *_ = re.findall(r"<summary>([^<]+)", text)
   assert first == "As first player: loss, return -2, 1 turn"
@@ -160,8 +163,8 @@ def test_unknown_returns_and_optimal_moves_are_left_out(tmp_path):
   summary["results"] = {"first player": result}
   after = game_files.Summary.model_validate(summary)
   text = test_page.written(run_page.Material(after=after), tmp_path)
-  assert "as first player, mcts:4</th>" in text and "+1.250</td>" in text
-  assert "optimal moves" not in text and "50.00 to 75.00" in text
+  assert ">against mcts:4</th>" in text and "<td>+1.250</td>" in text
+  assert "optimal moves" not in text and "(50.00 to 75.00)" in text
 
 
 @pytest.mark.slow
@@ -199,9 +202,10 @@ def test_the_games_of_a_model_make_a_page_to_play(model, tokenizer, tmp_path):
   assert collected.after is not None
   play = play_table.load(config.game.name, {}, collected.after.policy)
   assert play.reason == "" and play.table is not None
-  page = dataclasses.replace(collected, play=play)
+  page = dataclasses.replace(collected, play={"after": play})
   assert parts(test_page.written(page, tmp_path)) == [
     "play",
     "results",
     "recorded",
+    "data",
   ]

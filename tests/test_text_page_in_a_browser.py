@@ -106,7 +106,9 @@ def test_the_focus_follows_a_game_played_by_keyboard(opened):
   tab.keyboard.press("Enter")
   tab.keyboard.press("Enter")
   # Nothing is left to take back.
-  assert focused() == "1" and tab.locator("#undo").is_disabled()
+  assert focused() == "Take back" and tab.locator("#undo").is_disabled()
+  tab.keyboard.press("Enter")
+  assert tab.inner_text("#text") == nim_games.observe(9)
 
 
 def test_recorded_games_open_one_at_a_time(opened):

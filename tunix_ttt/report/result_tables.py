@@ -57,8 +57,11 @@ def sentence(
     ]
   elif pairs:
     score = delta_report.compare(pairs)
-    text = f"Gives {score.after:.3f} of {score.count} answers right"
-    past = [f"{score.before:.3f}"]
+    before_right, right = (
+      round(mean * score.count) for mean in (score.before, score.after)
+    )
+    text = f"Answers {right} of {score.count} items right"
+    past = [str(before_right)]
   else:
     return "No games and no answers were evaluated."
   if past and all(past):
