@@ -11,6 +11,8 @@ from tests import players
 from tests import test_page
 from tunix_ttt import config as config_lib
 from tunix_ttt import errors
+from tunix_ttt.evaluate import game_files
+from tunix_ttt.games.tictactoe import board_records
 from tunix_ttt.report import comparison
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
@@ -87,10 +89,18 @@ def test_settings_that_differ_are_those_of_both(pair):
 
 def test_outcomes_are_those_that_were_written(pair):
   rows = comparison.outcomes(comparison.read(pair))
-  assert rows["lines lost as X"] == rows["lines lost as O"] == ["-", "0"]
-  against = "as O against optimal, %"
-  assert rows[against] == ["-", "0.00 / 100.00 / 0.00 / 0.00"]
-  assert rows["eval/loss"] == ["0.1250", "-"]
+  lost = {mark: rows[f"as {mark}: lost lines"] for mark in "XO"}
+  summary = game_files.read_summary(pair[1] / run_directory.GAMES_SUMMARY)
+  for mark in board_records.MARKS:
+    lines = players.exact(summary, mark).lines
+    assert lost[mark] == ["-", f"0 of {lines}"]
+  assert rows["as O against optimal: drawn, %"] == ["-", "100.00"]
+  assert rows["evaluation loss of sft"] == ["0.1250", "-"]
+  # The exact results of all seats come first.
+  labels = [*rows]
+  assert labels.index("as O: lost lines") < labels.index(
+    "as X against random: won, %"
+  )
   assert rows["steps"] == ["3", "2"]
   assert rows["seconds of training"] == ["4", "2"]
 
@@ -102,27 +112,64 @@ def test_rates_of_thoughts_are_those_that_were_written(pair):
   summary["results"]["O"] |= rates
   path.write_text(json.dumps(summary))
   rows = comparison.outcomes(comparison.read(pair))
-  assert rows["true thoughts as O, %"] == ["-", "75.00"]
-  assert rows["thoughts without a claim as O, %"] == ["-", "12.50"]
-  assert "true thoughts as X, %" not in rows
+  true, silent = (
+    "true thoughts, % of those with a reason",
+    "thoughts without a reason, % of answers",
+  )
+  assert rows[f"as O: {true}"] == ["-", "75.00"]
+  assert rows[f"as O: {silent}"] == ["-", "12.50"]
+  assert f"as X: {true}" not in rows
 
 
 def test_curves_have_a_line_for_each_run(pair):
-  (panel,) = comparison.curves(comparison.read(pair))
-  assert (panel.name, panel.title) == ("loss_training", "Loss")
-  assert [*panel.lines] == ["one", "<two>"]
-  np.testing.assert_array_equal(panel.lines["<two>"][1], [0.5, 0.25])
+  # Runs of different recipes minimize different losses.
+  assert comparison.curves(comparison.read(pair)) == []
+  other = make_run(pair[0].parent / "3", config_lib.SFTConfig(), [0.5, 0.25])
+  (panel,) = comparison.curves(comparison.read([*pair, other]))
+  assert panel.name == "loss_of_sft_training"
+  assert panel.title == "Loss of sft"
+  assert [*panel.lines] == ["one", "3"]
+  np.testing.assert_array_equal(panel.lines["3"][1], [0.5, 0.25])
+
+
+def test_curves_are_of_metrics_that_runs_share_results_first(pair):
+  shared = {"X/lines_lost": 3.0, "entropy": 0.5, "score": 0.5}
+  for run, more in zip(
+    pair, ({"kl": 0.1}, {"token_accuracy": 0.1}), strict=True
+  ):
+    with (run / run_directory.METRICS).open("a") as file:
+      for split in ("train", "eval"):
+        row = {"step": 4, "split": split, **shared, **more}
+        file.write(json.dumps(row) + "\n")
+  panels = comparison.curves(comparison.read(pair))
+  assert [panel.name for panel in panels] == [
+    "lines_lost_as_X",
+    "entropy_entropy",
+  ]
+  assert [panel.title for panel in panels] == ["Lost lines", "Token entropy"]
+
+
+def test_the_page_names_the_runs_and_their_results(pair, tmp_path):
+  output = tmp_path / "c.html"
+  comparison.write(comparison.read(pair), output)
+  text = output.read_text()
+  assert "<h1>one and &lt;two&gt;, compared</h1>" in text
+  assert "<dt>&lt;two&gt;</dt><dd>Never loses: it lost 0 of " in text
+  assert text.index("lost lines</th>") < text.index("steps</th>")
+  test_page.test_the_page_asks_for_nothing(text)
+  test_page.test_the_page_allows_its_own_script_and_no_other(text)
 
 
 def test_the_script_prints_and_writes(run, pair, tmp_path):
   output, plots = tmp_path / "c.html", tmp_path / "plots"
+  pair.append(make_run(tmp_path / "3", config_lib.SFTConfig(), [1.0]))
   code, out, err = run(SCRIPT, *pair, "--output", output, "--plots", plots)
   assert code == 0, err
-  assert "lines lost as X" in out and "training.learning_rate" in out
+  assert "as X: lost lines" in out and "training.learning_rate" in out
   text = output.read_text()
   test_page.elements(text)
   assert "&lt;two&gt;" in text and "<two>" not in text
-  assert (plots / "loss_training.svg").exists()
+  assert (plots / "loss_of_sft_training.svg").exists()
   conftest.refused(run(SCRIPT, *pair, "--output", output), "already exists")
 
 

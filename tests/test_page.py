@@ -23,7 +23,7 @@ from tunix_ttt.report import result_tables
 from tunix_ttt.report import run_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
-_VOID = {"meta", "img", "br", "link", "hr", "input"}
+_VOID = {"meta", "img", "br", "link", "hr", "input", "wbr"}
 
 
 class _Checker(html.parser.HTMLParser):

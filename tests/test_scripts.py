@@ -100,12 +100,19 @@ def test_train_generate_report(run):
   assert "right answers to 12 positions" in out and "95% CI" in out
   assert out.endswith("play.py --model runs/a/checkpoint-final\n")
   assert pathlib.Path("runs/a/delta_report.md").read_text().startswith("# Eval")
+  assert (
+    f"\n\n**{out.splitlines()[0]}**\n"
+    in pathlib.Path("runs/a/delta_report.md").read_text()
+  )
   whole = pathlib.Path("runs/a/delta_report.html").read_text()
   assert "Answers to the evalset" in whole and 'id="game"' in whole
   assert pathlib.Path("figures/loss.png").read_bytes().startswith(b"\x89PNG")
   code, out, err = run(REPORT, "--run", "runs/a", "--output", "page.html")
   assert code == 0, err
-  assert out.startswith("page: page.html\nplay: ")
+  sentence, page, play = out.splitlines()
+  assert sentence.startswith("Loses ") and " as X and " in sentence
+  assert page == "page: page.html" and play.startswith("play: ")
+  assert f"<h1>{sentence}</h1>" in pathlib.Path("page.html").read_text()
 
 
 def test_a_run_without_output_makes_its_own_directory(run):

@@ -52,8 +52,7 @@ def main() -> None:
 
   runs = comparison.read(flags.runs)
   names = [run.name for run in runs]
-  print(comparison.table(comparison.outcomes(runs), names))
-  print("rates are win / draw / loss / no move\n")
+  print(comparison.table(comparison.outcomes(runs), names) + "\n")
   differences = comparison.differences(runs)
   if differences:
     print(comparison.table(differences, names))

@@ -174,10 +174,11 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
     against = {k: v for k, v in every.items() if len(v) == whole}
     lost = row.get(f"{seat}/lines_lost")
     if against:
-      sides[seat] = Side(
+      side = Side(
         against,
         lines_lost=None if lost is None else int(lost),
         returns=returns.get(seat, {}),
-        **{name: row.get(f"{seat}/{name}") for name in rates_lib.OF_DECISIONS},
       )
+      shares = {n: row.get(f"{seat}/{n}") for n in rates_lib.OF_DECISIONS}
+      sides[seat] = side._replace(**shares)
   return sides

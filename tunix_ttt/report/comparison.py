@@ -8,8 +8,9 @@ from tunix_ttt import config as config_lib
 from tunix_ttt import errors
 from tunix_ttt import files
 from tunix_ttt.evaluate import game_files
-from tunix_ttt.report import plots
-from tunix_ttt.report import run_page
+from tunix_ttt.report import html_pages
+from tunix_ttt.report import result_tables
+from tunix_ttt.report import training_curves
 from tunix_ttt.runs import run_directory
 from tunix_ttt.runs import run_manifest
 
@@ -58,70 +59,89 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
     settings = config_lib.flatten(run.manifest.config)
     settings = {"recipe": run.manifest.recipe, **settings}
     columns.append({key: files.to_json(v) for key, v in settings.items()})
-  rows = _rows(columns)
+  keys = dict.fromkeys(key for column in columns for key in column)
+  rows = {key: [column.get(key, "-") for column in columns] for key in keys}
   return {k: row for k, row in rows.items() if len(set(row) - {"-"}) > 1}
 
 
 def outcomes(runs: Sequence[Run]) -> dict[str, list[str]]:
-  """Returns final results, with a value for each run; `-` if unknown."""
-  columns = []
-  for run in runs:
-    column = {}
-    for mark, side in run.sides.items():
-      if side.lines_lost is not None:
-        column[f"lines lost as {mark}"] = str(side.lines_lost)
-      for opponent, rates in side.against.items():
-        shares = [rates[f"{name}_rate"] for name in ("win", "draw", "loss")]
-        shares.append(game_files.no_move_rate(rates))
-        text = " / ".join(f"{100 * share:.2f}" for share in shares)
-        column[f"as {mark} against {opponent}, %"] = text
-      for opponent, value in side.returns.items():
-        column[f"mean return as {mark}, {opponent}"] = f"{value:.4f}"
-      if side.optimal_move_rate is not None:
-        share = f"{100 * side.optimal_move_rate:.2f}"
-        column[f"optimal moves as {mark}, %"] = share
-      if side.thought_true_rate is not None:
-        share = f"{100 * side.thought_true_rate:.2f}"
-        column[f"true thoughts as {mark}, %"] = share
-      if side.thought_no_claim_rate is not None:
-        share = f"{100 * side.thought_no_claim_rate:.2f}"
-        column[f"thoughts without a claim as {mark}, %"] = share
-    for key, value in run.manifest.final_metrics.items():
-      if key.endswith(("/loss", "/score")):
-        column[key] = f"{value:.4f}"
-    steps = [row["step"] for row in run.metrics]
-    column["steps"] = str(max(steps, default=0))
-    seconds = [row["seconds"] for row in run.metrics if "seconds" in row]
-    if seconds:
-      column["seconds of training"] = f"{seconds[-1]:.0f}"
-    columns.append(column)
-  return _rows(columns)
+  """Returns final results, with a value for each run; `-` if unknown.
 
-
-def _rows(columns: Sequence[dict[str, str]]) -> dict[str, list[str]]:
-  keys = dict.fromkeys(key for column in columns for key in column)
-  return {key: [column.get(key, "-") for column in columns] for key in keys}
-
-
-def curves(runs: Sequence[Run]) -> list[plots.Panel]:
-  """Returns the curves that several runs have, with a line for each run."""
-  by_name: dict[str, tuple[plots.Panel, dict[str, dict[str, plots.Line]]]] = {}
-  for run in runs:
-    for panel in plots.panels(run.metrics):
-      _, labels = by_name.setdefault(panel.name, (panel, {}))
-      for label, line in panel.lines.items():
-        labels.setdefault(label, {})[run.name] = line
-  return [
-    plots.Panel(
-      f"{name}_{label}".replace(" ", "_"),
-      f"{panel.title}: {label}" if len(labels) > 1 else panel.title,
-      lines,
-      panel.share,
-    )
-    for name, (panel, labels) in by_name.items()
-    for label, lines in labels.items()
-    if len(lines) > 1
+  Results that hold against any opponent come first, then those against one.
+  """
+  rows = [
+    (row.group, f"as {seat}{row.group and ' '}{row.group}: {row.label}", row)
+    for seat, rows in seat_tables(runs).items()
+    for row in rows
   ]
+  results = {
+    label: row.values
+    for is_general in (True, False)
+    for group, label, row in rows
+    if (not group) == is_general
+  }
+  return results | training(runs)
+
+
+def seat_tables(runs: Sequence[Run]) -> dict[str, list[result_tables.Row]]:
+  """Returns a table of results for each seat, with a column for each run."""
+  return result_tables.by_seat([run.sides for run in runs])
+
+
+def training(runs: Sequence[Run]) -> dict[str, list[str]]:
+  """Returns scores, losses and durations, with a value for each run.
+
+  A loss has a row for each recipe, since recipes minimize different losses.
+  """
+  finals = [run.manifest.final_metrics for run in runs]
+  seconds = [
+    [row["seconds"] for row in run.metrics if "seconds" in row] for run in runs
+  ]
+  rows = {
+    "score: share of points in games": [
+      f"{final['eval/score']:.4f}" if "eval/score" in final else ""
+      for final in finals
+    ],
+    "steps": [
+      str(max((row["step"] for row in run.metrics), default=0)) for run in runs
+    ],
+    "seconds of training": [
+      f"{each[-1]:.0f}" if each else "" for each in seconds
+    ],
+  }
+  recipes = [run.manifest.recipe for run in runs]
+  for recipe in dict.fromkeys(recipes):
+    for split, noun in (("train", "training"), ("eval", "evaluation")):
+      key = f"{split}/loss"
+      rows[f"{noun} loss of {recipe}"] = [
+        f"{final[key]:.4f}" if key in final and each == recipe else ""
+        for final, each in zip(finals, recipes, strict=True)
+      ]
+  return {
+    label: [value or result_tables.UNKNOWN for value in values]
+    for label, values in rows.items()
+    if any(values)
+  }
+
+
+def curves(runs: Sequence[Run]) -> list[training_curves.Panel]:
+  """Returns the curves that several runs share, with a line for each run."""
+  by_name: dict[str, training_curves.Panel] = {}
+  for run in runs:
+    for panel in training_curves.panels(run.metrics):
+      # Recipes minimize different losses, which share no axis.
+      recipe = f" of {run.manifest.recipe}" if panel.kind == "loss" else ""
+      for label, line in panel.lines.items():
+        several = f": {label}" if len(panel.lines) > 1 else ""
+        name = f"{panel.name}{recipe}_{label}".replace(" ", "_")
+        title = f"{panel.title}{recipe}{several}"
+        shared = by_name.setdefault(
+          name, panel._replace(name=name, title=title, lines={})
+        )
+        by_name[name] = shared._replace(lines={**shared.lines, run.name: line})
+  kinds = [*training_curves.PANELS]
+  panels = [panel for panel in by_name.values() if len(panel.lines) > 1]
+  return sorted(panels, key=lambda panel: kinds.index(panel.kind))
 
 
 def table(rows: dict[str, list[str]], names: Sequence[str]) -> str:
@@ -146,16 +166,26 @@ def write(
   Raises:
     errors.UserError: If the file or the directory exists.
   """
-  run_page.write_page(
+  html_pages.write(
     output,
     "comparison.html",
-    {"figures": {panel.name: plots.curves(panel) for panel in curves(runs)}},
+    html_pages.curves(curves(runs)),
     plots_to,
-    title=f"{len(runs)} runs",
-    runs=runs,
-    differences=differences(runs),
-    outcomes=outcomes(runs),
+    title=f"{result_tables.join(run.name for run in runs)}, compared",
+    names=[run.name for run in runs],
+    sentences={
+      run.name: result_tables.sentence({}, run.sides)
+      for run in runs
+      if run.sides
+    },
+    results=seat_tables(runs),
+    training=_to_table(training(runs)),
+    differences=_to_table(differences(runs)),
     is_exact=all(
       side.lines_lost is not None for run in runs for side in run.sides.values()
     ),
   )
+
+
+def _to_table(rows: dict[str, list[str]]) -> list[result_tables.Row]:
+  return [result_tables.Row("", label, row) for label, row in rows.items()]

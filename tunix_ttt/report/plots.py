@@ -23,7 +23,8 @@ from tunix_ttt.games import board_page
 from tunix_ttt.report import training_curves
 
 Figure = figure_lib.Figure
-Panel, panels = training_curves.Panel, training_curves.panels
+Panel = training_curves.Panel
+panels = training_curves.panels
 FORMATS = ("svg", "png")
 
 _INK, _GRID = "#24292f", "#d0d7de"

@@ -47,7 +47,7 @@ def sentence(
     text = _lines_lost(after)
     past = [before[seat].lost_text for seat in after if seat in before]
   elif after:
-    text = _join(_wins(seat, side) for seat, side in after.items())
+    text = join(_wins(seat, side) for seat, side in after.items())
     text = f"Wins {text}"
     past = [
       _percent(rates["win_rate"])
@@ -65,14 +65,14 @@ def sentence(
   else:
     return "No games and no answers were evaluated."
   if past and all(past):
-    text += f"; before training {_join(past)}"
+    text += f"; before training {join(past)}"
   return f"{text}."
 
 
 def _lines_lost(sides: Sides) -> str:
   lost = {seat: side.lost_text for seat, side in sides.items()}
   safe = [seat for seat, side in sides.items() if side.lines_lost == 0]
-  counts = _join(
+  counts = join(
     f"{text}{'' if number else ' lines'} as {seat}"
     for number, (seat, text) in enumerate(lost.items())
   )
@@ -80,12 +80,12 @@ def _lines_lost(sides: Sides) -> str:
     return f"Never loses: it lost {counts}"
   if not safe:
     return f"Loses {counts}"
-  rest = _join(
+  rest = join(
     f"as {seat} it loses {text} lines"
     for seat, text in lost.items()
     if seat not in safe
   )
-  safes = _join(f"as {seat} ({lost[seat]} lines)" for seat in safe)
+  safes = join(f"as {seat} ({lost[seat]} lines)" for seat in safe)
   return f"Never loses {safes}; {rest}"
 
 
@@ -110,7 +110,8 @@ def _percent(share: float) -> str:
   return f"{100 * share:.1f} %"
 
 
-def _join(parts: Iterable[str]) -> str:
+def join(parts: Iterable[str]) -> str:
+  """Returns words as a list in a sentence."""
   *rest, last = parts
   return f"{', '.join(rest)} and {last}" if rest else last
 
@@ -198,13 +199,15 @@ def _rows(sides: Sequence[game_files.Side | None]) -> list[Row]:
       side.intervals.get(opponent, {}) if side else {} for side in sides
     ]
     for label, name in _RATES.items():
-      texts = shares([each and each[name] for each in rates])
+      texts = shares([each[name] if each else None for each in rates])
       for number, text in enumerate(texts):
         if text and name in bounds[number]:
           low, high = shares(bounds[number][name])
           texts[number] = f"{text} ({low} to {high})"
       add(group, f"{label}, %", texts)
-    no_move = [each and game_files.no_move_rate(each) for each in rates]
+    no_move = [
+      game_files.no_move_rate(each) if each else None for each in rates
+    ]
     add(group, "no move, %", shares(no_move))
     returns = [
       side and game_files.mean_return(side, opponent) for side in sides
