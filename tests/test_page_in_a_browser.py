@@ -300,7 +300,9 @@ def test_screenshots(address, tmp_path):
   ).stdout
   images = sorted(tmp_path.iterdir())
   assert [image.name for image in images] == [
-    "report_desktop.png",
-    "report_phone.png",
+    f"report_{name}.png" for name in ("curves", "desktop", "phone", "training")
   ]
-  assert out.split() == [*map(str, images)]
+  assert sorted(out.split()) == [*map(str, images)]
+  # PNG has the width at a fixed place.
+  widths = [int.from_bytes(i.read_bytes()[16:20], "big") for i in images]
+  assert widths == [390, 1280, 390, 1280]

@@ -102,8 +102,8 @@ def test_games_of_text_have_their_turns(tmp_path):
     ending = game.ending.replace("_", " ")
     assert f"<summary>Step {game.step}: {ending}</summary>" in text
     reward = 0.5 * len(game.turns)
-    assert f"<h3>As {game.seat}: {ending}, reward {reward:+.4g}</h3>" in text
-  assert text.count('<p class="small faint">reward +0.5</p>') == sum(
+    assert f"<h3>As {game.seat}: {ending}, reward {reward:.4g}</h3>" in text
+  assert text.count('<p class="small faint">reward 0.5</p>') == sum(
     len(game.turns) for game in games
   )
 
