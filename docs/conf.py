@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 
 import tunix_ttt
 from tunix_ttt import config as config_lib
+from tunix_ttt.report import training_curves
 
 DOCS = pathlib.Path(__file__).parent
 sys.path.insert(0, str(DOCS))
@@ -46,7 +47,7 @@ _CODE = re.compile(r"(?<![`:\\])`([^`]+)`(?!`)(\w?)")
 # Links that a reader on GitHub can follow.
 _LEAVING = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)\)")
 _GENERATED = re.compile(
-  r"^```\{(settings|modules|exports)\} (\w+)\n```$", re.MULTILINE
+  r"^```\{(settings|modules|exports|curves)\} (\w+)\n```$", re.MULTILINE
 )
 
 
@@ -91,12 +92,22 @@ def _exports(name: str) -> str:
   return "\n".join(lines) if len(lines) > 2 else ""
 
 
+def _curves(_name: str) -> str:
+  """Returns a table of what to look for in curves, of ```{curves} panels."""
+  lines = ["| curve | what to look for |", "|---|---|"]
+  for title, hint in training_curves.PANELS.values():
+    title = title.format(seat="a seat", opponent="an opponent")
+    lines.append(f"| {title} | {hint} |")
+  return "\n".join(lines)
+
+
 def _read(_app: Sphinx, page: str, content: list[str]) -> None:
   """Puts what is generated into a page, and mends links that leave `docs`."""
   makers = {
     "settings": _settings,
     "modules": _modules,
     "exports": _exports,
+    "curves": _curves,
   }
   folder = (DOCS / page).parent
 

@@ -223,9 +223,9 @@ def _steps(games: Sequence[Any]) -> list[Step]:
   ]
   if not steps:
     return []
-  shown = [game for step in steps for game in step.games]
-  size = sum(len(game.model_dump_json()) for game in shown) / len(shown)
-  number = min(_NUM_TRAINING, _MAX_TRAINING / size) * len(steps) / len(shown)
+  few = [game for step in steps for game in step.games]
+  size = sum(len(game.model_dump_json()) for game in few) / len(few)
+  number = min(_NUM_TRAINING, _MAX_TRAINING / size) * len(steps) / len(few)
   return board_page.spread(steps, max(int(number), 1))
 
 

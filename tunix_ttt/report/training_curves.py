@@ -53,7 +53,7 @@ PANELS = {
   ),
   "tokens_per_turn": (
     "Tokens per turn",
-    "Steady; growth toward the limit ends in answers that are cut.",
+    "Stays level; growth toward the limit ends in truncated answers.",
   ),
   "turns": ("Turns per game", "Grows as fewer games end at a bad answer."),
   "entropy": (
@@ -66,9 +66,9 @@ PANELS = {
   ),
   "grad_norm": (
     "Gradient norm",
-    "Without spikes; what exceeds training.max_grad_norm is clipped.",
+    "Has no spikes; larger values than training.max_grad_norm are clipped.",
   ),
-  "learning_rate": ("Learning rate", "The schedule of the config."),
+  "learning_rate": ("Learning rate", "Follows the schedule of the config."),
   "loss": (
     "Loss",
     "Falls in supervised training. In GRPO its level says nothing.",
@@ -107,7 +107,7 @@ class Panel(NamedTuple):
 
   @property
   def hint(self) -> str:
-    """What to look for, a sentence."""
+    """A sentence on what to look for."""
     return PANELS[self.kind][1] if self.kind else ""
 
 
