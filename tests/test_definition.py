@@ -194,7 +194,7 @@ def test_a_run_of_poker_has_its_words_and_its_numbers(run, config):
   for seat in ("first player", "second player"):
     assert 0 <= last[f"{seat}/random/win_rate"] <= 1
     assert -2 <= last[f"{seat}/return/random"] <= 2
-    assert last[f"{seat}/lines_lost"] >= 0
+    assert 0 <= last[f"{seat}/lines_lost"] <= last[f"{seat}/lines"]
   assert "optimal_move_rate" not in rows[1]
   assert -2 <= rows[1]["mean_return"] <= 2
   assert rows[1]["reward/return"] == pytest.approx(rows[1]["mean_return"])

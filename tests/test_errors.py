@@ -100,5 +100,9 @@ def test_evaluations_that_lack_a_rate_are_not_shown():
   assert [*sides] == ["X"]
   assert sides["X"].thought_true_rate == 0.75
   assert game_files.sides_of_metrics(row)["X"].optimal_move_rate is None
+  exact = {**row, "X/lines_lost": 3.0}
+  assert game_files.sides_of_metrics(exact)["X"].lost_text == "3"
+  exact["X/lines"] = 91.0
+  assert game_files.sides_of_metrics(exact)["X"].lost_text == "3 of 91"
   del whole["X/random/win_rate"]
   assert not game_files.sides_of_metrics(whole)

@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests import players
 from tests import test_report
 from tunix_ttt.evaluate import game_files
+from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.report import delta_report
 from tunix_ttt.report import result_tables
@@ -85,3 +87,17 @@ def test_tables_have_a_column_for_each_model_and_rows_of_what_any_has():
     (against, "no move, %", ["0.00", "-", "-"]),
     (against, "mean return", ["+0.250", "-", "-"]),
   ]  # fmt: skip
+
+
+def test_an_evaluation_has_its_lost_lines_of_all_lines():
+  played = players.matches(players.FIRST_LEGAL)
+  metrics = matches.evaluation_metrics(
+    players.GAME,
+    [(match.seat, match.result) for match in played],
+    "random",
+    lambda games: None,
+  )
+  sides = game_files.sides_of_metrics(metrics)
+  for match in played:
+    lost = f"{match.result.lines_lost} of {match.result.lines}"
+    assert sides[match.seat].lost_text == lost

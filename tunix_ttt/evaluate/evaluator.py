@@ -120,6 +120,7 @@ def _metrics(
       visit(each)
     if isinstance(result, rates_lib.Exact):
       metrics[f"{seat}/lines_lost"] = float(result.lines_lost)
+      metrics[f"{seat}/lines"] = float(result.lines)
     for name, rates in result.against(opponent).items():
       metrics |= {f"{seat}/{name}/{k}": v for k, v in rates.items()}
     for name, value in result.returns.items():

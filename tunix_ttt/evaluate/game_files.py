@@ -172,10 +172,12 @@ def sides_of_metrics(row: Mapping[str, Any]) -> dict[str, Side]:
   whole = len(rates_lib.RATES)
   for seat, every in by_seat.items():
     against = {k: v for k, v in every.items() if len(v) == whole}
-    lost = row.get(f"{seat}/lines_lost")
+    # Older runs have no `lines`.
+    lost, lines = row.get(f"{seat}/lines_lost"), row.get(f"{seat}/lines")
     if against:
       side = Side(
         against,
+        lines=None if lines is None else int(lines),
         lines_lost=None if lost is None else int(lost),
         returns=returns.get(seat, {}),
       )

@@ -198,6 +198,9 @@ def write(
     columns=["before", "after"] if past else ["result"],
     results=result_tables.by_seat([past, now] if past else [now]),
     is_exact=game_files.is_exact(after),
+    has_thoughts=any(
+      side.thought_no_claim_rate is not None for side in now.values()
+    ),
     has_intervals=any(side.intervals for side in now.values()),
     overall=delta_report.compare(pairs) if pairs else None,
     sections=delta_report.sections(pairs),
