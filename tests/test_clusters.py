@@ -119,8 +119,9 @@ class Slurm:
   def state(self, job: str) -> str:
     """Returns the state of a job and how often it was queued again."""
     shown = self.run("scontrol", "show", "job", "--oneliner", job)
-    fields = dict(each.partition("=")[::2] for each in shown.split())
-    return f"{fields['JobState']} {fields['Restarts']}"
+    fields = [each.partition("=") for each in shown.split()]
+    values = {name: value for name, _, value in fields}
+    return f"{values['JobState']} {values['Restarts']}"
 
 
 def wait_until(condition, what):
@@ -305,7 +306,7 @@ def test_the_hosts_of_a_jobset():
   assert rule["onExitCodes"]["containerName"] == CONTAINER["name"]
 
 
-def skypilot_command(config, run, number):
+def skypilot_command(config, run, number) -> tuple[list[str], dict[str, str]]:
   settings = {
     "CONFIG": str(config),
     "MODEL": "base",
@@ -317,14 +318,14 @@ def skypilot_command(config, run, number):
   return ["bash", "-c", SKYPILOT["run"]], settings
 
 
-def jobset_command(config, run, number):
+def jobset_command(config, run, number) -> tuple[list[str], dict[str, str]]:
   (coordinator,) = (w for w in CONTAINER["command"] if ".coordinator=" in w)
   replaced = {
     "--config=configs/grpo_tiny.yaml": f"--config={config}",
     "--output=/runs/two-hosts": f"--output={run}",
     coordinator: "distributed.coordinator=localhost:8476",
   }
-  words = [replaced.get(word, word) for word in CONTAINER["command"]]
+  words: list[str] = [replaced.get(w, w) for w in CONTAINER["command"]]
   assert len({*words} - {*CONTAINER["command"]}) == len(replaced)
   return [w.replace("$(JOB_COMPLETION_INDEX)", str(number)) for w in words], {}
 
