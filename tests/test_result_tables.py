@@ -36,13 +36,15 @@ PAIRS = [
      "Never loses as X (0 of 100 lines); as O it loses 4 of 571 lines."),
     ({"X": exact(8, 91), "O": exact(83, 559)}, {"X": exact(1), "O": exact(4)},
      "Loses 1 of 100 lines as X and 4 of 100 as O; before training 8 of 91 and 83 of 559."),
-    # The metrics of an evaluation have no number of lines.
+    # Evaluations of older runs have no number of lines.
     ({"player": exact(2, None)}, {"player": exact(0)},
      "Never loses: it lost 0 of 100 lines as player; before training 2."),
     ({}, {"a": sampled(0.62, games=1200, intervals=INTERVALS)},
      "Wins 62.0 % (95 % interval 55.1 to 68.4) of 1,200 games as a against mcts:4."),
     ({"a": sampled(0.5)}, {"a": sampled(0.25), "b": exact(1)._replace(against=sampled(1.0).against)},
-     "Wins 25.0 % of games as a against mcts:4 and 100.0 % of games as b against mcts:4; before training 50.0 %."),
+     "Wins 25.0 % of games as a against mcts:4 and 100.0 % of games as b against mcts:4."),
+    ({"a": sampled(0.5)}, {"a": sampled(0.25)},
+     "Wins 25.0 % of games as a against mcts:4; before training 50.0 %."),
     # Earlier games against another opponent are no comparison.
     ({"a": game_files.Side({"random": {}})}, {"a": sampled(0.25)},
      "Wins 25.0 % of games as a against mcts:4."),
@@ -99,5 +101,6 @@ def test_an_evaluation_has_its_lost_lines_of_all_lines():
   )
   sides = game_files.sides_of_metrics(metrics)
   for match in played:
+    assert isinstance(match.result, rates_lib.Exact)
     lost = f"{match.result.lines_lost} of {match.result.lines}"
     assert sides[match.seat].lost_text == lost

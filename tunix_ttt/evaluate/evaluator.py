@@ -118,15 +118,12 @@ def _metrics(
   for seat, result, *games in played:
     for each in games:
       visit(each)
-    if isinstance(result, rates_lib.Exact):
-      metrics[f"{seat}/lines_lost"] = float(result.lines_lost)
-      metrics[f"{seat}/lines"] = float(result.lines)
+    for name in ("lines_lost", "lines", *rates_lib.OF_DECISIONS):
+      if (value := getattr(result, name, None)) is not None:
+        metrics[f"{seat}/{name}"] = float(value)
     for name, rates in result.against(opponent).items():
       metrics |= {f"{seat}/{name}/{k}": v for k, v in rates.items()}
     for name, value in result.returns.items():
       metrics[f"{seat}/return/{name}"] = value
-    for name in rates_lib.OF_DECISIONS:
-      if (value := getattr(result, name)) is not None:
-        metrics[f"{seat}/{name}"] = value
     scores += rates_lib.points(game, result, opponent)
   return metrics | {"score": float(np.mean(scores))}

@@ -42,19 +42,13 @@ def sentence(
   the share of games that it wins, with its 95% interval, else the share of right
   answers to an evalset.
   """
-  exact = {seat for seat, side in after.items() if side.lines_lost is not None}
-  if exact and exact == after.keys():
+  earlier = [(before.get(seat), side) for seat, side in after.items()]
+  if after and all(side.lines_lost is not None for side in after.values()):
     text = _lines_lost(after)
-    past = [before[seat].lost_text for seat in after if seat in before]
+    past = [was.lost_text if was else "" for was, _ in earlier]
   elif after:
     text = join(_wins(seat, side) for seat, side in after.items())
-    text = f"Wins {text}"
-    past = [
-      _percent(rates["win_rate"])
-      for seat, side in after.items()
-      for rates in [_first_opponent(before.get(seat), side)]
-      if rates
-    ]
+    text, past = f"Wins {text}", [_earlier_wins(*each) for each in earlier]
   elif pairs:
     score = delta_report.compare(pairs)
     before_right, right = (
@@ -64,7 +58,7 @@ def sentence(
     past = [str(before_right)]
   else:
     return "No games and no answers were evaluated."
-  if past and all(past):
+  if all(past):
     text += f"; before training {join(past)}"
   return f"{text}."
 
@@ -99,11 +93,12 @@ def _wins(seat: str, side: game_files.Side) -> str:
   return f"{text}{bounds}{count} as {seat} against {opponent}"
 
 
-def _first_opponent(
+def _earlier_wins(
   before: game_files.Side | None, after: game_files.Side
-) -> Mapping[str, float] | None:
-  """Returns earlier rates against the first opponent of later ones."""
-  return before and before.against.get(next(iter(after.against)))
+) -> str:
+  """Returns the earlier share of wins against the first opponent."""
+  rates = before and before.against.get(next(iter(after.against)))
+  return _percent(rates["win_rate"]) if rates else ""
 
 
 def _percent(share: float) -> str:
