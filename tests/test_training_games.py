@@ -11,6 +11,7 @@ import re
 import pytest
 
 from tests import nim_games
+from tests import players
 from tests import test_page
 from tunix_ttt.evaluate import recorded_games
 from tunix_ttt.games import catalog
@@ -126,6 +127,19 @@ def test_files_to_save_are_those_of_the_run(grpo_run):
   for row, metrics in zip(csv.DictReader(lines), found.metrics, strict=True):
     values = {key: value for key, value in row.items() if value}
     assert values == {key: str(value) for key, value in metrics.items()}
+
+
+def test_training_games_of_another_game_are_left_out(grpo_run, tmp_path):
+  path = nim_games.write(tmp_path / "games.jsonl")
+  found = run_page.collect(grpo_run, games_after=path)
+  assert found.training == () and found.board is None
+  boards = players.write(
+    players.matches(players.PERFECT), tmp_path / "boards.jsonl"
+  )
+  found = run_page.collect(grpo_run, games_before=path, games_after=boards)
+  assert found.training and [*found.play] == ["after"]
+  text = test_page.written(found, tmp_path)
+  assert 'id="models"' not in text and 'id="training"' in text
 
 
 def test_large_files_are_compressed_and_very_large_ones_left_out(tmp_path):

@@ -103,6 +103,9 @@ def collect(
   before, after = games.get("before"), games.get("after")
   section = (manifest and manifest.config.get("game")) or {}
   drawn = after or training
+  # A page draws the games of one game.
+  if training and drawn and training.board != drawn.board:
+    training = None
   return Material(
     manifest=manifest,
     metrics=metrics,
@@ -111,7 +114,11 @@ def collect(
     after=after and after.summary,
     games=after.records if after else (),
     board=drawn and drawn.board,
-    play={label: each.play(section) for label, each in games.items()},
+    play={
+      label: each.play(section)
+      for label, each in games.items()
+      if drawn and each.board == drawn.board
+    },
     training=training.records if training else (),
     downloads=downloads,
   )
