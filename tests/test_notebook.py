@@ -115,7 +115,7 @@ def test_its_outputs_are_whole_and_small(name):
   # All cells were run once, in order.
   assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
   assert path_of(name).stat().st_size < MAX_SIZE
-  assert sum(bool(cell.outputs) for cell in cells) >= 2
+  assert any(cell.outputs for cell in cells)
   for cell in cells:
     for output in cell.outputs:
       assert output.output_type != "error"
