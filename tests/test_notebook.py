@@ -86,11 +86,15 @@ def elsewhere(tmp_path, monkeypatch, installed):
   """A directory to run in, from which only the wheel's package is found."""
   monkeypatch.setattr(writer, "PACKAGE", installed)
   monkeypatch.setenv("IPYTHONDIR", str(tmp_path / ".ipython"))
-  # Most of the time is not compilation.
-  monkeypatch.delenv("XLA_FLAGS")
   work = tmp_path / "work"
   work.mkdir()
   return work
+
+
+@pytest.fixture
+def fast_code(monkeypatch):
+  """Compiles as on any machine, where most of the time is not compilation."""
+  monkeypatch.delenv("XLA_FLAGS")
 
 
 def test_there_are_five():
@@ -222,7 +226,7 @@ def test_the_first_run_runs(elsewhere):
 
 
 @pytest.mark.slow
-def test_the_first_run_teaches(elsewhere):
+def test_the_first_run_teaches(elsewhere, fast_code):
   cells = execute("first_run", elsewhere)
   before = numbers(cells["imitation-supervised-fine-tuning-2"], 3)
   x_before, o_before, x_after, o_after = numbers(cells["playing-grpo-3"], 3)
@@ -234,7 +238,7 @@ def test_the_first_run_teaches(elsewhere):
 
 
 @pytest.mark.slow
-def test_your_own_game(elsewhere):
+def test_your_own_game(elsewhere, fast_code):
   cells = execute("your_own_game", elsewhere)
   assert "as first: " in cells["train-and-judge-2"]
   assert "0 lost" in cells["train-and-judge-2"]
@@ -242,7 +246,7 @@ def test_your_own_game(elsewhere):
 
 
 @pytest.mark.slow
-def test_self_play(elsewhere):
+def test_self_play(elsewhere, fast_code):
   cells = execute("self_play", elsewhere, GRPO_STEPS=50)
   meter = cells["a-meter-that-cannot-be-fooled"]
   assert numbers(meter, 1) == [0, 0, 0.9167, 0.6667, 2]
@@ -250,7 +254,7 @@ def test_self_play(elsewhere):
   start, against_random, against_itself = numbers(table, 2)
   assert against_random > max(start, against_itself)
   start, against_random, against_itself = numbers(table, 1)
-  assert against_itself < against_random / 2 < start / 2
+  assert against_itself + 0.1 < against_random < start - 0.1
 
 
 @pytest.mark.slow
@@ -259,13 +263,14 @@ def test_adapters(elsewhere):
   assert "model.safetensors" in cells["the-base"]
   assert "trained" in cells["what-will-be-trained"]
   assert len(numbers(cells["playing-from-the-adapter-on"], 2)) == 6
-  assert "rank 8 alpha 16" in cells["what-was-trained-and-what-was-not"]
+  saved = cells["what-was-trained-and-what-was-not"]
+  assert "adapter: {'rank': 8" in saved and saved.endswith(": 29,184\n")
   assert "equal answers: 64 of 64" in cells["merge-and-compare"]
 
 
 @pytest.mark.slow
 def test_silent_failures(elsewhere):
   cells = execute("silent_failures", elsewhere, SFT_STEPS=60)
-  clean = cells["a-poor-player-and-two-steps-without-a-mistake-2"]
+  clean = cells["a-poor-player-and-two-steps-without-a-mistake"]
   assert clean.endswith("checks without a mistake: nothing\n")
   assert cells["all-twelve"].endswith("12 of 12\n")
