@@ -86,6 +86,9 @@ def elsewhere(tmp_path, monkeypatch, installed):
   """A directory to run in, from which only the wheel's package is found."""
   monkeypatch.setattr(writer, "PACKAGE", installed)
   monkeypatch.setenv("IPYTHONDIR", str(tmp_path / ".ipython"))
+  # What is compiled is kept as it is for anyone.
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
   work = tmp_path / "work"
   work.mkdir()
   return work
