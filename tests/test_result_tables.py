@@ -4,8 +4,8 @@ import pytest
 
 from tests import players
 from tests import test_report
+from tunix_ttt.evaluate import evaluator
 from tunix_ttt.evaluate import game_files
-from tunix_ttt.evaluate import matches
 from tunix_ttt.evaluate import rates as rates_lib
 from tunix_ttt.report import delta_report
 from tunix_ttt.report import result_tables
@@ -93,7 +93,7 @@ def test_tables_have_a_column_for_each_model_and_rows_of_what_any_has():
 
 def test_an_evaluation_has_its_lost_lines_of_all_lines():
   played = players.matches(players.FIRST_LEGAL)
-  metrics = matches.evaluation_metrics(
+  metrics = evaluator.evaluation_metrics(
     players.GAME,
     [(match.seat, match.result) for match in played],
     "random",

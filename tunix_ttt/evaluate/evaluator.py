@@ -96,13 +96,13 @@ class Evaluator:
           player, play, seed, in_training=True
         )
       played = ((each.seat, each.result, each.games) for each in played_matches)
-    metrics = _metrics(game, played, play.opponent, visit)
+    metrics = evaluation_metrics(game, played, play.opponent, visit)
     if self._nash_conv is not None:
       metrics["nash_conv"] = self._nash_conv(params)
     return metrics
 
 
-def _metrics(
+def evaluation_metrics(
   game: definition.Definition,
   played: Iterable[Sequence[Any]],
   opponent: str,
