@@ -325,7 +325,7 @@ def jobset_command(config, run, number) -> tuple[list[str], dict[str, str]]:
     "--output=/runs/two-hosts": f"--output={run}",
     coordinator: "distributed.coordinator=localhost:8476",
   }
-  words: list[str] = [replaced.get(w, w) for w in CONTAINER["command"]]
+  words = [replaced[w] if w in replaced else w for w in CONTAINER["command"]]
   assert len({*words} - {*CONTAINER["command"]}) == len(replaced)
   return [w.replace("$(JOB_COMPLETION_INDEX)", str(number)) for w in words], {}
 
