@@ -232,7 +232,7 @@ def test_the_first_run_runs(elsewhere):
 def test_the_first_run_teaches(elsewhere, fast_code):
   cells = execute("first_run", elsewhere)
   before = numbers(cells["imitation-supervised-fine-tuning-2"], 3)
-  x_before, o_before, x_after, o_after = numbers(cells["playing-grpo-3"], 3)
+  x_before, o_before, x_after, o_after = numbers(cells["playing-grpo-4"], 3)
   assert before == [x_before, o_before]
   assert x_after <= x_before and o_after < o_before / 2
   corners = map(int, re.findall(r"(\d+)%", cells["your-own-reward"]))
