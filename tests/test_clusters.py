@@ -325,7 +325,8 @@ def jobset_command(config, run, number) -> tuple[list[str], dict[str, str]]:
     "--output=/runs/two-hosts": f"--output={run}",
     coordinator: "distributed.coordinator=localhost:8476",
   }
-  words = [replaced[w] if w in replaced else w for w in CONTAINER["command"]]
+  words: list[str] = [*CONTAINER["command"]]
+  words = [replaced.get(word, word) for word in words]
   assert len({*words} - {*CONTAINER["command"]}) == len(replaced)
   return [w.replace("$(JOB_COMPLETION_INDEX)", str(number)) for w in words], {}
 
