@@ -45,6 +45,10 @@ PAIRS = [
      "Wins 25.0 % of games as a against mcts:4 and 100.0 % of games as b against mcts:4."),
     ({"a": sampled(0.5)}, {"a": sampled(0.25)},
      "Wins 25.0 % of games as a against mcts:4; before training 50.0 %."),
+    # Of games with hidden cards every player loses some lines.
+    ({"1": exact(8, 9, returns={"random": 0.2, "worst": -1.0})},
+     {"1": exact(6, 9, returns={"random": 0.389, "worst": -0.5})},
+     "Earns -0.500 in the worst case, and against random +0.389 as 1; before training +0.200."),
     # Earlier games against another opponent are no comparison.
     ({"a": game_files.Side({"random": {}})}, {"a": sampled(0.25)},
      "Wins 25.0 % of games as a against mcts:4."),

@@ -38,14 +38,18 @@ def sentence(
 ) -> str:
   """Returns the results of a model in a sentence, with those before training.
 
-  These are the lines that it loses in each seat, if all lines were played, else
-  the share of games that it wins, with its 95% interval, else the share of right
-  answers to an evalset.
+  These are the lines that it loses in each seat, if all lines were played, or what it
+  earns, if every player must lose some; else the share of games that it wins,
+  with its 95% interval, else the share of right answers to an evalset.
   """
   earlier = [(before.get(seat), side) for seat, side in after.items()]
-  if after and all(side.lines_lost is not None for side in after.values()):
+  is_exact = all(side.lines_lost is not None for side in after.values())
+  if after and is_exact and not all(map(_is_unsolved, after.values())):
     text = _lines_lost(after)
     past = [was.lost_text if was else "" for was, _ in earlier]
+  elif after and is_exact:
+    text = _earnings(after)
+    past = [_earned(was) if was else "" for was, _ in earlier]
   elif after:
     text = join(_wins(seat, side) for seat, side in after.items())
     text, past = f"Wins {text}", [_earlier_wins(*each) for each in earlier]
@@ -81,6 +85,24 @@ def _lines_lost(sides: Sides) -> str:
   )
   safes = join(f"as {seat} ({lost[seat]} lines)" for seat in safe)
   return f"Never loses {safes}; {rest}"
+
+
+def _is_unsolved(side: game_files.Side) -> bool:
+  """Returns whether chance or hidden cards decide which lines are lost."""
+  return "optimal" not in side.against and {"random", "worst"} <= {
+    *side.returns
+  }
+
+
+def _earned(side: game_files.Side, opponent: str = "random") -> str:
+  value = side.returns.get(opponent)
+  return "" if value is None else f"{value:+.3f}"
+
+
+def _earnings(sides: Sides) -> str:
+  earned = join(f"{_earned(side)} as {seat}" for seat, side in sides.items())
+  worst = join(_earned(side, "worst") for side in sides.values())
+  return f"Earns {worst} in the worst case, and against random {earned}"
 
 
 def _wins(seat: str, side: game_files.Side) -> str:
