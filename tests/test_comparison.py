@@ -113,8 +113,8 @@ def test_rates_of_thoughts_are_those_that_were_written(pair):
   path.write_text(json.dumps(summary))
   rows = comparison.outcomes(comparison.read(pair))
   true, silent = (
-    "true thoughts, % of those with a reason",
-    "thoughts without a reason, % of answers",
+    "true thoughts, % of those with a claim",
+    "thoughts without a claim, % of answers",
   )
   assert rows[f"as O: {true}"] == ["-", "75.00"]
   assert rows[f"as O: {silent}"] == ["-", "12.50"]

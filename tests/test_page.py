@@ -107,7 +107,7 @@ def test_the_change_table_has_lost_lines_before_and_after(
   assert [row.split()[:5] for row in draws] == [
     ["draws", "with", "optimal", "as", mark] for mark in board_records.MARKS
   ]
-  assert all(row.endswith(" 100.0 %") for row in draws)
+  assert all(row.endswith(" 100.0%") for row in draws)
   assert title.split() == ["before", "after"]
   for row, mark in zip((x, o), board_records.MARKS, strict=True):
     poor = players.exact(material.after, mark)
@@ -198,7 +198,7 @@ def test_rates_of_thoughts_are_on_the_page(material, tmp_path):
   changed = dataclasses.replace(material, before=after, after=after)
   text = written(changed, tmp_path / "with")
   elements(text)
-  assert text.count("<td>12.5 %</td><td>12.5 %</td>") == 2
+  assert text.count("<td>12.5%</td><td>12.5%</td>") == 2
   assert text.count("<td>12.50</td><td>12.50</td>") == 2
   assert text.count("<td>6.25</td><td>6.25</td>") == 2
 

@@ -187,6 +187,7 @@ def test_the_board_is_played_by_keyboard(opened):
     ("ArrowUp", "A2: free"),
     ("ArrowUp", "A2: free"),
     ("ArrowRight", "A3: free"),
+    ("ArrowRight", "A3: free"),
     ("ArrowDown", "B3: free"),
     ("ArrowLeft", "B2: X"),
   ):
@@ -267,7 +268,7 @@ def test_curves_are_read_by_keyboard_and_by_pointer(opened):
   moved = figure.locator(".mark").bounding_box()
   assert moved and abs(moved["x"] - mark["x"] - 60) < 5
   accuracy = tab.locator("#curves figure").first.locator(".readout")
-  assert f"training {100 * step / 99:.1f} %" in accuracy.inner_text()
+  assert f"training {100 * step / 99:.1f}%" in accuracy.inner_text()
 
 
 def test_without_scripts_all_training_games_can_be_opened(browser, address):

@@ -40,18 +40,18 @@ PAIRS = [
     ({"player": exact(2, None)}, {"player": exact(0)},
      "Never loses: it lost 0 of 100 lines as player; before training 2."),
     ({}, {"a": sampled(0.62, games=1200, intervals=INTERVALS)},
-     "Wins 62.0 % (95 % interval 55.1 to 68.4) of 1,200 games as a against mcts:4."),
+     "Wins 62.0% (95% interval 55.1 to 68.4) of 1,200 games as a against mcts:4."),
     ({"a": sampled(0.5)}, {"a": sampled(0.25), "b": exact(1)._replace(against=sampled(1.0).against)},
-     "Wins 25.0 % of games as a against mcts:4 and 100.0 % of games as b against mcts:4."),
+     "Wins 25.0% of games as a against mcts:4 and 100.0% of games as b against mcts:4."),
     ({"a": sampled(0.5)}, {"a": sampled(0.25)},
-     "Wins 25.0 % of games as a against mcts:4; before training 50.0 %."),
+     "Wins 25.0% of games as a against mcts:4; before training 50.0%."),
     # Of games with hidden cards every player loses some lines.
     ({"1": exact(8, 9, returns={"random": 0.2, "worst": -1.0})},
      {"1": exact(6, 9, returns={"random": 0.389, "worst": -0.5})},
      "Earns -0.500 in the worst case, and against random +0.389 as 1; before training +0.200."),
     # Earlier games against another opponent are no comparison.
     ({"a": game_files.Side({"random": {}})}, {"a": sampled(0.25)},
-     "Wins 25.0 % of games as a against mcts:4."),
+     "Wins 25.0% of games as a against mcts:4."),
     ({}, {}, "No games and no answers were evaluated."),
   ],
 )  # fmt: skip
@@ -68,7 +68,7 @@ def test_changes_without_a_before_are_on_the_page_alone():
   rows = result_tables.changes({}, after)
   assert rows == [
     ("lost lines as X", "", "3 of 100", ""),
-    ("true thoughts as X", "", "50.0 %", ""),
+    ("true thoughts as X", "", "50.0%", ""),
   ]
   assert result_tables.change_table(rows) == ""
   (_, _, answers) = result_tables.changes({}, after, PAIRS)

@@ -52,10 +52,10 @@ def unprompted(row: chat.Tokens) -> chat.Tokens:
 
 # What a change of the rows must be called, of a conversation and of plain text.
 MISTAKES = {
-  everything: ({"mask", "prompt"}, {"prompt"}),
+  everything: ({"mask", "prompt"}, set()),
   shifted: ({"truncation"}, {"truncation"}),
   cut: ({"truncation"}, {"truncation"}),
-  unprompted: ({"prompt"}, {"prompt"}),
+  unprompted: ({"prompt"}, set()),
   chat.Tokens._make: (set(), set()),
 }
 
@@ -99,6 +99,37 @@ def test_mistakes_in_rows_are_named(sample, change, feed):
   assert set(checks.reporter.faults) == MISTAKES[change][sample is PLAIN]
   assert len(warnings) == len(checks.reporter.faults)
   assert all("step 3" in warning for warning in warnings)
+
+
+class WithoutBOS(testing.CharacterTokenizer):
+  """A tokenizer whose plain text begins with text."""
+
+  def bos_id(self):
+    return None
+
+
+# Rows as files have them.
+ROWS = [
+  {"text": "all of it is trained on"},
+  {"prompt": "", "completion": "an answer"},
+  {"prompt": "2", "completion": "an answer"},
+  {"messages": CONVERSATION.messages},
+  {"messages": CONVERSATION.messages[1:3]},
+  {"text": "<start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\nb"},
+]
+
+
+@pytest.mark.parametrize("feed", [as_padded, as_packed, as_sequences])
+@pytest.mark.parametrize("number", range(3))
+def test_rows_of_all_formats_have_no_warning(tokenizer, number, feed):
+  used = [tokenizer, CHARACTERS, WithoutBOS()][number]
+  samples = [
+    sample for row in ROWS for sample in row_formats.parse_trained(row, "auto")
+  ]
+  assert len({type(sample) for sample in samples}) == 2
+  checks = row_checks.RowChecks(config_lib.SFTConfig(), used, "float32", print)
+  feed(checks, [sample.encode(used) for sample in samples])
+  assert checks.reporter.faults == {}
 
 
 @pytest.mark.parametrize("name", ["sft_run", "sft_lora_run"])

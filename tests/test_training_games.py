@@ -5,6 +5,7 @@ import csv
 import gzip
 import itertools
 import json
+import pathlib
 import random
 import re
 
@@ -144,14 +145,15 @@ def test_training_games_of_another_game_are_left_out(grpo_run, tmp_path):
 
 def test_large_files_are_compressed_and_very_large_ones_left_out(tmp_path):
   small, large = b"a" * 40_000, b"a" * 40_001
-  assert html_pages.download("a.txt", small).name == "a.txt"
-  file = html_pages.download("a.txt", large)
+  source = pathlib.Path("run/a.txt")
+  assert html_pages.download("a.txt", small, source).name == "a.txt"
+  file = html_pages.download("a.txt", large, source)
   assert file.name == "a.txt.gz" and decoded(file) == large
-  assert file == html_pages.download("a.txt", large)
+  assert file == html_pages.download("a.txt", large, source)
   # Random bytes do not compress.
   noise = random.Random(0).randbytes(300_000)
-  vast = html_pages.download("b.txt", noise)
+  vast = html_pages.download("b.txt", noise, source)
   assert vast.address == ""
   text = test_page.written(run_page.Material(downloads=[file, vast]), tmp_path)
   assert f'<a download="a.txt.gz" href="{file.address}">a.txt.gz</a>' in text
-  assert "b.txt.gz, too large for this page" in text
+  assert "b.txt is too large for this page; see <code>run/a.txt</code>" in text

@@ -181,6 +181,9 @@ def write(
     results=seat_tables(runs),
     training=_to_table(training(runs)),
     differences=_to_table(differences(runs)),
+    has_intervals=any(
+      side.intervals for run in runs for side in run.sides.values()
+    ),
     is_exact=all(
       side.lines_lost is not None for run in runs for side in run.sides.values()
     ),

@@ -22,21 +22,27 @@ _MAX_PLAIN, _MAX_BYTES = 40_000, 250_000
 
 
 class Download(NamedTuple):
-  """A file inside a page; the address is empty if the file is too large."""
+  """A file inside a page; the address is empty if the file is too large.
+
+  `source` is the path of the data.
+  """
 
   name: str
   address: str
+  source: str
 
 
-def download(name: str, data: bytes) -> Download:
+def download(name: str, data: bytes, source: pathlib.Path) -> Download:
   """Returns a file for a page, compressed if it is not small."""
+  end = ""
   if len(data) > _MAX_PLAIN:
     # Without a time, equal files are equal bytes.
-    name, data = f"{name}.gz", gzip.compress(data, mtime=0)
+    end, data = ".gz", gzip.compress(data, mtime=0)
   if len(data) > _MAX_BYTES:
-    return Download(name, "")
+    return Download(name, "", str(source))
   text = base64.b64encode(data).decode()
-  return Download(name, f"data:application/octet-stream;base64,{text}")
+  address = f"data:application/octet-stream;base64,{text}"
+  return Download(name + end, address, str(source))
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:

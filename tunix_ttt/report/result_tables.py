@@ -10,9 +10,11 @@ Sides = Mapping[str, game_files.Side]
 _RATES = {"won": "win_rate", "drawn": "draw_rate", "lost": "loss_rate"}
 _SHARES = {
   "optimal moves, %": "optimal_move_rate",
-  "true thoughts, % of those with a reason": "thought_true_rate",
-  "thoughts without a reason, % of answers": "thought_no_claim_rate",
+  "true thoughts, % of those with a claim": "thought_true_rate",
+  "thoughts without a claim, % of answers": "thought_no_claim_rate",
 }
+# The opponent `worst` of results is the one that is worst for the model.
+_OPPONENTS = {"worst": "the strongest opponent"}
 UNKNOWN = "-"
 
 
@@ -110,7 +112,7 @@ def _wins(seat: str, side: game_files.Side) -> str:
   text, bounds = _percent(rates["win_rate"]), ""
   if interval := side.intervals.get(opponent, {}).get("win_rate"):
     low, high = (f"{100 * bound:.1f}" for bound in interval)
-    bounds = f" (95 % interval {low} to {high})"
+    bounds = f" (95% interval {low} to {high})"
   count = f" of {side.games:,} games" if side.games else " of games"
   return f"{text}{bounds}{count} as {seat} against {opponent}"
 
@@ -124,7 +126,7 @@ def _earlier_wins(
 
 
 def _percent(share: float) -> str:
-  return f"{100 * share:.1f} %"
+  return f"{100 * share:.1f}%"
 
 
 def join(parts: Iterable[str]) -> str:
@@ -210,7 +212,7 @@ def _rows(sides: Sequence[game_files.Side | None]) -> list[Row]:
     add("", label, shares([side and getattr(side, name) for side in sides]))
   opponents = dict.fromkeys(o for side in sides if side for o in side.against)
   for opponent in opponents:
-    group = f"against {opponent}"
+    group = f"against {_OPPONENTS.get(opponent, opponent)}"
     rates = [side and side.against.get(opponent) for side in sides]
     bounds = [
       side.intervals.get(opponent, {}) if side else {} for side in sides

@@ -87,7 +87,9 @@ def collect(
     metrics = run_directory.read_metrics(run)
     manifest.check_files(run)
     table = html_pages.to_csv(metrics)
-    downloads.append(html_pages.download("metrics.csv", table))
+    downloads.append(
+      html_pages.download("metrics.csv", table, run / run_directory.METRICS)
+    )
     rollouts = run / run_directory.ROLLOUTS
     # Without a logged step the file is empty.
     if rollouts.exists() and rollouts.stat().st_size:
@@ -155,7 +157,7 @@ class _Games(NamedTuple):
 
 
 def _file(name: str, path: pathlib.Path) -> html_pages.Download:
-  return html_pages.download(name, path.read_bytes())
+  return html_pages.download(name, path.read_bytes(), path)
 
 
 def write(

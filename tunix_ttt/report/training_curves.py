@@ -25,7 +25,7 @@ PANELS = {
   ),
   "optimal_moves": (
     "Optimal moves in training games",
-    "Rises toward 100 %, whatever the reward is.",
+    "Rises toward 100%, whatever the reward is.",
   ),
   "play": (
     "As {seat} against {opponent}",
@@ -41,7 +41,7 @@ PANELS = {
   ),
   "preference_accuracy": (
     "Preference accuracy",
-    "Rises above 50 %: the chosen answer gained more than the rejected one.",
+    "Rises above 50%: the chosen answer gained more than the rejected one.",
   ),
   "preference_rewards": (
     "Rewards of answers",
@@ -174,11 +174,15 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
         m.groups() for m in map(_PLAY.fullmatch, names) if m
       ):
         article = "an" if opponent[:1] in "aeiou" else "a"
+        name = f"{article} {opponent} player"
+        if opponent == "worst":
+          # It is worst for the model.
+          name = "the strongest opponent"
         rates = {n: f"{seat}/{opponent}/{n}_rate" for n in _ENDINGS[:-1]}
         result.append(
           Panel(
             f"play_{seat}_{opponent}",
-            title.format(seat=seat, opponent=f"{article} {opponent} player"),
+            title.format(seat=seat, opponent=name),
             lines(rates, "eval"),
             share,
             kind,

@@ -205,14 +205,17 @@ class SFTRun:
     ]
 
   def _step(self, step: int, part: batches.Part) -> None:
+    metrics = {}
     if self._checks is not None:
+      started = time.perf_counter()
       self._checks.sequences(step + 1, part.sequences)
+      metrics["seconds_checks"] = time.perf_counter() - started
     rate = float(np.asarray(self._rate(step)))
     adam = self.trainer.adam(rate)
     scores, norm = self.trainer.weights.train(
       self._rows(part), "cross_entropy", adam
     )
-    metrics = {
+    metrics |= {
       "learning_rate": rate,
       "tokens": float(sum(len(row.ids) for row in part.sequences)),
       "clock": time.perf_counter(),

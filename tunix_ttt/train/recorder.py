@@ -115,7 +115,7 @@ def _wandb(
 
 
 # Fields of a metrics row that depend on the machine's speed.
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "seconds_checks", "tokens_per_second")
 # Number of steps over which the speed is averaged.
 _WINDOW = 20
 # Number of consecutive batches without a signal that causes a warning.
@@ -176,8 +176,9 @@ class Recorder:
   def train(self, step: int, loss: float, metrics: Mapping[str, float]) -> None:
     """Records an optimizer step, counted from 1.
 
-    The metrics are those of the loss, `grad_norm` if known, `learning_rate`, the number
-    of `tokens` in the batch, and `clock`, the step's `time.perf_counter()`.
+    The metrics are those of the loss, `grad_norm` and `seconds_checks` if known,
+    `learning_rate`, the number of `tokens` in the batch, and `clock`, the step's
+    `time.perf_counter()`.
 
     Raises:
       errors.UserError: if the loss is not finite.
@@ -186,8 +187,12 @@ class Recorder:
     values = {
       "loss": loss,
       **{name: metrics[name] for name in self._names},
-      # Not every service states the norm.
-      **{name: metrics[name] for name in ("grad_norm",) if name in metrics},
+      # Not every service states the norm, and checks may be off.
+      **{
+        name: metrics[name]
+        for name in ("grad_norm", "seconds_checks")
+        if name in metrics
+      },
       "learning_rate": metrics["learning_rate"],
       "epoch": round(step / self._steps_per_epoch, 4),
       **{k: v for k, v in metrics.items() if k.startswith("service/")},

@@ -91,13 +91,20 @@ class RowChecks:
     is_first = np.ones_like(predicted)
     is_first[:, 1:] = ~is_same
     is_unprompted = predicted[:, 1:] & is_first[:, :-1] & is_same
+    # Plain text may have no prompt; in a conversation a header is before an answer.
+    for row, column in np.argwhere(is_unprompted).tolist():
+      is_own = segments[row] == segments[row, column]
+      is_header = np.isin(tokens[row], self._template_ids)
+      # Plain text may begin with a control token, too.
+      is_header[column] = False
+      is_unprompted[row, column] = (is_own & is_header).any()
     faults = {
-      "mask": (is_template, "trained tokens are of the chat template"),
+      "mask": (is_template, "trained tokens of the chat template"),
       "truncation": (
         is_cut,
-        "trained answers do not end; was the text cut off?",
+        "trained answers without an end; was text cut off?",
       ),
-      "prompt": (is_unprompted, "sequences have an answer and no prompt"),
+      "prompt": (is_unprompted, "conversations that begin with an answer"),
     }
     self.reporter(
       step,

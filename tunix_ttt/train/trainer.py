@@ -1,6 +1,6 @@
 """Tunix's trainers, with exact metrics and resuming."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
 import pathlib
 import time
@@ -159,6 +159,7 @@ class RecordedTrainer(LeanSteps):
     self._recorder: recorder_lib.Recorder | None = None
     self._stop = interrupts.Stop()
     self._checks: row_checks.RowChecks | None = None
+    self._seconds_checks = 0.0
     self._batch_tokens = 0
 
   def fit(
@@ -190,8 +191,10 @@ class RecordedTrainer(LeanSteps):
   def _prepare_inputs(self, *inputs: Any, **named: Any) -> Any:
     # The name of the argument depends on the parent.
     (batch,) = [*inputs, *named.values()]
-    if self._checks is not None:
+    if self._checks is not None and self._mode == metrics_logger.Mode.TRAIN:
+      started = time.perf_counter()
       self._checks.batch(self._train_steps + 1, batch)
+      self._seconds_checks = time.perf_counter() - started
     self._batch_tokens = int(batch["input_mask"].sum())
     return meshes.feed(batch, self.mesh)
 
@@ -212,8 +215,13 @@ class RecordedTrainer(LeanSteps):
       ("tokens", self._batch_tokens, np.sum),
       # Time of the step, because its metrics may be written later.
       ("clock", time.perf_counter(), np.max),
+      *self._cost_of_checks(),
     ):
       metrics.setdefault(name, ([], reduce))[0].append(value)
+
+  def _cost_of_checks(self) -> Iterator[tuple[str, float, Callable[..., Any]]]:
+    if self._checks is not None and self._mode == metrics_logger.Mode.TRAIN:
+      yield "seconds_checks", self._seconds_checks, np.sum
 
   def _write_train_metrics(self) -> None:
     super()._write_train_metrics()

@@ -43,7 +43,7 @@
 
   function show(value, share) {
     if (value === null) return "none";
-    return share ? `${(100 * value).toFixed(1)} %` : String(Number(value.toPrecision(4)));
+    return share ? `${(100 * value).toFixed(1)}%` : String(Number(value.toPrecision(4)));
   }
 
   const marks = figures.map((figure, number) => {

@@ -123,7 +123,7 @@
     }
   }
 
-  const ARROWS = {ArrowUp: -3, ArrowDown: 3, ArrowLeft: -1, ArrowRight: 1};
+  const ARROWS = {ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0]};
   buttons.forEach((button, cell) => {
     button.addEventListener("click", () => {
       if (!button.classList.contains("free")) return;
@@ -131,10 +131,14 @@
       draw();
     });
     button.addEventListener("keydown", (event) => {
-      const next = buttons[cell + ARROWS[event.key]];
-      if (next === undefined) return;
+      if (!(event.key in ARROWS)) return;
+      const [right, down] = ARROWS[event.key];
+      const column = cell % 3 + right;
+      const row = Math.floor(cell / 3) + down;
       event.preventDefault();
-      next.focus();
+      if (Math.min(column, row) >= 0 && Math.max(column, row) < 3) {
+        buttons[3 * row + column].focus();
+      }
     });
   });
   for (const mark of ["X", "O"]) {
