@@ -46,6 +46,20 @@ class Mutation:
 
 MUTATIONS = (
   Mutation(
+    "the last answer of a row may be cut off",
+    "tunix_ttt/train/row_checks.py",
+    "continues = np.zeros_like(predicted)",
+    "continues = np.ones_like(predicted)",
+    "tests/test_row_checks.py::test_mistakes_in_rows_are_named",
+  ),
+  Mutation(
+    "a model that loses in one seat never loses",
+    "tunix_ttt/report/result_tables.py",
+    "if len(safe) == len(lost):",
+    "if safe:",
+    "tests/test_result_tables.py::test_the_sentence",
+  ),
+  Mutation(
     "the winner's board is still played on",
     "tunix_ttt/games/tictactoe/rules.py",
     "np.where(winners() == NO_WINNER, empty, 0)",
