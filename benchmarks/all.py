@@ -3,7 +3,7 @@
 A speed is a ratio within its run, to the benchmark's peer or to a product of two
 matrices that is timed before and after, so that a baseline means something on
 another machine. Bytes are XLA's own of compiled programs. What is slower than in
-the baseline by more than 15 %, or larger by more than 1 %, is listed, and the exit
+the baseline by more than 15%, or larger by more than 1%, is listed, and the exit
 code is then 1.
 """
 
