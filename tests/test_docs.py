@@ -1,5 +1,6 @@
 """The pages say what there is: links, paths, flags and code hold."""
 
+import ast
 import pathlib
 import re
 import shlex
@@ -147,20 +148,68 @@ def test_python_runs(page):
     exec(compile(code, f"<{page}>", "exec"), names)
 
 
-# What would take long is fenced as py: its names are there.
-LONG = [
-  pytest.param(code, id=f"{name(page)}-{number}")
+# Code that would take long is fenced as py and not executed.
+LONG = {
+  name(page): blocks
   for page in PAGES
-  for number, (language, code) in enumerate(BLOCK.findall(page.read_text()))
-  if language == "py"
-]
+  if (
+    blocks := [
+      code
+      for language, code in BLOCK.findall(page.read_text())
+      if language == "py"
+    ]
+  )
+}
 
 
-@pytest.mark.parametrize("code", LONG)
-def test_names_in_python_are_public(code):
-  compile(code, "<page>", "exec")
-  names = re.findall(r"\bttt\.(\w+)", code)
-  assert all(hasattr(tunix_ttt, name) for name in names)
+def imported(tree):
+  """Imports the names that code takes from the package; returns their values."""
+  names = {}
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom):
+      if (node.module or "").partition(".")[0] == "tunix_ttt":
+        exec(ast.unparse(node), names)
+    elif isinstance(node, ast.Import):
+      for each in node.names:
+        if each.name.partition(".")[0] == "tunix_ttt":
+          exec(ast.unparse(ast.Import([each])), names)
+  names.pop("__builtins__", None)
+  return names
+
+
+def missing(tree, names):
+  """Yields the attributes of imported modules that do not exist."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+      module = names.get(node.value.id)
+      if module is not None and not hasattr(module, node.attr):
+        yield f"{node.value.id}.{node.attr}"
+
+
+@pytest.mark.parametrize("page", LONG)
+def test_names_in_long_python_exist(page):
+  # A page's blocks share their imports, those that are executed included.
+  trees = [ast.parse(code, f"<{page}>") for code in PYTHON[page] + LONG[page]]
+  names = {"ttt": tunix_ttt}
+  for tree in trees:
+    names |= imported(tree)
+  long = trees[len(PYTHON[page]) :]
+  assert not [each for tree in long for each in missing(tree, names)]
+  used = {
+    node.id
+    for tree in long
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Name)
+  }
+  assert used & set(names)
+
+
+def test_missing_names_are_seen():
+  names = imported(ast.parse("from tunix_ttt import dry_run as a, errors"))
+  code = ast.parse("a.describe(errors.nothing, b.nothing)")
+  assert [*missing(code, names)] == ["errors.nothing"]
+  with pytest.raises(ImportError):
+    imported(ast.parse("from tunix_ttt import nothing"))
 
 
 def test_there_is_something_to_test():
