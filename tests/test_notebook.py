@@ -1,8 +1,10 @@
 """The notebooks: their pages, their outputs, and their execution from a wheel."""
 
 import ast
+import contextlib
 import copy
 import importlib.util
+import io
 import json
 import re
 import tomllib
@@ -15,6 +17,8 @@ import pytest
 from tests import conftest
 from tests import test_wheel
 import tunix_ttt
+from tunix_ttt.evaluate import partner
+from tunix_ttt.games import catalog
 
 installed = test_wheel.installed
 PATH = conftest.ROOT / "docs" / "notebook.py"
@@ -28,6 +32,8 @@ PRIVATE = re.compile(
   r"(?<![\w.])/(?:tmp|home|root|work|usr)\b|20\d\d-?[01]\d-?[0-3]\d"
   r"|tokens/s|site-packages"
 )
+# Blocks of a page that train or need a trained model.
+LONG = re.compile(r"^```py\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 CORNERS = re.compile(r"^corner openings \w+: +(\d+)%$", re.MULTILINE)
 # Enough to run every cell of the first run; the model learns next to nothing.
 SHORT = {
@@ -73,6 +79,37 @@ def execute(name, directory, **parameters: Any) -> dict[str, str]:
       cell.source += "\n" + "\n".join(lines)
   writer.execute(notebook, directory)
   return printed(notebook)
+
+
+def run_cell(source: str, names: dict[str, Any]) -> str:
+  """Runs a cell's code; returns the text of its outputs."""
+  tree, value, last = ast.parse(source), None, None
+  if isinstance(tree.body[-1], ast.Expr):
+    last = tree.body.pop()
+  with contextlib.redirect_stdout(io.StringIO()) as out:
+    exec(ast.unparse(tree), names)
+    if last:
+      value = eval(ast.unparse(last), names)
+  return out.getvalue() + ("" if value is None else repr(value))
+
+
+class Replay:
+  """A partner that repeats the answers of a recorded game."""
+
+  def __init__(self, recorded: str):
+    self.game = catalog.load("tictactoe")
+    self.seed = 0
+    self._answers = iter(
+      re.findall(r"^The model: (.+?)\n\n", recorded, re.MULTILINE | re.DOTALL)
+    )
+
+  def answer(self, seat, moves):
+    del seat, moves
+    response = next(self._answers)
+    _, _, move = response.partition("<move>")
+    action = self.game.read_move(move.removesuffix("</move>").lower())
+    assert action is not None, response
+    return [partner.Answer(response, action, is_legal=True)]
 
 
 def numbers(table: str, column: int) -> list[float]:
@@ -131,6 +168,29 @@ def test_its_outputs_are_whole_and_small(name):
     shown = json.dumps([text(output) for output in cell.outputs])
     assert not PRIVATE.search(shown), cell.id
     assert shown.count("\\n") < 60, cell.id
+
+
+@pytest.mark.parametrize("name", writer.PAGES)
+def test_outputs_of_cells_without_training_are_current(name):
+  long = LONG.findall(writer.PAGES[name].read_text())
+  names: dict[str, Any] = {"__name__": name}
+  outputs = printed(committed(name))
+  for cell in code_cells(committed(name)):
+    if cell.id != "install" and not any(code in cell.source for code in long):
+      assert run_cell(cell.source, names) == outputs[cell.id], cell.id
+
+
+def test_the_game_against_the_model_is_current(monkeypatch):
+  (cell,) = (
+    cell
+    for cell in code_cells(committed("first_run"))
+    if cell.id == "play-against-it"
+  )
+  recorded = "".join(map(text, cell.outputs))
+  replay = Replay(recorded)
+  monkeypatch.setattr(tunix_ttt, "Partner", lambda *_: replay)
+  names = {"ttt": tunix_ttt, "player_model": None, "config": None}
+  assert run_cell(cell.source, names) == recorded
 
 
 def test_changing_parts_of_outputs_are_left_out():
