@@ -4,6 +4,7 @@ import dataclasses
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import jax
@@ -266,6 +267,18 @@ def test_only_errors_of_jax_tell_of_a_lost_process():
     assert (LOST in text.splitlines()[-1]) == is_lost
     assert ("has ended" in text) == is_lost
   assert str(lost) in processes.explain(wrapped)
+
+
+def test_a_path_that_appears_late(monkeypatch, tmp_path):
+  path = tmp_path / "late"
+  maker = threading.Timer(0.5, path.touch)
+  maker.start()
+  processes.await_path(path)
+  assert path.exists()
+  monkeypatch.setattr(processes, "_PATH_SECONDS", 0.2)
+  began = time.monotonic()
+  processes.await_path(tmp_path / "never")
+  assert 0.2 <= time.monotonic() - began < 10
 
 
 def test_several_processes_need_the_name_of_a_run(run):

@@ -149,8 +149,10 @@ def train(recipe: config_lib.Recipe, flags: argparse.Namespace) -> None:
   from tunix_ttt import recipes
 
   processes.start(config.distributed)
-  # A shared disk may show a new directory to some hosts later.
   if processes.largest(is_resumed):
+    if not is_resumed:
+      # A shared disk may show a new directory to some hosts later.
+      processes.await_path(flags.output / run_directory.MANIFEST)
     step = flags.resume if isinstance(flags.resume, int) else None
     run = recipes.resume(flags.output, config, step=step)
   else:

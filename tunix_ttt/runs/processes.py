@@ -30,6 +30,8 @@ _EXPLANATION = (
 # outlives the process and prints the explanation below JAX's stack trace.
 _WATCHER = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
 _GRACE_SECONDS = 3.0
+# NFS looks for a missing file again after 60 seconds at the latest, by default.
+_PATH_SECONDS = 70.0
 
 _watcher: subprocess.Popen[str] | None = None
 
@@ -115,6 +117,13 @@ def largest(value: int) -> int:
   import numpy as np
 
   return int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
+def await_path(path: pathlib.Path) -> None:
+  """Waits until this host sees a path that another host sees, or gives up."""
+  deadline = time.monotonic() + _PATH_SECONDS
+  while not path.exists() and time.monotonic() < deadline:
+    time.sleep(0.1)
 
 
 def check_output(path: pathlib.Path) -> None:
