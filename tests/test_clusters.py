@@ -23,7 +23,6 @@ import pytest
 import yaml
 
 from tests import conftest
-from tests import test_grpo
 from tests import test_meshes
 from tests import test_processes
 from tests import test_sft
@@ -96,6 +95,7 @@ class Slurm:
       "--parsable",
       "--nodes=1",
       "--ntasks-per-node=2",
+      "--cpus-per-task=1",
       "--gres=none",
       f"--output={self.root}/job-%j.log",
       CLUSTERS / "slurm.sbatch",
@@ -255,6 +255,20 @@ def test_a_mistake_is_not_queued_again(slurm, path, tmp_path):
 
 @pytest.mark.slow
 @needs_slurm
+def test_a_mistake_of_the_first_task_is_not_queued_again(slurm, path):
+  # Only the first task tries to write. The other one still reads its data when
+  # the first one ends, and JAX aborts it.
+  path.write_text("data: {games: {num_games: 100000}}")
+  job = slurm.submit(path, path / "run")
+  wait_until(lambda: not slurm.is_active(job), "the end")
+  assert slurm.state(job) == "FAILED 0", slurm.log(job)
+  assert f"{path}/run: cannot write this: Not a directory" in slurm.log(job)
+  shown = slurm.run("scontrol", "show", "job", "--oneliner", job)
+  assert " ExitCode=2:0 " in shown
+
+
+@pytest.mark.slow
+@needs_slurm
 def test_a_canceled_job_is_not_queued_again(slurm, path, tmp_path):
   run = tmp_path / "run"
   job = slurm.submit(path, run)
@@ -265,6 +279,7 @@ def test_a_canceled_job_is_not_queued_again(slurm, path, tmp_path):
 
 
 SKYPILOT = yaml.safe_load((CLUSTERS / "skypilot.yaml").read_text())
+VOLUME = yaml.safe_load((CLUSTERS / "skypilot_volume.yaml").read_text())
 JOBSET = yaml.safe_load((CLUSTERS / "jobset.yaml").read_text())
 (HOSTS,) = JOBSET["spec"]["replicatedJobs"]
 JOB = HOSTS["template"]["spec"]
@@ -280,6 +295,14 @@ def test_skypilots_schema(monkeypatch, tmp_path):
   assert task.num_nodes == 2
   with pytest.raises(Exception, match="did you mean 'num_nodes'"):
     sky.Task.from_yaml_config({**SKYPILOT, "num_node": 2})
+  # Imported lazily: pulls in SkyPilot.
+  from sky.volumes import volume
+
+  disk = volume.Volume.from_yaml_config(VOLUME)
+  disk.validate(skip_cloud_compatibility=True)
+  assert [*SKYPILOT["volumes"].values()] == [disk.name]
+  (resources,) = task.resources
+  assert resources.infra.cloud.lower() == disk.cloud
 
 
 def test_jobsets_schema():
@@ -308,8 +331,9 @@ def test_the_hosts_of_a_jobset():
 
 def skypilot_command(config, run, number) -> tuple[list[str], dict[str, str]]:
   settings = {
+    "SCRIPT": SKYPILOT["envs"]["SCRIPT"],
     "CONFIG": str(config),
-    "MODEL": "base",
+    "MODEL": SKYPILOT["envs"]["MODEL"],
     "RUN": str(run),
     "SKYPILOT_NODE_IPS": "localhost\n127.0.0.2",
     "SKYPILOT_NUM_NODES": "2",
@@ -321,7 +345,7 @@ def skypilot_command(config, run, number) -> tuple[list[str], dict[str, str]]:
 def jobset_command(config, run, number) -> tuple[list[str], dict[str, str]]:
   (coordinator,) = (w for w in CONTAINER["command"] if ".coordinator=" in w)
   replaced = {
-    "--config=configs/grpo_tiny.yaml": f"--config={config}",
+    "--config=configs/sft_tiny.yaml": f"--config={config}",
     "--output=/runs/two-hosts": f"--output={run}",
     coordinator: "distributed.coordinator=localhost:8476",
   }
@@ -335,10 +359,6 @@ def jobset_command(config, run, number) -> tuple[list[str], dict[str, str]]:
 @pytest.mark.parametrize("command", [skypilot_command, jobset_command])
 def test_commands_of_two_hosts(command, path, tmp_path):
   run, whole = tmp_path / "run", tmp_path / "whole"
-  config = dataclasses.replace(
-    test_meshes.games_config(), logging=config_lib.LoggingConfig(report=False)
-  )
-  path.write_text(yaml.safe_dump(config_lib.to_dict(config)))
   (port,) = free_ports(1)
 
   def start(number):
@@ -358,8 +378,8 @@ def test_commands_of_two_hosts(command, path, tmp_path):
     )
 
   test_processes.finish([start(number) for number in (0, 1)])
-  recipes.train_grpo(dataclasses.replace(config, mesh=test_meshes.FSDP), whole)
-  test_meshes.rows_alike(test_grpo.rows(run), test_grpo.rows(whole), 1e-3)
+  recipes.train_sft(dataclasses.replace(CONFIG, mesh=test_meshes.FSDP), whole)
+  test_meshes.rows_alike(test_sft.rows(run), test_sft.rows(whole))
   # The same command goes on with the run, which is finished.
   first, _ = test_processes.finish([start(number) for number in (0, 1)])
   assert f"trained model: {run}/checkpoint-final" in first[0]
