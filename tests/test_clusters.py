@@ -331,9 +331,8 @@ def test_the_hosts_of_a_jobset():
 
 def skypilot_command(config, run, number) -> tuple[list[str], dict[str, str]]:
   settings = {
-    "SCRIPT": SKYPILOT["envs"]["SCRIPT"],
+    **SKYPILOT["envs"],
     "CONFIG": str(config),
-    "MODEL": SKYPILOT["envs"]["MODEL"],
     "RUN": str(run),
     "SKYPILOT_NODE_IPS": "localhost\n127.0.0.2",
     "SKYPILOT_NUM_NODES": "2",
