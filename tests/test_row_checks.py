@@ -1,6 +1,7 @@
 """Checks of SFT and DPO steps: what they name, and that clean runs have no warning."""
 
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_mistakes_in_rows_are_named(sample, change, feed):
 class WithoutBOS(testing.CharacterTokenizer):
   """A tokenizer whose plain text begins with text."""
 
-  def bos_id(self):
+  def bos_id(self) -> Any:
     return None
 
 
