@@ -36,7 +36,7 @@ PANELS = {
     "Answers that are no move become rare first, then losses.",
   ),
   "true_thoughts": (
-    "Thoughts with a true reason",
+    "True thoughts",
     "Falls where moves are rewarded and thoughts are not.",
   ),
   "preference_accuracy": (
