@@ -113,13 +113,13 @@ class Slurm:
   def process(self, job: str, task: int) -> int:
     """Returns the process id of a running job's task."""
     _, *rows = self.run("scontrol", "listpids", f"{job}.0").splitlines()
-    (found,) = (row.split()[0] for row in rows if row.split()[-1] == str(task))
-    return int(found)
+    (pid,) = (row.split()[0] for row in rows if row.split()[-1] == str(task))
+    return int(pid)
 
   def state(self, job: str) -> str:
     """Returns the state of a job and how often it was queued again."""
-    shown = self.run("scontrol", "show", "job", "--oneliner", job)
-    fields = [each.partition("=") for each in shown.split()]
+    details = self.run("scontrol", "show", "job", "--oneliner", job)
+    fields = [each.partition("=") for each in details.split()]
     values = {name: value for name, _, value in fields}
     return f"{values['JobState']} {values['Restarts']}"
 
@@ -263,8 +263,8 @@ def test_a_mistake_of_the_first_task_is_not_queued_again(slurm, path):
   wait_until(lambda: not slurm.is_active(job), "the end")
   assert slurm.state(job) == "FAILED 0", slurm.log(job)
   assert f"{path}/run: cannot write this: Not a directory" in slurm.log(job)
-  shown = slurm.run("scontrol", "show", "job", "--oneliner", job)
-  assert " ExitCode=2:0 " in shown
+  details = slurm.run("scontrol", "show", "job", "--oneliner", job)
+  assert " ExitCode=2:0 " in details
 
 
 @pytest.mark.slow

@@ -165,9 +165,9 @@ def test_its_outputs_are_whole_and_small(name):
     for output in cell.outputs:
       assert output.output_type != "error"
       assert output.get("name", "stdout") == "stdout"
-    shown = json.dumps([text(output) for output in cell.outputs])
-    assert not PRIVATE.search(shown), cell.id
-    assert shown.count("\\n") < 60, cell.id
+    outputs = json.dumps([text(output) for output in cell.outputs])
+    assert not PRIVATE.search(outputs), cell.id
+    assert outputs.count("\\n") < 60, cell.id
 
 
 @pytest.mark.parametrize("name", writer.PAGES)

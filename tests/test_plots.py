@@ -63,16 +63,16 @@ def test_curves_draw_values_and_their_means():
 def test_a_readout_has_the_values_and_their_place():
   panel = by_name(SFT)["loss"]
   figure = plots.curves(panel)
-  found = plots.readout(panel, figure)
-  training, evaluation = found["lines"]
+  readout = plots.readout(panel, figure)
+  training, evaluation = readout["lines"]
   assert training["label"] == "training" and training["steps"][-1] == 80
   assert training["values"][:3] == [1.0, 0.5, 0.3333]
   assert (evaluation["steps"], evaluation["values"]) == ((80,), [0.5])
   # A point of the curve lies where the box and the limits say.
-  axes, (left, top, right, bottom) = figure.axes[0], found["box"]
+  axes, (left, top, right, bottom) = figure.axes[0], readout["box"]
   x, y = axes.transData.transform((40, axes.get_ylim()[0]))
   width, height = figure.get_size_inches() * figure.dpi
-  low, high = found["limits"]
+  low, high = readout["limits"]
   across = left + (right - left) * (40 - low) / (high - low)
   assert x / width == pytest.approx(across, abs=1e-3)
   assert 1 - y / height == pytest.approx(bottom, abs=1e-3) and top < bottom

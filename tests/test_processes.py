@@ -129,8 +129,8 @@ def test_a_supervised_run(tmp_path):
   assert manifest.status == "finished" and len(manifest.sessions) == 2
   recipes.report(whole, config)
   for name in (run_directory.GAMES, run_directory.GAMES_SUMMARY):
-    theirs = (whole / name).read_text().replace(str(whole), str(run))
-    assert (run / name).read_text() == theirs
+    expected = (whole / name).read_text().replace(str(whole), str(run))
+    assert (run / name).read_text() == expected
   assert 'id="game"' in (run / run_directory.PAGE).read_text()
   assert manifest.devices == ["cpu", "cpu"]
   # One process goes on from what two have saved.

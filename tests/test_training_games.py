@@ -81,8 +81,8 @@ def test_a_long_run_shows_evenly_spaced_steps(tmp_path, per_step):
   games = [record(10 * n) for n in range(500) for _ in range(per_step)]
   text = test_page.written(material(games), tmp_path)
   steps = [*map(int, re.findall(r'data-step="(\d+)"', text))]
-  shown = text.count("<h3>As X")
-  assert shown == len(steps) * min(per_step, 4) == 60
+  num_games = text.count("<h3>As X")
+  assert num_games == len(steps) * min(per_step, 4) == 60
   assert (steps[0], steps[-1]) == (0, 4990)
   gaps = {b - a for a, b in itertools.pairwise(steps)}
   assert max(gaps) - min(gaps) <= 10
@@ -118,28 +118,28 @@ def decoded(download: html_pages.Download) -> bytes:
 
 
 def test_files_to_save_are_those_of_the_run(grpo_run):
-  found = run_page.collect(grpo_run)
-  by_name = {each.name.removesuffix(".gz"): each for each in found.downloads}
-  assert len(found.training) and all(game.step for game in found.training)
+  material = run_page.collect(grpo_run)
+  by_name = {each.name.removesuffix(".gz"): each for each in material.downloads}
+  assert len(material.training) and all(game.step for game in material.training)
   assert [*by_name] == ["metrics.csv", "rollouts.jsonl"]
   rollouts = (grpo_run / run_directory.ROLLOUTS).read_bytes()
   assert decoded(by_name["rollouts.jsonl"]) == rollouts
   lines = decoded(by_name["metrics.csv"]).decode().splitlines()
-  for row, metrics in zip(csv.DictReader(lines), found.metrics, strict=True):
+  for row, metrics in zip(csv.DictReader(lines), material.metrics, strict=True):
     values = {key: value for key, value in row.items() if value}
     assert values == {key: str(value) for key, value in metrics.items()}
 
 
 def test_training_games_of_another_game_are_left_out(grpo_run, tmp_path):
   path = nim_games.write(tmp_path / "games.jsonl")
-  found = run_page.collect(grpo_run, games_after=path)
-  assert found.training == () and found.board is None
+  material = run_page.collect(grpo_run, games_after=path)
+  assert material.training == () and material.board is None
   boards = players.write(
     players.matches(players.PERFECT), tmp_path / "boards.jsonl"
   )
-  found = run_page.collect(grpo_run, games_before=path, games_after=boards)
-  assert found.training and [*found.play] == ["after"]
-  text = test_page.written(found, tmp_path)
+  material = run_page.collect(grpo_run, games_before=path, games_after=boards)
+  assert material.training and [*material.play] == ["after"]
+  text = test_page.written(material, tmp_path)
   assert 'id="models"' not in text and 'id="training"' in text
 
 

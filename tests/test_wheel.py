@@ -120,17 +120,19 @@ def test_a_newcomers_path(ttt, tmp_path):
   (tmp_path / "elsewhere").mkdir()
   (tmp_path / "RUN").rename(tmp_path / "elsewhere" / "moved")
   moved = ["--model", "moved/checkpoint-final"]
-  there = {"cwd": "elsewhere"}
-  assert "A1 | A2 | A3" in succeeds("play", *moved, "--as", "x", **there)
-  again = succeeds("report", "--run", "moved", "--output", "p.html", **there)
+  in_elsewhere = {"cwd": "elsewhere"}
+  assert "A1 | A2 | A3" in succeeds("play", *moved, "--as", "x", **in_elsewhere)
+  second_table = succeeds(
+    "report", "--run", "moved", "--output", "p.html", **in_elsewhere
+  )
   for line in table:
     # Its last words are the result after training, such as "3 of 90".
     assert line.split()[-3:] == next(
       other.split()[-3:]
-      for other in again.splitlines()
+      for other in second_table.splitlines()
       if other.split()[:4] == line.split()[:4]
     )
-  succeeds("export", *moved, "--output", "exported", **there)
+  succeeds("export", *moved, "--output", "exported", **in_elsewhere)
   assert (tmp_path / "elsewhere/exported/model.safetensors").is_file()
 
 

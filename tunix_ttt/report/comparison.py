@@ -74,13 +74,8 @@ def outcomes(runs: Sequence[Run]) -> dict[str, list[str]]:
     for seat, rows in seat_tables(runs).items()
     for row in rows
   ]
-  results = {
-    label: row.values
-    for is_general in (True, False)
-    for group, label, row in rows
-    if (not group) == is_general
-  }
-  return results | training(runs)
+  rows.sort(key=lambda row: row[0] != "")
+  return {label: row.values for _, label, row in rows} | training(runs)
 
 
 def seat_tables(runs: Sequence[Run]) -> dict[str, list[result_tables.Row]]:

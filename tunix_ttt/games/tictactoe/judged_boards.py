@@ -36,7 +36,7 @@ class Line(NamedTuple):
 class Thought(NamedTuple):
   """A model's answer on a board, judged, with the names of the best cells.
 
-  `is_false` is whether the thought states a false reason for the move; the
+  `is_false` is whether the thought makes a false claim about the move; the
   reward is None outside of training.
   """
 
@@ -127,7 +127,7 @@ def replay(game: board_records.Game) -> Replay:
 
 
 def has_false_thought(turn: board_records.Turn) -> bool:
-  """Returns whether the thought of an answer states a false reason."""
+  """Returns whether the thought of an answer makes a false claim."""
   move = -1 if turn.move is None else turn.move
   return thought_claims.is_true(turn.board, move, turn.response) is False
 
